@@ -1,0 +1,337 @@
+"""The settings of a run: typed, closed, documented field by field.
+
+``load_config`` reads one YAML recipe (a path, or the name of a shipped recipe), applies
+``key=value`` overrides and returns a frozen ``Config``. An unknown key is refused with the
+nearest known one. The resolved configuration is saved with the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fastrot.errors import UsageError
+
+_MAX_RECIPE_BYTES = 64 * 1024
+
+LoaderName = Literal["auto", "ffcv", "dali", "reference", "synthetic"]
+ModelName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "rotnet_nin"]
+Mean = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """Frozen, and closed to keys that it does not declare."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """What is read and how each crop is drawn."""
+
+    train: str | None = None
+    """Training images: a .beton file or a folder of images (labels are not used)."""
+    val: str | None = None
+    """Held-out images for rotation accuracy and a quick kNN; none: no validation."""
+    loader: LoaderName = "auto"
+    """Engine that reads the data; auto takes the fastest that works here and says which."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Decoding processes or threads per rank; null: the cores this process may use."""
+    resolution: Annotated[int, Field(ge=8, le=4096)] = 224
+    """Side of a crop in pixels."""
+    crop: Literal["random_resized", "padded", "center", "whole"] = "random_resized"
+    """How training crops are drawn (fastrot/data/augment.py describes each)."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the image's area in a random_resized crop."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of a random_resized crop."""
+    padding: Annotated[int, Field(ge=0)] = 4
+    """Black border of a padded crop, in output pixels."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of a horizontal flip, before the turn."""
+    val_crop: Literal["center", "whole"] = "center"
+    """How validation crops are drawn."""
+    val_resize: Annotated[int, Field(ge=8)] = 256
+    """Length of the short side before the centre crop of validation, in pixels."""
+    mean: Mean = (0.485, 0.456, 0.406)
+    """Per-channel mean that is subtracted, in [0, 1] (ImageNet)."""
+    std: Mean = (0.229, 0.224, 0.225)
+    """Per-channel standard deviation that is divided by, in [0, 1] (ImageNet)."""
+    order: Literal["random", "sequential"] = "random"
+    """Order of the samples within an epoch."""
+    checksums: bool = True
+    """Check each sample's bytes against the .beton manifest while reading."""
+    on_bad_sample: Literal["fail", "skip"] = "fail"
+    """fail: name the sample and stop (65). skip: put a deterministic other one in its place,
+    count it, and list it in bad_samples.jsonl."""
+    max_bad: Annotated[int, Field(ge=0)] = 100
+    """With on_bad_sample=skip: stop (65) after more than this many different bad samples."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> DataConfig:
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high:
+                raise ValueError(
+                    f"data.{name}={[low, high]} must be two increasing positive values"
+                )
+        if self.scale[1] > 1:
+            raise ValueError(f"data.scale={list(self.scale)} must not exceed 1 (the whole image)")
+        if min(self.std) <= 0:
+            raise ValueError(f"data.std={list(self.std)} must be positive")
+        return self
+
+
+class PretextConfig(Section):
+    """The rotation task."""
+
+    views: Literal["all", "one"] = "all"
+    """all: the four turns of every crop (RotNet, MMSelfSup). one: one random turn of every crop,
+    drawn after crop and flip (VISSL draws it before them)."""
+
+
+class ModelConfig(Section):
+    """The backbone."""
+
+    name: ModelName = "resnet50"
+    """Architecture; weights are named as torchvision names them."""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """imagenet: 7x7 stride 2 and a max pool. small: 3x3 stride 1, no pool (32 px images)."""
+    width: Annotated[int, Field(ge=8)] = 64
+    """Channels of the first stage (ResNets); 64 is the published width."""
+    blocks: Annotated[int, Field(ge=3, le=5)] = 4
+    """Number of blocks of rotnet_nin; the published RotNet has 4."""
+    sync_bn: bool = True
+    """Share batch-norm statistics between the GPUs of a distributed run."""
+
+
+class OptimConfig(Section):
+    """SGD and its learning rate. Durations are in epochs and become steps in one place."""
+
+    learning_rate: Annotated[float, Field(ge=0)] = 0.2
+    """Peak learning rate, for the whole global batch (it is not rescaled)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """L2 penalty."""
+    decay_norm_and_bias: bool = True
+    """Whether weight decay also covers batch-norm parameters and biases (the recipe does)."""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    """Shape of the learning rate after the warm-up."""
+    milestones: tuple[float, ...] = (30, 50)
+    """step: epochs at which the rate is multiplied by gamma."""
+    gamma: Annotated[float, Field(gt=0)] = 0.1
+    """step: factor at each milestone."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5
+    """Linear warm-up, step by step, in epochs."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate of step 0 as a share of the peak."""
+    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """cosine: rate at the end as a share of the peak."""
+
+    @model_validator(mode="after")
+    def _increasing(self) -> OptimConfig:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"optim.milestones={list(self.milestones)} must increase")
+        return self
+
+
+class TrainConfig(Section):
+    """The run."""
+
+    epochs: Annotated[float, Field(gt=0)] = 70
+    """Length of the run in epochs (a fraction is allowed)."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many optimizer steps, whatever epochs says (the schedule stays)."""
+    global_batch: Annotated[int, Field(ge=1)] = 128
+    """Source images a step over all ranks, before rotation (views: four times that)."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Largest number of source images in one forward pass of a rank; fewer than its share of
+    global_batch means gradient accumulation, which changes the batch that batch norm sees."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Key of everything random: initial weights, order, crops, flips, turns."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type. auto: bf16 on a GPU that has it, fp16 with loss scaling on an older one,
+    fp32 on a CPU."""
+    channels_last: bool = True
+    """Keep weights and activations in NHWC memory order."""
+    deterministic: bool = False
+    """Only deterministic kernels on a GPU (slower); a CPU run is deterministic anyway."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Torch threads; null: the cores this process may use, shared between the ranks."""
+    log_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds between two progress lines (on a GPU the only times the host waits for it)."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Minutes between two checkpoints; one is also written after every epoch's validation."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    """Also write a checkpoint every so many steps."""
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 3
+    """Number of verified checkpoints to keep."""
+    val_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Epochs between two validations."""
+    val_knn: Literal["auto", "off"] = "auto"
+    """auto: a quick kNN at each validation when both data sets have labels of two classes."""
+    sample_log: Literal["digest", "ids", "off"] = "digest"
+    """What samples.jsonl records of each step: a 64-bit hash of its sample ids, or the ids."""
+
+
+class SinksConfig(Section):
+    """Where metrics go besides metrics.jsonl."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run folder (skipped if it is not installed)."""
+    wandb_project: str | None = None
+    """Log to this Weights & Biases project (needs the package wandb)."""
+    mlflow_experiment: str | None = None
+    """Log to this MLflow experiment (needs the package mlflow)."""
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    data: DataConfig = DataConfig()
+    pretext: PretextConfig = PretextConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    sinks: SinksConfig = SinksConfig()
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, in the order of the declaration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    folder = resources.files("fastrot") / "configs"
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name_or_path: str) -> str:
+    """Text of a recipe file, or of a shipped recipe given by name.
+
+    Raises:
+        UsageError: there is neither, or the file is too large to be a recipe.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        if path.stat().st_size > _MAX_RECIPE_BYTES:
+            raise UsageError(f"{path}: larger than 64 KiB, not a recipe")
+        return path.read_text(encoding="utf-8")
+    shipped = resources.files("fastrot") / "configs" / f"{path.name.removesuffix('.yaml')}.yaml"
+    if path.parent == Path(".") and shipped.is_file():
+        return shipped.read_text(encoding="utf-8")
+    names = recipe_names()
+    close = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UsageError(
+        f"recipe {name_or_path!r}: no such file and no shipped recipe of that name; "
+        f"{hint}shipped: {', '.join(names)}"
+    )
+
+
+def load_config(name_or_path: str | None, overrides: list[str] | None = None) -> Config:
+    """Read a recipe, apply ``section.key=value`` overrides, validate.
+
+    Args:
+        name_or_path: YAML file or name of a shipped recipe; None: the defaults.
+        overrides: values are parsed as YAML, so ``optim.milestones=[30,50]`` works.
+
+    Raises:
+        UsageError: unknown recipe, unknown key, or a value that breaks a rule.
+
+    Example:
+        >>> load_config(None, ["train.epochs=2"]).train.epochs
+        2.0
+    """
+    tree: dict[str, Any] = {}
+    where = name_or_path or "defaults"
+    if name_or_path is not None:
+        tree = parse_yaml(recipe_text(name_or_path), where)
+    for override in overrides or []:
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise UsageError(f"--set {override!r}: write section.key=value, e.g. train.epochs=10")
+        _set(tree, key.strip(), _parse_value(text, override))
+    return validate(tree, where)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse a mapping with the safe loader; aliases are refused (they can expand without end)."""
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise UsageError(f"{where}: YAML aliases are not allowed in a recipe")
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(f"{where}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    return tree
+
+
+def validate(tree: dict[str, Any], where: str) -> Config:
+    """Turn a tree of plain values into a ``Config``; one line names the first mistake."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            raise UsageError(_unknown_key(".".join(location), where)) from None
+        key = ".".join(location)
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if first["type"] == "value_error" else f"{key}={first['input']!r}: "
+        raise UsageError(f"{where}: {value}{message[0].lower()}{message[1:]}") from None
+
+
+def known_keys() -> list[str]:
+    """All keys that ``--set`` takes, dotted."""
+    keys = []
+    for section, field in Config.model_fields.items():
+        annotation = field.annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        keys += [f"{section}.{name}" for name in annotation.model_fields]
+    return keys
+
+
+def _unknown_key(key: str, where: str) -> str:
+    keys = known_keys()
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    leaf = key.rpartition(".")[2]
+    same_leaf = [known for known in keys if known.rpartition(".")[2] == leaf]
+    nearest = (same_leaf or close)[0]
+    return f"{where}: unknown key {key!r}; the nearest known key is {nearest!r}"
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    if key not in known_keys():
+        raise UsageError(_unknown_key(key, "--set"))
+    section, _, name = key.partition(".")
+    branch = tree.setdefault(section, {})
+    if not isinstance(branch, dict):
+        raise UsageError(f"recipe: section {section!r} must be a mapping")
+    branch[name] = value
+
+
+def _parse_value(text: str, override: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override!r}: the value is not valid YAML") from None
+    if isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-4 as a string
+            return float(value)
+        except ValueError:
+            return value
+    return value

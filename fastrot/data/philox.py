@@ -1,0 +1,88 @@
+"""Counter-based random numbers: Philox4x32-10 vectorised over sample ids.
+
+Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A number depends on
+(seed, epoch, sample id, stream, draw) and on nothing else: not on the worker, the rank, the
+batch size, or on what was drawn before.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_MULTIPLIER = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+U32 = NDArray[np.uint32]
+
+
+class Stream(IntEnum):
+    """What a number is for. One stream each, so that adding a draw shifts no other."""
+
+    ORDER = 0
+    CROP = 1
+    FLIP = 2
+    TURN = 3
+    JITTER = 4
+    REPLACEMENT = 5
+
+
+def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:
+    """Ten rounds over four counter words (broadcast together) under a 64-bit key."""
+    words = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
+    c0, c1, c2, c3 = words
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = _MULTIPLIER[0] * c0, _MULTIPLIER[1] * c2
+        c0, c1, c2, c3 = (
+            (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
+            p1 & _LOW,
+            (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
+            p0 & _LOW,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return (
+        c0.astype(np.uint32),
+        c1.astype(np.uint32),
+        c2.astype(np.uint32),
+        c3.astype(np.uint32),
+    )
+
+
+def draw(
+    seed: int, epoch: int, ids: ArrayLike, stream: Stream, index: int = 0
+) -> tuple[U32, U32, U32, U32]:
+    """Four independent uint32 per id, each of shape (N,).
+
+    Args:
+        seed: key, in [0, 2**64).
+        epoch: in [0, 2**32).
+        ids: sample ids of shape (N,), non-negative.
+        stream: what the numbers are for.
+        index: which draw of this stream, in [0, 2**24).
+    """
+    ids = np.asarray(ids).astype(np.uint64)
+    counter = (ids & _LOW, ids >> _SHIFT, np.uint64(epoch), np.uint64((stream << 24) | index))
+    return philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+
+
+def philox_u64(seed: int, epoch: int, ids: ArrayLike, stream: Stream) -> NDArray[np.uint64]:
+    """One uint64 per id, of shape (N,)."""
+    high, low, _, _ = draw(seed, epoch, ids, stream)
+    return (high.astype(np.uint64) << _SHIFT) | low
+
+
+def uniform(bits: U32) -> NDArray[np.float64]:
+    """Map uint32 to [0, 1)."""
+    return bits * 2.0**-32
+
+
+def below(bits: U32, bound: ArrayLike) -> NDArray[np.int64]:
+    """Map uint32 to integers in [0, bound), by multiply and shift (bias below 2**-16)."""
+    return ((bits.astype(np.uint64) * np.asarray(bound).astype(np.uint64)) >> _SHIFT).astype(
+        np.int64
+    )

@@ -1,0 +1,109 @@
+"""Random access to the encoded images of a data set: what every loader reads from.
+
+A data set is a ``.beton`` file or a folder of images. ``open_samples`` looks at the path and
+returns one; the loaders do not know which. Objects are picklable (worker processes receive
+them) and open files only when first read.
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.errors import BadDataError
+
+
+class BadSampleError(BadDataError):
+    """One sample cannot be read: which, and why.
+
+    Args:
+        sample: position in the data set.
+        name: where the bytes are: a file's path, or "FILE.beton sample 17".
+        reason: what is wrong with them.
+    """
+
+    def __init__(self, sample: int, name: str, reason: str) -> None:
+        super().__init__(sample, name, reason)
+        self.sample = sample
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"bad sample {self.sample} ({self.name}): {self.reason}; "
+            "mend or remove it, or train with --on-bad-sample skip"
+        )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The stored bytes of one image.
+
+    Attributes:
+        data: a JPEG (or PNG, in folders) file, or raw RGB rows.
+        kind: ``file``: encoded image file. ``raw``: height * width * 3 bytes, row-major RGB.
+        width: pixels, after EXIF orientation where it applies.
+        height: pixels, after EXIF orientation where it applies.
+    """
+
+    data: bytes | memoryview
+    kind: Literal["file", "raw"]
+    width: int
+    height: int
+
+
+class Samples(Protocol):
+    """The contract of a data set.
+
+    Attributes:
+        path: what the user named.
+        labels: of shape (n,), int64, -1 where there is none.
+        class_names: one per class, or None when unknown.
+        digest: hash of the content's identity; a resumed run must see the same one.
+        applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
+            no, it was applied when the file was written, and FFCV ignores it).
+    """
+
+    path: Path
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...] | None
+    digest: str
+    applies_exif: bool
+
+    def __len__(self) -> int: ...
+
+    def name(self, sample: int) -> str:
+        """Where the bytes of a sample are, for messages."""
+        ...
+
+    def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Widths and heights of shape (N, 2), after EXIF orientation where it applies.
+
+        Raises:
+            BadSampleError: a header cannot be read.
+        """
+        ...
+
+    def read(self, sample: int) -> Encoded:
+        """The encoded bytes, checked against the manifest's checksum if there is one.
+
+        Raises:
+            BadSampleError: bytes missing, changed, or without a readable header.
+        """
+        ...
+
+    def decode(self, sample: int) -> NDArray[np.uint8]:
+        """Pixels of shape (H, W, 3), RGB, after EXIF orientation where it applies.
+
+        This is the definition that every loader is compared with.
+
+        Raises:
+            BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
+        """
+        ...

@@ -1,0 +1,61 @@
+"""The ways fastrot can fail, one type each, and the exit code that each one means.
+
+A message names the value, the rule and the fix on one line; the command line prints it as it
+is and leaves with ``exit_code``. Anything that is not one of these is a defect of fastrot.
+"""
+
+from __future__ import annotations
+
+
+class FastrotError(Exception):
+    """A failure that the user can understand and act on."""
+
+    exit_code = 70
+
+
+class UsageError(FastrotError):
+    """The command or its arguments are wrong (64)."""
+
+    exit_code = 64
+
+
+class BadDataError(FastrotError):
+    """A data file or a sample is damaged or does not fit its task (65)."""
+
+    exit_code = 65
+
+
+class PeerLostError(FastrotError):
+    """Another rank died, or did not answer within its deadline (69)."""
+
+    exit_code = 69
+
+
+class NonFiniteError(FastrotError):
+    """The loss or a gradient became NaN or infinite (70)."""
+
+    exit_code = 70
+
+
+class OutOfMemoryError(FastrotError):
+    """The device or the host has too little memory for this batch (71)."""
+
+    exit_code = 71
+
+
+class StorageError(FastrotError):
+    """Reading or writing failed: disk full, no permission, I/O error (74)."""
+
+    exit_code = 74
+
+
+class PreemptedError(FastrotError):
+    """A signal asked the run to stop; its checkpoint is written (75)."""
+
+    exit_code = 75
+
+
+class MismatchError(FastrotError):
+    """Two things that must agree do not: configuration, version, lock holder (78)."""
+
+    exit_code = 78

@@ -1,0 +1,1 @@
+"""Compute kernels, one folder an operation; this package imports nothing of fastrot."""
