@@ -1,0 +1,38 @@
+"""Fixtures shared by all tests: where the real images are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Callable[[str], Path]:
+    """Folder of a real data set by name, e.g. ``test_data("imagenette-128")``.
+
+    Looks in FASTROT_TEST_DATA (unpacked sets), else unpacks ``../shared/data`` once into
+    ``.test-data``; skips, saying so, where there is neither.
+    """
+
+    def find(name: str) -> Path:
+        given = os.environ.get("FASTROT_TEST_DATA")
+        if given:
+            if (Path(given) / name).is_dir():
+                return Path(given) / name
+            pytest.skip(f"FASTROT_TEST_DATA={given} has no folder {name!r}")
+        unpack = ROOT.parent / "shared" / "data" / "unpack.sh"
+        if not unpack.is_file():
+            pytest.skip(f"test data {name!r} not found: set FASTROT_TEST_DATA to a folder with it")
+        done = ROOT / ".test-data" / f".{name}-unpacked"
+        if not done.exists():
+            subprocess.run(["bash", str(unpack), str(done.parent), name], check=True)
+            done.touch()
+        return done.parent / name
+
+    return find
