@@ -9,16 +9,18 @@ Shapes: N source images of this rank in a batch, S side of a crop.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from importlib.util import find_spec
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
 from fastrot.data.augment import Crop
 from fastrot.data.order import SampleOrder
 from fastrot.data.samples import BadSampleError, Samples
+from fastrot.errors import UsageError
 
 READ_DEADLINE_SECONDS = 300.0
 
@@ -96,3 +98,89 @@ class Loader(Protocol):
     def close(self) -> None:
         """Stop workers and free buffers; safe to call twice."""
         ...
+
+
+class _Engine(NamedTuple):
+    module: str
+    loader: str
+    package: str | None = None
+    install: str = ""
+
+
+_ENGINES = {
+    "reference": _Engine("fastrot.data.reference", "ReferenceLoader"),
+    "ffcv": _Engine("fastrot.data.ffcv", "FfcvLoader", "ffcv", "pip install 'fastrot[ffcv]'"),
+    "dali": _Engine(
+        "fastrot.data.dali", "DaliLoader", "nvidia.dali", "pip install 'fastrot[dali]'"
+    ),
+    "synthetic": _Engine("fastrot.data.synthetic", "SyntheticLoader"),
+}
+
+# FFCV compiles its pipeline for some 20 s and DALI builds one for a few; below this many decoded
+# images of a run the reference loader is done before they pay off. Images of 64 px and less cost
+# so little to decode that neither ever does.
+_SMALL_RUN_IMAGES = 20_000
+_SMALL_SIDE = 64
+
+
+def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> Loader:
+    """Build a loader.
+
+    Args:
+        name: ``auto``, ``reference``, ``ffcv``, ``dali`` or ``synthetic``.
+        spec: everything it needs.
+        images: as for ``choose_loader``.
+
+    Raises:
+        UsageError: an unknown name, or a package is missing; the message has the command.
+        MismatchError: this loader cannot do what the specification asks.
+        BadDataError: the data set is damaged.
+    """
+    if name == "auto":
+        name, _ = choose_loader(spec, images=images)
+    if name not in _ENGINES:
+        raise UsageError(f"loader {name!r} is unknown; known: {', '.join(('auto', *_ENGINES))}")
+    engine = _ENGINES[name]
+    if not _installed(engine):
+        raise UsageError(f"loader {name!r} needs the package {engine.package}: {engine.install}")
+    loader: Loader = getattr(importlib.import_module(engine.module), engine.loader)(spec)
+    return loader
+
+
+def choose_loader(spec: LoaderSpec, *, images: int | None = None) -> tuple[str, str]:
+    """The loader that ``auto`` stands for, and why, in one line.
+
+    The fastest that is installed and gives the crops asked for; ``reference`` where the start-up
+    of the others would not pay off: fewer than 20,000 images in the whole run, or crops of at
+    most 64 px.
+
+    Args:
+        spec: what is to be read.
+        images: images this rank decodes in the whole run; None: those of one epoch.
+    """
+    total = spec.order.steps_per_epoch * spec.order.global_batch // spec.order.world
+    total = total if images is None else images
+    if spec.crop.size <= _SMALL_SIDE:
+        return "reference", f"images of at most {_SMALL_SIDE} px cost little to decode"
+    if total < _SMALL_RUN_IMAGES:
+        return "reference", f"{total} images are read before a faster loader has started"
+    is_beton = spec.samples.path.suffix == ".beton"
+    if is_beton and not spec.crop.leaves_image and _installed(_ENGINES["ffcv"]):
+        return "ffcv", "the fastest for a .beton file"
+    if _installed(_ENGINES["dali"]):
+        why = "FFCV is not installed"
+        if not is_beton:
+            why = "FFCV reads no image folders"
+        elif spec.crop.leaves_image:
+            why = "FFCV cannot draw crops that leave the image"
+        return "dali", f"the fastest here ({why})"
+    return "reference", "neither FFCV nor DALI is installed"
+
+
+def _installed(engine: _Engine) -> bool:
+    if engine.package is None:
+        return True
+    try:
+        return find_spec(engine.package) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name is absent
+        return False
