@@ -90,6 +90,6 @@ class EpochLoader(ABC):
         return Batch(
             images=images.to(spec.device, non_blocking=True),
             labels=torch.from_numpy(spec.samples.labels[ids]).to(spec.device, non_blocking=True),
-            index=torch.from_numpy(ids.copy()).to(spec.device, non_blocking=True),
+            index=torch.from_numpy(ids.copy()),
             flips=torch.from_numpy(flips).to(spec.device, non_blocking=True),
         )

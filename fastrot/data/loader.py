@@ -27,12 +27,13 @@ READ_DEADLINE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device; it stays valid after the next one is drawn.
+    """One batch on the device (but for ``index``); it stays valid after the next one is drawn.
 
     Attributes:
         images: of shape (N, S, S, 3), uint8, RGB, not yet flipped.
         labels: of shape (N,), int64, -1 where there is none.
-        index: of shape (N,), int64, position in the data set.
+        index: of shape (N,), int64, position in the data set; always on the host, where random
+            numbers are keyed by it and the sample log reads it without waiting for the device.
         flips: of shape (N,), bool: mirror this image left to right (``rotate_views`` does it).
     """
 
