@@ -1,0 +1,270 @@
+"""One process per run folder: ``run.lock``.
+
+Two locks work together. An advisory ``flock`` excludes processes of the same machine (and of
+others, on file systems that share it), without races, and the kernel drops it when its holder
+dies. Some cluster file systems keep ``flock`` to one machine, so the file also names its holder
+and gets a heartbeat: a lock of another machine counts as alive until its heartbeat has stood
+still for ``LEASE_SECONDS``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+import weakref
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from fastrot.errors import MismatchError
+
+HEARTBEAT_SECONDS = 10.0
+LEASE_SECONDS = 60.0
+_logger = logging.getLogger(__name__)
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock; the nonce tells two acquisitions of one process apart."""
+
+    host: str
+    pid: int
+    boot_id: str
+    process_start: str
+    since: str
+    nonce: str
+
+    @classmethod
+    def of_this_process(cls) -> Holder:
+        """Describe the calling process."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            boot_id=_boot_id(),
+            process_start=_process_start(os.getpid()),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            nonce=secrets.token_hex(8),
+        )
+
+    @property
+    def of_this_machine(self) -> bool:
+        """Whether its pid can be looked up here (same host name, and no reboot since)."""
+        return self.host == socket.gethostname() and self.boot_id == _boot_id()
+
+    @property
+    def runs(self) -> bool:
+        """Whether that very process still exists (a pid alone may have been given away again)."""
+        return bool(self.process_start) and _process_start(self.pid) == self.process_start
+
+
+class RunLock:
+    """Hold ``run.lock`` from construction to ``release()``.
+
+    Args:
+        path: the lock file; its folder must exist.
+
+    Raises:
+        MismatchError: another process holds it; the message says which, and since when.
+        OSError: the file cannot be created or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.holder = Holder.of_this_process()
+        self._stop = threading.Event()
+        self._descriptor = self._acquire()
+        _HELD.add(self)
+        self._heart = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+        self._heart.start()
+
+    def assert_held(self) -> None:
+        """Check that nobody took the lock over while this process was stopped for too long.
+
+        Raises:
+            MismatchError: someone did, or removed the file; this process must not write any more.
+        """
+        holder = _read(self.path)
+        if holder is None or holder.nonce != self.holder.nonce:
+            now = f"now held by {holder.host}:{holder.pid}" if holder else "removed"
+            raise MismatchError(
+                f"{self.path}: the lock of this run was lost ({now}); stopping before two "
+                "processes write one run: resume it once the other has ended"
+            )
+
+    def release(self) -> None:
+        """Give the lock back; safe to call twice, and in a forked child (where it does nothing)."""
+        if self._descriptor < 0:
+            return
+        self._stop.set()
+        self._heart.join()
+        with contextlib.suppress(OSError, MismatchError):
+            self.assert_held()
+            self.path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = -1
+        _HELD.discard(self)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _acquire(self) -> int:
+        first_beat: float | None = None
+        told = False
+        while True:
+            descriptor, created = _open(self.path)
+            keep = False
+            try:
+                if not _flock(descriptor, patient=created):
+                    raise self._refusal(_read(self.path))
+                if not _same_file(descriptor, self.path):
+                    continue  # its holder released it between our open and our flock
+                holder = None if created else _read(self.path)
+                if created or (holder and holder.of_this_machine and not holder.runs):
+                    self._claim(descriptor)
+                    keep = True
+                    return descriptor
+                if holder and holder.of_this_machine:
+                    raise self._refusal(holder)  # reached only where flock does not work
+                beat = os.fstat(descriptor).st_mtime
+                if first_beat is not None and beat != first_beat:
+                    raise self._refusal(holder)
+                first_beat = beat
+                if _now_of(self.path.parent) - beat > LEASE_SECONDS:
+                    self._claim(descriptor)
+                    time.sleep(1)  # another machine may claim it in the same moment: last wins
+                    self.assert_held()
+                    keep = True
+                    return descriptor
+                if holder and not told:
+                    told = True
+                    _logger.warning(
+                        "%s: held by %s:%d since %s; waiting at most %d s for its heartbeat",
+                        self.path,
+                        holder.host,
+                        holder.pid,
+                        holder.since,
+                        LEASE_SECONDS,
+                    )
+            finally:
+                if not keep:
+                    os.close(descriptor)
+            time.sleep(0.05 if holder is None else 1)
+
+    def _claim(self, descriptor: int) -> None:
+        record = json.dumps(asdict(self.holder)).encode()
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, record, 0)
+        os.fsync(descriptor)
+
+    def _refusal(self, holder: Holder | None) -> MismatchError:
+        who = f"{holder.host}:{holder.pid} since {holder.since}" if holder else "another process"
+        return MismatchError(
+            f"{self.path.parent}: this run is held by {who}; wait for it or stop it, "
+            "or choose another --out"
+        )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):  # a full or hanging disk must not stop training
+                os.utime(self._descriptor)
+
+
+_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # A forked loader worker shares the flock; were it to outlive a killed parent, the run would
+    # stay locked. Closing the child's descriptor leaves the parent's lock in place.
+    for lock in _HELD:
+        if lock._descriptor >= 0:
+            os.close(lock._descriptor)
+            lock._descriptor = -1
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Descriptor of the lock file and whether this call created it (exclusive on NFS too)."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):  # released in between: create it
+                return os.open(path, flags), False
+
+
+def _flock(descriptor: int, *, patient: bool) -> bool:
+    """Take the lock; the creator of the file outwaits others that only look into it."""
+    deadline = time.monotonic() + (5 if patient else 0.2)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise
+            return True  # this file system has no flock: the file's contents decide
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(path: Path) -> Holder | None:
+    """The holder, or None where the file is missing, empty or not a lock."""
+    try:
+        return Holder(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    """Start time of a process in clock ticks since boot; empty if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _now_of(folder: Path) -> float:
+    """The file system's own time, which a heartbeat is compared with: clocks may disagree."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        file.flush()
+        return os.fstat(file.fileno()).st_mtime

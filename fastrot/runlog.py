@@ -1,0 +1,342 @@
+"""What a run leaves on disk besides its checkpoints: its folder, its state, its lines of metrics.
+
+A run folder holds ``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl`` and
+``samples.jsonl``, ``tensorboard/`` and ``checkpoints/``. One process owns it (``run.lock``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from fastrot.errors import MismatchError, StorageError, UsageError
+from fastrot.runlock import RunLock
+from fastrot.storage import sync_folder, write_atomic
+
+State = Literal["running", "done", "failed", "preempted"]
+_logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The folder of one run, locked, and proven writable before the first step.
+
+    Args:
+        path: created (mode 0700) if missing.
+        resume: go on with the run that is there; without it a folder in use is refused.
+
+    Attributes:
+        path: the folder.
+        run_id: 16 hex digits, drawn when the run begins and kept when it is resumed.
+        is_new: whether nothing was there to resume.
+
+    Raises:
+        UsageError: the path is a file, or holds something and ``resume`` is false.
+        MismatchError: another process holds the run, or others could have planted files in it.
+        StorageError: the folder cannot be created or written.
+
+    Example:
+        >>> import tempfile
+        >>> with RunFolder(Path(tempfile.mkdtemp()) / "run") as folder:
+        ...     folder.write_status("running", step=0, epoch=0)
+        ...     folder.is_new
+        True
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{path}: is a file, but a run needs a folder; choose another --out")
+        lock = self.path / "run.lock"
+        if not resume and not lock.exists():
+            self._refuse_if_used()  # before anything is put into a folder that is not ours
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = RunLock(lock)
+            try:
+                if not resume:
+                    self._refuse_if_used()
+                self._reap()
+                _probe(self.path, resume=resume)
+                self.is_new = not self._contents()
+                self.run_id = str(read_status(self.path).get("run_id") or secrets.token_hex(8))
+            except BaseException:
+                self._lock.release()
+                raise
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror or error}); "
+                "free space, mend the permissions, or choose another --out"
+            ) from None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Where the metrics go: one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Where the ids (or their hash) of the samples of each step go."""
+        return self.path / "samples.jsonl"
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved configuration to ``config.yaml``.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._write("config.yaml", text)
+
+    def write_status(
+        self,
+        state: State,
+        *,
+        step: int,
+        epoch: float,
+        exit_code: int | None = None,
+        message: str = "",
+    ) -> None:
+        """Replace ``status.json``, which is how other programs learn how the run stands.
+
+        Args:
+            state: running, done, failed or preempted.
+            step: optimizer steps done.
+            epoch: epochs done.
+            exit_code: what the process leaves with; None while it runs.
+            message: one line for people.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        record = {
+            "state": state,
+            "step": step,
+            "epoch": epoch,
+            "exit_code": exit_code,
+            "message": message,
+            "run_id": self.run_id,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._write("status.json", json.dumps(record) + "\n")
+
+    def assert_held(self) -> None:
+        """Check, before a checkpoint is committed, that this process still owns the run.
+
+        Raises:
+            MismatchError: the lock was lost (the process had been stopped for too long).
+        """
+        self._lock.assert_held()
+
+    def close(self) -> None:
+        """Give the lock back; safe to call twice."""
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomic(self.path / name, text.encode())
+        except OSError as error:
+            raise StorageError(
+                f"{self.path / name}: cannot be written ({error.strerror or error}); "
+                "the old file is untouched: free space and resume"
+            ) from None
+
+    def _contents(self) -> list[str]:
+        """Names of what a run leaves; the lock and what a killed process left do not count."""
+        if not self.path.is_dir():
+            return []
+        names = sorted(entry.name for entry in self.path.iterdir())
+        return [name for name in names if name != "run.lock" and not _is_leftover(name)]
+
+    def _reap(self) -> None:
+        """Remove what a killed process left half-written; the lock says that none is at work."""
+        for entry in self.path.iterdir():
+            if _is_leftover(entry.name):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _refuse_if_used(self) -> None:
+        contents = self._contents()
+        if contents:
+            raise UsageError(
+                f"{self.path}: already holds {contents[0]}; "
+                "add --resume to go on with that run, or choose another --out"
+            )
+
+
+class JsonLines:
+    """Append records to a file, one JSON object a line, each in a single system call.
+
+    A line is whole or absent: what a full disk cut off is taken back at once, what a crash cut
+    off is dropped by ``cut_back`` and ignored by ``read_json_lines``. A write that fails warns
+    once and is lost; a log never stops training. NaN and infinity become null, which keeps the
+    lines valid JSON.
+
+    Args:
+        path: created (mode 0600) if missing.
+        warn: called once, with one line, when a write failed.
+
+    Raises:
+        StorageError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path, *, warn: Callable[[str], None] = _logger.warning) -> None:
+        self.path = Path(path)
+        self._warn = warn
+        self._warned = False
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be opened ({error.strerror})") from None
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record; numbers, strings, None, lists and mappings of them."""
+        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                size = os.fstat(self._descriptor).st_size
+                os.ftruncate(self._descriptor, size - written)
+                raise OSError(f"{written} of {len(line)} bytes written")
+        except OSError as error:
+            self._lost(error)
+
+    def flush_to_disk(self) -> None:
+        """Make all lines durable: before the commit of a checkpoint that counts on them."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._lost(error)
+
+    def cut_back(self, last_step: int) -> None:
+        """Drop everything after the last record whose ``step`` is at most ``last_step``.
+
+        Called on resume with the checkpoint's step, so that steps done twice are logged once.
+        Records without a step stay with the record before them.
+
+        Raises:
+            StorageError: the file cannot be read or cut.
+        """
+        keep = position = 0
+        try:
+            with self.path.open("rb") as file:
+                for line in file:
+                    position += len(line)
+                    record = _parse(line)
+                    if record is None:
+                        continue
+                    step = record.get("step")
+                    if isinstance(step, int | float) and step > last_step:
+                        break
+                    keep = position
+            os.ftruncate(self._descriptor, keep)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be cut back ({error.strerror})") from None
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _lost(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(
+                f"{self.path}: a line was lost ({error.strerror or error}); training goes on, "
+                "further losses are not reported: free space on that disk"
+            )
+
+
+def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, in order; damaged lines are left out, a missing file is empty."""
+    try:
+        with Path(path).open("rb") as file:
+            for line in file:
+                record = _parse(line)
+                if record is not None:
+                    yield record
+    except FileNotFoundError:
+        return
+
+
+def read_status(path: str | Path) -> dict[str, Any]:
+    """The record in a run folder's ``status.json``; empty if there is none that can be read."""
+    try:
+        return _parse((Path(path) / "status.json").read_bytes()) or {}
+    except OSError:
+        return {}
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """One line as an object; None if it is torn (no newline) or damaged."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith((".tmp", ".probe"))
+
+
+def _probe(folder: Path, *, resume: bool) -> None:
+    """Do once what a checkpoint will do (create, sync, rename), and look at who owns the folder.
+
+    Raises:
+        OSError: the file system refused.
+        MismatchError: to be resumed, but other users could have put files there.
+    """
+    probe = folder / f".{secrets.token_hex(4)}.probe"
+    probe.mkdir(mode=0o700)
+    try:
+        write_atomic(probe / "probe", b"fastrot\n")
+        sync_folder(folder)
+        ours, theirs = probe.stat(), folder.stat()
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+    # Compared with a folder just made here: network file systems map owners, some have no modes.
+    shared = stat.S_IWGRP | stat.S_IWOTH
+    if resume and (theirs.st_uid != ours.st_uid or theirs.st_mode & ~ours.st_mode & shared):
+        raise MismatchError(
+            f"{folder}: other users may write here, and a planted checkpoint would be resumed; "
+            f"take the folder over with: chown $(id -u) {folder} && chmod go-w {folder}"
+        )
