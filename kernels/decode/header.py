@@ -1,0 +1,160 @@
+"""What a JPEG file says about itself, read without decoding it.
+
+A bounds-checked walk over the markers of ITU-T T.81 (annex B): nothing is allocated that depends
+on the file's claims, and every length is held against the bytes that are there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_RESTARTS = range(0xD0, 0xD8)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC lie in between
+_PROCESSES = {
+    0xC3: "lossless",
+    0xC5: "hierarchical",
+    0xC6: "hierarchical",
+    0xC7: "hierarchical",
+    0xC9: "arithmetic-coded",
+    0xCA: "arithmetic-coded",
+    0xCB: "arithmetic-coded lossless",
+    0xCD: "arithmetic-coded hierarchical",
+    0xCE: "arithmetic-coded hierarchical",
+    0xCF: "arithmetic-coded hierarchical",
+}
+# Within a scan FF 00 is a byte of data and FF D0..D7 a restart; FF FF is padding.
+_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+
+
+class JpegError(ValueError):
+    """The bytes are no JPEG, or not one that decodes without doubt; the message says why."""
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """The frame header.
+
+    Attributes:
+        width: pixels a row, before EXIF orientation.
+        height: rows, before EXIF orientation.
+        components: 1 grey, 3 colour, 4 CMYK or YCCK.
+        progressive: whether the image is stored in successive refinements.
+        precision: bits a sample.
+        process: "" for the processes that every decoder knows (baseline, extended Huffman,
+            progressive), else the name of the one used, e.g. "arithmetic-coded".
+        ends_with_eoi: whether the last two bytes of the file are the end-of-image marker; a sound
+            file may carry more bytes behind it (``jpeg_end`` finds it then).
+    """
+
+    width: int
+    height: int
+    components: int
+    progressive: bool
+    precision: int
+    process: str
+    ends_with_eoi: bool
+
+
+def jpeg_header(data: bytes | memoryview) -> JpegHeader:
+    """Read the frame header, which lies before the first scan.
+
+    Args:
+        data: the file; the walk stops at the frame header.
+
+    Raises:
+        JpegError: not a JPEG, cut short, or its header contradicts itself.
+    """
+    for marker, start, stop in _segments(data):
+        if marker in _FRAMES:
+            return _frame(data, marker, start, stop)
+    raise JpegError("no frame header before the first scan: the file is cut short or no image")
+
+
+def jpeg_end(data: bytes | memoryview) -> int | None:
+    """Offset behind the end-of-image marker, None where the file has none (it is cut short).
+
+    Raises:
+        JpegError: not a JPEG, or a segment reaches beyond the file.
+    """
+    end = None
+    for marker, _, stop in _segments(data):
+        if marker == _EOI:
+            end = stop
+    return end
+
+
+def scan_count(data: bytes | memoryview) -> int:
+    """Number of scans up to the end of the image (or of the file).
+
+    Raises:
+        JpegError: not a JPEG, or a segment reaches beyond the file.
+    """
+    return sum(marker == _SOS for marker, _, _ in _segments(data))
+
+
+def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, stop) of each segment's payload, up to the end of the image.
+
+    Entropy-coded data are skipped, so what follows a scan is the next marker.
+    """
+    if len(data) == 0:
+        raise JpegError("the file is empty")
+    if bytes(data[:2]) != b"\xff\xd8":
+        raise JpegError(f"not a JPEG: it begins with {bytes(data[:16])!r}, not with FF D8")
+    at = 2
+    while at < len(data):
+        if data[at] != 0xFF:
+            raise JpegError(f"byte {at} is {data[at]:#04x} where a marker must begin with 0xff")
+        while at < len(data) and data[at] == 0xFF:
+            at += 1
+        if at == len(data):
+            return
+        marker = data[at]
+        at += 1
+        if marker == _EOI:
+            yield marker, at, at
+            return
+        if marker in _RESTARTS or marker == _TEM:
+            continue
+        if marker in (0x00, _SOI):
+            raise JpegError(f"byte {at - 1} is {marker:#04x}, which is no marker between segments")
+        length = int.from_bytes(data[at : at + 2], "big")
+        if length < 2 or at + length > len(data):
+            raise JpegError(
+                f"the segment at byte {at} is {length} bytes long, must be at least 2 and end "
+                f"within the {len(data)} bytes of the file"
+            )
+        yield marker, at + 2, at + length
+        at += length
+        if marker == _SOS:
+            found = _MARKER_IN_SCAN.search(data, at)
+            if found is None:
+                return
+            at = found.start()
+
+
+def _frame(data: bytes | memoryview, marker: int, start: int, stop: int) -> JpegHeader:
+    if stop - start < 6:
+        raise JpegError(f"the frame header is {stop - start} bytes long, must be at least 6")
+    components = data[start + 5]
+    if stop - start != 6 + 3 * components:
+        raise JpegError(
+            f"the frame header is {stop - start} bytes long, must be {6 + 3 * components} for "
+            f"{components} components"
+        )
+    height = int.from_bytes(data[start + 1 : start + 3], "big")
+    width = int.from_bytes(data[start + 3 : start + 5], "big")
+    if width == 0 or height == 0:
+        raise JpegError(f"the frame header says {width} x {height} pixels, must be at least 1 x 1")
+    return JpegHeader(
+        width=width,
+        height=height,
+        components=components,
+        progressive=marker == 0xC2,
+        precision=data[start],
+        process=_PROCESSES.get(marker, ""),
+        ends_with_eoi=bytes(data[-2:]) == b"\xff\xd9",
+    )

@@ -1,0 +1,66 @@
+"""``decode_jpeg``: the bytes of a JPEG file to RGB pixels, or an error; never doubtful pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.kernels.decode.header import JpegError, JpegHeader, jpeg_header
+from fastrot.kernels.dispatch import choose
+
+__all__ = ["MAX_PIXELS", "JpegError", "decode_jpeg"]
+
+MAX_PIXELS = 64 * 2**20
+"""Default cap on the pixels of an image (64 Mpx): 192 MiB decoded."""
+
+
+def decode_jpeg(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a JPEG file strictly.
+
+    The compiled decoder takes every warning of libjpeg-turbo for an error; its pixels equal
+    Pillow's bit for bit. Without it Pillow decodes, which cannot see some damage in the middle
+    of a file (``reference.py``). Grey and CMYK become RGB by Pillow's rules. Bytes behind the
+    end-of-image marker are ignored. EXIF orientation is not applied.
+
+    Args:
+        data: the whole file, contiguous bytes; it is not copied.
+        max_pixels: refuse larger images, before anything is allocated.
+
+    Returns:
+        Pixels of shape (H, W, 3), uint8, RGB.
+
+    Raises:
+        JpegError: not a JPEG, damaged, cut short, too large, or of a kind that is not supported
+            (12 bits, lossless, arithmetic-coded).
+        KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
+    """
+    _check(jpeg_header(data), max_pixels)
+    if choose("decode_jpeg").implementation == "reference":
+        from fastrot.kernels.decode import reference
+
+        return reference.decode_jpeg(data, max_pixels)
+    from fastrot.kernels import _native
+
+    try:
+        return _native.decode_jpeg(data, max_pixels)
+    except ValueError as error:
+        raise JpegError(f"libjpeg: {error}") from None
+
+
+def _check(header: JpegHeader, max_pixels: int) -> None:
+    """Refuse by the header what libjpeg builds would treat differently."""
+    if header.width * header.height > max_pixels:
+        raise JpegError(
+            f"{header.width} x {header.height} pixels exceed the cap of {max_pixels}; "
+            "shrink the image or raise the cap"
+        )
+    if header.process:
+        raise JpegError(
+            f"{header.process} JPEG is not supported, save it as baseline or progressive"
+        )
+    if header.precision != 8:
+        raise JpegError(f"{header.precision} bits a sample are not supported, save it with 8")
+    if header.components not in (1, 3, 4):
+        raise JpegError(
+            f"{header.components} components are not supported, must be 1 (grey), 3 or 4 (CMYK)"
+        )

@@ -1,0 +1,155 @@
+"""Which implementation of an operation runs, and why.
+
+Unforced, a CUDA tensor goes to Triton, host memory to the compiled extension, and where neither
+works to the reference. ``FASTROT_KERNELS=reference|cpp|cuda|triton`` forces one: if that one
+cannot run, the call fails and says why; nothing is put in its place. ``cuda`` and ``triton`` name
+kernels of the device, so they leave the operations of the host (JPEG decoding) as they are.
+
+Importing this module imports neither torch nor the extension.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLE = "FASTROT_KERNELS"
+NAMES = ("reference", "cpp", "cuda", "triton")
+
+_DEVICE_ONLY = ("cuda", "triton")
+_OPERATIONS = {  # fastest first
+    "rotate_views": ("triton", "cpp", "reference"),
+    "decode_jpeg": ("cpp", "reference"),
+}
+_ERROR_FILE = Path(__file__).with_name("_native_error.txt")
+
+
+class KernelUnavailableError(RuntimeError):
+    """The implementation that FASTROT_KERNELS names does not exist or cannot run here."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs.
+
+    Attributes:
+        operation: e.g. ``rotate_views``.
+        device: type of the device that holds the inputs, e.g. ``cpu`` or ``cuda``.
+        implementation: one of NAMES.
+        reason: why this one, in words for ``fastrot doctor``.
+    """
+
+    operation: str
+    device: str
+    implementation: str
+    reason: str
+
+
+def choose(operation: str, device: str = "cpu") -> Choice:
+    """The implementation of an operation for inputs on this type of device.
+
+    Args:
+        operation: ``rotate_views`` or ``decode_jpeg``.
+        device: ``torch.device.type`` of the inputs.
+
+    Raises:
+        KernelUnavailableError: FASTROT_KERNELS has an unknown name, or one that cannot run.
+    """
+    known = _OPERATIONS[operation]
+    name = os.environ.get(VARIABLE) or None
+    if name is not None and name not in NAMES:
+        raise KernelUnavailableError(
+            f"{VARIABLE}={name!r} is no implementation; known: {', '.join(NAMES)}"
+        )
+    host_only = not set(known) & set(_DEVICE_ONLY)
+    if name is None or (host_only and name in _DEVICE_ONLY):
+        return _automatic(operation, device)
+    if name not in known:
+        raise KernelUnavailableError(
+            f"{VARIABLE}={name}: {operation} has no such implementation; it has {', '.join(known)}"
+        )
+    if problem := unavailable(operation, name, device):
+        raise KernelUnavailableError(
+            f"{VARIABLE}={name}: {operation} cannot run it: {problem}; "
+            f"unset {VARIABLE} to let fastrot choose"
+        )
+    return Choice(operation, device, name, f"forced by {VARIABLE}")
+
+
+def plan() -> list[Choice | KernelUnavailableError]:
+    """What every operation would run, on the host and on a CUDA device, or why it could not."""
+    lines: list[Choice | KernelUnavailableError] = []
+    for operation, device in (
+        ("decode_jpeg", "cpu"),
+        ("rotate_views", "cpu"),
+        ("rotate_views", "cuda"),
+    ):
+        try:
+            lines.append(choose(operation, device))
+        except KernelUnavailableError as error:
+            lines.append(error)
+    return lines
+
+
+def unavailable(operation: str, implementation: str, device: str) -> str | None:
+    """Why this implementation cannot take inputs on this device; None if it can."""
+    if implementation == "cpp":
+        if device != "cpu":
+            return f"the inputs are on {device}, cpp takes host memory"
+        if problem := native_problem():
+            return problem
+        return decode_problem() if operation == "decode_jpeg" else None
+    if implementation == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "the package triton is not installed"
+        if device != "cuda" and not triton_interpreted():
+            return f"the inputs are on {device}, triton takes a CUDA device"
+    return None
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton runs its kernels in Python on the host (its own switch, for tests)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def native_problem() -> str | None:
+    """Why the compiled extension cannot be used, with the compiler's words; None if it can."""
+    try:
+        importlib.import_module("fastrot.kernels._native")
+    except ImportError as error:
+        if _ERROR_FILE.is_file():
+            words = _ERROR_FILE.read_text(encoding="utf-8", errors="replace").strip()
+            return f"the compiled extension did not build: {words}"
+        return f"the compiled extension is missing ({error}); install fastrot again to build it"
+    return None
+
+
+def decode_problem() -> str | None:
+    """Why the extension cannot decode JPEG; None if it can."""
+    if problem := native_problem():
+        return problem
+    native = importlib.import_module("fastrot.kernels._native")
+    if native.built_with_decode:
+        return None
+    return (
+        "the compiled extension was built without libjpeg-turbo; install its headers "
+        "(Debian: libjpeg62-turbo-dev, Ubuntu: libjpeg-turbo8-dev), then fastrot again"
+    )
+
+
+def _automatic(operation: str, device: str) -> Choice:
+    passed_over = []
+    for name in _OPERATIONS[operation]:
+        if name == "triton" and device != "cuda":
+            continue  # its interpreter is for tests
+        problem = unavailable(operation, name, device)
+        if problem is None:
+            reason = "; ".join(passed_over) or "the fastest one for this device"
+            return Choice(operation, device, name, reason)
+        passed_over.append(f"not {name}: {problem}")
+    raise AssertionError(f"{operation}: the reference runs everywhere")

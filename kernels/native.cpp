@@ -1,0 +1,21 @@
+// The module fastrot.kernels._native: one entry point per operation, no headers of torch.
+
+#include <nanobind/nanobind.h>
+
+namespace nb = nanobind;
+
+void bind_rotate(nb::module_ &module);
+#ifdef FASTROT_WITH_DECODE
+void bind_decode(nb::module_ &module);
+#endif
+
+NB_MODULE(_native, module) {
+  bind_rotate(module);
+#ifdef FASTROT_WITH_DECODE
+  bind_decode(module);
+  module.attr("built_with_decode") = true;
+#else
+  module.attr("built_with_decode") = false;
+  module.attr("libjpeg_version") = nb::none();
+#endif
+}
