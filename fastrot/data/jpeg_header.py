@@ -1,0 +1,107 @@
+"""What a JPEG says about itself before its pixels: size, components, EXIF orientation.
+
+Only markers up to the first scan are read, so this costs microseconds and allocates nothing that
+depends on the image's size. Marker layout: ITU-T T.81 annex B; EXIF orientation: CIPA DC-008
+(tag 0x0112 of IFD 0).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
+_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_ORIENTATION_TAG = 0x0112
+_INTEGER_TYPES = (3, 4)  # SHORT; LONG is wrong but some tools write it
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """Frame header of a JPEG.
+
+    Attributes:
+        width: pixels as stored, before orientation.
+        height: pixels as stored, before orientation.
+        components: 1 grey, 3 colour, 4 CMYK or YCCK.
+        bits: precision of a sample.
+        orientation: of the EXIF block, 1 to 8; 1 where there is none or it is broken.
+    """
+
+    width: int
+    height: int
+    components: int
+    bits: int
+    orientation: int
+
+
+def read_jpeg_header(file: BinaryIO) -> JpegHeader:
+    """Read the markers from the start of ``file`` to its first scan.
+
+    Raises:
+        ValueError: no JPEG, or no complete header; the message says what is missing.
+    """
+    if file.read(2) != b"\xff\xd8":
+        raise ValueError("no JPEG start marker")
+    frame: tuple[int, int, int, int] | None = None
+    orientation: int | None = None
+    while (marker := _next_marker(file)) not in (_SCAN, _END):
+        if marker in _STANDALONE:
+            continue
+        length = int.from_bytes(_exactly(file, 2), "big")
+        if length < 2:
+            raise ValueError(f"JPEG marker 0x{marker:02X} has length {length}, must be at least 2")
+        if marker in _START_OF_FRAME:
+            if frame is not None:
+                raise ValueError("JPEG has two frame headers")
+            frame = struct.unpack(">BHHB", _exactly(file, length - 2)[:6].ljust(6, b"\0"))
+        elif marker == _APP1 and orientation is None:
+            block = _exactly(file, length - 2)
+            if block.startswith(b"Exif\0"):
+                orientation = exif_orientation(block[6:])
+        else:
+            file.seek(length - 2, 1)
+    if frame is None:
+        raise ValueError("JPEG has no frame header")
+    bits, height, width, components = frame
+    if not width or not height:
+        raise ValueError(f"JPEG header says {width} x {height} pixels")
+    return JpegHeader(width, height, components, bits, orientation or 1)
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """Orientation of an EXIF block (from its TIFF header on), 1 where it says nothing valid.
+
+    A broken block counts as 1, as in Pillow and the tools built on it: the pixels are intact.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, values = struct.unpack_from(order + "HHI", tiff, entry)
+            if tag == _ORIENTATION_TAG and kind in _INTEGER_TYPES and values == 1:
+                (value,) = struct.unpack_from(order + " HI"[kind - 2], tiff, entry + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
+
+
+def _next_marker(file: BinaryIO) -> int:
+    if _exactly(file, 1) != b"\xff":
+        raise ValueError("JPEG has stray bytes between its markers")
+    while (code := _exactly(file, 1)[0]) == 0xFF:  # fill bytes
+        pass
+    return code
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
+        raise ValueError("truncated JPEG: it ends within its header")
+    return data
