@@ -45,15 +45,18 @@ class OptionalBuildExt(build_ext):
     """Build ``_native``; on failure record why, remove a stale one, and let the install go on."""
 
     def run(self) -> None:
+        """Build, remembering whether the result belongs into the source tree."""
         # super().run() clears the flag while it builds
         self.into_source = bool(self.inplace)
         super().run()
 
     def build_extensions(self) -> None:
+        """Build with a compiler whose words are kept."""
         self.compiler.spawn = self._spawn
         super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
+        """Build, or record why not."""
         try:
             self._complete(ext)
             super().build_extension(ext)

@@ -143,7 +143,7 @@ def decode_problem() -> str | None:
 
 
 def _automatic(operation: str, device: str) -> Choice:
-    passed_over = []
+    passed_over: list[str] = []
     for name in _OPERATIONS[operation]:
         if name == "triton" and device != "cuda":
             continue  # its interpreter is for tests

@@ -5,6 +5,8 @@ Shapes: N images, V views of each, S side, C = 3 or 4 channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from fastrot.kernels.dispatch import choose
@@ -62,20 +64,10 @@ def _operation(
     channels: int,
 ) -> torch.Tensor:
     _check(images, turns, flips, table, channels)
-    implementation = choose("rotate_views", images.device.type).implementation
+    fill = _implementation(choose("rotate_views", images.device.type).implementation)
     views = _empty(images, turns, table, channels)
     if views.numel():
-        inputs = [tensor.contiguous() for tensor in (images, turns, flips, table)]
-        if implementation == "cpp":
-            from fastrot.kernels.rotate import cpp
-
-            cpp.rotate_views(*inputs, views)
-        elif implementation == "triton":
-            from fastrot.kernels.rotate import triton_kernel
-
-            triton_kernel.rotate_views(*inputs, views)
-        else:
-            reference.rotate_views(*inputs, views)
+        fill(images.contiguous(), turns.contiguous(), flips.contiguous(), table.contiguous(), views)
     return views.permute(0, 3, 1, 2)
 
 
@@ -89,6 +81,19 @@ def _(
 ) -> torch.Tensor:
     _check(images, turns, flips, table, channels)
     return _empty(images, turns, table, channels).permute(0, 3, 1, 2)
+
+
+def _implementation(name: str) -> Callable[..., None]:
+    """Import only what runs: the extension and Triton may be missing."""
+    if name == "cpp":
+        from fastrot.kernels.rotate import cpp
+
+        return cpp.rotate_views
+    if name == "triton":
+        from fastrot.kernels.rotate import triton_kernel
+
+        return triton_kernel.rotate_views
+    return reference.rotate_views
 
 
 def _empty(
@@ -144,7 +149,8 @@ def _check(
         )
     if table.shape != (256, 3):
         raise ValueError(
-            f"table of shape {tuple(table.shape)} must be (256, 3); make it with normalisation_table"
+            f"table of shape {tuple(table.shape)} must be (256, 3); "
+            "make it with normalisation_table"
         )
     if channels not in (3, 4):
         raise ValueError(f"channels={channels} must be 3, or 4 for a fourth channel of zeros")
