@@ -1,0 +1,8 @@
+"""``python -m fastrot``, and what torchrun starts."""
+
+from __future__ import annotations
+
+from fastrot.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""The training loop: it knows steps, time, signals and checkpoints, and no task.
+
+Everything that decides what is computed is a pure function of the step, so a run that was
+killed anywhere and resumed ends with the same bits as one that was not (same machine, same
+thread count).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import xxhash
+
+from fastrot.checkpoint import prune_checkpoints, save_checkpoint
+from fastrot.data.loader import Batch, Loader
+from fastrot.distributed import World
+from fastrot.errors import NonFiniteError, PreemptedError, StorageError
+from fastrot.optim import set_learning_rate
+from fastrot.runlog import JsonLines, RunFolder
+from fastrot.signals import StopRequest
+from fastrot.step import TrainStep
+
+_AGREE_STEPS = 10
+_SAVE_ATTEMPTS = 3
+
+
+class Reporter(Protocol):
+    """What the loop tells people."""
+
+    def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers of the last interval."""
+        ...
+
+    def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers of a validation."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When things happen; every duration is in steps, converted once.
+
+    Attributes:
+        total_steps: the run ends when this many optimizer steps are done.
+        steps_per_epoch: steps an epoch.
+        accumulation: batches a step.
+        views_per_image: views a source image.
+        rate: learning rate of a step.
+        validation_steps: steps between two validations; None: never.
+        checkpoint_steps: steps between two checkpoints; None: by time only.
+        checkpoint_seconds: time between two checkpoints.
+        log_seconds: time between two readings of the device.
+        keep_checkpoints: number of checkpoints to keep.
+        sample_log: ``digest``, ``ids`` or ``off``.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    accumulation: int
+    views_per_image: int
+    rate: Callable[[int], float]
+    validation_steps: int | None
+    checkpoint_steps: int | None
+    checkpoint_seconds: float
+    log_seconds: float
+    keep_checkpoints: int
+    sample_log: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds besides the step, asked for when one is due.
+
+    Attributes:
+        tensors: model and optimizer.
+        state: plain JSON values.
+        exports: further safetensors files by name.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+    exports: Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass
+class _Interval:
+    """Time and images since the last log line."""
+
+    started: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    images: int = 0
+
+
+class Loop:
+    """Run steps from ``start_step`` to ``plan.total_steps``.
+
+    Args:
+        plan: when things happen.
+        step: trains on the batches of one step.
+        loader: training batches of this rank.
+        world: the ranks.
+        run: the run folder; only the main rank writes to it.
+        report: progress.
+        snapshot: what to put into a checkpoint.
+        validate: measure the model; returns numbers for the log.
+
+    Raises (from ``run``):
+        PreemptedError: a signal came; the checkpoint is written.
+        NonFiniteError: loss or gradient became NaN or infinite; nothing after it was kept.
+        StorageError: checkpoints could not be written three times in a row, or at the end.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        step: TrainStep,
+        loader: Loader,
+        *,
+        world: World,
+        run: RunFolder | None,
+        report: Reporter,
+        snapshot: Callable[[], Snapshot],
+        validate: Callable[[], Mapping[str, float]] | None,
+    ) -> None:
+        self._plan = plan
+        self._step = step
+        self._loader = loader
+        self._world = world
+        self._run = run
+        self._report = report
+        self._snapshot = snapshot
+        self._validate = validate
+        self._metrics = JsonLines(run.metrics, warn=report.message) if run else None
+        self._samples = (
+            JsonLines(run.samples, warn=report.message)
+            if run and plan.sample_log != "off"
+            else None
+        )
+        self._first_step = 0
+        self._failed_saves = 0
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+        self._interval = _Interval()
+
+    def run(self, start_step: int = 0, *, resumed: bool = False) -> None:
+        """Train until the plan ends."""
+        self._first_step = start_step
+        for lines in (self._metrics, self._samples):
+            if lines is not None:
+                lines.cut_back(start_step)
+        if resumed:
+            self._saved_step = start_step
+        else:
+            self._save(start_step)
+        with StopRequest() as stop:
+            try:
+                self._train(start_step, stop)
+            finally:
+                for lines in (self._metrics, self._samples):
+                    if lines is not None:
+                        lines.close()
+
+    def _train(self, start_step: int, stop: StopRequest) -> None:
+        plan = self._plan
+        batches: Iterator[Batch] | None = None
+        self._interval = _Interval()
+        for step in range(start_step, plan.total_steps):
+            epoch, index = divmod(step, plan.steps_per_epoch)
+            if batches is None or index == 0:
+                self._loader.set_epoch(epoch, index)
+                batches = iter(self._loader)
+            drawn = self._draw(batches)
+            set_learning_rate(self._step.optimizer, plan.rate(step))
+            self._step(drawn, epoch)
+            done = step + 1
+            self._log_samples(done, epoch, drawn)
+            if time.monotonic() - self._interval.started >= plan.log_seconds:
+                self._log(done)
+            if self._must_stop(stop, done):
+                self._save(done, final=True)
+                raise PreemptedError(
+                    f"stopped by {stop.signal_name or 'a signal to another rank'} after step "
+                    f"{done} of {plan.total_steps}; the checkpoint is written; add --resume to "
+                    "the same command to go on"
+                )
+            if self._validate is not None and self._validation_due(done):
+                self._log(done)
+                self._record(done, {"kind": "validation", **self._validate()})
+                self._save(done)
+                self._interval = _Interval()
+            elif self._checkpoint_due(done):
+                self._save(done)
+        self._log(plan.total_steps)
+        self._save(plan.total_steps, final=True)
+
+    def _draw(self, batches: Iterator[Batch]) -> list[Batch]:
+        started = time.monotonic()
+        drawn = [next(batches) for _ in range(self._plan.accumulation)]
+        self._interval.waited += time.monotonic() - started
+        self._interval.images += sum(len(batch.index) for batch in drawn)
+        return drawn
+
+    def _must_stop(self, stop: StopRequest, done: int) -> bool:
+        if self._world.size == 1:
+            return bool(stop)
+        if done % _AGREE_STEPS:  # all ranks must leave after the same step
+            return False
+        flag = torch.tensor(float(bool(stop)), device=self._step.device)
+        return bool(self._world.max(flag))
+
+    def _validation_due(self, done: int) -> bool:
+        every = self._plan.validation_steps
+        return every is not None and (done % every == 0 or done == self._plan.total_steps)
+
+    def _checkpoint_due(self, done: int) -> bool:
+        plan = self._plan
+        if plan.checkpoint_steps is not None and done % plan.checkpoint_steps == 0:
+            return True
+        due = time.monotonic() - self._saved_at >= plan.checkpoint_seconds
+        # Only the main rank writes, and nothing waits for it, so its clock alone may decide.
+        return due and self._run is not None
+
+    def _log_samples(self, done: int, epoch: int, drawn: list[Batch]) -> None:
+        if self._samples is None:
+            return
+        ids = torch.cat([batch.index for batch in drawn])
+        record: dict[str, Any] = {"step": done, "epoch": epoch}
+        if self._plan.sample_log == "ids":
+            record["ids"] = ids.tolist()
+        else:
+            record["ids_xxh3_64"] = xxhash.xxh3_64_hexdigest(ids.numpy().tobytes())
+        self._samples.append(record)
+
+    def _log(self, done: int) -> None:
+        """Read the device (the one place where the host waits for it) and report."""
+        interval, self._interval = self._interval, _Interval()
+        if not interval.images:
+            return
+        totals = self._step.read()
+        if totals.finite_steps < done - self._first_step:
+            self._raise_non_finite(self._first_step + totals.finite_steps)
+        now = time.monotonic()
+        seconds = max(now - interval.started, 1e-9)
+        images = interval.images * self._world.size / seconds
+        self._record(
+            done,
+            {
+                "kind": "train",
+                "loss": totals.loss,
+                "accuracy": totals.accuracy,
+                "learning_rate": self._plan.rate(done - 1),
+                "gradient_norm": totals.gradient_norm,
+                "images_per_second": images,
+                "views_per_second": images * self._plan.views_per_image,
+                "data_wait": interval.waited / seconds,
+            },
+        )
+
+    def _record(self, done: int, metrics: Mapping[str, Any]) -> None:
+        record = {"step": done, "epoch": done / self._plan.steps_per_epoch, **metrics}
+        if self._metrics is not None:
+            self._metrics.append({**record, "time": time.time()})
+        numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+        if metrics["kind"] == "validation":
+            self._report.validated(step=done, metrics=numbers)
+        else:
+            self._report.update(step=done, metrics=numbers)
+
+    def _raise_non_finite(self, step: int) -> None:
+        epoch, index = divmod(step, self._plan.steps_per_epoch)
+        raise NonFiniteError(
+            f"loss or gradient became NaN or infinite in step {step} (epoch {epoch}, step {index} "
+            f"of it); that update and all later ones were discarded, the checkpoint of step "
+            f"{self._saved_step} is intact; lower optim.learning_rate or lengthen "
+            "optim.warmup_epochs, then start again"
+        )
+
+    def _save(self, done: int, *, final: bool = False) -> None:
+        if done == self._saved_step:
+            return
+        if done > self._first_step:
+            self._log(done)  # never commit a state whose finite flag was not read
+        if self._run is None:
+            return
+        for lines in (self._metrics, self._samples):
+            if lines is not None:
+                lines.flush_to_disk()
+        snapshot = self._snapshot()
+        self._run.assert_held()
+        try:
+            save_checkpoint(
+                self._run.checkpoints,
+                done,
+                snapshot.tensors,
+                snapshot.state,
+                run_id=self._run.run_id,
+                exports=snapshot.exports,
+            )
+        except StorageError as error:
+            self._failed_saves += 1
+            if final or self._failed_saves >= _SAVE_ATTEMPTS:
+                raise
+            self._report.message(f"warning: {error}; training goes on")
+        else:
+            self._failed_saves = 0
+            self._saved_step = done
+            prune_checkpoints(self._run.checkpoints, self._plan.keep_checkpoints)
+            self._run.write_status("running", step=done, epoch=done / self._plan.steps_per_epoch)
+        self._saved_at = time.monotonic()
+        self._interval = _Interval()

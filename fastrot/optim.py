@@ -1,0 +1,88 @@
+"""SGD, its parameter groups, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from fastrot.config import OptimConfig
+
+
+def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: OptimConfig) -> float:
+    """Learning rate of one optimizer step.
+
+    Warm-up is linear in steps from ``warmup_ratio`` to 1 and multiplies the scheduled rate, as
+    in mmcv's ``LrUpdaterHook`` with ``warmup='linear'`` (for step schedules the rate is still
+    flat there).
+
+    Args:
+        step: optimizer step, from 0.
+        steps_per_epoch: steps an epoch; the durations of ``config`` are in epochs.
+        total_steps: length of the schedule in steps (cosine ends there).
+        config: the schedule.
+    """
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    warmup = 1.0
+    if step < warmup_steps:
+        warmup = config.warmup_ratio + (1 - config.warmup_ratio) * step / warmup_steps
+    scheduled = 1.0
+    if config.schedule == "step":
+        passed = sum(step >= round(epoch * steps_per_epoch) for epoch in config.milestones)
+        scheduled = config.gamma**passed
+    elif config.schedule == "cosine" and step >= warmup_steps:
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        half_wave = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        scheduled = config.final_ratio + (1 - config.final_ratio) * half_wave
+    return config.learning_rate * warmup * scheduled
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
+    """SGD with one kernel a step (``fused``), which also takes a "skip this step" flag.
+
+    With ``decay_norm_and_bias=False`` batch-norm parameters and biases (every tensor of one
+    dimension: a rule that no naming scheme can slip through) form a group without decay.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1 or config.decay_norm_and_bias]
+    rest = [p for p in model.parameters() if p.ndim <= 1 and not config.decay_norm_and_bias]
+    groups = [
+        {"params": params, "weight_decay": decay}
+        for params, decay in ((decayed, config.weight_decay), (rest, 0.0))
+        if params
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def optimizer_tensors(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Momentum buffers by parameter name; empty before the first step."""
+    buffers = {}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            buffers[f"{name}.momentum_buffer"] = buffer
+    return buffers
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.SGD, model: nn.Module, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Put momentum buffers back, in the memory order of their parameters."""
+    for name, parameter in model.named_parameters():
+        saved = tensors.get(f"{name}.momentum_buffer")
+        if saved is not None:
+            buffer = torch.empty_like(parameter, requires_grad=False)
+            buffer.copy_(saved)
+            optimizer.state[parameter]["momentum_buffer"] = buffer

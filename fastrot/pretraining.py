@@ -1,0 +1,317 @@
+"""The parts of one pretraining run, built from its configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastrot import __version__
+from fastrot.checkpoint import Checkpoint
+from fastrot.config import Config
+from fastrot.data.loader import Loader, LoaderSpec, build_loader, choose_loader
+from fastrot.data.open import open_samples
+from fastrot.data.order import SampleOrder
+from fastrot.data.samples import BadSampleError, Samples
+from fastrot.data.subset import spread
+from fastrot.distributed import World
+from fastrot.errors import BadDataError, MismatchError
+from fastrot.loop import Plan, Snapshot
+from fastrot.model import build_model
+from fastrot.optim import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from fastrot.resolve import (
+    BatchPlan,
+    autocast_dtype,
+    plan_batch,
+    train_crop,
+    train_order,
+    val_crop,
+    with_values,
+)
+from fastrot.rotation import RotationTask
+from fastrot.runlog import JsonLines, RunFolder
+from fastrot.step import TrainStep
+from fastrot.validate import Validation, validate
+
+EMBEDDED = "embedded:digits"
+_BANK_IMAGES = 4096
+
+log = logging.getLogger(__name__)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Opened data sets, with the configuration that names them by path.
+
+    Attributes:
+        config: with a loader in place of ``auto``.
+        train: training samples.
+        val: held-out samples, or None.
+        order: training order of this rank.
+        batch: how the global batch is cut up.
+    """
+
+    config: Config
+    train: Samples
+    val: Samples | None
+    order: SampleOrder
+    batch: BatchPlan
+
+
+def open_data(config: Config, out: Path, world: World, device: torch.device, say: Say) -> RunData:
+    """Open the data sets and settle the loader.
+
+    Raises:
+        FastrotError: a path is wrong, a file damaged, a batch does not fit.
+    """
+    paths = {"train": config.data.train, "val": config.data.val}
+    if EMBEDDED in paths.values():
+        from fastrot.data.sample import write_digits
+
+        digits = dict(zip(paths, write_digits(out / "data"), strict=True))
+        paths |= {part: str(digits[part]) for part, name in paths.items() if name == EMBEDDED}
+    assert paths["train"] is not None
+    train = open_samples(paths["train"], checksums=config.data.checksums)
+    val = None
+    if paths["val"] is not None:
+        val = open_samples(paths["val"], checksums=config.data.checksums)
+    batch = plan_batch(config, world)
+    order = train_order(config, len(train), world, batch)
+    if batch.accumulation > 1:
+        views = batch.per_pass * (4 if config.pretext.views == "all" else 1)
+        say(
+            f"accumulating {batch.accumulation} passes a step: batch norm sees bn_batch={views} "
+            "views of a rank at a time, not the whole step"
+        )
+    if config.data.loader == "auto":
+        spec = LoaderSpec(train, order, train_crop(config), 0, device, 0)
+        images = int(config.train.epochs * order.steps_per_epoch * order.global_batch)
+        name, why = choose_loader(spec, images=images // world.size)
+        say(f"loader: {name} ({why})")
+        config = with_values(config, {"data.loader": name})
+    return RunData(config, train, val, order, batch)
+
+
+class Pretraining:
+    """Model, optimizer, loaders and validation of one run on one rank.
+
+    Args:
+        data: opened data sets and final configuration.
+        run: the run folder on the main rank, None on the others.
+        world: the ranks.
+        device: of this rank.
+        stack: closes the loaders.
+        say: one line to the user.
+    """
+
+    def __init__(
+        self,
+        data: RunData,
+        run: RunFolder | None,
+        *,
+        world: World,
+        device: torch.device,
+        stack: ExitStack,
+        say: Say,
+    ) -> None:
+        config = data.config
+        self.data, self.config, self.world, self.device = data, config, world, device
+        self._run, self._stack, self._say = run, stack, say
+        self._bad: dict[int, BadSampleError] = {}
+        dtype = autocast_dtype(config.train.precision)
+        self.model = build_model(config.model, seed=config.train.seed).to(device)
+        if config.train.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.task = RotationTask(config, device, dtype)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+        self.step = TrainStep(
+            self._distributed(),
+            self.optimizer,
+            self.task.predict,
+            device=device,
+            scaler=self.scaler,
+            world=world,
+        )
+        self.loader = self._loader(config.data.loader, data.train, data.order, training=True)
+        self._val_loader, self._bank = self._validation_loaders()
+        self.last_validation: Validation | None = None
+
+    def _distributed(self) -> nn.Module:
+        if self.world.size == 1:
+            return self.model
+        model: nn.Module = self.model
+        if self.config.model.sync_bn:
+            if self.device.type == "cuda":
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            else:
+                self._say("batch-norm statistics stay on each rank: torch shares them on GPUs only")
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True
+        )
+
+    def _loader(self, name: str, samples: Samples, order: SampleOrder, *, training: bool) -> Loader:
+        config = self.config
+        spec = LoaderSpec(
+            samples=samples,
+            order=order,
+            crop=train_crop(config) if training else val_crop(config),
+            seed=config.train.seed,
+            device=self.device,
+            workers=config.data.workers or 0,
+            on_bad_sample=config.data.on_bad_sample,
+            on_bad=self._on_bad,
+        )
+        loader = build_loader(name, spec)
+        self._stack.callback(loader.close)
+        return loader
+
+    def _validation_loaders(self) -> tuple[Loader | None, Loader | None]:
+        """Held-out samples, and labelled training samples for the quick kNN.
+
+        Both through the reference loader: a measurement does not depend on the engine.
+        """
+        val, train = self.data.val, self.data.train
+        if val is None:
+            return None, None
+        batch = self.data.batch.per_pass
+        order = SampleOrder(
+            len(val),
+            batch * self.world.size,
+            mode="sequential",
+            drop_last=False,
+            rank=self.world.rank,
+            world=self.world.size,
+        )
+        loader = self._loader("reference", val, order, training=False)
+        if self.config.train.val_knn == "off" or not (_labelled(train) and _labelled(val)):
+            return loader, None
+        bank = spread(train, _BANK_IMAGES)
+        bank_order = SampleOrder(len(bank), batch, mode="sequential", drop_last=False)
+        return loader, self._loader("reference", bank, bank_order, training=False)
+
+    def _on_bad(self, error: BadSampleError) -> None:
+        if error.sample in self._bad:
+            return
+        self._bad[error.sample] = error
+        if self._run is not None:
+            lines = JsonLines(self._run.path / "bad_samples.jsonl", warn=self._say)
+            lines.append({"sample": error.sample, "name": error.name, "reason": error.reason})
+            lines.close()
+        self._say(f"replaced bad sample {error.sample} ({error.name}): {error.reason}")
+        if len(self._bad) > self.config.data.max_bad:
+            raise BadDataError(
+                f"{len(self._bad)} bad samples, more than data.max_bad={self.config.data.max_bad}; "
+                "`fastrot verify` lists them all; mend the data, or raise data.max_bad"
+            )
+
+    def plan(self) -> Plan:
+        """When things happen, in steps."""
+        train, per_epoch = self.config.train, self.data.order.steps_per_epoch
+        schedule_steps = max(1, round(train.epochs * per_epoch))
+        total = min(schedule_steps, train.max_steps or schedule_steps)
+        optim = self.config.optim
+        return Plan(
+            total_steps=total,
+            steps_per_epoch=per_epoch,
+            accumulation=self.data.batch.accumulation,
+            views_per_image=self.task.views_per_image,
+            rate=lambda step: learning_rate(step, per_epoch, schedule_steps, optim),
+            validation_steps=max(1, round(train.val_epochs * per_epoch)),
+            checkpoint_steps=train.checkpoint_steps,
+            checkpoint_seconds=60 * train.checkpoint_minutes,
+            log_seconds=train.log_seconds,
+            keep_checkpoints=train.keep_checkpoints,
+            sample_log=train.sample_log,
+        )
+
+    def validate(self) -> Mapping[str, Any]:
+        """Measure the model on the held-out samples."""
+        assert self._val_loader is not None
+        result = validate(
+            self.model,
+            self.task,
+            self._val_loader,
+            self._bank,
+            device=self.device,
+            world=self.world,
+        )
+        self.last_validation = result
+        return {**result.metrics(), "confusion": result.confusion.tolist()}
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        return self._val_loader is not None
+
+    def snapshot(self) -> Snapshot:
+        """Everything a checkpoint needs."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        buffers = optimizer_tensors(self.optimizer, self.model)
+        tensors |= {f"optimizer.{name}": value for name, value in buffers.items()}
+        state = {
+            "fastrot": __version__,
+            "torch": torch.__version__,
+            "config": self.config.model_dump(mode="json"),
+            "data": {
+                "train": {"digest": self.data.train.digest, "samples": len(self.data.train)},
+            },
+            "threads": torch.get_num_threads(),
+            "world_size": self.world.size,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "bad_samples": sorted(self._bad),
+        }
+        backbone = {name: value for name, value in self.model.backbone.state_dict().items()}
+        return Snapshot(tensors, state, {"backbone.safetensors": backbone})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of this run.
+
+        Raises:
+            MismatchError: it was trained on other data, or its tensors do not fit the model.
+        """
+        saved = checkpoint.state["data"]["train"]
+        if saved["digest"] != self.data.train.digest:
+            raise MismatchError(
+                f"{self.data.train.path}: not the data this run began with ({saved['samples']} "
+                f"samples then, {len(self.data.train)} now, or other contents); name the same "
+                "data, or start a new run with another --out"
+            )
+        model = _with_prefix(checkpoint.tensors, "model.")
+        try:
+            self.model.load_state_dict(model)
+        except RuntimeError as error:
+            raise MismatchError(f"checkpoint does not fit the model: {error}") from error
+        load_optimizer_tensors(
+            self.optimizer, self.model, _with_prefix(checkpoint.tensors, "optimizer.")
+        )
+        if self.scaler is not None and checkpoint.state["scaler"]:
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
+        if checkpoint.state["threads"] != torch.get_num_threads():
+            self._say(
+                f"{torch.get_num_threads()} torch threads now, {checkpoint.state['threads']} when "
+                "the checkpoint was written: sound, but not the same bits as without the pause"
+            )
+
+
+def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _labelled(samples: Samples) -> bool:
+    return bool(samples.labels.min() >= 0) and len(np.unique(samples.labels)) >= 2

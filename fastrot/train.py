@@ -1,0 +1,199 @@
+"""``fastrot train``: resolve the request, own the run folder, hand the parts to the loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from fastrot.checkpoint import newest_checkpoint
+from fastrot.config import Config, load_config
+from fastrot.distributed import World, joined, pick_device, read_world
+from fastrot.errors import FastrotError, OutOfMemoryError, StorageError, UsageError
+from fastrot.loop import Loop, Reporter
+from fastrot.pretraining import Pretraining, open_data
+from fastrot.resolve import check_resumable, resolve
+from fastrot.runlog import RunFolder, read_status
+
+log = logging.getLogger(__name__)
+
+
+class Screen(Reporter, Protocol):
+    """A reporter that is told first what it will report on."""
+
+    def begin(
+        self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
+    ) -> None:
+        """Called once on the main rank, before the first step."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What the user asked for.
+
+    Attributes:
+        config: recipe and overrides.
+        overrides: the ``key=value`` overrides alone: a resumed run takes the rest from its own
+            ``config.yaml``.
+        out: run folder.
+        resume: go on with the run in ``out``; a new run if there is none yet.
+    """
+
+    config: Config
+    overrides: tuple[str, ...]
+    out: Path
+    resume: bool
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves.
+
+    Attributes:
+        out: run folder.
+        step: optimizer steps done.
+        validation: the last validation's numbers and confusion matrix, or None.
+    """
+
+    out: Path
+    step: int
+    validation: dict[str, Any] | None
+
+
+def train(request: TrainRequest, screen: Screen) -> TrainResult:
+    """Train, or go on training.
+
+    Raises:
+        FastrotError: with the exit code of the failure; ``status.json`` records it.
+    """
+    world = read_world()
+    config = request.config
+    saved_config = request.out / "config.yaml"
+    resuming = request.resume and saved_config.is_file()
+    if resuming:
+        saved = load_config(str(saved_config))
+        config = load_config(str(saved_config), list(request.overrides))
+        for line in check_resumable(saved, config):
+            screen.message(f"changed since the run began: {line}")
+    if config.data.train is None:
+        raise UsageError(
+            "no training data; add --data FILE.beton (or --data FOLDER of images), "
+            "or leave out -c to train on the embedded digits"
+        )
+    device = pick_device(config.train.device, world)
+    config = resolve(config, world, device)
+    _prepare_torch(config, device)
+    with joined(world, device), ExitStack() as stack:
+        run = None
+        if world.is_main:
+            run = stack.enter_context(RunFolder(request.out, resume=request.resume))
+            stack.enter_context(_recorded(run))
+        world.sum(torch.zeros(1, device=device))  # the folder is ours before others look into it
+        return _run(config, request.out, run, world, device, screen, stack)
+
+
+def _prepare_torch(config: Config, device: torch.device) -> None:
+    torch.set_num_threads(config.train.threads or 1)
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not config.train.deterministic
+        torch.set_float32_matmul_precision("high")
+
+
+def _run(
+    config: Config,
+    out: Path,
+    run: RunFolder | None,
+    world: World,
+    device: torch.device,
+    screen: Screen,
+    stack: ExitStack,
+) -> TrainResult:
+    run_id = run.run_id if run else str(read_status(out).get("run_id"))
+    checkpoint = newest_checkpoint(out / "checkpoints", run_id)
+    if checkpoint is None and read_status(out).get("step", 0):
+        raise StorageError(
+            f"{out}: its status tells of step {read_status(out)['step']}, but there is no "
+            "checkpoint; restore the checkpoints, or start a new run with another --out"
+        )
+    start_step = checkpoint.step if checkpoint else 0
+    if run is not None and checkpoint is None:
+        run.write_status("running", step=0, epoch=0)
+    data = open_data(config, out, world, device, screen.message)
+    parts = Pretraining(data, run, world=world, device=device, stack=stack, say=screen.message)
+    if checkpoint is not None:
+        parts.restore(checkpoint)
+    plan = parts.plan()
+    if run is not None:
+        run.write_config(data.config.to_yaml())
+        run.write_status("running", step=start_step, epoch=start_step / plan.steps_per_epoch)
+        screen.begin(
+            run=run,
+            config=data.config,
+            total_steps=plan.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            step=start_step,
+        )
+    loop = Loop(
+        plan,
+        parts.step,
+        parts.loader,
+        world=world,
+        run=run,
+        report=screen,
+        snapshot=parts.snapshot,
+        validate=parts.validate if parts.validates else None,
+    )
+    loop.run(start_step, resumed=checkpoint is not None)
+    last = parts.last_validation
+    return TrainResult(
+        out=out,
+        step=plan.total_steps,
+        validation={**last.metrics(), "confusion": last.confusion.tolist()} if last else None,
+    )
+
+
+@contextmanager
+def _recorded(run: RunFolder) -> Iterator[None]:
+    """Leave the outcome in ``status.json`` whatever it is."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        failure = OutOfMemoryError(
+            f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}; make a pass "
+            "smaller with --set train.micro_batch=N (batch norm then sees N images at a time) or "
+            "lower data.resolution; checkpoints are intact"
+        )
+        _record(run, failure)
+        raise failure from error
+    except FastrotError as error:
+        _record(run, error)
+        raise
+    except BaseException as error:
+        _record(run, FastrotError(f"{type(error).__name__}: {error}"))
+        raise
+    else:
+        run.write_status("done", **_position(run), exit_code=0, message="training is complete")
+
+
+def _record(run: RunFolder, error: FastrotError) -> None:
+    try:
+        run.write_status(
+            "preempted" if error.exit_code == 75 else "failed",
+            **_position(run),
+            exit_code=error.exit_code,
+            message=str(error),
+        )
+    except FastrotError as second:  # the first failure is the one to report
+        log.warning("status not written: %s", second)
+
+
+def _position(run: RunFolder) -> dict[str, Any]:
+    status = read_status(run.path)
+    return {"step": int(status.get("step", 0)), "epoch": float(status.get("epoch", 0.0))}
