@@ -11,19 +11,21 @@ the installation goes on, and the compiler's words are kept in
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CCompilerError, CompileError
+from setuptools.errors import BaseError, CCompilerError
 
 KERNELS = Path("fastrot/kernels")
 ERROR_FILE = "_native_error.txt"
-FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-strict-aliasing", "-pthread"]
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-strict-aliasing", "-pthread"]
 
 # Older libjpeg-turbo has known heap overflows; IJG's libjpeg upsamples differently, so its pixels
 # would not equal Pillow's.
@@ -46,24 +48,20 @@ class OptionalBuildExt(build_ext):
 
     def run(self) -> None:
         """Build, remembering whether the result belongs into the source tree."""
-        # super().run() clears the flag while it builds
-        self.into_source = bool(self.inplace)
+        self.into_source = bool(self.inplace)  # super().run() clears it while it builds
+        self.force = True  # what is built also depends on the machine's packages
         super().run()
-
-    def build_extensions(self) -> None:
-        """Build with a compiler whose words are kept."""
-        self.compiler.spawn = self._spawn
-        super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
         """Build, or record why not."""
-        try:
-            self._complete(ext)
-            super().build_extension(ext)
-        except (CCompilerError, BaseError, ImportError, OSError) as error:
-            self._record(ext, f"{type(error).__name__}: {error}\n")
-        else:
-            self._record(ext, None)
+        problem = None
+        with captured_output() as output:
+            try:
+                self._complete(ext)
+                super().build_extension(ext)
+            except (CCompilerError, BaseError, ImportError, OSError) as error:
+                problem = f"{type(error).__name__}: {error}\n"
+        self._record(ext, None if problem is None else problem + output[0])
 
     def _complete(self, ext: Extension) -> None:
         """Add nanobind, which is known only now, and the decoder if libjpeg-turbo is there."""
@@ -74,15 +72,15 @@ class OptionalBuildExt(build_ext):
         ext.include_dirs += [str(root / "include"), str(root / "ext" / "robin_map" / "include")]
         ext.define_macros += [("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)]
         ext.define_macros += [("NB_DOMAIN", "fastrot")]
-        if problem := self._jpeg_problem():
-            print(f"fastrot: built without JPEG decoding; Pillow decodes.\n{problem}")
-        else:
+        if self._finds_libjpeg():
             ext.sources.insert(1, str(KERNELS / "decode" / "decode.cpp"))
             ext.libraries.append("jpeg")
             ext.define_macros.append(("FASTROT_WITH_DECODE", None))
+        else:
+            print("fastrot: built without JPEG decoding, Pillow will decode", flush=True)
 
-    def _jpeg_problem(self) -> str | None:
-        """The compiler's words where a program over libjpeg-turbo does not build, else None."""
+    def _finds_libjpeg(self) -> bool:
+        """Whether a program over a recent libjpeg-turbo compiles and links."""
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / "probe.cpp"
             probe.write_text(JPEG_PROBE)
@@ -93,21 +91,9 @@ class OptionalBuildExt(build_ext):
                 self.compiler.link_executable(
                     objects, "probe", output_dir=folder, libraries=["jpeg"], target_lang="c++"
                 )
-            except CCompilerError as error:
-                return str(error)
-        return None
-
-    def _spawn(self, command: list[str], **_: object) -> None:
-        """Run the compiler and keep its words, which distutils would only let pass by."""
-        print(" ".join(command), flush=True)
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
-        sys.stderr.write(done.stdout)
-        if done.returncode:
-            raise CompileError(
-                f"exit status {done.returncode} of: {' '.join(command)}\n{done.stdout}"
-            )
+            except CCompilerError:
+                return False
+        return True
 
     def _record(self, ext: Extension, problem: str | None) -> None:
         folders = [Path(self.build_lib) / KERNELS]
@@ -122,7 +108,34 @@ class OptionalBuildExt(build_ext):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ERROR_FILE).write_text(problem)
         if problem is not None:
-            print(f"fastrot: compiled kernels did not build; slower ones serve.\n{problem}")
+            print(f"fastrot: no compiled kernels, slower ones will serve; why: {ERROR_FILE}")
+
+
+@contextmanager
+def captured_output() -> Iterator[list[str]]:
+    """Collect what this process and the compiler write meanwhile, and write it after all.
+
+    At the level of file descriptors, because the compiler is a child process, and setuptools has
+    changed the way in which it is started.
+    """
+    output: list[str] = []
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    with tempfile.TemporaryFile() as file:
+        for number in kept:
+            os.dup2(file.fileno(), number)
+        try:
+            yield output
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
+            file.seek(0)
+            output.append(file.read().decode(errors="replace"))
+            print(output[0], end="", flush=True)
 
 
 def read_version() -> str:
