@@ -99,8 +99,10 @@ def git_commit() -> str | None:
 
 
 def _torch_record() -> dict[str, Any]:
-    import torch
-
+    """What torch runs on, if this process uses torch: a record is no reason to import it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
     cuda = torch.cuda.is_available()
     cudnn = torch.backends.cudnn
     return {
