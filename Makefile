@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine with git, make and
+# Python >= 3.11 with venv: `make demo` and `make test`. `make help` lists the others.
+
+PYTHON ?= python3
+export PYTHON
+
+# The folder may have spaces in its name, so every path below is relative to it.
+run := .venv/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test setup-test check lint types imports gpu clean
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo "  Another interpreter: make PYTHON=python3.12 demo; system packages: FASTROT_APT=0 leaves them alone."
+
+setup:  ## make .venv with torch, fastrot and its compiled kernels
+	@bash .ci/setup core
+
+demo: setup  ## set up, pretrain on the embedded digits (minutes on two cores), report
+	@$(run) fastrot train --out runs/demo --resume
+
+setup-test: setup
+	@bash .ci/setup test
+
+test: setup-test  ## set up with FFCV and DALI, check the sources, run all tests
+	@$(MAKE) --no-print-directory check
+	@$(run) pytest
+
+check: lint types imports  ## style, types, import layers
+
+lint:
+	@$(run) ruff check .
+	@$(run) ruff format --check .
+
+types:
+	@$(run) mypy
+
+imports:
+	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
+
+gpu: setup-test  ## the tests that need a GPU, on this machine's
+	@$(run) pytest -m gpu
+
+clean:  ## remove .venv and what builds and tests left (runs/ stays)
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .test-data
+	rm -f kernels/_native*.so kernels/_native_error.txt
+	find fastrot kernels benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
