@@ -4,7 +4,8 @@ A checkpoint is a folder ``step-00001234/`` of safetensors and JSON. The commit 
 
 1. write everything into ``.step-00001234.tmp-<nonce>/`` beside it, fsync each file,
 2. read the tensors back and compare their hashes,
-3. write ``COMMIT.json`` (sizes and hashes of the files, format, run id), fsync file and folder,
+3. write ``COMMIT.json`` (sizes and hashes of the files, format, run id, and its own hash), fsync
+   file and folder,
 4. rename the folder to its final name, fsync the parent.
 
 So a folder with the final name is complete unless the disk changed it, and the newest one whose
@@ -103,7 +104,7 @@ def save_checkpoint(
             "tensors": hashes,
             "files": {path.name: _file_record(path) for path in sorted(temporary.iterdir())},
         }
-        _write_json(temporary / "COMMIT.json", commit)
+        _write_json(temporary / "COMMIT.json", {**commit, "record": _record_hash(commit)})
         _sync(temporary / "COMMIT.json")
         _sync(temporary)
         if final.exists():  # same step, but it did not verify: move it out of the way first
@@ -160,6 +161,8 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
         StorageError: it cannot be read.
     """
     commit = _read_json(path / "COMMIT.json")
+    if commit.pop("record", None) != _record_hash(commit):
+        raise BadDataError(f"{path}/COMMIT.json: changed since it was written")
     if not isinstance(commit.get("format"), int) or commit["format"] > FORMAT:
         raise MismatchError(
             f"{path}: checkpoint format {commit.get('format')!r}, this fastrot reads up to "
@@ -241,6 +244,10 @@ def _verify_tensors(path: Path, hashes: Mapping[str, str]) -> dict[str, torch.Te
         if _hash(tensor) != hashes[name]:
             raise BadDataError(f"{path}: tensor {name!r} changed since it was written")
     return tensors
+
+
+def _record_hash(commit: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(commit, sort_keys=True).encode())
 
 
 def _file_record(path: Path) -> dict[str, Any]:
