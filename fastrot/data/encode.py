@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,18 +38,17 @@ class Payload:
     """One encoded image.
 
     Attributes:
-        data: a JPEG, or height * width * 3 bytes of RGB rows.
-        mode: which of the two.
-        width: pixels.
-        height: pixels.
+        image: a JPEG, or pixels of shape (H, W, 3), uint8, to be stored raw.
         reencoded: with ``copy``, why the original bytes could not be kept; else None.
     """
 
-    data: bytes
-    mode: Literal["jpg", "raw"]
-    width: int
-    height: int
+    image: bytes | NDArray[np.uint8]
     reencoded: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in the file."""
+        return len(self.image) if isinstance(self.image, bytes) else self.image.nbytes
 
 
 def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Payload:
@@ -64,15 +62,14 @@ def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Paylo
         DecodeError: the source is not a sound image, or too large for a JPEG.
     """
     if not isinstance(source, bytes):
-        return _encode_pixels(source, encoding)
+        pixels = _shrink(source, encoding.max_side)
+        return Payload(pixels if encoding.quality is None else _jpeg(pixels, encoding.quality))
     pixels = decode_image(source, apply_exif=True)
     if not encoding.copy:
-        return _encode_jpeg(_shrink(pixels, encoding.max_side), encoding.quality)
+        quality = encoding.quality or DEFAULT_QUALITY
+        return Payload(_jpeg(_shrink(pixels, encoding.max_side), quality))
     reason = why_not_kept(source)
-    if reason is not None:
-        return _encode_jpeg(pixels, None, reencoded=reason)
-    height, width, _ = pixels.shape
-    return Payload(source, "jpg", width, height)
+    return Payload(source if reason is None else _jpeg(pixels, DEFAULT_QUALITY), reason)
 
 
 def why_not_kept(data: bytes) -> str | None:
@@ -91,32 +88,20 @@ def why_not_kept(data: bytes) -> str | None:
     return None
 
 
-def _encode_pixels(pixels: NDArray[np.uint8], encoding: Encoding) -> Payload:
-    pixels = _shrink(pixels, encoding.max_side)
-    if encoding.quality is not None:
-        return _encode_jpeg(pixels, encoding.quality)
-    height, width, _ = pixels.shape
-    return Payload(pixels.tobytes(), "raw", width, height)
-
-
 def _shrink(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
     """Antialiased; never enlarges. The short side is rounded, and at least 1."""
     height, width, _ = pixels.shape
     longest = max(height, width)
     if max_side is None or longest <= max_side:
         return pixels
-    size = tuple(max(1, round(side * max_side / longest)) for side in (width, height))
+    size = max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def _encode_jpeg(
-    pixels: NDArray[np.uint8], quality: int | None, reencoded: str | None = None
-) -> Payload:
-    height, width, _ = pixels.shape
-    if max(height, width) > _MAX_JPEG_SIDE:
-        raise DecodeError(
-            f"a side of {max(height, width)} pixels exceeds JPEG's limit of {_MAX_JPEG_SIDE}"
-        )
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    longest = max(pixels.shape)
+    if longest > _MAX_JPEG_SIDE:
+        raise DecodeError(f"a side of {longest} pixels exceeds JPEG's limit of {_MAX_JPEG_SIDE}")
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality or DEFAULT_QUALITY)
-    return Payload(file.getvalue(), "jpg", width, height, reencoded)
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
