@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.loader import Batch, LoaderSpec
 from fastrot.data.samples import BadSampleError
 from fastrot.errors import UsageError
@@ -49,10 +50,16 @@ class EpochLoader(ABC):
         self._epoch, self._start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the chosen epoch in order; an earlier iteration ends."""
+        """Yield the batches of the chosen epoch in order; an earlier iteration ends.
+
+        Raises:
+            BadDataError: a .beton file was replaced, cut or written to since it was opened.
+        """
         if self._closed:
             raise UsageError("this loader is closed; build a new one")
         self._end_iteration()
+        if isinstance(self.spec.samples, BetonSamples):
+            self.spec.samples.check_unchanged()
         self._current = self._batches(self._epoch, self._start_step)
         self._start_step = 0
         return self._current

@@ -6,6 +6,7 @@ the calling process does. Shapes: N source images in a batch, S side of a crop.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -22,7 +23,10 @@ from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.order import SampleOrder
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.samples import BadSampleError
-from fastrot.errors import OutOfMemoryError, StorageError
+from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError
+
+_SHARED_MEMORY = "/dev/shm"
+_BATCHES_AHEAD = 2  # a worker
 
 _Request = tuple[int, NDArray[np.int64]]
 
@@ -107,10 +111,10 @@ class _Decoding(Dataset[Any]):
     def __init__(self, source: CropSource) -> None:
         self.source = source
 
-    def __getitem__(self, request: _Request) -> Decoded | BadSampleError:
+    def __getitem__(self, request: _Request) -> Decoded | FastrotError:
         try:
             return decode_batch(self.source, *request)
-        except BadSampleError as error:
+        except FastrotError as error:
             return error
 
 
@@ -136,9 +140,11 @@ class ReferenceLoader(EpochLoader):
         self._requests = _Requests(spec.order)
         workers: dict[str, Any] = {}
         if spec.workers:
+            _check_shared_memory(spec)
             workers = {
                 "num_workers": spec.workers,
                 "persistent_workers": True,
+                "prefetch_factor": _BATCHES_AHEAD,
                 "timeout": READ_DEADLINE_SECONDS,
                 "worker_init_fn": _start_worker,
                 # Forked workers start at once and share the data set's tables.
@@ -165,7 +171,7 @@ class ReferenceLoader(EpochLoader):
                     raise _worker_failure(error) from None
                 if result is None:
                     return
-                if isinstance(result, BadSampleError):
+                if isinstance(result, FastrotError):
                     raise result
                 images, ids, bad = result
                 self._report(bad)
@@ -176,6 +182,26 @@ class ReferenceLoader(EpochLoader):
     def _release(self) -> None:
         # DataLoader has no public way to stop persistent workers: they end with its iterator.
         self._loader = None
+
+
+def _check_shared_memory(spec: LoaderSpec) -> None:
+    """Batches come from the workers through /dev/shm, which containers make small.
+
+    Raises:
+        MismatchError: it has too little room for the batches on their way.
+    """
+    if not os.path.isdir(_SHARED_MEMORY):
+        return
+    status = os.statvfs(_SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize
+    on_their_way = _BATCHES_AHEAD * spec.workers + 1
+    need = on_their_way * spec.order.batch_size * spec.crop.size**2 * 3
+    if need > free:
+        raise MismatchError(
+            f"{_SHARED_MEMORY} has {free >> 20} MiB left, {spec.workers} data workers need "
+            f"{(need >> 20) + 1} MiB; start the container with a larger --shm-size, or set "
+            "data.workers to 0 or data.loader to dali"
+        )
 
 
 def _worker_failure(error: RuntimeError) -> Exception:

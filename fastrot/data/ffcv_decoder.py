@@ -1,0 +1,116 @@
+"""An image decoder for FFCV's pipeline that takes our crop boxes and reports what failed.
+
+FFCV's own decoders draw their boxes from numba's unseeded generator and drop the return code of
+``imdecode``, so that a damaged sample shows the pixels of an earlier one. This one reads each
+sample's box from a table and writes a status for each sample into another.
+
+The compiled code knows the tables by their address. A captured array would not do: numba
+freezes one of up to 1 MB as a constant, and boxes change every epoch.
+
+Shapes: n samples of the data set, S side of a crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ffcv.libffcv import imdecode, resize_crop
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.operation import Operation
+from ffcv.pipeline.state import State
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+_JPEG = 0
+
+NOT_DECODED, DECODED, FAILED = 0, 1, 2
+"""Status of a sample in the epoch at hand."""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _as_pointer(_context: Any, address: Any) -> Any:
+    """Turn an integer into the ``void *`` that ``carray`` takes."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.uintp), codegen
+
+
+class BoxDecoder(Operation):  # type: ignore[misc]
+    """Decode an image, cut its box out, resize that to S x S with OpenCV's INTER_AREA.
+
+    Args:
+        size: S, pixels.
+        num_samples: n.
+
+    Attributes:
+        boxes: of shape (n, 4), int32: left, top, width, height in the image of each sample.
+        status: of shape (n,), uint8: NOT_DECODED, DECODED or FAILED.
+    """
+
+    def __init__(self, size: int, num_samples: int) -> None:
+        super().__init__()
+        self.size = size
+        self.boxes: NDArray[np.int32] = np.zeros((num_samples, 4), dtype=np.int32)
+        self.status: NDArray[np.uint8] = np.zeros(num_samples, dtype=np.uint8)
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        """Say that a batch has rows of shape (S, S, 3), uint8."""
+        shape, dtype = (self.size, self.size, 3), np.dtype("u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
+        return state, AllocationQuery(shape, dtype)
+
+    def generate_code(self) -> Callable[..., Any]:
+        """The function that FFCV compiles: fill the rows of one batch."""
+        read = self.memory_read
+        each = Compiler.get_iterator()
+        decode_jpeg = Compiler.compile(imdecode)
+        resize = Compiler.compile(resize_crop)
+        count = len(self.status)
+        boxes_address = np.uintp(self.boxes.ctypes.data)
+        status_address = np.uintp(self.status.ctypes.data)
+        # Typed constants: numba specialises a call for Python's own ones, and stumbles over
+        # those specialisations when it frees them.
+        zero, one, no = np.uint32(0), np.uint32(1), np.bool_(False)
+
+        def decode(indices, rows, metadata, storage):  # type: ignore[no-untyped-def]
+            boxes = carray(_as_pointer(boxes_address), (count, 4), np.int32)
+            status = carray(_as_pointer(status_address), (count,), np.uint8)
+            for row in each(len(indices)):
+                sample = indices[row]
+                record = metadata[sample]
+                data = read(record["data_ptr"], storage)
+                height, width = np.uint32(record["height"]), np.uint32(record["width"])
+                left, top = boxes[sample, 0], boxes[sample, 1]
+                right, bottom = left + boxes[sample, 2], top + boxes[sample, 3]
+                size = np.int64(height) * np.int64(width) * 3
+                failed = left < 0 or top < 0 or right > width or bottom > height
+                if record["mode"] == _JPEG:
+                    # Scratch of the image's own size: FFCV's decoders keep one of the largest
+                    # size for every row of every batch in flight.
+                    pixels = np.empty(size, dtype=np.uint8)
+                    code = decode_jpeg(
+                        data, pixels, height, width, height, width, zero, zero, one, one, no, no
+                    )
+                    failed = failed or code != 0
+                else:
+                    pixels = data
+                    failed = failed or data.size != size
+                if failed:
+                    rows[row] = 0
+                    status[sample] = FAILED
+                else:
+                    image = pixels.reshape(height, width, 3)
+                    resize(image, top, bottom, left, right, rows[row])
+                    status[sample] = DECODED
+            return rows[: len(indices)]
+
+        decode.is_parallel = True  # type: ignore[attr-defined]
+        return decode
