@@ -184,11 +184,12 @@ def recover(path: Path, fields: Sequence[Field]) -> Recovered | None:
 
 
 def _read_blocks(data: bytes, dtype: np.dtype[Any], recovered: Recovered) -> None:
-    offset = recovered.start
+    offset, room = recovered.start, recovered.plan.capacity
     while offset + _BLOCK.size <= len(data):
         page, count, page_hash, _ = _BLOCK.unpack_from(data, offset)
         end = offset + _BLOCK.size + count * dtype.itemsize
-        if page != len(recovered.blocks) or end > len(data):
+        room -= count
+        if page != len(recovered.blocks) or end > len(data) or room < 0:
             return
         rows = np.frombuffer(data, dtype, count, offset + _BLOCK.size)
         if data[offset:end] != _pack(page, page_hash, rows):

@@ -29,7 +29,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from fastrot.data import beton_journal, manifest
@@ -48,6 +47,7 @@ from fastrot.data.beton_format import (
     record_dtype,
 )
 from fastrot.data.beton_journal import Journal, Plan, write_all
+from fastrot.data.beton_pages import Pages
 from fastrot.data.beton_reader import BetonFile, sample_checksum
 from fastrot.data.beton_values import encode_value
 from fastrot.data.manifest import Manifest
@@ -99,17 +99,15 @@ class BetonWriter:
         self.path, self.fields = Path(path), tuple(fields)
         self.num_samples, self.last_position = 0, -1
         self._check_arguments(capacity, page_size, journal, resume)
-        self._capacity, self._page_size = capacity, page_size
+        self._capacity = capacity
         record = record_dtype(self.fields)
         assert record.fields is not None
         self._offsets = [record.fields[str(i)][1] for i in range(len(self.fields))]
         self._record_size = record.itemsize
-        self._data_start = align_up(
-            metadata_start(len(self.fields)) + capacity * record.itemsize, page_size
-        )
+        metadata_end = metadata_start(len(self.fields)) + capacity * record.itemsize
+        self._pages = Pages(align_up(metadata_end, page_size), page_size)
+        self._flushed = 0  # samples in the pages before the one that is being filled
         self._rows: NDArray[Any] = np.zeros(capacity, beton_journal.row_dtype(self.fields))
-        self._page = np.zeros(page_size, np.uint8)
-        self._page_index, self._page_used, self._page_first = 0, 0, 0
         self._descriptor, self._committed = -1, False
         self._journal: Journal | None = None
         self._temporary = self.path.with_name(
@@ -139,35 +137,22 @@ class BetonWriter:
 
         Raises:
             BadDataError: a value does not fit its field, or a JPEG is none that FFCV can read.
-            UsageError: more samples than the capacity.
+            UsageError: more samples than the capacity, or the writer is closed.
             StorageError: the disk is full, or another failure of the system.
         """
         sample = self.num_samples
+        if self._descriptor < 0:
+            raise UsageError(f"{self.path}: this writer is closed; make a new one")
         if sample == self._capacity:
             raise UsageError(f"{self.path}: more than capacity={sample} samples; raise capacity")
-        record, data, columns = bytearray(self._record_size), [], []
-        for field, offset, value in zip(self.fields, self._offsets, values, strict=True):
-            try:
-                stored = encode_value(field, value)
-            except (ValueError, TypeError, OverflowError, struct.error) as error:
-                raise BadDataError(
-                    f"{self.path}: sample {sample}, field {field.name!r}: {error}"
-                ) from None
-            pointer = offset
-            if stored.data is not None:
-                # An image's pointer comes last in its record, any other one first.
-                offset += 0 if field.kind is Kind.IMAGE else _POINTER.size
-                pointer += len(stored.record) if field.kind is Kind.IMAGE else 0
-                data.append(stored.data)
-                columns.append(pointer)
-            record[offset : offset + len(stored.record)] = stored.record
-        places = self._place([len(piece) for piece in data])
-        for pointer, place, piece in zip(columns, places, data, strict=True):
-            self._page.data[place : place + len(piece)] = piece
-            _POINTER.pack_into(record, pointer, self._page_offset + place)
+        record, data, columns = self._encode(values)
+        self._make_room(data)
+        pointers = self._pages.place(data)
+        for column, pointer in zip(columns, pointers, strict=True):
+            _POINTER.pack_into(record, column, pointer)
         row = self._rows[sample]
         row["record"] = np.frombuffer(record, np.uint8)
-        row["ptr"] = [self._page_offset + place for place in places]
+        row["ptr"] = pointers
         row["size"] = [len(piece) for piece in data]
         row["checksum"] = sample_checksum(bytes(record), data)
         row["position"] = position
@@ -221,6 +206,7 @@ class BetonWriter:
             sync_folder(self.path.parent)
             manifest.promote(self.path)
             self._journal_path.unlink(missing_ok=True)
+            self._close_files()
         return described
 
     def close(self) -> None:
@@ -277,7 +263,7 @@ class BetonWriter:
     def _start(self, identity: str | None, resume: bool) -> None:
         if manifest.is_staged(self.path):
             manifest.promote(self.path)
-        plan = Plan.of(identity or "", self.fields, self._capacity, self._page_size)
+        plan = Plan.of(identity or "", self.fields, self._capacity, self._pages.page_size)
         if resume and self._take_up(plan):
             return
         leftovers = re.compile(re.escape(self.path.name) + r"\.(tmp-.+|journal)")
@@ -299,91 +285,89 @@ class BetonWriter:
                 f"{self._journal_path}: the unfinished file is of another conversion "
                 f"({difference}); repeat the settings of that one, or start without --resume"
             )
-        if not recovered.temporary.startswith(f"{self.path.name}.tmp-"):
-            return False
         temporary = self.path.with_name(Path(recovered.temporary).name)
+        if temporary.name != recovered.temporary or not temporary.name.startswith(
+            f"{self.path.name}.tmp-"
+        ):
+            return False  # a damaged journal must not lead to another file
         try:
             self._descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return False
         self._temporary = temporary
         # Pages were synced before they were recorded; the last one is read again all the same.
-        while recovered.blocks and not self._is_on_disk(*recovered.blocks[-1][:2]):
+        while recovered.blocks:
+            index, digest, _ = recovered.blocks[-1]
+            if self._pages.is_on_disk(self._descriptor, index, digest):
+                break
             recovered.drop_last()
-        for page, _, rows in recovered.blocks:
+        for _, _, rows in recovered.blocks:
             self._rows[self.num_samples : self.num_samples + len(rows)] = rows
             self.num_samples += len(rows)
-            self._page_index = page + 1
-        self._page_first = self.num_samples
+            self._pages.index += 1
+        self._flushed = self.num_samples
         if self.num_samples:
             self.last_position = int(self._rows["position"][self.num_samples - 1])
-        os.ftruncate(self._descriptor, self._page_offset if self._page_index else 0)
+        os.ftruncate(self._descriptor, self._pages.offset if self._pages.index else 0)
         self._journal = recovered.reopen(self._journal_path)
         return True
 
-    def _is_on_disk(self, page: int, page_hash: int) -> bool:
-        offset = self._data_start + page * self._page_size
-        view, done = self._page.data, 0
-        while done < len(view) and (
-            count := os.preadv(self._descriptor, [view[done:]], offset + done)
-        ):
-            done += count
-        same = done == len(view) and xxhash.xxh3_64_intdigest(view) == page_hash
-        self._page[:] = 0
-        return same
+    def _encode(self, values: Sequence[Any]) -> tuple[bytearray, list[memoryview], list[int]]:
+        """Metadata record without its pointers, data for pages, where the pointers go."""
+        record = bytearray(self._record_size)
+        data: list[memoryview] = []
+        columns: list[int] = []
+        for field, offset, value in zip(self.fields, self._offsets, values, strict=True):
+            try:
+                stored = encode_value(field, value)
+            except (ValueError, TypeError, OverflowError, struct.error) as error:
+                raise BadDataError(
+                    f"{self.path}: sample {self.num_samples}, field {field.name!r}: {error}; "
+                    "mend or leave out this sample"
+                ) from None
+            if stored.data is not None:
+                # An image's pointer comes last in its record, any other one first.
+                last = field.kind is Kind.IMAGE
+                columns.append(offset + len(stored.record) if last else offset)
+                data.append(stored.data)
+                offset += 0 if last else _POINTER.size
+            record[offset : offset + len(stored.record)] = stored.record
+        return record, data, columns
 
-    @property
-    def _page_offset(self) -> int:
-        return self._data_start + self._page_index * self._page_size
-
-    def _place(self, sizes: list[int]) -> list[int]:
-        """Offsets in the page for the data of one sample; begins a new page if it is full."""
-        # An empty byte string takes one byte, so that its pointer is its own: FFCV finds sizes
-        # by pointer.
-        taken = [max(size, 1) for size in sizes]
-        total = sum(taken)
-        if total > self._page_size:
+    def _make_room(self, data: Sequence[memoryview]) -> None:
+        """Begin a new page if the data of the next sample does not fit into this one."""
+        space = self._pages.space(data)
+        if space > self._pages.page_size:
             raise BadDataError(
-                f"{self.path}: sample {self.num_samples} has {total} bytes, more than a page of "
-                f"{self._page_size}; choose a larger page size or smaller images"
+                f"{self.path}: sample {self.num_samples} has {space} bytes, more than a page of "
+                f"{self._pages.page_size}; choose a larger page size or smaller images"
             )
-        if self._page_used + total > self._page_size:
+        if self._pages.used + space > self._pages.page_size:
             with self._storage("cannot be written", _UNTOUCHED):
                 self._flush_page()
-        places = []
-        for size in taken:
-            places.append(self._page_used)
-            self._page_used += size
-        return places
 
     def _flush_page(self) -> None:
         self._lock.assert_held()
-        write_all(self._descriptor, self._page.data, self._page_offset)
+        index, digest = self._pages.index, self._pages.flush(self._descriptor)
         if self._journal is not None:
             os.fsync(self._descriptor)
-            self._journal.append(
-                self._page_index,
-                xxhash.xxh3_64_intdigest(self._page.data),
-                self._rows[self._page_first : self.num_samples],
-            )
-        self._page[:] = 0
-        self._page_first = self.num_samples
-        self._page_index, self._page_used = self._page_index + 1, 0
+            self._journal.append(index, digest, self._rows[self._flushed : self.num_samples])
+        self._flushed = self.num_samples
 
     def _write_tables(self) -> None:
         """Last page, metadata, allocation table, and the header at the very end."""
-        if self._page_used:
+        if self._pages.used:
             self._flush_page()
         rows = self._rows[: self.num_samples]
         start = metadata_start(len(self.fields))
         metadata = rows["record"].tobytes()
-        table = self._page_offset if self._page_index else start + len(metadata)
+        table = self._pages.offset if self._pages.index else start + len(metadata)
         entries = np.zeros(rows["ptr"].shape, ALLOCATION)
         entries["sample"] = np.arange(len(rows), dtype=np.uint64)[:, None]
         entries["ptr"], entries["size"] = rows["ptr"], rows["size"]
         header = np.zeros((), HEADER)
         header["version"], header["num_fields"] = VERSION, len(self.fields)
-        header["page_size"], header["num_samples"] = self._page_size, len(rows)
+        header["page_size"], header["num_samples"] = self._pages.page_size, len(rows)
         header["alloc_table_ptr"] = table
         write_all(self._descriptor, entries.tobytes(), table)
         os.ftruncate(self._descriptor, table + entries.nbytes)

@@ -93,9 +93,11 @@ def stage(beton: Path, manifest: Manifest) -> None:
     """Write the manifest of the file that is about to be renamed to ``beton`` (steps 1 and 2).
 
     Raises:
+        ValueError: a value of ``made_by`` is none that JSON has.
         OSError: as the system reports it.
     """
     document = manifest._document()
+    _check_types({key: value for key, value in document.items() if key != "manifest_xxh3_128"})
     write_atomic(_binary_path(beton, document), _to_bytes(manifest.checksums), mode=0o644)
     text = json.dumps(document, indent=1, ensure_ascii=False)
     write_atomic(_next_path(beton), text.encode(), mode=0o644)
