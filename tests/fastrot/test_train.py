@@ -1,0 +1,176 @@
+"""Training from the command line: kill it anywhere, resume, and get the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SMALL = ["--set", "model.width=8", "--set", "train.log_seconds=0.2", "--set", "sinks.tensorboard=false"]  # fmt: skip
+STEPS = 36
+
+
+def command(out: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "fastrot", "train", "--out", str(out), *SMALL, *arguments]
+
+
+def train(out: Path, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(command(out, *arguments), capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def final_tensors(out: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoints" / f"step-{step:08d}" / "tensors.safetensors")
+
+
+def settings(*extra: str) -> list[str]:
+    pairs = (f"train.max_steps={STEPS}", "train.checkpoint_steps=4", "train.sample_log=ids", *extra)
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train(out, *settings())
+    return out
+
+
+def assert_same_end(out: Path, reference: Path) -> None:
+    ours, theirs = final_tensors(out), final_tensors(reference)
+    assert ours.keys() == theirs.keys()
+    assert any(name.startswith("optimizer.") for name in ours)
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+    assert (out / "samples.jsonl").read_bytes() == (reference / "samples.jsonl").read_bytes()
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").open()]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_resumed_gives_the_same_bits(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    chance = random.Random(os.environ.get("FASTROT_KILL_SEED", "20261122"))
+    kills = 0
+    while kills < 4:
+        process = subprocess.Popen(command(out, "--resume", *settings()), stderr=subprocess.DEVNULL)
+        wait_for_training(process, out)
+        time.sleep(chance.uniform(0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        kills += 1
+    train(out, "--resume", *settings())
+    assert kills, "the run ended before it could be killed"
+    assert_same_end(out, uninterrupted)
+
+
+def wait_for_training(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Until this process has taken the lock and logged a step (or has ended)."""
+    before = (out / "samples.jsonl").stat().st_size if (out / "samples.jsonl").exists() else 0
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        path = out / "samples.jsonl"
+        if path.exists() and path.stat().st_size != before:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_signal_writes_a_checkpoint_and_leaves_with_75(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command(out, *settings("train.checkpoint_steps=1000")), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_training(process, out)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 75, text
+    assert "add --resume" in text
+    status = json.loads((out / "status.json").read_text())
+    assert status["state"] == "preempted" and status["exit_code"] == 75
+    assert (out / "checkpoints" / f"step-{status['step']:08d}" / "COMMIT.json").is_file()
+    train(out, "--resume", *settings("train.checkpoint_steps=1000"))
+    assert_same_end(out, uninterrupted)
+    assert "training is complete" in (out / "status.json").read_text()
+
+
+def test_torchvision_loads_the_backbone(uninterrupted: Path, tmp_path: Path) -> None:
+    import torchvision
+
+    out = tmp_path / "run"
+    train(out, "--set", "model.name=resnet50", "--set", "model.width=64",
+          "--set", "train.max_steps=1", "--set", "train.global_batch=2", "--set", "data.val=null")  # fmt: skip
+    weights = load_file(out / "checkpoints" / "step-00000001" / "backbone.safetensors")
+    result = torchvision.models.resnet50(weights=None).load_state_dict(weights, strict=False)
+    assert result.missing_keys == ["fc.weight", "fc.bias"] and not result.unexpected_keys
+
+
+def test_accumulation_says_what_it_changes(tmp_path: Path) -> None:
+    text = train(tmp_path / "run", *settings("train.max_steps=2", "train.micro_batch=16"))
+    assert "accumulating 4 passes a step" in text and "bn_batch=64" in text
+
+
+def test_non_finite_step_stops_with_70_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    hot = settings("optim.learning_rate=1e30", "optim.warmup_epochs=0", "train.checkpoint_steps=1")
+    text = train(out, *hot, code=70)
+    assert "NaN or infinite in step" in text and "lower optim.learning_rate" in text
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 70)
+    assert all(value.isfinite().all() for value in final_tensors(out, status["step"]).values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--data", "no/such.beton"], 64, "no such file"),
+        (["-c", "resnet50_8xb16-steplr-70e"], 64, "no training data; add --data"),
+        (["-c", "digit"], 64, "did you mean 'digits'"),
+        (["--set", "train.epoch=3"], 64, "nearest known key is 'train.epochs'"),
+        (["--set", "train.global_batch=5000"], 64, "larger than the data set"),
+        (["--loader", "fast"], 64, "data.loader='fast'"),
+        (["--data", "a.beton", "--ffcv", "b.beton"], 64, "keep one"),
+    ],
+)
+def test_wrong_request_is_one_line_with_its_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    text = train(tmp_path / "run", *arguments, code=code).strip()
+    assert message in text
+    assert len(text.splitlines()) == 1, text
+    assert text.startswith("fastrot: ")
+
+
+def test_existing_run_needs_resume_and_resume_needs_the_same_model(
+    uninterrupted: Path,
+) -> None:
+    text = train(uninterrupted, *settings(), code=64)
+    assert "add --resume" in text
+    text = train(uninterrupted, "--resume", "--set", "train.seed=5", code=78)
+    assert "the run began with 0" in text
+    text = train(uninterrupted, "--resume", *settings())
+    assert_same_end(uninterrupted, uninterrupted)
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(out, *settings()), stderr=subprocess.DEVNULL)
+    try:
+        wait_for_training(process, out)
+        assert process.poll() is None
+        assert "held by" in train(out, "--resume", *settings(), code=78)
+    finally:
+        process.kill()
+        process.wait()
