@@ -37,7 +37,7 @@ from fastrot.data.preparation import (
     page_bytes,
 )
 from fastrot.data.sources import Source, SourceKind, list_source
-from fastrot.data.workers import WorkerPool, available_cores
+from fastrot.data.workers import MAX_BATCH, WorkerPool, available_cores
 from fastrot.errors import BadDataError, OutOfMemoryError, StorageError, UsageError
 
 FIELDS = (Field("image", Kind.IMAGE), Field("label", Kind.INT))
@@ -200,10 +200,12 @@ def _convert(job: _Job, pool: WorkerPool[int, Payload | Skipped], writer: BetonW
         raise
     first = writer.last_position + 1
     samples = job.order[first:].tolist()
+    # About a megabyte of images a message.
+    batch = int(np.clip(2**20 // max(1, int(listing.sizes.mean())), 1, MAX_BATCH))
     meter = Meter("prepare", total=len(listing), done=first) if job.progress else None
     with meter or nullcontext():
         for position, sample, result in zip(
-            itertools.count(first), samples, pool.map(samples), strict=False
+            itertools.count(first), samples, pool.map(samples, batch=batch), strict=False
         ):
             result = _fitting(result, listing.paths[sample], job.page_size)
             if isinstance(result, Payload):

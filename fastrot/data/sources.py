@@ -120,6 +120,9 @@ def _folder_source(root: Path, split: str | None, follow_symlinks: bool) -> Sour
             f"({listing.folders[0]!r}); move them into a class folder, or the folders away"
         )
     classes = tuple(listing.folders)
+    for name in classes:
+        if not _is_text(name):
+            raise BadDataError(f"{root}: class folder {name!r} is not named in UTF-8; rename it")
     for label, name in enumerate(classes or (".",)):
         found = sorted(_walk(root, name, boundary)) if classes else listing.images
         if not found:
@@ -206,8 +209,16 @@ def _check_link(path: str, boundary: Path | None) -> None:
     if boundary is not None and not Path(target).is_relative_to(boundary):
         raise BadDataError(
             f"{path}: a symbolic link out of the data set, to {target}; if that is meant, "
-            "allow it with --follow-symlinks"
+            "convert it with fastrot prepare --follow-symlinks"
         )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8, as Python escapes them
+        return False
+    return True
 
 
 def _no_images(folder: Path, *, is_class: bool) -> BadDataError:

@@ -20,7 +20,7 @@ from fastrot.data.manifest import Manifest
 from fastrot.data.meter import Meter
 from fastrot.data.samples import BadSampleError
 from fastrot.data.workers import WorkerPool, available_cores
-from fastrot.errors import BadDataError
+from fastrot.errors import BadDataError, FastrotError
 
 _MIN_SAMPLES_A_WORKER = 256
 _SHOWN = 20
@@ -157,4 +157,6 @@ class _Check:
                     self._file.value(sample, field.name)
         except (BadSampleError, DecodeError) as error:
             return error.reason, 0
+        except FastrotError as error:  # the file was cut meanwhile, or cannot be read there
+            return str(error), 0
         return None, size

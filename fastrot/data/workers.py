@@ -26,7 +26,9 @@ Result = TypeVar("Result")
 DEADLINE_SECONDS = 300.0
 """Longest wait for any result of any worker."""
 
-_BATCH = 16  # requests a message: small images are done faster than a message travels
+MAX_BATCH = 16
+"""Requests a message at most: small images are done faster than a message travels."""
+
 _IN_FLIGHT = 2  # messages a worker: one at work, one waiting
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
 
@@ -74,8 +76,13 @@ class WorkerPool(Generic[Request, Result]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def map(self, requests: Iterable[Request]) -> Iterator[Result]:
+    def map(self, requests: Iterable[Request], *, batch: int = MAX_BATCH) -> Iterator[Result]:
         """Yield the result of each request, in the order of the requests.
+
+        Args:
+            requests: drawn not far ahead of the results.
+            batch: requests a message; fewer where results are large, since up to four messages
+                a worker may wait in memory.
 
         Raises:
             OutOfMemoryError: a worker was killed.
@@ -85,7 +92,7 @@ class WorkerPool(Generic[Request, Result]):
         if not self._processes:
             yield from map(self._function, requests)
             return
-        batches = _batches(requests)
+        batches = _batches(requests, batch)
         at_work: list[deque[int]] = [deque() for _ in self._processes]  # numbers of batches
         done: dict[int, list[Result]] = {}
         sent = yielded = 0
@@ -94,9 +101,9 @@ class WorkerPool(Generic[Request, Result]):
         while True:
             while sent - yielded < ahead:
                 worker = min(range(len(at_work)), key=lambda w: len(at_work[w]))
-                if len(at_work[worker]) == _IN_FLIGHT or not (batch := next(batches, [])):
+                if len(at_work[worker]) == _IN_FLIGHT or not (chosen := next(batches, [])):
                     break
-                self._send(worker, batch)
+                self._send(worker, chosen)
                 at_work[worker].append(sent)
                 sent += 1
             if yielded == sent:
@@ -152,9 +159,9 @@ class WorkerPool(Generic[Request, Result]):
         )
 
 
-def _batches(requests: Iterable[Request]) -> Iterator[list[Request]]:
+def _batches(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
     remaining = iter(requests)
-    while batch := list(itertools.islice(remaining, _BATCH)):
+    while batch := list(itertools.islice(remaining, size)):
         yield batch
 
 

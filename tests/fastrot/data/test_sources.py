@@ -114,6 +114,16 @@ def test_a_pipe_named_like_an_image_is_no_image(tmp_path):
     assert list_source(root).paths == ("a/1.jpg",)
 
 
+def test_names_that_are_not_utf8(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
+    source = list_source(tmp_path)
+    assert source.load(0) == b"x" and len(source.digest) == 32
+    (tmp_path / "a").rename(tmp_path / os.fsdecode(b"\xff"))
+    with pytest.raises(BadDataError, match="not named in UTF-8"):
+        list_source(tmp_path)
+
+
 def test_digest_is_of_names_sizes_and_classes(tmp_path):
     first = list_source(tree(tmp_path / "1", "a/1.jpg", "b/2.jpg"))
     assert first.digest == list_source(tree(tmp_path / "2", "b/2.jpg", "a/1.jpg")).digest

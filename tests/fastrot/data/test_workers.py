@@ -43,6 +43,11 @@ def test_results_larger_than_a_pipe_do_not_block():
         assert sum(map(len, pool.map(range(100)))) == 300_000_000
 
 
+def test_batches_may_be_smaller():
+    with WorkerPool(slow_square, workers=2) as pool:
+        assert list(pool.map(range(50), batch=1)) == [x * x for x in range(50)]
+
+
 def die_at_40(x):
     if x == 40:
         os.kill(os.getpid(), signal.SIGKILL)
