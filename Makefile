@@ -39,8 +39,9 @@ types:
 imports:
 	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
 
-gpu: setup-test  ## the tests that need a GPU, on this machine's
-	@$(run) pytest -m gpu
+gpu: setup-test  ## the tests of the kernels on this machine's GPU
+	@.venv/bin/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("no GPU: make test runs the same tests on the CPU")'
+	@$(run) pytest tests/kernels
 
 clean:  ## remove .venv and what builds and tests left (runs/ stays)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .test-data
