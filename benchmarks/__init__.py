@@ -1,0 +1,1 @@
+"""Benchmarks, on the same code path as training."""
