@@ -216,6 +216,7 @@ def test_a_million_samples_load_at_once(tmp_path):
     path.write_bytes(header.tobytes() + pack_descriptors([FIELDS[1]]) + labels.tobytes())
     with BetonFile.open(path) as file:
         checksums = np.arange(n, dtype=np.uint64)
+        checksums[0] = file.checksum(0, {})
         manifest.stage(path, Manifest(file.structure, path.stat().st_size, checksums))
     manifest.promote(path)
     with BetonFile.open(path) as file:
