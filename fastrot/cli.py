@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, cast
 
 import typer
 
 from fastrot import __version__
 from fastrot.errors import FastrotError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastrot.data.sources import SourceKind
 
 app = typer.Typer(
     name="fastrot",
@@ -24,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SkipOrFail = Annotated[
     str | None, typer.Option("--on-bad-sample", metavar="fail|skip", help="What a bad sample does.")
 ]
@@ -103,6 +109,125 @@ def train(
     with RunScreen(quiet=not read_world().is_main) as screen:
         result = run(request, screen)
         screen.finished(result)
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="A folder of images, or CIFAR's binary version.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
+    kind: Annotated[
+        str, typer.Option(metavar="auto|folder|cifar", help="What the source is.")
+    ] = "auto",
+    split: Annotated[str | None, typer.Option(help="Part of a source that has parts.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(help="Shrink until the longest side is at most this, in pixels.")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="JPEG quality, 1 to 100 [default: 90].")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Keep the bytes of the JPEGs that need no change.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes [default: the cores this process may use].")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.beton.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the order of the images in the file.")] = 0,
+    page_size: Annotated[int | None, typer.Option(help="Bytes; a power of two.")] = None,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Also read links that leave SOURCE.")
+    ] = False,
+    on_bad_sample: SkipOrFail = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Convert a data set to a .beton file with a manifest of checksums."""
+    from fastrot.data.convert import prepare as run
+
+    report = run(
+        source,
+        out,
+        kind=cast("SourceKind", kind),
+        split=split,
+        max_side=max_side,
+        quality=quality,
+        copy=copy,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        seed=seed,
+        page_size=page_size,
+        follow_symlinks=follow_symlinks,
+        on_bad_sample=cast("Literal['fail', 'skip']", on_bad_sample or "fail"),
+        dry_run=dry_run,
+        progress=not json,
+    )
+    _show(report, json)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton")], json: AsJson = False
+) -> None:
+    """Say what is in a .beton file."""
+    from fastrot.data.inspect import inspect as run
+
+    _show(run(file), json)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton")],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes [default: the cores this process may use].")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Check structure and checksums of a .beton file and decode every image strictly."""
+    from fastrot.data.verify import verify as run
+
+    _show(run(file, workers=workers, progress=not json), json)
+
+
+@app.command()
+def doctor(json: AsJson = False) -> None:
+    """Say what is installed, what it means, and what to type."""
+    from fastrot.doctor import doctor as run
+
+    run(as_json=json)
+
+
+class Report(Protocol):
+    """What a command found or did."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        ...
+
+
+def _show(report: Report, as_json: bool) -> None:
+    """Print a report for people or for programs, and leave with its exit code."""
+    from rich.console import Console
+
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report.to_json()))
+    else:
+        report.show(Console())
+    raise typer.Exit(report.exit_code)
 
 
 def _quoted(path: Path) -> str:

@@ -46,7 +46,8 @@ class BasicBlock(nn.Module):
         """Map (N, C_in, H, W) to (N, channels, H / stride, W / stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        summed: torch.Tensor = out + (x if self.downsample is None else self.downsample(x))
+        return torch.relu_(summed)
 
 
 class Bottleneck(nn.Module):
@@ -71,7 +72,8 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        summed: torch.Tensor = out + (x if self.downsample is None else self.downsample(x))
+        return torch.relu_(summed)
 
 
 def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential | None:

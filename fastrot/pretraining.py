@@ -44,7 +44,7 @@ from fastrot.resolve import (
 from fastrot.rotation import RotationTask
 from fastrot.runlog import JsonLines, RunFolder
 from fastrot.step import TrainStep
-from fastrot.validate import Validation, validate
+from fastrot.validate import validate
 
 EMBEDDED = "embedded:digits"
 _BANK_IMAGES = 4096
@@ -149,7 +149,6 @@ class Pretraining:
         )
         self.loader = self._loader(config.data.loader, data.train, data.order, training=True)
         self._val_loader, self._bank = self._validation_loaders()
-        self.last_validation: Validation | None = None
 
     def _distributed(self) -> nn.Module:
         if self.world.size == 1:
@@ -251,7 +250,6 @@ class Pretraining:
             device=self.device,
             world=self.world,
         )
-        self.last_validation = result
         return {**result.metrics(), "confusion": result.confusion.tolist()}
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from torch.nn.utils import get_total_norm
 from fastrot.data.loader import Batch
 from fastrot.distributed import World
 from fastrot.rotation import Prediction
+
+# The attribute by which torch's GradScaler, too, tells a fused optimizer to skip a step.
+_SKIP = "found_inf"
 
 Predict = Callable[[nn.Module, Batch, int], Prediction]
 
@@ -95,7 +99,7 @@ class TrainStep:
 
     def _backward(self, loss: torch.Tensor) -> None:
         if self.scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         else:
             # A NaN loss stays NaN for good, so that the scaler skips every later step too.
             sticky = torch.where(self._finite, 1.0, torch.nan)
@@ -114,7 +118,7 @@ class TrainStep:
             self._norm = get_total_norm(gradients)
             self._finite = self._finite & torch.isfinite(self._norm)
             self._agree()
-            self.optimizer.found_inf = (~self._finite).float()
+            setattr(self.optimizer, _SKIP, (~self._finite).float())
             self.optimizer.step()
         self._finite_steps = self._finite_steps + self._finite
 
@@ -123,10 +127,10 @@ class TrainStep:
             bad = (~self._finite).float()
             self._finite = self._world.max(bad) == 0
 
-    def _without_reduction(self, *, skip: bool):  # type: ignore[no-untyped-def]
+    def _without_reduction(self, *, skip: bool) -> AbstractContextManager[None]:
         """Gradients of all but the last accumulated batch stay on their rank."""
         if skip and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
+            return cast(AbstractContextManager[None], self.model.no_sync())
         return nullcontext()
 
     def read(self) -> Totals:

@@ -18,7 +18,7 @@ from fastrot.errors import FastrotError, OutOfMemoryError, StorageError, UsageEr
 from fastrot.loop import Loop, Reporter
 from fastrot.pretraining import Pretraining, open_data
 from fastrot.resolve import check_resumable, resolve
-from fastrot.runlog import RunFolder, read_status
+from fastrot.runlog import RunFolder, read_json_lines, read_status
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +151,16 @@ def _run(
         validate=parts.validate if parts.validates else None,
     )
     loop.run(start_step, resumed=checkpoint is not None)
-    last = parts.last_validation
-    return TrainResult(
-        out=out,
-        step=plan.total_steps,
-        validation={**last.metrics(), "confusion": last.confusion.tolist()} if last else None,
-    )
+    return TrainResult(out, max(start_step, plan.total_steps), _last_validation(out))
+
+
+def _last_validation(out: Path) -> dict[str, Any] | None:
+    """From the log, so that resuming a finished run reports what it had learnt."""
+    last = None
+    for record in read_json_lines(out / "metrics.jsonl"):
+        if record.get("kind") == "validation":
+            last = record
+    return last
 
 
 @contextmanager

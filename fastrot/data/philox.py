@@ -78,7 +78,7 @@ def philox_u64(seed: int, epoch: int, ids: ArrayLike, stream: Stream) -> NDArray
 
 def uniform(bits: U32) -> NDArray[np.float64]:
     """Map uint32 to [0, 1)."""
-    return bits * 2.0**-32
+    return bits.astype(np.float64) * 2.0**-32
 
 
 def below(bits: U32, bound: ArrayLike) -> NDArray[np.int64]:
