@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ffcv.libffcv import imdecode, resize_crop
+from ffcv.libffcv import ctypes_imdecode, resize_crop
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
@@ -52,14 +52,16 @@ class BoxDecoder(Operation):  # type: ignore[misc]
 
     Attributes:
         boxes: of shape (n, 4), int32: left, top, width, height in the image of each sample.
-        status: of shape (n,), uint8: NOT_DECODED, DECODED or FAILED.
+        status: of shape (n,), int32: NOT_DECODED, DECODED or FAILED.
     """
 
     def __init__(self, size: int, num_samples: int) -> None:
         super().__init__()
         self.size = size
         self.boxes: NDArray[np.int32] = np.zeros((num_samples, 4), dtype=np.int32)
-        self.status: NDArray[np.uint8] = np.zeros(num_samples, dtype=np.uint8)
+        # Not uint8: FFCV's memory manager declares numba's shared type of such vectors
+        # read-only, for the whole process. No compiled function here takes one, either.
+        self.status: NDArray[np.int32] = np.zeros(num_samples, dtype=np.int32)
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         """Say that a batch has rows of shape (S, S, 3), uint8."""
@@ -71,18 +73,14 @@ class BoxDecoder(Operation):  # type: ignore[misc]
         """The function that FFCV compiles: fill the rows of one batch."""
         read = self.memory_read
         each = Compiler.get_iterator()
-        decode_jpeg = Compiler.compile(imdecode)
         resize = Compiler.compile(resize_crop)
         count = len(self.status)
         boxes_address = np.uintp(self.boxes.ctypes.data)
         status_address = np.uintp(self.status.ctypes.data)
-        # Typed constants: numba specialises a call for Python's own ones, and stumbles over
-        # those specialisations when it frees them.
-        zero, one, no = np.uint32(0), np.uint32(1), np.bool_(False)
 
         def decode(indices, rows, metadata, storage):  # type: ignore[no-untyped-def]
             boxes = carray(_as_pointer(boxes_address), (count, 4), np.int32)
-            status = carray(_as_pointer(status_address), (count,), np.uint8)
+            status = carray(_as_pointer(status_address), (count,), np.int32)
             for row in each(len(indices)):
                 sample = indices[row]
                 record = metadata[sample]
@@ -96,9 +94,11 @@ class BoxDecoder(Operation):  # type: ignore[misc]
                     # Scratch of the image's own size: FFCV's decoders keep one of the largest
                     # size for every row of every batch in flight.
                     pixels = np.empty(size, dtype=np.uint8)
-                    code = decode_jpeg(
-                        data, pixels, height, width, height, width, zero, zero, one, one, no, no
-                    )
+                    # Source and its height and width; target and its; offset, scale, flags.
+                    code = ctypes_imdecode(
+                        data.ctypes.data, data.size, height, width,
+                        pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False,
+                    )  # fmt: skip
                     failed = failed or code != 0
                 else:
                     pixels = data

@@ -164,8 +164,10 @@ class FfcvStream:
         try:
             while (item := epoch.take()) is not None:
                 if isinstance(item, BaseException):
+                    first_line = next(iter(str(item).splitlines()), "")
                     raise FastrotError(
-                        f"FFCV failed: {type(item).__name__}: {item}; try --loader reference"
+                        f"FFCV failed: {type(item).__name__}: {first_line}; "
+                        "try --loader reference or dali"
                     ) from item
                 chunk, rows = item
                 yield chunk, rows, self._decoder.status[chunk] == FAILED
