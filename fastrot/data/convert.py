@@ -120,15 +120,17 @@ def prepare(
         num_samples=len(listing),
         class_names=listing.class_names,
     )
+    page_size = page_size or page_bytes(listing)
     if dry_run:
-        return replace(report, file_bytes=estimate_bytes(listing, encoding))
+        size = estimate_bytes(listing, encoding, FIELDS, page_size)
+        return replace(report, file_bytes=size)
     settings = asdict(encoding) | {"seed": seed, "libraries": _libraries()}
     if resume and not overwrite and out.exists():
         return _finished(report, listing, settings)
     job = _Job(
         listing=listing,
         order=_shuffled(len(listing), seed),
-        page_size=page_size or page_bytes(listing),
+        page_size=page_size,
         skip_bad=on_bad_sample == "skip",
         overwrite=overwrite,
         settings=settings,
@@ -145,7 +147,7 @@ def prepare(
             out,
             FIELDS,
             capacity=len(listing),
-            page_size=job.page_size,
+            page_size=page_size,
             journal=identity,
             resume=resume,
         ) as writer,

@@ -14,6 +14,7 @@ from typing import BinaryIO
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
 _SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_FIRST_READ = 2**14  # bytes; most headers are shorter
 _ORIENTATION_TAG = 0x0112
 _INTEGER_TYPES = (3, 4)  # SHORT; LONG is wrong but some tools write it
 
@@ -43,26 +44,49 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     Raises:
         ValueError: no JPEG, or no complete header; the message says what is missing.
     """
-    if file.read(2) != b"\xff\xd8":
+    data = file.read(_FIRST_READ)
+    while True:
+        try:
+            return _parse(data)
+        except IndexError:
+            more = file.read(3 * len(data))
+            if not more:
+                raise ValueError("truncated JPEG: it ends within its header") from None
+            data += more
+
+
+def _parse(data: bytes) -> JpegHeader:
+    """Walk over the markers; IndexError where ``data`` ends before the first scan."""
+    if not data.startswith(b"\xff\xd8"):
         raise ValueError("no JPEG start marker")
     frame: tuple[int, int, int, int] | None = None
     orientation: int | None = None
-    while (marker := _next_marker(file)) not in (_SCAN, _END):
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            raise ValueError("JPEG has stray bytes between its markers")
+        while (marker := data[at + 1]) == 0xFF:  # fill bytes
+            at += 1
+        at += 2
+        if marker in (_SCAN, _END):
+            break
         if marker in _STANDALONE:
             continue
-        length = int.from_bytes(_exactly(file, 2), "big")
+        length = data[at] << 8 | data[at + 1]
         if length < 2:
             raise ValueError(f"JPEG marker 0x{marker:02X} has length {length}, must be at least 2")
         if marker in _START_OF_FRAME:
             if frame is not None:
                 raise ValueError("JPEG has two frame headers")
-            frame = struct.unpack(">BHHB", _exactly(file, length - 2)[:6].ljust(6, b"\0"))
+            if length < 8:
+                raise ValueError(f"JPEG frame header has length {length}, must be at least 8")
+            data[at + 7]  # all six bytes are there, or IndexError
+            frame = struct.unpack_from(">BHHB", data, at + 2)
         elif marker == _APP1 and orientation is None:
-            block = _exactly(file, length - 2)
-            if block.startswith(b"Exif\0"):
-                orientation = exif_orientation(block[6:])
-        else:
-            file.seek(length - 2, 1)
+            data[at + length - 1]  # likewise
+            if data.startswith(b"Exif\0", at + 2):
+                orientation = exif_orientation(data[at + 8 : at + length])
+        at += length
     if frame is None:
         raise ValueError("JPEG has no frame header")
     bits, height, width, components = frame
@@ -90,18 +114,3 @@ def exif_orientation(tiff: bytes) -> int:
     except struct.error:
         return 1
     return 1
-
-
-def _next_marker(file: BinaryIO) -> int:
-    if _exactly(file, 1) != b"\xff":
-        raise ValueError("JPEG has stray bytes between its markers")
-    while (code := _exactly(file, 1)[0]) == 0xFF:  # fill bytes
-        pass
-    return code
-
-
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise ValueError("truncated JPEG: it ends within its header")
-    return data

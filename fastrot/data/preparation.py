@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from fastrot.data.beton_format import ALLOCATION, Field, align_up, metadata_start, record_dtype
 from fastrot.data.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image
 from fastrot.data.images import DecodeError
 from fastrot.data.sources import Source
@@ -164,7 +165,9 @@ def page_bytes(source: Source) -> int:
     return min(max(2**23, 1 << (largest - 1).bit_length()), 2**31)
 
 
-def estimate_bytes(source: Source, encoding: Encoding) -> int:
+def estimate_bytes(
+    source: Source, encoding: Encoding, fields: Sequence[Field], page_size: int
+) -> int:
     """About how large the file will be, from encoding a few images spread over the source."""
     tried = np.unique(np.linspace(0, len(source) - 1, _TRIED).astype(int))
     stored = read = 0
@@ -174,8 +177,10 @@ def estimate_bytes(source: Source, encoding: Encoding) -> int:
             read += int(source.sizes[sample])
         except (DecodeError, OSError):
             continue  # it is the run itself that reports bad images
-    total = int(source.sizes.sum())
-    return total if not read else round(total * stored / read)
+    images = int(source.sizes.sum() * (stored / read if read else 1))
+    metadata = metadata_start(len(fields)) + len(source) * record_dtype(fields).itemsize
+    table = len(source) * ALLOCATION.itemsize
+    return align_up(metadata, page_size) + align_up(images, page_size) + table
 
 
 class Encode:
