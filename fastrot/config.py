@@ -176,9 +176,9 @@ class TrainConfig(Section):
     """Number of verified checkpoints to keep."""
     val_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Epochs between two validations."""
-    val_knn: Literal["auto", "off"] = "auto"
+    val_knn: Literal["auto", "never"] = "auto"
     """auto: a quick kNN at each validation when both data sets have labels of two classes."""
-    sample_log: Literal["digest", "ids", "off"] = "digest"
+    sample_log: Literal["digest", "ids", "none"] = "digest"
     """What samples.jsonl records of each step: a 64-bit hash of its sample ids, or the ids."""
 
 

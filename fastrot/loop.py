@@ -59,7 +59,7 @@ class Plan:
         checkpoint_seconds: time between two checkpoints.
         log_seconds: time between two readings of the device.
         keep_checkpoints: number of checkpoints to keep.
-        sample_log: ``digest``, ``ids`` or ``off``.
+        sample_log: ``digest``, ``ids`` or ``none``.
     """
 
     total_steps: int
@@ -141,7 +141,7 @@ class Loop:
         self._metrics = JsonLines(run.metrics, warn=report.message) if run else None
         self._samples = (
             JsonLines(run.samples, warn=report.message)
-            if run and plan.sample_log != "off"
+            if run and plan.sample_log != "none"
             else None
         )
         self._first_step = 0

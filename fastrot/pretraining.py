@@ -198,7 +198,7 @@ class Pretraining:
             world=self.world.size,
         )
         loader = self._loader("reference", val, order, training=False)
-        if self.config.train.val_knn == "off" or not (_labelled(train) and _labelled(val)):
+        if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
             return loader, None
         bank = spread(train, _BANK_IMAGES)
         bank_order = SampleOrder(len(bank), batch, mode="sequential", drop_last=False)

@@ -123,8 +123,10 @@ def _as_it_is(result: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C goes to the whole process group; the main process decides when workers stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, Slurm and timeout(1) signal the whole process group: the main process decides what
+    # a signal means, and a worker ends when it is told to, or when its parent is gone.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ReferenceLoader(EpochLoader):
@@ -207,7 +209,7 @@ def _check_shared_memory(spec: LoaderSpec) -> None:
 def _worker_failure(error: RuntimeError) -> Exception:
     """What torch says of a worker that died or fell silent, as one of our errors."""
     text = " ".join(str(error).split())
-    if "killed by signal: Killed" in text:
+    if "killed by signal: Killed" in text or "exited unexpectedly" in text:
         return OutOfMemoryError(
             "a data worker was killed, most likely for lack of memory; lower data.workers"
         )
