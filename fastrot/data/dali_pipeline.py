@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
+from fastrot.errors import FastrotError
+
 Bytes = NDArray[np.uint8]
 
 _WIDTH_HEIGHT = [1, 0]  # axes of an HWC image in the order of a box
-_NAMED_SAMPLE = re.compile(r"sample #(\d+)")
+_NAMED_IMAGE = re.compile(r"(?:decode sample |nvImageCodec failure: ')#(\d+)")
 
 
 class DaliDecodeError(Exception):
@@ -82,6 +84,7 @@ class DaliPipelines:
 
         Raises:
             DaliDecodeError: one of them cannot be decoded.
+            FastrotError: DALI failed in another way.
         """
         start = np.maximum(boxes[:, :2], 0)
         stop = np.minimum(boxes[:, :2] + boxes[:, 2:], sizes)
@@ -94,10 +97,11 @@ class DaliPipelines:
         try:
             return self._jpeg.run()[0].as_tensor()
         except RuntimeError as error:
-            named = _NAMED_SAMPLE.search(str(error))
-            self._jpeg = self._jpeg_pipeline()  # a pipeline that failed is not to be used again
+            named = _NAMED_IMAGE.search(str(error))
             if named is None:
-                raise
+                reason = " ".join(str(error).split())
+                raise FastrotError(f"DALI failed: {reason}; try --loader reference") from error
+            self._jpeg = self._jpeg_pipeline()  # a pipeline that failed is not to be used again
             raise DaliDecodeError(int(named[1])) from None
 
     def from_pixels(self, pixels: Sequence[Bytes]) -> Any:
