@@ -228,7 +228,7 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 def _hash(tensor: torch.Tensor) -> str:
     digest = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     if tensor.numel():
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

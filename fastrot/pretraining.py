@@ -82,6 +82,9 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
     if EMBEDDED in paths.values():
         from fastrot.data.sample import write_digits
 
+        if world.is_main:
+            write_digits(out / "data")
+        world.sum(torch.zeros(1, device=device))  # the others find them written
         digits = dict(zip(paths, write_digits(out / "data"), strict=True))
         paths |= {part: str(digits[part]) for part, name in paths.items() if name == EMBEDDED}
     assert paths["train"] is not None

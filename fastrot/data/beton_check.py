@@ -31,6 +31,7 @@ from fastrot.data.beton_format import (
     parse_descriptor,
     record_dtype,
 )
+from fastrot.data.guess import looks_like
 from fastrot.errors import BadDataError
 
 U64 = NDArray[np.uint64]
@@ -56,15 +57,14 @@ def check_header(path: Path, size: int, raw: bytes) -> np.void:
         size: of the file in bytes.
         raw: its first 24 bytes, fewer if it is shorter.
     """
+    if raw[:2] != VERSION.to_bytes(2, "little"):
+        raise BadDataError(
+            f"{path}: {looks_like(raw)}, not a .beton file (those begin with version {VERSION}); "
+            "make one with: fastrot prepare FOLDER OUT.beton"
+        )
     if len(raw) < HEADER.itemsize:
         refuse(path, 0, f"{size} bytes, fewer than the header of {HEADER.itemsize}")
     header: np.void = np.frombuffer(raw, HEADER, 1)[0]
-    if header["version"] != VERSION:
-        guess = "; its first bytes are those of a JPEG image" if raw[:2] == b"\xff\xd8" else ""
-        raise BadDataError(
-            f"{path}: at byte 0: version {header['version']} where a .beton file has {VERSION}"
-            f"{guess}; name a file made by fastrot prepare or by FFCV"
-        )
     if not 1 <= header["num_fields"] <= MAX_FIELDS:
         refuse(path, 2, f"{header['num_fields']} fields, must be 1 to {MAX_FIELDS}")
     if metadata_start(int(header["num_fields"])) > size:
@@ -173,18 +173,22 @@ class Allocations:
                 f"allocation table entry {row}: {rule}",
             )
 
-    def claim(self, pointers: U64) -> tuple[U64, NDArray[np.bool_]]:
+    def claim(
+        self, pointers: U64, wanted: NDArray[np.bool_] | np.bool_
+    ) -> tuple[U64, NDArray[np.bool_]]:
         """Sizes of the data of samples 0 to n-1 in one field, and which of them are good.
 
         An entry must have exactly this pointer and belong to this sample, and is used up.
 
         Args:
             pointers: of shape (n,).
+            wanted: of shape (n,), or one for all: the others take no entry and are not good.
         """
         if not len(self._ptr):
             return np.zeros(len(pointers), np.uint64), np.zeros(len(pointers), bool)
         place = np.minimum(np.searchsorted(self._ptr, pointers), len(self._ptr) - 1)
         good = (self._ptr[place] == pointers) & ~self._used[place]
+        good &= wanted
         good &= self._sample[place] == np.arange(len(pointers), dtype=np.uint64)
         self._used[place[good]] = True
         return self._size[place], good
@@ -229,17 +233,15 @@ def check_metadata(
             continue
         column = metadata[str(i)]
         pointers: U64 = np.ascontiguousarray(column["ptr"])
-        size, good = table.claim(pointers)
+        is_empty = column["size"] == 0 if field.kind is Kind.BYTES else np.False_
+        size, good = table.claim(pointers, ~is_empty)
+        refuse_first(i, ~(good | is_empty), "its pointer has no entry of this sample in the table")
         if field.kind in (Kind.BYTES, Kind.JSON):
-            is_empty = column["size"] == 0
-            if field.kind is Kind.BYTES:
-                rows: U64 = np.flatnonzero(is_empty).astype(np.uint64)
-                empty.append((rows, pointers[is_empty]))
-                good, size = good | is_empty, np.where(is_empty, np.uint64(0), size)
-            refuse_first(i, ~good, "its pointer has no entry of this sample in the table")
+            size = np.where(is_empty, np.uint64(0), size)
             refuse_first(i, column["size"] != size, "its size is not that of its table entry")
-        else:
-            refuse_first(i, ~good, "its pointer has no entry of this sample in the table")
+        if field.kind is Kind.BYTES:
+            rows: U64 = np.flatnonzero(is_empty).astype(np.uint64)
+            empty.append((rows, pointers[is_empty]))
         if field.kind is Kind.IMAGE:
             mode = column["mode"]
             area = column["width"].astype(np.uint64) * column["height"]
@@ -251,12 +253,11 @@ def check_metadata(
         elif field.dtype is not None:
             refuse_first(i, size != field.nbytes, f"size is not that of an array ({field.nbytes})")
         sizes[i] = size
-    if empty:
-        table.check_empty(
-            np.concatenate([rows for rows, _ in empty]), np.concatenate([ptr for _, ptr in empty])
-        )
-    else:
-        table.check_empty(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+    none: U64 = np.zeros(0, np.uint64)
+    table.check_empty(
+        np.concatenate([none, *(rows for rows, _ in empty)]),
+        np.concatenate([none, *(pointers for _, pointers in empty)]),
+    )
     return sizes
 
 

@@ -37,7 +37,8 @@ from fastrot.data.preparation import (
     page_bytes,
 )
 from fastrot.data.sources import Source, SourceKind, list_source
-from fastrot.data.workers import MAX_BATCH, WorkerPool, available_cores
+from fastrot.data.workers import MAX_BATCH, WorkerPool
+from fastrot.environment import usable_cores
 from fastrot.errors import BadDataError, OutOfMemoryError, StorageError, UsageError
 
 FIELDS = (Field("image", Kind.IMAGE), Field("label", Kind.INT))
@@ -136,7 +137,7 @@ def prepare(
         settings=settings,
         progress=progress,
     )
-    processes = available_cores() if workers is None else workers
+    processes = usable_cores() if workers is None else workers
     if len(listing) < 2 * _MIN_IMAGES_A_WORKER:
         processes = 0
     identity = json.dumps({"source": listing.digest, **settings})

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fastrot.data.guess import looks_like
 from fastrot.data.jpeg_header import JpegHeader, exif_orientation, read_jpeg_header
 from fastrot.errors import BadDataError
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
@@ -139,36 +140,6 @@ def _format(start: bytes | memoryview) -> str:
     if start.startswith(b"BM"):
         return "BMP"
     raise DecodeError(f"{looks_like(start)}, not a JPEG, PNG, WebP or BMP image")
-
-
-def looks_like(start: bytes) -> str:
-    """What a file seems to be, from its first bytes."""
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        return "an empty file"
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "an HTML or XML page (a failed download?)"
-    if text.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer (run: git lfs pull)"
-    for name, magic in (
-        ("a JPEG image", b"\xff\xd8"),
-        ("a PNG image", b"\x89PNG"),
-        ("a GIF image", b"GIF8"),
-        ("a TIFF image", b"II*\0"),
-        ("a TIFF image", b"MM\0*"),
-        ("a PostScript file", b"%!PS"),
-        ("a PDF file", b"%PDF"),
-        ("a zip archive", b"PK\x03\x04"),
-        ("a gzip file", b"\x1f\x8b"),
-        ("an HDF5 file", b"\x89HDF"),
-    ):
-        if start.startswith(magic):
-            return name
-    if not any(start):
-        return "zeros"
-    if all(9 <= byte < 127 for byte in start):
-        return "a text file"
-    return f"unknown bytes {start[:8].hex(' ')}"
 
 
 def _jpeg_header(file: BinaryIO) -> JpegHeader:

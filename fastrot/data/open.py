@@ -7,11 +7,8 @@ from pathlib import Path
 from fastrot.data import cifar
 from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.folder_samples import FolderSamples
-from fastrot.data.images import looks_like
 from fastrot.data.samples import Samples
-from fastrot.errors import BadDataError, StorageError, UsageError
-
-_BETON_VERSION = b"\x02\x00"
+from fastrot.errors import UsageError
 
 
 def open_samples(path: str | Path, *, checksums: bool = True) -> Samples:
@@ -36,14 +33,4 @@ def open_samples(path: str | Path, *, checksums: bool = True) -> Samples:
                 "cifar.beton --split train"
             )
         return FolderSamples(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
-    if not start.startswith(_BETON_VERSION):
-        raise BadDataError(
-            f"{path}: {looks_like(start)}, not a .beton file; make one with: "
-            "fastrot prepare FOLDER OUT.beton"
-        )
     return BetonSamples(path, checksums=checksums)

@@ -19,7 +19,8 @@ from fastrot.data.images import DecodeError, decode_image
 from fastrot.data.manifest import Manifest
 from fastrot.data.meter import Meter
 from fastrot.data.samples import BadSampleError
-from fastrot.data.workers import WorkerPool, available_cores
+from fastrot.data.workers import WorkerPool
+from fastrot.environment import usable_cores
 from fastrot.errors import BadDataError, FastrotError
 
 _MIN_SAMPLES_A_WORKER = 256
@@ -107,7 +108,7 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
         return VerifyReport(path, 0, False, str(error), ())
     with file:
         manifest, problem = _manifest(file)
-        count = available_cores() if workers is None else workers
+        count = usable_cores() if workers is None else workers
         if len(file) < 2 * _MIN_SAMPLES_A_WORKER:
             count = 0
         bad = []

@@ -33,11 +33,6 @@ _IN_FLIGHT = 2  # messages a worker: one at work, one waiting
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class WorkerPool(Generic[Request, Result]):
     """Run ``function`` in ``workers`` processes; with 0 workers in this one.
 

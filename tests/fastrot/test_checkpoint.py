@@ -186,7 +186,9 @@ def test_kill_at_every_system_call_of_a_save_loses_nothing(tmp_path: Path) -> No
     for call, count in points:
         work = tmp_path / f"{call}-{count}" / "checkpoints"
         shutil.copytree(base, work)
-        code, _ = run(work, ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={count}"])
+        code, _ = run(
+            work, ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={count}"]
+        )
         assert code in (0, -signal.SIGKILL, 128 + signal.SIGKILL)
         found = newest_checkpoint(work, RUN)
         assert found is not None and found.step in (1, 2)

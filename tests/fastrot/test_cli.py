@@ -1,0 +1,195 @@
+"""Wrong input: one line that names the value and the fix, and the exit code of the plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastrot.cli import main
+from fastrot.data.sample import write_digits
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train, _ = write_digits(tmp_path_factory.mktemp("digits"))
+    return train
+
+
+def photos(folder: Path, names: list[str]) -> Path:
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+def assert_one_line(err: str) -> None:
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("fastrot: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "no/such.beton"], "no such file"),
+        (["train", "-c", "resnet50_8xb16-steplr-70e"], "no training data; add --data"),
+        (["train", "-c", "digit"], "did you mean 'digits'"),
+        (["train", "--set", "train.epoch=3"], "nearest known key is 'train.epochs'"),
+        (["train", "--set", "train.global_batch=5000"], "larger than the data set"),
+        (["train", "--loader", "fast"], "data.loader='fast'"),
+        (["train", "--on-bad-sample", "ignore"], "data.on_bad_sample='ignore'"),
+        (["train", "--data", "a.beton", "--ffcv", "b.beton"], "keep one"),
+        (["train", "--epochs", "3"], "No such option"),
+        (["trian"], "Did you mean 'train'"),
+        (["prepare", "no/such", "x.beton"], "no such"),
+        (["prepare", ".", "no/such/x.beton"], "no/such"),
+        (["verify", "no/such.beton"], "no such file"),
+        (["inspect", "no/such.beton"], "no such file"),
+        (["inspect"], "FILE.beton"),
+    ],
+)
+def test_wrong_usage_is_64(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train":
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+    code, _, err = run(capsys, *arguments)
+    assert (code, message in err) == (64, True), err
+    assert_one_line(err)
+
+
+@pytest.mark.parametrize("command", ["train", "verify", "inspect"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(100), "JPEG"),
+        (b"<!DOCTYPE html><html></html>" + bytes(100), "HTML"),
+        (b"", "empty"),
+        (b"\x02\x00" + bytes(500), "not_a.beton"),
+    ],
+)
+def test_a_beton_that_is_something_else_is_65(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / "not_a.beton"
+    path.write_bytes(content)
+    arguments = ["--data", str(path), "--out", str(tmp_path / "run")]
+    code, out, err = run(capsys, command, *(arguments if command == "train" else [str(path)]))
+    assert code == 65
+    assert message.lower() in (out + err).replace("\n", " ").lower()
+
+
+def test_empty_folder_is_named_with_the_fix(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    empty = tmp_path / "photos"
+    empty.mkdir()
+    for command in (
+        ["train", "--data", str(empty), "--out", str(tmp_path / "run")],
+        ["prepare", str(empty), str(tmp_path / "x.beton")],
+    ):
+        code, _, err = run(capsys, *command)
+        assert code == 65, err
+        assert "photos" in err
+        assert_one_line(err)
+    assert not (tmp_path / "x.beton").exists()
+
+
+def test_unwritable_output_is_found_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = run(capsys, "train", "--data", digits, "--out", tmp_path / "file" / "run")
+    assert code == 74, err
+    assert_one_line(err)
+    code, _, err = run(capsys, "train", "--data", digits, "--out", "/proc/run")
+    assert code == 74, err
+    assert_one_line(err)
+    source = photos(tmp_path / "photos", ["a/1.png", "b/2.png"])
+    code, _, err = run(capsys, "prepare", source, "/proc/x.beton")
+    assert code == 74, err
+    assert_one_line(err)
+
+
+@pytest.mark.parametrize("names", [["1.png", "2.png", "3.png"], ["one/1.png", "one/2.png"]])
+def test_unlabelled_and_one_class_folders_pretrain(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, names: list[str]
+) -> None:
+    """Pretraining needs no label; the kNN, which does, is left out."""
+    source = photos(tmp_path / "photos", names)
+    settings = ("resolution=32", "crop=whole", "workers=0")
+    more = [word for setting in settings for word in ("--set", f"data.{setting}")]
+    code, _, err = run(
+        capsys, "train", "--data", source, "--val", source, "--out", tmp_path / "run", *more,
+        "--set", "model.name=resnet18", "--set", "model.width=8", "--set", "train.epochs=1",
+        "--set", "train.global_batch=2", "--set", "sinks.tensorboard=false",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "held-out rotation accuracy" in err
+    assert "kNN" not in err
+
+
+def test_prepare_inspect_and_verify_as_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = photos(tmp_path / "photos", ["a/1.png", "b/2.png", "b/3.png"])
+    out = tmp_path / "x.beton"
+    code, text, _ = run(capsys, "prepare", source, out, "--json")
+    assert code == 0 and json.loads(text)["num_samples"] == 3
+    code, text, _ = run(capsys, "inspect", out, "--json")
+    assert code == 0 and json.loads(text)["class_names"] == ["a", "b"]
+    code, text, _ = run(capsys, "verify", out, "--json")
+    assert code == 0 and json.loads(text)["ok"] is True
+    code, _, err = run(capsys, "prepare", source, out)
+    assert code == 64 and "already exists" in err
+    data = bytearray(out.read_bytes())
+    data[data.rindex(b"\xff\xd8\xff") + 200] ^= 0x40
+    out.write_bytes(data)
+    code, text, _ = run(capsys, "verify", out, "--json")
+    assert code == 65 and len(json.loads(text)["bad_samples"]) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "FILE"], ["verify", "FILE"]])
+def test_light_commands_start_without_torch(digits: Path, arguments: list[str]) -> None:
+    arguments = [str(digits) if word == "FILE" else word for word in arguments]
+    code = (
+        "import sys; from fastrot.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as left: assert not left.code\n"
+        "heavy = {'torch', 'sklearn', 'scipy', 'pandas', 'numba', 'cv2'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "80"},
+        )
+        seconds.append(time.monotonic() - start)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 1.5, seconds  # half a second on a machine that does nothing else
