@@ -117,9 +117,9 @@ _ENGINES = {
     "synthetic": _Engine("fastrot.data.synthetic", "SyntheticLoader"),
 }
 
-# FFCV compiles its pipeline for some 20 s and DALI builds one for a few; below this many decoded
-# images of a run the reference loader is done before they pay off. Images of 64 px and less cost
-# so little to decode that neither ever does.
+# FFCV takes 6 s or more to import and 2 to 10 s to compile (two busy cores; others report 18 s).
+# Below this many decoded images of a run the reference loader is judged to be done before that
+# pays off, and for images of 64 px and less that decoding is too cheap to gain. Not measured.
 _SMALL_RUN_IMAGES = 20_000
 _SMALL_SIDE = 64
 
