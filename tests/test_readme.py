@@ -1,0 +1,104 @@
+"""Every command of the README runs, in a folder laid out as the README says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.strip().splitlines()]
+
+# What makes a run of hours one of seconds; everything else is as the README has it.
+SHORT = ["data.resolution=32", "data.workers=0", "model.width=8", "train.global_batch=8"]
+SHORT += ["train.max_steps=2", "train.threads=1", "sinks.tensorboard=false"]
+
+
+def test_readme_has_the_commands_that_matter() -> None:
+    programs = {shlex.split(command)[0] for command in COMMANDS}
+    assert programs == {"make", "fastrot", "torchrun"}
+    assert "fastrot train --ffcv imagenet.beton" in COMMANDS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], Path]) -> Path:
+    """A folder with photos/, imagenet/ and imagenette*.beton of a few real photos each."""
+    root = tmp_path_factory.mktemp("readme")
+    photos = test_data("imagenette-128")
+    for split, count in (("train", 4), ("val", 2)):
+        for source in sorted((photos / split).iterdir())[:4]:
+            target = root / "imagenet" / split / source.name
+            target.mkdir(parents=True)
+            for number, image in enumerate(sorted(source.iterdir())[:count]):
+                shutil.copy(image, target / f"{number}.JPEG")
+    shutil.copytree(root / "imagenet" / "train", root / "photos")
+    fastrot = [sys.executable, "-m", "fastrot", "prepare", "imagenet"]
+    subprocess.run([*fastrot, "imagenette.beton", "--split", "train"], cwd=root, check=True)
+    subprocess.run([*fastrot, "imagenette-val.beton", "--split", "val"], cwd=root, check=True)
+    shutil.copy(root / "imagenette.beton", root / "imagenet.beton")
+    return root
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run(folder: Path) -> None:
+    """In the order of the README, because some use what an earlier one made."""
+    # The first use of imagenet.beton stands before the section that makes it.
+    made_early = ["imagenet.beton"]
+    for command in COMMANDS:
+        words = shlex.split(command)
+        if words[0] == "make":
+            done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True)
+            assert done.returncode == 0, (command, done.stderr)
+            continue
+        if words[:2] == ["fastrot", "prepare"]:
+            for name in made_early:
+                for path in folder.glob(f"{name}*"):
+                    path.unlink()
+            made_early = []
+        run(words, folder)
+
+
+def run(words: list[str], folder: Path) -> None:
+    command = list(words)
+    if words[1] == "train" or words[0] == "torchrun":
+        command += [word for setting in SHORT for word in ("--set", setting)]
+    if command[0] == "torchrun":
+        command[command.index("8")] = "2"
+        command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
+    else:
+        command = [sys.executable, "-m", *command]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, (shlex.join(words), done.stderr[-3000:])
+
+
+def test_python_of_the_readme_is_what_torchvision_takes() -> None:
+    """The block itself is run by tests/fastrot/test_train.py's loading of backbone.safetensors."""
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    compile(block, "README.md", "exec")
+    assert "torchvision.models.resnet50()" in block and "backbone.safetensors" in block
+
+
+def test_recipes_of_the_readme_are_the_shipped_ones() -> None:
+    from fastrot.config import known_keys, recipe_names
+
+    assert set(re.findall(r"^\| `([\w-]+)` \| (?!DALI)[^|]*\|$", README, re.MULTILINE)) >= set(
+        recipe_names()
+    )
+    named = set(re.findall(r"`((?:data|pretext|model|optim|train|sinks)\.\w+)[`=]", README))
+    assert named and named <= set(known_keys())
