@@ -1,8 +1,7 @@
 """What a JPEG says about itself before its pixels: size, components, EXIF orientation.
 
-Only markers up to the first scan are read, so this costs microseconds and allocates nothing that
-depends on the image's size. Marker layout: ITU-T T.81 annex B; EXIF orientation: CIPA DC-008
-(tag 0x0112 of IFD 0).
+Only the start of the file is read, up to the first scan, so this costs microseconds and allocates
+nothing that depends on the image's size. EXIF orientation: CIPA DC-008 (tag 0x0112 of IFD 0).
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
-_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+from fastrot.kernels.decode import header as markers
+from fastrot.kernels.decode.header import JpegCutShortError, JpegError
+
 _FIRST_READ = 2**14  # bytes; most headers are shorter
 _ORIENTATION_TAG = 0x0112
 _INTEGER_TYPES = (3, 4)  # SHORT; LONG is wrong but some tools write it
@@ -42,57 +41,39 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     """Read the markers from the start of ``file`` to its first scan.
 
     Raises:
-        ValueError: no JPEG, or no complete header; the message says what is missing.
+        JpegError: no JPEG, or no complete header; the message says what is missing.
     """
     data = file.read(_FIRST_READ)
     while True:
         try:
             return _parse(data)
-        except IndexError:
+        except JpegCutShortError:
             more = file.read(3 * len(data))
             if not more:
-                raise ValueError("truncated JPEG: it ends within its header") from None
+                raise JpegError("truncated JPEG: it ends within its header") from None
             data += more
 
 
 def _parse(data: bytes) -> JpegHeader:
-    """Walk over the markers; IndexError where ``data`` ends before the first scan."""
-    if not data.startswith(b"\xff\xd8"):
-        raise ValueError("no JPEG start marker")
-    frame: tuple[int, int, int, int] | None = None
+    frame: markers.JpegHeader | None = None
     orientation: int | None = None
-    at = 2
-    while True:
-        if data[at] != 0xFF:
-            raise ValueError("JPEG has stray bytes between its markers")
-        while (marker := data[at + 1]) == 0xFF:  # fill bytes
-            at += 1
-        at += 2
-        if marker in (_SCAN, _END):
+    for marker, start, stop in markers.segments(data):
+        if marker == markers.SOS:
             break
-        if marker in _STANDALONE:
-            continue
-        length = data[at] << 8 | data[at + 1]
-        if length < 2:
-            raise ValueError(f"JPEG marker 0x{marker:02X} has length {length}, must be at least 2")
-        if marker in _START_OF_FRAME:
+        if marker in markers.FRAMES:
             if frame is not None:
-                raise ValueError("JPEG has two frame headers")
-            if length < 8:
-                raise ValueError(f"JPEG frame header has length {length}, must be at least 8")
-            data[at + 7]  # all six bytes are there, or IndexError
-            frame = struct.unpack_from(">BHHB", data, at + 2)
-        elif marker == _APP1 and orientation is None:
-            data[at + length - 1]  # likewise
-            if data.startswith(b"Exif\0", at + 2):
-                orientation = exif_orientation(data[at + 8 : at + length])
-        at += length
+                raise JpegError("JPEG has two frame headers")
+            frame = markers.frame_header(data, marker, start, stop)
+        elif marker == markers.APP1 and orientation is None:
+            if data.startswith(b"Exif\0", start):
+                orientation = exif_orientation(data[start + 6 : stop])
+    else:
+        raise JpegCutShortError("the file ends before its first scan")
     if frame is None:
-        raise ValueError("JPEG has no frame header")
-    bits, height, width, components = frame
-    if not width or not height:
-        raise ValueError(f"JPEG header says {width} x {height} pixels")
-    return JpegHeader(width, height, components, bits, orientation or 1)
+        raise JpegError("JPEG has no frame header")
+    return JpegHeader(
+        frame.width, frame.height, frame.components, frame.precision, orientation or 1
+    )
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+SOS, APP1 = 0xDA, 0xE1
+_SOI, _EOI, _TEM = 0xD8, 0xD9, 0x01
 _RESTARTS = range(0xD0, 0xD8)
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC lie in between
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC lie in between
 _PROCESSES = {
     0xC3: "lossless",
     0xC5: "hierarchical",
@@ -31,6 +32,10 @@ _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 class JpegError(ValueError):
     """The bytes are no JPEG, or not one that decodes without doubt; the message says why."""
+
+
+class JpegCutShortError(JpegError):
+    """The bytes end before what they announce; more of the file may mend that."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,9 @@ def jpeg_header(data: bytes | memoryview) -> JpegHeader:
     Raises:
         JpegError: not a JPEG, cut short, or its header contradicts itself.
     """
-    for marker, start, stop in _segments(data):
-        if marker in _FRAMES:
-            return _frame(data, marker, start, stop)
+    for marker, start, stop in segments(data):
+        if marker in FRAMES:
+            return frame_header(data, marker, start, stop)
     raise JpegError("no frame header before the first scan: the file is cut short or no image")
 
 
@@ -80,7 +85,7 @@ def jpeg_end(data: bytes | memoryview) -> int | None:
         JpegError: not a JPEG, or a segment reaches beyond the file.
     """
     end = None
-    for marker, _, stop in _segments(data):
+    for marker, _, stop in segments(data):
         if marker == _EOI:
             end = stop
     return end
@@ -92,13 +97,17 @@ def scan_count(data: bytes | memoryview) -> int:
     Raises:
         JpegError: not a JPEG, or a segment reaches beyond the file.
     """
-    return sum(marker == _SOS for marker, _, _ in _segments(data))
+    return sum(marker == SOS for marker, _, _ in segments(data))
 
 
-def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+def segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, stop) of each segment's payload, up to the end of the image.
 
     Entropy-coded data are skipped, so what follows a scan is the next marker.
+
+    Raises:
+        JpegCutShortError: a segment reaches beyond ``data``.
+        JpegError: not a JPEG.
     """
     if len(data) == 0:
         raise JpegError("the file is empty")
@@ -122,21 +131,28 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
         if marker in (0x00, _SOI):
             raise JpegError(f"byte {at - 1} is {marker:#04x}, which is no marker between segments")
         length = int.from_bytes(data[at : at + 2], "big")
-        if length < 2 or at + length > len(data):
-            raise JpegError(
-                f"the segment at byte {at} is {length} bytes long, must be at least 2 and end "
-                f"within the {len(data)} bytes of the file"
+        if at + 2 > len(data) or at + length > len(data):
+            raise JpegCutShortError(
+                f"the segment at byte {at} is {length} bytes long, must end within the "
+                f"{len(data)} bytes of the file"
             )
+        if length < 2:
+            raise JpegError(f"the segment at byte {at} is {length} bytes long, must be at least 2")
         yield marker, at + 2, at + length
         at += length
-        if marker == _SOS:
+        if marker == SOS:
             found = _MARKER_IN_SCAN.search(data, at)
             if found is None:
                 return
             at = found.start()
 
 
-def _frame(data: bytes | memoryview, marker: int, start: int, stop: int) -> JpegHeader:
+def frame_header(data: bytes | memoryview, marker: int, start: int, stop: int) -> JpegHeader:
+    """Read the segment that ``segments`` yielded for a marker in ``FRAMES``.
+
+    Raises:
+        JpegError: it contradicts itself.
+    """
     if stop - start < 6:
         raise JpegError(f"the frame header is {stop - start} bytes long, must be at least 6")
     components = data[start + 5]

@@ -215,7 +215,7 @@ def test_sample_larger_than_a_page_is_refused_and_the_writer_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (IMAGE, b"\xff\xd8 and no more", "stray bytes between its markers"),
+        (IMAGE, b"\xff\xd8 and no more", "where a marker must begin"),
         (IMAGE, jpeg(0, 8, 8)[:-1], "no end marker in the last two bytes"),
         (IMAGE, jpeg(0, 8, 8) + b"\0", "no end marker in the last two bytes"),
         (IMAGE, np.zeros((8, 8), np.uint8), r"must be \(H, W, 3\)"),
