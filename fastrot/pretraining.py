@@ -162,9 +162,12 @@ class Pretraining:
                 model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             else:
                 self._say("batch-norm statistics stay on each rank: torch shares them on GPUs only")
-        devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(
-            model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            # Accumulation skips the reduction of some passes, which a static graph cannot.
+            static_graph=self.data.batch.accumulation == 1,
         )
 
     def _loader(self, name: str, samples: Samples, order: SampleOrder, *, training: bool) -> Loader:
