@@ -138,7 +138,7 @@ class Allocations:
         self._sample: U64 = np.ascontiguousarray(ordered["sample"])
         self._used = np.zeros(len(self._ptr), bool)
         self._refuse_first(
-            self._order[1:],
+            self._order[:-1],
             self._ptr[:-1] + self._size[:-1] > self._ptr[1:],
             "its data overlaps that of another entry",
         )

@@ -6,7 +6,6 @@ own bytes. Nothing here decodes pixels, and nothing imports torch.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -29,10 +28,10 @@ from fastrot.data.beton_format import (
     metadata_start,
     record_dtype,
 )
-from fastrot.data.jpeg_header import read_jpeg_header
 from fastrot.data.positioned_file import FileIdentity, PositionedFile
 from fastrot.data.samples import BadSampleError
 from fastrot.errors import BadDataError, OutOfMemoryError, UsageError
+from fastrot.kernels.decode.header import jpeg_header
 
 
 class BetonFile:
@@ -334,22 +333,24 @@ class BetonFile:
 
 
 def check_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
-    """Check start and end marker, size, components and precision of a JPEG.
+    """Check that a JPEG is whole, of this size, and one that every decoder here and FFCV's reads.
 
     Raises:
-        ValueError: it is no such JPEG; the message says why.
+        ValueError: it is not; the message says why.
     """
-    header = read_jpeg_header(io.BytesIO(data))
-    if bytes(data[-2:]) != b"\xff\xd9":
+    header = jpeg_header(data)
+    if not header.ends_with_eoi:
         raise ValueError("truncated JPEG: no end marker in the last two bytes")
     if (header.width, header.height) != (width, height):
         raise ValueError(
             f"JPEG of {header.width} x {header.height} pixels, metadata says {width} x {height}"
         )
-    if header.components != 3 or header.bits != 8:
+    if header.components != 3 or header.precision != 8:
         raise ValueError(
-            f"JPEG with {header.components} components of {header.bits} bits, must be 3 of 8"
+            f"JPEG with {header.components} components of {header.precision} bits, must be 3 of 8"
         )
+    if header.process:
+        raise ValueError(f"{header.process} JPEG, must be baseline or progressive")
 
 
 def sample_checksum(record: bytes, payloads: Iterable[bytes | memoryview]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 
 from fastrot.data.beton_format import JPEG, MAX_PIXELS, MAX_SIDE, RAW, Field, Kind
 from fastrot.data.beton_reader import check_jpeg
-from fastrot.data.jpeg_header import read_jpeg_header
+from fastrot.kernels.decode.header import jpeg_header
 
 
 class Stored(NamedTuple):
@@ -76,7 +75,7 @@ def _encode_image(value: Any) -> Stored:
         mode, data = RAW, memoryview(value.tobytes())
     elif isinstance(value, bytes | bytearray | memoryview):
         jpeg = bytes(value)
-        header = read_jpeg_header(io.BytesIO(jpeg))
+        header = jpeg_header(jpeg)
         height, width = header.height, header.width
         check_jpeg(jpeg, width, height)
         mode, data = JPEG, memoryview(jpeg)
