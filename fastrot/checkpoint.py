@@ -107,7 +107,7 @@ def save_checkpoint(
         _sync(temporary / "COMMIT.json")
         _sync(temporary)
         if final.exists():  # same step, but it did not verify: move it out of the way first
-            final.rename(folder / f".step-{step:08d}.bad-{secrets.token_hex(4)}")
+            final.rename(folder / f".step-{step:08d}.tmp-{os.getpid()}-damaged")
         temporary.rename(final)
         _sync(folder)
     except (OSError, SafetensorError, BadDataError, RuntimeError) as error:
@@ -179,19 +179,13 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
     return Checkpoint(int(commit["step"]), tensors, _read_json(path / "state.json"))
 
 
-def prune_checkpoints(folder: Path, keep: int, *, keep_steps: frozenset[int] = frozenset()) -> None:
+def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the newest ``keep`` checkpoints, and what dead writers left behind.
 
     A checkpoint that cannot be removed is a warning: training goes on.
     """
-    doomed = [
-        path
-        for path in list_checkpoints(folder)[:-keep]
-        if int(path.name.removeprefix("step-")) not in keep_steps
-    ]
-    for path in folder.iterdir():
-        if ".tmp-" in path.name and _is_stale(path):
-            doomed.append(path)
+    doomed = list_checkpoints(folder)[:-keep]
+    doomed += [path for path in folder.iterdir() if ".tmp-" in path.name and _is_stale(path)]
     for path in doomed:
         try:
             # Out of sight first: a folder with the final name is always whole.

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, cast
 
 import typer
 
 from fastrot import __version__
-from fastrot.errors import FastrotError, UsageError
+from fastrot.errors import FastrotError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fastrot.config import Override
     from fastrot.data.sources import SourceKind
+
+_INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
 
 app = typer.Typer(
     name="fastrot",
@@ -84,28 +88,33 @@ def train(
              if path is not None]  # fmt: skip
     if len(named) > 1:
         raise UsageError(f"{' and '.join(flag for flag, _ in named)} both name the data; keep one")
-    settings = list(overrides or [])
+    settings: list[Override] = list(overrides or [])
     if named:
-        settings.append(f"data.train={_quoted(named[0][1])}")
+        settings.append(("data.train", os.path.abspath(named[0][1])))
     if val is not None:
-        settings.append(f"data.val={_quoted(val)}")
+        settings.append(("data.val", os.path.abspath(val)))
     if dali is not None and loader is None:
         loader = "dali"
     if loader is not None:
-        settings.append(f"data.loader={loader}")
+        settings.append(("data.loader", loader))
     if on_bad_sample is not None:
-        settings.append(f"data.on_bad_sample={on_bad_sample}")
-    if config is None and not named:
-        config = "digits"
-    loaded = load_config(config, settings)
-    name = Path(config or named[0][1]).stem
+        settings.append(("data.on_bad_sample", on_bad_sample))
+    recipe = "digits" if config is None and not named else config
+    loaded = load_config(recipe, settings)
+    name = Path(recipe or os.path.abspath(named[0][1])).stem or "run"
 
     from fastrot.distributed import read_world
     from fastrot.screen import RunScreen
     from fastrot.train import TrainRequest
     from fastrot.train import train as run
 
-    request = TrainRequest(loaded, tuple(settings), out or Path("runs") / name, resume)
+    request = TrainRequest(
+        config=loaded,
+        recipe=config,
+        overrides=tuple(settings),
+        out=out or Path("runs") / name,
+        resume=resume,
+    )
     with RunScreen(quiet=not read_world().is_main) as screen:
         result = run(request, screen)
         screen.finished(result)
@@ -147,7 +156,8 @@ def prepare(
     """Convert a data set to a .beton file with a manifest of checksums."""
     from fastrot.data.convert import prepare as run
 
-    report = run(
+    convert = partial(
+        run,
         source,
         out,
         kind=cast("SourceKind", kind),
@@ -165,7 +175,10 @@ def prepare(
         dry_run=dry_run,
         progress=not json,
     )
-    _show(report, json)
+    try:
+        _show(convert(), json)
+    except KeyboardInterrupt:
+        _leave("fastrot: interrupted; the same command with --resume goes on", _INTERRUPTED)
 
 
 @app.command()
@@ -230,13 +243,6 @@ def _show(report: Report, as_json: bool) -> None:
     raise typer.Exit(report.exit_code)
 
 
-def _quoted(path: Path) -> str:
-    """A path as a YAML string; absolute, because a run may be resumed from another folder."""
-    import json
-
-    return json.dumps(os.path.abspath(path))
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with the exit code of its outcome."""
     command = typer.main.get_command(app)
@@ -245,15 +251,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except FastrotError as error:
         _leave(f"fastrot: {error}", error.exit_code)
     except typer.TyperException as error:
-        _leave(f"fastrot: {error.format_message()}; `fastrot --help` shows what there is", 64)
-    except (KeyboardInterrupt, typer.Abort):
-        _leave("fastrot: interrupted", 130)
+        text = error.format_message().strip().rstrip(".;")
+        _leave(f"fastrot: {text}; `fastrot --help` shows what there is" if text else "", 64)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _leave(f"fastrot: {where}{error.strerror or error}; nothing was left half-written", 74)
+        _leave(f"fastrot: {where}{error.strerror or error}", StorageError.exit_code)
+    if code == _INTERRUPTED:
+        _leave("fastrot: interrupted", _INTERRUPTED)
     sys.exit(code or 0)
 
 
 def _leave(line: str, code: int) -> NoReturn:
-    print(line, file=sys.stderr)
+    if line:
+        print(line, file=sys.stderr)
     sys.exit(code)

@@ -8,6 +8,7 @@ nearest known one. The resolved configuration is saved with the run.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ _MAX_RECIPE_BYTES = 64 * 1024
 LoaderName = Literal["auto", "ffcv", "dali", "reference", "synthetic"]
 ModelName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "rotnet_nin"]
 Mean = tuple[float, float, float]
+Override = str | tuple[str, Any]
 
 
 class Section(BaseModel):
@@ -239,12 +241,13 @@ def recipe_text(name_or_path: str) -> str:
     )
 
 
-def load_config(name_or_path: str | None, overrides: list[str] | None = None) -> Config:
-    """Read a recipe, apply ``section.key=value`` overrides, validate.
+def load_config(name_or_path: str | None, overrides: Sequence[Override] = ()) -> Config:
+    """Read a recipe, apply overrides, validate.
 
     Args:
         name_or_path: YAML file or name of a shipped recipe; None: the defaults.
-        overrides: values are parsed as YAML, so ``optim.milestones=[30,50]`` works.
+        overrides: ``section.key=value`` texts, whose values are parsed as YAML, so that
+            ``optim.milestones=[30,50]`` works; or pairs of a key and its value as it is.
 
     Raises:
         UsageError: unknown recipe, unknown key, or a value that breaks a rule.
@@ -257,7 +260,10 @@ def load_config(name_or_path: str | None, overrides: list[str] | None = None) ->
     where = name_or_path or "defaults"
     if name_or_path is not None:
         tree = parse_yaml(recipe_text(name_or_path), where)
-    for override in overrides or []:
+    for override in overrides:
+        if not isinstance(override, str):
+            _set(tree, *override)
+            continue
         key, sign, text = override.partition("=")
         if not sign:
             raise UsageError(f"--set {override!r}: write section.key=value, e.g. train.epochs=10")

@@ -20,7 +20,7 @@ from fastrot.data.loader import Batch, Loader
 from fastrot.distributed import World
 from fastrot.errors import NonFiniteError, PreemptedError, StorageError
 from fastrot.optim import set_learning_rate
-from fastrot.runlog import JsonLines, RunFolder
+from fastrot.runlog import JsonLines, RunFolder, read_json_lines
 from fastrot.signals import StopRequest
 from fastrot.step import TrainStep
 
@@ -150,23 +150,36 @@ class Loop:
         self._saved_step = -1
         self._interval = _Interval()
 
-    def run(self, start_step: int = 0, *, resumed: bool = False) -> None:
-        """Train until the plan ends."""
+    def run(self, stop: StopRequest, start_step: int = 0, *, resumed: bool = False) -> None:
+        """Train until the plan ends or a stop is asked for."""
         self._first_step = start_step
         for lines in (self._metrics, self._samples):
             if lines is not None:
                 lines.cut_back(start_step)
-        if resumed:
-            self._saved_step = start_step
-        else:
-            self._save(start_step)
-        with StopRequest() as stop:
-            try:
-                self._train(start_step, stop)
-            finally:
-                for lines in (self._metrics, self._samples):
-                    if lines is not None:
-                        lines.close()
+        try:
+            if resumed:
+                self._saved_step = start_step
+            else:
+                self._save(start_step)
+            stop.training = True
+            if resumed:
+                self._make_up_validation(start_step)
+            self._train(start_step, stop)
+        finally:
+            for lines in (self._metrics, self._samples):
+                if lines is not None:
+                    lines.close()
+
+    def _make_up_validation(self, step: int) -> None:
+        """Validate where a stop came between a step and its validation."""
+        if self._validate is None or step == 0 or not self._validation_due(step):
+            return
+        done = torch.zeros(1, device=self._step.device)
+        if self._run is not None:
+            records = read_json_lines(self._run.metrics)
+            done += any(r.get("kind") == "validation" and r["step"] == step for r in records)
+        if not bool(self._world.max(done)):  # the main rank alone keeps the log
+            self._record(step, {"kind": "validation", **self._validate()})
 
     def _train(self, start_step: int, stop: StopRequest) -> None:
         plan = self._plan

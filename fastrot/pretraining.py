@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastrot import __version__
 from fastrot.checkpoint import Checkpoint
 from fastrot.config import Config
+from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.loader import Loader, LoaderSpec, build_loader, choose_loader
 from fastrot.data.open import open_samples
 from fastrot.data.order import SampleOrder
@@ -42,7 +44,7 @@ from fastrot.resolve import (
     with_values,
 )
 from fastrot.rotation import RotationTask
-from fastrot.runlog import JsonLines, RunFolder
+from fastrot.runlog import JsonLines, RunFolder, read_json_lines
 from fastrot.step import TrainStep
 from fastrot.validate import validate
 
@@ -92,6 +94,12 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
     val = None
     if paths["val"] is not None:
         val = open_samples(paths["val"], checksums=config.data.checksums)
+    for samples in (train, val):
+        if isinstance(samples, BetonSamples) and not samples.has_checksums:
+            say(
+                f"{samples.path}: no manifest, so a changed byte inside a readable image goes "
+                "unnoticed; fastrot prepare writes one"
+            )
     batch = plan_batch(config, world)
     order = train_order(config, len(train), world, batch)
     if batch.accumulation > 1:
@@ -134,7 +142,7 @@ class Pretraining:
         config = data.config
         self.data, self.config, self.world, self.device = data, config, world, device
         self._run, self._stack, self._say = run, stack, say
-        self._bad: dict[int, BadSampleError] = {}
+        self._bad = self._bad_so_far()
         dtype = autocast_dtype(config.train.precision)
         self.model = build_model(config.model, seed=config.train.seed).to(device)
         if config.train.channels_last:
@@ -150,8 +158,9 @@ class Pretraining:
             scaler=self.scaler,
             world=world,
         )
-        self.loader = self._loader(config.data.loader, data.train, data.order, training=True)
+        # Their worker processes are forked before FFCV or DALI start threads in this one.
         self._val_loader, self._bank = self._validation_loaders()
+        self.loader = self._loader(config.data.loader, data.train, data.order, part="train")
 
     def _distributed(self) -> nn.Module:
         if self.world.size == 1:
@@ -170,17 +179,17 @@ class Pretraining:
             static_graph=self.data.batch.accumulation == 1,
         )
 
-    def _loader(self, name: str, samples: Samples, order: SampleOrder, *, training: bool) -> Loader:
+    def _loader(self, name: str, samples: Samples, order: SampleOrder, *, part: str) -> Loader:
         config = self.config
         spec = LoaderSpec(
             samples=samples,
             order=order,
-            crop=train_crop(config) if training else val_crop(config),
+            crop=train_crop(config) if part == "train" else val_crop(config),
             seed=config.train.seed,
             device=self.device,
             workers=config.data.workers or 0,
             on_bad_sample=config.data.on_bad_sample,
-            on_bad=self._on_bad,
+            on_bad=partial(self._on_bad, part),
         )
         loader = build_loader(name, spec)
         self._stack.callback(loader.close)
@@ -203,26 +212,35 @@ class Pretraining:
             rank=self.world.rank,
             world=self.world.size,
         )
-        loader = self._loader("reference", val, order, training=False)
+        loader = self._loader("reference", val, order, part="val")
         if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
             return loader, None
         bank = spread(train, _BANK_IMAGES)
         bank_order = SampleOrder(len(bank), batch, mode="sequential", drop_last=False)
-        return loader, self._loader("reference", bank, bank_order, training=False)
+        return loader, self._loader("reference", bank, bank_order, part="knn")
 
-    def _on_bad(self, error: BadSampleError) -> None:
-        if error.sample in self._bad:
+    def _bad_so_far(self) -> set[tuple[str, int]]:
+        """Bad samples that an earlier start of this run has replaced: listed and counted once."""
+        if self._run is None:
+            return set()
+        records = read_json_lines(self._run.path / "bad_samples.jsonl")
+        return {(str(record["part"]), int(record["sample"])) for record in records}
+
+    def _on_bad(self, part: str, error: BadSampleError) -> None:
+        if (part, error.sample) in self._bad:
             return
-        self._bad[error.sample] = error
+        self._bad.add((part, error.sample))
         if self._run is not None:
             lines = JsonLines(self._run.path / "bad_samples.jsonl", warn=self._say)
-            lines.append({"sample": error.sample, "name": error.name, "reason": error.reason})
+            record = {"part": part, "sample": error.sample, "name": error.name}
+            lines.append({**record, "reason": error.reason})
             lines.close()
         self._say(f"replaced bad sample {error.sample} ({error.name}): {error.reason}")
         if len(self._bad) > self.config.data.max_bad:
             raise BadDataError(
                 f"{len(self._bad)} bad samples, more than data.max_bad={self.config.data.max_bad}; "
-                "`fastrot verify` lists them all; mend the data, or raise data.max_bad"
+                "bad_samples.jsonl of the run folder lists them; mend the data, or raise "
+                "data.max_bad"
             )
 
     def plan(self) -> Plan:
@@ -278,7 +296,6 @@ class Pretraining:
             "threads": torch.get_num_threads(),
             "world_size": self.world.size,
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "bad_samples": sorted(self._bad),
         }
         backbone = {name: value for name, value in self.model.backbone.state_dict().items()}
         return Snapshot(tensors, state, {"backbone.safetensors": backbone})

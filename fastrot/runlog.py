@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -24,6 +25,10 @@ from fastrot.runlock import RunLock
 from fastrot.storage import sync_folder, write_atomic
 
 State = Literal["running", "done", "failed", "preempted"]
+# What a kill can leave half-written, by its exact name: nobody else's files match.
+_LEFTOVER = re.compile(
+    r"\.(status\.json|config\.yaml|environment\.json)\.[0-9a-f]{8}\.tmp|\.[0-9a-f]{8}\.probe"
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -37,7 +42,6 @@ class RunFolder:
     Attributes:
         path: the folder.
         run_id: 16 hex digits, drawn when the run begins and kept when it is resumed.
-        is_new: whether nothing was there to resume.
 
     Raises:
         UsageError: the path is a file, or holds something and ``resume`` is false.
@@ -48,8 +52,8 @@ class RunFolder:
         >>> import tempfile
         >>> with RunFolder(Path(tempfile.mkdtemp()) / "run") as folder:
         ...     folder.write_status("running", step=0, epoch=0)
-        ...     folder.is_new
-        True
+        ...     folder.path.name
+        'run'
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
@@ -57,18 +61,16 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{path}: is a file, but a run needs a folder; choose another --out")
         lock = self.path / "run.lock"
-        if not resume and not lock.exists():
-            self._refuse_if_used()  # before anything is put into a folder that is not ours
+        if not lock.exists():
+            self._refuse_if_used(resume=resume)  # before anything is put into what is not ours
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = RunLock(lock)
             try:
-                if not resume:
-                    self._refuse_if_used()
+                self._refuse_if_used(resume=resume)
                 self._reap()
                 _probe(self.path, resume=resume)
-                self.is_new = not self._contents()
-                self.run_id = str(read_status(self.path).get("run_id") or secrets.token_hex(8))
+                self.run_id = read_run_id(self.path) or secrets.token_hex(8)
             except BaseException:
                 self._lock.release()
                 raise
@@ -178,12 +180,19 @@ class RunFolder:
             if _is_leftover(entry.name):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def _refuse_if_used(self) -> None:
+    def _refuse_if_used(self, *, resume: bool) -> None:
+        """Keep out of folders that are no run's, and of runs that have something to lose."""
         contents = self._contents()
-        if contents:
+        if not contents:
+            return
+        if not _is_run(self.path):
             raise UsageError(
-                f"{self.path}: already holds {contents[0]}; "
-                "add --resume to go on with that run, or choose another --out"
+                f"{self.path}: holds {contents[0]} and is no run folder; choose another --out"
+            )
+        if not resume and _has_begun(self.path):
+            raise UsageError(
+                f"{self.path}: already holds a run; "
+                "add --resume to go on with it, or choose another --out"
             )
 
 
@@ -293,6 +302,28 @@ def read_status(path: str | Path) -> dict[str, Any]:
         return {}
 
 
+def read_run_id(path: str | Path) -> str | None:
+    """Identity of the run in a folder: from its status, or else from its newest checkpoint."""
+    known = read_status(path).get("run_id")
+    if known:
+        return str(known)
+    for commit in sorted(Path(path).glob("checkpoints/step-*/COMMIT.json"), reverse=True):
+        try:
+            return str(json.loads(commit.read_bytes())["run_id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged: an older one may know
+    return None
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("status.json", "config.yaml", "checkpoints"))
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is something to lose: a run that failed before its first step has nothing."""
+    return any(folder.glob("checkpoints/step-*")) or bool(read_status(folder).get("step", 0))
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     """One line as an object; None if it is torn (no newline) or damaged."""
     if not line.endswith(b"\n"):
@@ -315,7 +346,7 @@ def _finite(value: Any) -> Any:
 
 
 def _is_leftover(name: str) -> bool:
-    return name.startswith(".") and name.endswith((".tmp", ".probe"))
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 def _probe(folder: Path, *, resume: bool) -> None:

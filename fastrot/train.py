@@ -12,13 +12,14 @@ from typing import Any, Protocol
 import torch
 
 from fastrot.checkpoint import newest_checkpoint
-from fastrot.config import Config, load_config
+from fastrot.config import Config, Override, load_config
 from fastrot.distributed import World, joined, pick_device, read_world
 from fastrot.errors import FastrotError, OutOfMemoryError, StorageError, UsageError
 from fastrot.loop import Loop, Reporter
 from fastrot.pretraining import Pretraining, open_data
 from fastrot.resolve import check_resumable, resolve
-from fastrot.runlog import RunFolder, read_json_lines, read_status
+from fastrot.runlog import RunFolder, read_json_lines, read_run_id, read_status
+from fastrot.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,16 @@ class TrainRequest:
 
     Attributes:
         config: recipe and overrides.
-        overrides: the ``key=value`` overrides alone: a resumed run takes the rest from its own
+        recipe: the recipe that was named, or None: a resumed run must fit it.
+        overrides: the overrides alone: a resumed run takes the rest from its own
             ``config.yaml``.
         out: run folder.
         resume: go on with the run in ``out``; a new run if there is none yet.
     """
 
     config: Config
-    overrides: tuple[str, ...]
+    recipe: str | None
+    overrides: tuple[Override, ...]
     out: Path
     resume: bool
 
@@ -75,12 +78,14 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
     world = read_world()
     config = request.config
     saved_config = request.out / "config.yaml"
-    resuming = request.resume and saved_config.is_file()
-    if resuming:
+    if request.resume and saved_config.is_file():
         saved = load_config(str(saved_config))
-        config = load_config(str(saved_config), list(request.overrides))
+        config = load_config(str(saved_config), request.overrides)
         for line in check_resumable(saved, config):
             screen.message(f"changed since the run began: {line}")
+        if request.recipe is not None:
+            check_resumable(saved, request.config)
+            screen.message(f"going on with the settings of {saved_config}; -c is only checked")
     if config.data.train is None:
         raise UsageError(
             "no training data; add --data FILE.beton (or --data FOLDER of images), "
@@ -89,13 +94,13 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
     device = pick_device(config.train.device, world)
     config = resolve(config, world, device)
     _prepare_torch(config, device)
-    with joined(world, device), ExitStack() as stack:
+    with joined(world, device), StopRequest() as stop, ExitStack() as stack:
         run = None
         if world.is_main:
             run = stack.enter_context(RunFolder(request.out, resume=request.resume))
             stack.enter_context(_recorded(run))
         world.sum(torch.zeros(1, device=device))  # the folder is ours before others look into it
-        return _run(config, request.out, run, world, device, screen, stack)
+        return _run(config, request.out, run, world, device, screen, stack, stop)
 
 
 def _prepare_torch(config: Config, device: torch.device) -> None:
@@ -114,8 +119,9 @@ def _run(
     device: torch.device,
     screen: Screen,
     stack: ExitStack,
+    stop: StopRequest,
 ) -> TrainResult:
-    run_id = run.run_id if run else str(read_status(out).get("run_id"))
+    run_id = run.run_id if run else read_run_id(out)
     checkpoint = newest_checkpoint(out / "checkpoints", run_id)
     if checkpoint is None and read_status(out).get("step", 0):
         raise StorageError(
@@ -150,7 +156,7 @@ def _run(
         snapshot=parts.snapshot,
         validate=parts.validate if parts.validates else None,
     )
-    loop.run(start_step, resumed=checkpoint is not None)
+    loop.run(stop, start_step, resumed=checkpoint is not None)
     return TrainResult(out, max(start_step, plan.total_steps), _last_validation(out))
 
 
@@ -168,7 +174,10 @@ def _recorded(run: RunFolder) -> Iterator[None]:
     """Leave the outcome in ``status.json`` whatever it is."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            _record(run, FastrotError(f"RuntimeError: {error}"))
+            raise  # torch has no type of its own for a CPU that is out of memory
         failure = OutOfMemoryError(
             f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}; make a pass "
             "smaller with --set train.micro_batch=N (batch norm then sees N images at a time) or "

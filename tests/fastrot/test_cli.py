@@ -117,6 +117,37 @@ def test_empty_folder_is_named_with_the_fix(
     assert not (tmp_path / "x.beton").exists()
 
 
+def test_a_wrong_first_try_does_not_stand_in_the_way(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = photos(tmp_path / "ph😀tos", ["1.png", "2.png"])
+    common = ["--out", str(tmp_path / "run"), "--set", "data.resolution=32"]
+    common += ["--set", "data.crop=whole", "--set", "data.workers=0", "--set", "model.width=8"]
+    common += ["--set", "model.name=resnet18", "--set", "train.global_batch=2"]
+    common += ["--set", "train.max_steps=1", "--set", "sinks.tensorboard=false"]
+    code, _, err = run(capsys, "train", "--data", tmp_path / "photo", *common)
+    assert code == 64 and "no such file or folder" in err
+    code, _, err = run(capsys, "train", "--data", source, *common)
+    assert code == 0, err
+
+
+def test_bad_samples_are_listed_and_counted_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = photos(tmp_path / "photos", [f"{number}.png" for number in range(6)])
+    (source / "3.png").write_bytes(b"<html>not a picture</html>")
+    common = ["train", "--data", str(source), "--out", str(tmp_path / "run"), "--resume"]
+    common += ["--on-bad-sample", "skip", "--set", "data.resolution=32", "--set", "data.crop=whole"]
+    common += ["--set", "data.workers=0", "--set", "model.name=resnet18", "--set", "model.width=8"]
+    common += ["--set", "train.global_batch=6", "--set", "sinks.tensorboard=false"]
+    for steps in (1, 2, 3):
+        code, _, err = run(capsys, *common, "--set", f"train.max_steps={steps}")
+        assert code == 0, err
+    lines = (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+    assert json.loads(lines[0])["name"].endswith("3.png")
+
+
 def test_unwritable_output_is_found_before_the_work(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Path
 ) -> None:

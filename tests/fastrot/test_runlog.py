@@ -77,7 +77,7 @@ def write_holder(folder: Path, *, age: float = 0.0, **changes: object) -> Path:
 def test_a_new_run_is_private_locked_and_records_its_state(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "runs" / "a") as run:
         assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
-        assert run.is_new
+        assert not read_status(run.path)
         assert (run.path / "run.lock").exists()
         run.write_config("train: {}\n")
         run.write_status("running", step=7, epoch=0.5)
@@ -91,12 +91,39 @@ def test_a_new_run_is_private_locked_and_records_its_state(tmp_path: Path) -> No
 def test_resume_keeps_the_run_id_and_a_fresh_start_is_refused(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as first:
         first.write_status("preempted", step=3, epoch=0.1, exit_code=75)
-    with pytest.raises(UsageError, match=r"already holds status.json; add --resume") as refused:
+    with pytest.raises(UsageError, match=r"already holds a run; add --resume") as refused:
         RunFolder(tmp_path / "run")
     assert refused.value.exit_code == 64
     with RunFolder(tmp_path / "run", resume=True) as second:
         assert second.run_id == first.run_id
-        assert not second.is_new
+
+
+def test_a_run_that_never_began_may_be_started_again(tmp_path: Path) -> None:
+    """A typo in the first command must not stand in the way of the second."""
+    with RunFolder(tmp_path / "run") as first:
+        first.write_config("data: {}\n")
+        first.write_status("failed", step=0, epoch=0, exit_code=64)
+    with RunFolder(tmp_path / "run"):
+        pass
+    (tmp_path / "run" / "checkpoints" / "step-00000000").mkdir(parents=True)
+    with pytest.raises(UsageError, match="add --resume"):
+        RunFolder(tmp_path / "run")
+
+
+def test_resume_touches_no_folder_that_is_not_a_runs(tmp_path: Path) -> None:
+    (tmp_path / ".mydraft.tmp").write_text("precious")
+    (tmp_path / ".d.probe").mkdir()
+    with pytest.raises(UsageError, match="is no run folder"):
+        RunFolder(tmp_path, resume=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".d.probe", ".mydraft.tmp"]
+
+
+def test_run_id_survives_the_loss_of_the_status(tmp_path: Path) -> None:
+    commit = tmp_path / "run" / "checkpoints" / "step-00000004" / "COMMIT.json"
+    commit.parent.mkdir(parents=True)
+    commit.write_text(json.dumps({"run_id": "f" * 16}))
+    with RunFolder(tmp_path / "run", resume=True) as run:
+        assert run.run_id == "f" * 16
 
 
 def test_a_folder_of_something_else_is_left_untouched(tmp_path: Path) -> None:
@@ -122,7 +149,7 @@ def test_leftovers_of_a_killed_process_are_reaped(tmp_path: Path) -> None:
     (tmp_path / ".status.json.0a1b2c3d.tmp").write_text("half")
     (tmp_path / ".0a1b2c3d.probe").mkdir()
     with RunFolder(tmp_path) as run:
-        assert run.is_new
+        assert not read_status(run.path)
         assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]
 
 

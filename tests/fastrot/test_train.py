@@ -115,6 +115,36 @@ def test_signal_writes_a_checkpoint_and_leaves_with_75(uninterrupted: Path, tmp_
     assert "training is complete" in (out / "status.json").read_text()
 
 
+@pytest.mark.slow
+def test_a_stop_before_a_validation_loses_no_validation(tmp_path: Path) -> None:
+    """One step an epoch: the signal always finds a validation that is due."""
+    out = tmp_path / "run"
+    slow = ("model.width=32", "train.global_batch=1400", "train.max_steps=1", "train.epochs=2")
+    process = subprocess.Popen(command(out, *pairs(*slow)), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints" / "step-00000000").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=300)
+    assert process.returncode == 75, text
+    assert "held-out rotation accuracy" in train(out, "--resume", *pairs(*slow))
+    records = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    assert [r["step"] for r in records if r["kind"] == "validation"] == [1]
+
+
+def test_signal_before_the_first_step_is_told_in_the_status(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "status.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 75, text
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("preempted", 75)
+
+
 def test_torchvision_loads_the_backbone(uninterrupted: Path, tmp_path: Path) -> None:
     import torchvision
 
@@ -148,6 +178,8 @@ def test_existing_run_needs_resume_and_resume_needs_the_same_model(
     assert "add --resume" in text
     text = train(uninterrupted, "--resume", "--set", "train.seed=5", code=78)
     assert "the run began with 0" in text
+    text = train(uninterrupted, "--resume", "-c", "cifar10_nin_rotnet", code=78)
+    assert "cannot resume with" in text
     text = train(uninterrupted, "--resume", *settings())
     assert_same_end(uninterrupted, uninterrupted)
 
