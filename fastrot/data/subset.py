@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.samples import Encoded, Samples
+from fastrot.data.samples import BadSampleError, Encoded, Samples
 
 
 @dataclass
 class SubsetSamples:
-    """Some samples of a data set, renumbered from 0.
+    """Some samples of a data set, renumbered from 0; so are the errors about them.
 
     Args:
         samples: the whole data set.
@@ -38,16 +38,44 @@ class SubsetSamples:
         return self.samples.name(int(self.ids[sample]))
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Widths and heights of shape (N, 2)."""
-        return self.samples.sizes(self.ids[samples])
+        """Widths and heights of shape (N, 2).
+
+        Raises:
+            BadSampleError: a header cannot be read.
+        """
+        ids = self.ids[samples]
+        try:
+            return self.samples.sizes(ids)
+        except BadSampleError as error:
+            bad = samples[np.flatnonzero(ids == error.sample)[0]]
+            raise _renumbered(error, int(bad)) from None
 
     def read(self, sample: int) -> Encoded:
-        """The encoded bytes of a sample."""
-        return self.samples.read(int(self.ids[sample]))
+        """The encoded bytes of a sample.
+
+        Raises:
+            BadSampleError: they are missing, changed, or without a readable header.
+        """
+        try:
+            return self.samples.read(int(self.ids[sample]))
+        except BadSampleError as error:
+            raise _renumbered(error, sample) from None
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Pixels of shape (H, W, 3), RGB, of a sample."""
-        return self.samples.decode(int(self.ids[sample]))
+        """Pixels of shape (H, W, 3), RGB, of a sample.
+
+        Raises:
+            BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
+        """
+        try:
+            return self.samples.decode(int(self.ids[sample]))
+        except BadSampleError as error:
+            raise _renumbered(error, sample) from None
+
+
+def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
+    """The error with the number that whoever reads the subset knows the sample by."""
+    return BadSampleError(sample, error.name, error.reason)
 
 
 def spread(samples: Samples, most: int) -> SubsetSamples:
