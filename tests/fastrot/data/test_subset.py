@@ -50,7 +50,7 @@ def test_samples_are_those_of_the_whole(photos, subset):
 
 @pytest.mark.parametrize("how", ["sizes", "read", "decode"])
 def test_an_error_has_the_number_of_the_subset(subset, how):
-    with pytest.raises(BadSampleError, match="06.jpg") as caught:
+    with pytest.raises(BadSampleError, match=r"06\.jpg") as caught:
         subset.sizes(np.array([5, BAD, 0])) if how == "sizes" else getattr(subset, how)(BAD)
     assert caught.value.sample == BAD
 
