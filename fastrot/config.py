@@ -27,9 +27,11 @@ Override = str | tuple[str, Any]
 
 
 class Section(BaseModel):
-    """Frozen, and closed to keys that it does not declare."""
+    """Frozen, closed to keys that it does not declare, and to numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Section):
@@ -52,7 +54,7 @@ class DataConfig(Section):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height of a random_resized crop."""
     padding: Annotated[int, Field(ge=0)] = 4
-    """Black border of a padded crop, in output pixels."""
+    """Black border of a padded crop, in output pixels; at most resolution."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip, before the turn."""
     val_crop: Literal["center", "whole"] = "center"
@@ -84,6 +86,11 @@ class DataConfig(Section):
             raise ValueError(f"data.scale={list(self.scale)} must not exceed 1 (the whole image)")
         if min(self.std) <= 0:
             raise ValueError(f"data.std={list(self.std)} must be positive")
+        if self.padding > self.resolution:  # a crop may then hold nothing of the image
+            raise ValueError(
+                f"data.padding={self.padding} must not exceed data.resolution={self.resolution}; "
+                "lower it"
+            )
         return self
 
 

@@ -54,6 +54,10 @@ def test_resolved_configuration_loads_back_unchanged(tmp_path: Path) -> None:
         ("data.loader=fast", "data.loader='fast'"),
         ("data.resolution=[", "not valid YAML"),
         ("train.seed=-1", "greater than or equal to 0"),
+        ("data.std=[.inf,1,1]", "data.std.0=inf: input should be a finite number"),
+        ("data.mean=[0,.nan,0]", "data.mean.1=nan: input should be a finite number"),
+        ("optim.learning_rate=inf", "optim.learning_rate=inf"),
+        ("data.padding=33", "must not exceed data.resolution=32"),
     ],
 )
 def test_wrong_override_is_named_on_one_line(override: str, message: str) -> None:
