@@ -35,7 +35,11 @@ class BatchPlan:
 
 
 def resolve(config: Config, world: World, device: torch.device) -> Config:
-    """Replace precision, threads and workers that are left to fastrot by values."""
+    """Replace precision, threads and workers that are left to fastrot by values.
+
+    Raises:
+        UsageError: the device cannot train with the precision.
+    """
     cores = max(1, usable_cores() // world.local_size)
     workers = cores
     if device.type == "cpu":  # decoding and training share the cores
@@ -56,6 +60,10 @@ def _precision(name: str, device: torch.device) -> str:
         if device.type == "cpu":
             return "fp32"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if name == "fp16" and device.type == "cpu":  # no kernels of their own: 1 image/s
+        raise UsageError(
+            "train.precision=fp16 is for GPUs; on a CPU set train.precision to fp32 or bf16"
+        )
     return name
 
 

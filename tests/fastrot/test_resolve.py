@@ -57,6 +57,11 @@ def test_every_auto_becomes_a_value() -> None:
     assert resolved.data.workers == 3
 
 
+def test_a_precision_that_a_cpu_has_no_kernels_for_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"train.precision=fp16 .* fp32 or bf16"):
+        resolve(load_config("digits", ["train.precision=fp16"]), World(), CPU)
+
+
 def test_published_validation_crop() -> None:
     crop = val_crop(load_config("resnet50_8xb16-steplr-70e"))
     assert (crop.kind, crop.size, crop.resize, crop.flip) == ("center", 224, 256, 0.0)
