@@ -21,7 +21,7 @@ from fastrot.data.meter import Meter
 from fastrot.data.samples import BadSampleError
 from fastrot.data.workers import WorkerPool
 from fastrot.environment import usable_cores
-from fastrot.errors import BadDataError, FastrotError
+from fastrot.errors import BadDataError, FastrotError, UsageError
 
 _MIN_SAMPLES_A_WORKER = 256
 _SHOWN = 20
@@ -76,9 +76,11 @@ class VerifyReport:
             lines.append(f"... and {more:,} more (--json lists all)")
         if self.error:
             lines.append(self.error)
-        if self.exit_code:
-            lines.append(f"{self.path}: BAD, {len(self.bad_samples):,} bad samples")
-        else:
+        if self.bad_samples:
+            lines.append(
+                f"{self.path}: BAD, {len(self.bad_samples):,} of {self.num_samples:,} samples"
+            )
+        elif not self.error:
             checked = "checksums and pixels" if self.has_manifest else "pixels"
             lines.append(
                 f"{self.path}: sound; structure, {checked} of {self.num_samples:,} samples"
@@ -98,9 +100,11 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
         progress: show a progress bar, or lines, on standard error.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or ``workers`` is negative.
         StorageError: it cannot be read.
     """
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers={workers} must be at least 0 (0: no extra processes)")
     path = Path(path)
     try:
         file = BetonFile.open(path)

@@ -74,7 +74,7 @@ def test_bad_samples_are_listed_with_their_reasons(copied, workers):
     assert report.exit_code == 65
     assert [bad.sample for bad in report.bad_samples] == [17, 650]
     assert "checksum" in report.bad_samples[0].reason
-    assert "BAD, 2 bad samples" in text_of(report)
+    assert "BAD, 2 of 700 samples" in text_of(report)
     document = report.to_json()
     assert document["ok"] is False and document["bad_samples"][1]["sample"] == 650
 
@@ -93,9 +93,10 @@ def test_broken_structure_and_foreign_manifest(copied):
     copied.write_bytes(good[:-24])
     report = verify(copied, progress=False)
     assert report.exit_code == 65 and "allocation table" in report.error
-    assert "BAD" in text_of(report)
+    assert text_of(report) == f"{report.error}\n"
     copied.write_bytes(b"\xff\xd8\xff\xe0" + good[4:])
-    assert "JPEG" in verify(copied, progress=False).error
+    report = verify(copied, progress=False)
+    assert "JPEG" in report.error and text_of(report) == f"{report.error}\n"
     copied.write_bytes(good)
     manifest_path(copied).write_text("{}")
     report = verify(copied, progress=False)
@@ -105,6 +106,11 @@ def test_broken_structure_and_foreign_manifest(copied):
 def test_missing_file_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         verify(tmp_path / "x.beton")
+
+
+def test_a_negative_number_of_workers_is_a_usage_error(photos):
+    with pytest.raises(UsageError, match=r"--workers=-3 must be at least 0"):
+        verify(photos, workers=-3)
 
 
 def test_every_field_type_is_checked(tmp_path):
