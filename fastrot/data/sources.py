@@ -76,12 +76,14 @@ def list_source(
 
     Args:
         path: the folder.
-        kind: what it is; ``auto`` looks.
+        kind: what it is; ``auto`` looks. ``cifar``: the binary version, or its images unpacked
+            to ``train/CLASS/`` and ``test/CLASS/``.
         split: which part of a data set that has parts (train, val, test ...).
         follow_symlinks: also follow links that lead out of the folder.
 
     Raises:
-        UsageError: no such folder, an unknown kind, or a split that is missing or not there.
+        UsageError: no such folder, an unknown kind or not of this kind, or a split that is
+            missing or not there.
         BadDataError: no images in it, or a layout with two meanings.
         StorageError: it cannot be read.
     """
@@ -96,9 +98,23 @@ def list_source(
         cifar_root = cifar.find(root) if kind in ("auto", "cifar") else None
         if cifar_root is not None:
             return _cifar_source(cifar_root, split)
+        if kind == "cifar" and not _has_cifar_folders(root):
+            raise UsageError(
+                f"{root}: neither CIFAR's binary version (.bin files) nor its images in "
+                "train/CLASS/ and test/CLASS/; leave --kind out to take it as it is"
+            )
         return _folder_source(root, split, follow_symlinks)
     except OSError as error:
         raise StorageError(f"{root}: cannot be listed: {error}") from None
+
+
+def _has_cifar_folders(root: Path) -> bool:
+    """Whether ``root`` holds just ``train`` and ``test``, and these just class folders."""
+    top = _scan(root, ".", None)
+    if top.images or top.folders != ["test", "train"]:
+        return False
+    parts = [_scan(root / name, ".", None) for name in top.folders]
+    return all(part.folders and not part.images for part in parts)
 
 
 def _cifar_source(root: Path, split: str | None) -> Source:

@@ -139,6 +139,21 @@ def test_cifar10_folders_fast(test_data):
     assert np.bincount(source.labels).tolist() == [5000] * 10
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat/1.jpg", "dog/2.jpg"),
+        ("train/cat/1.jpg", "val/cat/2.jpg"),
+        ("train/1.jpg", "test/2.jpg"),
+        ("train/cat/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg"),
+    ],
+)
+def test_what_is_no_cifar_is_refused_as_cifar(tmp_path, names):
+    tree(tmp_path, *names)
+    with pytest.raises(UsageError, match=r"neither CIFAR's binary version .* leave --kind out"):
+        list_source(tmp_path, kind="cifar", split="train")
+
+
 def write_cifar10(root, per_file=3):
     rng = np.random.default_rng(0)
     root.mkdir(parents=True)
