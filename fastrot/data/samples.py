@@ -65,7 +65,9 @@ class Samples(Protocol):
         path: what the user named.
         labels: of shape (n,), int64, -1 where there is none.
         class_names: one per class, or None when unknown.
-        digest: hash of the content's identity; a resumed run must see the same one.
+        digest: hash of the content's identity; a resumed run must see the same one. It covers
+            every byte of a .beton file with a manifest, all but the images' data without one,
+            and of a folder the names and sizes of the files, not what is in them.
         applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
             no, it was applied when the file was written, and FFCV ignores it).
     """
