@@ -73,16 +73,16 @@ class RunLock:
 
     Args:
         path: the lock file; its folder must exist.
-        what: what it guards, for messages.
+        what: what it guards, with its path, for messages; default: the run in the lock's folder.
 
     Raises:
         MismatchError: another process holds it; the message says which, and since when.
         OSError: the file cannot be created or written.
     """
 
-    def __init__(self, path: Path, *, what: str = "this run") -> None:
+    def __init__(self, path: Path, *, what: str | None = None) -> None:
         self.path = path
-        self.what = what
+        self.what = what or f"the run in {path.parent}"
         self.holder = Holder.of_this_process()
         self._stop = threading.Event()
         self._descriptor = self._acquire()
@@ -100,8 +100,8 @@ class RunLock:
         if holder is None or holder.nonce != self.holder.nonce:
             now = f"now held by {holder.host}:{holder.pid}" if holder else "removed"
             raise MismatchError(
-                f"{self.path}: the lock of {self.what} was lost ({now}); stopping before two "
-                "processes write the same: resume once the other has ended"
+                f"the lock of {self.what} was lost ({now}); stopping before two processes write "
+                "the same: resume once the other has ended"
             )
 
     def release(self) -> None:
@@ -180,8 +180,7 @@ class RunLock:
     def _refusal(self, holder: Holder | None) -> MismatchError:
         who = f"{holder.host}:{holder.pid} since {holder.since}" if holder else "another process"
         return MismatchError(
-            f"{self.path.parent}: {self.what} is held by {who}; wait for it or stop it, "
-            "or choose another output"
+            f"{self.what} is held by {who}; wait for it or stop it, or choose another output"
         )
 
     def _beat(self) -> None:

@@ -115,7 +115,8 @@ class BetonWriter:
         )
         self._journal_path = self.path.with_name(f"{self.path.name}.journal")
         with self._storage("cannot be written", _UNTOUCHED):
-            self._lock = RunLock(self.path.with_name(f"{self.path.name}.lock"), what=self.path.name)
+            lock = self.path.with_name(f"{self.path.name}.lock")
+            self._lock = RunLock(lock, what=str(self.path))
         try:
             with self._storage("cannot be written", _UNTOUCHED):
                 self._start(journal, resume)

@@ -188,7 +188,8 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
         for resume in (True, False):
             with pytest.raises(MismatchError) as refused:
                 RunFolder(tmp_path, resume=resume)
-            assert f"held by {socket.gethostname()}:{process.pid} since " in str(refused.value)
+            holder = f"{socket.gethostname()}:{process.pid}"
+            assert f"the run in {tmp_path} is held by {holder} since " in str(refused.value)
         assert refused.value.exit_code == 78
     finally:
         process.kill()

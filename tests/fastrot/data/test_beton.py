@@ -340,9 +340,10 @@ def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
 
 
 def test_second_writer_is_told_who_holds_the_file(tmp_path):
-    with BetonWriter(tmp_path / "x.beton", [LABEL], capacity=1) as writer:
-        with pytest.raises(MismatchError, match=rf"x.beton is held by .*:{os.getpid()} since \d"):
-            BetonWriter(tmp_path / "x.beton", [LABEL], capacity=1)
+    path = tmp_path / "x.beton"
+    with BetonWriter(path, [LABEL], capacity=1) as writer:
+        with pytest.raises(MismatchError, match=rf"^{path} is held by .*:{os.getpid()} since \d"):
+            BetonWriter(path, [LABEL], capacity=1)
         writer.add(1)
         writer.commit()
     write(tmp_path / "x.beton")
