@@ -16,6 +16,9 @@ from rich.text import Text
 _WINDOW = 30
 """Updates over which the rate behind "time left" is taken: a resumed or paused run adapts."""
 
+_CURVE = 40
+"""Updates that the curve of the loss shows where there is room."""
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 _Format = Callable[[float], str]
@@ -72,7 +75,7 @@ class Progress:
         self._started = time.monotonic()
         self._next_line = self._started
         self._recent: deque[tuple[float, int]] = deque([(self._started, first_step)], _WINDOW)
-        self._losses: deque[float] = deque(maxlen=40)
+        self._losses: deque[float] = deque(maxlen=_CURVE)
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics after a step.
@@ -137,10 +140,13 @@ class Progress:
         )
         body = Table.grid(padding=(0, 3))
         readable = _readable(metrics)
-        body.add_row(*(Text(name, style="dim") for name, _ in readable), Text("loss", style="dim"))
+        names = [name for name, _ in readable] + ["recent losses"]
+        # A curve too wide for its column would lose its newest end.
+        curve = _CURVE if self._console.width >= 120 else 10
+        body.add_row(*(Text(name, style="dim") for name in names))
         body.add_row(
             *(Text(text, style="bold cyan") for _, text in readable),
-            Text(_sparkline(list(self._losses)), style="green"),
+            Text(_sparkline(list(self._losses)[-curve:]), style="green"),
         )
         return Group(head, body)
 

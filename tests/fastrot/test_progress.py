@@ -89,6 +89,10 @@ def test_messages_are_not_markup(clock: Clock) -> None:
     assert text(console) == "wrote [bold]step-00000010[/bold] " + "x" * 100 + "\n"
 
 
+def last_panel(shown: str) -> str:
+    return shown[shown.rindex("training") :]
+
+
 @pytest.mark.parametrize("width", [60, 140])
 def test_the_live_panel_is_restored_and_shows_the_metrics(clock: Clock, width: int) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=width, legacy_windows=False)
@@ -102,6 +106,7 @@ def test_the_live_panel_is_restored_and_shows_the_metrics(clock: Clock, width: i
     assert "\x1b[?25h" in shown  # the cursor is back
     assert "█" in shown  # the curve of the loss
     if width == 140:
+        assert last_panel(shown).count("loss ") == 1 and "recent losses" in shown
         assert "rotation accuracy" in shown
         assert "54.3 %" in shown
 
