@@ -28,6 +28,7 @@ from rich.text import Text
 from fastrot import __version__
 from fastrot.environment import dali_version, git_commit, usable_cores, usable_memory, version
 from fastrot.kernels import dispatch
+from fastrot.output import to_a_reader
 
 Verdict = Literal["good", "absent", "problem"]
 
@@ -106,10 +107,11 @@ def doctor(*, as_json: bool = False) -> Report:
     """
     with Console(stderr=True).status("importing what is installed, to see whether it works"):
         report = examine()
-    if as_json:
-        print(report.to_json())
-    else:
-        report.show(Console())
+    with to_a_reader():
+        if as_json:
+            print(report.to_json())
+        else:
+            report.show(Console())
     return report
 
 

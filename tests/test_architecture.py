@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def test_reading_data_imports_no_torch(graph: grimp.ImportGraph) -> None:
     for module in sorted(readers):
         chain = graph.find_shortest_chain(module, "torch")
         assert chain is None, f"{' -> '.join(chain)}: break it, or add it to TENSOR_MODULES"
+
+
+def test_the_contract_about_torch_forgets_no_module(graph: grimp.ImportGraph) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (contract,) = (c for c in contracts["contracts"] if "torch" in c.get("forbidden_modules", ()))
+    listed = {m for m in contract["source_modules"] if m.startswith("fastrot.data.")}
+    assert listed == graph.find_descendants("fastrot.data") - TENSOR_MODULES
 
 
 def test_light_modules_load_nothing_heavy() -> None:
