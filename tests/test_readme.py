@@ -29,6 +29,11 @@ def test_readme_has_the_commands_that_matter() -> None:
     assert "fastrot train --ffcv imagenet.beton" in COMMANDS
 
 
+def test_readme_holds_no_placeholder() -> None:
+    """That its links resolve is held by tests/test_architecture.py, for every page."""
+    assert not re.findall(r"@@|\bTODO\b|\bTBD\b", README)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], Path]) -> Path:
     """A folder with photos/, imagenet/ and imagenette*.beton of a few real photos each."""
