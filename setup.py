@@ -160,6 +160,8 @@ setup(
     name="fastrot",
     version=read_version(),
     description="Rotation-prediction (RotNet) pretraining, as fast as the hardware allows",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["fastrot", "fastrot.*"]),
