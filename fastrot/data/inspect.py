@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from fastrot.data import manifest as manifests
 from fastrot.data.beton_format import JPEG, Field, Kind
@@ -85,6 +84,8 @@ class Contents:
 
     def show(self, console: Console) -> None:
         """Print the contents for people."""
+        from rich.table import Table  # here, so that --json answers sooner
+
         table = Table(title=str(self.path), title_justify="left", show_header=False)
         for name, value in self._rows():
             table.add_row(name, value)
