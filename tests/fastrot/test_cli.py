@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -203,24 +203,41 @@ def test_prepare_inspect_and_verify_as_json(
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "FILE"], ["verify", "FILE"]])
-def test_light_commands_start_without_torch(digits: Path, arguments: list[str]) -> None:
+def test_light_commands_start_at_once(digits: Path, tmp_path: Path, arguments: list[str]) -> None:
+    """In half a second, as the plan says, of a core that has nothing else to do.
+
+    Processor time: the clock on the wall also counts what else the machine does. A busy or slow
+    machine takes longer for everything, so there the measure is what Python takes, in turn with
+    the command, to import the packages that the command line is made of (0.2 s on two quiet
+    cores, where 0.5 s is two and a half times that).
+    """
     arguments = [str(digits) if word == "FILE" else word for word in arguments]
-    code = (
+    command = (
         "import sys; from fastrot.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as left: assert not left.code\n"
         "heavy = {'torch', 'sklearn', 'scipy', 'pandas', 'numba', 'cv2'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "COLUMNS": "80"},
-        )
-        seconds.append(time.monotonic() - start)
-        assert done.returncode == 0, done.stderr
-    assert min(seconds) < 1.5, seconds  # half a second on a machine that does nothing else
+    packages = "import numpy, pydantic, rich.console, typer.main"
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: compiled once, not each time
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # idle threads of numpy spin, on other cores
+    least, usual = float("inf"), float("inf")
+    for turn in range(6):
+        seconds = [
+            processor_seconds([sys.executable, "-c", code, *words], environment)
+            for code, words in ((command, arguments), (packages, []))
+        ]
+        if turn:  # the first one compiles
+            least, usual = min(least, seconds[0]), min(usual, seconds[1])
+    assert least < max(0.5, 2.5 * usual), f"{least:.2f} s; the packages alone {usual:.2f} s"
+
+
+def processor_seconds(command: list[str], environment: dict[str, str]) -> float:
+    """User and system time of a command that must succeed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
