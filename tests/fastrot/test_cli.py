@@ -208,8 +208,8 @@ def test_light_commands_start_at_once(digits: Path, tmp_path: Path, arguments: l
 
     Processor time: the clock on the wall also counts what else the machine does. A busy or slow
     machine takes longer for everything, so there the measure is what Python takes, in turn with
-    the command, to import the packages that the command line is made of (0.2 s on two quiet
-    cores, where 0.5 s is two and a half times that).
+    the command, to import the packages that the command line is made of; such a run shows
+    that nothing heavy came in, not that half a second is kept.
     """
     arguments = [str(digits) if word == "FILE" else word for word in arguments]
     command = (
