@@ -194,6 +194,7 @@ setup(
         "slurm": ["submitit"],
         "test": [
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "mypy",

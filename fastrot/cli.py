@@ -234,17 +234,23 @@ def _show(report: Report, as_json: bool) -> None:
     """Print a report for people or for programs, and leave with its exit code."""
     from rich.console import Console
 
-    if as_json:
-        import json
+    from fastrot.output import to_a_reader
 
-        typer.echo(json.dumps(report.to_json()))
-    else:
-        report.show(Console())
+    with to_a_reader():
+        if as_json:
+            import json
+
+            typer.echo(json.dumps(report.to_json()))
+        else:
+            report.show(Console())
     raise typer.Exit(report.exit_code)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with the exit code of its outcome."""
+    if not {"train", "doctor"} & set(sys.argv[1:2]):
+        # numpy's idle BLAS threads spin; the commands that only look need none.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run side by side; torch threads that wait for each other by spinning would make
+    # every one of them many times slower. Inherited by the processes that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,9 +36,12 @@ def test_data() -> Callable[[str], Path]:
         if not unpack.is_file():
             pytest.skip(f"test data {name!r} not found: set FASTROT_TEST_DATA to a folder with it")
         done = ROOT / ".test-data" / f".{name}-unpacked"
-        if not done.exists():
-            subprocess.run(["bash", str(unpack), str(done.parent), name], check=True)
-            done.touch()
+        done.parent.mkdir(exist_ok=True)
+        with (done.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other test processes look for the same data
+            if not done.exists():
+                subprocess.run(["bash", str(unpack), str(done.parent), name], check=True)
+                done.touch()
         return done.parent / name
 
     return find

@@ -224,7 +224,7 @@ def test_light_commands_start_at_once(digits: Path, tmp_path: Path, arguments: l
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: compiled once, not each time
     environment["OPENBLAS_NUM_THREADS"] = "1"  # idle threads of numpy spin, on other cores
     least, usual = float("inf"), float("inf")
-    for turn in range(6):
+    for turn in range(3):
         seconds = [
             processor_seconds([sys.executable, "-c", code, *words], environment)
             for code, words in ((command, arguments), (packages, []))

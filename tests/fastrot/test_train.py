@@ -186,7 +186,8 @@ def test_existing_run_needs_resume_and_resume_needs_the_same_model(
 
 def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(command(out, *settings()), stderr=subprocess.DEVNULL)
+    endless = settings("train.max_steps=1000000", "train.epochs=1000000")
+    process = subprocess.Popen(command(out, *endless), stderr=subprocess.DEVNULL)
     try:
         wait_for_training(process, out)
         assert process.poll() is None
