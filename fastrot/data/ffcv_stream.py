@@ -25,7 +25,7 @@ from ffcv.pipeline import PipelineSpec
 from ffcv.traversal_order.base import TraversalOrder
 from numpy.typing import NDArray
 
-from fastrot.data.ffcv_decoder import FAILED, BoxDecoder
+from fastrot.data.ffcv_decoder import DECODED, BoxDecoder
 from fastrot.data.loader import READ_DEADLINE_SECONDS
 from fastrot.errors import FastrotError, StorageError
 
@@ -170,7 +170,7 @@ class FfcvStream:
                         "try --loader reference or dali"
                     ) from item
                 chunk, rows = item
-                yield chunk, rows, self._decoder.status[chunk] == FAILED
+                yield chunk, rows, self._decoder.status[chunk] != DECODED
         finally:
             epoch.stop()
 

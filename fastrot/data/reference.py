@@ -6,27 +6,20 @@ the calling process does. Shapes: N source images in a batch, S side of a crop.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from fastrot.data.epochs import EpochLoader
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
-from fastrot.data.order import SampleOrder
+from fastrot.data.prefetch import Prefetcher
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.samples import BadSampleError
-from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError
-
-_SHARED_MEMORY = "/dev/shm"
-_BATCHES_AHEAD = 2  # a worker
+from fastrot.data.workers import Bulk, WorkerPool
 
 _Request = tuple[int, NDArray[np.int64]]
 
@@ -89,44 +82,21 @@ def decode_batch(source: CropSource, epoch: int, ids: NDArray[np.int64]) -> Deco
     return Decoded(images, batch.ids, tuple(batch.bad))
 
 
-class _Requests:
-    """The (epoch, ids) of each batch of the iteration at hand; DataLoader calls it a sampler."""
-
-    def __init__(self, order: SampleOrder) -> None:
-        self.order = order
-        self.epoch = 0
-        self.start_step = 0
-
-    def __iter__(self) -> Iterator[_Request]:
-        for ids in self.order.batches(self.epoch, self.start_step):
-            yield self.epoch, ids
-
-
-class _Decoding(Dataset[Any]):
-    """Answers a request with a batch, or with the error that it met.
-
-    An exception that crosses process borders as a value keeps its type and its one line.
-    """
+class _Decode:
+    """What a worker does with a request: an epoch and the sample ids of a batch."""
 
     def __init__(self, source: CropSource) -> None:
-        self.source = source
+        self._source = source
 
-    def __getitem__(self, request: _Request) -> Decoded | FastrotError:
-        try:
-            return decode_batch(self.source, *request)
-        except FastrotError as error:
-            return error
+    def __call__(self, request: _Request) -> Bulk:
+        images, ids, bad = decode_batch(self._source, *request)
+        return Bulk((ids, bad), images.numpy())
 
 
-def _as_it_is(result: Any) -> Any:
-    return result
-
-
-def _start_worker(worker: int) -> None:
-    # Ctrl-C, Slurm and timeout(1) signal the whole process group: the main process decides what
-    # a signal means, and a worker ends when it is told to, or when its parent is gone.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+def _start_worker() -> None:
+    # One thread a worker; and the threads that the parent's torch may have started are not in
+    # a fork, where an operation on several would wait for them.
+    torch.set_num_threads(1)
 
 
 class ReferenceLoader(EpochLoader):
@@ -134,92 +104,47 @@ class ReferenceLoader(EpochLoader):
 
     Args:
         spec: everything a loader needs; ``workers`` are processes, 0: the calling process.
+            They start here, before threads that a fork would copy half of.
     """
 
     def __init__(self, spec: LoaderSpec) -> None:
         super().__init__(spec)
         source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
-        self._requests = _Requests(spec.order)
-        workers: dict[str, Any] = {}
-        if spec.workers:
-            _check_shared_memory(spec)
-            workers = {
-                "num_workers": spec.workers,
-                "persistent_workers": True,
-                "prefetch_factor": _BATCHES_AHEAD,
-                "timeout": READ_DEADLINE_SECONDS,
-                "worker_init_fn": _start_worker,
-                # Forked workers start at once and share the data set's tables.
-                "multiprocessing_context": "fork" if sys.platform == "linux" else None,
-            }
-        self._loader: DataLoader[Any] | None = DataLoader(
-            _Decoding(source),
-            batch_size=None,
-            sampler=self._requests,
-            collate_fn=_as_it_is,
-            pin_memory=spec.device.type == "cuda",
-            **workers,
+        self._pool = WorkerPool(
+            _Decode(source), workers=spec.workers, setting="data.workers", start=_start_worker
         )
+
+    def close(self) -> None:
+        """Stop workers and free buffers; safe to call twice."""
+        self._pool.kill()  # first: the thread that reads from them may wait for one
+        super().close()
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        assert self._loader is not None
-        self._requests.epoch, self._requests.start_step = epoch, start_step
-        results = iter(self._loader)
+        requests = ((epoch, ids) for ids in self.spec.order.batches(epoch, start_step))
+        decoded = self._decoded(self._pool.map(requests, batch=1))
+        if not self.spec.workers:
+            yield from self._delivered(decoded, epoch)
+            return
+        # A pipe holds a small part of a batch: were nobody reading while the run computes, each
+        # worker would wait with the batch that it has finished.
+        ahead = Prefetcher(decoded, depth=self.spec.workers, deadline=READ_DEADLINE_SECONDS)
         try:
-            while True:
-                try:
-                    result = next(results, None)
-                except RuntimeError as error:
-                    raise _worker_failure(error) from None
-                if result is None:
-                    return
-                if isinstance(result, FastrotError):
-                    raise result
-                images, ids, bad = result
-                self._report(bad)
-                yield self._batch(images, ids, epoch)
+            yield from self._delivered(ahead, epoch)
         finally:
-            del results  # a traceback that keeps this frame must not keep the workers
+            self._pool.discard()
+            ahead.close()
+
+    def _decoded(self, results: Iterator[Bulk]) -> Generator[Decoded, None, None]:
+        for (ids, bad), array in results:
+            images = torch.from_numpy(array)
+            if self.spec.device.type == "cuda":
+                images = images.pin_memory()
+            yield Decoded(images, ids, bad)
+
+    def _delivered(self, decoded: Iterable[Decoded], epoch: int) -> Iterator[Batch]:
+        for images, ids, bad in decoded:
+            self._report(bad)
+            yield self._batch(images, ids, epoch)
 
     def _release(self) -> None:
-        # DataLoader has no public way to stop persistent workers: they end with its iterator.
-        self._loader = None
-
-
-def _check_shared_memory(spec: LoaderSpec) -> None:
-    """Batches come from the workers through /dev/shm, which containers make small.
-
-    Raises:
-        MismatchError: it has too little room for the batches on their way.
-    """
-    if not os.path.isdir(_SHARED_MEMORY):
-        return
-    status = os.statvfs(_SHARED_MEMORY)
-    free = status.f_bavail * status.f_frsize
-    on_their_way = _BATCHES_AHEAD * spec.workers + 1
-    need = on_their_way * spec.order.batch_size * spec.crop.size**2 * 3
-    if need > free:
-        raise MismatchError(
-            f"{_SHARED_MEMORY} has {free >> 20} MiB left, {spec.workers} data workers need "
-            f"{(need >> 20) + 1} MiB; start the container with a larger --shm-size, or set "
-            "data.workers to 0 or data.loader to dali"
-        )
-
-
-def _worker_failure(error: RuntimeError) -> Exception:
-    """What torch says of a worker that died or fell silent, as one of our errors."""
-    text = " ".join(str(error).split())
-    if "killed by signal: Killed" in text or "exited unexpectedly" in text:
-        return OutOfMemoryError(
-            "a data worker was killed, most likely for lack of memory; lower data.workers"
-        )
-    if "killed by signal: Bus error" in text:
-        return OutOfMemoryError(
-            "a data worker found no shared memory (/dev/shm is full); set data.workers=0, or "
-            "give the container more with --shm-size"
-        )
-    if "timed out" in text:
-        return StorageError(
-            f"no batch for {READ_DEADLINE_SECONDS:.0f} s: the storage of the data set stalls"
-        )
-    return error
+        self._pool.close()

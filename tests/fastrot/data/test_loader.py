@@ -473,32 +473,113 @@ def test_a_killed_worker_ends_the_wait(photos):
     built.close()
 
 
-@pytest.mark.slow
+LOADING = """
+import multiprocessing, os, signal, sys, time, torch
+from pathlib import Path
+from fastrot.data.augment import Crop
+from fastrot.data.folder_samples import FolderSamples
+from fastrot.data.loader import LoaderSpec, build_loader
+from fastrot.data.order import SampleOrder
+from fastrot.errors import FastrotError
+samples = FolderSamples(Path(sys.argv[1]))
+spec = LoaderSpec(
+    samples, SampleOrder(len(samples), 16), Crop("whole", 64), 0, torch.device("cpu"), 2
+)
+loader = build_loader("reference", spec)
+batches = iter(loader)
+next(batches)
+workers = [child.pid for child in multiprocessing.active_children()]
+print(*workers, flush=True)
+"""
+
+
+def start_loading(photos, then) -> tuple[subprocess.Popen, list[int]]:
+    """A process in its own group that loads with two workers, and their process ids."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", LOADING + textwrap.dedent(then), str(photos)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(workers) == 2, run.stderr.read()
+    return run, workers
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        "",
+        "loader.close()",
+        "os.kill(workers[0], signal.SIGSTOP)",
+        "os.kill(workers[0], signal.SIGSTOP); loader.close()",
+        "os.kill(workers[0], signal.SIGSTOP); batches.close(); loader.close()",
+    ],
+)
+def test_a_process_that_loads_ends_at_once(photos, then):
+    run, workers = start_loading(photos, then)
+    _, complaint = run.communicate(timeout=8)
+    assert (run.returncode, complaint) == (0, "")
+    assert not any(map(is_running, workers))
+
+
+def test_a_killed_worker_is_told_at_the_next_batch_and_not_before(photos):
+    """A signal handler that raised would raise anywhere, in the middle of a checkpoint too."""
+    run, _ = start_loading(
+        photos,
+        """
+        os.kill(workers[0], signal.SIGKILL)
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+        print("computed", flush=True)
+        try:
+            for epoch in range(2):  # what was read ahead may come first
+                for batch in batches if epoch == 0 else loader:
+                    pass
+        except FastrotError as error:
+            print(error)
+            sys.exit(error.exit_code)
+        """,
+    )
+    out, complaint = run.communicate(timeout=20)
+    assert (run.returncode, complaint) == (71, "")
+    computed, told = out.splitlines()
+    assert computed == "computed"
+    assert "was killed" in told and "lower data.workers" in told
+
+
 def test_workers_end_with_a_killed_parent(photos):
-    program = textwrap.dedent(f"""
-        import multiprocessing, time, torch
-        from fastrot.data.augment import Crop
-        from fastrot.data.folder_samples import FolderSamples
-        from fastrot.data.loader import LoaderSpec, build_loader
-        from fastrot.data.order import SampleOrder
-        samples = FolderSamples({str(photos)!r})
-        order = SampleOrder(len(samples), 16)
-        crop = Crop("whole", 64)
-        spec = LoaderSpec(samples, order, crop, 0, torch.device("cpu"), 2)
-        batches = iter(build_loader("reference", spec))
-        next(batches)
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-        time.sleep(600)
-    """)
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    workers = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(workers) == 2
-    parent.kill()
-    parent.wait()
-    end = time.monotonic() + 20
-    while time.monotonic() < end and any(is_running(pid) for pid in workers):
-        time.sleep(0.2)
-    assert not any(is_running(pid) for pid in workers)
+    run, workers = start_loading(photos, "time.sleep(600)")
+    run.kill()
+    run.communicate()
+    end = time.monotonic() + 2
+    while time.monotonic() < end and any(map(is_running, workers)):
+        time.sleep(0.02)
+    assert not any(map(is_running, workers))
+
+
+def test_a_signal_to_the_group_leaves_the_workers_to_the_main_process(photos):
+    run, workers = start_loading(
+        photos,
+        """
+        stops = []
+        signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
+        print("ready", flush=True)
+        while not stops:
+            time.sleep(0.01)
+        print(1 + len(list(batches)) == len(loader), flush=True)
+        time.sleep(0.5)
+        print(len(multiprocessing.active_children()), flush=True)
+        loader.close()
+        """,
+    )
+    assert run.stdout.readline() == "ready\n"
+    os.killpg(run.pid, signal.SIGTERM)
+    out, complaint = run.communicate(timeout=20)
+    assert (complaint, run.returncode, out) == ("", 0, "True\n2\n")
+    assert not any(map(is_running, workers))
 
 
 def is_running(pid: int) -> bool:
