@@ -300,8 +300,8 @@ def _limits() -> list[Item]:
     if Path("/dev/shm").is_dir():
         size = shutil.disk_usage("/dev/shm").total
         small = size < _GIB
-        meaning = "worker processes hand batches over in it, and fail when it is full"
-        fix = "docker run --shm-size=8g ...   # or fewer --set data.workers"
+        meaning = "NCCL joins the GPUs of one machine through it, and fails when it is full"
+        fix = "docker run --shm-size=1g ...   # only matters on several GPUs"
         items.append(
             Item(
                 "/dev/shm",
