@@ -25,7 +25,7 @@ setup-test: setup
 
 test: setup-test  ## set up with FFCV and DALI, check the sources, run all tests
 	@$(MAKE) --no-print-directory check
-	@$(run) pytest -n auto --maxprocesses 4
+	@$(run) pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: lint types imports  ## style, types, import layers
 
