@@ -31,7 +31,7 @@ class RunScreen:
         self._stack = ExitStack()
         self._progress: Progress | None = None
         self._sinks: Sinks | None = None
-        self._total_steps = 0
+        self._fits_torchvision = False
 
     def begin(
         self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
@@ -58,7 +58,10 @@ class RunScreen:
             + (f", from step {step}" if step else "")
         )
         self.message(f"run folder: {run.path}")
-        self._total_steps = total_steps
+        model = config.model
+        self._fits_torchvision = (
+            model.name != "rotnet_nin" and model.width == 64 and model.stem == "imagenet"
+        )
         self._progress = self._stack.enter_context(
             Progress(total_steps=total_steps, first_step=step, console=self._console)
         )
@@ -100,7 +103,8 @@ class RunScreen:
                 text += f", quick kNN {100 * result.validation['val_knn']:.2f} %"
             self.message(f"{text} (chance: 25 % for rotations)")
         newest = result.out / "checkpoints" / f"step-{result.step:08d}"
-        self.message(f"weights for torchvision: {newest / 'backbone.safetensors'}")
+        fits = " (torchvision loads them)" if self._fits_torchvision else ""
+        self.message(f"backbone weights: {newest / 'backbone.safetensors'}{fits}")
         self.message(f"curves: tensorboard --logdir {result.out / 'tensorboard'}")
 
     def __enter__(self) -> RunScreen:

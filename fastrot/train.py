@@ -14,7 +14,7 @@ import torch
 from fastrot.checkpoint import newest_checkpoint
 from fastrot.config import Config, Override, load_config
 from fastrot.distributed import World, joined, pick_device, read_world
-from fastrot.errors import FastrotError, OutOfMemoryError, StorageError, UsageError
+from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError, UsageError
 from fastrot.loop import Loop, Reporter
 from fastrot.pretraining import Pretraining, open_data
 from fastrot.resolve import check_resumable, resolve
@@ -81,11 +81,14 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
     if request.resume and saved_config.is_file():
         saved = load_config(str(saved_config))
         config = load_config(str(saved_config), request.overrides)
-        for line in check_resumable(saved, config):
-            screen.message(f"changed since the run began: {line}")
+        changes = check_resumable(saved, config)
         if request.recipe is not None:
-            check_resumable(saved, request.config)
+            _check_recipe(saved, request)
             screen.message(f"going on with the settings of {saved_config}; -c is only checked")
+        for line in changes:
+            screen.message(f"changed since the run began: {line}")
+    elif request.resume:
+        screen.message(f"nothing to resume in {request.out}: a new run begins")
     if config.data.train is None:
         raise UsageError(
             "no training data; add --data FILE.beton (or --data FOLDER of images), "
@@ -101,6 +104,16 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
             stack.enter_context(_recorded(run))
         world.sum(torch.zeros(1, device=device))  # the folder is ours before others look into it
         return _run(config, request.out, run, world, device, screen, stack, stop)
+
+
+def _check_recipe(saved: Config, request: TrainRequest) -> None:
+    try:
+        check_resumable(saved, request.config)
+    except MismatchError as error:
+        raise MismatchError(
+            f"-c {request.recipe} is not what the run in {request.out} began with ({error}); "
+            "leave out -c: the run knows its settings"
+        ) from None
 
 
 def _prepare_torch(config: Config, device: torch.device) -> None:

@@ -162,7 +162,7 @@ def choose_loader(spec: LoaderSpec, *, images: int | None = None) -> tuple[str, 
     total = spec.order.steps_per_epoch * spec.order.global_batch // spec.order.world
     total = total if images is None else images
     if spec.crop.size <= _SMALL_SIDE:
-        return "reference", f"images of at most {_SMALL_SIDE} px cost little to decode"
+        return "reference", f"at {_SMALL_SIDE} px and less the others gain little"
     if total < _SMALL_RUN_IMAGES:
         return "reference", f"{total} images are read before a faster loader has started"
     is_beton = spec.samples.path.suffix == ".beton"

@@ -89,7 +89,8 @@ class SampleOrder:
         if self.drop_last and self.num_samples < self.global_batch:
             raise UsageError(
                 f"global_batch={self.global_batch} is larger than the data set "
-                f"({self.num_samples} samples): no full step; lower train.global_batch"
+                f"({self.num_samples} samples): no full step; lower it, e.g. with "
+                f"--set train.global_batch={self.num_samples}"
             )
 
     @property
