@@ -92,6 +92,7 @@ class FfcvLoader(EpochLoader):
             )
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
+        threads = torch.get_num_threads()
         batches = [self._substituted(ids) for ids in self.spec.order.batches(epoch, start_step)]
         ids = np.concatenate([batch.ids for batch in batches]) if batches else np.zeros(0, np.int64)
         boxes = self._source.boxes(epoch, ids)
@@ -100,6 +101,8 @@ class FfcvLoader(EpochLoader):
             for batch in batches:
                 images = self._empty(len(batch.ids))
                 failed = reader.read_into(images.numpy())
+                if torch.get_num_threads() != threads:  # numba's first parallel call sets it
+                    torch.set_num_threads(threads)
                 delivered, bad = batch.ids, batch.bad
                 for row in np.flatnonzero(failed):
                     # Right pixels or a named error: what libjpeg refused here, the reference
