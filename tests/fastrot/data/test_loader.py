@@ -97,6 +97,7 @@ def spec_of(samples, workers, *, order=None, crop=CROP, **more) -> LoaderSpec:
 @pytest.fixture(scope="module", params=ENGINES, ids=names(ENGINES))
 def loader(request, beton):
     """One loader per engine, used by several tests one after the other."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as outside of tests side by side
     threads = torch.get_num_threads()
     name, workers = request.param
     built = build_loader(name, spec_of(BetonSamples(beton), workers))
