@@ -20,7 +20,7 @@ from fastrot.errors import UsageError
 
 _MAX_RECIPE_BYTES = 64 * 1024
 
-LoaderName = Literal["auto", "ffcv", "dali", "reference", "synthetic"]
+LoaderName = Literal["auto", "native", "ffcv", "dali", "reference", "synthetic"]
 ModelName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "rotnet_nin"]
 Mean = tuple[float, float, float]
 Override = str | tuple[str, Any]
@@ -69,6 +69,9 @@ class DataConfig(Section):
     """Order of the samples within an epoch."""
     checksums: bool = True
     """Check each sample's bytes against the .beton manifest while reading."""
+    exact_decode: bool = False
+    """native loader: decode every crop at full resolution. Otherwise one at least twice as large
+    as the resolution is first shrunk in the DCT domain, which is faster and a little softer."""
     on_bad_sample: Literal["fail", "skip"] = "fail"
     """fail: name the sample and stop (65). skip: put a deterministic other one in its place,
     count it, and list it in bad_samples.jsonl."""

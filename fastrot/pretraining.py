@@ -190,6 +190,7 @@ class Pretraining:
             workers=config.data.workers or 0,
             on_bad_sample=config.data.on_bad_sample,
             on_bad=partial(self._on_bad, part),
+            exact=config.data.exact_decode,
         )
         loader = build_loader(name, spec)
         self._stack.callback(loader.close)

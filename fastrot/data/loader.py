@@ -57,6 +57,7 @@ class LoaderSpec:
         on_bad_sample: ``fail`` raises BadSampleError; ``skip`` puts
             ``augment.replacement(seed, id, attempt, n)`` in its place and calls ``on_bad``.
         on_bad: called in the main process once for every bad sample that was replaced.
+        exact: decode at full resolution; only the native loader would do otherwise.
     """
 
     samples: Samples
@@ -67,6 +68,7 @@ class LoaderSpec:
     workers: int
     on_bad_sample: Literal["fail", "skip"] = "fail"
     on_bad: Callable[[BadSampleError], None] | None = None
+    exact: bool = False
 
 
 class Loader(Protocol):
