@@ -7,6 +7,7 @@ batch size, or on what was drawn before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -17,7 +18,11 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
+_BLOCK = 2**14
+"""Ids at a time, where there are many: what the rounds work on then stays in the cache."""
+
 U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
 
 
 class Stream(IntEnum):
@@ -34,23 +39,36 @@ class Stream(IntEnum):
 def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:
     """Ten rounds over four counter words (broadcast together) under a 64-bit key."""
     words = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
-    c0, c1, c2, c3 = words
-    k0, k1 = key
-    for _ in range(10):
-        p0, p1 = _MULTIPLIER[0] * c0, _MULTIPLIER[1] * c2
-        c0, c1, c2, c3 = (
-            (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
-            p1 & _LOW,
-            (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
-            p0 & _LOW,
-        )
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    c0, c1, c2, c3 = _ten_rounds(words, key)
     return (
         c0.astype(np.uint32),
         c1.astype(np.uint32),
         c2.astype(np.uint32),
         c3.astype(np.uint32),
     )
+
+
+def _ten_rounds(words: Sequence[U64], key: tuple[int, int]) -> tuple[U64, U64, U64, U64]:
+    """As ``philox4x32``, each word in the lower half of a uint64; the arguments stay as they are.
+
+    Fresh arrays would take as long as the arithmetic, so all but two a round are worked on in
+    place.
+    """
+    c0, c1, c2, c3 = words
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = _MULTIPLIER[0] * c0, _MULTIPLIER[1] * c2
+        c0 = p1 >> _SHIFT
+        c0 ^= c1
+        c0 ^= np.uint64(k0)
+        c2 = p0 >> _SHIFT
+        c2 ^= c3
+        c2 ^= np.uint64(k1)
+        p0 &= _LOW
+        p1 &= _LOW
+        c1, c3 = p1, p0
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return c0, c1, c2, c3
 
 
 def draw(
@@ -65,15 +83,28 @@ def draw(
         stream: what the numbers are for.
         index: which draw of this stream, in [0, 2**24).
     """
-    ids = np.asarray(ids).astype(np.uint64)
-    counter = (ids & _LOW, ids >> _SHIFT, np.uint64(epoch), np.uint64((stream << 24) | index))
-    return philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+    return philox4x32(*_counter_and_key(seed, epoch, ids, stream, index))
 
 
 def philox_u64(seed: int, epoch: int, ids: ArrayLike, stream: Stream) -> NDArray[np.uint64]:
-    """One uint64 per id, of shape (N,)."""
-    high, low, _, _ = draw(seed, epoch, ids, stream)
-    return (high.astype(np.uint64) << _SHIFT) | low
+    """One uint64 per id, of shape (N,): the first two numbers of ``draw``."""
+    ids = np.asarray(ids)
+    numbers = np.empty(len(ids), dtype=np.uint64)
+    for start in range(0, len(ids), _BLOCK):
+        part = ids[start : start + _BLOCK]
+        counter, key = _counter_and_key(seed, epoch, part, stream, 0)
+        high, low, _, _ = _ten_rounds(np.broadcast_arrays(*counter), key)
+        high <<= _SHIFT
+        np.bitwise_or(high, low, out=numbers[start : start + _BLOCK])
+    return numbers
+
+
+def _counter_and_key(
+    seed: int, epoch: int, ids: ArrayLike, stream: Stream, index: int
+) -> tuple[tuple[ArrayLike, ...], tuple[int, int]]:
+    ids = np.asarray(ids).astype(np.uint64)
+    counter = (ids & _LOW, ids >> _SHIFT, np.uint64(epoch), np.uint64((stream << 24) | index))
+    return counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
 
 
 def uniform(bits: U32) -> NDArray[np.float64]:

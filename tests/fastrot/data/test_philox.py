@@ -43,6 +43,15 @@ def test_vectorised_equals_one_by_one():
         assert [word[row] for word in together] == [word[0] for word in alone]
 
 
+def test_many_ids_equal_few():
+    """One block more than one, at ids on both sides of 32 bits."""
+    ids = np.arange(40_000) + 2**32 - 20_000
+    high, low, _, _ = draw(11, 2, ids, Stream.ORDER)
+    keys = philox_u64(11, 2, ids, Stream.ORDER)
+    assert np.array_equal(keys, (high.astype(np.uint64) << np.uint64(32)) | low)
+    assert not len(philox_u64(11, 2, [], Stream.ORDER))
+
+
 def test_every_part_of_the_key_matters():
     base = draw(5, 2, [3], Stream.CROP, 1)
     others = [
