@@ -32,8 +32,13 @@ FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-strict-aliasin
 JPEG_PROBE = """
 #include <cstdio>
 #include <jpeglib.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2001005
 #error "libjpeg-turbo 2.1.5 or newer is needed"
+#endif
+#if XXH_VERSION_NUMBER < 800
+#error "xxHash 0.8 or newer is needed"
 #endif
 int main() {
   jpeg_decompress_struct info;
@@ -64,7 +69,7 @@ class OptionalBuildExt(build_ext):
         self._record(ext, None if problem is None else problem + output[0])
 
     def _complete(self, ext: Extension) -> None:
-        """Add nanobind, which is known only now, and the decoder if libjpeg-turbo is there."""
+        """Add nanobind, which is known only now, and the decoder if its libraries are there."""
         import nanobind
 
         root = Path(nanobind.include_dir()).parent
@@ -72,15 +77,15 @@ class OptionalBuildExt(build_ext):
         ext.include_dirs += [str(root / "include"), str(root / "ext" / "robin_map" / "include")]
         ext.define_macros += [("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)]
         ext.define_macros += [("NB_DOMAIN", "fastrot")]
-        if self._finds_libjpeg():
-            ext.sources.insert(1, str(KERNELS / "decode" / "decode.cpp"))
+        if self._finds_libraries():
+            ext.sources[1:1] = sorted(map(str, (KERNELS / "decode").glob("*.cpp")))
             ext.libraries.append("jpeg")
             ext.define_macros.append(("FASTROT_WITH_DECODE", None))
         else:
             print("fastrot: built without JPEG decoding, Pillow will decode", flush=True)
 
-    def _finds_libjpeg(self) -> bool:
-        """Whether a program over a recent libjpeg-turbo compiles and links."""
+    def _finds_libraries(self) -> bool:
+        """Whether a program over a recent libjpeg-turbo and xxHash compiles and links."""
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / "probe.cpp"
             probe.write_text(JPEG_PROBE)

@@ -137,8 +137,9 @@ def decode_problem() -> str | None:
     if native.built_with_decode:
         return None
     return (
-        "the compiled extension was built without libjpeg-turbo (2.1.5 or newer); install its "
-        "headers (Debian: libjpeg62-turbo-dev, Ubuntu: libjpeg-turbo8-dev), then fastrot again"
+        "the compiled extension was built without libjpeg-turbo (2.1.5 or newer) or xxHash (0.8 or "
+        "newer); install their headers (Debian and Ubuntu: libjpeg-dev libxxhash-dev), then "
+        "fastrot again"
     )
 
 

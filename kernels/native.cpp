@@ -7,15 +7,18 @@ namespace nb = nanobind;
 void bind_rotate(nb::module_ &module);
 #ifdef FASTROT_WITH_DECODE
 void bind_decode(nb::module_ &module);
+void bind_batch(nb::module_ &module);
 #endif
 
 NB_MODULE(_native, module) {
   bind_rotate(module);
 #ifdef FASTROT_WITH_DECODE
   bind_decode(module);
+  bind_batch(module);
   module.attr("built_with_decode") = true;
 #else
   module.attr("built_with_decode") = false;
   module.attr("libjpeg_version") = nb::none();
+  module.attr("simd") = nb::none();
 #endif
 }

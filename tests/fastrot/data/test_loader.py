@@ -29,7 +29,7 @@ from fastrot.data.beton_writer import BetonWriter
 from fastrot.data.folder_samples import FolderSamples
 from fastrot.data.loader import LoaderSpec, build_loader, choose_loader
 from fastrot.data.order import SampleOrder
-from fastrot.data.reference import crop_and_resize
+from fastrot.kernels.decode.crop_reference import crop_and_resize
 from fastrot.data.samples import BadSampleError
 from fastrot.errors import (
     BadDataError,

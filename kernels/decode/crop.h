@@ -1,0 +1,65 @@
+// One sample to one crop: JPEG or raw pixels, a box, a square of size x size RGB pixels.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "jpeg.h"
+#include "resize.h"
+
+namespace fastrot {
+
+struct CropRequest {
+  Box box;                    // in the upright image
+  std::uint32_t width = 0;    // of the upright image
+  std::uint32_t height = 0;
+  int orientation = 1;        // EXIF: how the stored pixels become upright
+  int size = 0;
+  bool raw = false;           // rows of RGB instead of a JPEG
+  bool colour_only = false;   // refuse a JPEG without three components, or with bytes at its end
+  bool to_end = true;         // also read a JPEG behind the box
+  bool exact = true;          // never shrink in the DCT domain
+  std::uint64_t max_pixels = 0;
+};
+
+// Crops sample after sample on one thread; keeps its memory in between.
+class Cropper : RowSink {
+ public:
+  Cropper() : decoder_(4) {}
+
+  // Whether `out`, (size, size, 3), was filled; if not, `message()` says why. Throws
+  // std::bad_alloc.
+  bool crop(const std::uint8_t *data, std::size_t size, const CropRequest &request,
+            std::uint8_t *out);
+  const char *message() const { return message_; }
+
+  // Decode what `crop` would decode, and throw it away: the limit of any loader over this decoder.
+  bool only_decode(const std::uint8_t *data, std::size_t size, const CropRequest &request);
+
+  // Give up a sample whose cropping was left by a jump.
+  void abandon() { decoder_.abandon(); }
+
+ private:
+  bool choose(std::uint32_t width, std::uint32_t height, JpegPart *part) override;
+  std::uint8_t *row(std::uint32_t y, std::uint32_t column, std::uint32_t pixels) override;
+  void done(std::uint32_t y) override;
+  bool refuse(const char *message);
+  bool run(const std::uint8_t *data, std::size_t size, const CropRequest &request,
+           std::uint8_t *out);
+
+  JpegDecoder decoder_;
+  Resizer resizer_;
+  Box stored_{};             // the box in the stored image
+  int size_ = 0;
+  unsigned denominator_ = 1;
+  bool resizes_ = true;
+  std::uint8_t *target_ = nullptr;
+  std::vector<std::uint8_t> rows_, turned_;
+  std::size_t stride_ = 0, skip_ = 0;
+  std::uint32_t window_ = 1;
+  const char *message_ = "";
+};
+
+}  // namespace fastrot

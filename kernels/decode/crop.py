@@ -1,0 +1,209 @@
+"""``CropDecoder``: batches of JPEG or raw samples to uint8 crops, in threads of its own.
+
+One thread decodes one sample at a time: the rows and columns of the box (and where ``exact`` is
+off, shrunk in the DCT domain if the box is at least twice as large as the crop), antialiased
+bilinear resize, straight into the batch. No thread holds the interpreter's lock, and none
+allocates memory once it has seen an image of the largest size.
+
+The definition is ``crop_reference.py`` on the pixels of ``op.decode_jpeg``: with ``exact`` no
+value differs from it by more than one level. Mirroring or turning an image by quarter turns
+mirrors or turns its crop, bit for bit.
+
+Shapes: N samples of a batch, S side of a crop, F fields with data of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.kernels.decode.op import MAX_PIXELS
+from fastrot.kernels.dispatch import KernelUnavailableError, decode_problem
+
+_STOP_SECONDS = 10.0
+
+# Arrays that a thread may still write to, because it hangs in a read that never returns.
+_left_behind: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What is to be cut out of each sample.
+
+    Attributes:
+        boxes: of shape (N, 4), int32: left, top, width, height in the upright image; what lies
+            outside of it is black.
+        sizes: of shape (N, 2), int32: width and height of the upright images.
+        orientation: of shape (N,), uint8: EXIF orientation, 1 to 8.
+        raw: of shape (N,), bool: rows of RGB instead of a JPEG.
+        to_end: of shape (N,), bool: read a JPEG also behind its box, so that damage there shows.
+    """
+
+    boxes: NDArray[np.int32]
+    sizes: NDArray[np.int32]
+    orientation: NDArray[np.uint8]
+    raw: NDArray[np.bool_]
+    to_end: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where the samples of a batch are in a file, and what their checksums cover.
+
+    Attributes:
+        offsets: of shape (N, F), uint64, bytes.
+        sizes: of shape (N, F), uint64, bytes; 0: the field is empty.
+        image: which field is the image.
+        records: of shape (N, R), uint8: what a checksum covers ahead of the fields.
+        checksums: of shape (N,), uint64, xxh3_64; None: none are compared.
+    """
+
+    offsets: NDArray[np.uint64]
+    sizes: NDArray[np.uint64]
+    image: int
+    records: NDArray[np.uint8]
+    checksums: NDArray[np.uint64] | None
+
+
+class SourceFile:
+    """A file to read samples from, until it is no longer referred to.
+
+    Args:
+        descriptor: of the open file; it is duplicated.
+        map_memory: map it instead of reading by position. A file that is cut while it is mapped
+            is a failed sample, not the end of the process.
+
+    Attributes:
+        mapped: whether it is; a file that cannot be mapped is read by position.
+
+    Raises:
+        OSError: the descriptor is not that of an open file.
+    """
+
+    def __init__(self, descriptor: int, *, map_memory: bool) -> None:
+        from fastrot.kernels import _native
+
+        self.native = _native.SourceFile(descriptor, map_memory)
+        self.mapped: bool = self.native.mapped
+
+
+class CropJob:
+    """A batch on its way."""
+
+    def __init__(self, decoder: CropDecoder, ticket: Any, keep: Any) -> None:
+        self._decoder, self._ticket, self._keep = decoder, ticket, keep
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is finished, after at most so many seconds."""
+        if not self._decoder.native.wait(self._ticket, seconds):
+            return False
+        self._decoder.finished(self)
+        return True
+
+    def failures(self) -> list[tuple[int, str]]:
+        """Rows that could not be decoded, and why; their part of the batch means nothing."""
+        return sorted(self._decoder.native.failures(self._ticket))
+
+
+class CropDecoder:
+    """Threads that decode, crop and resize.
+
+    Args:
+        threads: number of them.
+        size: S, pixels.
+        exact: never shrink in the DCT domain.
+        colour_only: refuse a JPEG that has not three components or does not end with its end
+            marker, as FFCV would need it.
+        max_pixels: refuse larger images, before anything is allocated.
+
+    Raises:
+        KernelUnavailableError: the extension was built without decoding.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        size: int,
+        exact: bool = True,
+        colour_only: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if problem := decode_problem():
+            raise KernelUnavailableError(problem)
+        from fastrot.kernels import _native
+
+        self.native = _native.DecodePool(threads)
+        self._settings = _native.CropSettings(size, exact, colour_only, max_pixels)
+        self._jobs: set[CropJob] = set()
+
+    def submit(
+        self,
+        out: NDArray[np.uint8] | None,
+        crops: Crops,
+        file: SourceFile,
+        spans: Spans,
+        *,
+        announce: bool = False,
+    ) -> CropJob:
+        """Queue a batch of samples of a file.
+
+        Args:
+            out: of shape (N, S, S, 3), C-contiguous, to be filled; None: decode and resize
+                nothing, which measures what decoding alone costs.
+            crops: what to cut out.
+            file: where from.
+            spans: where in it.
+            announce: tell the system now what will be read.
+        """
+        ticket = self.native.submit_spans(
+            out,
+            self._native_crops(crops),
+            self._settings,
+            file.native,
+            spans.offsets,
+            spans.sizes,
+            spans.image,
+            spans.records,
+            spans.checksums,
+            announce,
+        )
+        return self._begun(ticket, (out, file, spans))
+
+    def submit_memory(
+        self, out: NDArray[np.uint8] | None, crops: Crops, samples: Sequence[Any]
+    ) -> CropJob:
+        """Queue a batch of samples in memory: as ``submit``, with N objects that hold bytes."""
+        buffers = [np.frombuffer(sample, np.uint8) for sample in samples]
+        ticket = self.native.submit_memory(out, self._native_crops(crops), self._settings, buffers)
+        return self._begun(ticket, (out, buffers))
+
+    def discard(self) -> None:
+        """Forget all jobs; when this returns, no thread writes to their arrays any more."""
+        if not self.native.discard(_STOP_SECONDS):
+            _left_behind.append((self.native, self._jobs))
+        self._jobs = set()
+
+    def finished(self, job: CropJob) -> None:
+        """Let go of what a job needed."""
+        self._jobs.discard(job)
+
+    def _begun(self, ticket: Any, keep: Any) -> CropJob:
+        job = CropJob(self, ticket, keep)
+        self._jobs.add(job)  # until it is finished, whether or not the caller keeps it
+        return job
+
+    def _native_crops(self, crops: Crops) -> Any:
+        from fastrot.kernels import _native
+
+        return _native.Crops(
+            crops.boxes,
+            crops.sizes,
+            crops.orientation,
+            crops.raw.view(np.uint8),
+            crops.to_end.view(np.uint8),
+        )

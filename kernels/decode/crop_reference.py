@@ -1,0 +1,35 @@
+"""The definition of a crop: torchvision's antialiased bilinear resize of a box."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+
+def cut(pixels: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """The part of an image (H, W, 3) inside a box; zeros where the box leaves the image."""
+    left, top, width, height = (int(value) for value in box)
+    image_h, image_w = pixels.shape[:2]
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(left + width, image_w), min(top + height, image_h)
+    inside = pixels[y0:y1, x0:x1]
+    if inside.shape[:2] == (height, width):
+        return inside
+    padded = np.zeros((height, width, 3), dtype=np.uint8)
+    padded[y0 - top : y1 - top, x0 - left : x1 - left] = inside
+    return padded
+
+
+def crop_and_resize(
+    pixels: NDArray[np.uint8], box: NDArray[np.int32], size: int
+) -> NDArray[np.uint8]:
+    """One crop of shape (S, S, 3), uint8: torchvision's antialiased bilinear resize of a box."""
+    part = cut(pixels, box)
+    if part.shape[:2] == (size, size):
+        return part
+    chw = torch.from_numpy(np.array(part)).permute(2, 0, 1)
+    resized = resize(chw, [size, size], InterpolationMode.BILINEAR, antialias=True)
+    hwc: NDArray[np.uint8] = resized.permute(1, 2, 0).numpy()
+    return hwc

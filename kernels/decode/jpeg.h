@@ -1,0 +1,88 @@
+// Strict JPEG decoding over libjpeg-turbo: sound pixels or an error, never something in between.
+//
+// libjpeg only warns when data are missing or damaged and then makes pixels up; here a warning is
+// an error. Pixels equal those of Pillow: slow integer DCT, fancy upsampling, its CMYK rule.
+
+#pragma once
+
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+
+#include <jpeglib.h>
+
+namespace fastrot {
+
+// What an image must be, and which part of it is wanted.
+struct JpegRequest {
+  std::uint64_t max_pixels = 0;
+  std::uint32_t width = 0;   // as stored; 0: any
+  std::uint32_t height = 0;  // as stored; 0: any
+  bool colour_only = false;  // three components, nothing else
+  bool to_end = true;        // also read what lies behind the part, up to the end marker
+  unsigned denominator = 1;  // 1, 2, 4 or 8: shrink in the DCT domain
+};
+
+// Columns [left, right) and rows [top, bottom) of the image, shrunk by the denominator.
+struct JpegPart {
+  std::uint32_t left, top, right, bottom;
+};
+
+// Where rows go. Functions of a sink must not throw: they are called from within libjpeg's frame.
+class RowSink {
+ public:
+  virtual ~RowSink() = default;
+  // The header is read: of a shrunk image of this size, which part? False: none, give up.
+  virtual bool choose(std::uint32_t width, std::uint32_t height, JpegPart *part) = 0;
+  // Memory for row y, `pixels` wide; its first pixel lies in column `column`.
+  virtual std::uint8_t *row(std::uint32_t y, std::uint32_t column, std::uint32_t pixels) = 0;
+  // Row y is there.
+  virtual void done(std::uint32_t y) = 0;
+};
+
+// A decoder that one thread uses for image after image; it keeps its memory in between.
+class JpegDecoder {
+ public:
+  // `channels`: 3 (RGB) or 4 (RGB and a byte of no meaning).
+  explicit JpegDecoder(int channels);
+  ~JpegDecoder();
+  JpegDecoder(const JpegDecoder &) = delete;
+  JpegDecoder &operator=(const JpegDecoder &) = delete;
+
+  // Whether the rows were delivered; if not, `message()` says why.
+  bool decode(const std::uint8_t *data, std::size_t size, const JpegRequest &request,
+              RowSink &sink);
+  const char *message() const { return message_; }
+  bool out_of_memory() const { return out_of_memory_; }
+
+  // Give up an image whose decoding was left by a jump out of `decode`.
+  void abandon();
+
+ private:
+  struct Arena;  // memory of one image, handed out without calls of malloc
+
+  void read_header(const std::uint8_t *data, std::size_t size, const JpegRequest &request);
+  void read_part(const JpegRequest &request, RowSink &sink, const JpegPart &part);
+  void read_rest(const JpegPart &part);
+  [[noreturn]] void fail(const char *message);
+  static JpegDecoder &of(j_common_ptr info);
+  [[noreturn]] static void on_error(j_common_ptr info);
+  static void on_message(j_common_ptr info, int level);
+  static void on_progress(j_common_ptr info);
+
+  jpeg_decompress_struct info_;
+  jpeg_error_mgr errors_;
+  jpeg_progress_mgr progress_;
+  std::jmp_buf failed_;
+  char message_[JMSG_LENGTH_MAX];
+  bool out_of_memory_ = false;
+  bool created_ = false;
+  bool component_seen_[MAX_COMPONENTS];
+  const int channels_;
+  Arena *arena_ = nullptr;
+};
+
+extern const char *const kJpegVersion;
+
+}  // namespace fastrot

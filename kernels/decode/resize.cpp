@@ -1,0 +1,203 @@
+#include "resize.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+namespace fastrot {
+
+namespace {
+
+constexpr std::int32_t kOne = 1 << kWeightBits;
+constexpr std::int32_t kRound = 1 << (2 * kWeightBits - 1);
+
+std::int32_t pair_of(std::int32_t weight) { return (weight << 16) | (16 * weight); }
+
+void vertical(const std::uint8_t *const *rows, const std::int16_t *weights, int taps,
+              std::size_t n, std::int32_t *out) {
+  std::fill_n(out, n, 0);
+  for (int t = 0; t < taps; ++t) {
+    const std::uint8_t *row = rows[t];
+    const std::int32_t weight = weights[t];
+    for (std::size_t k = 0; k < n; ++k) out[k] += weight * row[k];
+  }
+  for (std::size_t k = 0; k < n; ++k) out[k] = (out[k] >> 4) | ((out[k] & 15) << 16);
+}
+
+void horizontal(const std::int32_t *in, int channels, const std::int32_t *first,
+                const std::int32_t *pairs, int taps, int size, std::uint8_t *out) {
+  for (int i = 0; i < size; ++i) {
+    const std::int32_t *at = in + static_cast<std::ptrdiff_t>(first[i]) * channels;
+    const std::int32_t *weight = pairs + (static_cast<std::ptrdiff_t>(i / 2) * taps * 8 + i % 2 * 4);
+    std::int32_t sum[3] = {kRound, kRound, kRound};
+    for (int t = 0; t < taps; ++t, at += channels, weight += 8) {
+      for (int c = 0; c < 3; ++c) {
+        // The low half is never negative here, though a faster pass may leave it so.
+        sum[c] += (static_cast<std::int16_t>(at[c] & 0xffff) * 16 + (at[c] >> 16)) * (*weight >> 16);
+      }
+    }
+    for (int c = 0; c < 3; ++c) out[i * 3 + c] = static_cast<std::uint8_t>(sum[c] >> (2 * kWeightBits));
+  }
+}
+
+const Passes kScalar = {vertical, horizontal, "scalar"};
+
+}  // namespace
+
+const Passes &scalar_passes() { return kScalar; }
+
+const Passes &passes() {
+  static const Passes &chosen = []() -> const Passes & {
+    const char *wanted = std::getenv("FASTROT_SIMD");
+    if (wanted && std::strcmp(wanted, "scalar") == 0) return kScalar;
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx2")) return avx2_passes();
+#endif
+    return kScalar;
+  }();
+  return chosen;
+}
+
+void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
+                std::int64_t denominator) {
+  // In units of 1 / (2 * size) of a full pixel everything is an integer. Pixel j, seen from
+  // output i: distance |(2j+1) d S - 2 start S - (2i+1) length|, and the triangle ends at `reach`.
+  const std::int64_t pixel = denominator * size;
+  const std::int64_t reach = 2 * std::max(pixel, length);
+  // Pixels with their centres in the box: (2j+1) d from 2 start to 2 (start + length).
+  const auto first_from = [&](std::int64_t edge) {  // smallest j with (2j+1) d >= edge
+    const std::int64_t x = edge - denominator, step = 2 * denominator;
+    return x >= 0 ? (x + step - 1) / step : -((-x) / step);
+  };
+  begin_ = first_from(2 * start);
+  end_ = std::max(begin_ + 1, first_from(2 * (start + length)));
+  taps_ = static_cast<int>(std::min(end_ - begin_, (reach + pixel - 1) / pixel));
+  const auto outputs = static_cast<std::size_t>(size);
+  first_.assign(outputs, 0);
+  count_.assign(outputs, 0);
+  weights_.assign(outputs * static_cast<std::size_t>(taps_), 0);
+  shares_.assign(static_cast<std::size_t>(taps_), 0);
+  const bool symmetric = (begin_ + end_) * denominator == 2 * start + length;
+  for (std::int64_t i = 0; i < size; ++i) {
+    std::int16_t *weights = weights_.data() + i * taps_;
+    if (symmetric && 2 * i >= size) {  // the mirror image of its counterpart
+      const std::int64_t other = size - 1 - i;
+      const std::int32_t count = count_[static_cast<std::size_t>(other)];
+      first_[static_cast<std::size_t>(i)] =
+          begin_ + end_ - count - first_[static_cast<std::size_t>(other)];
+      count_[static_cast<std::size_t>(i)] = count;
+      std::reverse_copy(weights_.data() + other * taps_, weights_.data() + other * taps_ + count,
+                        weights);
+      continue;
+    }
+    const std::int64_t centre = 2 * start * size + (2 * i + 1) * length;
+    const auto share = [&](std::int64_t j) {
+      const std::int64_t distance = (2 * j + 1) * pixel - centre;
+      return reach - (distance < 0 ? -distance : distance);
+    };
+    // The first pixel with a positive share, from a guess that is at most a little early.
+    std::int64_t j = std::max(begin_, (centre - reach) / (2 * pixel) - 1);
+    while (j + 1 < end_ && share(j) <= 0) ++j;
+    first_[static_cast<std::size_t>(i)] = j;
+    std::int64_t total = 0;
+    std::int32_t count = 0;
+    for (; j < end_ && count < taps_ && share(j) > 0; ++j, ++count) {
+      total += shares_[static_cast<std::size_t>(count)] = share(j);
+    }
+    if (count == 0) {  // a shrunk image whose only pixel lies beside the box
+      shares_[0] = total = 1;
+      count = 1;
+    }
+    count_[static_cast<std::size_t>(i)] = count;
+    // Rounded sums, not rounded shares: the weights then add up to one however many they are. The
+    // middle output is its own mirror image and must stay that: one half, and the rest between.
+    const bool middle = symmetric && 2 * i + 1 == size;
+    const int until = middle ? count / 2 : count;
+    std::int64_t shares = 0;
+    std::int32_t before = 0;
+    for (int t = 0; t < until; ++t) {
+      shares += shares_[static_cast<std::size_t>(t)];
+      const auto sum = static_cast<std::int32_t>((2 * kOne * shares + total) / (2 * total));
+      weights[t] = static_cast<std::int16_t>(sum - before);
+      before = sum;
+    }
+    if (middle) {
+      std::reverse_copy(weights, weights + until, weights + count - until);
+      if (count % 2) weights[until] = static_cast<std::int16_t>(kOne - 2 * before);
+    }
+  }
+}
+
+void Resizer::begin(const Box &box, int size, unsigned denominator, std::uint32_t width,
+                    std::uint32_t height, int channels, std::uint8_t *out) {
+  across_.plan(box.left, box.width, size, denominator);
+  down_.plan(box.top, box.height, size, denominator);
+  size_ = size;
+  channels_ = channels;
+  next_ = 0;
+  out_ = out;
+  const auto within = [](std::int64_t value, std::uint32_t most) {
+    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(value, 0, most));
+  };
+  left_ = within(across_.begin(), width);
+  right_ = within(across_.end(), width);
+  top_ = within(down_.begin(), height);
+  bottom_ = within(down_.end(), height);
+  const auto outputs = static_cast<std::size_t>(size);
+  const auto taps = static_cast<std::size_t>(across_.taps());
+  window_ = static_cast<std::uint32_t>(down_.taps());
+  ring_.assign(window_, nullptr);
+  taps_.resize(window_ + 1);
+  row_weights_.resize(window_ + 1);
+
+  // The line between the passes: black left and right of the image, and room for surplus taps.
+  const std::int64_t columns = across_.end() - across_.begin();
+  const auto values = static_cast<std::size_t>(columns + across_.taps()) *
+                          static_cast<std::size_t>(channels) + 8;
+  line_.assign(values, 0);
+  first_.resize(outputs);
+  pairs_.assign((outputs + 1) / 2 * taps * 8, 0);
+  for (std::size_t i = 0; i < outputs; ++i) {
+    first_[i] = static_cast<std::int32_t>(across_.first(static_cast<int>(i)) - across_.begin());
+    const std::int16_t *weights = across_.weights(static_cast<int>(i));
+    std::int32_t *pairs = pairs_.data() + i / 2 * taps * 8 + i % 2 * 4;
+    for (std::size_t t = 0; t < taps; ++t) std::fill_n(pairs + t * 8, 4, pair_of(weights[t]));
+  }
+}
+
+void Resizer::push(std::uint32_t y, const std::uint8_t *row) {
+  ring_[y % window_] = row;
+  while (next_ < size_ && down_.first(next_) + down_.count(next_) <= std::int64_t{y} + 1) {
+    emit(next_++);
+  }
+}
+
+void Resizer::finish() {
+  while (next_ < size_) emit(next_++);
+}
+
+void Resizer::emit(int i) {
+  const std::int16_t *weights = down_.weights(i);
+  const std::int64_t first = down_.first(i);
+  int taps = 0;
+  for (int t = 0; t < down_.count(i); ++t) {
+    const std::int64_t y = first + t;
+    if (y < top_ || y >= bottom_) continue;  // black
+    taps_[static_cast<std::size_t>(taps)] = ring_[static_cast<std::size_t>(y) % window_];
+    row_weights_[static_cast<std::size_t>(taps++)] = weights[t];
+  }
+  if (taps % 2) {
+    taps_[static_cast<std::size_t>(taps)] = taps_[static_cast<std::size_t>(taps - 1)];
+    row_weights_[static_cast<std::size_t>(taps++)] = 0;
+  }
+  const std::size_t n = std::size_t{right_ - left_} * static_cast<std::size_t>(channels_);
+  const auto black = static_cast<std::size_t>(left_ - across_.begin()) *
+                     static_cast<std::size_t>(channels_);
+  if (n > 0) {
+    passes().vertical(taps_.data(), row_weights_.data(), taps, n, line_.data() + black);
+  }
+  passes().horizontal(line_.data(), channels_, first_.data(), pairs_.data(), across_.taps(), size_,
+                      out_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(size_) * 3);
+}
+
+}  // namespace fastrot

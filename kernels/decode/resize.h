@@ -1,0 +1,108 @@
+// Antialiased bilinear resize of a box to a square, fed row by row.
+//
+// Pixel j of the source covers [j*d, (j+1)*d), where d is the denominator by which a decoder has
+// shrunk the image; output i looks at the centre of its share of the box, through a triangle as
+// wide as the larger of the two pixel sizes (that of Pillow, and of torchvision's antialias=True).
+//
+// Weights are integers that add up to 1024, the mirror image of each other from both ends, and
+// nothing is rounded but the sum at the very end. So turning or mirroring the box turns or mirrors
+// the result, bit for bit. A resize that rounds between its two passes does not keep that, and a
+// network that is to recognise turns finds it.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fastrot {
+
+constexpr int kWeightBits = 10;
+
+// A box in pixels of the full image; it may reach outside, where everything is black.
+struct Box {
+  std::int32_t left, top, width, height;
+};
+
+// The weights along one side.
+class Axis {
+ public:
+  // `start`, `length`: of the box. `size`: outputs.
+  void plan(std::int64_t start, std::int64_t length, std::int64_t size, std::int64_t denominator);
+
+  // Output i looks at the pixels from first(i) on, count(i) of them and at most taps().
+  std::int64_t first(int i) const { return first_[static_cast<std::size_t>(i)]; }
+  int count(int i) const { return count_[static_cast<std::size_t>(i)]; }
+  int taps() const { return taps_; }
+  // taps() weights, zero behind the first count(i).
+  const std::int16_t *weights(int i) const {
+    return weights_.data() + static_cast<std::size_t>(i) * static_cast<std::size_t>(taps_);
+  }
+  // Pixels that any output looks at.
+  std::int64_t begin() const { return begin_; }
+  std::int64_t end() const { return end_; }
+
+ private:
+  std::int64_t begin_ = 0, end_ = 0;
+  int taps_ = 0;
+  std::vector<std::int64_t> first_;
+  std::vector<std::int32_t> count_;
+  std::vector<std::int16_t> weights_;
+  std::vector<std::int64_t> shares_;
+};
+
+// The two passes. Between them a value v (18 bits, exact) travels as two numbers of 16 bits,
+// v = 16 * low half + high half, so that one multiplication of pairs of 16 bits, with the pair
+// (16 * weight, weight), gives v * weight.
+struct Passes {
+  // out[k] = sum over t of weights[t] * rows[t][k], k < n; `taps` is even.
+  void (*vertical)(const std::uint8_t *const *rows, const std::int16_t *weights, int taps,
+                   std::size_t n, std::int32_t *out);
+  // out[i] = round(sum over t of weights * in[first[i] + t]). `in`: `channels` (3 or 4) values a
+  // pixel, readable for one value behind the last; `out`: 3 values a pixel. `pairs`: for outputs
+  // 2k and 2k + 1 together, tap by tap, the pair of the one four times, then that of the other.
+  void (*horizontal)(const std::int32_t *in, int channels, const std::int32_t *first,
+                     const std::int32_t *pairs, int taps, int size, std::uint8_t *out);
+  const char *name;
+};
+
+// The fastest for this processor, found at run time; FASTROT_SIMD=scalar takes the portable one.
+const Passes &passes();
+const Passes &scalar_passes();
+#if defined(__x86_64__) && defined(__GNUC__)
+const Passes &avx2_passes();
+#endif
+
+class Resizer {
+ public:
+  // `width`, `height`: of the source in its pixels. `channels`: 3 or 4 bytes a pixel of a row.
+  // Throws std::bad_alloc.
+  void begin(const Box &box, int size, unsigned denominator, std::uint32_t width,
+             std::uint32_t height, int channels, std::uint8_t *out);
+
+  // The part of the source that is needed: empty where the box lies outside of it.
+  std::uint32_t left() const { return left_; }
+  std::uint32_t right() const { return right_; }
+  std::uint32_t top() const { return top_; }
+  std::uint32_t bottom() const { return bottom_; }
+
+  // Rows must come in order, from top() on; `row` begins with column left() and stays valid as
+  // long as later outputs look at it: for window() more rows.
+  void push(std::uint32_t y, const std::uint8_t *row);
+  std::uint32_t window() const { return window_; }
+  // Write what is left once the last row is there.
+  void finish();
+
+ private:
+  void emit(int i);
+
+  Axis across_, down_;
+  int size_ = 0, channels_ = 0, next_ = 0;
+  std::uint32_t left_ = 0, right_ = 0, top_ = 0, bottom_ = 0, window_ = 0;
+  std::uint8_t *out_ = nullptr;
+  std::vector<const std::uint8_t *> ring_, taps_;
+  std::vector<std::int16_t> row_weights_;
+  std::vector<std::int32_t> line_, first_, pairs_;
+};
+
+}  // namespace fastrot
