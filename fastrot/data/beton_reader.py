@@ -76,7 +76,7 @@ class BetonFile:
     def open(
         cls, path: str | Path, *, deep: bool = False, max_pixels: int = MAX_PIXELS
     ) -> BetonFile:
-        """Open a file and check its structure; about a second for a million samples.
+        """Open a file and check its structure; a tenth of a second for a million samples.
 
         Args:
             path: the file.
@@ -115,17 +115,8 @@ class BetonFile:
         digest.update(entries.data)
         self.structure = digest.hexdigest()
         self.metadata: NDArray[Any] = rows.view(record)
-        self._sizes = beton_check.check_metadata(
-            self.path,
-            self.metadata,
-            self.fields,
-            beton_check.Allocations(
-                self.path,
-                header,
-                beton_check.data_start(header, self.fields),
-                entries.view(ALLOCATION),
-            ),
-            max_pixels,
+        self._sizes = beton_check.check_structure(
+            self.path, header, self.fields, self.metadata, entries.view(ALLOCATION), max_pixels
         )
         self._positions = {field.name: i for i, field in enumerate(self.fields)}
         for array in (self.metadata, *self._sizes.values()):
@@ -277,9 +268,8 @@ class BetonFile:
             BadDataError: it does not; the first sample is named.
         """
         labels = self.ints(name)
-        wrong = (labels < 0) | (labels >= num_classes)
-        if wrong.any():
-            sample = int(np.argmax(wrong))
+        if labels.min() < 0 or labels.max() >= num_classes:
+            sample = int(np.argmax((labels < 0) | (labels >= num_classes)))
             raise BadDataError(
                 f"{self.path}: sample {sample}: {name} {labels[sample]} is not in "
                 f"[0, {num_classes}), the number of classes; make the file again"
