@@ -51,6 +51,29 @@ def usable_memory() -> int:
     return min((limit for limit in limits if limit), default=0)
 
 
+def free_memory() -> int:
+    """Bytes that could be had now without swapping, counting what caches give back; 0: unknown."""
+    free = [_available(Path("/proc/meminfo"))]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        most, now = _number(_CGROUP / limit), _number(_CGROUP / used)
+        if most is not None and now is not None:
+            free.append(max(0, most - now))
+    return min((number for number in free if number is not None), default=0)
+
+
+def _available(meminfo: Path) -> int | None:
+    try:
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
 def environment_record() -> dict[str, Any]:
     """Hardware, versions, commit and command line, as plain values for JSON."""
     return {

@@ -24,6 +24,7 @@ _DEVICE_ONLY = ("cuda", "triton")
 _OPERATIONS = {  # fastest first
     "rotate_views": ("triton", "cpp", "reference"),
     "decode_jpeg": ("cpp", "reference"),
+    "crop_decode": ("cpp",),  # whole batches; without it there are other loaders
 }
 _ERROR_FILE = Path(__file__).with_name("_native_error.txt")
 
@@ -53,11 +54,12 @@ def choose(operation: str, device: str = "cpu") -> Choice:
     """The implementation of an operation for inputs on this type of device.
 
     Args:
-        operation: ``rotate_views`` or ``decode_jpeg``.
+        operation: ``rotate_views``, ``decode_jpeg`` or ``crop_decode``.
         device: ``torch.device.type`` of the inputs.
 
     Raises:
-        KernelUnavailableError: FASTROT_KERNELS has an unknown name, or one that cannot run.
+        KernelUnavailableError: FASTROT_KERNELS has an unknown name, or one that cannot run; or
+            nothing can.
     """
     known = _OPERATIONS[operation]
     name = os.environ.get(VARIABLE) or None
@@ -85,6 +87,7 @@ def plan() -> list[Choice | KernelUnavailableError]:
     lines: list[Choice | KernelUnavailableError] = []
     for operation, device in (
         ("decode_jpeg", "cpu"),
+        ("crop_decode", "cpu"),
         ("rotate_views", "cpu"),
         ("rotate_views", "cuda"),
     ):
@@ -102,7 +105,7 @@ def unavailable(operation: str, implementation: str, device: str) -> str | None:
             return f"the inputs are on {device}, cpp takes host memory"
         if problem := native_problem():
             return problem
-        return decode_problem() if operation == "decode_jpeg" else None
+        return decode_problem() if operation in ("decode_jpeg", "crop_decode") else None
     if implementation == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the package triton is not installed"
@@ -153,4 +156,4 @@ def _automatic(operation: str, device: str) -> Choice:
             reason = "; ".join(passed_over) or "the fastest one for this device"
             return Choice(operation, device, name, reason)
         passed_over.append(f"not {name}: {problem}")
-    raise AssertionError(f"{operation}: the reference runs everywhere")
+    raise KernelUnavailableError(f"{operation} cannot run here: {'; '.join(passed_over)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.images import DecodeError, decode_image, image_size
+from fastrot.data.images import DecodeError, decode_image, image_size, measure
 from fastrot.data.samples import BadSampleError, Encoded
 from fastrot.data.sources import list_source
 
@@ -39,6 +39,7 @@ class FolderSamples:
         self.labels = source.labels
         self.class_names = source.class_names
         self.digest = source.digest
+        self.stored_bytes = int(source.sizes.sum())
         self._root = source.root
         self._names = source.paths
         self._sizes = np.zeros((len(source), 2), dtype=np.int32)  # 0: header not read yet
@@ -73,10 +74,10 @@ class FolderSamples:
         """
         try:
             data = (self._root / self._names[sample]).read_bytes()
-            width, height = image_size(data, apply_exif=True)
+            width, height, orientation = measure(data)
         except (DecodeError, OSError) as error:
             raise self._bad(sample, error) from None
-        return Encoded(data, "file", width, height)
+        return Encoded(data, "file", width, height, orientation)
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
         """Pixels of shape (H, W, 3), RGB, after EXIF orientation.

@@ -89,6 +89,19 @@ def image_size(
     return (height, width) if apply_exif and turn >= 5 else (width, height)
 
 
+def measure(
+    source: bytes | memoryview | BinaryIO, *, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int, int]:
+    """Width and height after EXIF orientation in pixels, and the orientation, 1 to 8.
+
+    Raises:
+        DecodeError: no readable header, or too large.
+    """
+    width, height, turn = _measure(source)
+    _check_pixels(width, height, max_pixels)
+    return (height, width, turn) if turn >= 5 else (width, height, turn)
+
+
 def orientation(source: bytes | memoryview | BinaryIO) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none, or where the block is broken.
 

@@ -21,6 +21,7 @@ from fastrot.data.augment import Crop
 from fastrot.data.order import SampleOrder
 from fastrot.data.samples import BadSampleError, Samples
 from fastrot.errors import UsageError
+from fastrot.kernels.dispatch import KernelUnavailableError, choose
 
 READ_DEADLINE_SECONDS = 300.0
 
@@ -111,6 +112,7 @@ class _Engine(NamedTuple):
 
 
 _ENGINES = {
+    "native": _Engine("fastrot.data.native", "NativeLoader"),
     "reference": _Engine("fastrot.data.reference", "ReferenceLoader"),
     "ffcv": _Engine("fastrot.data.ffcv", "FfcvLoader", "ffcv", "pip install 'fastrot[ffcv]'"),
     "dali": _Engine(
@@ -119,9 +121,9 @@ _ENGINES = {
     "synthetic": _Engine("fastrot.data.synthetic", "SyntheticLoader"),
 }
 
-# FFCV takes 6 s or more to import and 2 to 10 s to compile (two busy cores; others report 18 s).
-# Below this many decoded images of a run the reference loader is judged to be done before that
-# pays off, and for images of 64 px and less that decoding is too cheap to gain. Not measured.
+# DALI and FFCV take seconds to import and to compile. Below this many decoded images of a run the
+# reference loader is judged to be done before that pays off, and for images of 64 px and less that
+# decoding is too cheap to gain. Not measured.
 _SMALL_RUN_IMAGES = 20_000
 _SMALL_SIDE = 64
 
@@ -130,7 +132,7 @@ def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> L
     """Build a loader.
 
     Args:
-        name: ``auto``, ``reference``, ``ffcv``, ``dali`` or ``synthetic``.
+        name: ``auto``, ``native``, ``reference``, ``ffcv``, ``dali`` or ``synthetic``.
         spec: everything it needs.
         images: as for ``choose_loader``.
 
@@ -144,6 +146,8 @@ def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> L
     if name not in _ENGINES:
         raise UsageError(f"loader {name!r} is unknown; known: {', '.join(('auto', *_ENGINES))}")
     engine = _ENGINES[name]
+    if name == "native" and (problem := _native_problem()):
+        raise UsageError(f"loader 'native' cannot run: {problem}")
     if not _installed(engine):
         raise UsageError(f"loader {name!r} needs the package {engine.package}: {engine.install}")
     loader: Loader = getattr(importlib.import_module(engine.module), engine.loader)(spec)
@@ -153,14 +157,32 @@ def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> L
 def choose_loader(spec: LoaderSpec, *, images: int | None = None) -> tuple[str, str]:
     """The loader that ``auto`` stands for, and why, in one line.
 
-    The fastest that is installed and gives the crops asked for; ``reference`` where the start-up
-    of the others would not pay off: fewer than 20,000 images in the whole run, or crops of at
+    ``native``, unless its extension is missing: it is the fastest and starts at once. Then the
+    fastest of the others that is installed and gives the crops asked for; ``reference`` where
+    their start-up would not pay off: fewer than 20,000 images in the whole run, or crops of at
     most 64 px.
 
     Args:
         spec: what is to be read.
         images: images this rank decodes in the whole run; None: those of one epoch.
     """
+    problem = _native_problem()
+    if problem is None:
+        return "native", "the fastest that gives these crops"
+    name, why = _choose_other(spec, images)
+    return name, f"{why}; not native: {problem}"
+
+
+def _native_problem() -> str | None:
+    """Why the native loader cannot run, None if it can."""
+    try:
+        choose("crop_decode")
+    except KernelUnavailableError as error:
+        return str(error)
+    return None
+
+
+def _choose_other(spec: LoaderSpec, images: int | None) -> tuple[str, str]:
     total = spec.order.steps_per_epoch * spec.order.global_batch // spec.order.world
     total = total if images is None else images
     if spec.crop.size <= _SMALL_SIDE:

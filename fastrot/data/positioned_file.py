@@ -59,6 +59,11 @@ class PositionedFile:
         self._reopening = threading.Lock()
         self._descriptor, self.identity = _open(path)
 
+    @property
+    def descriptor(self) -> int:
+        """Number of the open file in this process, -1 once it is closed."""
+        return self._descriptor
+
     def read(self, offset: int, size: int) -> bytes:
         """The ``size`` bytes at ``offset``.
 

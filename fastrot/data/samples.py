@@ -50,12 +50,14 @@ class Encoded:
         kind: ``file``: encoded image file. ``raw``: height * width * 3 bytes, row-major RGB.
         width: pixels, after EXIF orientation where it applies.
         height: pixels, after EXIF orientation where it applies.
+        orientation: EXIF, 1 to 8, that the stored pixels are still to be turned by.
     """
 
     data: bytes | memoryview
     kind: Literal["file", "raw"]
     width: int
     height: int
+    orientation: int = 1
 
 
 class Samples(Protocol):
@@ -68,6 +70,7 @@ class Samples(Protocol):
         digest: hash of the content's identity; a resumed run must see the same one. It covers
             every byte of a .beton file with a manifest, all but the images' data without one,
             and of a folder the names and sizes of the files, not what is in them.
+        stored_bytes: of all images together, as they are stored.
         applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
             no, it was applied when the file was written, and FFCV ignores it).
     """
@@ -76,6 +79,7 @@ class Samples(Protocol):
     labels: NDArray[np.int64]
     class_names: tuple[str, ...] | None
     digest: str
+    stored_bytes: int
     applies_exif: bool
 
     def __len__(self) -> int: ...

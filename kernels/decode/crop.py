@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.kernels.decode.op import MAX_PIXELS
-from fastrot.kernels.dispatch import KernelUnavailableError, decode_problem
+from fastrot.kernels.dispatch import choose
 
 _STOP_SECONDS = 10.0
 
@@ -121,7 +121,8 @@ class CropDecoder:
         max_pixels: refuse larger images, before anything is allocated.
 
     Raises:
-        KernelUnavailableError: the extension was built without decoding.
+        KernelUnavailableError: the extension was built without decoding, or FASTROT_KERNELS
+            forbids it.
     """
 
     def __init__(
@@ -133,8 +134,7 @@ class CropDecoder:
         colour_only: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if problem := decode_problem():
-            raise KernelUnavailableError(problem)
+        choose("crop_decode")
         from fastrot.kernels import _native
 
         self.native = _native.DecodePool(threads)

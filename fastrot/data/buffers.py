@@ -1,0 +1,114 @@
+"""Memory for batches: filled by threads on the host, delivered as tensors on the device.
+
+Fresh memory costs the system more than the copy of a batch, so it is used again: on the host as
+soon as nobody refers to a delivered batch any more, on the way to a GPU (pinned) as soon as its
+copy has ended.
+
+Shapes: N images of a batch, S side of a crop.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# References to a buffer that nobody uses: the list, the loop's variable, getrefcount's argument.
+_UNUSED = 3
+
+
+class HostBuffers:
+    """Batches that stay on the host.
+
+    Args:
+        batch_size: largest N.
+        size: S.
+        keep: buffers to keep for reuse; more are made where more batches are held at a time.
+    """
+
+    def __init__(self, batch_size: int, size: int, *, keep: int) -> None:
+        self._shape = (batch_size, size, size, 3)
+        self._keep = keep
+        self._buffers: list[NDArray[np.uint8]] = []
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        """Memory of shape (N, S, S, 3) that nobody else refers to."""
+        for buffer in self._buffers:
+            if sys.getrefcount(buffer) <= _UNUSED:
+                return buffer[:count]
+        buffer = np.empty(self._shape, np.uint8)
+        if len(self._buffers) < self._keep:
+            self._buffers.append(buffer)
+        return buffer[:count]
+
+    def deliver(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """What ``take`` gave, as a tensor."""
+        return torch.from_numpy(images)
+
+    def close(self) -> None:
+        """Let go of all buffers; delivered batches stay valid."""
+        self._buffers.clear()
+
+
+class PinnedBuffers:
+    """Batches for a GPU: pinned memory, copied on a stream of its own.
+
+    Args:
+        batch_size: largest N.
+        size: S.
+        keep: pinned buffers at most; ``take`` waits for a copy when all are in use.
+        device: the GPU.
+    """
+
+    def __init__(self, batch_size: int, size: int, *, keep: int, device: torch.device) -> None:
+        self._shape = (batch_size, size, size, 3)
+        self._keep = keep
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._count = 0
+        self._taken: dict[int, torch.Tensor] = {}
+        self._copying: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
+
+    def take(self, count: int) -> NDArray[np.uint8]:
+        """Pinned memory of shape (N, S, S, 3)."""
+        if self._copying and (self._count >= self._keep or self._copying[0][0].query()):
+            event, pinned = self._copying.popleft()
+            event.synchronize()
+        else:
+            pinned = torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
+            self._count += 1
+        array: NDArray[np.uint8] = pinned.numpy()[:count]
+        self._taken[array.ctypes.data] = pinned
+        return array
+
+    def deliver(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """What ``take`` gave, on the GPU; the current stream waits for the copy, the host not."""
+        pinned = self._taken.pop(images.ctypes.data)
+        with torch.cuda.stream(self._stream):
+            copy = pinned[: len(images)].to(self._device, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(self._stream)
+        self._copying.append((event, pinned))
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(event)
+        copy.record_stream(current)  # it was allocated on the other one
+        return copy
+
+    def close(self) -> None:
+        """Wait for the copies and let go of all buffers."""
+        for event, _ in self._copying:
+            event.synchronize()
+        self._copying.clear()
+        self._taken.clear()
+
+
+def batch_buffers(
+    batch_size: int, size: int, *, keep: int, device: torch.device
+) -> HostBuffers | PinnedBuffers:
+    """The buffers for batches on this device."""
+    if device.type == "cuda":
+        return PinnedBuffers(batch_size, size, keep=keep, device=device)
+    return HostBuffers(batch_size, size, keep=keep)
