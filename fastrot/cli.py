@@ -33,6 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+bench = typer.Typer(help="Measure fastrot beside its peers.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SkipOrFail = Annotated[
     str | None, typer.Option("--on-bad-sample", metavar="fail|skip", help="What a bad sample does.")
@@ -203,6 +206,84 @@ def verify(
     from fastrot.data.verify import verify as run
 
     _show(run(file, workers=workers, progress=not json), json)
+
+
+@bench.command("loader")
+def bench_loader(
+    data: Annotated[
+        Path, typer.Option(help="A .beton file or a folder; for prepare: the source folder.")
+    ],
+    what: Annotated[
+        str, typer.Option(metavar="load|prepare", help="Reading batches, or converting.")
+    ] = "load",
+    peers: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="[default: all that fit].")
+    ] = None,
+    loader: Annotated[
+        str, typer.Option(metavar="native|ffcv|dali|reference", help="Which of ours is compared.")
+    ] = "native",
+    size: Annotated[int, typer.Option(help="Side of the crops, in pixels.")] = 224,
+    batch: Annotated[int, typer.Option(help="Images a batch.")] = 128,
+    crop: Annotated[str, typer.Option(metavar="random_resized|center|whole")] = "random_resized",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Ours decodes every crop at full resolution.")
+    ] = False,
+    checksums: Annotated[bool, typer.Option(help="Ours compares the manifest's checksums.")] = True,
+    max_side: Annotated[int | None, typer.Option(help="prepare: as of fastrot prepare.")] = None,
+    quality: Annotated[int, typer.Option(help="prepare: JPEG quality, 1 to 100.")] = 90,
+    workers: Annotated[
+        int | None, typer.Option(help="Cores of each contender [default: the usable ones].")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Turns of each contender.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Least length of a turn.")] = 3.0,
+    starts: Annotated[int, typer.Option(help="Fresh processes of each, for the start-up.")] = 3,
+    repeat: Annotated[
+        int | None, typer.Option(help="Copies of the data [default: up to 3,000 images].")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one object.")] = None,
+    append: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Add a record for each contender.")
+    ] = None,
+) -> None:
+    """Measure loading, or converting, beside FFCV, DALI and torchvision in one run."""
+    names = tuple(peers.split(",")) if peers else None
+    from fastrot.benchmarks.harness import check_outputs
+
+    check_outputs(json, append)
+    if what == "prepare":
+        from fastrot.benchmarks.prepare import bench_prepare
+
+        report = bench_prepare(
+            data,
+            peers=names,
+            max_side=max_side,
+            quality=quality,
+            workers=workers,
+            rounds=rounds,
+            repeat=repeat,
+        )
+    elif what == "load":
+        from fastrot.benchmarks.loader import bench_loader as bench_load
+
+        report = bench_load(
+            data,
+            peers=names,
+            loader=loader,
+            size=size,
+            batch=batch,
+            workers=workers,
+            rounds=rounds,
+            seconds=seconds,
+            starts=starts,
+            crop=crop,
+            exact=exact,
+            checksums=checksums,
+            repeat=repeat,
+        )
+    else:
+        raise UsageError(f"--what={what!r} is not known; choose load or prepare")
+    report.save(json, append)
+    _show(report, as_json=False)
 
 
 @app.command()

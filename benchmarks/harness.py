@@ -1,0 +1,153 @@
+"""What every benchmark shares: rounds, medians with their spread, ratios, the record.
+
+Contenders are measured in rounds, each one for a moment in every round and in another order
+each time, so that what else the machine does falls on all of them. A ratio is taken within each
+round and its median over the rounds is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import features
+from rich.console import Console
+
+from fastrot.environment import environment_record
+from fastrot.errors import UsageError
+
+_SIMD = ("sse4_2", "avx2", "avx512f", "avx512bw", "avx512_vbmi", "amx_int8", "asimd", "sve")
+
+
+class Spread(NamedTuple):
+    """The median of some measurements, their extremes, and their number."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    def to_json(self) -> dict[str, float]:
+        """Plain values with five digits, more than any measurement has."""
+        rounded = {key: float(f"{value:.5g}") for key, value in self._asdict().items()}
+        return {**rounded, "repeats": self.repeats}
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, least and largest of at least one value."""
+    return Spread(statistics.median(values), min(values), max(values), len(values))
+
+
+def ratios(subject: Sequence[float], peer: Sequence[float]) -> Spread:
+    """How many times the peer the subject is, round by round.
+
+    Example:
+        >>> ratios([300.0, 200.0, 330.0], [100.0, 100.0, 110.0])
+        Spread(median=3.0, low=2.0, high=3.0, repeats=3)
+    """
+    return spread([ours / theirs for ours, theirs in zip(subject, peer, strict=True)])
+
+
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """The names in the order of one round: each goes first once in a cycle.
+
+    Example:
+        >>> rotated(["a", "b", "c"], 1)
+        ['b', 'c', 'a']
+    """
+    first = turn % len(names) if names else 0
+    return [*names[first:], *names[:first]]
+
+
+class Countdown:
+    """Say on standard error what was measured and how long the rest will take.
+
+    Args:
+        steps: how many steps there will be.
+        console: where to; None: nowhere.
+    """
+
+    def __init__(self, steps: int, *, console: Console | None) -> None:
+        self._steps, self._done = steps, 0
+        self._console = console
+        self._started = time.monotonic()
+
+    def step(self, text: str) -> None:
+        """One step is done."""
+        self._done += 1
+        left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
+        self.message(f"[{self._done}/{self._steps}] {text}  left {max(left, 0):.0f} s")
+
+    def skip(self, steps: int) -> None:
+        """Steps that will not come."""
+        self._steps -= steps
+
+    def message(self, text: str) -> None:
+        """A line that is no step."""
+        if self._console is not None:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def machine_record() -> dict[str, Any]:
+    """What a number depends on besides the code: processor, versions, commit, command, date.
+
+    Without the names of host and folder: records are published.
+    """
+    record = environment_record()
+    for private in ("host", "folder", "command"):
+        del record[private]
+    pillow = features.version("pil") or ""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": shlex.join(["fastrot", *sys.argv[1:]]),
+        **record,
+        "simd": [flag for flag in _SIMD if flag in _processor_flags()],
+        "libjpeg_turbo": features.version("libjpeg_turbo"),
+        "pillow_simd": ".post" in pillow,  # how that fork numbers its releases
+    }
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse a file that could not be written, before an hour is spent on what goes into it.
+
+    Raises:
+        UsageError: its folder does not exist, or it is a folder.
+    """
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"{path}: name a file in a folder that exists")
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write one object; what was there before stays until the new file is complete."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        fresh.write_text(json.dumps(document, indent=1) + "\n")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def append_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add one line for each record to a results file, such as those of benchmarks/results."""
+    with path.open("a") as file:
+        file.write("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def _processor_flags() -> set[str]:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                return set(value.split())
+    except OSError:
+        pass
+    return set()

@@ -1,0 +1,1 @@
+"""The contenders of ``fastrot bench loader``, one file each: bare, in their best set-up."""
