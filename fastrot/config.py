@@ -65,8 +65,9 @@ class DataConfig(Section):
     """Per-channel mean that is subtracted, in [0, 1] (ImageNet)."""
     std: Mean = (0.229, 0.224, 0.225)
     """Per-channel standard deviation that is divided by, in [0, 1] (ImageNet)."""
-    order: Literal["random", "sequential"] = "random"
-    """Order of the samples within an epoch."""
+    order: Literal["random", "sequential", "block"] = "random"
+    """Order of the samples within an epoch. block: random, but neighbours in the file are read
+    together; for files larger than memory, needs 1 to 2 GiB of it."""
     checksums: bool = True
     """Check each sample's bytes against the .beton manifest while reading."""
     exact_decode: bool = False

@@ -101,7 +101,7 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
                 "unnoticed; fastrot prepare writes one"
             )
     batch = plan_batch(config, world)
-    order = train_order(config, len(train), world, batch)
+    order = train_order(config, len(train), world, batch, stored_bytes=train.stored_bytes)
     if batch.accumulation > 1:
         views = batch.per_pass * (4 if config.pretext.views == "all" else 1)
         say(

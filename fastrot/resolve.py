@@ -10,6 +10,7 @@ import torch
 
 from fastrot.config import Config, validate
 from fastrot.data.augment import Crop
+from fastrot.data.block_order import block_length
 from fastrot.data.order import SampleOrder
 from fastrot.distributed import World
 from fastrot.environment import usable_cores
@@ -120,8 +121,18 @@ def val_crop(config: Config) -> Crop:
     return Crop(data.val_crop, data.resolution, resize=max(data.val_resize, data.resolution))
 
 
-def train_order(config: Config, num_samples: int, world: World, batch: BatchPlan) -> SampleOrder:
-    """The order of the training samples for this rank."""
+def train_order(
+    config: Config, num_samples: int, world: World, batch: BatchPlan, *, stored_bytes: int
+) -> SampleOrder:
+    """The order of the training samples for this rank.
+
+    Args:
+        config: resolved.
+        num_samples: n.
+        world: the ranks.
+        batch: how the global batch is cut up.
+        stored_bytes: of all samples, which say how many are neighbours (data.order=block).
+    """
     return SampleOrder(
         num_samples,
         config.train.global_batch,
@@ -130,6 +141,7 @@ def train_order(config: Config, num_samples: int, world: World, batch: BatchPlan
         rank=world.rank,
         world=world.size,
         accumulation=batch.accumulation,
+        block=block_length(stored_bytes, num_samples),
     )
 
 

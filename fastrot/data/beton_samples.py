@@ -33,6 +33,7 @@ class BetonSamples:
         class_names: from the manifest, else None.
         digest: of the manifest, which covers every byte; without one, of everything but the
             images' data.
+        stored_bytes: of all images together.
         applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
         has_checksums: whether ``read`` compares checksums.
 
@@ -58,6 +59,7 @@ class BetonSamples:
             self.digest = file.structure if described is None else described.digest
             self._checksums = described.checksums if described is not None and checksums else None
             self.labels = _labels(file, self.class_names)
+            self.stored_bytes = int(file.data_sizes.sum())
         except BaseException:
             file.close()
             raise

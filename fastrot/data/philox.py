@@ -34,6 +34,7 @@ class Stream(IntEnum):
     TURN = 3
     JITTER = 4
     REPLACEMENT = 5
+    BLOCK = 6
 
 
 def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:

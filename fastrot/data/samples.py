@@ -71,6 +71,7 @@ class Samples(Protocol):
             every byte of a .beton file with a manifest, all but the images' data without one,
             and of a folder the names and sizes of the files, not what is in them.
         stored_bytes: of all images together, as they are stored.
+        stored_bytes: of all images together, as they are stored.
         applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
             no, it was applied when the file was written, and FFCV ignores it).
     """

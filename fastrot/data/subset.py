@@ -28,6 +28,7 @@ class SubsetSamples:
         self.labels = self.samples.labels[self.ids]
         self.class_names = self.samples.class_names
         self.digest = self.samples.digest
+        self.stored_bytes = self.samples.stored_bytes * len(self.ids) // max(len(self.samples), 1)
         self.applies_exif = self.samples.applies_exif
 
     def __len__(self) -> int:

@@ -37,8 +37,9 @@ def test_global_batch_is_cut_equally(
     world = World(size=ranks)
     plan = plan_batch(config, world)
     assert plan == expected
-    order = train_order(config, 1000, world, plan)
+    order = train_order(config, 1000, world, plan, stored_bytes=10**8)
     assert (order.batch_size, order.accumulation) == (expected.per_pass, expected.accumulation)
+    assert order.block == 83, "8 MiB of 100 kB each"
 
 
 def test_batch_that_ranks_cannot_share_names_one_that_they_can() -> None:
