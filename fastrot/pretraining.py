@@ -336,4 +336,5 @@ def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, 
 
 
 def _labelled(samples: Samples) -> bool:
-    return bool(samples.labels.min() >= 0) and len(np.unique(samples.labels)) >= 2
+    one_class = samples.labels.ndim == 1
+    return one_class and bool(samples.labels.min() >= 0) and len(np.unique(samples.labels)) >= 2

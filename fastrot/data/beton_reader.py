@@ -28,6 +28,7 @@ from fastrot.data.beton_format import (
     metadata_start,
     record_dtype,
 )
+from fastrot.data.labels import Labels
 from fastrot.data.positioned_file import FileIdentity, PositionedFile
 from fastrot.data.samples import BadSampleError
 from fastrot.errors import BadDataError, OutOfMemoryError, UsageError
@@ -123,6 +124,11 @@ class BetonFile:
             array.flags.writeable = False
 
     @property
+    def descriptor(self) -> int:
+        """Number of the open file in this process, -1 once it is closed."""
+        return self._file.descriptor
+
+    @property
     def widths(self) -> NDArray[np.uint16]:
         """Pixels of the first image field, of shape (n,)."""
         return self._image_column("width")
@@ -164,6 +170,17 @@ class BetonFile:
         """The first field of a kind, None if there is none."""
         return next((field for field in self.fields if field.kind is kind), None)
 
+    def labels(self) -> Labels | None:
+        """The first Int field, else the first array of shape (K,), int8; None: neither.
+
+        Their values are not checked; see ``Labels`` and ``arrays``.
+        """
+        if (field := self.first(Kind.INT)) is not None:
+            return self.ints(field.name)
+        several = (f.name for f in self.fields if f.dtype == np.int8 and len(f.shape) == 1)
+        name = next(several, None)
+        return None if name is None else self.arrays(name)
+
     def ints(self, name: str) -> NDArray[np.int64]:
         """All values of an Int field, of shape (n,)."""
         column: NDArray[np.int64] = self.metadata[str(self._position(name, Kind.INT))]
@@ -174,12 +191,37 @@ class BetonFile:
         column: NDArray[np.float64] = self.metadata[str(self._position(name, Kind.FLOAT))]
         return column
 
+    def arrays(self, name: str) -> NDArray[Any]:
+        """All values of an array field, of shape (n, *shape); each is a read of its own.
+
+        Raises:
+            UsageError: no such field, or it has no arrays.
+            BadDataError: the file was cut meanwhile.
+            StorageError: the system cannot read it.
+        """
+        position = self._position(name)
+        field = self.fields[position]
+        if field.dtype is None:
+            raise UsageError(f"{self.path}: field {name!r} has no arrays; read its values")
+        rows = np.empty((self.num_samples, field.nbytes), np.uint8)
+        pointers = self.metadata[str(position)]["ptr"]
+        for sample in np.argsort(pointers, kind="stable").tolist():
+            rows[sample] = self._file.read_array(int(pointers[sample]), field.nbytes)
+        return rows.view(field.dtype).reshape(self.num_samples, *field.shape)
+
     def sizes(self, name: str) -> NDArray[np.uint64]:
         """Bytes of data of every sample in a field that has data in pages, of shape (n,)."""
         position = self._position(name)
         if position not in self._sizes:
             raise UsageError(f"{self.path}: field {name!r} is a number and has no data")
         return self._sizes[position]
+
+    def spans(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Offsets and sizes of shape (N, F) of the F fields that have data in pages."""
+        columns = [str(i) for i, field in enumerate(self.fields) if not field.is_scalar]
+        offsets = [self.metadata[column]["ptr"][samples] for column in columns]
+        sizes = [self._sizes[int(column)][samples] for column in columns]
+        return np.stack(offsets, axis=1), np.stack(sizes, axis=1)
 
     def payload(self, sample: int, field: str) -> bytes:
         """The stored bytes of one sample in a field that has data in pages.
@@ -200,7 +242,12 @@ class BetonFile:
         data = self._file.read(int(row["ptr"]), size)
         if self.fields[position].kind is Kind.IMAGE and row["mode"] == JPEG:
             try:
-                check_jpeg(data, int(row["width"]), int(row["height"]))
+                height, width = check_jpeg(data)
+                if (width, height) != (row["width"], row["height"]):
+                    raise ValueError(
+                        f"JPEG of {width} x {height} pixels, metadata says "
+                        f"{row['width']} x {row['height']}"
+                    )
             except ValueError as error:
                 raise BadSampleError(sample, self.name(sample), str(error)) from None
         return data
@@ -322,8 +369,11 @@ class BetonFile:
         return sample
 
 
-def check_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
-    """Check that a JPEG is whole, of this size, and one that every decoder here and FFCV's reads.
+def check_jpeg(data: bytes | memoryview) -> tuple[int, int]:
+    """Check that a JPEG is whole, and one that every decoder here and FFCV's reads.
+
+    Returns:
+        Height and width in pixels.
 
     Raises:
         ValueError: it is not; the message says why.
@@ -331,16 +381,13 @@ def check_jpeg(data: bytes | memoryview, width: int, height: int) -> None:
     header = jpeg_header(data)
     if not header.ends_with_eoi:
         raise ValueError("truncated JPEG: no end marker in the last two bytes")
-    if (header.width, header.height) != (width, height):
-        raise ValueError(
-            f"JPEG of {header.width} x {header.height} pixels, metadata says {width} x {height}"
-        )
     if header.components != 3 or header.precision != 8:
         raise ValueError(
             f"JPEG with {header.components} components of {header.precision} bits, must be 3 of 8"
         )
     if header.process:
         raise ValueError(f"{header.process} JPEG, must be baseline or progressive")
+    return header.height, header.width
 
 
 def sample_checksum(record: bytes, payloads: Iterable[bytes | memoryview]) -> int:

@@ -13,11 +13,14 @@ from fastrot.data import manifest
 from fastrot.data.beton_format import MAX_PIXELS, RAW, Kind
 from fastrot.data.beton_reader import BetonFile
 from fastrot.data.images import DecodeError, decode_image
+from fastrot.data.labels import Labels, check_several
 from fastrot.data.samples import BadSampleError, Encoded
+from fastrot.errors import BadDataError
+from fastrot.kernels.decode.crop import Spans
 
 
 class BetonSamples:
-    """The images of a ``.beton`` file (its first image field) and their labels (first Int field).
+    """The images of a ``.beton`` file (its first image field) and their labels.
 
     Thread-safe; a copy in another process, forked or pickled, reads through its own position.
     A pickled copy opens the file when it first reads, and refuses it if it changed meanwhile.
@@ -29,13 +32,16 @@ class BetonSamples:
 
     Attributes:
         path: the file.
-        labels: of shape (n,), int64, read-only, -1 where there is none.
+        labels: read-only; of shape (n,), int64, -1 where there is none: the first Int field.
+            Where there is none, of shape (n, K), int8: the first array of this dtype with one
+            dimension.
         class_names: from the manifest, else None.
         digest: of the manifest, which covers every byte; without one, of everything but the
             images' data.
         stored_bytes: of all images together.
         applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
         has_checksums: whether ``read`` compares checksums.
+        checksums_suffice: whether what ``read`` returns is known to decode.
 
     Raises:
         UsageError: there is no such file.
@@ -58,6 +64,7 @@ class BetonSamples:
             self.class_names = None if described is None else described.class_names
             self.digest = file.structure if described is None else described.digest
             self._checksums = described.checksums if described is not None and checksums else None
+            self._decoded = described is not None and described.pixels_decoded
             self.labels = _labels(file, self.class_names)
             self.stored_bytes = int(file.data_sizes.sum())
         except BaseException:
@@ -87,6 +94,14 @@ class BetonSamples:
         """Whether ``read`` compares checksums."""
         return self._checksums is not None
 
+    @property
+    def checksums_suffice(self) -> bool:
+        """Whether ``read`` compares checksums, of images that were all decoded once.
+
+        A file made with ``prepare --copy`` has checksums of images that nobody decoded.
+        """
+        return self.has_checksums and self._decoded
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -98,6 +113,19 @@ class BetonSamples:
         """Widths and heights of shape (N, 2)."""
         file = self.file
         return np.stack([file.widths[samples], file.heights[samples]], axis=1).astype(np.int32)
+
+    def spans(self, samples: NDArray[np.int64]) -> Spans:
+        """Where samples are in the file, for a reader of its own, and their checksums."""
+        file = self.file
+        offsets, sizes = file.spans(samples)
+        return Spans(
+            offsets=offsets,
+            sizes=sizes,
+            image=[f.name for f in file.fields if not f.is_scalar].index(self._image),
+            # By bytes: a copy of records would leave out the padding between their fields.
+            records=file.metadata.view(np.uint8).reshape(len(file), -1)[samples],
+            checksums=None if self._checksums is None else self._checksums[samples],
+        )
 
     def read(self, sample: int) -> Encoded:
         """The stored bytes, checked against the manifest's checksum if there is one.
@@ -164,14 +192,16 @@ class BetonSamples:
         self._opening = threading.Lock()
 
 
-def _labels(file: BetonFile, class_names: tuple[str, ...] | None) -> NDArray[np.int64]:
-    field = file.first(Kind.INT)
-    if field is None:
-        labels = np.full(len(file), -1, np.int64)
-        labels.flags.writeable = False
-        return labels
-    if class_names is not None:
+def _labels(file: BetonFile, class_names: tuple[str, ...] | None) -> Labels:
+    found = file.labels()
+    labels: Labels = np.full(len(file), -1, np.int64) if found is None else found
+    if labels.ndim == 2:
+        try:
+            check_several(labels, class_names)
+        except ValueError as error:
+            raise BadDataError(f"{file.path}: {error}; make the file again") from None
+    elif (field := file.first(Kind.INT)) is not None and class_names is not None:
         file.check_labels(field.name, len(class_names))
-    labels = np.ascontiguousarray(file.ints(field.name))
+    labels = labels.copy()  # contiguous, and free of the metadata
     labels.flags.writeable = False
     return labels

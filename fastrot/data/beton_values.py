@@ -10,7 +10,6 @@ import numpy as np
 
 from fastrot.data.beton_format import JPEG, MAX_PIXELS, MAX_SIDE, RAW, Field, Kind
 from fastrot.data.beton_reader import check_jpeg
-from fastrot.kernels.decode.header import jpeg_header
 
 
 class Stored(NamedTuple):
@@ -75,9 +74,7 @@ def _encode_image(value: Any) -> Stored:
         mode, data = RAW, memoryview(value.tobytes())
     elif isinstance(value, bytes | bytearray | memoryview):
         jpeg = bytes(value)
-        header = jpeg_header(jpeg)
-        height, width = header.height, header.width
-        check_jpeg(jpeg, width, height)
+        height, width = check_jpeg(jpeg)
         mode, data = JPEG, memoryview(jpeg)
     else:
         raise ValueError(

@@ -47,7 +47,7 @@ from fastrot.data.beton_format import (
     record_dtype,
 )
 from fastrot.data.beton_journal import Journal, Plan, write_all
-from fastrot.data.beton_pages import Pages
+from fastrot.data.beton_pages import Pages, PageWriter
 from fastrot.data.beton_reader import BetonFile, sample_checksum
 from fastrot.data.beton_values import encode_value
 from fastrot.data.manifest import Manifest
@@ -110,6 +110,7 @@ class BetonWriter:
         self._rows: NDArray[Any] = np.zeros(capacity, beton_journal.row_dtype(self.fields))
         self._descriptor, self._committed = -1, False
         self._journal: Journal | None = None
+        self._disk: PageWriter | None = None  # from the first full page on
         self._temporary = self.path.with_name(
             f"{self.path.name}.tmp-{socket.gethostname()}-{os.getpid()}"
         )
@@ -209,6 +210,14 @@ class BetonWriter:
             self._journal_path.unlink(missing_ok=True)
             self._close_files()
         return described
+
+    def discard(self) -> None:
+        """Give up what was written, the part of a stopped writer included; then ``close``.
+
+        Raises:
+            OSError: the journal cannot be removed.
+        """
+        self._journal_path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release everything; without ``commit`` as described for the class. Safe to call twice."""
@@ -349,16 +358,17 @@ class BetonWriter:
 
     def _flush_page(self) -> None:
         self._lock.assert_held()
-        index, digest = self._pages.index, self._pages.flush(self._descriptor)
-        if self._journal is not None:
-            os.fsync(self._descriptor)
-            self._journal.append(index, digest, self._rows[self._flushed : self.num_samples])
+        if self._disk is None:
+            self._disk = PageWriter(self._descriptor, self._journal)
+        self._disk.write(self._pages, self._rows[self._flushed : self.num_samples])
         self._flushed = self.num_samples
 
     def _write_tables(self) -> None:
         """Last page, metadata, allocation table, and the header at the very end."""
         if self._pages.used:
             self._flush_page()
+        if self._disk is not None:
+            self._disk.wait()
         rows = self._rows[: self.num_samples]
         start = metadata_start(len(self.fields))
         metadata = rows["record"].tobytes()
@@ -377,6 +387,9 @@ class BetonWriter:
         os.fsync(self._descriptor)
 
     def _close_files(self) -> None:
+        if self._disk is not None:
+            self._disk.close()
+            self._disk = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

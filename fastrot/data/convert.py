@@ -1,8 +1,8 @@
-"""``fastrot prepare``: a folder of images, or CIFAR, to one ``.beton`` file.
+"""``fastrot prepare``: images on disk, of any layout that ``sources.py`` knows, to one ``.beton``.
 
-Processes decode every image strictly and encode it; this one writes, in an order that is a
-shuffle keyed by the seed. A killed run goes on with ``resume`` and ends with the same bytes as
-one that was never stopped. Importing this module imports no torch.
+Processes decode every image strictly and encode it, or threads read it and keep its bytes; this
+one writes, in an order that is a shuffle keyed by the seed. A killed run goes on with ``resume``
+and ends with the same bytes as one that was never stopped. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from PIL import features
 
 from fastrot import __version__
 from fastrot.data import manifest
-from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind
-from fastrot.data.encode import Payload
-from fastrot.data.manifest import Scalar
+from fastrot.data.beton import BetonFile, BetonWriter
+from fastrot.data.encode import Encoding, Payload
+from fastrot.data.manifest import PIXELS_DECODED, Scalar
 from fastrot.data.meter import Meter
 from fastrot.data.philox import Stream, philox_u64
 from fastrot.data.preparation import (
@@ -34,18 +34,18 @@ from fastrot.data.preparation import (
     check_options,
     check_output,
     estimate_bytes,
+    fields_of,
     page_bytes,
 )
+from fastrot.data.read_ahead import ReadAhead
 from fastrot.data.sources import Source, SourceKind, list_source
 from fastrot.data.workers import MAX_BATCH, WorkerPool
 from fastrot.environment import usable_cores
 from fastrot.errors import BadDataError, OutOfMemoryError, StorageError, UsageError
 
-FIELDS = (Field("image", Kind.IMAGE), Field("label", Kind.INT))
-"""The fields of a file: FFCV's usual names, the image first."""
-
 _SHUFFLE_EPOCH = 2**32 - 1  # no epoch of training shuffles with these numbers again
 _MIN_IMAGES_A_WORKER = 16
+_JPEG_NAMES = (".jpg", ".jpeg")
 
 
 def prepare(
@@ -70,18 +70,20 @@ def prepare(
     """Convert a data set to a ``.beton`` file with a manifest.
 
     Every image is decoded, turned upright (EXIF) and stored as an RGB JPEG; CIFAR's binary
-    version is stored as raw pixels unless a quality is given.
+    version is stored as raw pixels unless a quality is given. Labels become a field ``label`` of
+    integers, or ``labels`` of shape (K,), int8, where an image can have several of K classes.
 
     Args:
-        source: class folders, split folders, a flat folder, or CIFAR's binary version.
+        source: the folder; see ``list_source`` for the layouts.
         out: the file to write; its folder must exist.
         kind: what the source is; ``auto`` looks.
         split: which part of a source that has parts.
         max_side: shrink images until the longest side is at most this, in pixels; never enlarge.
         quality: of the JPEGs, 1 to 100; None: 90.
-        copy: keep the bytes of the JPEGs that need no change; the others are stored with
-            quality 90, counted and listed by reason.
-        workers: processes that decode and encode; None: the cores this process may use; 0: none.
+        copy: keep the bytes of the JPEGs that need no change, of which only the markers are
+            checked; the others are stored with quality 90, counted and listed by reason.
+        workers: processes that decode and encode, or threads that copy; None: the cores this
+            process may use; 0: none.
         resume: go on with an interrupted run with the same settings, if there is one; a finished
             one is left as it is.
         overwrite: replace a file that is already there (when the new one is complete).
@@ -123,7 +125,7 @@ def prepare(
     )
     page_size = page_size or page_bytes(listing)
     if dry_run:
-        size = estimate_bytes(listing, encoding, FIELDS, page_size)
+        size = estimate_bytes(listing, encoding, page_size)
         return replace(report, file_bytes=size)
     settings = asdict(encoding) | {"seed": seed, "libraries": _libraries()}
     if resume and not overwrite and out.exists():
@@ -143,10 +145,10 @@ def prepare(
     identity = json.dumps({"source": listing.digest, **settings})
     # The workers start first, so that they hold none of the writer's files open.
     with (
-        WorkerPool(Encode(listing, encoding), workers=processes) as pool,
+        _pool(listing, encoding, processes) as pool,
         BetonWriter(
             out,
-            FIELDS,
+            fields_of(listing),
             capacity=len(listing),
             page_size=page_size,
             journal=identity,
@@ -168,6 +170,9 @@ def prepare(
         reencoded=dict(tally.reencoded),
         skipped=tuple(tally.skipped),
     )
+
+
+_Pool = WorkerPool[int, Payload | Skipped] | ReadAhead[int, Payload | Skipped]
 
 
 @dataclass(frozen=True)
@@ -192,14 +197,24 @@ class _Tally:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def _convert(job: _Job, pool: WorkerPool[int, Payload | Skipped], writer: BetonWriter) -> _Tally:
+def _pool(listing: Source, encoding: Encoding, workers: int) -> _Pool:
+    """Threads where hardly anything is to be computed, else processes: encoding holds the GIL."""
+    encode = Encode(listing, encoding)
+    jpegs = sum(path.lower().endswith(_JPEG_NAMES) for path in listing.paths)
+    if encoding.copy and jpegs > 0.9 * len(listing):
+        return ReadAhead(encode, threads=workers)
+    return WorkerPool(encode, workers=workers)
+
+
+def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
     """Encode, write and commit everything behind the writer's last position."""
     listing, tally = job.listing, _Tally()
+    labels = listing.labels
     try:
         # Again, now that no other process can be about to finish it.
         check_output(writer.path, overwrite=job.overwrite)
     except UsageError:
-        _leave_nothing(writer)
+        writer.discard()
         raise
     first = writer.last_position + 1
     samples = job.order[first:].tolist()
@@ -212,7 +227,7 @@ def _convert(job: _Job, pool: WorkerPool[int, Payload | Skipped], writer: BetonW
         ):
             result = _fitting(result, listing.paths[sample], job.page_size)
             if isinstance(result, Payload):
-                writer.add(result.image, int(listing.labels[sample]), position=position)
+                writer.add(result.image, labels[sample], position=position)
                 if result.reencoded:
                     tally.reencoded[result.reencoded] += 1
                 elif job.settings["copy"]:
@@ -224,7 +239,7 @@ def _convert(job: _Job, pool: WorkerPool[int, Payload | Skipped], writer: BetonW
             if meter is not None:
                 meter.advance(size=int(listing.sizes[sample]))
     if not writer.num_samples:
-        _leave_nothing(writer)
+        writer.discard()
         raise BadDataError(
             f"{listing.root}: no sound image among {len(listing):,}; the first: "
             f"{tally.skipped[0].path!r}: {tally.skipped[0].reason}"
@@ -237,6 +252,7 @@ def _convert(job: _Job, pool: WorkerPool[int, Payload | Skipped], writer: BetonW
             "program": f"fastrot {__version__} prepare",
             "kind": listing.kind,
             "order": "shuffled by Philox4x32-10",
+            "pixels": "not decoded" if job.settings["copy"] else PIXELS_DECODED,
             "skipped": len(listing) - writer.num_samples,
         },
     )
@@ -263,11 +279,6 @@ def _finished(report: PrepareReport, listing: Source, settings: dict[str, Scalar
             )
         count, size = len(file), file.identity.size
     return replace(report, num_samples=count, file_bytes=size, resumed=count)
-
-
-def _leave_nothing(writer: BetonWriter) -> None:
-    # Without its journal, a writer removes what it has written when it is closed.
-    writer.path.with_name(f"{writer.path.name}.journal").unlink(missing_ok=True)
 
 
 def _shuffled(n: int, seed: int) -> NDArray[np.int64]:

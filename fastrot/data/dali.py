@@ -5,9 +5,9 @@ files that DALI would show otherwise than the reference (PNG, CMYK), reach it as
 threads work ahead: one reads, one decodes.
 
 DALI ignores libjpeg's warnings, and shows grey where data is missing. So it only gets bytes that
-are known to be good: their checksum was compared, or, in folders and files without a manifest,
-the strict decoder accepted them when this loader first met them (which costs a second decode in
-the first epoch).
+are known to be good: they have the checksum of an image that was decoded when the file was made,
+or (in folders, in files without a manifest or made with ``prepare --copy``) the strict decoder
+accepted them when this loader first met them, which costs a second decode in the first epoch.
 
 Tolerance on the host, from the reference: 0.2 levels on average, 0.6 in the worst crop, 20 in
 the worst pixel. The decoders agree; the resizes round differently, and at the rim of a box DALI's
@@ -37,9 +37,10 @@ from fastrot.data.epochs import EpochLoader
 from fastrot.data.jpeg_header import read_jpeg_header
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.prefetch import Prefetcher
-from fastrot.data.reference import Decoded, cut
+from fastrot.data.reference import Decoded
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.samples import BadSampleError, Encoded, Samples
+from fastrot.kernels.decode.crop_reference import cut
 
 _BATCHES_AHEAD = 2
 
@@ -70,7 +71,7 @@ class DaliLoader(EpochLoader):
         if spec.device.type == "cuda":
             gpu = torch.cuda.current_device() if spec.device.index is None else spec.device.index
             self._stream = torch.cuda.Stream(gpu)
-        self._good = np.full(self.num_samples, _has_checksums(spec.samples))
+        self._good = np.full(self.num_samples, _known_to_decode(spec.samples))
         self._pipelines: DaliPipelines | None = DaliPipelines(
             size=spec.crop.size,
             batch_size=self.batch_size,
@@ -178,8 +179,8 @@ def _ahead(items: Generator[Any, None, None]) -> Prefetcher[Any]:
     return Prefetcher(items, depth=_BATCHES_AHEAD, deadline=READ_DEADLINE_SECONDS)
 
 
-def _has_checksums(samples: Samples) -> bool:
-    return isinstance(samples, BetonSamples) and samples.has_checksums
+def _known_to_decode(samples: Samples) -> bool:
+    return isinstance(samples, BetonSamples) and samples.checksums_suffice
 
 
 def _is_plain_jpeg(encoded: Encoded) -> bool:

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastrot.data.images import DecodeError, decode_image
-from fastrot.data.jpeg_header import read_jpeg_header
+from fastrot.data.images import MAX_PIXELS, DecodeError, decode_image
+from fastrot.data.jpeg_walk import walk_jpeg
+from fastrot.kernels.decode.header import JpegError
 
 DEFAULT_QUALITY = 90
 _MAX_JPEG_SIDE = 65500  # libjpeg's own limit
+_MAX_SCANS = 100  # the decoder's limit
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ class Payload:
 
 
 def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Payload:
-    """Validate a source image by decoding it strictly, and encode it.
+    """Validate a source image and encode it.
+
+    An image that changes is decoded strictly. Of one whose bytes are kept only the markers are
+    checked, from the first to the end of the image: damage inside the coded pixels goes unseen.
 
     Args:
         source: an image file, or pixels of shape (H, W, 3).
@@ -62,46 +67,65 @@ def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Paylo
         DecodeError: the source is not a sound image, or too large for a JPEG.
     """
     if not isinstance(source, bytes):
-        pixels = _shrink(source, encoding.max_side)
-        return Payload(pixels if encoding.quality is None else _jpeg(pixels, encoding.quality))
+        if encoding.quality is None:
+            return Payload(np.asarray(_shrunk(source, encoding.max_side)))
+        return Payload(_jpeg(_shrunk(source, encoding.max_side), encoding.quality))
+    reason = None
+    if encoding.copy:
+        reason = why_not_kept(source)
+        if reason is None:
+            return Payload(source)
     pixels = decode_image(source, apply_exif=True)
-    if not encoding.copy:
-        quality = encoding.quality or DEFAULT_QUALITY
-        return Payload(_jpeg(_shrink(pixels, encoding.max_side), quality))
-    reason = why_not_kept(source)
-    return Payload(source if reason is None else _jpeg(pixels, DEFAULT_QUALITY), reason)
+    quality = encoding.quality or DEFAULT_QUALITY
+    return Payload(_jpeg(_shrunk(pixels, encoding.max_side), quality), reason)
 
 
 def why_not_kept(data: bytes) -> str | None:
-    """Why the bytes of a sound image cannot stand in a ``.beton`` as they are; None: they can."""
+    """Why the bytes of an image cannot stand in a ``.beton`` as they are; None: they can.
+
+    What is damaged, or too large, is among the reasons; the strict decoder then says so.
+    """
     if not data.startswith(b"\xff\xd8"):
         return "not a JPEG"
-    header = read_jpeg_header(io.BytesIO(data))
-    if header.components != 3:
-        return {1: "grey", 4: "CMYK"}.get(header.components, f"{header.components} components")
-    if header.bits != 8:
-        return f"{header.bits} bits"
-    if header.orientation != 1:
+    try:
+        jpeg = walk_jpeg(data)
+    except JpegError:
+        return "unusual markers"
+    frame = jpeg.frame
+    if frame.components != 3:
+        return {1: "grey", 4: "CMYK"}.get(frame.components, f"{frame.components} components")
+    if frame.precision != 8:
+        return f"{frame.precision} bits"
+    if frame.process:
+        return frame.process
+    if jpeg.orientation != 1:
         return "EXIF orientation"
-    if not data.endswith(b"\xff\xd9"):
+    if jpeg.end is None:
+        return "no end of the image"
+    if jpeg.end != len(data):
         return "bytes after the end of the image"
+    if jpeg.scans > _MAX_SCANS or frame.width * frame.height > MAX_PIXELS:
+        return "more scans or pixels than the decoder takes"
     return None
 
 
-def _shrink(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
+def _shrunk(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8] | Image.Image:
     """Antialiased; never enlarges. The short side is rounded, and at least 1."""
     height, width, _ = pixels.shape
     longest = max(height, width)
     if max_side is None or longest <= max_side:
         return pixels
     size = max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
 
 
-def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    longest = max(pixels.shape)
-    if longest > _MAX_JPEG_SIDE:
-        raise DecodeError(f"a side of {longest} pixels exceeds JPEG's limit of {_MAX_JPEG_SIDE}")
+def _jpeg(image: NDArray[np.uint8] | Image.Image, quality: int) -> bytes:
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    if max(image.size) > _MAX_JPEG_SIDE:
+        raise DecodeError(
+            f"a side of {max(image.size)} pixels exceeds JPEG's limit of {_MAX_JPEG_SIDE}"
+        )
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return file.getvalue()

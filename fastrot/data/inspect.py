@@ -16,6 +16,7 @@ from rich.console import Console
 from fastrot.data import manifest as manifests
 from fastrot.data.beton_format import JPEG, Field, Kind
 from fastrot.data.beton_reader import BetonFile
+from fastrot.data.labels import PRESENT, Labels
 
 _SHOWN_CLASSES = 20
 
@@ -53,7 +54,9 @@ class Contents:
         width: pixels; None: no image field.
         height: pixels; None: no image field.
         image_bytes: stored bytes an image; None: no image field.
-        labels: number of samples by label of the first Int field; None: no such field.
+        labels: number of samples by label (of the first Int field), or in which a class is
+            present (where an image can have several); None: no labels.
+        several: whether an image can have several classes.
         class_names: from the manifest; None: unknown.
         has_manifest: whether there is a manifest with checksums.
         source_hash: from the manifest: identity of what the file was made from.
@@ -70,6 +73,7 @@ class Contents:
     height: Spread | None
     image_bytes: Spread | None
     labels: dict[int, int] | None
+    several: bool
     class_names: tuple[str, ...] | None
     has_manifest: bool
     source_hash: str | None
@@ -106,7 +110,7 @@ class Contents:
                 ("stored", f"{self.image_bytes} bytes an image"),
             ]
         if self.labels is not None:
-            rows.append(("labels", _label_summary(self.labels)))
+            rows.append(("labels", _label_summary(self.labels, self.several)))
             shown = list(self.labels.items())[:_SHOWN_CLASSES]
             rows += [(f"  {self._class_name(label)}", f"{count:,}") for label, count in shown]
             if (more := len(self.labels) - len(shown)) > 0:
@@ -135,7 +139,7 @@ def inspect(path: str | Path) -> Contents:
     with BetonFile.open(path) as file:
         manifest = manifests.load(file)
         image = file.first(Kind.IMAGE)
-        label = file.first(Kind.INT)
+        labels = file.labels()
         jpgs = int((file.modes == JPEG).sum()) if image else 0
         return Contents(
             path=file.path,
@@ -147,7 +151,8 @@ def inspect(path: str | Path) -> Contents:
             width=Spread.of(file.widths) if image else None,
             height=Spread.of(file.heights) if image else None,
             image_bytes=Spread.of(file.data_sizes) if image else None,
-            labels=_count(file.ints(label.name)) if label else None,
+            labels=_count(labels) if labels is not None else None,
+            several=labels is not None and labels.ndim == 2,
             class_names=manifest.class_names if manifest else None,
             has_manifest=manifest is not None,
             source_hash=manifest.source_hash if manifest else None,
@@ -160,13 +165,16 @@ def _type_name(field: Field) -> str:
     return f"{name} {field.dtype} {list(field.shape)}" if field.shape else name
 
 
-def _count(labels: NDArray[np.int64]) -> dict[int, int]:
+def _count(labels: Labels) -> dict[int, int]:
+    if labels.ndim == 2:
+        return dict(enumerate((labels == PRESENT).sum(axis=0).tolist()))
     values, counts = np.unique(labels, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _label_summary(labels: dict[int, int]) -> str:
+def _label_summary(labels: dict[int, int], several: bool) -> str:
     if set(labels) == {-1}:
         return "none"
     counts = np.array(list(labels.values()))
-    return f"{len(labels):,} classes, {Spread.of(counts)} samples each"
+    what = "classes, several an image" if several else "classes"
+    return f"{len(labels):,} {what}, {Spread.of(counts)} samples each"

@@ -32,7 +32,8 @@ class Batch:
 
     Attributes:
         images: of shape (N, S, S, 3), uint8, RGB, not yet flipped.
-        labels: of shape (N,), int64, -1 where there is none.
+        labels: of shape (N,), int64, -1 where there is none; or (N, K), int8, where an image can
+            have several of K classes: 1 present, -1 absent, 0 not to be counted.
         index: of shape (N,), int64, position in the data set; always on the host, where random
             numbers are keyed by it and the sample log reads it without waiting for the device.
         flips: of shape (N,), bool: mirror this image left to right (``rotate_views`` does it).

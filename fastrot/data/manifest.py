@@ -43,6 +43,9 @@ _HEX = re.compile(r"[0-9a-f]{32}")
 
 Scalar = str | int | float | bool | None
 
+PIXELS_DECODED = "decoded"
+"""Value of ``made_by["pixels"]`` where every image was decoded; any other, or none: it was not."""
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -63,6 +66,14 @@ class Manifest:
     class_names: tuple[str, ...] | None = None
     source_hash: str | None = None
     made_by: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def pixels_decoded(self) -> bool:
+        """Whether the strict decoder accepted every image when the file was made.
+
+        Only then does a checksum that fits mean that the image decodes.
+        """
+        return self.made_by.get("pixels") == PIXELS_DECODED
 
     @property
     def digest(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from fastrot.data.beton_format import ALLOCATION, Field, align_up, metadata_start, record_dtype
+from fastrot.data.beton_format import (
+    ALLOCATION,
+    Field,
+    Kind,
+    align_up,
+    metadata_start,
+    record_dtype,
+)
 from fastrot.data.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image
 from fastrot.data.images import DecodeError
 from fastrot.data.sources import Source
@@ -35,7 +42,7 @@ class PrepareReport:
         out: the file.
         dry_run: whether nothing was written.
         source: the folder that was listed.
-        kind: ``folder`` or ``cifar``.
+        kind: what it was taken for: ``folder``, ``coco`` ...
         num_samples: images in the file.
         class_names: in label order; None: the images have no labels.
         file_bytes: size of the file; of a dry run, an estimate.
@@ -100,6 +107,8 @@ class PrepareReport:
             lines.append(f"{self.resumed:,} images were done by the interrupted run")
         if self.kept or self.reencoded:
             lines.append(f"kept the bytes of {self.kept:,} JPEGs")
+        if self.kept:
+            lines.append(f"their pixels were not decoded: fastrot verify {self.out} does that")
         lines += [f"re-encoded {n:,}: {reason}" for reason, n in sorted(self.reencoded.items())]
         lines += [f"skipped {path!r}: {reason}" for path, reason in self.skipped[:_SHOWN]]
         if (more := len(self.skipped) - _SHOWN) > 0:
@@ -165,9 +174,15 @@ def page_bytes(source: Source) -> int:
     return min(max(2**23, 1 << (largest - 1).bit_length()), 2**31)
 
 
-def estimate_bytes(
-    source: Source, encoding: Encoding, fields: Sequence[Field], page_size: int
-) -> int:
+def fields_of(source: Source) -> tuple[Field, Field]:
+    """The fields of the file: FFCV's usual names, the image first."""
+    image = Field("image", Kind.IMAGE)
+    if source.labels.ndim == 1:
+        return image, Field("label", Kind.INT)
+    return image, Field("labels", Kind.ARRAY, np.dtype(np.int8), source.labels.shape[1:])
+
+
+def estimate_bytes(source: Source, encoding: Encoding, page_size: int) -> int:
     """About how large the file will be, from encoding a few images spread over the source."""
     tried = np.unique(np.linspace(0, len(source) - 1, _TRIED).astype(int))
     stored = read = 0
@@ -178,9 +193,12 @@ def estimate_bytes(
         except (DecodeError, OSError):
             continue  # it is the run itself that reports bad images
     images = int(source.sizes.sum() * (stored / read if read else 1))
+    fields = fields_of(source)
+    in_pages = sum(not field.is_scalar for field in fields)
     metadata = metadata_start(len(fields)) + len(source) * record_dtype(fields).itemsize
-    table = len(source) * ALLOCATION.itemsize
-    return align_up(metadata, page_size) + align_up(images, page_size) + table
+    pages = images + len(source) * sum(field.nbytes for field in fields)
+    table = len(source) * in_pages * ALLOCATION.itemsize
+    return align_up(metadata, page_size) + align_up(pages, page_size) + table
 
 
 class Encode:

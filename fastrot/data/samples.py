@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrot.data.labels import Labels
 from fastrot.errors import BadDataError
 
 
@@ -65,19 +66,18 @@ class Samples(Protocol):
 
     Attributes:
         path: what the user named.
-        labels: of shape (n,), int64, -1 where there is none.
+        labels: of shape (n,), int64, -1 where there is none; or (n, K), int8: see ``Labels``.
         class_names: one per class, or None when unknown.
         digest: hash of the content's identity; a resumed run must see the same one. It covers
             every byte of a .beton file with a manifest, all but the images' data without one,
             and of a folder the names and sizes of the files, not what is in them.
-        stored_bytes: of all images together, as they are stored.
         stored_bytes: of all images together, as they are stored.
         applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
             no, it was applied when the file was written, and FFCV ignores it).
     """
 
     path: Path
-    labels: NDArray[np.int64]
+    labels: Labels
     class_names: tuple[str, ...] | None
     digest: str
     stored_bytes: int

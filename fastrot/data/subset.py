@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrot.data.labels import Labels
 from fastrot.data.samples import BadSampleError, Encoded, Samples
 
 
@@ -21,7 +22,7 @@ class SubsetSamples:
 
     samples: Samples
     ids: NDArray[np.int64]
-    labels: NDArray[np.int64] = field(init=False)
+    labels: Labels = field(init=False)
 
     def __post_init__(self) -> None:
         self.path = self.samples.path

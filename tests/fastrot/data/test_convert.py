@@ -193,7 +193,7 @@ def test_dry_run_writes_nothing_and_estimates_the_size(photos, tmp_path):
         ({"workers": -1}, "--workers=-1"),
         ({"seed": -1}, "--seed=-1"),
         ({"on_bad_sample": "ignore"}, "choose fail or skip"),
-        ({"kind": "voc"}, "choose auto, folder or cifar"),
+        ({"kind": "voc"}, "choose auto, folder, cifar, voc07, coco"),
     ],
 )
 def test_options_that_make_no_sense(photos, tmp_path, options, message):

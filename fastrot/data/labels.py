@@ -1,0 +1,28 @@
+"""Labels of a data set: one class an image, or several. Imports no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64] | NDArray[np.int8]
+"""Of shape (n,), int64, -1 where there is none; or of shape (n, K), int8, for K classes of which
+an image can have several: 1 present, -1 absent, 0 not to be counted (difficult, or a crowd)."""
+
+PRESENT, UNCOUNTED, ABSENT = 1, 0, -1
+"""The values of labels of shape (n, K)."""
+
+
+def check_several(labels: Labels, class_names: tuple[str, ...] | None) -> None:
+    """Check labels of shape (n, K).
+
+    Raises:
+        ValueError: K is not the number of class names, or a value is none of the three.
+    """
+    if class_names is not None and len(class_names) != labels.shape[1]:
+        raise ValueError(f"labels of {labels.shape[1]} classes, but {len(class_names)} class names")
+    wrong = np.flatnonzero(((labels < ABSENT) | (labels > PRESENT)).any(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"sample {wrong[0]}: labels {labels[wrong[0]].tolist()} are not all 1, 0 or -1"
+        )
