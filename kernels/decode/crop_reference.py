@@ -12,13 +12,14 @@ def cut(pixels: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.uint8]:
     """The part of an image (H, W, 3) inside a box; zeros where the box leaves the image."""
     left, top, width, height = (int(value) for value in box)
     image_h, image_w = pixels.shape[:2]
-    x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(left + width, image_w), min(top + height, image_h)
+    x0, y0 = min(max(left, 0), image_w), min(max(top, 0), image_h)
+    x1, y1 = max(min(left + width, image_w), x0), max(min(top + height, image_h), y0)
     inside = pixels[y0:y1, x0:x1]
     if inside.shape[:2] == (height, width):
         return inside
     padded = np.zeros((height, width, 3), dtype=np.uint8)
-    padded[y0 - top : y1 - top, x0 - left : x1 - left] = inside
+    if inside.size:
+        padded[y0 - top : y1 - top, x0 - left : x1 - left] = inside
     return padded
 
 
