@@ -42,11 +42,13 @@ class Entry:
         name: in the report.
         module: Python module with its ``open_stream``.
         job: what that function gets, plain values.
+        imports: other modules to import before the clock of the first delivery starts.
     """
 
     name: str
     module: str
     job: Mapping[str, Any]
+    imports: tuple[str, ...] = ()
 
 
 @dataclass
@@ -189,8 +191,13 @@ class _Process:
 
     def start(self) -> dict[str, Any]:
         """Hand over the job; the answer, with ``process_seconds`` since the process began."""
+        entry = self._entry
         self._send(
-            {"module": self._entry.module, "job": dict(self._entry.job), "cores": self._cores}
+            {
+                "imports": [*entry.imports, entry.module],
+                "job": dict(entry.job),
+                "cores": self._cores,
+            }
         )
         answer = self._answer(_START_SECONDS)
         return {**answer, "process_seconds": time.perf_counter() - self._started}

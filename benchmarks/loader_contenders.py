@@ -65,16 +65,22 @@ def entries(
             raise UsageError(f"--peers: {name!r} is not known; known: {', '.join(known)}")
     names = list(dict.fromkeys([*peers, "decode_limit", *(GPU_PEERS if gpu else ())]))
     subject = f"fastrot-{job.loader}" if job.loader in names else job.loader
-    found = [Entry(subject, "fastrot.benchmarks.peers.own", asdict(job))]
+    found = [_entry(subject, _Kind("own"), job)]
     missing = {}
     for name in names:
         kind = known[name]
         if kind.package is not None and not _installed(kind.package):
             missing[name] = f"the package {kind.package} is not installed"
             continue
-        module = f"fastrot.benchmarks.peers.{kind.module}"
-        found.append(Entry(name, module, {**asdict(job), **kind.job}))
+        found.append(_entry(name, kind, job))
     return found, missing
+
+
+def _entry(name: str, kind: _Kind, job: LoaderJob) -> Entry:
+    given = {**asdict(job), **kind.job}
+    # build_loader imports the engine of its loader only when asked to: that is no loading.
+    engine = (f"fastrot.data.{given['loader']}",) if kind.module == "own" else ()
+    return Entry(name, f"fastrot.benchmarks.peers.{kind.module}", given, engine)
 
 
 def _installed(package: str) -> bool:

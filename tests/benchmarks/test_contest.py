@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from fastrot.benchmarks.contest import (
-    Contest,
     ContenderError,
+    Contest,
     Entry,
     contest_cores,
     hold,
@@ -172,6 +172,7 @@ def test_without_its_subject_there_is_no_contest(modules: Path, name: str, code:
     assert raised.value.exit_code == code
 
 
+@pytest.mark.slow
 def test_other_pixels_are_other_work(modules: Path) -> None:
     outcome = contest("bright", "brighter", "other", rounds=1, seconds=0.01)
     assert list(outcome.measured) == ["bright", "brighter"]
