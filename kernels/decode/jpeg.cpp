@@ -35,6 +35,20 @@ void cmyk_row_to_rgb(const JSAMPLE *cmyk, std::size_t width, int channels, std::
 
 const char *const kJpegVersion = FASTROT_STRING(LIBJPEG_TURBO_VERSION);
 
+// With the address sanitizer every piece of memory is a block of its own, so that it sees an
+// access beyond its end.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kOneBlock = false;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+constexpr bool kOneBlock = false;
+#else
+constexpr bool kOneBlock = true;
+#endif
+#else
+constexpr bool kOneBlock = true;
+#endif
+
 // libjpeg asks for the memory of every image anew and gives it back after. These functions take
 // the place of its own for that pool: a block that only grows, and is used again for the next
 // image. Its virtual arrays (coefficients of progressive images) stay as they are.
@@ -45,6 +59,7 @@ struct JpegDecoder::Arena {
   std::uint8_t *block = nullptr;
   std::size_t capacity = 0, used = 0;
   std::size_t wanted = 0;                // of the image at hand, also what did not fit
+  bool begun = false;  // what libjpeg calls permanent is now only the tables of the image at hand
   std::uint8_t *overflow = nullptr;      // list of single blocks, next one at their start
   jpeg_memory_mgr original;              // libjpeg's own functions
 
@@ -56,7 +71,7 @@ struct JpegDecoder::Arena {
   void *take(std::size_t size) {
     size = (size + kAlign - 1) / kAlign * kAlign;
     wanted += size;
-    if (used + size <= capacity) {
+    if (kOneBlock && used + size <= capacity) {
       void *memory = block + used;
       used += size;
       return memory;
@@ -70,7 +85,7 @@ struct JpegDecoder::Arena {
 
   void clear() {
     free_overflow();
-    if (wanted > capacity) {  // next time it fits; a failure only means overflowing again
+    if (kOneBlock && wanted > capacity) {  // next time it fits; a failure only means overflowing again
       std::free(block);
       capacity = std::max(wanted, kFirst);
       block = static_cast<std::uint8_t *>(std::aligned_alloc(kAlign, capacity));
@@ -97,7 +112,9 @@ struct JpegDecoder::Arena {
   }
 
   static void *alloc(j_common_ptr info, int pool, std::size_t size) {
-    if (pool != JPOOL_IMAGE) return of(info).original.alloc_small(info, pool, size);
+    if (pool != JPOOL_IMAGE && !of(info).begun) {
+      return of(info).original.alloc_small(info, pool, size);
+    }
     return take_or_fail(info, size);
   }
 
@@ -203,9 +220,11 @@ bool JpegDecoder::decode(const std::uint8_t *data, std::size_t size, const JpegR
     created_ = true;
     arena_->install(info_.mem);
   }
-  info_.client_data = this;
   info_.progress = &progress_;
-  read_header(data, size, request);
+  forget_tables();
+  jpeg_mem_src(&info_, data, static_cast<unsigned long>(size));
+  arena_->begun = true;
+  read_header(request);
   const auto shrunk = [&](std::uint32_t side) {
     return (side + request.denominator - 1) / request.denominator;
   };
@@ -213,7 +232,7 @@ bool JpegDecoder::decode(const std::uint8_t *data, std::size_t size, const JpegR
   if (!sink.choose(shrunk(info_.image_width), shrunk(info_.image_height), &part)) {
     fail("too little memory");
   }
-  read_part(request, sink, part);
+  read_part(sink, part);
   if (!request.to_end) {
     jpeg_abort_decompress(&info_);
     return true;
@@ -222,9 +241,14 @@ bool JpegDecoder::decode(const std::uint8_t *data, std::size_t size, const JpegR
   return true;
 }
 
-void JpegDecoder::read_header(const std::uint8_t *data, std::size_t size,
-                              const JpegRequest &request) {
-  jpeg_mem_src(&info_, data, static_cast<unsigned long>(size));
+// libjpeg keeps the tables of an image for a next one that has none. Here such an image is damaged.
+void JpegDecoder::forget_tables() {
+  for (JQUANT_TBL *&table : info_.quant_tbl_ptrs) table = nullptr;
+  for (JHUFF_TBL *&table : info_.dc_huff_tbl_ptrs) table = nullptr;
+  for (JHUFF_TBL *&table : info_.ac_huff_tbl_ptrs) table = nullptr;
+}
+
+void JpegDecoder::read_header(const JpegRequest &request) {
   jpeg_read_header(&info_, TRUE);
   const std::uint64_t pixels = std::uint64_t{info_.image_width} * info_.image_height;
   if (pixels > request.max_pixels) fail("more pixels than the cap");
@@ -247,7 +271,7 @@ void JpegDecoder::read_header(const std::uint8_t *data, std::size_t size,
   info_.scale_denom = request.denominator;
 }
 
-void JpegDecoder::read_part(const JpegRequest &, RowSink &sink, const JpegPart &part) {
+void JpegDecoder::read_part(RowSink &sink, const JpegPart &part) {
   jpeg_start_decompress(&info_);
   if (part.left >= part.right || part.top >= part.bottom || part.right > info_.output_width ||
       part.bottom > info_.output_height) {

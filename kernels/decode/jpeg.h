@@ -62,8 +62,9 @@ class JpegDecoder {
  private:
   struct Arena;  // memory of one image, handed out without calls of malloc
 
-  void read_header(const std::uint8_t *data, std::size_t size, const JpegRequest &request);
-  void read_part(const JpegRequest &request, RowSink &sink, const JpegPart &part);
+  void forget_tables();
+  void read_header(const JpegRequest &request);
+  void read_part(RowSink &sink, const JpegPart &part);
   void read_rest(const JpegPart &part);
   [[noreturn]] void fail(const char *message);
   static JpegDecoder &of(j_common_ptr info);

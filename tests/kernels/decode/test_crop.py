@@ -365,6 +365,25 @@ def test_damage_behind_the_box_matters_only_when_the_image_is_read_to_its_end(ph
     assert failed
 
 
+def without(data: bytes, marker: int) -> bytes:
+    """A JPEG without its segments of a kind."""
+    out, at = data[:2], 2
+    while data[at + 1] != 0xDA:
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] != marker:
+            out += data[at : at + 2 + size]
+        at += 2 + size
+    return out + data[at:]
+
+
+def test_an_image_without_tables_does_not_take_those_of_the_image_before(photo):
+    """Found by fuzzing: libjpeg keeps them between images, and would decode something else."""
+    bare = without(photo, 0xDB)
+    crops = crops_of([(0, 0, 400, 300)] * 3, [(400, 300)] * 3)
+    _, failed = crop([photo, bare, photo], crops, threads=1)
+    assert [row for row, _ in failed] == [1] and "uantization table" in failed[0][1]
+
+
 @pytest.mark.parametrize(
     ("sizes", "why"),
     [([(401, 300)], "announced"), ([(300, 400)], "announced")],
