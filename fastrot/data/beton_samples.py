@@ -95,6 +95,11 @@ class BetonSamples:
         return self._checksums is not None
 
     @property
+    def checksums(self) -> NDArray[np.uint64] | None:
+        """Of shape (n,), what ``read`` compares with; None: nothing."""
+        return self._checksums
+
+    @property
     def checksums_suffice(self) -> bool:
         """Whether ``read`` compares checksums, of images that were all decoded once.
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from fastrot.data.beton_reader import BetonFile
 from fastrot.data.beton_samples import BetonSamples
+from fastrot.data.manifest import Manifest
 from fastrot.data.meter import Meter
 from fastrot.data.samples import BadSampleError
-from fastrot.data.workers import WorkerPool
+from fastrot.data.soundness import find_damage
 from fastrot.storage import write_atomic
 
 _FORMAT = "fastrot-beton-checked"
@@ -32,76 +35,92 @@ def bad_samples(samples: BetonSamples, *, workers: int = 0) -> dict[int, BadSamp
     """The bad samples of a file and why, by sample id.
 
     Checksums are compared where the manifest says that all images were decoded when the file was
-    made; otherwise every image is decoded.
+    made; otherwise every image is decoded, now or by an earlier ``fastrot verify``.
 
     Args:
         samples: the open file.
-        workers: processes that share the work; 0: this one.
+        workers: threads or processes that share the work; 0: this one.
 
     Raises:
         StorageError: the file cannot be read.
         BadDataError: it changes meanwhile.
     """
-    places = [_beside(samples.path), _in_cache(samples.path)]
-    for place in places:
-        if (known := _load(place, samples)) is not None:
-            return known
-    bad = _check_all(samples, workers)
-    samples.check_unchanged()
-    stamp = _identity(samples) | {"bad": {str(e.sample): e.reason for e in bad.values()}}
-    for place in places:
-        try:
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(place, json.dumps(stamp, indent=1).encode(), mode=0o644)
-            break
-        except OSError:  # a read-only place: the next one, or check again next time
-            continue
-    return bad
-
-
-def _check_all(samples: BetonSamples, workers: int) -> dict[int, BadSampleError]:
-    look = samples.read if samples.checksums_suffice else samples.decode
-
-    def reason(sample: int) -> str | None:
-        try:
-            look(sample)
-        except BadSampleError as error:
-            return error.reason
-        return None
-
-    bad = {}
-    big = samples.file.identity.size >= _PROGRESS_BYTES
+    found = known(samples)
+    if found is not None:
+        return found
+    file = samples.file
+    big = file.identity.size >= _PROGRESS_BYTES
     meter = Meter(f"check {samples.path.name} (once)", total=len(samples)) if big else None
-    with WorkerPool(reason, workers=workers) as pool, meter or nullcontext():
-        for sample, why in enumerate(pool.map(range(len(samples)))):
-            if why is not None:
-                bad[sample] = BadSampleError(sample, samples.name(sample), why)
-            if meter is not None:
-                meter.advance()
-    return bad
+    with meter or nullcontext():
+        reasons = find_damage(
+            file,
+            samples.checksums,
+            decode=not samples.checksums_suffice,
+            workers=workers,
+            advance=None if meter is None else meter.count,
+        )
+    samples.check_unchanged()
+    _write(_identity(file, samples.digest, samples.checksums_suffice), samples.path, reasons)
+    return _errors(samples, reasons)
 
 
-def _identity(samples: BetonSamples) -> dict[str, Any]:
+def known(samples: BetonSamples) -> dict[int, BadSampleError] | None:
+    """As ``bad_samples``, if an earlier check of this very file told; None: it did not."""
+    identity = _identity(samples.file, samples.digest, samples.checksums_suffice)
+    for place in (_beside(samples.path), _in_cache(samples.path)):
+        if (reasons := _load(place, identity, len(samples))) is not None:
+            return _errors(samples, reasons)
+    return None
+
+
+def remember(file: BetonFile, manifest: Manifest | None, reasons: Mapping[int, str]) -> None:
+    """Keep what a complete check found: every checksum compared, every image decoded.
+
+    Raises:
+        BadDataError: the file changed meanwhile.
+    """
+    file.check_unchanged()
+    digest = file.structure if manifest is None else manifest.digest
+    suffice = manifest is not None and manifest.pixels_decoded
+    _write(_identity(file, digest, suffice), file.path, reasons)
+
+
+def _errors(samples: BetonSamples, reasons: Mapping[int, str]) -> dict[int, BadSampleError]:
+    return {i: BadSampleError(i, samples.name(i), why) for i, why in reasons.items()}
+
+
+def _identity(file: BetonFile, digest: str, checksums_suffice: bool) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "version": _VERSION,
-        "file": list(samples.file.identity),
-        "digest": samples.digest,
-        "by": "checksums" if samples.checksums_suffice else "decoding",
+        "file": list(file.identity),
+        "digest": digest,
+        "by": "checksums" if checksums_suffice else "decoding",
     }
 
 
-def _load(place: Path, samples: BetonSamples) -> dict[int, BadSampleError] | None:
+def _write(identity: dict[str, Any], beton: Path, reasons: Mapping[int, str]) -> None:
+    stamp = identity | {"bad": {str(sample): reason for sample, reason in reasons.items()}}
+    for place in (_beside(beton), _in_cache(beton)):
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(place, json.dumps(stamp, indent=1).encode(), mode=0o644)
+            return
+        except OSError:  # a read-only place: the next one, or check again next time
+            continue
+
+
+def _load(place: Path, identity: dict[str, Any], count: int) -> dict[int, str] | None:
     """What an earlier check found; None when there is none of this very file."""
     try:
         with open(place, "rb") as file:
             stamp = json.loads(file.read(_MAX_STAMP_BYTES))
-        bad = {int(sample): str(why) for sample, why in stamp.pop("bad").items()}
+        reasons = {int(sample): str(why) for sample, why in stamp.pop("bad").items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None  # absent or damaged: it only saves time
-    if stamp != _identity(samples) or any(not 0 <= sample < len(samples) for sample in bad):
+    if stamp != identity or any(not 0 <= sample < count for sample in reasons):
         return None
-    return {sample: BadSampleError(sample, samples.name(sample), bad[sample]) for sample in bad}
+    return reasons
 
 
 def _beside(beton: Path) -> Path:

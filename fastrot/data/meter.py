@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+_UPDATE_SECONDS = 0.05
+
 
 class Meter:
     """Show how many images are done, the rate since the start, and the time left.
@@ -39,6 +41,7 @@ class Meter:
         self._console = console or Console(stderr=True)
         self._started = time.monotonic()
         self._next_line = self._started + interval
+        self._next_update = self._started
         self._bar: Progress | None = None
 
     def __enter__(self) -> Meter:
@@ -72,11 +75,19 @@ class Meter:
         """Count images as done, and their bytes."""
         self._done += images
         self._size += size
+        now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, rate=self._rate())
-        elif (now := time.monotonic()) >= self._next_line or self._done == self._total:
+            # Not for each of thousands of images a second: an update takes longer than some.
+            if now >= self._next_update or self._done == self._total:
+                self._next_update = now + _UPDATE_SECONDS
+                self._bar.update(self._task, completed=self._done, rate=self._rate())
+        elif now >= self._next_line or self._done == self._total:
             self._next_line = now + self._interval
             self._console.print(self._line(now), highlight=False, markup=False, soft_wrap=True)
+
+    def count(self, images: int, size: int) -> None:
+        """``advance``, by position."""
+        self.advance(images=images, size=size)
 
     def message(self, text: str) -> None:
         """Print a line now, above the bar if there is one."""

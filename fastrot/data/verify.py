@@ -12,18 +12,16 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from fastrot.data import checked
 from fastrot.data import manifest as manifests
-from fastrot.data.beton_format import JPEG, Kind
+from fastrot.data.beton_format import Kind
 from fastrot.data.beton_reader import BetonFile
-from fastrot.data.images import DecodeError, decode_image
 from fastrot.data.manifest import Manifest
 from fastrot.data.meter import Meter
-from fastrot.data.samples import BadSampleError
-from fastrot.data.workers import WorkerPool
+from fastrot.data.soundness import find_damage
 from fastrot.environment import usable_cores
-from fastrot.errors import BadDataError, FastrotError, UsageError
+from fastrot.errors import BadDataError, UsageError
 
-_MIN_SAMPLES_A_WORKER = 256
 _SHOWN = 20
 
 
@@ -96,7 +94,8 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
 
     Args:
         path: the file.
-        workers: processes; None: the cores this process may use.
+        workers: threads (processes without the compiled decoder); None: the cores this process
+            may use.
         progress: show a progress bar, or lines, on standard error.
 
     Raises:
@@ -106,6 +105,8 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
     if workers is not None and workers < 0:
         raise UsageError(f"--workers={workers} must be at least 0 (0: no extra processes)")
     path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: a folder; {_advice(path)}")
     try:
         file = BetonFile.open(path)
     except BadDataError as error:
@@ -113,17 +114,30 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
     with file:
         manifest, problem = _manifest(file)
         count = usable_cores() if workers is None else workers
-        if len(file) < 2 * _MIN_SAMPLES_A_WORKER:
-            count = 0
-        bad = []
-        meter = Meter("verify", total=len(file)) if progress else None
-        with WorkerPool(_Check(file, manifest), workers=count) as pool, meter or nullcontext():
-            for sample, (reason, size) in enumerate(pool.map(range(len(file)))):
-                if reason is not None:
-                    bad.append(BadSample(sample, reason))
-                if meter is not None:
-                    meter.advance(size=size)
-        return VerifyReport(path, len(file), manifest is not None, problem, tuple(bad))
+        checksums = None if manifest is None else manifest.checksums
+        with Meter("verify", total=len(file)) if progress else nullcontext() as meter:
+            found = find_damage(
+                file, checksums, workers=count, advance=None if meter is None else meter.count
+            )
+        if problem is None:
+            try:
+                checked.remember(file, manifest, found)
+            except BadDataError as error:
+                problem = str(error)
+        bad = tuple(BadSample(sample, reason) for sample, reason in found.items())
+        return VerifyReport(path, len(file), manifest is not None, problem, bad)
+
+
+def _advice(folder: Path) -> str:
+    """What to type instead of the name of a folder."""
+    files = sorted(entry.name for entry in folder.iterdir() if entry.suffix == ".beton")
+    if files:
+        more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
+        return f"name a file in it: fastrot verify {folder / files[0]}{more}"
+    return (
+        "only .beton files have checksums to verify; fastrot prepare decodes all its images and "
+        f"names bad ones: fastrot prepare {folder} OUT.beton"
+    )
 
 
 def _manifest(file: BetonFile) -> tuple[Manifest | None, str | None]:
@@ -137,31 +151,3 @@ def _manifest(file: BetonFile) -> tuple[Manifest | None, str | None]:
     except BadDataError as error:
         return manifest, str(error)
     return manifest, None
-
-
-class _Check:
-    """Called with a sample: what is wrong with it, or None, and its bytes."""
-
-    def __init__(self, file: BetonFile, manifest: Manifest | None) -> None:
-        self._file = file
-        self._checksums = None if manifest is None else manifest.checksums
-
-    def __call__(self, sample: int) -> tuple[str | None, int]:
-        try:
-            payloads = self._file.payloads(sample)
-            size = sum(map(len, payloads.values()))
-            if self._checksums is not None:
-                found = self._file.checksum(sample, payloads)
-                if found != self._checksums[sample]:
-                    return "its bytes do not have the checksum of the manifest", size
-            for position, field in enumerate(self._file.fields):
-                row = self._file.metadata[str(position)][sample]
-                if field.kind is Kind.IMAGE and row["mode"] == JPEG:
-                    decode_image(payloads[field.name], apply_exif=False)
-                elif field.kind is Kind.JSON:
-                    self._file.value(sample, field.name)
-        except (BadSampleError, DecodeError) as error:
-            return error.reason, 0
-        except FastrotError as error:  # the file was cut meanwhile, or cannot be read there
-            return str(error), 0
-        return None, size

@@ -684,48 +684,6 @@ def test_ffcv_takes_new_boxes_every_epoch_without_compiling_again(n, beton, tmp_
     built.close()
 
 
-def test_a_checked_file_is_not_checked_again(beton, tmp_path):
-    from fastrot.data.checked import bad_samples
-
-    for file in beton.parent.glob(f"{beton.name}*"):
-        if not file.name.endswith(".checked.json"):
-            shutil.copy(file, tmp_path)
-    path = tmp_path / beton.name
-
-    class Counting(BetonSamples):
-        reads = 0
-
-        def read(self, sample):
-            self.reads += 1
-            return super().read(sample)
-
-    first, second = Counting(path), Counting(path)
-    assert bad_samples(first) == bad_samples(second) == {}
-    assert (first.reads, second.reads) == (N, 0)
-    os.utime(path, ns=(1, 1))
-    touched = Counting(path)
-    assert bad_samples(touched) == {} and touched.reads == N
-    stamp = path.with_name(path.name + ".checked.json")
-    stamp.write_text("[]")
-    spoilt = Counting(path)
-    assert bad_samples(spoilt) == {} and spoilt.reads == N
-    unchecked = Counting(path, checksums=False)
-    assert bad_samples(unchecked) == {} and unchecked.reads == N, "decoded instead"
-
-
-def test_the_stamp_goes_to_the_cache_where_the_folder_is_read_only(damaged, tmp_path, monkeypatch):
-    from fastrot.data import checked
-
-    path, sample = damaged
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(checked, "_beside", lambda _: Path("/proc/no/such/place"))
-    found = checked.bad_samples(BetonSamples(path), workers=2)
-    assert list(found) == [sample]
-    assert len(list((tmp_path / "cache" / "fastrot").iterdir())) == 1
-    again = checked.bad_samples(BetonSamples(path))
-    assert str(again[sample]) == str(found[sample])
-
-
 @each(FOLDER_READERS)
 @pytest.mark.parametrize(
     "crop",

@@ -108,6 +108,18 @@ def test_missing_file_is_a_usage_error(tmp_path):
         verify(tmp_path / "x.beton")
 
 
+def test_a_folder_is_a_usage_error_that_says_what_to_type(photos, tmp_path):
+    with pytest.raises(UsageError, match=r"a folder; .*fastrot verify .*/good\.beton$"):
+        verify(photos.parent)
+    with pytest.raises(UsageError, match=rf"fastrot prepare {tmp_path} OUT\.beton$"):
+        verify(tmp_path)
+
+
+def test_progress_counts_every_sample_once(photos, capsys):
+    verify(photos, workers=2)
+    assert "verify: 700/700" in capsys.readouterr().err
+
+
 def test_a_negative_number_of_workers_is_a_usage_error(photos):
     with pytest.raises(UsageError, match=r"--workers=-3 must be at least 0"):
         verify(photos, workers=-3)
