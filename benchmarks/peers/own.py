@@ -13,8 +13,9 @@ from fastrot.benchmarks.stream import Delivery, Stream
 from fastrot.data.loader import Loader, LoaderSpec, build_loader
 from fastrot.data.open import open_samples
 
-_BATCHES_AHEAD = 4
-"""More than any of them holds ready, but for the reference: a batch a worker, twice."""
+_BATCHES_AHEAD, _IMAGES_AHEAD = 4, 128
+"""No loader holds more batches ready, or, with small batches, more images a thread; but for the
+reference: a batch a worker, twice."""
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
@@ -33,7 +34,7 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
     processes = asked.workers if asked.loader == "reference" else 0
     return Stream(
         _deliveries(build_loader(asked.loader, spec)),
-        ahead=max(_BATCHES_AHEAD, 3 * processes),
+        ahead=max(_BATCHES_AHEAD, -(-_IMAGES_AHEAD * asked.workers // asked.batch), 3 * processes),
         group=max(1, processes),
     )
 
