@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.loader import Batch, LoaderSpec
 from fastrot.data.samples import BadSampleError
+from fastrot.data.tar_samples import TarSamples
 from fastrot.errors import UsageError
 
 
@@ -53,12 +54,13 @@ class EpochLoader(ABC):
         """Yield the batches of the chosen epoch in order; an earlier iteration ends.
 
         Raises:
-            BadDataError: a .beton file was replaced, cut or written to since it was opened.
+            BadDataError: a .beton file or a tar shard was replaced, cut or written to since it
+                was opened.
         """
         if self._closed:
             raise UsageError("this loader is closed; build a new one")
         self._end_iteration()
-        if isinstance(self.spec.samples, BetonSamples):
+        if isinstance(self.spec.samples, BetonSamples | TarSamples):
             self.spec.samples.check_unchanged()
         self._current = self._batches(self._epoch, self._start_step)
         self._start_step = 0

@@ -1,4 +1,4 @@
-"""Opens what the user named as data: a ``.beton`` file or a folder. Imports no torch."""
+"""Opens what the user named as data: a ``.beton``, a folder, or tar shards. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from fastrot.data import cifar
 from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.folder_samples import FolderSamples
 from fastrot.data.samples import Samples
+from fastrot.data.tar_samples import TarSamples
+from fastrot.data.tar_shards import has_only_shards, is_pattern
 from fastrot.errors import UsageError
 
 
@@ -15,16 +17,21 @@ def open_samples(path: str | Path, *, checksums: bool = True) -> Samples:
     """Open a data set.
 
     Args:
-        path: a ``.beton`` file, or a folder of images.
+        path: a ``.beton`` file, a folder of images, or tar shards: a ``.tar`` file, a folder
+            of nothing but those, or a pattern like ``shard-{000000..000009}.tar``.
         checksums: check each sample of a ``.beton`` file against its manifest.
 
     Raises:
         UsageError: there is nothing at ``path``, or it must be converted first.
-        BadDataError: it is neither, or damaged.
+        BadDataError: it is none of these, or damaged.
         StorageError: it cannot be read.
     """
     path = Path(path)
+    if path.is_file() and path.suffix == ".tar":
+        return TarSamples(path)
     if not path.exists():
+        if is_pattern(path):
+            return TarSamples(path)
         raise UsageError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
         if cifar.find(path) is not None:
@@ -32,5 +39,5 @@ def open_samples(path: str | Path, *, checksums: bool = True) -> Samples:
                 f"{path}: CIFAR's binary version; convert it first: fastrot prepare {path} "
                 "cifar.beton --split train"
             )
-        return FolderSamples(path)
+        return TarSamples(path) if has_only_shards(path) else FolderSamples(path)
     return BetonSamples(path, checksums=checksums)
