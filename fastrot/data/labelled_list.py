@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.errors import BadDataError
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDArray[np.int64]]:
@@ -21,18 +24,18 @@ def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDAr
         BadDataError: a line is something else.
         OSError: as the system reports it.
     """
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-    pairs = [line.strip().rpartition(" ") for line in lines if line.strip()]
-    try:
-        labels = np.array([int(label) for _, _, label in pairs], np.int64)
-        wrong = (labels < 0) | (labels >= num_classes)
-        wrong |= np.array([not name for name, _, _ in pairs], np.bool_)
-    except (ValueError, OverflowError):
-        wrong = np.array([not label.isdecimal() for _, _, label in pairs], np.bool_)
-    if wrong.any():
-        line = " ".join(filter(None, pairs[int(np.argmax(wrong))]))
-        raise BadDataError(
-            f"{path}: {line[:200]!r} is not the name of an image and a label below {num_classes}; "
-            "unpack or make the list again"
-        )
-    return [name.rstrip() for name, _, _ in pairs], labels
+    names: list[str] = []
+    labels: list[int] = []
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            *name, label = line.rsplit(maxsplit=1) or [""]
+            # At most nine digits and no sign: int() would take more than a list has.
+            if name and _NUMBER.fullmatch(label) and int(label) < num_classes:
+                names.append(name[0].lstrip())
+                labels.append(int(label))
+            elif label:
+                raise BadDataError(
+                    f"{path}: line {number}, {line.strip()[:200]!r}, is not the name of an image "
+                    f"and a label below {num_classes}; unpack or make the list again"
+                )
+    return names, np.array(labels, np.int64)

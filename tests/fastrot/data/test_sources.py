@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from fastrot.data.sources import list_source
+from fastrot.data.sources import find_layout, list_source
 from fastrot.errors import BadDataError, UsageError
 
 
@@ -214,3 +214,31 @@ def test_pickled_cifar_is_refused_with_the_fix(tmp_path):
     tree(tmp_path, "cifar-10-batches-py/batches.meta", "cifar-10-batches-py/data_batch_1")
     with pytest.raises(BadDataError, match="download the binary version"):
         list_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["a/1.jpg"], "folder"),
+        (["train/a/1.jpg", "val/a/1.jpg"], "folder"),
+        (["VOCdevkit/VOC2007/JPEGImages/1.jpg", "VOCdevkit/VOC2007/ImageSets/Main/t.txt"], "voc07"),
+        (["annotations/instances_val2017.json", "val2017/1.jpg"], "coco"),
+        (["annotations/1.jpg", "val2017/1.jpg"], "folder"),
+        (["trainvalsplit_places205/val_places205.csv"], "places205"),
+        (["val2018.json", "train_val2018/a/b/1.jpg"], "inat18"),
+        (["train/n01440764/1.JPEG", "val/1.JPEG", "meta/val.txt"], "imagenet"),
+        (["train/cat/1.jpg", "val/1.jpg", "meta/val.txt"], "folder"),
+        (["test_batch.bin"], "cifar"),
+    ],
+)
+def test_the_layout_is_found_by_what_only_it_has(tmp_path, names, kind):
+    assert find_layout(tree(tmp_path, *names)) == kind
+
+
+@pytest.mark.parametrize("kind", ["voc07", "coco", "imagenet", "places205", "inat18"])
+def test_what_is_not_of_the_kind_asked_for_is_refused_with_the_layout(tmp_path, kind):
+    with pytest.raises(
+        UsageError, match=r": not .*, which has .*; name (that|the) folder"
+    ) as error:
+        list_source(tree(tmp_path, "a/1.jpg"), kind=kind, split="train")
+    assert "\n" not in str(error.value)
