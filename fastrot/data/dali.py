@@ -1,14 +1,18 @@
 """The DALI loader: NVIDIA DALI decodes and resizes, on the host or with nvJPEG on a GPU.
 
-Files are read by ours; DALI gets the bytes of each JPEG and the box to cut out. Raw samples, and
-files that DALI would show otherwise than the reference (PNG, CMYK), reach it as pixels. Two
-threads work ahead: one reads, one decodes.
+Files are read by ours, ahead and in threads; DALI gets the bytes of each JPEG, which nobody
+copies, and the box to cut out, and is some batches ahead of whoever takes them. Raw samples, and
+files that DALI would show otherwise than the reference (PNG, CMYK), reach it as pixels.
+
+On a GPU the bytes go up, and pixels exist there only: nvJPEG decodes, DALI resizes, and the batch
+is DALI's own memory, bound to the stream that is current when it is taken. Use it on that stream,
+or make the other one wait; no host thread waits for either.
 
 DALI ignores libjpeg's warnings, and shows grey where data is missing. So it only gets bytes that
 are known to be good: they have the checksum of an image that was decoded when the file was made,
-or ``fastrot verify`` decoded the file. Otherwise (in folders, in files without a manifest or made
-with ``prepare --copy``) the strict decoder accepted them when this loader first met them, which
-costs a second decode in the first epoch.
+or ``fastrot verify`` decoded the file. Otherwise (in folders, in shards, in files without a
+manifest or made with ``prepare --copy``) the strict decoder accepted them when this loader first
+met them, which costs a second decode in the first epoch.
 
 Tolerance on the host, from the reference: 0.2 levels on average, 0.6 in the worst crop, 20 in
 the worst pixel. The decoders agree; the resizes round differently, and at the rim of a box DALI's
@@ -20,11 +24,10 @@ Shapes: N source images in a batch, S side of a crop.
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,153 +35,212 @@ from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
 from fastrot.data import checked
-from fastrot.data.augment import Boxes
 from fastrot.data.beton_samples import BetonSamples
-from fastrot.data.dali_pipeline import DaliDecodeError, DaliPipelines
+from fastrot.data.dali_pipeline import HW_DECODER_LOAD, DaliCrops, DaliDecodeError
 from fastrot.data.epochs import EpochLoader
 from fastrot.data.jpeg_header import read_jpeg_header
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.prefetch import Prefetcher
-from fastrot.data.reference import Decoded
+from fastrot.data.reference import decode_batch
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.samples import BadSampleError, Encoded, Samples
+from fastrot.errors import FastrotError
 from fastrot.kernels.decode.crop_reference import cut
 
-_BATCHES_AHEAD = 2
+_READ_AHEAD = 2
+_DECODED_AHEAD = 2
+
+_Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is stored of a sample: a JPEG that DALI decodes right, else pixels (H, W, 3)."""
+
+    file: _Bytes | None = None
+    pixels: _Bytes | None = None
 
 
 @dataclass
-class _Prepared:
-    """A batch that was read: which rows are JPEG files and which are pixels already."""
+class _Flight:
+    """A batch that was read, and that DALI is at work on: some rows are files, others pixels.
+
+    ``patched`` has the finished rows of what DALI refused.
+    """
 
     chosen: Substitution
-    boxes: Boxes
-    sizes: NDArray[np.int32]
-    files: dict[int, bytes | memoryview] = field(default_factory=dict)
-    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    files: dict[int, _Bytes] = field(default_factory=dict)
+    pixels: dict[int, _Bytes] = field(default_factory=dict)
+    patched: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 class DaliLoader(EpochLoader):
     """Batches by DALI; see the ``Loader`` contract.
 
     Args:
-        spec: everything a loader needs; ``workers`` are threads.
+        spec: everything a loader needs; ``workers`` are threads that read, and as many that
+            decode.
+        hw_decoder_load: share of the JPEGs for the hardware engine of a GPU that has one.
     """
 
-    def __init__(self, spec: LoaderSpec) -> None:
+    def __init__(self, spec: LoaderSpec, *, hw_decoder_load: float = HW_DECODER_LOAD) -> None:
         super().__init__(spec)
         self._source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
-        gpu = None
-        self._stream: torch.cuda.Stream | None = None
-        if spec.device.type == "cuda":
-            gpu = torch.cuda.current_device() if spec.device.index is None else spec.device.index
-            self._stream = torch.cuda.Stream(gpu)
+        self._device = spec.device
+        if spec.device.type == "cuda" and spec.device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        self._threads = max(1, spec.workers)
         self._good = _known_to_decode(spec.samples)
-        self._pipelines: DaliPipelines | None = DaliPipelines(
+        self._is_beton = isinstance(spec.samples, BetonSamples)
+        self._crops: DaliCrops | None = DaliCrops(
             size=spec.crop.size,
             batch_size=self.batch_size,
-            threads=max(1, spec.workers),
-            gpu=gpu,
+            threads=self._threads,
+            gpu=self._device.index,
             applies_exif=spec.samples.applies_exif,
             leaves_image=spec.crop.leaves_image,
+            hw_decoder_load=hw_decoder_load,
         )
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        with _ahead(self._decoded(epoch, start_step)) as decoded:
-            for images, ids, bad in decoded:
-                self._report(bad)
-                if self._stream is not None:
-                    # Allocated on the decoding stream: tell the allocator who else uses it.
-                    images.record_stream(torch.cuda.current_stream(images.device))
-                yield self._batch(images, ids, epoch)
-
-    def _decoded(self, epoch: int, start_step: int) -> Generator[Decoded, None, None]:
-        with _ahead(self._read(epoch, start_step)) as batches:
-            for batch in batches:
-                images = self._decode(batch, epoch)
-                yield Decoded(images, batch.chosen.ids, tuple(batch.chosen.bad))
-
-    def _read(self, epoch: int, start_step: int) -> Generator[_Prepared, None, None]:
-        with ThreadPoolExecutor(max(1, self.spec.workers)) as pool:
-            for ids in self.spec.order.batches(epoch, start_step):
-                chosen = Substitution(self._source, ids)
-                boxes = chosen.boxes(epoch)
-                batch = _Prepared(chosen, boxes, self.spec.samples.sizes(chosen.ids))
-                list(pool.map(self._judge, chosen.ids[~self._good[chosen.ids]].tolist()))
-                for row in range(len(ids)):
-                    self._settle(batch, row, epoch)
-                yield batch
-
-    def _judge(self, sample: int) -> None:
-        """Note whether the strict decoder accepts a sample; ``_settle`` says why it did not."""
-        with suppress(BadSampleError):
-            self.spec.samples.decode(sample)
-            self._good[sample] = True
-
-    def _settle(self, batch: _Prepared, row: int, epoch: int, *, by_dali: bool = True) -> None:
-        """Find the bytes or the pixels of a row, replacing bad samples until one is good.
-
-        With ``by_dali`` off the sample at hand becomes pixels here.
-        """
-        samples = self.spec.samples
-        while True:
-            sample = int(batch.chosen.ids[row])
-            try:
-                if not self._good[sample]:
-                    samples.decode(sample)  # raises, or it is a replacement not met before
-                    self._good[sample] = True
-                encoded = samples.read(sample)
-                if by_dali and encoded.kind == "file" and _is_plain_jpeg(encoded):
-                    batch.files[row] = encoded.data
-                    return
-                if encoded.kind == "raw":
-                    shape = (encoded.height, encoded.width, 3)
-                    image = np.frombuffer(encoded.data, np.uint8).reshape(shape)
-                else:
-                    image = samples.decode(sample)
-                batch.pixels[row] = cut(image, batch.boxes[row])
-                return
-            except BadSampleError as error:
-                batch.chosen.replace(row, error)
-                batch.boxes = batch.chosen.boxes(epoch)
-                batch.sizes = samples.sizes(batch.chosen.ids)
-                by_dali = True
-
-    def _decode(self, batch: _Prepared, epoch: int) -> torch.Tensor:
-        """Crops of shape (N, S, S, 3) on the host, or on the GPU and finished."""
-        assert self._pipelines is not None
-        size = self.spec.crop.size
-        shape = (len(batch.chosen.ids), size, size, 3)
-        device = torch.device("cpu") if self._stream is None else self._stream.device
-        with torch.cuda.stream(self._stream):
-            images = torch.empty(shape, dtype=torch.uint8, device=device)
-            while batch.files:
-                rows = list(batch.files)
+        assert self._crops is not None
+        flights: deque[_Flight] = deque()
+        failure: FastrotError | None = None
+        read = Prefetcher(
+            self._read(epoch, start_step), depth=_READ_AHEAD, deadline=READ_DEADLINE_SECONDS
+        )
+        try:
+            while failure is None:
                 try:
-                    decoded = self._pipelines.from_jpegs(
-                        list(batch.files.values()), batch.boxes[rows], batch.sizes[rows]
-                    )
-                except DaliDecodeError as error:
-                    # It refuses what the strict decoder accepted: that one's pixels, then.
-                    row = rows[error.position]
-                    del batch.files[row]
-                    self._settle(batch, row, epoch, by_dali=False)
-                    continue
-                images[rows] = from_dlpack(decoded)
+                    flight = next(read)
+                except StopIteration:
+                    break
+                except FastrotError as error:  # raised in its turn: others are ahead of it
+                    failure = error
+                    break
+                self._submit(flight, epoch)
+                flights.append(flight)
+                if len(flights) > _DECODED_AHEAD:
+                    yield self._land(flights, epoch)
+            while flights:
+                yield self._land(flights, epoch)
+            if failure is not None:
+                raise failure
+        finally:
+            read.close()
+            self._crops.discard()
+
+    # In a thread of its own
+
+    def _read(self, epoch: int, start_step: int) -> Generator[_Flight, None, None]:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="fastrot-read") as pool:
+            for ids in self.spec.order.batches(epoch, start_step):
+                flight = _Flight(Substitution(self._source, ids))
+                flight.chosen.boxes(epoch)  # replaces samples whose headers cannot be read
+                parts = np.array_split(flight.chosen.ids, self._threads)
+                found = [sample for part in pool.map(self._find_all, parts) for sample in part]
+                for row in range(len(ids)):
+                    while isinstance(error := found[row], BadSampleError):
+                        flight.chosen.replace(row, error)
+                        (found[row],) = self._find_all(flight.chosen.ids[row : row + 1])
+                boxes = flight.chosen.boxes(epoch)
+                for row, sample in enumerate(found):
+                    assert isinstance(sample, _Found)
+                    if sample.file is not None:
+                        flight.files[row] = sample.file
+                    elif sample.pixels is not None:
+                        flight.pixels[row] = cut(sample.pixels, boxes[row])
+                yield flight
+
+    def _find_all(self, ids: NDArray[np.int64]) -> list[_Found | BadSampleError]:
+        found: list[_Found | BadSampleError] = []
+        for sample in ids.tolist():
+            try:
+                found.append(self._find(sample))
+            except BadSampleError as error:
+                found.append(error)
+        return found
+
+    def _find(self, sample: int) -> _Found:
+        samples = self.spec.samples
+        if not self._good[sample]:
+            samples.decode(sample)  # or it raises
+            self._good[sample] = True
+        encoded = samples.read(sample)
+        if encoded.kind == "raw":
+            shape = (encoded.height, encoded.width, 3)
+            return _Found(pixels=np.frombuffer(encoded.data, np.uint8).reshape(shape))
+        if self._is_beton or _is_plain_jpeg(encoded):  # a .beton has no other JPEGs
+            return _Found(file=np.frombuffer(encoded.data, np.uint8))
+        return _Found(pixels=samples.decode(sample))
+
+    # In the caller's thread
+
+    def _submit(self, flight: _Flight, epoch: int) -> None:
+        assert self._crops is not None
+        self._submit_files(flight, epoch)
+        if flight.pixels:
+            self._crops.submit_pixels(list(flight.pixels.values()))
+
+    def _submit_files(self, flight: _Flight, epoch: int) -> None:
+        assert self._crops is not None
+        if flight.files:
+            rows = list(flight.files)
+            boxes = flight.chosen.boxes(epoch)[rows]
+            sizes = self.spec.samples.sizes(flight.chosen.ids[rows])
+            self._crops.submit_files(list(flight.files.values()), boxes, sizes)
+
+    def _land(self, flights: deque[_Flight], epoch: int) -> Batch:
+        """Take the batch whose turn it is."""
+        assert self._crops is not None
+        flight = flights[0]
+        parts: list[tuple[list[int], torch.Tensor]] = []
+        on_gpu = self._device.type == "cuda"
+        stream = torch.cuda.current_stream(self._device) if on_gpu else None
+        while flight.files:
+            try:
+                crops = from_dlpack(self._crops.files.take(stream))
+                parts.append((list(flight.files), crops))
                 break
-            if batch.pixels:
-                rows = list(batch.pixels)
-                images[rows] = from_dlpack(self._pipelines.from_pixels(list(batch.pixels.values())))
-        if self._stream is not None:
-            self._stream.synchronize()  # DALI's buffers are reused by its next run
+            except DaliDecodeError as error:
+                self._patch(flight, error.position, epoch)
+                self._crops.restart_files()
+                for waiting in flights:
+                    self._submit_files(waiting, epoch)
+        if flight.pixels:
+            crops = from_dlpack(self._crops.pixels.take(stream))
+            parts.append((list(flight.pixels), crops))
+        flights.popleft()
+        images = self._assembled(parts, flight)
+        self._report(flight.chosen.bad)
+        return self._batch(images, flight.chosen.ids, epoch)
+
+    def _patch(self, flight: _Flight, position: int | None, epoch: int) -> None:
+        """Let the reference decode what DALI refuses, though the strict decoder accepted it."""
+        rows = list(flight.files)
+        for row in rows if position is None else rows[position : position + 1]:
+            del flight.files[row]
+            patch = decode_batch(self._source, epoch, flight.chosen.ids[row : row + 1])
+            flight.patched[row] = patch.images[0]
+            flight.chosen.ids[row] = patch.ids[0]
+            flight.chosen.bad.extend(patch.bad)
+
+    def _assembled(
+        self, parts: list[tuple[list[int], torch.Tensor]], flight: _Flight
+    ) -> torch.Tensor:
+        """Crops of shape (N, S, S, 3) on the device; DALI's memory where it made all of them."""
+        count, size = len(flight.chosen.ids), self.spec.crop.size
+        if len(parts) == 1 and len(parts[0][0]) == count:
+            return parts[0][1]
+        images = torch.empty((count, size, size, 3), dtype=torch.uint8, device=self._device)
+        for rows, crops in parts:
+            images[rows] = crops
+        for row, image in flight.patched.items():
+            images[row] = image.to(self._device)
         return images
 
     def _release(self) -> None:
-        self._pipelines = None
-
-
-def _ahead(items: Generator[Any, None, None]) -> Prefetcher[Any]:
-    return Prefetcher(items, depth=_BATCHES_AHEAD, deadline=READ_DEADLINE_SECONDS)
+        self._crops = None
 
 
 def _known_to_decode(samples: Samples) -> NDArray[np.bool_]:

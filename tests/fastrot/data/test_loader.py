@@ -29,8 +29,8 @@ from fastrot.data.beton_writer import BetonWriter
 from fastrot.data.folder_samples import FolderSamples
 from fastrot.data.loader import LoaderSpec, build_loader, choose_loader
 from fastrot.data.order import SampleOrder
-from fastrot.kernels.decode.crop_reference import crop_and_resize
 from fastrot.data.samples import BadSampleError
+from fastrot.data.subset import SubsetSamples
 from fastrot.errors import (
     BadDataError,
     FastrotError,
@@ -38,6 +38,7 @@ from fastrot.errors import (
     OutOfMemoryError,
     UsageError,
 )
+from fastrot.kernels.decode.crop_reference import crop_and_resize
 
 N, BATCH, SIDE, SEED = 97, 16, 64, 5
 CROP = Crop("random_resized", SIDE, flip=0.5)
@@ -373,24 +374,60 @@ def test_missing_pixels_are_never_grey(engine, epoch, photos, tmp_path):
     assert caught.value.sample == 40
 
 
-def test_what_dali_refuses_comes_from_the_strict_decoder(photos, monkeypatch):
-    """DALI names the image of the batch that it cannot decode; the others stay with it."""
+@pytest.mark.parametrize("part", ["header", "pixels"])
+def test_what_dali_refuses_comes_from_the_reference_decoder(part, photos, monkeypatch):
+    """DALI names an image whose pixels it cannot decode, and none if it stops at a header.
+
+    The other images of the batch, and the batches that it was at work on, are not touched.
+    """
     from fastrot.data import dali
 
     samples = FolderSamples(photos)
     built = build_loader("dali", spec_of(samples, 2))
-    wanted = next(iter(build_loader("reference", spec_of(samples, 0)))).images.numpy()
-    broken = bytes(samples.read(0).data)[:300] + b"\xff\xd9"
-    original = dali.DaliLoader._decode
+    wanted = [b.images.numpy() for b in build_loader("reference", spec_of(samples, 0))]
+    original, submitted, patched = dali.DaliLoader._submit, [], []
 
-    def decode(self, batch, epoch):
-        batch.files[3] = broken
-        return original(self, batch, epoch)
+    def submit(self, flight, epoch):
+        if len(submitted) in (1, 2):
+            whole = flight.files[5]
+            stop = 300 if part == "header" else whole.tobytes().index(b"\xff\xda") + 30
+            flight.files[5] = whole[:stop]
+        submitted.append(flight)
+        original(self, flight, epoch)
 
-    monkeypatch.setattr(dali.DaliLoader, "_decode", decode)
-    batch = next(iter(built))
+    patch = dali.DaliLoader._patch
+    monkeypatch.setattr(dali.DaliLoader, "_submit", submit)
+    monkeypatch.setattr(
+        dali.DaliLoader,
+        "_patch",
+        lambda self, flight, at, epoch: (patched.append(at), patch(self, flight, at, epoch)),
+    )
+    batches = list(built)
     built.close()
-    assert_same_images("dali", batch.images.numpy(), wanted)
+    assert patched == [None if part == "header" else 5] * 2
+    assert len(batches) == len(wanted)
+    for batch, reference in zip(batches, wanted, strict=True):
+        assert_same_images("dali", batch.images.numpy(), reference)
+    assert np.array_equal(batches[1].images[5].numpy(), wanted[1][5])
+
+
+def test_dali_batches_outlive_the_loader(beton):
+    """They are DALI's own memory, in batches of files alone."""
+    samples = BetonSamples(beton)
+    files = np.flatnonzero(samples.file.modes == 0)
+    subset = SubsetSamples(samples, files)
+    order = SampleOrder(len(files), 16, seed=SEED)
+    built = build_loader("dali", spec_of(subset, 2, order=order))
+    batches = list(built)
+    copies = [batch.images.clone() for batch in batches]
+    wanted = [expected(subset, batch.index.numpy(), 0) for batch in batches]
+    built.close()
+    del built
+    gc.collect()
+    for batch, copy, reference in zip(batches, copies, wanted, strict=True):
+        assert torch.equal(batch.images, copy)
+        assert batch.images.is_contiguous()
+        assert_same_images("dali", batch.images.numpy(), reference)
 
 
 def test_ffcv_reports_what_its_decoder_refuses(damaged, beton):
