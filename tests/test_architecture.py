@@ -25,7 +25,10 @@ TOP_LEVEL = {
 # at once, and by the tests of damaged files under a memory cap: they import no torch.
 TENSOR_MODULES = {
     f"fastrot.data.{name}"
-    for name in ("dali", "epochs", "ffcv", "ffcv_stream", "loader", "reference", "synthetic")
+    for name in (
+        *("buffers", "dali", "epochs", "ffcv", "ffcv_stream", "loader", "native", "reference"),
+        "synthetic",
+    )
 }
 
 

@@ -30,7 +30,6 @@ from fastrot.data.buffers import batch_buffers
 from fastrot.data.epochs import EpochLoader
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.prefetch import Prefetcher
-from fastrot.data.reference import decode_batch
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.samples import BadSampleError, Encoded, Samples
 from fastrot.data.subset import SubsetSamples
@@ -213,6 +212,9 @@ class NativeLoader(EpochLoader):
         if judged.any():
             judged[failed] = False
             self._good[chosen.ids[judged]] = True
+        if failed:
+            # Imported by whom it concerns: torchvision takes seconds.
+            from fastrot.data.reference import decode_batch
         for row in failed:
             # Right pixels or a named error: what failed here, the reference decoder judges.
             patch = decode_batch(self._source, epoch, chosen.ids[row : row + 1])

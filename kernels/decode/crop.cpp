@@ -77,7 +77,7 @@ bool Cropper::run(const std::uint8_t *data, std::size_t size, const CropRequest 
   if (request.raw) {
     const std::uint64_t row = std::uint64_t{width} * 3;
     if (size != row * height) return refuse("not 3 x width x height bytes");
-    resizer_.begin(stored_, size_, 1, width, height, 3, out);
+    resizer_.begin(stored_, size_, 1, width, height, out);
     const std::uint8_t *at = data + std::uint64_t{resizer_.left()} * 3;
     if (resizes_) {
       for (std::uint32_t y = resizer_.top(); y < resizer_.bottom(); ++y) {
@@ -114,7 +114,7 @@ bool Cropper::run(const std::uint8_t *data, std::size_t size, const CropRequest 
 
 bool Cropper::choose(std::uint32_t width, std::uint32_t height, JpegPart *part) {
   try {
-    resizer_.begin(stored_, size_, denominator_, width, height, 4, target_);
+    resizer_.begin(stored_, size_, denominator_, width, height, target_);
     part->left = resizer_.left();
     part->right = resizer_.right();
     part->top = resizer_.top();
@@ -124,7 +124,7 @@ bool Cropper::choose(std::uint32_t width, std::uint32_t height, JpegPart *part) 
       *part = JpegPart{0, 0, 1, 1};
     }
     window_ = resizer_.window() + 1;
-    stride_ = (std::size_t{width} + 16) * 4;
+    stride_ = (std::size_t{width} + 16) * 3;
     if (rows_.size() < stride_ * window_) rows_.resize(stride_ * window_);
   } catch (const std::bad_alloc &) {
     return false;
@@ -134,7 +134,7 @@ bool Cropper::choose(std::uint32_t width, std::uint32_t height, JpegPart *part) 
 
 std::uint8_t *Cropper::row(std::uint32_t y, std::uint32_t column, std::uint32_t) {
   // Where the box holds nothing of the image, left() may lie before the column.
-  skip_ = resizer_.left() > column ? (resizer_.left() - column) * std::size_t{4} : 0;
+  skip_ = resizer_.left() > column ? (resizer_.left() - column) * std::size_t{3} : 0;
   return rows_.data() + (y % window_) * stride_;
 }
 

@@ -27,8 +27,6 @@ struct CropRequest {
 // Crops sample after sample on one thread; keeps its memory in between.
 class Cropper : RowSink {
  public:
-  Cropper() : decoder_(4) {}
-
   // Whether `out`, (size, size, 3), was filled; if not, `message()` says why. Throws
   // std::bad_alloc.
   bool crop(const std::uint8_t *data, std::size_t size, const CropRequest &request,

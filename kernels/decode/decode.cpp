@@ -51,7 +51,7 @@ Pixels decode_jpeg(const Bytes &data, std::uint64_t max_pixels) {
   request.max_pixels = max_pixels;
   {
     const nb::gil_scoped_release unlocked;
-    fastrot::JpegDecoder decoder(3);
+    fastrot::JpegDecoder decoder;
     if (!decoder.decode(data.data(), data.size(), request, image)) {
       const nb::gil_scoped_acquire locked;
       if (decoder.out_of_memory()) throw std::bad_alloc();

@@ -21,8 +21,8 @@ constexpr std::uint32_t kMargin = 2;
 #define FASTROT_STRING(x) FASTROT_STRING_(x)
 
 // Rows of CMYK as Adobe stores them (255 is no ink) to RGB, by Pillow's integer rule.
-void cmyk_row_to_rgb(const JSAMPLE *cmyk, std::size_t width, int channels, std::uint8_t *rgb) {
-  for (std::size_t x = 0; x < width; ++x, cmyk += 4, rgb += channels) {
+void cmyk_row_to_rgb(const JSAMPLE *cmyk, std::size_t width, std::uint8_t *rgb) {
+  for (std::size_t x = 0; x < width; ++x, cmyk += 4, rgb += 3) {
     const unsigned light = cmyk[3];
     for (int channel = 0; channel < 3; ++channel) {
       const unsigned product = (255u - cmyk[channel]) * light + 128u;
@@ -186,7 +186,7 @@ void JpegDecoder::on_progress(j_common_ptr common) {
   }
 }
 
-JpegDecoder::JpegDecoder(int channels) : channels_(channels) {
+JpegDecoder::JpegDecoder() {
   std::memset(&info_, 0, sizeof info_);
   message_[0] = '\0';
 }
@@ -264,8 +264,7 @@ void JpegDecoder::read_header(const JpegRequest &request) {
       (request.height && request.height != info_.image_height)) {
     fail("not the width and height that were announced");
   }
-  info_.out_color_space = channels_ == 3 ? JCS_RGB : JCS_EXT_RGBX;
-  if (info_.num_components == 4) info_.out_color_space = JCS_CMYK;
+  info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : JCS_RGB;
   info_.dct_method = JDCT_ISLOW;
   info_.scale_num = 1;
   info_.scale_denom = request.denominator;
@@ -294,7 +293,7 @@ void JpegDecoder::read_part(RowSink &sink, const JpegPart &part) {
     std::uint8_t *out = sink.row(y, column, pixels);
     JSAMPROW row = cmyk ? cmyk[0] : out;
     if (jpeg_read_scanlines(&info_, &row, 1) != 1) fail("the decoder stopped early");
-    if (cmyk) cmyk_row_to_rgb(row, pixels, channels_, out);
+    if (cmyk) cmyk_row_to_rgb(row, pixels, out);
     sink.done(y);
   }
 }

@@ -35,7 +35,7 @@ class RowSink {
   virtual ~RowSink() = default;
   // The header is read: of a shrunk image of this size, which part? False: none, give up.
   virtual bool choose(std::uint32_t width, std::uint32_t height, JpegPart *part) = 0;
-  // Memory for row y, `pixels` wide; its first pixel lies in column `column`.
+  // Memory for row y, RGB, `pixels` wide; its first pixel lies in column `column`.
   virtual std::uint8_t *row(std::uint32_t y, std::uint32_t column, std::uint32_t pixels) = 0;
   // Row y is there.
   virtual void done(std::uint32_t y) = 0;
@@ -44,8 +44,7 @@ class RowSink {
 // A decoder that one thread uses for image after image; it keeps its memory in between.
 class JpegDecoder {
  public:
-  // `channels`: 3 (RGB) or 4 (RGB and a byte of no meaning).
-  explicit JpegDecoder(int channels);
+  JpegDecoder();
   ~JpegDecoder();
   JpegDecoder(const JpegDecoder &) = delete;
   JpegDecoder &operator=(const JpegDecoder &) = delete;
@@ -80,7 +79,6 @@ class JpegDecoder {
   bool out_of_memory_ = false;
   bool created_ = false;
   bool component_seen_[MAX_COMPONENTS];
-  const int channels_;
   Arena *arena_ = nullptr;
 };
 

@@ -24,13 +24,13 @@ void vertical(const std::uint8_t *const *rows, const std::int16_t *weights, int 
   for (std::size_t k = 0; k < n; ++k) out[k] = (out[k] >> 4) | ((out[k] & 15) << 16);
 }
 
-void horizontal(const std::int32_t *in, int channels, const std::int32_t *first,
-                const std::int32_t *pairs, int taps, int size, std::uint8_t *out) {
+void horizontal(const std::int32_t *in, const std::int32_t *first, const std::int32_t *pairs,
+                int taps, int size, std::uint8_t *out) {
   for (int i = 0; i < size; ++i) {
-    const std::int32_t *at = in + static_cast<std::ptrdiff_t>(first[i]) * channels;
+    const std::int32_t *at = in + static_cast<std::ptrdiff_t>(first[i]) * 3;
     const std::int32_t *weight = pairs + (static_cast<std::ptrdiff_t>(i / 2) * taps * 8 + i % 2 * 4);
     std::int32_t sum[3] = {kRound, kRound, kRound};
-    for (int t = 0; t < taps; ++t, at += channels, weight += 8) {
+    for (int t = 0; t < taps; ++t, at += 3, weight += 8) {
       for (int c = 0; c < 3; ++c) {
         // The low half is never negative here, though a faster pass may leave it so.
         sum[c] += (static_cast<std::int16_t>(at[c] & 0xffff) * 16 + (at[c] >> 16)) * (*weight >> 16);
@@ -129,11 +129,10 @@ void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
 }
 
 void Resizer::begin(const Box &box, int size, unsigned denominator, std::uint32_t width,
-                    std::uint32_t height, int channels, std::uint8_t *out) {
+                    std::uint32_t height, std::uint8_t *out) {
   across_.plan(box.left, box.width, size, denominator);
   down_.plan(box.top, box.height, size, denominator);
   size_ = size;
-  channels_ = channels;
   next_ = 0;
   out_ = out;
   const auto within = [](std::int64_t value, std::uint32_t most) {
@@ -152,8 +151,7 @@ void Resizer::begin(const Box &box, int size, unsigned denominator, std::uint32_
 
   // The line between the passes: black left and right of the image, and room for surplus taps.
   const std::int64_t columns = across_.end() - across_.begin();
-  const auto values = static_cast<std::size_t>(columns + across_.taps()) *
-                          static_cast<std::size_t>(channels) + 8;
+  const auto values = static_cast<std::size_t>(columns + across_.taps()) * 3 + 8;
   line_.assign(values, 0);
   first_.resize(outputs);
   pairs_.assign((outputs + 1) / 2 * taps * 8, 0);
@@ -190,13 +188,12 @@ void Resizer::emit(int i) {
     taps_[static_cast<std::size_t>(taps)] = taps_[static_cast<std::size_t>(taps - 1)];
     row_weights_[static_cast<std::size_t>(taps++)] = 0;
   }
-  const std::size_t n = std::size_t{right_ - left_} * static_cast<std::size_t>(channels_);
-  const auto black = static_cast<std::size_t>(left_ - across_.begin()) *
-                     static_cast<std::size_t>(channels_);
+  const std::size_t n = std::size_t{right_ - left_} * 3;
+  const auto black = static_cast<std::size_t>(left_ - across_.begin()) * 3;
   if (n > 0) {
     passes().vertical(taps_.data(), row_weights_.data(), taps, n, line_.data() + black);
   }
-  passes().horizontal(line_.data(), channels_, first_.data(), pairs_.data(), across_.taps(), size_,
+  passes().horizontal(line_.data(), first_.data(), pairs_.data(), across_.taps(), size_,
                       out_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(size_) * 3);
 }
 

@@ -58,11 +58,11 @@ struct Passes {
   // out[k] = sum over t of weights[t] * rows[t][k], k < n; `taps` is even.
   void (*vertical)(const std::uint8_t *const *rows, const std::int16_t *weights, int taps,
                    std::size_t n, std::int32_t *out);
-  // out[i] = round(sum over t of weights * in[first[i] + t]). `in`: `channels` (3 or 4) values a
-  // pixel, readable for one value behind the last; `out`: 3 values a pixel. `pairs`: for outputs
-  // 2k and 2k + 1 together, tap by tap, the pair of the one four times, then that of the other.
-  void (*horizontal)(const std::int32_t *in, int channels, const std::int32_t *first,
-                     const std::int32_t *pairs, int taps, int size, std::uint8_t *out);
+  // out[i] = round(sum over t of weights * in[first[i] + t]), three values a pixel; `in` is
+  // readable for one value behind the last. `pairs`: for outputs 2k and 2k + 1 together, tap by
+  // tap, the pair of the one four times, then that of the other.
+  void (*horizontal)(const std::int32_t *in, const std::int32_t *first, const std::int32_t *pairs,
+                     int taps, int size, std::uint8_t *out);
   const char *name;
 };
 
@@ -75,10 +75,9 @@ const Passes &avx2_passes();
 
 class Resizer {
  public:
-  // `width`, `height`: of the source in its pixels. `channels`: 3 or 4 bytes a pixel of a row.
-  // Throws std::bad_alloc.
+  // `width`, `height`: of the source in its pixels, RGB. Throws std::bad_alloc.
   void begin(const Box &box, int size, unsigned denominator, std::uint32_t width,
-             std::uint32_t height, int channels, std::uint8_t *out);
+             std::uint32_t height, std::uint8_t *out);
 
   // The part of the source that is needed: empty where the box lies outside of it.
   std::uint32_t left() const { return left_; }
@@ -97,7 +96,7 @@ class Resizer {
   void emit(int i);
 
   Axis across_, down_;
-  int size_ = 0, channels_ = 0, next_ = 0;
+  int size_ = 0, next_ = 0;
   std::uint32_t left_ = 0, right_ = 0, top_ = 0, bottom_ = 0, window_ = 0;
   std::uint8_t *out_ = nullptr;
   std::vector<const std::uint8_t *> ring_, taps_;

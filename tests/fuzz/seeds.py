@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name, wanted in {"image-label": fields[:2], "four-fields": fields}.items():
             path = Path(scratch) / name
-            with BetonWriter(path, wanted, capacity=3) as writer:
+            with BetonWriter(path, wanted, capacity=3, page_size=2**21) as writer:
                 for i, image in enumerate((files["420"], pixels, files["444"])):
                     writer.add(*(image, i, {"i": i}, b"x" * i)[: len(wanted)])
                 writer.commit()
