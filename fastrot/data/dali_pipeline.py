@@ -10,6 +10,7 @@ Importing this module imports no torch. Shapes: K images of a call, S side of a 
 from __future__ import annotations
 
 import re
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -115,6 +116,8 @@ class DaliCrops:
 
     def discard(self) -> None:
         """Forget all that was submitted, when it has been computed."""
+        if sys.is_finalizing():  # of an iteration that nobody ended; DALI is gone before it
+            return
         if not self.files.discard():
             self.restart_files()
         self.pixels.discard()

@@ -6,6 +6,7 @@ an error that names the file and the offset.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -71,6 +72,10 @@ class PositionedFile:
             BadDataError: the file ends before.
             StorageError: the system cannot read them, also after some retries.
         """
+        with contextlib.suppress(OSError):  # told, or tried again, below
+            data = os.pread(self._descriptor, size, offset)
+            if len(data) == size:
+                return data
         buffer = bytearray(size)
         self._fill(offset, memoryview(buffer))
         return bytes(buffer)

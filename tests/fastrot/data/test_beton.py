@@ -665,10 +665,12 @@ def test_passing_read_errors_are_retried_and_lasting_ones_reported(tmp_path, err
     expected = run(READ_ALL, path).stdout
     assert int(expected)
     log = tmp_path / "trace"
-    trace = ["strace", "-f", "-o", str(log), "-e", "trace=preadv,preadv2"]
+    calls = "pread64,preadv,preadv2"
+    trace = ["strace", "-f", "-o", str(log), "-e", f"trace={calls}", "-P", str(path)]
     command = [sys.executable, "-c", textwrap.dedent(READ_ALL), str(path)]
-    for when, answer in (("3", expected), ("3+", f"74 {path}: reading")):
-        inject = ["-e", f"inject=preadv,preadv2:error={error}:when={when}"]
+    failed = f"74 {path}: reading"
+    for when, answer in (("3", expected), ("6", expected), ("3+", failed), ("6+", failed)):
+        inject = ["-e", f"inject={calls}:error={error}:when={when}"]
         done = subprocess.run([*trace, *inject, *command], capture_output=True, text=True)
         assert done.stdout.startswith(answer), done.stderr
         assert "INJECTED" in log.read_text()
