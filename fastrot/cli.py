@@ -125,10 +125,14 @@ def train(
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="A folder of images, or CIFAR's binary version.")],
+    source: Annotated[Path, typer.Argument(help="The folder with the data set.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
     kind: Annotated[
-        str, typer.Option(metavar="auto|folder|cifar", help="What the source is.")
+        str,
+        typer.Option(
+            metavar="auto|folder|cifar|voc07|coco|imagenet|places205|inat18",
+            help="What the source is.",
+        ),
     ] = "auto",
     split: Annotated[str | None, typer.Option(help="Part of a source that has parts.")] = None,
     max_side: Annotated[
@@ -138,7 +142,7 @@ def prepare(
         int | None, typer.Option(help="JPEG quality, 1 to 100 [default: 90].")
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Keep the bytes of the JPEGs that need no change.")
+        bool, typer.Option("--copy", help="Keep the bytes of JPEGs that need no change, undecoded.")
     ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Processes [default: the cores this process may use].")
@@ -198,7 +202,7 @@ def inspect(
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE.beton")],
     workers: Annotated[
-        int | None, typer.Option(help="Processes [default: the cores this process may use].")
+        int | None, typer.Option(help="Threads [default: the cores this process may use].")
     ] = None,
     json: AsJson = False,
 ) -> None:

@@ -20,6 +20,9 @@ def rotate_views(images: Any, turns: Any, flips: Any, table: Any, views: Any, th
 def decode_jpeg(data: Any, max_pixels: int) -> NDArray[np.uint8]:
     """Pixels of shape (H, W, 3); ValueError with libjpeg's words for anything but a sound file."""
 
+def walk_jpeg(data: Any) -> tuple[int, int, int, int, int, int] | None:
+    """What kernels/decode/walk.py says of an ordinary file; None: of any other."""
+
 class SourceFile:
     """A file of samples; kernels/decode/crop.py says what these classes do."""
 

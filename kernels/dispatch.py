@@ -24,6 +24,7 @@ _DEVICE_ONLY = ("cuda", "triton")
 _OPERATIONS = {  # fastest first
     "rotate_views": ("triton", "cpp", "reference"),
     "decode_jpeg": ("cpp", "reference"),
+    "walk_jpeg": ("cpp", "reference"),
     "crop_decode": ("cpp",),  # whole batches; without it there are other loaders
 }
 _ERROR_FILE = Path(__file__).with_name("_native_error.txt")
@@ -54,7 +55,7 @@ def choose(operation: str, device: str = "cpu") -> Choice:
     """The implementation of an operation for inputs on this type of device.
 
     Args:
-        operation: ``rotate_views``, ``decode_jpeg`` or ``crop_decode``.
+        operation: ``rotate_views``, ``decode_jpeg``, ``walk_jpeg`` or ``crop_decode``.
         device: ``torch.device.type`` of the inputs.
 
     Raises:
@@ -87,6 +88,7 @@ def plan() -> list[Choice | KernelUnavailableError]:
     lines: list[Choice | KernelUnavailableError] = []
     for operation, device in (
         ("decode_jpeg", "cpu"),
+        ("walk_jpeg", "cpu"),
         ("crop_decode", "cpu"),
         ("rotate_views", "cpu"),
         ("rotate_views", "cuda"),
@@ -105,7 +107,7 @@ def unavailable(operation: str, implementation: str, device: str) -> str | None:
             return f"the inputs are on {device}, cpp takes host memory"
         if problem := native_problem():
             return problem
-        return decode_problem() if operation in ("decode_jpeg", "crop_decode") else None
+        return decode_problem() if operation != "rotate_views" else None
     if implementation == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the package triton is not installed"

@@ -8,6 +8,7 @@ void bind_rotate(nb::module_ &module);
 #ifdef FASTROT_WITH_DECODE
 void bind_decode(nb::module_ &module);
 void bind_batch(nb::module_ &module);
+void bind_markers(nb::module_ &module);
 #endif
 
 NB_MODULE(_native, module) {
@@ -15,6 +16,7 @@ NB_MODULE(_native, module) {
 #ifdef FASTROT_WITH_DECODE
   bind_decode(module);
   bind_batch(module);
+  bind_markers(module);
   module.attr("built_with_decode") = true;
 #else
   module.attr("built_with_decode") = false;

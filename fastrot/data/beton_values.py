@@ -12,6 +12,20 @@ from fastrot.data.beton_format import JPEG, MAX_PIXELS, MAX_SIDE, RAW, Field, Ki
 from fastrot.data.beton_reader import check_jpeg
 
 
+class SoundJpeg(NamedTuple):
+    """A JPEG that ``check_jpeg`` would accept: whoever made it knows, so it is not read again.
+
+    Attributes:
+        data: the file.
+        height: pixels.
+        width: pixels.
+    """
+
+    data: bytes
+    height: int
+    width: int
+
+
 class Stored(NamedTuple):
     """What is stored of one value.
 
@@ -30,10 +44,10 @@ def encode_value(field: Field, value: Any) -> Stored:
 
     Args:
         field: what is to be stored.
-        value: Float: a number. Int: an integer of 64 bits. Image: the bytes of a JPEG, or an
-            array of shape (H, W, 3), uint8, to be stored raw. Bytes: bytes, or an array of
-            shape (size,), uint8. JSON: what ``json.dumps`` takes. Array and tensor: an array
-            (or a tensor in CPU memory) of exactly the field's shape and dtype.
+        value: Float: a number. Int: an integer of 64 bits. Image: the bytes of a JPEG, a
+            ``SoundJpeg``, or an array of shape (H, W, 3), uint8, to be stored raw. Bytes: bytes,
+            or an array of shape (size,), uint8. JSON: what ``json.dumps`` takes. Array and
+            tensor: an array (or a tensor in CPU memory) of exactly the field's shape and dtype.
 
     Raises:
         ValueError: the value does not fit the field; the message says why.
@@ -72,6 +86,9 @@ def _encode_image(value: Any) -> Stored:
             )
         height, width, _ = value.shape
         mode, data = RAW, memoryview(value.tobytes())
+    elif isinstance(value, SoundJpeg):
+        mode, data = JPEG, memoryview(value.data)
+        height, width = value.height, value.width
     elif isinstance(value, bytes | bytearray | memoryview):
         jpeg = bytes(value)
         height, width = check_jpeg(jpeg)

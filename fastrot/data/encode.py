@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastrot.data.beton_values import SoundJpeg
 from fastrot.data.images import MAX_PIXELS, DecodeError, decode_image
-from fastrot.data.jpeg_walk import walk_jpeg
+from fastrot.data.jpeg_header import exif_orientation
 from fastrot.kernels.decode.header import JpegError
+from fastrot.kernels.decode.walk import JpegWalk, walk_jpeg
 
 DEFAULT_QUALITY = 90
 _MAX_JPEG_SIDE = 65500  # libjpeg's own limit
@@ -40,17 +42,19 @@ class Payload:
     """One encoded image.
 
     Attributes:
-        image: a JPEG, or pixels of shape (H, W, 3), uint8, to be stored raw.
+        image: a JPEG that ``check_jpeg`` accepts, or pixels of shape (H, W, 3), uint8, to be
+            stored raw.
         reencoded: with ``copy``, why the original bytes could not be kept; else None.
     """
 
-    image: bytes | NDArray[np.uint8]
+    image: SoundJpeg | NDArray[np.uint8]
     reencoded: str | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes in the file."""
-        return len(self.image) if isinstance(self.image, bytes) else self.image.nbytes
+        image = self.image
+        return image.nbytes if isinstance(image, np.ndarray) else len(image.data)
 
 
 def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Payload:
@@ -72,9 +76,10 @@ def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Paylo
         return Payload(_jpeg(_shrunk(source, encoding.max_side), encoding.quality))
     reason = None
     if encoding.copy:
-        reason = why_not_kept(source)
-        if reason is None:
-            return Payload(source)
+        found = _walk(source)
+        if not isinstance(found, str):
+            return Payload(SoundJpeg(source, found.frame.height, found.frame.width))
+        reason = found
     pixels = decode_image(source, apply_exif=True)
     quality = encoding.quality or DEFAULT_QUALITY
     return Payload(_jpeg(_shrunk(pixels, encoding.max_side), quality), reason)
@@ -85,6 +90,12 @@ def why_not_kept(data: bytes) -> str | None:
 
     What is damaged, or too large, is among the reasons; the strict decoder then says so.
     """
+    found = _walk(data)
+    return found if isinstance(found, str) else None
+
+
+def _walk(data: bytes) -> JpegWalk | str:
+    """What the markers of a JPEG say that can be kept, or why this one cannot."""
     if not data.startswith(b"\xff\xd8"):
         return "not a JPEG"
     try:
@@ -98,7 +109,7 @@ def why_not_kept(data: bytes) -> str | None:
         return f"{frame.precision} bits"
     if frame.process:
         return frame.process
-    if jpeg.orientation != 1:
+    if exif_orientation(jpeg.exif) != 1:
         return "EXIF orientation"
     if jpeg.end is None:
         return "no end of the image"
@@ -106,7 +117,7 @@ def why_not_kept(data: bytes) -> str | None:
         return "bytes after the end of the image"
     if jpeg.scans > _MAX_SCANS or frame.width * frame.height > MAX_PIXELS:
         return "more scans or pixels than the decoder takes"
-    return None
+    return jpeg
 
 
 def _shrunk(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8] | Image.Image:
@@ -119,7 +130,7 @@ def _shrunk(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8
     return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
 
 
-def _jpeg(image: NDArray[np.uint8] | Image.Image, quality: int) -> bytes:
+def _jpeg(image: NDArray[np.uint8] | Image.Image, quality: int) -> SoundJpeg:
     if not isinstance(image, Image.Image):
         image = Image.fromarray(image)
     if max(image.size) > _MAX_JPEG_SIDE:
@@ -128,4 +139,4 @@ def _jpeg(image: NDArray[np.uint8] | Image.Image, quality: int) -> bytes:
         )
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
+    return SoundJpeg(file.getvalue(), image.height, image.width)

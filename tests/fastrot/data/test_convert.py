@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from rich.console import Console
 
+from fastrot.data import encode
 from fastrot.data import manifest as manifests
 from fastrot.data.beton_reader import BetonFile
 from fastrot.data.convert import prepare
@@ -44,8 +46,8 @@ def start(**arguments):
 
 
 def left_beside(out: Path) -> set[str]:
-    """What is in the folder of ``out`` besides it and its manifest."""
-    ours = (out.name, out.name + ".manifest.json")
+    """What is in the folder of ``out`` besides it, its manifest, and what ``verify`` noted."""
+    ours = (out.name, out.name + ".manifest.json", out.name + ".checked.json")
     return {
         p.name
         for p in out.parent.iterdir()
@@ -88,6 +90,64 @@ def test_imagenette_with_copied_bytes(test_data, tmp_path):
             found.add(path)
             assert samples.class_names[samples.labels[i]] == path.parent.name
     assert len(found) == report.kept
+
+
+def test_copying_decodes_nothing_and_says_so(test_data, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(encode, "decode_image", never)
+    out = tmp_path / "o.beton"
+    report = prepare(test_data("imagenette-128"), out, split="val", copy=True, progress=False)
+    assert report.kept == 1000
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))
+    report.show(console)
+    assert f"not decoded: fastrot verify {out} does that" in console.export_text()
+    with BetonFile.open(out) as file:
+        assert not manifests.load(file).pixels_decoded
+    samples = open_samples(out)
+    assert samples.has_checksums and not samples.checksums_suffice
+
+
+def test_what_was_decoded_is_known_to_decode(photos, tmp_path):
+    prepare(photos, tmp_path / "o.beton", progress=False)
+    assert open_samples(tmp_path / "o.beton").checksums_suffice
+    assert not open_samples(tmp_path / "o.beton", checksums=False).checksums_suffice
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_copying_gives_the_same_bytes_whatever_the_workers(tmp_path, kind):
+    """Also of PNGs, which are re-encoded, in processes."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "s").mkdir()
+    for i in range(70):
+        pixels = rng.integers(0, 256, (30, 30 + i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "s" / f"{i}.{'png' if i == 0 else kind}")
+    contents = set()
+    for workers in (0, 1, 3):
+        out = tmp_path / f"{workers}.beton"
+        report = prepare(tmp_path / "s", out, copy=True, workers=workers, progress=False)
+        assert report.reencoded == {"not a JPEG": 1 if kind == "jpg" else 70}
+        contents.add(out.read_bytes())
+    assert len(contents) == 1
+
+
+def test_copying_refuses_what_its_markers_show(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "set")
+    whole = (root / "class0" / "0000.jpg").read_bytes()
+    (root / "class0" / "0000.jpg").write_bytes(whole[:-2])
+    (root / "class0" / "0003.jpg").write_bytes(whole[:300])
+    (root / "class0" / "0006.jpg").write_bytes(b"<html>")
+    (root / "class0" / "0009.jpg").write_bytes(b"")
+    with pytest.raises(BadDataError, match=r"000[0369]\.jpg.*--on-bad-sample skip"):
+        prepare(root, tmp_path / "o.beton", copy=True, progress=False)
+    report = prepare(
+        root, tmp_path / "o.beton", copy=True, on_bad_sample="skip", workers=2, progress=False
+    )
+    assert sorted(s.path[-8:] for s in report.skipped) == [
+        *("0000.jpg", "0003.jpg", "0006.jpg", "0009.jpg")
+    ]
+    assert verify(tmp_path / "o.beton", progress=False).exit_code == 0
 
 
 def test_reencoding_shrinks_and_stays_close(test_data, tmp_path):
@@ -251,26 +311,31 @@ def wait_until_gone(pids):
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(photos, tmp_path):
     whole = tmp_path / "whole" / "o.beton"
     whole.parent.mkdir()
-    began = time.monotonic()
     assert start(source=photos, out=whole, workers=2).wait() == 0
-    duration = time.monotonic() - began
     rng = random.Random(0)
     out = tmp_path / "killed" / "o.beton"
     out.parent.mkdir()
+    journal = out.with_name(out.name + ".journal")
+
+    def recorded():
+        return journal.stat().st_size if journal.exists() else 0
+
     kills = 0
-    for attempt in range(100):
+    for attempt in range(20):
+        before = recorded()
         run = start(source=photos, out=out, workers=2, resume=attempt > 0)
-        try:
-            run.wait(rng.uniform(0.3, 0.9) * duration)
+        while run.poll() is None and recorded() <= before:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        if run.poll() is not None:
             break
-        except subprocess.TimeoutExpired:
-            orphans = children_of(run.pid)
-            run.kill()
-            run.wait()
-            kills += 1
-            wait_until_gone(orphans)
+        orphans = children_of(run.pid)
+        run.kill()
+        run.wait()
+        kills += 1
+        wait_until_gone(orphans)
     assert run.returncode == 0, run.stderr.read()
-    assert kills > 0
+    assert kills > 1
     for path in whole.parent.iterdir():
         assert (out.parent / path.name).read_bytes() == path.read_bytes()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from fastrot.data.beton_reader import check_jpeg
 from fastrot.data.encode import Encoding, encode_image, why_not_kept
 from fastrot.data.images import DecodeError, decode_image
 
@@ -31,14 +32,15 @@ def exif(turn):
 def pixels_of(payload):
     if isinstance(payload.image, np.ndarray):
         return payload.image
-    return decode_image(payload.image, apply_exif=False)
+    assert check_jpeg(payload.image.data) == payload.image[1:]
+    return decode_image(payload.image.data, apply_exif=False)
 
 
 def test_copy_keeps_the_bytes_of_an_ordinary_jpeg():
     for options in ({}, {"progressive": True}, {"subsampling": 0}, {"exif": exif(1)}):
         data = encoded(smooth(40, 30), **options)
         payload = encode_image(data, Encoding(copy=True))
-        assert (payload.image, payload.reencoded, payload.nbytes) == (data, None, len(data))
+        assert (payload.image.data, payload.reencoded, payload.nbytes) == (data, None, len(data))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_copy_keeps_the_bytes_of_an_ordinary_jpeg():
 def test_copy_reencodes_what_a_beton_cannot_hold(data, reason):
     payload = encode_image(data, Encoding(copy=True))
     assert payload.reencoded == reason
-    assert why_not_kept(payload.image) is None
+    assert why_not_kept(payload.image.data) is None
     upright = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     assert np.abs(pixels_of(payload) - upright.astype(int)).mean() < 3
 
@@ -62,7 +64,7 @@ def test_copy_reencodes_what_a_beton_cannot_hold(data, reason):
 def test_exif_orientation_is_applied_when_reencoding():
     payload = encode_image(encoded(smooth(40, 30), exif=exif(6)), Encoding())
     assert pixels_of(payload).shape == (40, 30, 3)
-    assert why_not_kept(payload.image) is None
+    assert why_not_kept(payload.image.data) is None
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_pixels_stay_raw_unless_a_quality_is_asked_for():
     pixels = smooth(32, 32)
     raw = encode_image(pixels, Encoding())
     assert np.array_equal(raw.image, pixels) and raw.nbytes == 3 * 32 * 32
-    assert encode_image(pixels, Encoding(quality=90)).image[:2] == b"\xff\xd8"
+    assert encode_image(pixels, Encoding(quality=90)).image.data[:2] == b"\xff\xd8"
 
 
 def test_damaged_source_is_refused_also_with_copy():

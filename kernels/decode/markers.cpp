@@ -1,0 +1,102 @@
+// A walk over the markers of a whole JPEG file, for files whose bytes are kept as they are.
+//
+// kernels/decode/walk.py is the definition, and says the words: here anything but an ordinary
+// file is an empty answer. Entropy-coded data is searched by memchr, so this is as fast as memory.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+namespace nb = nanobind;
+
+namespace {
+
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+constexpr std::uint8_t kSoi = 0xd8, kEoi = 0xd9, kSos = 0xda, kApp1 = 0xe1, kTem = 0x01;
+
+bool is_restart(std::uint8_t marker) { return marker >= 0xd0 && marker <= 0xd7; }
+
+bool is_frame(std::uint8_t marker) {
+  return marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
+}
+
+struct Walk {
+  std::size_t frame = 0;  // offset of the frame header's payload; 0: none yet
+  std::uint8_t frame_marker = 0;
+  std::size_t exif_start = 0, exif_stop = 0;  // of the first EXIF block ahead of the scans
+  std::size_t scans = 0;
+  std::size_t end = 0;  // behind the end-of-image marker
+};
+
+// Offset of the 0xff of the next marker within or behind a scan; `size`: there is none.
+std::size_t next_marker(const std::uint8_t *data, std::size_t size, std::size_t at) {
+  while (at + 1 < size) {
+    const void *found = std::memchr(data + at, 0xff, size - 1 - at);
+    if (!found) return size;
+    at = static_cast<std::size_t>(static_cast<const std::uint8_t *>(found) - data);
+    const std::uint8_t next = data[at + 1];
+    if (next == 0xff) {
+      ++at;  // padding
+    } else if (next == 0x00 || is_restart(next)) {
+      at += 2;
+    } else {
+      return at;
+    }
+  }
+  return size;
+}
+
+// Whether the file is whole and ordinary.
+bool walk(const std::uint8_t *data, std::size_t size, Walk *result) {
+  if (size < 4 || data[0] != 0xff || data[1] != kSoi) return false;
+  std::size_t at = 2;
+  while (at < size) {
+    if (data[at] != 0xff) return false;
+    while (at < size && data[at] == 0xff) ++at;
+    if (at == size) return false;
+    const std::uint8_t marker = data[at++];
+    if (marker == kEoi) {
+      result->end = at;
+      return result->frame != 0 && result->scans > 0;
+    }
+    if (is_restart(marker) || marker == kTem) continue;
+    if (marker == 0x00 || marker == kSoi || size - at < 2) return false;
+    const std::size_t length = std::size_t{data[at]} << 8 | data[at + 1];
+    if (length < 2 || length > size - at) return false;
+    const std::size_t start = at + 2, stop = at + length;
+    if (is_frame(marker)) {
+      if (result->frame || stop - start < 6) return false;
+      if (stop - start != 6 + 3 * std::size_t{data[start + 5]}) return false;
+      result->frame = start;
+      result->frame_marker = marker;
+    } else if (marker == kApp1 && !result->exif_stop && !result->scans && stop - start >= 5 &&
+               std::memcmp(data + start, "Exif\0", 5) == 0) {
+      result->exif_start = stop - start > 6 ? start + 6 : stop;
+      result->exif_stop = stop;
+    } else if (marker == kSos) {
+      ++result->scans;
+    }
+    at = stop;
+    if (marker == kSos) at = next_marker(data, size, at);
+  }
+  return false;
+}
+
+// (frame marker, offset of its payload, EXIF start, EXIF stop, scans, end), or None.
+nb::object walk_jpeg(const Bytes &data) {
+  Walk found;
+  if (!walk(data.data(), data.size(), &found)) return nb::none();
+  return nb::make_tuple(found.frame_marker, found.frame, found.exif_start, found.exif_stop,
+                        found.scans, found.end);
+}
+
+}  // namespace
+
+void bind_markers(nb::module_ &module) {
+  using namespace nb::literals;
+  module.def("walk_jpeg", &walk_jpeg, "data"_a.noconvert());
+}

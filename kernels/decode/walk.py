@@ -1,0 +1,81 @@
+"""``walk_jpeg``: what all markers of a JPEG say, from the first to the end of the image.
+
+This finds a file that is cut short or whose segments contradict each other, at the speed at which
+memory is searched. Damage inside the coded pixels it cannot find: nothing is decoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastrot.kernels.decode.header import (
+    APP1,
+    FRAMES,
+    SOS,
+    JpegError,
+    JpegHeader,
+    frame_header,
+    segments,
+)
+from fastrot.kernels.dispatch import choose
+
+_EOI = 0xD9
+_EXIF = b"Exif\0"
+_EXIF_HEAD = 6  # bytes ahead of the TIFF block
+
+
+@dataclass(frozen=True)
+class JpegWalk:
+    """What the markers say.
+
+    Attributes:
+        frame: size, components, precision, process.
+        exif: the TIFF block of the first EXIF segment ahead of the scans; empty: there is none.
+        scans: how many there are.
+        end: offset behind the end-of-image marker; None: it has none, the file is cut short.
+    """
+
+    frame: JpegHeader
+    exif: bytes
+    scans: int
+    end: int | None
+
+
+def walk_jpeg(data: bytes) -> JpegWalk:
+    """Walk over the markers of a whole JPEG file.
+
+    Raises:
+        JpegError: no JPEG, no frame or more than one, no scan, or a segment that contradicts the
+            file.
+        KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
+    """
+    if choose("walk_jpeg").implementation == "cpp":
+        from fastrot.kernels import _native
+
+        found = _native.walk_jpeg(data)
+        if found is not None:
+            marker, start, exif_start, exif_stop, scans, end = found
+            frame = frame_header(data, marker, start, start + 6 + 3 * data[start + 5])
+            return JpegWalk(frame, data[exif_start:exif_stop], scans, end)
+    return _walk(data)
+
+
+def _walk(data: bytes) -> JpegWalk:
+    """The definition; also what has the words for a file that is not as it should be."""
+    frame: JpegHeader | None = None
+    exif: bytes | None = None
+    scans, end = 0, None
+    for marker, start, stop in segments(data):
+        if marker in FRAMES:
+            if frame is not None:
+                raise JpegError("JPEG has two frame headers")
+            frame = frame_header(data, marker, start, stop)
+        elif marker == SOS:
+            scans += 1
+        elif marker == _EOI:
+            end = stop
+        elif marker == APP1 and exif is None and not scans and data.startswith(_EXIF, start, stop):
+            exif = data[start + _EXIF_HEAD : stop]
+    if frame is None or not scans:
+        raise JpegError("JPEG has no frame header or no scan")
+    return JpegWalk(frame, exif or b"", scans, end)
