@@ -23,7 +23,7 @@ from PIL import features
 from fastrot import __version__
 from fastrot.data import manifest
 from fastrot.data.beton import BetonFile, BetonWriter
-from fastrot.data.encode import Encoding, Payload
+from fastrot.data.encode import SHRINK_FILTER, Encoding, Payload
 from fastrot.data.manifest import PIXELS_DECODED, Scalar
 from fastrot.data.meter import Meter
 from fastrot.data.philox import Stream, philox_u64
@@ -128,6 +128,7 @@ def prepare(
         size = estimate_bytes(listing, encoding, page_size)
         return replace(report, file_bytes=size)
     settings = asdict(encoding) | {"seed": seed, "libraries": _libraries()}
+    settings["shrink_filter"] = SHRINK_FILTER.name.lower()
     if resume and not overwrite and out.exists():
         return _finished(report, listing, settings)
     job = _Job(
