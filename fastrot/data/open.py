@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastrot.data import cifar
 from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.folder_samples import FolderSamples
 from fastrot.data.samples import Samples
+from fastrot.data.sources import find_layout
 from fastrot.data.tar_samples import TarSamples
 from fastrot.data.tar_shards import has_only_shards, is_pattern
 from fastrot.errors import UsageError
+
+_NAMES = {
+    "cifar": "CIFAR's binary version",
+    "voc07": "PASCAL VOC",
+    "coco": "COCO",
+    "imagenet": "ImageNet with a list for val/",
+    "places205": "Places205",
+    "inat18": "iNaturalist 2018",
+}
+_SPLITS = {"voc07": "trainval"}
 
 
 def open_samples(path: str | Path, *, checksums: bool = True) -> Samples:
@@ -34,10 +44,10 @@ def open_samples(path: str | Path, *, checksums: bool = True) -> Samples:
             return TarSamples(path)
         raise UsageError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
-        if cifar.find(path) is not None:
+        if (layout := find_layout(path)) != "folder":
             raise UsageError(
-                f"{path}: CIFAR's binary version; convert it first: fastrot prepare {path} "
-                "cifar.beton --split train"
+                f"{path}: {_NAMES[layout]}, not class folders; convert it first: fastrot prepare "
+                f"{path} OUT.beton --split {_SPLITS.get(layout, 'train')}"
             )
         return TarSamples(path) if has_only_shards(path) else FolderSamples(path)
     return BetonSamples(path, checksums=checksums)

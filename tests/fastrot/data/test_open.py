@@ -36,6 +36,21 @@ def test_a_file_that_is_no_beton(tmp_path, content, message):
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "coco-mini",
+            r"coco-mini: COCO, not .* fastrot prepare \S+coco-mini OUT.beton --split train",
+        ),
+        ("voc-mini", r"voc-mini: PASCAL VOC, not .* OUT.beton --split trainval"),
+    ],
+)
+def test_a_layout_with_lists_is_to_be_converted(test_data, name, message):
+    with pytest.raises(UsageError, match=message):
+        open_samples(test_data(name))
+
+
 def test_wrong_paths(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         open_samples(tmp_path / "nowhere.beton")
