@@ -13,11 +13,9 @@ Shapes: N source images in a batch, S side of a crop, M samples of an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,23 +26,13 @@ from fastrot.data.epochs import EpochLoader
 from fastrot.data.loader import Batch, LoaderSpec
 from fastrot.data.reference import decode_batch
 from fastrot.data.replace import CropSource, Substitution
+from fastrot.data.thread_counts import thread_counts_kept
 from fastrot.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
     from fastrot.data.ffcv_stream import FfcvStream
 
 _Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]
-
-
-@contextmanager
-def _thread_counts_kept() -> Iterator[None]:
-    """FFCV sets the thread counts of torch and numba when it is imported and when it is used."""
-    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
-    try:
-        yield
-    finally:
-        numba.set_num_threads(numba_threads)
-        torch.set_num_threads(torch_threads)  # last: over OpenMP numba's call sets torch's, too
 
 
 class FfcvLoader(EpochLoader):
@@ -78,21 +66,19 @@ class FfcvLoader(EpochLoader):
         self._bad = bad_samples(spec.samples, workers=spec.workers)
         if self._bad and spec.on_bad_sample == "fail":
             raise self._bad[min(self._bad)]
-        with _thread_counts_kept():
+        with thread_counts_kept():
             from fastrot.data.ffcv_stream import FfcvStream
-
-            self._stream: FfcvStream = FfcvStream(
-                spec.samples.path,
-                [field.name for field in spec.samples.file.fields],
-                spec.samples.file.image_field.name,
-                self.num_samples,
-                size=spec.crop.size,
-                chunk=self.batch_size,
-                workers=spec.workers,
-            )
+        self._stream: FfcvStream = FfcvStream(
+            spec.samples.path,
+            [field.name for field in spec.samples.file.fields],
+            spec.samples.file.image_field.name,
+            self.num_samples,
+            size=spec.crop.size,
+            chunk=self.batch_size,
+            workers=spec.workers,
+        )
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        threads = torch.get_num_threads()
         batches = [self._substituted(ids) for ids in self.spec.order.batches(epoch, start_step)]
         ids = np.concatenate([batch.ids for batch in batches]) if batches else np.zeros(0, np.int64)
         boxes = self._source.boxes(epoch, ids)
@@ -101,8 +87,6 @@ class FfcvLoader(EpochLoader):
             for batch in batches:
                 images = self._empty(len(batch.ids))
                 failed = reader.read_into(images.numpy())
-                if torch.get_num_threads() != threads:  # numba's first parallel call sets it
-                    torch.set_num_threads(threads)
                 delivered, bad = batch.ids, batch.bad
                 for row in np.flatnonzero(failed):
                     # Right pixels or a named error: what libjpeg refused here, the reference

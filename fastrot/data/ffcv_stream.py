@@ -4,8 +4,8 @@ What is FFCV's: the reader, the page lookup, the compiled pipeline, the JPEG dec
 resize. What is ours: the order, the boxes, and the thread's main loop, because FFCV's own lets
 an exception end the thread without a word to the consumer, who then waits for ever.
 
-Importing this module imports FFCV, which sets the thread counts of torch and numba; the caller
-sets them back.
+Importing this module imports FFCV, which sets the thread counts of torch and numba: do so with
+``thread_counts_kept``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.ffcv_decoder import DECODED, BoxDecoder
 from fastrot.data.loader import READ_DEADLINE_SECONDS
+from fastrot.data.thread_counts import thread_counts_kept
 from fastrot.errors import FastrotError, StorageError
 
 _POLL_SECONDS = 0.5
@@ -134,15 +135,16 @@ class FfcvStream:
         workers = min(max(workers, 1), numba.config.NUMBA_NUM_THREADS)
         pipelines: dict[str, PipelineSpec | None] = dict.fromkeys(fields)  # None: not read
         pipelines[image] = PipelineSpec(image, decoder=self._decoder)
-        self._loader: FfcvsOwnLoader | None = FfcvsOwnLoader(
-            str(path),
-            batch_size=chunk,
-            num_workers=workers,
-            os_cache=True,
-            order=self._order,
-            drop_last=False,
-            pipelines=pipelines,
-        )
+        with thread_counts_kept():
+            self._loader: FfcvsOwnLoader | None = FfcvsOwnLoader(
+                str(path),
+                batch_size=chunk,
+                num_workers=workers,
+                os_cache=True,
+                order=self._order,
+                drop_last=False,
+                pipelines=pipelines,
+            )
 
     def rows(
         self, ids: NDArray[np.int64], boxes: NDArray[np.int32]

@@ -31,6 +31,7 @@ from fastrot.data.loader import LoaderSpec, build_loader, choose_loader
 from fastrot.data.order import SampleOrder
 from fastrot.data.samples import BadSampleError
 from fastrot.data.subset import SubsetSamples
+from fastrot.data.thread_counts import thread_counts_kept
 from fastrot.errors import (
     BadDataError,
     FastrotError,
@@ -113,7 +114,6 @@ def spec_of(samples, workers, *, order=None, crop=CROP, **more) -> LoaderSpec:
 @pytest.fixture(scope="module", params=ENGINES, ids=names(ENGINES))
 def loader(request, beton):
     """One loader per engine, used by several tests one after the other."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as outside of tests side by side
     threads = torch.get_num_threads()
     name, workers = request.param
     built = build_loader(name, spec_of(BetonSamples(beton), workers))
@@ -433,7 +433,8 @@ def test_dali_batches_outlive_the_loader(beton):
 def test_ffcv_reports_what_its_decoder_refuses(damaged, beton):
     """A file without checksums that changes after it was checked: the return code tells."""
     path, _ = damaged
-    from fastrot.data.ffcv_stream import FfcvStream
+    with thread_counts_kept():
+        from fastrot.data.ffcv_stream import FfcvStream
 
     file = BetonSamples(path).file
     sample = int(np.flatnonzero(file.modes == 0)[25])
@@ -721,6 +722,39 @@ def test_ffcv_takes_new_boxes_every_epoch_without_compiling_again(n, beton, tmp_
     built.close()
 
 
+THREADS = """
+import sys, torch
+from fastrot.data.augment import Crop
+from fastrot.data.beton_samples import BetonSamples
+from fastrot.data.loader import LoaderSpec, build_loader
+from fastrot.data.order import SampleOrder
+import numba
+torch.set_num_threads(1)
+numba_threads = numba.get_num_threads()
+samples = BetonSamples(sys.argv[1])
+spec = LoaderSpec(
+    samples, SampleOrder(len(samples), 16), Crop("whole", 64), 0, torch.device("cpu"), 2
+)
+built = build_loader("ffcv", spec)
+assert (torch.get_num_threads(), numba.get_num_threads()) == (1, numba_threads), "built"
+for epoch in range(2):
+    for batch in built:
+        assert torch.get_num_threads() == 1, "read"
+built.close()
+assert (torch.get_num_threads(), numba.get_num_threads()) == (1, numba_threads), "closed"
+print(numba.threading_layer())
+"""
+
+
+def test_ffcv_leaves_the_thread_counts_alone(beton):
+    """FFCV sets those of torch and numba to its own, for the whole process."""
+    environment = os.environ | {"NUMBA_THREADING_LAYER": "omp"}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, str(beton)], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "omp\n"), done.stderr
+
+
 @each(FOLDER_READERS)
 @pytest.mark.parametrize(
     "crop",
@@ -767,8 +801,8 @@ def test_synthetic_pixels_are_fixed_by_the_seed(beton):
 
 
 def test_an_unknown_loader_lists_the_known_ones(beton):
-    with pytest.raises(UsageError, match="auto, reference, ffcv, dali, synthetic"):
-        build_loader("native", spec_of(BetonSamples(beton), 0))
+    with pytest.raises(UsageError, match="auto, native, reference, ffcv, dali, synthetic"):
+        build_loader("fast", spec_of(BetonSamples(beton), 0))
 
 
 def test_ffcv_refuses_what_it_cannot_do(beton, photos):
