@@ -90,6 +90,7 @@ bool Cropper::run(const std::uint8_t *data, std::size_t size, const CropRequest 
   if (request.colour_only && (size < 2 || data[size - 2] != 0xff || data[size - 1] != JPEG_EOI)) {
     return refuse("truncated JPEG: no end marker in the last two bytes");
   }
+  if (!request.to_end && resizes_) leave_out_what_lies_around(&data, &size, &width, &height);
   JpegRequest jpeg;
   jpeg.max_pixels = request.max_pixels;
   jpeg.width = width;
@@ -110,6 +111,25 @@ bool Cropper::run(const std::uint8_t *data, std::size_t size, const CropRequest 
   }
   if (resizes_) resizer_.finish();
   return true;
+}
+
+// With restart markers, take the part of the JPEG that the box needs for the whole.
+void Cropper::leave_out_what_lies_around(const std::uint8_t **data, std::size_t *size,
+                                         std::uint32_t *width, std::uint32_t *height) {
+  const auto within = [](std::int64_t value, std::uint32_t most) {
+    return std::clamp<std::int64_t>(value, 0, most);
+  };
+  const Region region{within(stored_.left, *width), within(stored_.top, *height),
+                      within(std::int64_t{stored_.left} + stored_.width, *width),
+                      within(std::int64_t{stored_.top} + stored_.height, *height)};
+  if (region.left >= region.right || region.top >= region.bottom) return;
+  if (!cutter_.cut(*data, *size, *width, *height, region)) return;
+  *data = cutter_.data();
+  *size = cutter_.size();
+  *width = cutter_.width();
+  *height = cutter_.height();
+  stored_.left -= static_cast<std::int32_t>(cutter_.left());
+  stored_.top -= static_cast<std::int32_t>(cutter_.top());
 }
 
 bool Cropper::choose(std::uint32_t width, std::uint32_t height, JpegPart *part) {

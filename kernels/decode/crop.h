@@ -8,6 +8,7 @@
 
 #include "jpeg.h"
 #include "resize.h"
+#include "restart.h"
 
 namespace fastrot {
 
@@ -44,11 +45,14 @@ class Cropper : RowSink {
   std::uint8_t *row(std::uint32_t y, std::uint32_t column, std::uint32_t pixels) override;
   void done(std::uint32_t y) override;
   bool refuse(const char *message);
+  void leave_out_what_lies_around(const std::uint8_t **data, std::size_t *size,
+                                  std::uint32_t *width, std::uint32_t *height);
   bool run(const std::uint8_t *data, std::size_t size, const CropRequest &request,
            std::uint8_t *out);
 
   JpegDecoder decoder_;
   Resizer resizer_;
+  RestartCutter cutter_;
   Box stored_{};             // the box in the stored image
   int size_ = 0;
   unsigned denominator_ = 1;

@@ -3,9 +3,13 @@
 // kernels/decode/walk.py is the definition, and says the words: here anything but an ordinary
 // file is an empty answer. Entropy-coded data is searched by memchr, so this is as fast as memory.
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -86,12 +90,51 @@ bool walk(const std::uint8_t *data, std::size_t size, Walk *result) {
   return false;
 }
 
-// (frame marker, offset of its payload, EXIF start, EXIF stop, scans, end), or None.
+// (frame marker, offset of its payload, EXIF start, EXIF stop, scans, end).
+nb::tuple answer(const Walk &found) {
+  return nb::make_tuple(found.frame_marker, found.frame, found.exif_start, found.exif_stop,
+                        found.scans, found.end);
+}
+
 nb::object walk_jpeg(const Bytes &data) {
   Walk found;
   if (!walk(data.data(), data.size(), &found)) return nb::none();
-  return nb::make_tuple(found.frame_marker, found.frame, found.exif_start, found.exif_stop,
-                        found.scans, found.end);
+  return answer(found);
+}
+
+// Whether the file has exactly `size` bytes, which then are in `buffer`.
+bool read_whole(const char *path, char *buffer, std::size_t size) {
+  const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  std::size_t done = 0;
+  char beyond;
+  while (true) {
+    const bool full = done == size;
+    const ssize_t count = read(descriptor, full ? &beyond : buffer + done, full ? 1 : size - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0 || full) {
+      close(descriptor);
+      return full && count == 0;
+    }
+    done += static_cast<std::size_t>(count);
+  }
+}
+
+// The bytes of a file of `size` bytes and what `walk_jpeg` says of them; None: it is not so.
+// Without the interpreter's lock, which would change hands at each of these calls.
+nb::object read_jpeg(const nb::bytes &path, std::size_t size) {
+  nb::object data = nb::steal(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+  if (!data.is_valid()) throw nb::python_error();
+  char *const buffer = PyBytes_AS_STRING(data.ptr());
+  Walk found;
+  bool ordinary;
+  {
+    const nb::gil_scoped_release unlocked;
+    ordinary = read_whole(path.c_str(), buffer, size) &&
+               walk(reinterpret_cast<const std::uint8_t *>(buffer), size, &found);
+  }
+  if (!ordinary) return nb::none();
+  return nb::make_tuple(data, answer(found));
 }
 
 }  // namespace
@@ -99,4 +142,5 @@ nb::object walk_jpeg(const Bytes &data) {
 void bind_markers(nb::module_ &module) {
   using namespace nb::literals;
   module.def("walk_jpeg", &walk_jpeg, "data"_a.noconvert());
+  module.def("read_jpeg", &read_jpeg, "path"_a, "size"_a);
 }

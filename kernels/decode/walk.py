@@ -6,6 +6,7 @@ memory is searched. Damage inside the coded pixels it cannot find: nothing is de
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from fastrot.kernels.decode.header import (
@@ -54,10 +55,38 @@ def walk_jpeg(data: bytes) -> JpegWalk:
 
         found = _native.walk_jpeg(data)
         if found is not None:
-            marker, start, exif_start, exif_stop, scans, end = found
-            frame = frame_header(data, marker, start, start + 6 + 3 * data[start + 5])
-            return JpegWalk(frame, data[exif_start:exif_stop], scans, end)
+            return _built(data, *found)
     return _walk(data)
+
+
+def read_jpeg(path: str, size: int) -> tuple[bytes, JpegWalk]:
+    """Read a JPEG file and walk over its markers.
+
+    Args:
+        path: of the file.
+        size: its bytes, as far as is known; another size only costs time.
+
+    Raises:
+        JpegError: as ``walk_jpeg``.
+        OSError: it cannot be read.
+        KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
+    """
+    if choose("walk_jpeg").implementation == "cpp":
+        from fastrot.kernels import _native
+
+        found = _native.read_jpeg(os.fsencode(path), size)
+        if found is not None:
+            return found[0], _built(found[0], *found[1])
+    with open(path, "rb") as file:
+        data = file.read()
+    return data, walk_jpeg(data)
+
+
+def _built(
+    data: bytes, marker: int, start: int, exif_start: int, exif_stop: int, scans: int, end: int
+) -> JpegWalk:
+    frame = frame_header(data, marker, start, start + 6 + 3 * data[start + 5])
+    return JpegWalk(frame, data[exif_start:exif_stop], scans, end)
 
 
 def _walk(data: bytes) -> JpegWalk:

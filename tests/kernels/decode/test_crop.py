@@ -147,6 +147,37 @@ def test_every_box_of_a_small_jpeg(options):
     assert np.array_equal(ours, crop_raw([stored] * 150, boxes, 24))
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(("width", "height"), [(257, 200), (256, 33), (240, 241)])
+def test_restart_markers_let_it_leave_out_what_lies_around_the_box(subsampling, width, height):
+    """Bit for bit what the whole image gives, even where the rest of the image is destroyed."""
+    rng = np.random.default_rng(width)
+    small = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+    boxes = random_boxes(rng, [(width, height)] * 120)
+    boxes[:3] = [[0, 0, width, height], [width - 1, height - 1, 1, 1], [64, 16, 64, 16]]
+    boxes[3] = [-5, -5, 60, 30]
+    block = {"4:4:4": 8, "4:2:2": 16, "4:2:0": 16}[subsampling]
+    across = -(-width // block)
+    for interval in (1, 2, 3, across, across + 1, 1000):
+        data = jpeg(pixels, subsampling=subsampling, restart_marker_blocks=interval)
+        expected = crop_raw([decode_jpeg(data)] * 120, boxes, 24)
+        crops = crops_of(boxes, [(width, height)] * 120, to_end=False)
+        ours, failed = crop([data] * 120, crops, 24)
+        assert failed == [] and np.array_equal(ours, expected)
+        if across % interval:
+            continue
+        # Its first interval destroyed, an image still gives every box that is far from it.
+        start = data.index(b"\xff\xda") + 20
+        end = data.index(b"\xff\xd0", start)
+        broken = data[:start] + bytes(end - start) + data[end:]
+        far = (boxes[:, 0] > 16 + (interval + 1) * block) | (boxes[:, 1] > 40)
+        if interval * 3 <= across and width > 64:
+            ours, failed = crop([broken] * 120, crops, 24)
+            assert not {row for row, _ in failed} & set(np.flatnonzero(far).tolist())
+            assert np.array_equal(ours[far], expected[far])
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grey_and_cmyk(mode):
     rng = np.random.default_rng(3)
