@@ -194,6 +194,8 @@ class Pretraining:
         )
         loader = build_loader(name, spec)
         self._stack.callback(loader.close)
+        if part == "train" and loader.reads:
+            self._say(f"{samples.path}: {loader.reads}")
         return loader
 
     def _validation_loaders(self) -> tuple[Loader | None, Loader | None]:

@@ -21,7 +21,12 @@ class EpochLoader(ABC):
 
     Args:
         spec: everything a loader needs.
+
+    Attributes:
+        reads: how the data set is read and why, in one line; empty where there is no choice.
     """
+
+    reads = ""
 
     def __init__(self, spec: LoaderSpec) -> None:
         self.spec = spec

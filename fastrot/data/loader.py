@@ -79,10 +79,12 @@ class Loader(Protocol):
     Attributes:
         batch_size: source images of this rank in a full batch.
         num_samples: n, samples in the data set.
+        reads: how the data set is read and why, in one line; empty where there is no choice.
     """
 
     batch_size: int
     num_samples: int
+    reads: str
 
     def __len__(self) -> int:
         """Batches of a whole epoch (steps x accumulation), equal on all ranks."""
