@@ -23,6 +23,12 @@ def decode_jpeg(data: Any, max_pixels: int) -> NDArray[np.uint8]:
 def walk_jpeg(data: Any) -> tuple[int, int, int, int, int, int] | None:
     """What kernels/decode/walk.py says of an ordinary file; None: of any other."""
 
+def read_jpeg(path: bytes, size: int) -> tuple[bytes, tuple[int, int, int, int, int, int]] | None:
+    """The bytes of a file of exactly this size and what ``walk_jpeg`` says of them, or None."""
+
+def announce_files(paths: list[bytes]) -> None:
+    """Tell the system that these files will be read soon, without the interpreter's lock."""
+
 class SourceFile:
     """A file of samples; kernels/decode/crop.py says what these classes do."""
 

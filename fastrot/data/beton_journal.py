@@ -95,27 +95,27 @@ class Journal:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         journal = cls(path, descriptor)
         header = {"temporary": temporary.name, **asdict(plan)}
-        journal._append(json.dumps(header).encode() + b"\n")
+        write_all(descriptor, json.dumps(header).encode() + b"\n")
+        os.fsync(descriptor)
         sync_folder(path.parent)
         return journal
 
     def append(self, page: int, page_hash: int, rows: NDArray[Any]) -> None:
         """Record that a page and the samples in it are on disk.
 
+        The record itself is not synced: it survives the end of this process, and a power cut
+        that takes it takes only the work on this page.
+
         Raises:
             OSError: as the system reports it.
         """
-        self._append(_pack(page, page_hash, rows))
+        write_all(self._descriptor, _pack(page, page_hash, rows))
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _append(self, data: bytes) -> None:
-        write_all(self._descriptor, data)
-        os.fsync(self._descriptor)
 
 
 @dataclass

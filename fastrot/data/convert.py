@@ -1,7 +1,7 @@
 """``fastrot prepare``: images on disk, of any layout that ``sources.py`` knows, to one ``.beton``.
 
-Processes decode every image strictly and encode it, or threads read it and keep its bytes; this
-one writes, in an order that is a shuffle keyed by the seed. A killed run goes on with ``resume``
+Processes decode every image strictly and encode it, or this one keeps its bytes; this one
+writes, in an order that is a shuffle keyed by the seed. A killed run goes on with ``resume``
 and ends with the same bytes as one that was never stopped. Importing this module imports no torch.
 """
 
@@ -46,6 +46,7 @@ from fastrot.errors import BadDataError, OutOfMemoryError, StorageError, UsageEr
 _SHUFFLE_EPOCH = 2**32 - 1  # no epoch of training shuffles with these numbers again
 _MIN_IMAGES_A_WORKER = 16
 _JPEG_NAMES = (".jpg", ".jpeg")
+_MOSTLY = 0.9  # of the files
 
 
 def prepare(
@@ -199,11 +200,11 @@ class _Tally:
 
 
 def _pool(listing: Source, encoding: Encoding, workers: int) -> _Pool:
-    """Threads where hardly anything is to be computed, else processes: encoding holds the GIL."""
+    """Processes, since encoding holds the GIL; where most bytes are kept no process is needed."""
     encode = Encode(listing, encoding)
     jpegs = sum(path.lower().endswith(_JPEG_NAMES) for path in listing.paths)
-    if encoding.copy and jpegs > 0.9 * len(listing):
-        return ReadAhead(encode, threads=workers)
+    if encoding.copy and jpegs > _MOSTLY * len(listing):
+        return ReadAhead(encode.keep, encode, encode.announce, threads=workers)
     return WorkerPool(encode, workers=workers)
 
 

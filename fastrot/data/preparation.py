@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ from fastrot.data.beton_format import (
     metadata_start,
     record_dtype,
 )
-from fastrot.data.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image
+from fastrot.data.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image, keep_file
 from fastrot.data.images import DecodeError
 from fastrot.data.sources import Source
 from fastrot.errors import UsageError
+from fastrot.kernels.decode.walk import announce_files
 
 _SHOWN = 20
 _TRIED = 24  # images that a dry run encodes to estimate the size
@@ -215,3 +216,11 @@ class Encode:
             return Skipped(self._source.paths[sample], error.reason)
         except OSError as error:
             return Skipped(self._source.paths[sample], error.strerror or str(error))
+
+    def keep(self, sample: int) -> Payload | None:
+        """The payload of a file whose bytes can be kept; None: it has to be encoded."""
+        return keep_file(self._source.file(sample), int(self._source.sizes[sample]))
+
+    def announce(self, samples: Sequence[int]) -> None:
+        """Have files that are wanted soon read into memory."""
+        announce_files([self._source.file(sample) for sample in samples])

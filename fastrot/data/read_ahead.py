@@ -1,14 +1,16 @@
-"""Threads that map a function over requests, in order, a little ahead of whoever takes them.
+"""Maps over files that are quickly read and hardly looked at, at the speed of the disk.
 
-For work that waits for a disk and hardly computes; ``workers.py`` has processes for the rest.
-Importing this module imports no torch.
+The calling thread reads them itself: handing bytes from thread to thread costs more than reading
+them. Other threads tell the system which files come next, and do the few requests that turn out
+to be long ones. ``workers.py`` has processes for work that is all long. Importing this module
+imports no torch.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -18,25 +20,35 @@ from fastrot.errors import StorageError
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
-_BATCHES_A_THREAD = 4  # at work or waiting to be taken
+_BATCHES_ANNOUNCED = 16
+_BATCHES_WAITING = 4  # results that wait for a long request ahead of them
 
 
 class ReadAhead(Generic[Request, Result]):
-    """Run ``function`` in ``threads`` threads; with 0 threads in the calling one.
+    """Answer requests in order, quick ones here and long ones in threads.
 
     Args:
-        function: called with one request, by several threads at once.
-        threads: number of threads.
+        quick: called here with one request; None: it is a long one.
+        long: called in a thread with a long request.
+        announce: called in a thread with requests that come soon; what it raises is lost.
+        threads: number of threads; 0: all is done here, and nothing announced.
 
     Example:
-        >>> with ReadAhead(len, threads=2) as ahead:
-        ...     list(ahead.map(["a", "bb"]))
-        [1, 2]
+        >>> table = {1: "one"}
+        >>> with ReadAhead(table.get, str, lambda soon: None, threads=2) as ahead:
+        ...     list(ahead.map([1, 2]))
+        ['one', '2']
     """
 
-    def __init__(self, function: Callable[[Request], Result], *, threads: int) -> None:
-        self._function = function
-        self._threads = threads
+    def __init__(
+        self,
+        quick: Callable[[Request], Result | None],
+        long: Callable[[Request], Result],
+        announce: Callable[[Sequence[Request]], None],
+        *,
+        threads: int,
+    ) -> None:
+        self._quick, self._long, self._announce = quick, long, announce
         self._pool: ThreadPoolExecutor | None = None
         if threads:
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastrot-read")
@@ -52,40 +64,58 @@ class ReadAhead(Generic[Request, Result]):
 
         Args:
             requests: drawn not far ahead of the results.
-            batch: requests that a thread takes at a time.
+            batch: requests that are announced at a time.
 
         Raises:
-            StorageError: no result came for ``DEADLINE_SECONDS``.
-            Exception: whatever the function raised, at the first result of its batch.
+            StorageError: a long request took ``DEADLINE_SECONDS``.
+            Exception: whatever ``quick`` or ``long`` raised.
         """
-        if self._pool is None:
-            return map(self._function, requests)
-        return self._iterate(self._pool, iter(requests), batch)
+        waiting: deque[Result | Future[Result]] = deque()
+        for request in self._announced(iter(requests), batch):
+            result = self._quick(request)
+            if result is not None:
+                waiting.append(result)
+            elif self._pool is None:
+                waiting.append(self._long(request))
+            else:
+                waiting.append(self._pool.submit(self._long, request))
+            while waiting and (_is_ready(waiting[0]) or len(waiting) > _BATCHES_WAITING * batch):
+                yield _settled(waiting.popleft())
+        while waiting:
+            yield _settled(waiting.popleft())
 
     def close(self) -> None:
         """End the threads when they have done what they are at; safe to call twice."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _iterate(
-        self, pool: ThreadPoolExecutor, requests: Iterator[Request], size: int
-    ) -> Iterator[Result]:
-        waiting: deque[Future[list[Result]]] = deque()
+    def _announced(self, requests: Iterator[Request], size: int) -> Iterator[Request]:
+        if self._pool is None:
+            yield from requests
+            return
+        ahead: deque[list[Request]] = deque()
         while True:
-            while len(waiting) < _BATCHES_A_THREAD * self._threads:
+            while len(ahead) < _BATCHES_ANNOUNCED:
                 batch = list(itertools.islice(requests, size))
                 if not batch:
                     break
-                waiting.append(pool.submit(self._answer, batch))
-            if not waiting:
+                self._pool.submit(self._announce, batch)
+                ahead.append(batch)
+            if not ahead:
                 return
-            try:
-                results = waiting.popleft().result(timeout=DEADLINE_SECONDS)
-            except TimeoutError:
-                raise StorageError(
-                    f"no image was read for {DEADLINE_SECONDS:.0f} s: the storage stalls"
-                ) from None
-            yield from results
+            yield from ahead.popleft()
 
-    def _answer(self, batch: list[Request]) -> list[Result]:
-        return [self._function(request) for request in batch]
+
+def _is_ready(result: Result | Future[Result]) -> bool:
+    return not isinstance(result, Future) or result.done()
+
+
+def _settled(result: Result | Future[Result]) -> Result:
+    if not isinstance(result, Future):
+        return result
+    try:
+        return result.result(timeout=DEADLINE_SECONDS)
+    except TimeoutError:
+        raise StorageError(
+            f"no image was read for {DEADLINE_SECONDS:.0f} s: the storage stalls"
+        ) from None

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -137,10 +139,25 @@ nb::object read_jpeg(const nb::bytes &path, std::size_t size) {
   return nb::make_tuple(data, answer(found));
 }
 
+// Tell the system that these files will be read soon; one that cannot be opened is passed over.
+void announce_files(const nb::list &paths) {
+  std::vector<std::string> names;
+  names.reserve(nb::len(paths));
+  for (const nb::handle path : paths) names.emplace_back(nb::cast<nb::bytes>(path).c_str());
+  const nb::gil_scoped_release unlocked;
+  for (const std::string &name : names) {
+    const int descriptor = open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0) continue;
+    posix_fadvise(descriptor, 0, 0, POSIX_FADV_WILLNEED);
+    close(descriptor);
+  }
+}
+
 }  // namespace
 
 void bind_markers(nb::module_ &module) {
   using namespace nb::literals;
   module.def("walk_jpeg", &walk_jpeg, "data"_a.noconvert());
+  module.def("announce_files", &announce_files, "paths"_a);
   module.def("read_jpeg", &read_jpeg, "path"_a, "size"_a);
 }

@@ -7,6 +7,7 @@ memory is searched. Damage inside the coded pixels it cannot find: nothing is de
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastrot.kernels.decode.header import (
@@ -80,6 +81,14 @@ def read_jpeg(path: str, size: int) -> tuple[bytes, JpegWalk]:
     with open(path, "rb") as file:
         data = file.read()
     return data, walk_jpeg(data)
+
+
+def announce_files(paths: Sequence[str]) -> None:
+    """Tell the system that these files will be read soon; without the extension nothing is told."""
+    if choose("walk_jpeg").implementation == "cpp":
+        from fastrot.kernels import _native
+
+        _native.announce_files([os.fsencode(path) for path in paths])
 
 
 def _built(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastrot.data import checked
+from fastrot.data.augment import Crop
 from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.convert import prepare
+from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.manifest import manifest_path
+from fastrot.data.order import SampleOrder
 from fastrot.data.verify import verify
 
 
@@ -127,3 +132,32 @@ def test_the_stamp_goes_to_the_cache_where_the_folder_is_read_only(beton, tmp_pa
     assert list(found) == [2]
     assert len(list((tmp_path / "cache" / "fastrot").iterdir())) == 1
     assert str(checked.known(BetonSamples(beton))[2]) == str(found[2])
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_dali_decodes_strictly_only_what_nobody_decoded(files, tmp_path, verified):
+    pytest.importorskip("nvidia.dali")
+    for path in files.glob("copied.beton*"):
+        shutil.copy(path, tmp_path)
+    beton = tmp_path / "copied.beton"
+    alter(beton, 4)
+    manifest_path(beton).unlink()
+    if verified:
+        verify(beton, progress=False)
+
+    class Counting(BetonSamples):
+        decoded: ClassVar[list[int]] = []
+
+        def decode(self, sample):
+            self.decoded.append(sample)
+            return super().decode(sample)
+
+    Counting.decoded.clear()
+    order = SampleOrder(40, 10, seed=0)
+    spec = LoaderSpec(
+        Counting(beton), order, Crop("whole", 32), 0, torch.device("cpu"), 1, on_bad_sample="skip"
+    )
+    loader = build_loader("dali", spec)
+    assert sum(len(batch.index) for batch in loader) == 40
+    loader.close()
+    assert set(Counting.decoded) == ({4} if verified else set(range(40)))

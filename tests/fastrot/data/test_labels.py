@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_with_them(test_data, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         from fastrot.data import convert
 
-        real, calls = convert.Encode.__call__, []
+        real, calls = convert.Encode.keep, []
 
         def stop(self, sample):
             calls.append(sample)
@@ -176,7 +176,7 @@ def test_an_interrupted_run_goes_on_with_them(test_data, tmp_path):
                 raise KeyboardInterrupt
             return real(self, sample)
 
-        patch.setattr(convert.Encode, "__call__", stop)
+        patch.setattr(convert.Encode, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare(test_data("coco-mini"), out, **options, workers=0)
     report = prepare(test_data("coco-mini"), out, **options, resume=True)

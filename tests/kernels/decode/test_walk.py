@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fastrot.kernels.decode.header import JpegError
-from fastrot.kernels.decode.walk import walk_jpeg
+from fastrot.kernels.decode.walk import announce_files, read_jpeg, walk_jpeg
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -134,3 +134,19 @@ def test_both_say_the_same_of_altered_files(monkeypatch):
         assert here == told(bytes(data), "reference", monkeypatch)
         outcomes.add(type(here))
     assert len(outcomes) == 2, "sound and unsound ones"
+
+
+@pytest.mark.usefixtures("each")
+def test_a_file_is_read_and_walked(tmp_path):
+    path, data = tmp_path / "caf\udce9 x.jpg", jpeg(exif=exif(8))
+    path.write_bytes(data)
+    for size in (len(data), len(data) - 1, len(data) + 1, 0):  # it may have changed since
+        assert read_jpeg(str(path), size) == (data, walk_jpeg(data))
+    path.write_bytes(b"")
+    with pytest.raises(JpegError, match="empty"):
+        read_jpeg(str(path), 0)
+    path.write_bytes(data[:-2])
+    assert read_jpeg(str(path), len(data) - 2)[1].end is None
+    with pytest.raises(FileNotFoundError):
+        read_jpeg(str(tmp_path / "none.jpg"), 5)
+    announce_files([str(path), str(tmp_path / "none.jpg"), str(tmp_path)])
