@@ -49,6 +49,7 @@ from fastrot.kernels.decode.crop_reference import cut
 
 _READ_AHEAD = 2
 _DECODED_AHEAD = 2
+_KEPT = 8  # batches whose bytes a GPU may still be reading after they were delivered
 
 _Bytes = NDArray[np.uint8]
 
@@ -101,6 +102,7 @@ class DaliLoader(EpochLoader):
             leaves_image=spec.crop.leaves_image,
             hw_decoder_load=hw_decoder_load,
         )
+        self._kept: deque[tuple[torch.cuda.Event, _Flight]] = deque()
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
         assert self._crops is not None
@@ -149,7 +151,7 @@ class DaliLoader(EpochLoader):
                     if sample.file is not None:
                         flight.files[row] = sample.file
                     elif sample.pixels is not None:
-                        flight.pixels[row] = cut(sample.pixels, boxes[row])
+                        flight.pixels[row] = np.ascontiguousarray(cut(sample.pixels, boxes[row]))
                 yield flight
 
     def _find_all(self, ids: NDArray[np.int64]) -> list[_Found | BadSampleError]:
@@ -211,9 +213,19 @@ class DaliLoader(EpochLoader):
             crops = from_dlpack(self._crops.pixels.take(stream))
             parts.append((list(flight.pixels), crops))
         flights.popleft()
+        if stream is not None:
+            self._keep(flight, stream)
         images = self._assembled(parts, flight)
         self._report(flight.chosen.bad)
         return self._batch(images, flight.chosen.ids, epoch)
+
+    def _keep(self, flight: _Flight, stream: torch.cuda.Stream) -> None:
+        """Hold the bytes, which DALI did not copy, until the GPU has made the batch of them."""
+        event = torch.cuda.Event()
+        event.record(stream)
+        self._kept.append((event, flight))
+        while self._kept and (len(self._kept) > _KEPT or self._kept[0][0].query()):
+            self._kept.popleft()[0].synchronize()
 
     def _patch(self, flight: _Flight, position: int | None, epoch: int) -> None:
         """Let the reference decode what DALI refuses, though the strict decoder accepted it."""
@@ -241,6 +253,8 @@ class DaliLoader(EpochLoader):
 
     def _release(self) -> None:
         self._crops = None
+        while self._kept:
+            self._kept.popleft()[0].synchronize()
 
 
 def _known_to_decode(samples: Samples) -> NDArray[np.bool_]:

@@ -93,6 +93,8 @@ class DaliCrops:
     ) -> None:
         """Begin to decode, cut and resize. Only the part inside its box is decoded of each image.
 
+        On a GPU the files must stay in memory until what ``take`` gives is there.
+
         Args:
             files: K whole JPEG files; they are not copied.
             boxes: of shape (K, 4), left, top, width, height.
@@ -107,8 +109,8 @@ class DaliCrops:
         self.files.submit(inputs)
 
     def submit_pixels(self, pixels: Sequence[Bytes]) -> None:
-        """Begin to resize K boxes of any size (h, w, 3)."""
-        self.pixels.submit({"pixels": [np.ascontiguousarray(image) for image in pixels]})
+        """Begin to resize K boxes of any size (h, w, 3), contiguous; they are not copied."""
+        self.pixels.submit({"pixels": pixels})
 
     def restart_files(self) -> None:
         """Forget all files that were submitted; a pipeline that failed is not to be used again."""
@@ -124,7 +126,9 @@ class DaliCrops:
 
     def _file_pipeline(self) -> Pipeline:
         pipeline = Pipeline(**self._settings)
-        on_gpu: dict[str, Any] = {} if self._gpu is None else {"hw_decoder_load": self._hw_decoder_load}
+        on_gpu: dict[str, Any] = (
+            {} if self._gpu is None else {"hw_decoder_load": self._hw_decoder_load}
+        )
         with pipeline:
             images = fn.decoders.image_slice(
                 fn.external_source(name="file", dtype=types.UINT8, ndim=1, no_copy=True),

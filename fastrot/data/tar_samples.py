@@ -33,8 +33,8 @@ class TarSamples:
     reads headers only; an image exchanged for another one of exactly the same size goes unseen
     when a run is resumed. A ``.beton`` file has checksums and no such gap.
 
-    Opening takes 10 microseconds and one seek a member: half a minute for ImageNet in memory,
-    much more from a cold disk, and every process does it. For many epochs ``.beton`` pays off.
+    Opening takes 10 to 20 microseconds and one seek a member: half a minute for ImageNet in
+    memory, much more from a cold disk, and every process does it. ``.beton`` opens at once.
 
     Args:
         path: a ``.tar`` file, a folder of them, or a pattern like ``shard-{000..009}.tar``.
