@@ -68,7 +68,7 @@ def train(
     ] = None,
     val: Annotated[Path | None, typer.Option(help="Held-out images, measured every epoch.")] = None,
     loader: Annotated[
-        str | None, typer.Option(metavar="auto|ffcv|dali|reference|synthetic", help="The engine.")
+        str | None, typer.Option(metavar="auto|native|ffcv|dali|reference|synthetic", help="The engine.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; default: runs/ and the recipe's name.")
