@@ -12,6 +12,7 @@ void bind_markers(nb::module_ &module);
 #endif
 
 NB_MODULE(_native, module) {
+  nb::set_leak_warnings(false);  // a loader that lives until the interpreter ends is no fault
   bind_rotate(module);
 #ifdef FASTROT_WITH_DECODE
   bind_decode(module);

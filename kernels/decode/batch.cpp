@@ -22,7 +22,7 @@ using Images = nb::ndarray<std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ticket = std::shared_ptr<Batch>;
 
-constexpr std::int32_t kLargestSide = 1 << 16;
+constexpr std::int32_t kLargestSide = 1 << 26;
 
 // What the crops of a batch have in common.
 struct Settings {
@@ -50,7 +50,7 @@ Ticket new_batch(const std::optional<Images> &out, const Crops &crops, const Set
               crops.sizes.shape(1) == 2 && crops.orientation.shape(0) == count &&
               crops.raw.shape(0) == count && crops.to_end.shape(0) == count,
           "boxes (N, 4), sizes (N, 2), orientation, raw, to_end (N,)");
-  require(settings.size >= 1 && settings.size <= kLargestSide, "size must be 1 to 65536");
+  require(settings.size >= 1 && settings.size <= 1 << 16, "size must be 1 to 65536");
   const auto side = static_cast<std::size_t>(settings.size);
   auto batch = std::make_shared<Batch>();
   if (out) {
@@ -176,7 +176,12 @@ void bind_batch(nb::module_ &module) {
   nb::class_<Batch>(module, "BatchTicket");
 
   nb::class_<Pool>(module, "DecodePool")
-      .def(nb::init<int>(), "threads"_a)
+      .def("__init__",
+           [](Pool *pool, int threads) {
+             require(threads >= 1, "threads must be at least 1");
+             new (pool) Pool(threads);
+           },
+           "threads"_a)
       .def("submit_spans", &submit_spans, "out"_a.noconvert().none(), "crops"_a, "settings"_a,
            "file"_a, "offsets"_a.noconvert(), "sizes"_a.noconvert(), "image"_a,
            "records"_a.noconvert().none(), "checksums"_a.noconvert().none(), "announce"_a)

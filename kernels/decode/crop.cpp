@@ -95,6 +95,7 @@ bool Cropper::run(const std::uint8_t *data, std::size_t size, const CropRequest 
   jpeg.max_pixels = request.max_pixels;
   jpeg.width = width;
   jpeg.height = height;
+  jpeg.in_part = true;
   jpeg.colour_only = request.colour_only;
   jpeg.to_end = request.to_end;
   if (!request.exact) {

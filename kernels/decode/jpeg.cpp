@@ -20,6 +20,20 @@ constexpr std::uint32_t kMargin = 2;
 #define FASTROT_STRING_(x) #x
 #define FASTROT_STRING(x) FASTROT_STRING_(x)
 
+// Whether libjpeg can skip rows and columns of an image with these samplings, and shrink it: those
+// that encoders use. With others it loses its place, or runs in circles.
+bool is_ordinary(const jpeg_decompress_struct &info) {
+  for (int k = 1; k < info.num_components; ++k) {
+    const jpeg_component_info &component = info.comp_info[k];
+    const bool like_first = k == 3 && component.h_samp_factor == info.comp_info[0].h_samp_factor &&
+                            component.v_samp_factor == info.comp_info[0].v_samp_factor;
+    if (!like_first && (component.h_samp_factor != 1 || component.v_samp_factor != 1)) return false;
+  }
+  if (info.num_components == 1) return true;  // its sampling means nothing
+  const int h = info.comp_info[0].h_samp_factor, v = info.comp_info[0].v_samp_factor;
+  return (v == 1 && (h == 1 || h == 2 || h == 4)) || (v == 2 && (h == 1 || h == 2));
+}
+
 // Rows of CMYK as Adobe stores them (255 is no ink) to RGB, by Pillow's integer rule.
 void cmyk_row_to_rgb(const JSAMPLE *cmyk, std::size_t width, std::uint8_t *rgb) {
   for (std::size_t x = 0; x < width; ++x, cmyk += 4, rgb += 3) {
@@ -264,8 +278,11 @@ void JpegDecoder::read_header(const JpegRequest &request) {
       (request.height && request.height != info_.image_height)) {
     fail("not the width and height that were announced");
   }
+  if (request.in_part && !is_ordinary(info_)) fail("an unusual sampling of its colours");
   info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : JCS_RGB;
   info_.dct_method = JDCT_ISLOW;
+  // It would guess the details that a progressive image lacks, and from other neighbours in a part.
+  info_.do_block_smoothing = FALSE;
   info_.scale_num = 1;
   info_.scale_denom = request.denominator;
 }

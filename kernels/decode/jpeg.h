@@ -20,6 +20,7 @@ struct JpegRequest {
   std::uint32_t width = 0;   // as stored; 0: any
   std::uint32_t height = 0;  // as stored; 0: any
   bool colour_only = false;  // three components, nothing else
+  bool in_part = false;      // the sink may choose a part, or the image is shrunk
   bool to_end = true;        // also read what lies behind the part, up to the end marker
   unsigned denominator = 1;  // 1, 2, 4 or 8: shrink in the DCT domain
 };

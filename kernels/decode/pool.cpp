@@ -1,7 +1,9 @@
 #include "pool.h"
 
+#include <algorithm>
 #include <csignal>
 #include <new>
+#include <stdexcept>
 
 #include <pthread.h>
 #include <unistd.h>
@@ -14,6 +16,7 @@ namespace fastrot {
 namespace {
 
 constexpr double kPatienceSeconds = 10.0;
+constexpr double kLongestWaitSeconds = 1e6;  // what the clock can add
 
 // What one thread keeps from row to row.
 struct Worker {
@@ -132,7 +135,12 @@ Pool::~Pool() {
   }
 }
 
+void Pool::check_process() const {
+  if (process_ != getpid()) throw std::runtime_error("the threads did not survive a fork");
+}
+
 void Pool::submit(const std::shared_ptr<Batch> &batch) {
+  check_process();
   {
     const std::lock_guard<std::mutex> lock(shared_->mutex);
     if (!batch->places.empty()) shared_->queue.push_back(batch);
@@ -141,12 +149,15 @@ void Pool::submit(const std::shared_ptr<Batch> &batch) {
 }
 
 bool Pool::wait(const Batch &batch, double seconds) {
+  check_process();
+  seconds = std::clamp(seconds, 0.0, kLongestWaitSeconds);
   std::unique_lock<std::mutex> lock(shared_->mutex);
   return shared_->progress.wait_for(lock, std::chrono::duration<double>(seconds),
                                     [&] { return batch.finished == batch.places.size(); });
 }
 
 bool Pool::discard(double seconds) {
+  if (process_ != getpid()) return true;
   std::unique_lock<std::mutex> lock(shared_->mutex);
   shared_->queue.clear();
   return shared_->progress.wait_for(lock, std::chrono::duration<double>(seconds),

@@ -56,6 +56,7 @@ class Pool {
   Pool(const Pool &) = delete;
   Pool &operator=(const Pool &) = delete;
 
+  // In a forked process, where the threads do not exist, these two throw std::runtime_error.
   void submit(const std::shared_ptr<Batch> &batch);
   // Whether all rows are finished after at most so many seconds.
   bool wait(const Batch &batch, double seconds);
@@ -63,6 +64,8 @@ class Pool {
   bool discard(double seconds);
 
  private:
+  void check_process() const;
+
   struct Shared;  // outlives the pool where a thread is left behind
   static void run(const std::shared_ptr<Shared> &shared);
 

@@ -8,7 +8,6 @@ namespace fastrot {
 
 namespace {
 
-constexpr std::int32_t kOne = 1 << kWeightBits;
 constexpr std::int32_t kRound = 1 << (2 * kWeightBits - 1);
 
 std::int32_t pair_of(std::int32_t weight) { return (weight << 16) | (16 * weight); }
@@ -58,8 +57,14 @@ const Passes &passes() {
   return chosen;
 }
 
+std::int64_t Axis::taps_of(std::int64_t length, std::int64_t size, std::int64_t denominator) {
+  const std::int64_t pixel = denominator * size;
+  return (2 * std::max(pixel, length) + pixel - 1) / pixel;
+}
+
 void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
-                std::int64_t denominator) {
+                std::int64_t denominator, int bits) {
+  const std::int32_t one = 1 << bits;
   // In units of 1 / (2 * size) of a full pixel everything is an integer. Pixel j, seen from
   // output i: distance |(2j+1) d S - 2 start S - (2i+1) length|, and the triangle ends at `reach`.
   const std::int64_t pixel = denominator * size;
@@ -71,7 +76,7 @@ void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
   };
   begin_ = first_from(2 * start);
   end_ = std::max(begin_ + 1, first_from(2 * (start + length)));
-  taps_ = static_cast<int>(std::min(end_ - begin_, (reach + pixel - 1) / pixel));
+  taps_ = static_cast<int>(std::min(end_ - begin_, taps_of(length, size, denominator)));
   const auto outputs = static_cast<std::size_t>(size);
   first_.assign(outputs, 0);
   count_.assign(outputs, 0);
@@ -79,7 +84,7 @@ void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
   shares_.assign(static_cast<std::size_t>(taps_), 0);
   const bool symmetric = (begin_ + end_) * denominator == 2 * start + length;
   for (std::int64_t i = 0; i < size; ++i) {
-    std::int16_t *weights = weights_.data() + i * taps_;
+    std::int32_t *weights = weights_.data() + i * taps_;
     if (symmetric && 2 * i >= size) {  // the mirror image of its counterpart
       const std::int64_t other = size - 1 - i;
       const std::int32_t count = count_[static_cast<std::size_t>(other)];
@@ -117,21 +122,25 @@ void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
     std::int32_t before = 0;
     for (int t = 0; t < until; ++t) {
       shares += shares_[static_cast<std::size_t>(t)];
-      const auto sum = static_cast<std::int32_t>((2 * kOne * shares + total) / (2 * total));
-      weights[t] = static_cast<std::int16_t>(sum - before);
+      const auto sum = static_cast<std::int32_t>((2 * one * shares + total) / (2 * total));
+      weights[t] = sum - before;
       before = sum;
     }
     if (middle) {
       std::reverse_copy(weights, weights + until, weights + count - until);
-      if (count % 2) weights[until] = static_cast<std::int16_t>(kOne - 2 * before);
+      if (count % 2) weights[until] = one - 2 * before;
     }
   }
 }
 
 void Resizer::begin(const Box &box, int size, unsigned denominator, std::uint32_t width,
                     std::uint32_t height, std::uint8_t *out) {
-  across_.plan(box.left, box.width, size, denominator);
-  down_.plan(box.top, box.height, size, denominator);
+  // Both sides alike, or a turned box would be resized differently.
+  wide_ = std::max(Axis::taps_of(box.width, size, denominator),
+                   Axis::taps_of(box.height, size, denominator)) > kManyTaps;
+  const int bits = wide_ ? kWideWeightBits : kWeightBits;
+  across_.plan(box.left, box.width, size, denominator, bits);
+  down_.plan(box.top, box.height, size, denominator, bits);
   size_ = size;
   next_ = 0;
   out_ = out;
@@ -148,16 +157,18 @@ void Resizer::begin(const Box &box, int size, unsigned denominator, std::uint32_
   ring_.assign(window_, nullptr);
   taps_.resize(window_ + 1);
   row_weights_.resize(window_ + 1);
+  wide_weights_.resize(window_ + 1);
 
   // The line between the passes: black left and right of the image, and room for surplus taps.
   const std::int64_t columns = across_.end() - across_.begin();
   const auto values = static_cast<std::size_t>(columns + across_.taps()) * 3 + 8;
   line_.assign(values, 0);
   first_.resize(outputs);
-  pairs_.assign((outputs + 1) / 2 * taps * 8, 0);
+  pairs_.assign(wide_ ? 0 : (outputs + 1) / 2 * taps * 8, 0);
   for (std::size_t i = 0; i < outputs; ++i) {
     first_[i] = static_cast<std::int32_t>(across_.first(static_cast<int>(i)) - across_.begin());
-    const std::int16_t *weights = across_.weights(static_cast<int>(i));
+    if (wide_) continue;
+    const std::int32_t *weights = across_.weights(static_cast<int>(i));
     std::int32_t *pairs = pairs_.data() + i / 2 * taps * 8 + i % 2 * 4;
     for (std::size_t t = 0; t < taps; ++t) std::fill_n(pairs + t * 8, 4, pair_of(weights[t]));
   }
@@ -175,26 +186,47 @@ void Resizer::finish() {
 }
 
 void Resizer::emit(int i) {
-  const std::int16_t *weights = down_.weights(i);
+  const std::int32_t *weights = down_.weights(i);
   const std::int64_t first = down_.first(i);
   int taps = 0;
   for (int t = 0; t < down_.count(i); ++t) {
     const std::int64_t y = first + t;
     if (y < top_ || y >= bottom_) continue;  // black
     taps_[static_cast<std::size_t>(taps)] = ring_[static_cast<std::size_t>(y) % window_];
-    row_weights_[static_cast<std::size_t>(taps++)] = weights[t];
+    wide_weights_[static_cast<std::size_t>(taps)] = weights[t];
+    row_weights_[static_cast<std::size_t>(taps++)] = static_cast<std::int16_t>(weights[t]);
   }
+  const std::size_t n = std::size_t{right_ - left_} * 3;
+  const auto black = static_cast<std::size_t>(left_ - across_.begin()) * 3;
+  std::uint8_t *out = out_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(size_) * 3;
+  if (wide_) return emit_wide(taps, n, black, out);
   if (taps % 2) {
     taps_[static_cast<std::size_t>(taps)] = taps_[static_cast<std::size_t>(taps - 1)];
     row_weights_[static_cast<std::size_t>(taps++)] = 0;
   }
-  const std::size_t n = std::size_t{right_ - left_} * 3;
-  const auto black = static_cast<std::size_t>(left_ - across_.begin()) * 3;
   if (n > 0) {
     passes().vertical(taps_.data(), row_weights_.data(), taps, n, line_.data() + black);
   }
-  passes().horizontal(line_.data(), first_.data(), pairs_.data(), across_.taps(), size_,
-                      out_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(size_) * 3);
+  passes().horizontal(line_.data(), first_.data(), pairs_.data(), across_.taps(), size_, out);
+}
+
+void Resizer::emit_wide(int taps, std::size_t n, std::size_t black, std::uint8_t *out) {
+  std::int32_t *line = line_.data() + black;  // up to 255 * 2 ** 16
+  std::fill_n(line, n, 0);
+  for (int t = 0; t < taps; ++t) {
+    const std::uint8_t *row = taps_[static_cast<std::size_t>(t)];
+    const std::int32_t weight = wide_weights_[static_cast<std::size_t>(t)];
+    for (std::size_t k = 0; k < n; ++k) line[k] += weight * row[k];
+  }
+  for (int i = 0; i < size_; ++i) {
+    const std::int32_t *at = line_.data() + std::ptrdiff_t{first_[static_cast<std::size_t>(i)]} * 3;
+    const std::int32_t *weights = across_.weights(i);
+    for (int c = 0; c < 3; ++c) {
+      std::int64_t sum = std::int64_t{1} << (2 * kWideWeightBits - 1);
+      for (int t = 0; t < across_.count(i); ++t) sum += std::int64_t{weights[t]} * at[t * 3 + c];
+      *out++ = static_cast<std::uint8_t>(sum >> (2 * kWideWeightBits));
+    }
+  }
 }
 
 }  // namespace fastrot

@@ -4,7 +4,7 @@
 // shrunk the image; output i looks at the centre of its share of the box, through a triangle as
 // wide as the larger of the two pixel sizes (that of Pillow, and of torchvision's antialias=True).
 //
-// Weights are integers that add up to 1024, the mirror image of each other from both ends, and
+// Weights are integers that add up to a power of two (1024, more where very many pixels become one), the mirror image of each other from both ends, and
 // nothing is rounded but the sum at the very end. So turning or mirroring the box turns or mirrors
 // the result, bit for bit. A resize that rounds between its two passes does not keep that, and a
 // network that is to recognise turns finds it.
@@ -18,6 +18,8 @@
 namespace fastrot {
 
 constexpr int kWeightBits = 10;
+constexpr int kManyTaps = 16;       // with more, ten bits for each weight are too coarse,
+constexpr int kWideWeightBits = 16;  // and 64-bit sums in portable code make no difference
 
 // A box in pixels of the full image; it may reach outside, where everything is black.
 struct Box {
@@ -27,15 +29,18 @@ struct Box {
 // The weights along one side.
 class Axis {
  public:
-  // `start`, `length`: of the box. `size`: outputs.
-  void plan(std::int64_t start, std::int64_t length, std::int64_t size, std::int64_t denominator);
+  // `start`, `length`: of the box. `size`: outputs. The weights add up to 2 ** bits.
+  void plan(std::int64_t start, std::int64_t length, std::int64_t size, std::int64_t denominator,
+            int bits);
+  // Most pixels that an output looks at, before planning.
+  static std::int64_t taps_of(std::int64_t length, std::int64_t size, std::int64_t denominator);
 
   // Output i looks at the pixels from first(i) on, count(i) of them and at most taps().
   std::int64_t first(int i) const { return first_[static_cast<std::size_t>(i)]; }
   int count(int i) const { return count_[static_cast<std::size_t>(i)]; }
   int taps() const { return taps_; }
   // taps() weights, zero behind the first count(i).
-  const std::int16_t *weights(int i) const {
+  const std::int32_t *weights(int i) const {
     return weights_.data() + static_cast<std::size_t>(i) * static_cast<std::size_t>(taps_);
   }
   // Pixels that any output looks at.
@@ -47,7 +52,7 @@ class Axis {
   int taps_ = 0;
   std::vector<std::int64_t> first_;
   std::vector<std::int32_t> count_;
-  std::vector<std::int16_t> weights_;
+  std::vector<std::int32_t> weights_;
   std::vector<std::int64_t> shares_;
 };
 
@@ -94,6 +99,7 @@ class Resizer {
 
  private:
   void emit(int i);
+  void emit_wide(int taps, std::size_t n, std::size_t black, std::uint8_t *out);
 
   Axis across_, down_;
   int size_ = 0, next_ = 0;
@@ -101,7 +107,9 @@ class Resizer {
   std::uint8_t *out_ = nullptr;
   std::vector<const std::uint8_t *> ring_, taps_;
   std::vector<std::int16_t> row_weights_;
+  std::vector<std::int32_t> wide_weights_;
   std::vector<std::int32_t> line_, first_, pairs_;
+  bool wide_ = false;
 };
 
 }  // namespace fastrot

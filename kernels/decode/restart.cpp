@@ -44,7 +44,7 @@ bool RestartCutter::cut(const std::uint8_t *data, std::size_t size, std::uint32_
   const std::uint32_t column1 =
       blocks(behind(region.right, layout.block_w, layout.across), layout.interval);
   const std::uint64_t kept = std::uint64_t{row1 - row0} * (column1 - column0);
-  // What is behind the last row is never looked at; what else is saved must be worth the copy.
+  // The whole image would be read to the last row, too; what is saved must be worth the copy.
   if (kept * 20 > std::uint64_t{row1} * across * 19) return false;
   if (!find_intervals(data, size, layout)) return false;
 
@@ -127,6 +127,7 @@ bool RestartCutter::find_intervals(const std::uint8_t *data, std::size_t size,
                                    const Layout &layout) {
   const std::size_t count =
       std::size_t{layout.across} * layout.down / layout.interval;
+  if (count > size / 2) return false;  // each has a marker
   starts_.clear();
   starts_.reserve(count + 1);
   starts_.push_back(layout.entropy);

@@ -18,17 +18,16 @@ namespace {
 thread_local sigjmp_buf *guard = nullptr;
 struct sigaction previous;
 
-void on_bus_error(int signal, siginfo_t *info, void *context) {
+void on_bus_error(int, siginfo_t *, void *) {
   if (guard) siglongjmp(*guard, 1);
-  if ((previous.sa_flags & SA_SIGINFO) && previous.sa_sigaction) {
-    previous.sa_sigaction(signal, info, context);
-    return;
+  // Not ours: the handler that was there before gets the same fault again. Should that one lead
+  // back here (faulthandler does), there is nobody left to ask.
+  static volatile std::sig_atomic_t passed_on = 0;
+  if (passed_on++) {
+    ::signal(SIGBUS, SIG_DFL);
+  } else {
+    sigaction(SIGBUS, &previous, nullptr);
   }
-  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
-    previous.sa_handler(signal);
-    return;
-  }
-  ::signal(SIGBUS, SIG_DFL);  // the faulting instruction runs again, and ends the process
 }
 
 }  // namespace
