@@ -18,7 +18,7 @@ setup:  ## make .venv with torch, fastrot and its compiled kernels
 	@bash .ci/setup core
 
 demo: setup  ## set up, pretrain on the embedded digits (minutes on two cores), report
-	@$(run) fastrot train --out runs/demo --resume
+	@$(run) fastrot train -c digits --out runs/demo --resume
 
 setup-test: setup
 	@bash .ci/setup test

@@ -68,7 +68,8 @@ def train(
     ] = None,
     val: Annotated[Path | None, typer.Option(help="Held-out images, measured every epoch.")] = None,
     loader: Annotated[
-        str | None, typer.Option(metavar="auto|native|ffcv|dali|reference|synthetic", help="The engine.")
+        str | None,
+        typer.Option(metavar="auto|native|ffcv|dali|reference|synthetic", help="The engine."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; default: runs/ and the recipe's name.")
@@ -139,13 +140,13 @@ def prepare(
         int | None, typer.Option(help="Shrink until the longest side is at most this, in pixels.")
     ] = None,
     quality: Annotated[
-        int | None, typer.Option(help="JPEG quality, 1 to 100 [default: 90].")
+        int | None, typer.Option(help="JPEG quality, 1 to 100 (default: 90).")
     ] = None,
     copy: Annotated[
         bool, typer.Option("--copy", help="Keep the bytes of JPEGs that need no change, undecoded.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes [default: the cores this process may use].")
+        int | None, typer.Option(help="Processes (default: the cores this process may use).")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.beton.")] = False,
@@ -202,7 +203,7 @@ def inspect(
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE.beton")],
     workers: Annotated[
-        int | None, typer.Option(help="Threads [default: the cores this process may use].")
+        int | None, typer.Option(help="Threads (default: the cores this process may use).")
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -221,7 +222,7 @@ def bench_loader(
         str, typer.Option(metavar="load|prepare", help="Reading batches, or converting.")
     ] = "load",
     peers: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="[default: all that fit].")
+        str | None, typer.Option(metavar="NAME,...", help="(default: all that fit).")
     ] = None,
     loader: Annotated[
         str, typer.Option(metavar="native|ffcv|dali|reference", help="Which of ours is compared.")
@@ -236,13 +237,13 @@ def bench_loader(
     max_side: Annotated[int | None, typer.Option(help="prepare: as of fastrot prepare.")] = None,
     quality: Annotated[int, typer.Option(help="prepare: JPEG quality, 1 to 100.")] = 90,
     workers: Annotated[
-        int | None, typer.Option(help="Cores of each contender [default: the usable ones].")
+        int | None, typer.Option(help="Cores of each contender (default: the usable ones).")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Turns of each contender.")] = 5,
     seconds: Annotated[float, typer.Option(help="Least length of a turn.")] = 3.0,
     starts: Annotated[int, typer.Option(help="Fresh processes of each, for the start-up.")] = 3,
     repeat: Annotated[
-        int | None, typer.Option(help="Copies of the data [default: up to 3,000 images].")
+        int | None, typer.Option(help="Copies of the data (default: up to 3,000 images).")
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one object.")] = None,
     append: Annotated[

@@ -88,6 +88,11 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
         for line in changes:
             screen.message(f"changed since the run began: {line}")
     elif request.resume:
+        if request.recipe is None and not request.overrides:  # a slip of the name, most likely
+            raise UsageError(
+                f"{request.out}: no run there to go on with; check --out, or name data or a "
+                "recipe (-c digits for the embedded data) to begin one"
+            )
         screen.message(f"nothing to resume in {request.out}: a new run begins")
     if config.data.train is None:
         raise UsageError(

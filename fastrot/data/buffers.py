@@ -16,9 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# References to a buffer that nobody uses: the list, the loop's variable, getrefcount's argument.
-_UNUSED = 3
-
 
 class HostBuffers:
     """Batches that stay on the host.
@@ -36,9 +33,9 @@ class HostBuffers:
 
     def take(self, count: int) -> NDArray[np.uint8]:
         """Memory of shape (N, S, S, 3) that nobody else refers to."""
-        for buffer in self._buffers:
-            if sys.getrefcount(buffer) <= _UNUSED:
-                return buffer[:count]
+        unused = _free(self._buffers)
+        if unused is not None:
+            return unused[:count]
         buffer = np.empty(self._shape, np.uint8)
         if len(self._buffers) < self._keep:
             self._buffers.append(buffer)
@@ -48,9 +45,31 @@ class HostBuffers:
         """What ``take`` gave, as a tensor."""
         return torch.from_numpy(images)
 
+    def give_back(self, images: NDArray[np.uint8]) -> None:
+        """What ``take`` gave will not be delivered, and nobody writes to it any more."""
+
     def close(self) -> None:
         """Let go of all buffers; delivered batches stay valid."""
         self._buffers.clear()
+
+
+def _free(buffers: list[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
+    """One that nothing but the list refers to."""
+    for buffer in buffers:
+        if sys.getrefcount(buffer) <= _UNUSED:
+            return buffer
+    return None
+
+
+def _references_of_an_unused_buffer() -> int:
+    """What the search above sees; how many references it takes itself differs between Pythons."""
+    seen = [0]
+    for buffer in [np.empty(1, np.uint8)]:
+        seen[0] = sys.getrefcount(buffer)
+    return seen[0]
+
+
+_UNUSED = _references_of_an_unused_buffer()
 
 
 class PinnedBuffers:
@@ -70,11 +89,14 @@ class PinnedBuffers:
         self._stream = torch.cuda.Stream(device)
         self._count = 0
         self._taken: dict[int, torch.Tensor] = {}
+        self._unused: list[torch.Tensor] = []
         self._copying: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
 
     def take(self, count: int) -> NDArray[np.uint8]:
         """Pinned memory of shape (N, S, S, 3)."""
-        if self._copying and (self._count >= self._keep or self._copying[0][0].query()):
+        if self._unused:
+            pinned = self._unused.pop()
+        elif self._copying and (self._count >= self._keep or self._copying[0][0].query()):
             event, pinned = self._copying.popleft()
             event.synchronize()
         else:
@@ -97,12 +119,17 @@ class PinnedBuffers:
         copy.record_stream(current)  # it was allocated on the other one
         return copy
 
+    def give_back(self, images: NDArray[np.uint8]) -> None:
+        """What ``take`` gave will not be delivered, and nobody writes to it any more."""
+        self._unused.append(self._taken.pop(images.ctypes.data))
+
     def close(self) -> None:
         """Wait for the copies and let go of all buffers."""
         for event, _ in self._copying:
             event.synchronize()
         self._copying.clear()
         self._taken.clear()
+        self._unused.clear()
 
 
 def batch_buffers(

@@ -41,7 +41,7 @@ from fastrot.data.epochs import EpochLoader
 from fastrot.data.jpeg_header import read_jpeg_header
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.prefetch import Prefetcher
-from fastrot.data.reference import decode_batch
+from fastrot.data.reference import decode_row
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.samples import BadSampleError, Encoded, Samples
 from fastrot.errors import FastrotError
@@ -232,10 +232,9 @@ class DaliLoader(EpochLoader):
         rows = list(flight.files)
         for row in rows if position is None else rows[position : position + 1]:
             del flight.files[row]
-            patch = decode_batch(self._source, epoch, flight.chosen.ids[row : row + 1])
-            flight.patched[row] = patch.images[0]
-            flight.chosen.ids[row] = patch.ids[0]
-            flight.chosen.bad.extend(patch.bad)
+            boxes = flight.chosen.boxes(epoch)
+            crop, _ = decode_row(self._source, flight.chosen, row, epoch, boxes)
+            flight.patched[row] = torch.from_numpy(crop)
 
     def _assembled(
         self, parts: list[tuple[list[int], torch.Tensor]], flight: _Flight

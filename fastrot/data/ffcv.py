@@ -24,7 +24,7 @@ from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.checked import bad_samples
 from fastrot.data.epochs import EpochLoader
 from fastrot.data.loader import Batch, LoaderSpec
-from fastrot.data.reference import decode_batch
+from fastrot.data.reference import decode_row
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.thread_counts import thread_counts_kept
 from fastrot.errors import MismatchError, UsageError
@@ -54,13 +54,13 @@ class FfcvLoader(EpochLoader):
         super().__init__(spec)
         if not isinstance(spec.samples, BetonSamples):
             raise UsageError(
-                f"{spec.samples.path}: FFCV reads only .beton files; make one with "
-                f"fastrot prepare {spec.samples.path} OUT.beton, or use --loader dali or reference"
+                f"{spec.samples.path}: FFCV reads only .beton files; use --loader native, dali or "
+                "reference, or make one from a folder with fastrot prepare FOLDER OUT.beton"
             )
         if spec.crop.leaves_image:
             raise MismatchError(
                 f"data.padding={spec.crop.padding}: FFCV cannot draw crops that leave the image; "
-                "use --loader dali or reference, or --set data.padding=0"
+                "use --loader native, dali or reference, or --set data.padding=0"
             )
         self._source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
         self._bad = bad_samples(spec.samples, workers=spec.workers)
@@ -87,16 +87,14 @@ class FfcvLoader(EpochLoader):
             for batch in batches:
                 images = self._empty(len(batch.ids))
                 failed = reader.read_into(images.numpy())
-                delivered, bad = batch.ids, batch.bad
-                for row in np.flatnonzero(failed):
+                for row in np.flatnonzero(failed).tolist():
                     # Right pixels or a named error: what libjpeg refused here, the reference
                     # decoder judges. It replaces the sample as the other loaders do.
-                    patch = decode_batch(self._source, epoch, batch.ids[row : row + 1])
-                    images[row] = patch.images[0]
-                    delivered[row] = patch.ids[0]
-                    bad.extend(patch.bad)
-                self._report(bad)
-                yield self._batch(images, delivered, epoch)
+                    boxes = batch.boxes(epoch)
+                    crop, _ = decode_row(self._source, batch, row, epoch, boxes)
+                    images[row] = torch.from_numpy(crop)
+                self._report(batch.bad)
+                yield self._batch(images, batch.ids, epoch)
         finally:
             reader.close()
 

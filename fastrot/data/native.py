@@ -33,6 +33,7 @@ from fastrot.data.prefetch import Prefetcher
 from fastrot.data.replace import CropSource, Substitution
 from fastrot.data.samples import BadSampleError, Encoded, Samples
 from fastrot.data.subset import SubsetSamples
+from fastrot.data.tar_samples import TarSamples
 from fastrot.environment import free_memory
 from fastrot.errors import FastrotError, StorageError
 from fastrot.kernels.decode.crop import CropDecoder, CropJob, Crops, SourceFile
@@ -134,8 +135,9 @@ class NativeLoader(EpochLoader):
         finally:
             if isinstance(prepared, Prefetcher):
                 prepared.close()
-            if flights:
-                self._decoder.discard()
+            if flights and self._decoder.discard():
+                for flight in flights:
+                    self._buffers.give_back(flight.images)
 
     def _prepared(self, epoch: int, start_step: int) -> Generator[_Prepared, None, None]:
         samples = self.spec.samples
@@ -214,13 +216,11 @@ class NativeLoader(EpochLoader):
             self._good[chosen.ids[judged]] = True
         if failed:
             # Imported by whom it concerns: torchvision takes seconds.
-            from fastrot.data.reference import decode_batch
+            from fastrot.data.reference import decode_row
         for row in failed:
             # Right pixels or a named error: what failed here, the reference decoder judges.
-            patch = decode_batch(self._source, epoch, chosen.ids[row : row + 1])
-            images[row] = patch.images[0].numpy()
-            chosen.ids[row] = patch.ids[0]
-            chosen.bad.extend(patch.bad)
+            boxes = chosen.boxes(epoch)
+            images[row], _ = decode_row(self._source, chosen, row, epoch, boxes)
         self._report(chosen.bad)
         return self._batch(self._buffers.deliver(images), chosen.ids, epoch)
 
@@ -241,7 +241,8 @@ def _open(samples: Samples) -> tuple[_Opened | None, str]:
         ids = inner.ids if ids is None else inner.ids[ids]
         inner = inner.samples
     if not isinstance(inner, BetonSamples):
-        return None, "single files, read one by one"
+        what = "tar shards" if isinstance(inner, TarSamples) else "single files"
+        return None, f"{what}, read one image after the other"
     size, free = inner.file.identity.size, free_memory()
     fits = size <= _MAPPED_SHARE * free
     why = f"{size / 1e9:,.2f} GB, {free / 1e9:,.1f} GB of memory free"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastrot.data.augment import Boxes
 from fastrot.data.epochs import EpochLoader
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.prefetch import Prefetcher
@@ -44,15 +45,37 @@ def decode_batch(source: CropSource, epoch: int, ids: NDArray[np.int64]) -> Deco
     images = torch.empty((len(ids), size, size, 3), dtype=torch.uint8)
     rows = images.numpy()
     for row in range(len(ids)):
-        while True:
-            try:
-                pixels = source.samples.decode(int(batch.ids[row]))
-                break
-            except BadSampleError as error:
-                batch.replace(row, error)
-                boxes = batch.boxes(epoch)
-        rows[row] = crop_and_resize(pixels, boxes[row], size)
+        rows[row], boxes = decode_row(source, batch, row, epoch, boxes)
     return Decoded(images, batch.ids, tuple(batch.bad))
+
+
+def decode_row(
+    source: CropSource, batch: Substitution, row: int, epoch: int, boxes: Boxes
+) -> tuple[NDArray[np.uint8], Boxes]:
+    """Decode, crop and resize a row of a batch, replacing its sample until one is good.
+
+    Other loaders ask here about what their decoder refused: right pixels or a named error.
+
+    Args:
+        source: where from.
+        batch: the ids of the batch, and what was replaced so far.
+        row: which one.
+        epoch: number of the epoch.
+        boxes: ``batch.boxes(epoch)``.
+
+    Returns:
+        The crop of shape (S, S, 3), uint8, and the boxes as they are now.
+
+    Raises:
+        BadSampleError: the sample is bad and bad samples are fatal.
+    """
+    while True:
+        try:
+            pixels = source.samples.decode(int(batch.ids[row]))
+            return crop_and_resize(pixels, boxes[row], source.crop.size), boxes
+        except BadSampleError as error:
+            batch.replace(row, error)
+            boxes = batch.boxes(epoch)
 
 
 class _Decode:

@@ -36,9 +36,12 @@ class BadSampleError(BadDataError):
         self.reason = reason
 
     def __str__(self) -> str:
+        fix = "mend or remove it"
+        if self.name.rsplit(" ", 1)[0].endswith(".beton sample"):
+            fix = "make the file again from its source"
         return (
             f"bad sample {self.sample} ({self.name}): {self.reason}; "
-            "mend or remove it, or train with --on-bad-sample skip"
+            f"{fix}, or train with --on-bad-sample skip"
         )
 
 

@@ -153,10 +153,10 @@ def _size(window: TarWindow, offset: int, header: bytes) -> int:
     raw = header[124:136]
     if raw[0] == 0x80:
         return int.from_bytes(raw[1:], "big")
-    try:
-        return int(raw.strip(b" \0") or b"0", 8)
-    except ValueError:
+    digits = raw.strip(b" \0") or b"0"
+    if not digits.isdigit() or set(digits) & set(b"89"):  # int() also takes signs and underscores
         _refuse(window.path, offset, f"a header with the size {raw!r}")
+    return int(digits, 8)
 
 
 def _check_sum(path: Path, offset: int, header: bytes) -> None:
@@ -185,6 +185,8 @@ def _pax(path: Path, offset: int, block: bytes) -> tuple[str | None, int | None]
     while at < len(block):
         try:
             digits, _, _ = block[at : at + 8].partition(b" ")
+            if not digits.isdigit():
+                raise ValueError
             end = at + int(digits)
             key, _, value = block[at + len(digits) + 1 : end].partition(b"=")
             if end <= at or end > len(block) or not value.endswith(b"\n"):
@@ -192,9 +194,9 @@ def _pax(path: Path, offset: int, block: bytes) -> tuple[str | None, int | None]
             if key == b"path":
                 name = value[:-1].decode("utf-8", "surrogateescape")
             elif key == b"size":
-                size = int(value[:-1])
-                if size < 0:
+                if not value[:-1].isdigit():
                     raise ValueError
+                size = int(value[:-1])
         except ValueError:
             _refuse(path, offset + at, "a malformed extended header")
         if key.startswith(b"GNU.sparse"):

@@ -182,11 +182,18 @@ class CropDecoder:
         ticket = self.native.submit_memory(out, self._native_crops(crops), self._settings, buffers)
         return self._begun(ticket, (out, buffers))
 
-    def discard(self) -> None:
-        """Forget all jobs; when this returns, no thread writes to their arrays any more."""
-        if not self.native.discard(_STOP_SECONDS):
+    def discard(self) -> bool:
+        """Forget all jobs.
+
+        Returns:
+            Whether no thread writes to their arrays any more. One that hangs in a read may still;
+            the arrays are then kept for as long as the process lives.
+        """
+        stopped = self.native.discard(_STOP_SECONDS)
+        if not stopped:
             _left_behind.append((self.native, self._jobs))
         self._jobs = set()
+        return stopped
 
     def finished(self, job: CropJob) -> None:
         """Let go of what a job needed."""

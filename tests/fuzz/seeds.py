@@ -1,6 +1,6 @@
 """Write the first inputs of the fuzz targets: small images of every kind, small .beton files.
 
-    python tests/fuzz/seeds.py FOLDER
+python tests/fuzz/seeds.py FOLDER
 """
 
 from __future__ import annotations

@@ -247,6 +247,46 @@ def test_folders_of_png_and_raw_files_of_all_kinds(test_data, tmp_path):
     assert np.abs(ours.astype(int) - expected.images.numpy()).max() <= 1
 
 
+def test_a_picture_wider_than_any_jpeg(tmp_path):
+    from PIL import Image
+
+    root = tmp_path / "wide"
+    root.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 70_000, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "a.png")
+    samples = FolderSamples(root)
+    order = SampleOrder(1, 1, mode="sequential", drop_last=False)
+    (batch,) = build_loader("native", spec_of(samples, order=order))
+    expected = decode_batch(CropSource(samples, CROP, SEED, "fail"), 0, np.arange(1))
+    assert np.abs(batch.images.numpy().astype(int) - expected.images.numpy()).max() <= 1
+
+
+def test_bad_samples_are_replaced_as_by_the_reference(test_data, tmp_path):
+    """Also where the first replacement is bad itself, by its header or behind it."""
+    root = tmp_path / "bad"
+    root.mkdir()
+    files = sorted((test_data("imagenette-128") / "val").rglob("*.jpg"))[:40]
+    for i, file in enumerate(files):
+        data = file.read_bytes()
+        if i % 4 == 0:
+            data = b"nothing"
+        elif i % 4 == 1:
+            data = data[:-300]
+        (root / f"{i:02}.jpg").write_bytes(data)
+    samples = FolderSamples(root)
+    seen = {}
+    for name, workers in (("reference", 0), ("native", 0), ("native", 2)):
+        order = SampleOrder(40, 8, seed=SEED, drop_last=False)
+        loader = build_loader(
+            name,
+            spec_of(samples, order=order, workers=workers, on_bad_sample="skip", on_bad=id),
+        )
+        seen[name, workers] = [i for batch in loader for i in batch.index.tolist()]
+        loader.close()
+    assert seen["native", 0] == seen["native", 2] == seen["reference", 0]
+    assert all(i % 4 >= 2 for i in seen["native", 2])
+
+
 # Memory
 
 

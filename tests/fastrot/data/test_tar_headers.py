@@ -223,3 +223,14 @@ def test_random_bytes_are_no_archive(tmp_path):
         path.write_bytes(rng.integers(0, 256, 2048, dtype=np.uint8).tobytes())
         with pytest.raises(BadDataError, match="not a tar archive"):
             members(path)
+
+
+@pytest.mark.parametrize("digits", [b"-1", b"-1000", b"1_0", b"+7", b"8"])
+def test_a_size_is_made_of_octal_digits(digits, tmp_path):
+    """Found in review: with a negative size the walk went round for ever."""
+    path = write(tmp_path / "x.tar", {"a.jpg": b"data"}, format="ustar")
+    raw = bytearray(path.read_bytes())
+    raw[124:136] = digits.ljust(12, b"\0")
+    path.write_bytes(with_sum(raw))
+    with pytest.raises(BadDataError, match="a header with the size"):
+        members(path)

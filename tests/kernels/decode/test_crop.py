@@ -178,6 +178,46 @@ def test_restart_markers_let_it_leave_out_what_lies_around_the_box(subsampling, 
             assert np.array_equal(ours[far], expected[far])
 
 
+def test_an_unusual_sampling_is_left_to_another_decoder():
+    """Found in review: skipping rows of such an image, libjpeg ran in circles."""
+    pixels = np.random.default_rng(4).integers(0, 256, (92, 106, 3), dtype=np.uint8)
+    data = bytearray(jpeg(pixels, restart_marker_blocks=3))
+    frame = data.index(b"\xff\xc0")
+    for component, sampling in enumerate((0x12, 0x21, 0x14)):
+        data[frame + 11 + 3 * component] = sampling
+    for exact in (True, False):
+        for to_end in (True, False):
+            crops = crops_of([(64, 21, 32, 32)], [(106, 92)], to_end=to_end)
+            _, failed = crop([bytes(data)], crops, 8, exact=exact)
+            assert failed == [(0, "an unusual sampling of its colours")]
+
+
+@pytest.mark.parametrize("box", [(64, 21, 32, 32), (0, 0, 100, 40), (90, 70, 10, 10)])
+def test_a_progressive_image_without_its_last_scans_is_what_it_has(photo, box):
+    """Nothing is guessed in place of missing detail, so a part is that of the whole."""
+    pixels = decode_jpeg(photo)
+    data = jpeg(pixels, progressive=True)
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for start in starts[2:-1:2]:
+        cut = data[:start] + b"\xff\xd9"
+        ours, failed = crop([cut], crops_of([box], [(400, 300)]), 24)
+        assert failed == []
+        assert np.array_equal(ours, crop_raw([decode_jpeg(cut)], [box], 24))
+
+
+@pytest.mark.parametrize(("side", "size"), [(1024, 32), (2048, 64), (2000, 33), (700, 3)])
+@pytest.mark.parametrize("period", [2, 3, 4])
+def test_very_many_pixels_become_one(side, size, period):
+    stripes = (np.arange(side) % period == 0).astype(np.uint8) * 255
+    pixels = np.broadcast_to(stripes[None, :, None], (side, side, 3)).copy()
+    box = (0, 0, side, side)
+    ours = crop_raw([pixels], [box], size)[0]
+    reference = crop_and_resize(pixels, np.array(box), size)
+    assert np.abs(ours.astype(int) - reference).max() <= 1
+    turned = crop_raw([np.rot90(pixels)], [box], size)[0]
+    assert np.array_equal(turned, np.rot90(ours))
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grey_and_cmyk(mode):
     rng = np.random.default_rng(3)
@@ -581,6 +621,65 @@ def test_a_wait_ends_at_its_deadline(photo):
     assert not job.wait(0.2)
     assert time.monotonic() - start < 2
     decoder.discard()
+
+
+def test_threads_that_a_fork_left_behind_say_so(photo):
+    decoder = CropDecoder(1, size=8)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        told = b""
+        try:
+            decoder.submit_memory(np.zeros((1, 8, 8, 3), np.uint8), WHOLE, [photo])
+        except RuntimeError as error:
+            told = str(error).encode()
+        start = time.monotonic()
+        decoder.discard()
+        os.write(writer, told + (b" at once" if time.monotonic() - start < 1 else b" late"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 200) == b"the threads did not survive a fork at once"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_decoder_needs_a_thread():
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        CropDecoder(0, size=8)
+
+
+BUS_ERROR = """
+import faulthandler, mmap, sys
+import numpy as np
+from fastrot.kernels.decode.crop import CropDecoder, Crops, SourceFile, Spans
+
+path = sys.argv[1]
+with open(path, "r+b") as file:
+    source = SourceFile(file.fileno(), map_memory=True)
+    one = np.ones(1, np.uint8)
+    crops = Crops(np.array([[0, 0, 2, 2]], np.int32), np.array([[2, 2]], np.int32), one,
+                  np.ones(1, bool), np.ones(1, bool))
+    spans = Spans(np.zeros((1, 1), np.uint64), np.full((1, 1), 12, np.uint64), 0,
+                  np.zeros((1, 0), np.uint8), None)
+    decoder = CropDecoder(1, size=4)
+    for _ in range(2):
+        job = decoder.submit(np.zeros((1, 4, 4, 3), np.uint8), crops, source, spans)
+        assert job.wait(10) and not job.failures()
+        faulthandler.enable()
+    ours = mmap.mmap(file.fileno(), 0)
+    file.truncate(0)
+    ours[5000]
+"""
+
+
+def test_a_bus_error_of_somebody_else_ends_the_process_once(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10000))
+    done = subprocess.run(
+        [sys.executable, "-c", BUS_ERROR, str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == -7
+    assert 1 <= done.stderr.count("Bus error") <= 2
 
 
 COUNT_ALLOCATIONS = r"""
