@@ -808,7 +808,7 @@ def test_an_unknown_loader_lists_the_known_ones(beton):
 def test_ffcv_refuses_what_it_cannot_do(beton, photos):
     with pytest.raises(UsageError, match=r"only \.beton files.*fastrot prepare"):
         build_loader("ffcv", spec_of(FolderSamples(photos), 0))
-    with pytest.raises(MismatchError, match="--loader dali"):
+    with pytest.raises(MismatchError, match="--loader native"):
         build_loader("ffcv", spec_of(BetonSamples(beton), 0, crop=Crop("padded", 32)))
 
 

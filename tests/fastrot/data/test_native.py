@@ -175,10 +175,7 @@ def test_a_file_that_is_cut_in_the_middle_of_an_epoch(jpegs, tmp_path):
     for mapped in (True, False):
         path = tmp_path / f"cut-{mapped}.beton"
         write(path, jpegs)
-        share = 0.5 if mapped else 0.0
-        loader = mapped_share(
-            share, lambda path=path: build_loader("native", spec_of(BetonSamples(path)))
-        )
+        loader = mapped_share(0.5 if mapped else 0.0, spec_of(BetonSamples(path)))
         assert ("mapped" in loader.reads) == mapped
         batches = iter(loader)
         next(batches)

@@ -481,7 +481,7 @@ def test_raw_pixels_of_another_size():
     "change",
     [
         {"boxes": np.array([[0, 0, 0, 5]], np.int32)},
-        {"boxes": np.array([[0, 0, 1 << 20, 5]], np.int32)},
+        {"boxes": np.array([[0, 0, 1 << 27, 5]], np.int32)},
         {"sizes": np.array([[0, 5]], np.int32)},
         {"orientation": np.array([9], np.uint8)},
         {"raw": np.array([False, False])},
