@@ -197,7 +197,8 @@ void Resizer::emit(int i) {
     row_weights_[static_cast<std::size_t>(taps++)] = static_cast<std::int16_t>(weights[t]);
   }
   const std::size_t n = std::size_t{right_ - left_} * 3;
-  const auto black = static_cast<std::size_t>(left_ - across_.begin()) * 3;
+  // Where the box holds nothing of the image, left_ may lie before its first column.
+  const auto black = n > 0 ? static_cast<std::size_t>(left_ - across_.begin()) * 3 : 0;
   std::uint8_t *out = out_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(size_) * 3;
   if (wide_) return emit_wide(taps, n, black, out);
   if (taps % 2) {
