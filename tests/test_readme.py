@@ -46,6 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], 
             for number, image in enumerate(sorted(source.iterdir())[:count]):
                 shutil.copy(image, target / f"{number}.JPEG")
     shutil.copytree(root / "imagenet" / "train", root / "photos")
+    shutil.copytree(test_data("voc-mini") / "VOCdevkit", root / "VOCdevkit")
+    shutil.copytree(test_data("coco-mini"), root / "coco")
     fastrot = [sys.executable, "-m", "fastrot", "prepare", "imagenet"]
     subprocess.run([*fastrot, "imagenette.beton", "--split", "train"], cwd=root, check=True)
     subprocess.run([*fastrot, "imagenette-val.beton", "--split", "val"], cwd=root, check=True)
@@ -76,6 +78,9 @@ def run(words: list[str], folder: Path) -> None:
     command = list(words)
     if words[1] == "train" or words[0] == "torchrun":
         command += [word for setting in SHORT for word in ("--set", setting)]
+    if words[1] == "bench":
+        command += ["--rounds", "1", "--seconds", "0.2", "--starts", "1"]
+        command += ["--repeat", "4", "--batch", "16"]
     if command[0] == "torchrun":
         command[command.index("8")] = "2"
         command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]

@@ -79,7 +79,7 @@ def test_what_comes_soon_is_announced_and_no_more():
         time.sleep(0.2)
         assert announced == list(range(0, 2 * 5 * 17, 2))
         assert len(list(results)) == 5000 - 7
-    assert announced == list(range(0, 2 * len(announced), 2)), "in order; the last are not needed"
+    assert announced == sorted(set(announced)), "in order; what is already due is left out"
 
 
 @pytest.mark.parametrize("place", ["quick", "long"])
