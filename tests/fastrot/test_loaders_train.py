@@ -55,7 +55,9 @@ def reference(beton: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loader", "package"), [("ffcv", "ffcv"), ("dali", "nvidia.dali")])
+@pytest.mark.parametrize(
+    ("loader", "package"), [("native", "fastrot"), ("ffcv", "ffcv"), ("dali", "nvidia.dali")]
+)
 def test_losses_at_learning_rate_zero_are_those_of_the_reference(
     beton: Path, reference: tuple[list[float], bytes], tmp_path: Path, loader: str, package: str
 ) -> None:

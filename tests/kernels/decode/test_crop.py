@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastrot.data.images import decode_image, measure
+from fastrot.data.images import DecodeError, decode_image, measure
 from fastrot.kernels.decode.crop import CropDecoder, Crops, SourceFile, Spans
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
@@ -240,7 +240,7 @@ def test_every_orientation_is_that_of_the_upright_image(test_data):
         data = path.read_bytes()
         try:
             upright = decode_image(data, apply_exif=True)
-        except Exception:
+        except DecodeError:
             continue
         height, width, _ = upright.shape
         turn = measure(data)[2]
