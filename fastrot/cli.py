@@ -20,8 +20,8 @@ from fastrot.errors import FastrotError, StorageError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastrot.config import Override
     from fastrot.data.sources import SourceKind
+    from fastrot.settings import Override
 
 _INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
 

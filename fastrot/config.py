@@ -7,31 +7,23 @@ nearest known one. The resolved configuration is saved with the run.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from fastrot.errors import UsageError
-
-_MAX_RECIPE_BYTES = 64 * 1024
+from fastrot.settings import (
+    Override,
+    Section,
+    keys_of,
+    load_settings,
+    shipped_names,
+    validate_tree,
+)
 
 LoaderName = Literal["auto", "native", "ffcv", "dali", "reference", "synthetic"]
 ModelName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "rotnet_nin"]
 Mean = tuple[float, float, float]
-Override = str | tuple[str, Any]
-
-
-class Section(BaseModel):
-    """Frozen, closed to keys that it does not declare, and to numbers that are not finite."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class DataConfig(Section):
@@ -216,40 +208,10 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     sinks: SinksConfig = SinksConfig()
 
-    def to_yaml(self) -> str:
-        """The resolved configuration, in the order of the declaration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
 
 def recipe_names() -> list[str]:
     """Names of the shipped recipes."""
-    folder = resources.files("fastrot") / "configs"
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
-
-
-def recipe_text(name_or_path: str) -> str:
-    """Text of a recipe file, or of a shipped recipe given by name.
-
-    Raises:
-        UsageError: there is neither, or the file is too large to be a recipe.
-    """
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        if path.stat().st_size > _MAX_RECIPE_BYTES:
-            raise UsageError(f"{path}: larger than 64 KiB, not a recipe")
-        return path.read_text(encoding="utf-8")
-    shipped = resources.files("fastrot") / "configs" / f"{path.name.removesuffix('.yaml')}.yaml"
-    if path.parent == Path(".") and shipped.is_file():
-        return shipped.read_text(encoding="utf-8")
-    names = recipe_names()
-    close = difflib.get_close_matches(path.name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UsageError(
-        f"recipe {name_or_path!r}: no such file and no shipped recipe of that name; "
-        f"{hint}shipped: {', '.join(names)}"
-    )
+    return shipped_names()
 
 
 def load_config(name_or_path: str | None, overrides: Sequence[Override] = ()) -> Config:
@@ -257,8 +219,7 @@ def load_config(name_or_path: str | None, overrides: Sequence[Override] = ()) ->
 
     Args:
         name_or_path: YAML file or name of a shipped recipe; None: the defaults.
-        overrides: ``section.key=value`` texts, whose values are parsed as YAML, so that
-            ``optim.milestones=[30,50]`` works; or pairs of a key and its value as it is.
+        overrides: as for ``settings.load_settings``.
 
     Raises:
         UsageError: unknown recipe, unknown key, or a value that breaks a rule.
@@ -267,88 +228,14 @@ def load_config(name_or_path: str | None, overrides: Sequence[Override] = ()) ->
         >>> load_config(None, ["train.epochs=2"]).train.epochs
         2.0
     """
-    tree: dict[str, Any] = {}
-    where = name_or_path or "defaults"
-    if name_or_path is not None:
-        tree = parse_yaml(recipe_text(name_or_path), where)
-    for override in overrides:
-        if not isinstance(override, str):
-            _set(tree, *override)
-            continue
-        key, sign, text = override.partition("=")
-        if not sign:
-            raise UsageError(f"--set {override!r}: write section.key=value, e.g. train.epochs=10")
-        _set(tree, key.strip(), _parse_value(text, override))
-    return validate(tree, where)
-
-
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Parse a mapping with the safe loader; aliases are refused (they can expand without end)."""
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise UsageError(f"{where}: YAML aliases are not allowed in a recipe")
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UsageError(f"{where}: a recipe is a mapping of sections, not {type(tree).__name__}")
-    return tree
+    return load_settings(Config, name_or_path, overrides)
 
 
 def validate(tree: dict[str, Any], where: str) -> Config:
     """Turn a tree of plain values into a ``Config``; one line names the first mistake."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(part) for part in first["loc"]]
-        if first["type"] == "extra_forbidden":
-            raise UsageError(_unknown_key(".".join(location), where)) from None
-        key = ".".join(location)
-        message = first["msg"].removeprefix("Value error, ")
-        value = "" if first["type"] == "value_error" else f"{key}={first['input']!r}: "
-        raise UsageError(f"{where}: {value}{message[0].lower()}{message[1:]}") from None
+    return validate_tree(Config, tree, where)
 
 
 def known_keys() -> list[str]:
     """All keys that ``--set`` takes, dotted."""
-    keys = []
-    for section, field in Config.model_fields.items():
-        annotation = field.annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        keys += [f"{section}.{name}" for name in annotation.model_fields]
-    return keys
-
-
-def _unknown_key(key: str, where: str) -> str:
-    keys = known_keys()
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
-    leaf = key.rpartition(".")[2]
-    same_leaf = [known for known in keys if known.rpartition(".")[2] == leaf]
-    nearest = (same_leaf or close)[0]
-    return f"{where}: unknown key {key!r}; the nearest known key is {nearest!r}"
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    if key not in known_keys():
-        raise UsageError(_unknown_key(key, "--set"))
-    section, _, name = key.partition(".")
-    branch = tree.setdefault(section, {})
-    if not isinstance(branch, dict):
-        raise UsageError(f"recipe: section {section!r} must be a mapping")
-    branch[name] = value
-
-
-def _parse_value(text: str, override: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override!r}: the value is not valid YAML") from None
-    if isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-4 as a string
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return keys_of(Config)

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 import torch
 
 from fastrot.checkpoint import newest_checkpoint
-from fastrot.config import Config, Override, load_config
+from fastrot.config import Config, load_config
 from fastrot.distributed import World, joined, pick_device, read_world
 from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError, UsageError
 from fastrot.loop import Loop, Reporter
 from fastrot.pretraining import Pretraining, open_data
 from fastrot.resolve import check_resumable, resolve
 from fastrot.runlog import RunFolder, read_json_lines, read_run_id, read_status
+from fastrot.settings import Override
 from fastrot.signals import StopRequest
 
 log = logging.getLogger(__name__)

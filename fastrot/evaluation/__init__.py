@@ -1,0 +1,1 @@
+"""The published protocols: what is measured, with which settings."""

@@ -1,0 +1,180 @@
+"""The settings of an evaluation: one closed, documented tree a protocol.
+
+``load_protocol`` reads one YAML of ``configs/eval`` (or a file of the user's) and applies
+``section.key=value`` overrides, as recipes of training are read. A setting that leaves the
+published value is printed with the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fastrot.settings import Override, Section, load_settings, settings_text, shipped_names
+
+FOLDER = "configs/eval"
+
+Kind = Literal["svm", "lowshot", "linear", "knn"]
+DataKind = Literal["voc07", "imagenet", "places205", "inat18", "any"]
+Augment = Literal["none", "rrc", "rrc_jitter_lighting", "center_random"]
+Layers = tuple[str, ...]
+
+_PUBLISHED_COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
+
+
+class FeatureConfig(Section):
+    """What is taken from the backbone."""
+
+    layers: Layers = ("stem", "layer1", "layer2", "layer3", "layer4")
+    """Stages of the backbone, pooled with the published windows; pool: the global average."""
+    transform: Literal["center", "squash"] = "center"
+    """Of test images. center: short side to resize, centre crop. squash: the whole image to a
+    square, its aspect lost (the published SVM protocol)."""
+    resolution: Annotated[int, Field(ge=8, le=4096)] = 224
+    """Side of a crop in pixels."""
+    resize: Annotated[int, Field(ge=8)] = 256
+    """center: length of the short side before the crop, in pixels."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type of the forward pass. auto: bf16 on a GPU that has it, fp32 on a CPU."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> FeatureConfig:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"features.layers={list(self.layers)} must name different layers")
+        if self.transform == "center" and self.resize < self.resolution:
+            raise ValueError(
+                f"features.resize={self.resize} must be at least "
+                f"features.resolution={self.resolution}, which is cut out of it"
+            )
+        return self
+
+
+class SvmConfig(Section):
+    """L2-regularised squared-hinge SVMs, one against the rest (protocols svm and lowshot)."""
+
+    costs: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        _PUBLISHED_COSTS
+    )
+    """Values of C that are tried, ties go to the first (MMSelfSup: 1, 10, 100, 0.5^4 .. 0.5^19)."""
+    folds: Annotated[int, Field(ge=2)] = 3
+    """Stratified folds without shuffling, by whose mean AP the cost of each class is chosen."""
+    positive_weight: Annotated[float, Field(gt=0)] = 2.0
+    """Factor of the cost of positive samples (class_weight {1: 2, -1: 1})."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    """Relative duality gap at which a problem is solved."""
+
+
+class LowshotConfig(Section):
+    """SVMs on few images a class; the cost is chosen on test, as published."""
+
+    shots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (
+        *(1, 2, 4, 8, 16, 32, 64, 96),
+    )
+    """Numbers of positive images a class."""
+    draws: Annotated[int, Field(ge=1)] = 5
+    """Independent samples of images."""
+    negatives: Annotated[int, Field(ge=1)] = 19
+    """Negative images for each positive one."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Key of our own draws."""
+    targets: str | None = None
+    """Folder of fixed public draws, train_targets_sample{1..5}_k{shots}.npy; null: our own."""
+
+
+class LinearConfig(Section):
+    """Linear classifiers on frozen features, trained by SGD."""
+
+    batchnorm: bool = True
+    """Batch norm without affine parameters before each classifier, over channels of the map."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    """Peak learning rate for the batch as it is."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum."""
+    nesterov: bool = True
+    """Nesterov momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """L2 penalty."""
+    batch: Annotated[int, Field(ge=2)] = 256
+    """Images a step."""
+    epochs: Annotated[int, Field(ge=1)] = 90
+    """Length of the training in epochs."""
+    milestones: tuple[int, ...] = (30, 60, 90)
+    """Epochs at which the learning rate is multiplied by gamma."""
+    gamma: Annotated[float, Field(gt=0)] = 0.1
+    """Factor at each milestone."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Key of weights, order, crops and jitter."""
+    augment: Augment = "rrc_jitter_lighting"
+    """Mode augmented. rrc: random resized crop and flip. rrc_jitter_lighting: and colour jitter
+    (0.4, 0.4, 0.4) and lighting (0.1). center_random: a random crop of the centre square, and
+    flip. none: the test transform."""
+    report: Literal["last", "best"] = "last"
+    """Epoch whose score is reported; best is chosen on test, as published for AvgPool."""
+    subset: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training labels that is used, balanced over the classes; null: all."""
+    optimum: bool = False
+    """Also report the exact optimum of L2-regularised logistic regression on each layer."""
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        *(1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+    )
+    """optimum: L2 penalties (of the mean loss) to choose from, on a tenth of the training set."""
+
+    @model_validator(mode="after")
+    def _increasing(self) -> LinearConfig:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"linear.milestones={list(self.milestones)} must increase")
+        return self
+
+
+class KnnConfig(Section):
+    """Weighted nearest neighbours by cosine similarity."""
+
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 20, 100, 200)
+    """Numbers of neighbours that vote."""
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    """A vote weighs exp(similarity / temperature)."""
+
+
+class EvalConfig(Section):
+    """Everything an evaluation depends on besides weights and data."""
+
+    protocol: str
+    """Its name, under which published numbers are looked up."""
+    kind: Kind
+    """Which evaluator runs."""
+    data: DataKind = "any"
+    """The data set that the published numbers are of; any: whatever is given."""
+    features: FeatureConfig = FeatureConfig()
+    svm: SvmConfig = SvmConfig()
+    lowshot: LowshotConfig = LowshotConfig()
+    linear: LinearConfig = LinearConfig()
+    knn: KnnConfig = KnnConfig()
+
+
+def protocol_names() -> list[str]:
+    """Names of the shipped protocols."""
+    return shipped_names(FOLDER)
+
+
+def load_protocol(name_or_path: str, overrides: Sequence[Override] = ()) -> EvalConfig:
+    """Read a protocol, apply overrides, validate.
+
+    Args:
+        name_or_path: YAML file or name of a shipped protocol.
+        overrides: as for ``settings.load_settings``.
+
+    Raises:
+        UsageError: unknown protocol, unknown key, or a value that breaks a rule.
+
+    Example:
+        >>> load_protocol("voc07-svm", ["svm.folds=5"]).svm.folds
+        5
+    """
+    return load_settings(EvalConfig, name_or_path, overrides, folder=FOLDER, what="protocol")
+
+
+def protocol_text(name_or_path: str) -> str:
+    """The YAML of a protocol, with its comments."""
+    return settings_text(name_or_path, folder=FOLDER, what="protocol")

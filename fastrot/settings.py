@@ -1,0 +1,182 @@
+"""Typed settings from YAML: a file or a shipped one by name, overrides, one line an error.
+
+What a tree of sections may hold is a frozen pydantic model, closed to keys that it does not
+declare: the configuration of a run (``config.py``) and of an evaluation
+(``evaluation/protocol.py``). An unknown key is refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fastrot.errors import UsageError
+
+_MAX_RECIPE_BYTES = 64 * 1024
+
+Override = str | tuple[str, Any]
+
+
+class Section(BaseModel):
+    """Frozen, closed to keys that it does not declare, and to numbers that are not finite."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def to_yaml(self) -> str:
+        """The resolved settings, in the order of the declaration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+Settings = TypeVar("Settings", bound=Section)
+
+
+def shipped_names(folder: str = "configs") -> list[str]:
+    """Names of the shipped YAML files of one folder of the package."""
+    return sorted(
+        f.name.removesuffix(".yaml")
+        for f in _package_folder(folder).iterdir()
+        if f.name.endswith(".yaml")
+    )
+
+
+def settings_text(name_or_path: str, *, folder: str = "configs", what: str = "recipe") -> str:
+    """Text of a YAML file, or of a shipped one given by name.
+
+    Raises:
+        UsageError: there is neither, or the file is too large to hold settings.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        if path.stat().st_size > _MAX_RECIPE_BYTES:
+            raise UsageError(f"{path}: larger than 64 KiB, not a {what}")
+        return path.read_text(encoding="utf-8")
+    shipped = _package_folder(folder) / f"{path.name.removesuffix('.yaml')}.yaml"
+    if path.parent == Path(".") and shipped.is_file():
+        return shipped.read_text(encoding="utf-8")
+    names = shipped_names(folder)
+    close = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UsageError(
+        f"{what} {name_or_path!r}: no such file and no shipped {what} of that name; "
+        f"{hint}shipped: {', '.join(names)}"
+    )
+
+
+def load_settings(
+    model: type[Settings],
+    name_or_path: str | None,
+    overrides: Sequence[Override] = (),
+    *,
+    folder: str = "configs",
+    what: str = "recipe",
+) -> Settings:
+    """Read a YAML file, apply overrides, validate.
+
+    Args:
+        model: what the tree must be.
+        name_or_path: YAML file or name of a shipped one; None: the defaults.
+        overrides: ``section.key=value`` texts, whose values are parsed as YAML, so that
+            ``optim.milestones=[30,50]`` works; or pairs of a key and its value as it is.
+        folder: of the package, with the shipped files.
+        what: such a file is called, in messages.
+
+    Raises:
+        UsageError: unknown file, unknown key, or a value that breaks a rule.
+    """
+    tree: dict[str, Any] = {}
+    where = name_or_path or "defaults"
+    if name_or_path is not None:
+        tree = parse_yaml(settings_text(name_or_path, folder=folder, what=what), where, what)
+    for override in overrides:
+        if not isinstance(override, str):
+            _set(model, tree, *override)
+            continue
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise UsageError(f"--set {override!r}: write section.key=value, e.g. train.epochs=10")
+        _set(model, tree, key.strip(), _parse_value(text, override))
+    return validate_tree(model, tree, where)
+
+
+def parse_yaml(text: str, where: str, what: str = "recipe") -> dict[str, Any]:
+    """Parse a mapping with the safe loader; aliases are refused (they can expand without end)."""
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise UsageError(f"{where}: YAML aliases are not allowed in a {what}")
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(f"{where}: a {what} is a mapping of sections, not {type(tree).__name__}")
+    return tree
+
+
+def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Settings:
+    """Turn a tree of plain values into settings; one line names the first mistake."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            raise UsageError(_unknown_key(model, ".".join(location), where)) from None
+        key = ".".join(location)
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if first["type"] == "value_error" else f"{key}={first['input']!r}: "
+        raise UsageError(f"{where}: {value}{message[0].lower()}{message[1:]}") from None
+
+
+def keys_of(model: type[Section]) -> list[str]:
+    """All keys that ``--set`` takes, dotted."""
+    keys = []
+    for section, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys += [f"{section}.{name}" for name in annotation.model_fields]
+    return keys
+
+
+def _package_folder(folder: str) -> Any:
+    return resources.files("fastrot").joinpath(*folder.split("/"))
+
+
+def _unknown_key(model: type[Section], key: str, where: str) -> str:
+    keys = keys_of(model)
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    leaf = key.rpartition(".")[2]
+    same_leaf = [known for known in keys if known.rpartition(".")[2] == leaf]
+    nearest = (same_leaf or close)[0]
+    return f"{where}: unknown key {key!r}; the nearest known key is {nearest!r}"
+
+
+def _set(model: type[Section], tree: dict[str, Any], key: str, value: Any) -> None:
+    if key not in keys_of(model):
+        raise UsageError(_unknown_key(model, key, "--set"))
+    section, _, name = key.partition(".")
+    branch = tree.setdefault(section, {})
+    if not isinstance(branch, dict):
+        raise UsageError(f"settings: section {section!r} must be a mapping")
+    branch[name] = value
+
+
+def _parse_value(text: str, override: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override!r}: the value is not valid YAML") from None
+    if isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-4 as a string
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,1 @@
+"""Mathematics on arrays: no model, no loader, no files."""
