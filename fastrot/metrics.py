@@ -1,0 +1,250 @@
+"""Scores from labels and outputs: average precision, top-k accuracy, means over classes.
+
+Pure functions of numpy arrays; they return fractions from 0 to 1.
+
+Average precision has three definitions in use, which differ by points on the same scores:
+
+``voc2010``
+    Area under the precision-recall curve after each precision is raised to the largest one at
+    the same or a higher recall. VOC has used it since 2010, and so does the published SVM
+    protocol (Goyal et al., 2019; MMSelfSup 0.x), on VOC 2007 too.
+``voc2007``
+    Mean of those raised precisions at the recalls 0, 0.1 ... 1 (Everingham et al., 2010). Recalls
+    are compared as whole numbers, so that 3 of 10 positives reach a recall of 0.3.
+``sklearn``
+    Sum of precision times the step in recall, as ``sklearn.metrics.average_precision_score``.
+    The published protocol chooses its costs by it.
+
+Rows of equal score: ``sklearn`` takes them as one threshold, so their order does not matter. The
+VOC definitions rank row by row, and of equal scores the LATER row comes first: the public code
+reverses an ascending sort. Its sort is not a stable one, so there the order among many equal
+scores depends on the machine; here it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.errors import BadDataError, UsageError
+
+Definition = Literal["voc2010", "voc2007", "sklearn"]
+
+_Floats = NDArray[np.floating[Any]]
+_BLOCK_BYTES = 2**26  # of scores that are copied and sorted at a time
+
+
+def average_precision(
+    labels: NDArray[Any],
+    scores: NDArray[Any],
+    definition: Definition,
+    *,
+    counted: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Average precision of each of P columns of scores for one class, of shape (P,).
+
+    Args:
+        labels: of shape (n,): bool; or integers 1 present, -1 absent, 0 not counted, as
+            ``fastrot.data.labels`` has them. Wider integers than int8 that hold 0 and 1 but no -1
+            could mean either and are refused.
+        scores: of shape (n, P), or (n,) for P = 1.
+        definition: which one, see above.
+        counted: of shape (n,): rows that take part; None: all.
+
+    Returns:
+        NaN in all columns where no counted row is positive: recall is undefined.
+
+    Raises:
+        UsageError: shapes that do not fit, labels of unclear meaning, an unknown definition.
+        BadDataError: a score is NaN, or no row is counted.
+
+    Example:
+        >>> labels = np.array([True, False, True])
+        >>> average_precision(labels, np.array([0.9, 0.8, 0.1]), "sklearn")
+        array([0.83333333])
+    """
+    if definition not in get_args(Definition):
+        known = ", ".join(get_args(Definition))
+        raise UsageError(f"average precision {definition!r} is not known; choose of {known}")
+    if scores.ndim == 1:
+        scores = scores[:, None]
+    if labels.ndim != 1 or scores.ndim != 2 or len(labels) != len(scores):
+        raise UsageError(
+            f"labels of shape {labels.shape} and scores of shape {scores.shape}: must be (n,) and "
+            "(n, P), one row a sample"
+        )
+    positive, takes_part = _positives(labels)
+    if counted is not None:
+        if counted.shape != labels.shape or counted.dtype != np.bool_:
+            raise UsageError(
+                f"counted of shape {counted.shape}, {counted.dtype}: must be bool, {labels.shape}"
+            )
+        takes_part = takes_part & counted
+    if not takes_part.any():
+        raise BadDataError(f"none of {len(labels)} rows is counted; average precision needs one")
+    present = np.flatnonzero(positive & takes_part)
+    absent = np.flatnonzero(~positive & takes_part)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
+    results = np.empty(scores.shape[1])
+    step = max(1, _BLOCK_BYTES // (len(scores) * max(scores.itemsize, 4)))
+    for start in range(0, scores.shape[1], step):
+        block = scores[:, start : start + step]
+        results[start : start + step] = _of_block(block, present, absent, definition)
+    return results
+
+
+def mean_over_classes(
+    values: NDArray[np.float64],
+    class_names: Sequence[str] | None = None,
+    *,
+    undefined: Literal["fail", "skip"] = "fail",
+) -> NDArray[np.float64]:
+    """Mean over the first axis, C classes, of values of shape (C, ...): mAP from AP.
+
+    Args:
+        values: NaN where a class has no value, as ``average_precision`` gives without a positive.
+        class_names: C names, for the message.
+        undefined: fail: such a class is an error. skip: the mean is over the others; the caller
+            says which were left out.
+
+    Returns:
+        Of shape ``values.shape[1:]``; of shape () for one value a class.
+
+    Raises:
+        BadDataError: a class is undefined (with skip: all are).
+    """
+    if len(values) == 0:
+        raise BadDataError("a mean over no classes; give values of one class at least")
+    missing = np.isnan(values)
+    lacking = missing.reshape(len(values), -1).any(axis=1)
+    if undefined == "fail" and lacking.any():
+        names = [class_names[i] if class_names else str(i) for i in np.flatnonzero(lacking)]
+        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        raise BadDataError(
+            f"{len(names)} of {len(values)} classes have no counted positive, so their AP is "
+            f"undefined: {shown}; give test data that shows them, or leave them out by name"
+        )
+    if missing.all(axis=0).any():
+        raise BadDataError("no class has a counted positive, so no mean is defined")
+    return np.asarray(np.nanmean(values, axis=0))
+
+
+def top_k_accuracy(labels: NDArray[np.int64], scores: NDArray[Any], k: int = 1) -> float:
+    """Share of samples whose class is among the k classes of the highest scores.
+
+    Of equal scores the lower class number ranks first, as with ``argmax``: constant scores make
+    class 0 the answer rather than everything right. With k >= C every sample is right.
+
+    Args:
+        labels: of shape (n,), integers from 0 to C - 1.
+        scores: of shape (n, C).
+        k: from 1.
+
+    Raises:
+        UsageError: shapes or k that do not fit.
+        BadDataError: no sample, a label out of range, or a score that is NaN.
+    """
+    if k < 1:
+        raise UsageError(f"k={k} must be at least 1")
+    if labels.ndim != 1 or scores.ndim != 2 or len(labels) != len(scores):
+        raise UsageError(
+            f"labels of shape {labels.shape} and scores of shape {scores.shape}: must be (n,) and "
+            "(n, C), one row a sample"
+        )
+    if len(labels) == 0:
+        raise BadDataError("accuracy over no samples is undefined; give one at least")
+    if (wrong := np.flatnonzero((labels < 0) | (labels >= scores.shape[1]))).size:
+        raise BadDataError(
+            f"sample {wrong[0]}: label {labels[wrong[0]]} is none of the {scores.shape[1]} classes "
+            "that have scores; test data must have the classes of the training data"
+        )
+    _refuse_nan(scores)
+    own = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
+    earlier = np.arange(scores.shape[1]) < labels[:, None]
+    before = (scores > own).sum(axis=1) + ((scores == own) & earlier).sum(axis=1)
+    return float((before < k).mean())
+
+
+def _positives(labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows are positive, and which are counted at all."""
+    if labels.dtype == np.bool_:
+        return labels, np.ones(len(labels), np.bool_)
+    if not np.issubdtype(labels.dtype, np.signedinteger):
+        raise UsageError(f"labels of {labels.dtype}: must be bool, or integers 1, 0 and -1")
+    if (wrong := np.flatnonzero((labels < -1) | (labels > 1))).size:
+        raise UsageError(
+            f"row {wrong[0]}: label {labels[wrong[0]]} is none of 1 (present), -1 (absent) and 0 "
+            "(not counted); give labels of one class"
+        )
+    if labels.dtype != np.int8 and (labels == 0).any() and not (labels == -1).any():
+        raise UsageError(
+            f"labels of {labels.dtype} hold 0 but no -1: absent, or not counted? Give bool, or "
+            "int8 if 0 means not counted"
+        )
+    return labels == 1, labels != 0
+
+
+def _of_block(
+    scores: _Floats, present: NDArray[np.intp], absent: NDArray[np.intp], definition: Definition
+) -> NDArray[np.float64]:
+    """Average precision of a few columns.
+
+    Only positives change recall, and precision peaks at them, so all definitions need no more
+    than how many rows rank before each: plain sorts and look-ups, without ordering the rows.
+    """
+    count = len(present)
+    if count == 0:
+        _refuse_nan(scores)
+        return np.full(scores.shape[1], np.nan)
+    # Rows are columns of scores from here on. numpy sorts half precision slowly.
+    wide = np.float32 if scores.dtype == np.float16 else scores.dtype
+    hits = np.ascontiguousarray(scores[present].T, dtype=wide)  # (P, count)
+    others = np.ascontiguousarray(scores[absent].T, dtype=wide)
+    _refuse_nan(hits)
+    _refuse_nan(others)
+    ranked = np.sort(hits, axis=1)[:, ::-1]
+    others.sort(axis=1)
+    before = np.empty((len(hits), count), np.int64)  # negatives that rank before each positive
+    for row, (values, sorted_others) in enumerate(zip(ranked, others, strict=True)):
+        before[row] = len(absent) - np.searchsorted(sorted_others, values, side="left")
+        if definition != "sklearn":
+            above = len(absent) - np.searchsorted(sorted_others, values, side="right")
+            if (above != before[row]).any():
+                before[row] = _before_in_order(scores[:, row], present, absent)
+    found = np.broadcast_to(np.arange(1, count + 1), before.shape)
+    if definition == "sklearn":
+        # Equal positives share one threshold: all of them are found there.
+        last = np.ones(ranked.shape, np.bool_)
+        last[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
+        found = np.where(last, found, count + 1)
+        found = np.minimum.accumulate(found[:, ::-1], axis=1)[:, ::-1]
+    precision = found / (found + before)
+    if definition == "sklearn":
+        return np.asarray(precision.mean(axis=1))
+    raised = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    if definition == "voc2010":
+        return np.asarray(raised.mean(axis=1))
+    # The first positive at which recall reaches j / 10: the smallest i with 10 i >= j * count.
+    firsts = np.maximum(-(-np.arange(11) * count // 10) - 1, 0)
+    return np.asarray(raised[:, firsts].mean(axis=1))
+
+
+def _before_in_order(
+    scores: _Floats, present: NDArray[np.intp], absent: NDArray[np.intp]
+) -> NDArray[np.int64]:
+    """Negatives before each positive, the first one first, where equal scores have an order."""
+    rows = np.sort(np.concatenate([present, absent]))
+    order = rows[np.argsort(scores[rows], kind="stable")[::-1]]
+    positive = np.zeros(len(scores), np.bool_)
+    positive[present] = True
+    hit = positive[order]
+    return np.cumsum(~hit)[hit]
+
+
+def _refuse_nan(scores: _Floats) -> None:
+    if np.issubdtype(scores.dtype, np.floating) and np.isnan(scores).any():
+        raise BadDataError("a score is NaN, which has no rank; the model that gave it is unsound")
