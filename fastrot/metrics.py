@@ -122,7 +122,9 @@ def mean_over_classes(
     missing = np.isnan(values)
     lacking = missing.reshape(len(values), -1).any(axis=1)
     if undefined == "fail" and lacking.any():
-        names = [class_names[i] if class_names else str(i) for i in np.flatnonzero(lacking)]
+        names = [
+            class_names[i] if class_names else str(i) for i in np.flatnonzero(lacking).tolist()
+        ]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         raise BadDataError(
             f"{len(names)} of {len(values)} classes have no counted positive, so their AP is "
@@ -242,7 +244,7 @@ def _before_in_order(
     positive = np.zeros(len(scores), np.bool_)
     positive[present] = True
     hit = positive[order]
-    return np.cumsum(~hit)[hit]
+    return np.asarray(np.cumsum(~hit)[hit])
 
 
 def _refuse_nan(scores: _Floats) -> None:
