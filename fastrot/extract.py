@@ -1,0 +1,175 @@
+"""``fastrot extract``: features of a data set, from a checkpoint, in one command."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.config import ModelConfig, load_config
+from fastrot.data.open import open_samples
+from fastrot.distributed import joined, pick_device, read_world
+from fastrot.environment import usable_cores
+from fastrot.evaluation.protocol import EvalConfig, load_protocol
+from fastrot.feature_cache import FeatureCache
+from fastrot.feature_plan import protocol_crop
+from fastrot.features import extract_features
+from fastrot.settings import Override
+from fastrot.weights import load_backbone
+
+DEFAULT_PROTOCOL = "linear"
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction left.
+
+    Attributes:
+        cache: the features.
+        seconds: wall time of this start, 0 images computed if all were there.
+    """
+
+    cache: FeatureCache
+    seconds: float
+    exit_code: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        cache = self.cache
+        return {
+            "cache": str(cache.path),
+            "digest": cache.digest,
+            "identity": cache.identity,
+            "samples": cache.num_samples,
+            "crops": cache.crops,
+            "layers": cache.manifest["layers"],
+            "bytes": {name: self._size(name) for name in cache.layers},
+            "made_by": cache.manifest["made_by"],
+            "seconds": round(self.seconds, 3),
+        }
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        cache, made = self.cache, self.cache.manifest["made_by"]
+        crops = f", {cache.crops} crops each" if cache.crops else ""
+        console.print(
+            f"{cache.path}: {cache.num_samples:,} samples{crops} of {made.get('data', 'arrays')}\n"
+            f"weights: {made.get('source', cache.identity.get('weights', 'unknown'))}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        table = Table("layer", "values", "pooling", "MB")
+        for name, info in cache.layers.items():
+            shape = f"{info.channels} x {info.grid} x {info.grid} = {info.dim:,}"
+            table.add_row(name, shape, info.window, f"{self._size(name) / 1e6:,.1f}")
+        console.print(table)
+
+    def _size(self, layer: str) -> int:
+        return (self.cache.path / f"{layer}.npy").stat().st_size
+
+
+def extract(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    *,
+    layers: Sequence[str] | None = None,
+    protocol: str | None = None,
+    crops: int = 0,
+    random_init: bool = False,
+    channel_order: str = "rgb",
+    model: str | None = None,
+    overrides: Sequence[Override] = (),
+    seed: int = 0,
+    loader: str = "auto",
+    device: str = "auto",
+    batch: int | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> ExtractReport:
+    """Extract features, or go on with it; under torchrun on all ranks.
+
+    Args:
+        checkpoint: run, checkpoint folder or weight file.
+        data: a ``.beton`` file, a folder, or tar shards.
+        out: the cache's folder.
+        layers: stages; None: the protocol's, or without a protocol all of the backbone.
+        protocol: whose test transform and layers are taken; None: those of ``linear``.
+        crops: K random crops of each image instead of the test transform.
+        random_init: of the same architecture, instead of the trained weights.
+        channel_order: ``bgr`` for weights trained on BGR images.
+        model: architecture of a weight file; None: guessed.
+        overrides: ``features.resolution=96`` and the like, and ``model.width=32`` of a weight
+            file's architecture.
+        seed: of the random crops, and of ``random_init``'s weights where no run has one.
+        loader: ``auto`` or an engine.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch: images of a forward pass; None: by size and device.
+        workers: decoding threads; None: by the cores.
+        progress: show it on standard error.
+
+    Raises:
+        FastrotError: with the exit code of the failure.
+    """
+    started = time.monotonic()
+    of_model = [item for item in overrides if _key(item).startswith("model.")]
+    config = load_protocol(
+        protocol or DEFAULT_PROTOCOL, [item for item in overrides if item not in of_model]
+    )
+    backbone = load_backbone(
+        checkpoint,
+        model=_architecture(model, of_model),
+        channel_order=channel_order,
+        random_init=random_init,
+    )
+    samples = open_samples(data)
+    world = read_world()
+    target = pick_device(device, world)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores() // world.local_size))
+    with joined(world, target):
+        cache = extract_features(
+            backbone,
+            samples,
+            out,
+            layers=layers or _layers(config, protocol, backbone.model.stage_names),
+            crop=protocol_crop(
+                config.features.transform,
+                backbone,
+                resolution=config.features.resolution,
+                resize=config.features.resize,
+            ),
+            crops=crops,
+            seed=seed,
+            loader=loader,
+            device=device,
+            batch=batch,
+            workers=workers,
+            precision=config.features.precision,
+            world=world,
+            progress=progress,
+        )
+    return ExtractReport(cache, time.monotonic() - started)
+
+
+def _layers(config: EvalConfig, protocol: str | None, stages: tuple[str, ...]) -> tuple[str, ...]:
+    return stages if protocol is None else config.features.layers
+
+
+def _architecture(name: str | None, overrides: Sequence[Override]) -> ModelConfig | None:
+    if name is None and not overrides:
+        return None
+    named: list[Override] = [] if name is None else [("model.name", name)]
+    return load_config(None, [*named, *overrides]).model
+
+
+def _key(override: Override) -> str:
+    return override.partition("=")[0].strip() if isinstance(override, str) else override[0]

@@ -1,0 +1,138 @@
+"""The forward pass of an extraction: from batches of images to pooled float16 rows on the host.
+
+Shapes: N images of a batch, D values of a layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, nullcontext
+from typing import NamedTuple
+
+import torch
+
+from fastrot.data.loader import Batch
+from fastrot.errors import BadDataError, NonFiniteError
+from fastrot.feature_cache import Features, what_is_wrong
+from fastrot.feature_plan import FeaturePlan
+from fastrot.kernels.rotate.op import rotate_views
+from fastrot.kernels.rotate.reference import normalisation_table
+from fastrot.pooling import pool
+from fastrot.resolve import autocast_dtype
+from fastrot.weights import Backbone
+
+
+class _Result(NamedTuple):
+    """Features on their way to the host."""
+
+    first: int
+    half: dict[str, torch.Tensor]
+    full: dict[str, torch.Tensor]
+    finite: torch.Tensor
+    copied: torch.cuda.Event | None
+
+
+class FeatureNetwork:
+    """A copy of the backbone on the device, and its pooled layers; a context manager.
+
+    Args:
+        backbone: is not touched.
+        plan: layers and precision.
+        device: where it runs.
+    """
+
+    def __init__(self, backbone: Backbone, plan: FeaturePlan, device: torch.device) -> None:
+        self._device, self._layers, self._exact = device, plan.layers, plan.precision == "fp32"
+        self._dtype = autocast_dtype(plan.precision)
+        self._model = copy.deepcopy(backbone.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model.eval()
+        table = normalisation_table(backbone.mean, backbone.std, self._dtype or torch.float32)
+        self._table = table.to(device)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> FeatureNetwork:
+        self._stack.enter_context(torch.inference_mode())
+        if self._device.type == "cuda":
+            # The same algorithm in every start, and no TensorFloat where float32 was asked for.
+            self._stack.enter_context(
+                torch.backends.cudnn.flags(
+                    enabled=True,
+                    benchmark=False,
+                    deterministic=True,
+                    allow_tf32=not self._exact,
+                )
+            )
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stack.close()
+
+    def start(self, batch: Batch) -> _Result:
+        """Queue the forward pass of a batch and the way back to the host."""
+        turns = torch.zeros(len(batch.images), 1, dtype=torch.uint8, device=self._device)
+        images = rotate_views(batch.images, turns, batch.flips, self._table)
+        with (
+            nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)
+        ):
+            stages = self._model.stages(images)
+        full = {name: pool(name, stages[name]) for name in self._layers}
+        half = {name: values.half() for name, values in full.items()}
+        finite = torch.stack([values.isfinite().all() for values in half.values()]).all()
+        first = int(batch.index[0])
+        if self._device.type != "cuda":
+            return _Result(first, half, full, finite, None)
+        half = {name: _to_host(values) for name, values in half.items()}
+        finite = _to_host(finite)
+        copied = torch.cuda.Event()
+        copied.record()
+        return _Result(first, half, full, finite, copied)
+
+    def finish(self, result: _Result) -> dict[str, Features]:
+        """Wait for a batch's features.
+
+        Raises:
+            NonFiniteError: one is not finite as float16.
+        """
+        if result.copied is not None:
+            result.copied.synchronize()
+        if not bool(result.finite):
+            for name, values in result.half.items():
+                if not values.isfinite().all():
+                    full = result.full[name].float().cpu().numpy()
+                    raise NonFiniteError(what_is_wrong(full, name, first_sample=result.first))
+        return {name: values.numpy() for name, values in result.half.items()}
+
+
+def pipelined(
+    network: FeatureNetwork, batches: Iterator[Batch]
+) -> Iterator[tuple[int, Mapping[str, Features]]]:
+    """First sample and features of every batch; on a GPU the next one is computed meanwhile.
+
+    What was computed before a bad image is yielded before its error is raised.
+    """
+    waiting: _Result | None = None
+    failure: BadDataError | None = None
+    while failure is None:
+        try:
+            batch = next(batches, None)
+        except BadDataError as error:
+            failure, batch = error, None
+        if batch is None:
+            break
+        result = network.start(batch)
+        if result.copied is None:
+            yield result.first, network.finish(result)
+            continue
+        if waiting is not None:
+            yield waiting.first, network.finish(waiting)
+        waiting = result
+    if waiting is not None:
+        yield waiting.first, network.finish(waiting)
+    if failure is not None:
+        raise failure
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)

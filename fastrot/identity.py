@@ -1,0 +1,56 @@
+"""What a stored result depends on: its hash, and how two of them differ, field by field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import xxhash
+
+
+def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity as JSON gives it back: tuples are lists, keys are texts.
+
+    Raises:
+        TypeError: a value is not plain.
+        ValueError: a number is not finite.
+    """
+    tree: dict[str, Any] = json.loads(json.dumps(identity, allow_nan=False))
+    return tree
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits that change with any field, whatever the order of the fields.
+
+    Example:
+        >>> identity_digest({"a": 1, "b": [2]}) == identity_digest({"b": (2,), "a": 1})
+        True
+    """
+    text = json.dumps(identity, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def differing_fields(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The fields of two trees that differ, as ``a.b: old -> new``.
+
+    Example:
+        >>> differing_fields({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+        ['a.b: 1 -> 3']
+    """
+    return _differing(saved, now, "")
+
+
+def _differing(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[str]:
+    lines = []
+    for key in sorted({*saved, *now}):
+        old, new = saved.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += _differing(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {_value(saved, key)} -> {_value(now, key)}")
+    return lines
+
+
+def _value(tree: Mapping[str, Any], key: str) -> str:
+    return json.dumps(tree[key]).strip('"') if key in tree else "(absent)"
