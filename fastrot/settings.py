@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,7 +147,7 @@ def keys_of(model: type[Section]) -> list[str]:
     return keys
 
 
-def _package_folder(folder: str) -> Any:
+def _package_folder(folder: str) -> Traversable:
     return resources.files("fastrot").joinpath(*folder.split("/"))
 
 

@@ -32,10 +32,11 @@ class FeatureConfig(Section):
     transform: Literal["center", "squash"] = "center"
     """Of test images. center: short side to resize, centre crop. squash: the whole image to a
     square, its aspect lost (the published SVM protocol)."""
-    resolution: Annotated[int, Field(ge=8, le=4096)] = 224
-    """Side of a crop in pixels."""
-    resize: Annotated[int, Field(ge=8)] = 256
-    """center: length of the short side before the crop, in pixels."""
+    resolution: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Side of a crop in pixels; null: the one that the backbone was trained at."""
+    resize: Annotated[int, Field(ge=8)] | None = None
+    """center: length of the short side before the crop, in pixels; null: 8/7 of the resolution,
+    which is 256 at 224."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type of the forward pass. auto: bf16 on a GPU that has it, fp32 on a CPU."""
 
@@ -43,7 +44,7 @@ class FeatureConfig(Section):
     def _fits(self) -> FeatureConfig:
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise ValueError(f"features.layers={list(self.layers)} must name different layers")
-        if self.transform == "center" and self.resize < self.resolution:
+        if self.resolution and self.resize and self.resize < self.resolution:
             raise ValueError(
                 f"features.resize={self.resize} must be at least "
                 f"features.resolution={self.resolution}, which is cut out of it"

@@ -42,7 +42,8 @@ def test_the_published_page(protocol, metric, names, values):
         ("voc07-svm", "openselfsup-supervised", "87.17"),
         ("voc07-lowshot", "openselfsup", "18.91 23.33 30.57 38.22 45.83 52.23 58.08 61.11"),
         ("voc07-lowshot", "openselfsup-random", "9.15 9.39 11.09 12.3 14.3 17.41 21.32 23.77"),
-        ("voc07-lowshot", "openselfsup-supervised", "52.99 63.55 73.7 78.79 81.76 83.75 85.18 85.97"),
+        ("voc07-lowshot", "openselfsup-supervised",
+         "52.99 63.55 73.7 78.79 81.76 83.75 85.18 85.97"),  # fmt: skip
         ("in1k-linear-mhead", "openselfsup", "12.89 34.30 44.91 54.99 49.09"),
         ("in1k-linear-mhead", "openselfsup-random", "11.37 16.21 13.47 9.07 6.54"),
         ("in1k-linear-mhead", "openselfsup-supervised", "15.18 33.96 47.86 67.56 76.17"),
@@ -122,7 +123,8 @@ def test_a_score_with_its_layer_finds_the_row_of_that_layer():
     assert lookup("voc07-lowshot", "layer3", "mAP") is None, "which number of shots?"
     assert lookup("in1k-linear-mhead", "layer3", "top1").layer == "layer3"
     for arguments in (("knn", "k=10", "top1"), ("in1k-knn", "k=10", "top5"),
-                      ("in1k-knn", "k=5", "top1"), ("in1k-knn", "k=10", "top1", "nobody")):  # fmt: skip
+                      ("in1k-knn", "k=5", "top1"),
+                      ("in1k-knn", "k=10", "top1", "nobody")):  # fmt: skip
         assert lookup(*arguments) is None
     assert published("inat18-linear") == published("knn") == ()
 

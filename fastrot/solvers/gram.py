@@ -1,0 +1,127 @@
+"""The Gram matrix of samples with an intercept, as products with it.
+
+Where samples outnumber dimensions the matrix is never formed: K v is X (X^T v), which costs less,
+and solving over K is then solving in the primal.
+
+Shapes: n samples, D dimensions, P rows of a product, r leading eigenvectors.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_CHUNK = 1024  # dimensions whose products float32 adds up, before float64 does
+_OVERSAMPLING = 16
+_PASSES = 4
+_STIFF = 60.0
+_RANKS = {torch.float32: 128, torch.float64: 512}
+
+
+class Gram:
+    """K = X X^T + 1 of n samples.
+
+    Args:
+        features: X of shape (n, D), float32 or float64, on the device that is to compute.
+        square: form the matrix; None: where 2 D >= n, when that makes products cheaper.
+
+    Attributes:
+        num_samples: n.
+        device: of the features.
+
+    Raises:
+        ValueError: not a matrix with at least one row, or not finite.
+    """
+
+    def __init__(self, features: torch.Tensor, *, square: bool | None = None) -> None:
+        if features.ndim != 2 or not len(features):
+            raise ValueError(f"features of shape {tuple(features.shape)} must be (samples, D)")
+        if not torch.isfinite(features).all():
+            raise ValueError("features must be finite")
+        self.num_samples, self.device = len(features), features.device
+        if square is None:
+            square = 2 * features.shape[1] >= self.num_samples
+        self._square: dict[torch.dtype, torch.Tensor] = {}
+        self._tall: dict[torch.dtype, torch.Tensor] = {}
+        self._leading: dict[torch.dtype, tuple[torch.Tensor, torch.Tensor]] = {}
+        if square:
+            self._square[torch.float64] = _square(features)
+        else:
+            ones = features.new_ones(self.num_samples, 1)
+            self._tall[torch.float64] = torch.cat([features, ones], dim=1).double()
+
+    def restricted(self, rows: torch.Tensor) -> Gram:
+        """The Gram matrix of some of the samples, rows of shape (m,), int64."""
+        part = object.__new__(Gram)
+        part.num_samples, part.device = len(rows), self.device
+        part._leading, part._square, part._tall = {}, {}, {}
+        if self._square:
+            part._square[torch.float64] = self._square[torch.float64][rows][:, rows]
+        else:
+            part._tall[torch.float64] = self._tall[torch.float64][rows]
+        return part
+
+    def part(self, rows: torch.Tensor) -> torch.Tensor:
+        """K of some samples, of shape (m, m), float64; the caller may write into it."""
+        return self._square[torch.float64][rows[:, None], rows]
+
+    def is_stiff(self, weight: float) -> bool:
+        """Whether 1 + weight K stays ill-conditioned beside its leading eigenvectors.
+
+        Never where the matrix is not formed: there is nothing better than products then.
+        """
+        if not self._square or not weight:
+            return False
+        values, _ = self._eigenvectors(torch.float64)
+        return bool(len(values)) and weight * float(values[-1]) > _STIFF
+
+    def product(self, v: torch.Tensor) -> torch.Tensor:
+        """V K of shape (P, n) for v of shape (P, n), in the dtype of v."""
+        if self._square:
+            return v @ _in(self._square, v.dtype)
+        tall = _in(self._tall, v.dtype)
+        return (v @ tall) @ tall.T
+
+    def precondition(self, v: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """About (1 + weight K)^-1 v, by the leading eigenvectors of K.
+
+        Args:
+            v: of shape (P, n).
+            weight: of shape (P, 1), not negative.
+        """
+        values, vectors = self._eigenvectors(v.dtype)
+        share = weight * values
+        return v - ((v @ vectors) * (share / (1 + share))) @ vectors.T
+
+    def _eigenvectors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The r largest eigenvalues (r,) and their vectors (n, r), by subspace iteration."""
+        if dtype not in self._leading:
+            rank = min(_RANKS[dtype], max(1, self.num_samples // 4))
+            width = min(rank + _OVERSAMPLING, self.num_samples)
+            # Drawn on the host from a fixed seed: the same on every device and in every run.
+            basis = torch.randn(
+                self.num_samples, width, dtype=dtype, generator=torch.Generator().manual_seed(0)
+            ).to(self.device)
+            for _ in range(_PASSES):
+                basis = torch.linalg.qr(self.product(basis.T).T)[0]
+            values, vectors = torch.linalg.eigh(self.product(basis.T) @ basis)
+            order = torch.arange(width - 1, width - 1 - rank, -1, device=self.device)
+            self._leading[dtype] = (
+                values[order].clamp(min=0),
+                (basis @ vectors[:, order]).contiguous(),
+            )
+        return self._leading[dtype]
+
+
+def _square(features: torch.Tensor) -> torch.Tensor:
+    """X X^T + 1 in float64, of products that are fast in the dtype of the features."""
+    total = torch.ones(len(features), len(features), dtype=torch.float64, device=features.device)
+    for start in range(0, features.shape[1], _CHUNK):
+        part = features[:, start : start + _CHUNK]
+        total += part @ part.T
+    return total
+
+
+def _in(matrices: dict[torch.dtype, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    if dtype not in matrices:
+        matrices[dtype] = matrices[torch.float64].to(dtype)
+    return matrices[dtype]

@@ -1,0 +1,121 @@
+"""SVMs over a Gram matrix: the optimum that scikit-learn's LinearSVC has, and gaps that hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.svm import LinearSVC
+
+from fastrot.data.images import decode_image
+from fastrot.solvers.gram import Gram
+from fastrot.solvers.gram_svm import Solution, solve_path
+
+COSTS = (1e-5, 1e-3, 0.0625, 1.0, 100.0)
+WEIGHT = 2.0
+
+
+@pytest.fixture(scope="module")
+def photos(test_data: Callable[[str], Path]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Normalised 32 x 32 thumbnails of 300 photos in 10 classes, and their labels."""
+    rows, labels = [], []
+    for label, folder in enumerate(sorted((test_data("imagenette-128") / "train").iterdir())):
+        for path in sorted(folder.iterdir())[:30]:
+            pixels = decode_image(path.read_bytes(), apply_exif=True)
+            rows.append(pixels[::4, ::4].reshape(-1)[:3072] / 255.0)
+            labels.append(label)
+    features = np.stack(rows)
+    features /= np.linalg.norm(features, axis=1, keepdims=True) + 1e-5
+    return features, np.array(labels)
+
+
+def one_against_rest(labels: NDArray[np.int64], classes: int = 4) -> NDArray[np.int8]:
+    return np.stack([np.where(labels == c, 1, -1) for c in range(classes)]).astype(np.int8)
+
+
+def solve(
+    features: NDArray[np.float64], signs: NDArray[np.int8], **options: object
+) -> list[Solution]:
+    gram = Gram(torch.from_numpy(features), **options)  # type: ignore[arg-type]
+    return list(
+        solve_path(gram, torch.from_numpy(signs), COSTS, positive_weight=WEIGHT, tolerance=1e-7)
+    )
+
+
+def objective(
+    w: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.int8], cost: float
+) -> float:
+    """P(w) from its definition; the last feature of x is 1."""
+    used = y != 0
+    hinge = np.maximum(0, 1 - y[used] * (x[used] @ w))
+    costs = np.where(y[used] > 0, WEIGHT * cost, cost)
+    return float(0.5 * w @ w + costs @ hinge**2)
+
+
+def test_objectives_and_decisions_are_those_of_linear_svc(photos) -> None:
+    features, labels = photos
+    signs = one_against_rest(labels)
+    x = np.hstack([features, np.ones((len(features), 1))])
+    for solution in solve(features, signs):
+        for p, y in enumerate(signs):
+            w = solution.coefficients[p].numpy() @ x
+            ours = objective(w, x, y, solution.cost)
+            assert ours == pytest.approx(float(solution.objective[p]), rel=1e-6)
+            np.testing.assert_allclose(x @ w, solution.decision[p].numpy(), atol=1e-6)
+            peer = LinearSVC(
+                C=solution.cost, class_weight={1: WEIGHT, -1: 1}, tol=1e-9, max_iter=200_000
+            ).fit(features, y)
+            theirs = objective(np.append(peer.coef_, peer.intercept_), x, y, solution.cost)
+            assert ours <= theirs * (1 + 1e-6)
+            assert theirs <= ours * (1 + 1e-4), "LinearSVC did not converge: the test says nothing"
+            assert 0 <= float(solution.gap[p]) + 1e-12 <= 1e-7 + 1e-12
+
+
+def test_samples_that_are_not_in_a_problem_do_not_matter(photos) -> None:
+    features, labels = photos
+    signs = one_against_rest(labels)
+    left_out = np.arange(len(labels)) % 3 == 0
+    masked = np.where(left_out, 0, signs).astype(np.int8)
+    whole, part = solve(features, masked), solve(features[~left_out], signs[:, ~left_out])
+    for a, b in zip(whole, part, strict=True):
+        np.testing.assert_allclose(a.objective, b.objective, rtol=1e-6)
+        np.testing.assert_allclose(a.decision[:, ~left_out], b.decision, atol=2e-3)
+
+
+def test_more_samples_than_dimensions_give_the_same_without_a_square(photos) -> None:
+    features, labels = photos
+    few = np.ascontiguousarray(features[:, ::60])
+    signs = one_against_rest(labels)
+    assert not Gram(torch.from_numpy(few))._square
+    for a, b in zip(solve(few, signs), solve(few, signs, square=True), strict=True):
+        np.testing.assert_allclose(a.objective, b.objective, rtol=1e-6)
+
+
+def test_features_of_zeros_leave_the_intercept_alone() -> None:
+    signs = np.array([[1, -1, -1, -1]], np.int8)
+    for solution in solve(np.zeros((4, 3)), signs):
+        c = solution.cost
+        # minimise b^2/2 + 2c (1 - b)^2 + 3c (1 + b)^2
+        assert float(solution.decision[0, 0]) == pytest.approx(-2 * c / (1 + 10 * c), rel=1e-5)
+
+
+def test_one_positive_sample_is_enough(photos) -> None:
+    features, _ = photos
+    signs = np.full((1, len(features)), -1, np.int8)
+    signs[0, 7] = 1
+    last = solve(features, signs)[-1]
+    assert int(last.decision[0].argmax()) == 7
+
+
+def test_bad_arguments_are_named() -> None:
+    gram = Gram(torch.eye(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"signs of shape \(1, 2\) must be \(problems, 3 samples"):
+        list(solve_path(gram, torch.ones(1, 2), [1.0]))
+    with pytest.raises(ValueError, match="must be positive and finite"):
+        list(solve_path(gram, torch.ones(1, 3), [0.0]))
+    with pytest.raises(ValueError, match="features must be finite"):
+        Gram(torch.full((2, 2), float("nan")))
