@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, c
 import typer
 
 from fastrot import __version__
+from fastrot.cli_measure import add_commands
 from fastrot.errors import FastrotError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -332,9 +333,12 @@ def _show(report: Report, as_json: bool) -> None:
     raise typer.Exit(report.exit_code)
 
 
+add_commands(app, _show)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with the exit code of its outcome."""
-    if not {"train", "doctor"} & set(sys.argv[1:2]):
+    if not {"train", "doctor", "extract", "eval"} & set(sys.argv[1:2]):
         # numpy's idle BLAS threads spin; the commands that only look need none.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command = typer.main.get_command(app)

@@ -80,7 +80,7 @@ def several_labels(cache: FeatureCache) -> NDArray[np.int8]:
     labels = cache.labels
     if labels.ndim == 2:
         return labels.astype(np.int8)
-    if labels.min(initial=-1) < 0:
+    if not len(labels) or int(labels.min()) < 0:
         raise BadDataError(f"{cache.path}: images without labels; the SVM protocols need them")
     count = len(cache.class_names or ()) or int(labels.max()) + 1
     return np.where(np.arange(count) == labels[:, None], 1, -1).astype(np.int8)

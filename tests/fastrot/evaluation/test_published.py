@@ -42,8 +42,11 @@ def test_the_published_page(protocol, metric, names, values):
         ("voc07-svm", "openselfsup-supervised", "87.17"),
         ("voc07-lowshot", "openselfsup", "18.91 23.33 30.57 38.22 45.83 52.23 58.08 61.11"),
         ("voc07-lowshot", "openselfsup-random", "9.15 9.39 11.09 12.3 14.3 17.41 21.32 23.77"),
-        ("voc07-lowshot", "openselfsup-supervised",
-         "52.99 63.55 73.7 78.79 81.76 83.75 85.18 85.97"),  # fmt: skip
+        (
+            "voc07-lowshot",
+            "openselfsup-supervised",
+            "52.99 63.55 73.7 78.79 81.76 83.75 85.18 85.97",
+        ),
         ("in1k-linear-mhead", "openselfsup", "12.89 34.30 44.91 54.99 49.09"),
         ("in1k-linear-mhead", "openselfsup-random", "11.37 16.21 13.47 9.07 6.54"),
         ("in1k-linear-mhead", "openselfsup-supervised", "15.18 33.96 47.86 67.56 76.17"),
@@ -66,7 +69,7 @@ def test_the_published_page(protocol, metric, names, values):
         ("coco-det", "openselfsup", "40.0 59.3 43.6 34.9 56.0 37.4"),
         ("cifar10-rotnet", "rotnet-rerun", "84.65 88.89 85.88 54.04 93.65"),
     ],
-)  # fmt: skip
+)
 def test_replicates_and_anchors(protocol, source, values):
     found = [row.value for row in published(protocol) if row.source == source]
     assert found == [float(value) for value in values.split()]
@@ -75,20 +78,28 @@ def test_replicates_and_anchors(protocol, source, values):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("4 blocks conv2", 89.06), ("4 blocks conv4", 61.73), ("3 blocks conv2", 88.26),
-        ("8 rotations", 88.51), ("rotations 90 270", 85.52), ("supervised", 92.80),
-        ("random + conv", 72.50), ("RotNet + conv", 91.16), ("RotNet + non-linear", 89.06),
+        ("4 blocks conv2", 89.06),
+        ("4 blocks conv4", 61.73),
+        ("3 blocks conv2", 88.26),
+        ("8 rotations", 88.51),
+        ("rotations 90 270", 85.52),
+        ("supervised", 92.80),
+        ("random + conv", 72.50),
+        ("RotNet + conv", 91.16),
+        ("RotNet + non-linear", 89.06),
         ("RotNet + conv, fine-tuned", 92.17),
     ],
-)  # fmt: skip
+)
 def test_rotnets_tables(name, value):
     assert lookup("cifar10-rotnet", name, "top1", "rotnet-paper").value == value
 
 
 def test_low_shot_errors_of_the_survey_became_accuracies():
-    errors = {"RotNet + conv": (35.37, 24.72, 17.16, 13.57, 8.05),
-              "supervised conv": (66.34, 52.74, 25.81, 16.53, 6.93),
-              "supervised non-linear": (65.03, 51.13, 27.17, 16.13, 7.92)}  # fmt: skip
+    errors = {
+        "RotNet + conv": (35.37, 24.72, 17.16, 13.57, 8.05),
+        "supervised conv": (66.34, 52.74, 25.81, 16.53, 6.93),
+        "supervised non-linear": (65.03, 51.13, 27.17, 16.13, 7.92),
+    }
     for what, row in errors.items():
         for shots, error in zip((20, 100, 400, 1000, 5000), row, strict=True):
             found = lookup("cifar10-rotnet", f"{what}, {shots}-shot", "top1", "aet-survey")
@@ -104,11 +115,19 @@ def test_what_is_from_memory_says_so():
 
 def test_each_row_of_the_page_is_of_its_checkpoint():
     page = [row for row in ROWS if row.source == "mmselfsup-0.x"]
-    of = {checkpoint: {row.protocol for row in page if row.checkpoint == checkpoint}
-          for checkpoint in (OLD, NEW)}  # fmt: skip
+    of = {
+        checkpoint: {row.protocol for row in page if row.checkpoint == checkpoint}
+        for checkpoint in (OLD, NEW)
+    }
     assert of[NEW] == {"in1k-linear-avgpool", "places205-linear", "in1k-knn"}
-    assert of[OLD] == {"voc07-svm", "voc07-lowshot", "in1k-linear-mhead", "voc0712-det",
-                       "coco-det", "voc12aug-seg"}  # fmt: skip
+    assert of[OLD] == {
+        "voc07-svm",
+        "voc07-lowshot",
+        "in1k-linear-mhead",
+        "voc0712-det",
+        "coco-det",
+        "voc12aug-seg",
+    }
     assert all("BGR" in row.note for row in page if row.checkpoint == OLD)
     assert OLD.endswith("513972ac.pth") and NEW.endswith("5b9f06a0.pth")
 
@@ -122,9 +141,12 @@ def test_a_score_with_its_layer_finds_the_row_of_that_layer():
     assert lookup("voc07-lowshot", "4-shot layer4", "mAP") is None
     assert lookup("voc07-lowshot", "layer3", "mAP") is None, "which number of shots?"
     assert lookup("in1k-linear-mhead", "layer3", "top1").layer == "layer3"
-    for arguments in (("knn", "k=10", "top1"), ("in1k-knn", "k=10", "top5"),
-                      ("in1k-knn", "k=5", "top1"),
-                      ("in1k-knn", "k=10", "top1", "nobody")):  # fmt: skip
+    for arguments in (
+        ("knn", "k=10", "top1"),
+        ("in1k-knn", "k=10", "top5"),
+        ("in1k-knn", "k=5", "top1"),
+        ("in1k-knn", "k=10", "top1", "nobody"),
+    ):
         assert lookup(*arguments) is None
     assert published("inat18-linear") == published("knn") == ()
 
