@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrot.errors import BadDataError, MismatchError, StorageError
+from fastrot.identity import differing_fields, plain
 from fastrot.storage import write_atomic
 
 _MAX_JSON_BYTES = 2**28
@@ -34,7 +35,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self.identity: dict[str, Any] = plain(identity)
         if folder is None:
             return
         try:
@@ -44,7 +45,7 @@ class Journal:
                 write_atomic(folder / "identity.json", _bytes(self.identity))
         except OSError as error:
             raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from None
-        if saved is not None and (fields := differing(saved, self.identity)):
+        if saved is not None and (fields := differing_fields(saved, self.identity)):
             raise MismatchError(
                 f"{folder}: holds results of another evaluation: {'; '.join(fields)}; name another "
                 "--out, or remove that folder"
@@ -74,23 +75,6 @@ class Journal:
     def file(self, unit: str, suffix: str) -> Path | None:
         """Where the bulky state of a unit goes; None: nowhere."""
         return None if self.folder is None else self.folder / f"{_file_name(unit)}{suffix}"
-
-
-def differing(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The fields of two trees that differ, as ``a.b: old -> new``.
-
-    Example:
-        >>> differing({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
-        ['a.b: 1 -> 3']
-    """
-    lines = []
-    for key in sorted({*saved, *now}):
-        old, new = saved.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differing(old, new, f"{prefix}{key}.")
-        elif old != new:
-            lines.append(f"{prefix}{key}: {old!r} -> {new!r}")
-    return lines
 
 
 def _file_name(unit: str) -> str:

@@ -14,12 +14,13 @@ from rich.table import Table
 
 from fastrot.environment import environment_record
 from fastrot.errors import UsageError
-from fastrot.evaluation.journal import Journal, differing
+from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.evaluation.published import lookup
 from fastrot.evaluation.result import Result
 from fastrot.evaluation.svm import evaluate_svm
 from fastrot.extract import extract
+from fastrot.identity import differing_fields
 from fastrot.settings import Override
 from fastrot.storage import write_atomic
 
@@ -148,4 +149,4 @@ def run_protocol(
 def _changed(config: EvalConfig) -> list[str]:
     """Settings that are not those of the shipped protocol of this name."""
     own = load_protocol(config.protocol).model_dump(mode="json")
-    return differing(own, config.model_dump(mode="json"))
+    return differing_fields(own, config.model_dump(mode="json"))
