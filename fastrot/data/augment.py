@@ -34,7 +34,8 @@ class Crop:
             ten attempts, then the largest centred box of an allowed ratio). ``padded``: the
             largest square, moved by up to ``padding`` output pixels beyond the border (RotNet's
             CIFAR recipe: pad 4, crop 32). ``center``: torchvision's Resize(resize) and
-            CenterCrop(size) as one box. ``whole``: the whole image, squashed to a square.
+            CenterCrop(size) as one box, its sides rounded to whole pixels. ``whole``: the whole
+            image, squashed to a square.
         size: S, side of the output in pixels.
         scale: smallest and largest share of the image's area (random_resized).
         ratio: smallest and largest width / height (random_resized).
@@ -134,10 +135,19 @@ class Crop:
         return _stack(left, top, side, side)
 
     def _center(self, w: NDArray[np.int64], h: NDArray[np.int64]) -> Boxes:
-        short = np.minimum(w, h)
-        side = np.rint(short * min(1.0, self.size / self.resize)).astype(np.int64)
-        side = np.maximum(side, 1)
-        return _stack((w - side) // 2, (h - side) // 2, side, side)
+        side, short = min(self.size, self.resize), np.minimum(w, h)
+
+        def along(length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            # torchvision rounds the long side down and the crop's corner to whole pixels of the
+            # shrunk image; boxes that ignore it are off by up to a pixel of the output.
+            shrunk = self.resize * length // short
+            start = np.rint((shrunk - side) / 2)
+            first = np.minimum(np.rint(start * length / shrunk).astype(np.int64), length - 1)
+            end = np.rint((start + side) * length / shrunk).astype(np.int64)
+            return first, np.maximum(end - first, 1)
+
+        (left, box_w), (top, box_h) = along(w), along(h)
+        return _stack(left, top, box_w, box_h)
 
 
 def replacement(seed: int, sample: int, attempt: int, num_samples: int) -> int:

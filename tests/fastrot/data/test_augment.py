@@ -90,6 +90,20 @@ def test_center_is_resize_then_center_crop():
     assert boxes.tolist() == [[144, 16, 224, 224], [16, 144, 224, 224]]
 
 
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 72), (50, 50)])
+def test_center_is_the_nearest_box_to_the_two_steps(size, resize):
+    """Where torchvision's crop of the shrunk image comes from, to half a pixel at each side."""
+    crop = Crop("center", size, resize=resize)
+    for w, h in np.random.default_rng(5).integers(30, 900, (200, 2)):
+        shrunk = v2.functional.resize(torch.empty(1, h, w, device="meta"), [resize])
+        tall, wide = shrunk.shape[-2:]
+        box = crop.boxes(0, 0, [0], [w], [h])[0].tolist()
+        for side, long, first, length in ((w, wide, box[0], box[2]), (h, tall, box[1], box[3])):
+            start = round((long - size) / 2)  # as v2.functional.center_crop has it
+            assert abs(first - start * side / long) <= 0.5
+            assert abs(first + length - (start + size) * side / long) <= 0.5
+
+
 def test_flips_have_their_probability():
     ids = np.arange(100_000)
     for probability in (0.0, 0.3, 1.0):
