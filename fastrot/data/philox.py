@@ -35,6 +35,9 @@ class Stream(IntEnum):
     JITTER = 4
     REPLACEMENT = 5
     BLOCK = 6
+    LIGHTING = 7
+    SUBSET = 8
+    HOLD_OUT = 9
 
 
 def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:

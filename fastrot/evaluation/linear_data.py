@@ -1,0 +1,247 @@
+"""What a linear probe demands of its data, and how rows reach the device.
+
+Shapes: n samples, K crops of each (0: one, the test transform), D features, B samples a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.data.order import SampleOrder
+from fastrot.data.prefetch import Prefetcher
+from fastrot.errors import BadDataError, MismatchError
+
+_READ_DEADLINE = 600.0
+_AHEAD = 2
+_BLOCK_BYTES = 2**20
+_WINDOW = 4096  # blocks: an epoch of at most 4 GiB is shuffled as a whole
+_RESIDENT_SHARE = 0.5
+
+
+class Labelled(Protocol):
+    """What the checks look at: a feature cache, or a data set."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | NDArray[np.int8]:
+        """Of shape (n,), or (n, C)."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One a class, where they are known."""
+        ...
+
+
+class Features(Labelled, Protocol):
+    """The part of ``FeatureCache`` that a probe reads."""
+
+    @property
+    def num_samples(self) -> int:
+        """How many: n."""
+        ...
+
+    @property
+    def crops(self) -> int:
+        """Of each sample: K, or 0."""
+        ...
+
+    def features(self, layer: str) -> NDArray[np.float16]:
+        """Of shape (n, D), or (n, K, D)."""
+        ...
+
+
+def check_classes(train: Labelled, test: Labelled, train_size: int, test_size: int) -> int:
+    """The number of classes that a probe has, or why it cannot be trained.
+
+    Args:
+        train: with labels of shape (n,).
+        test: with labels of shape (n,).
+        train_size: n of train.
+        test_size: n of test.
+
+    Raises:
+        BadDataError: labels missing, several a sample, too few or too many, or of a class that
+            is not in train.
+        MismatchError: train and test name other classes.
+    """
+    largest = {}
+    for what, data, size in (("train", train, train_size), ("test", test, test_size)):
+        labels: NDArray[Any] = np.asarray(data.labels)
+        if labels.ndim != 1:
+            raise BadDataError(
+                f"{what}: an image has several of {labels.shape[1]} classes, and a linear probe "
+                "needs one each; use the protocol voc07-svm"
+            )
+        if len(labels) != size:
+            raise BadDataError(
+                f"{what}: {len(labels)} labels for {size} samples; make the cache again"
+            )
+        if not size:
+            raise BadDataError(f"{what}: no samples; name data that has some")
+        missing = np.flatnonzero(labels < 0)
+        if len(missing):
+            raise BadDataError(
+                f"{what}: {len(missing)} of {size} samples have no label (first: sample "
+                f"{missing[0]}); a linear probe needs one each: label or remove them"
+            )
+        largest[what] = int(labels.max()) + 1
+    names, test_names = train.class_names, test.class_names
+    if names is not None and test_names is not None and names != test_names:
+        raise MismatchError(f"train and test name other classes: {_difference(names, test_names)}")
+    known = names or test_names
+    classes = largest["train"] if known is None else len(known)
+    for what, needed in largest.items():
+        if needed > classes:
+            raise BadDataError(
+                f"{what}: label {needed - 1} is outside of the {classes} classes of "
+                f"{'train' if known is None else 'the class names'}; give train and test the same "
+                "classes"
+            )
+    if len(np.unique(train.labels)) < 2:
+        raise BadDataError(
+            "train: all samples are of one class, and a probe needs at least two; give data of "
+            "several classes"
+        )
+    return classes
+
+
+def _difference(train: Sequence[str], test: Sequence[str]) -> str:
+    if len(train) != len(test):
+        return f"{len(train)} and {len(test)} of them; give both the same list of classes"
+    number = next(i for i, pair in enumerate(zip(train, test, strict=True)) if pair[0] != pair[1])
+    return (
+        f"class {number} is {train[number]!r} and {test[number]!r}; give both the same list of "
+        "classes"
+    )
+
+
+class Rows(NamedTuple):
+    """A batch on the device.
+
+    Attributes:
+        features: of shape (B, D), float16, by layer.
+        labels: of shape (B,), int64.
+    """
+
+    features: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+
+class RowReader:
+    """Batches of cached features, read ahead by a thread, or kept on a GPU that can hold them.
+
+    Args:
+        cache: what to read.
+        layers: which features of it.
+        ids: the samples that are meant, of shape (m,), int64.
+        batch: samples a batch.
+        seed: key of the order.
+        device: where batches go.
+
+    Raises:
+        UsageError: a layer is unknown.
+        BadDataError: it has no row for each sample.
+    """
+
+    def __init__(
+        self,
+        cache: Features,
+        layers: Sequence[str],
+        ids: NDArray[np.int64],
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._ids, self._device = ids, device
+        self._crops = max(1, cache.crops)
+        self._labels = np.asarray(cache.labels, dtype=np.int64)
+        self._maps: Mapping[str, NDArray[np.float16]] = {
+            layer: _flat(cache.features(layer), cache, layer) for layer in layers
+        }
+        row = sum(array.shape[1] * array.itemsize for array in self._maps.values())
+        self._batch = batch
+        # Rows that lie side by side are read together, so that a cache larger than memory comes
+        # from the disk once an epoch. What is one window long or less is shuffled as a whole.
+        self._order = SampleOrder(
+            len(ids),
+            batch,
+            seed=seed,
+            mode="block",
+            drop_last=False,
+            block=max(1, _BLOCK_BYTES // max(row, 1)),
+            window=_WINDOW,
+        )
+        self._resident: dict[str, torch.Tensor] | None = None
+        if device.type == "cuda":
+            needed = sum(array.nbytes for array in self._maps.values())
+            if needed < _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+                self._resident = {
+                    layer: torch.from_numpy(np.array(array)).to(device)
+                    for layer, array in self._maps.items()
+                }
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch; the last may be short."""
+        return self._order.steps_per_epoch
+
+    def epoch(self, epoch: int) -> Generator[Rows, None, None]:
+        """Every sample once, in the order of this epoch; crop ``epoch`` modulo K of each."""
+        yield from self._ahead(self._shuffled(epoch))
+
+    def once(self) -> Generator[Rows, None, None]:
+        """Every sample once, in the order of the data; the first crop of each."""
+        yield from self._ahead(
+            (self._ids[at : at + self._batch], 0) for at in range(0, len(self._ids), self._batch)
+        )
+
+    def _shuffled(self, epoch: int) -> Generator[tuple[NDArray[np.int64], int], None, None]:
+        for chosen in self._order.batches(epoch):
+            # A batch is a set: in the order of the file it is read sooner.
+            yield np.sort(self._ids[chosen]), epoch % self._crops
+
+    def _ahead(
+        self, batches: Generator[tuple[NDArray[np.int64], int], None, None]
+    ) -> Generator[Rows, None, None]:
+        if self._resident is not None:
+            yield from (self._pick(ids, crop) for ids, crop in batches)
+            return
+        rows = (self._read(ids, crop) for ids, crop in batches)
+        with Prefetcher(rows, depth=_AHEAD, deadline=_READ_DEADLINE) as ahead:
+            for features, labels in ahead:
+                yield Rows(
+                    {k: v.to(self._device, non_blocking=True) for k, v in features.items()},
+                    labels.to(self._device, non_blocking=True),
+                )
+
+    def _pick(self, ids: NDArray[np.int64], crop: int) -> Rows:
+        assert self._resident is not None
+        rows = torch.from_numpy(ids * self._crops + crop).to(self._device)
+        labels = torch.from_numpy(self._labels[ids]).to(self._device)
+        return Rows({k: v.index_select(0, rows) for k, v in self._resident.items()}, labels)
+
+    def _read(self, ids: NDArray[np.int64], crop: int) -> Rows:
+        rows, pin = ids * self._crops + crop, self._device.type == "cuda"
+        features = {k: torch.from_numpy(v.take(rows, axis=0)) for k, v in self._maps.items()}
+        labels = torch.from_numpy(self._labels[ids])
+        if pin:
+            features = {k: v.pin_memory() for k, v in features.items()}
+        return Rows(features, labels)
+
+
+def _flat(array: NDArray[np.float16], cache: Features, layer: str) -> NDArray[np.float16]:
+    """The same memory of shape (n * K, D)."""
+    crops = cache.crops
+    expected = (cache.num_samples, crops) if crops else (cache.num_samples,)
+    if array.shape[:-1] != expected:
+        raise BadDataError(
+            f"layer {layer!r}: features of shape {array.shape} for {cache.num_samples} samples "
+            f"and {crops} crops; make the cache again"
+        )
+    return array.reshape(-1, array.shape[-1])

@@ -1,0 +1,109 @@
+"""Scores, ties, and the gap between two modes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastrot.errors import BadDataError
+from fastrot.evaluation.linear_data import Rows
+from fastrot.evaluation.linear_heads import HeadShape, LinearHeads
+from fastrot.evaluation.linear_state import load_state, remove_dead_writes, save_state
+from fastrot.evaluation.linear_training import mode_gap, ranks, score_heads, scores_of, train_heads
+from fastrot.evaluation.protocol import LinearConfig
+from fastrot.evaluation.result import Score
+
+CURVES = {"pool": [[2.0, 30.0, 80.0], [1.0, 50.0, 85.0], [0.9, 50.0, 84.0], [0.8, 40.0, 90.0]]}
+
+
+def test_among_equal_logits_the_lower_class_wins() -> None:
+    logits = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 2.0, 2.0], [3.0, 0.0, 1.0]])
+    assert ranks(logits, torch.tensor([0, 2, 2, 1])).tolist() == [0, 2, 1, 2]
+
+
+def test_top_1_and_top_5_are_counted_over_all_batches() -> None:
+    heads = LinearHeads(
+        [HeadShape("pool", 6, 1)], 6, LinearConfig(batchnorm=False), torch.device("cpu")
+    )
+    state = heads.state()
+    state["pool.weight"], state["pool.bias"] = torch.eye(6), torch.zeros(6)
+    heads.load(state, "")
+    x = torch.arange(6, 0, -1).float()[None]  # class 0 first, class 5 last
+    batches = [
+        Rows({"pool": x.repeat(3, 1)}, torch.tensor([0, 4, 5])),
+        Rows({"pool": x}, x[0, :1].long() * 0),
+    ]
+    assert score_heads(heads, batches)["pool"] == (50.0, 75.0)
+
+
+@pytest.mark.parametrize(("report", "epoch", "top1"), [("last", 4, 40.0), ("best", 2, 50.0)])
+def test_the_epoch_that_the_protocol_reports(report: str, epoch: int, top1: float) -> None:
+    config = LinearConfig.model_validate({"report": report})
+    first, fifth = scores_of(CURVES, config, "cached-1", {"note": 1})
+    assert (first.name, first.metric, first.value) == ("pool", "top1", top1)
+    assert fifth.metric == "top5" and fifth.value == CURVES["pool"][epoch - 1][2]
+    assert first.detail["epoch"] == epoch and first.detail["mode"] == "cached-1"
+    assert first.detail["best"] == 50.0 and first.detail["best_epoch"] == 2  # the first of two
+    assert first.detail["curve"] == [30.0, 50.0, 50.0, 40.0] and first.detail["note"] == 1
+    assert first.detail.get("selected_on") == ("test" if report == "best" else None)
+    assert Score.from_json(first.to_json()) == first
+
+
+def probe(mode: str, value: float) -> Score:
+    return Score("pool", "top1", value, "pool", {"mode": mode})
+
+
+def test_the_gap_is_augmented_minus_cached() -> None:
+    optimum = Score("pool optimum", "top1", 70.0, "pool")  # of no mode
+    assert mode_gap([probe("augmented", 60.0)], [probe("cached-4", 57.5), optimum]) == {
+        "pool top1": 2.5
+    }
+
+
+def test_a_gap_between_other_results_is_refused() -> None:
+    with pytest.raises(BadDataError, match="augmented result first"):
+        mode_gap([probe("cached-4", 1.0)], [probe("augmented", 1.0)])
+    with pytest.raises(BadDataError, match="augmented result first"):
+        mode_gap([], [probe("cached-4", 1.0)])
+    other = Score("layer4", "top1", 1.0, "layer4", {"mode": "cached-1"})
+    with pytest.raises(BadDataError, match="layer4 top1, pool top1: only in one"):
+        mode_gap([probe("augmented", 1.0)], [other])
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "linear.safetensors"
+    assert load_state(path) is None
+    tensors = {"a": torch.randn(3, 4), "b": torch.zeros(2)}
+    curves = {"pool": [[0.1, 12.345678901234, 3.0]]}
+    save_state(path, tensors, curves)
+    found = load_state(path)
+    assert found is not None and found[1] == curves
+    assert all(torch.equal(found[0][name], tensor) for name, tensor in tensors.items())
+    dead = tmp_path / ".linear.safetensors.00ff00ff.tmp"
+    dead.write_bytes(b"half")
+    remove_dead_writes(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["linear.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "curves"])
+def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "linear.safetensors"
+    config = LinearConfig(epochs=2, milestones=())
+    heads = LinearHeads([HeadShape("pool", 2, 1)], 2, config, torch.device("cpu"))
+    curves = {"stem": []} if damage == "curves" else {"pool": [[1.0, 2.0, 3.0]]}
+    save_state(path, heads.state(), curves)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
+    if damage == "foreign":
+        path.write_bytes(b"not this at all")
+
+    class Nothing:
+        steps = 1
+
+        def epoch(self, epoch: int) -> list[Rows]:
+            raise AssertionError("nothing is trained from a damaged state")
+
+    with pytest.raises(BadDataError, match=r"linear\.safetensors: damaged; remove it"):
+        train_heads(heads, Nothing(), list, config, path, lambda _: None, save_seconds=0)
