@@ -26,6 +26,7 @@ _OPERATIONS = {  # fastest first
     "decode_jpeg": ("cpp", "reference"),
     "walk_jpeg": ("cpp", "reference"),
     "crop_decode": ("cpp",),  # whole batches; without it there are other loaders
+    "cosine_topk": ("reference",),
 }
 _ERROR_FILE = Path(__file__).with_name("_native_error.txt")
 
@@ -55,7 +56,8 @@ def choose(operation: str, device: str = "cpu") -> Choice:
     """The implementation of an operation for inputs on this type of device.
 
     Args:
-        operation: ``rotate_views``, ``decode_jpeg``, ``walk_jpeg`` or ``crop_decode``.
+        operation: ``rotate_views``, ``decode_jpeg``, ``walk_jpeg``, ``crop_decode`` or
+            ``cosine_topk``.
         device: ``torch.device.type`` of the inputs.
 
     Raises:
@@ -92,6 +94,8 @@ def plan() -> list[Choice | KernelUnavailableError]:
         ("crop_decode", "cpu"),
         ("rotate_views", "cpu"),
         ("rotate_views", "cuda"),
+        ("cosine_topk", "cpu"),
+        ("cosine_topk", "cuda"),
     ):
         try:
             lines.append(choose(operation, device))

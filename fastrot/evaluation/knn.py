@@ -1,0 +1,252 @@
+"""Weighted nearest neighbours on frozen features: no training, no settings to choose.
+
+DINO's classifier (Caron et al., 2021), which MMSelfSup 0.x took over (``test_knn.py``): features
+are scaled to unit length, and each of the k most similar training images votes for its class with
+weight exp(similarity / T). Top-1 is the class of most votes, top-5 the first five (the first k
+where k < 5). Of equal votes the lower class comes first, also among classes without any; of
+equal similarities the training image that comes first. An image whose features are all zero has
+similarity 0 with every other. One search, at the largest k, serves all k.
+
+Shapes: n training and m test images, C classes, k neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.errors import BadDataError, MismatchError, UsageError
+from fastrot.evaluation.journal import Journal
+from fastrot.evaluation.protocol import EvalConfig
+from fastrot.evaluation.result import Score
+from fastrot.feature_cache import FeatureCache
+from fastrot.solvers.topk import nearest_rows
+
+Say = Callable[[str], None]
+
+_UNIT = 8192  # test images whose search is one part that survives a kill
+_VOTE_BYTES = 2**26
+_TOPS = (1, 5)
+_SAY_SECONDS = 10.0
+
+
+def evaluate_knn(
+    train: FeatureCache,
+    test: FeatureCache,
+    config: EvalConfig,
+    journal: Journal,
+    say: Say,
+    *,
+    device: str = "auto",
+    unit: int = _UNIT,
+) -> list[Score]:
+    """Top-1 and top-5 for every k and layer, in percent.
+
+    Args:
+        train: features that vote, one class an image.
+        test: features to classify, of the same classes.
+        config: sections ``features`` and ``knn``.
+        journal: parts that are done already.
+        say: one line to the user.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        unit: test images a part. A journal is of one value: another one finds no part done.
+
+    Raises:
+        BadDataError: labels are missing, several an image or out of range; or crops are cached.
+        MismatchError: the caches are of other classes or dimensions.
+        UsageError: k is larger than the number of training images, or a layer is not in a cache.
+    """
+    classes = _check(train, test, config)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    scores = []
+    for layer in config.features.layers:
+        hits = {(k, top): 0 for k in config.knn.k for top in _TOPS}
+        started = time.monotonic()
+        for start in range(0, test.num_samples, unit):
+            stop = min(start + unit, test.num_samples)
+            name = f"{layer}-{start}-{stop}"
+            record = journal.get(name)
+            if record is None:
+                record = _part(train, test, layer, slice(start, stop), classes, config, device, say)
+                journal.put(name, record)
+            for k, top in hits:
+                hits[k, top] += record["hits"][str(k)][str(top)]
+        for k in config.knn.k:
+            scores += _scores(k, layer, hits, test.num_samples, config)
+        tops = ", ".join(f"{s.value:.2f} ({s.name})" for s in scores if s.metric == "top1"
+                         and s.layer == layer)  # fmt: skip
+        say(f"{layer}: top-1 {tops}, {time.monotonic() - started:.0f} s")
+    return scores
+
+
+def vote(
+    similarities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    k: int,
+    classes: int,
+    temperature: float,
+) -> NDArray[np.float64]:
+    """Votes of the first k neighbours for each class, of shape (m, C).
+
+    Weights are relative to the most similar neighbour's, exp((s - s_max) / T): the same ranking
+    for every temperature that is a number, without overflow.
+
+    Args:
+        similarities: of shape (m, K), K >= k, decreasing.
+        labels: classes of the neighbours, of shape (m, K).
+        k: neighbours that vote.
+        classes: C.
+        temperature: T.
+
+    Example:
+        >>> vote(np.float32([[1.0, 0.5]]), np.array([[1, 0]]), k=2, classes=2, temperature=0.5)
+        array([[0.36787944, 1.        ]])
+    """
+    near = similarities[:, :k].astype(np.float64)
+    weights = np.exp((near - near[:, :1]) / temperature)
+    # bincount adds one after the other, in the order of the neighbours, on every machine.
+    places = np.arange(len(near))[:, None] * classes + labels[:, :k]
+    votes: NDArray[np.float64] = np.bincount(
+        places.ravel(), weights.ravel(), minlength=len(near) * classes
+    )
+    return votes.reshape(len(near), classes)
+
+
+def count_hits(votes: NDArray[np.float64], labels: NDArray[np.int64], top: int) -> int:
+    """How many samples have their class among the ``top`` first, ties to the lower class.
+
+    Args:
+        votes: of shape (m, C).
+        labels: of shape (m,).
+        top: classes that count.
+    """
+    own = np.take_along_axis(votes, labels[:, None], axis=1)
+    earlier = np.arange(votes.shape[1]) < labels[:, None]
+    before = (votes > own).sum(axis=1) + ((votes == own) & earlier).sum(axis=1)
+    return int((before < top).sum())
+
+
+def _part(
+    train: FeatureCache,
+    test: FeatureCache,
+    layer: str,
+    part: slice,
+    classes: int,
+    config: EvalConfig,
+    device: str,
+    say: Say,
+) -> dict[str, Any]:
+    """Search and vote for some test images: how many are right, by k and top."""
+    last = time.monotonic()
+
+    def progress(done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _SAY_SECONDS and done < of:
+            last = time.monotonic()
+            say(f"{layer}: images {part.start} to {part.stop}, {100 * done // of} % of the bank")
+
+    similarities, rows = nearest_rows(
+        test.features(layer)[part],
+        train.features(layer),
+        max(config.knn.k),
+        device=device,
+        progress=progress,
+    )
+    labels = np.asarray(test.labels[part], np.int64)
+    neighbours = np.asarray(train.labels, np.int64)[rows]
+    hits: dict[str, dict[str, int]] = {}
+    step = max(1, _VOTE_BYTES // (8 * classes))
+    for k in config.knn.k:
+        counted = dict.fromkeys(map(str, _TOPS), 0)
+        for start in range(0, len(labels), step):
+            some = slice(start, start + step)
+            votes = vote(
+                similarities[some],
+                neighbours[some],
+                k=k,
+                classes=classes,
+                temperature=config.knn.temperature,
+            )
+            for top in _TOPS:
+                counted[str(top)] += count_hits(votes, labels[some], min(top, k))
+        hits[str(k)] = counted
+    return {"hits": hits}
+
+
+def _scores(
+    k: int, layer: str, hits: dict[tuple[int, int], int], images: int, config: EvalConfig
+) -> list[Score]:
+    name = f"k={k}" if len(config.features.layers) == 1 else f"k={k} {layer}"
+    return [
+        Score(
+            name=name,
+            metric=f"top{top}",
+            value=100 * hits[k, top] / images,
+            layer=layer,
+            detail={"k": k, "temperature": config.knn.temperature, "images": images},
+        )
+        for top in _TOPS
+    ]
+
+
+def _check(train: FeatureCache, test: FeatureCache, config: EvalConfig) -> int:
+    """The number of classes, or why the two caches cannot be compared."""
+    largest = 0
+    for cache in (train, test):
+        if cache.crops:
+            raise BadDataError(
+                f"{cache.path}: {cache.crops} random crops an image; kNN takes the test transform: "
+                "extract without --crops"
+            )
+        if cache.labels.ndim != 1:
+            raise BadDataError(
+                f"{cache.path}: an image has several of {cache.labels.shape[1]} classes, and a "
+                "neighbour votes for one; use the protocol voc07-svm"
+            )
+        if not cache.num_samples:
+            raise BadDataError(f"{cache.path}: no images; name data that has some")
+        if (missing := np.flatnonzero(cache.labels < 0)).size:
+            raise BadDataError(
+                f"{cache.path}: {missing.size} of {cache.num_samples} images have no label (first: "
+                f"number {missing[0]}), and kNN needs one each; label or remove them"
+            )
+        largest = max(largest, int(cache.labels.max()) + 1)
+    _check_names(train.class_names, test.class_names)
+    names = train.class_names or test.class_names
+    if names is not None and largest > len(names):
+        raise BadDataError(
+            f"label {largest - 1} is none of the {len(names)} classes that have names; give train "
+            "and test the same classes"
+        )
+    for k in config.knn.k:
+        if k > train.num_samples:
+            raise UsageError(
+                f"knn.k: {k} neighbours are more than the {train.num_samples} images of "
+                f"{train.path}; set knn.k to values up to {train.num_samples}"
+            )
+    for layer in config.features.layers:
+        ours, theirs = train.features(layer).shape[1], test.features(layer).shape[1]
+        if ours != theirs:
+            raise MismatchError(
+                f"layer {layer!r}: {ours} values in {train.path} and {theirs} in {test.path}; "
+                "extract both in the same way"
+            )
+    return len(names) if names is not None else largest
+
+
+def _check_names(train: Sequence[str] | None, test: Sequence[str] | None) -> None:
+    if train is None or test is None or tuple(train) == tuple(test):
+        return
+    if len(train) != len(test):
+        what = f"{len(train)} and {len(test)} of them"
+    else:
+        i = next(i for i, pair in enumerate(zip(train, test, strict=True)) if pair[0] != pair[1])
+        what = f"class {i} is {train[i]!r} and {test[i]!r}"
+    raise MismatchError(f"train and test name other classes: {what}; give both the same list")

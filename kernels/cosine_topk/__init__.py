@@ -1,0 +1,1 @@
+"""Nearest rows by cosine similarity, exactly."""

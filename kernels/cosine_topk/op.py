@@ -1,0 +1,134 @@
+"""``cosine_topk``: the k most similar rows of a bank for every query, exactly.
+
+Shapes: m queries, b bank rows, D dimensions, k neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from fastrot.kernels.cosine_topk import reference
+from fastrot.kernels.dispatch import choose
+
+
+def cosine_topk(
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    k: int,
+    *,
+    first_row: int = 0,
+    best: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k bank rows of greatest scalar product with each query, greatest first.
+
+    The result is exact: similarities are those of ``reference.cosine_topk``, whatever runs, and
+    of equal ones the lower row comes first. A bank larger than memory is given block by block, in
+    the order of its rows, each time with what the blocks before gave.
+
+    Args:
+        queries: of shape (m, D), float32, finite, rows no longer than 1 (up to rounding).
+        bank: of shape (b, D), likewise, on the same device.
+        k: neighbours, at least 1.
+        first_row: index of the bank's row 0.
+        best: of the blocks before: similarities (m, k) and indices (m, k).
+
+    Returns:
+        Similarities of shape (m, k), float32, decreasing, and indices of shape (m, k), int64.
+        Where fewer than k rows were seen: -inf and -1.
+
+    Raises:
+        TypeError: an argument has another dtype.
+        ValueError: shapes or devices do not fit.
+        KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
+
+    Example:
+        >>> bank = torch.eye(3)
+        >>> cosine_topk(torch.tensor([[0.6, 0.0, 0.8]]), bank, 2)
+        (tensor([[0.8000, 0.6000]]), tensor([[2, 0]]))
+    """
+    if k < 1:
+        raise ValueError(f"k={k} must be at least 1")
+    if best is None:
+        best = (
+            queries.new_full((len(queries), k), -torch.inf, dtype=torch.float32),
+            queries.new_full((len(queries), k), -1, dtype=torch.int64),
+        )
+    elif best[0].shape[-1] != k:
+        raise ValueError(f"best holds {best[0].shape[-1]} neighbours, must be k={k}")
+    similarities, indices = _operation(queries, bank, best[0], best[1], first_row)
+    return similarities, indices
+
+
+@torch.library.custom_op("fastrot::cosine_topk", mutates_args=())
+def _operation(
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    similarities: torch.Tensor,
+    indices: torch.Tensor,
+    first_row: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _check(queries, bank, similarities, indices, first_row)
+    merge = _implementation(choose("cosine_topk", queries.device.type).implementation)
+    similarities = similarities.clone(memory_format=torch.contiguous_format)
+    indices = indices.clone(memory_format=torch.contiguous_format)
+    if len(queries) and len(bank):
+        merge(queries.contiguous(), bank.contiguous(), first_row, similarities, indices)
+    return similarities, indices
+
+
+@_operation.register_fake
+def _(
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    similarities: torch.Tensor,
+    indices: torch.Tensor,
+    first_row: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _check(queries, bank, similarities, indices, first_row)
+    return similarities.new_empty(similarities.shape), indices.new_empty(indices.shape)
+
+
+def _implementation(name: str) -> Callable[..., None]:
+    """Import only what runs: the extension and Triton may be missing."""
+    return reference.cosine_topk
+
+
+def _check(
+    queries: torch.Tensor,
+    bank: torch.Tensor,
+    similarities: torch.Tensor,
+    indices: torch.Tensor,
+    first_row: int,
+) -> None:
+    """Everything a kernel relies on, before anything is allocated."""
+    for name, tensor, dtype in (
+        ("queries", queries, torch.float32),
+        ("bank", bank, torch.float32),
+        ("similarities", similarities, torch.float32),
+        ("indices", indices, torch.int64),
+    ):
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} is {tensor.dtype}, must be {dtype}; use {name}.to({dtype})")
+        if tensor.ndim != 2:
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} must have two dimensions")
+        if tensor.device != queries.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, must be on the device of queries, "
+                f"{queries.device}; use {name}.to(queries.device)"
+            )
+    if queries.shape[1] != bank.shape[1] or queries.shape[1] == 0:
+        raise ValueError(
+            f"queries have {queries.shape[1]} dimensions and bank {bank.shape[1]}; both must have "
+            "the same, at least one"
+        )
+    if similarities.shape != indices.shape or len(similarities) != len(queries):
+        raise ValueError(
+            f"similarities of shape {tuple(similarities.shape)} and indices of shape "
+            f"{tuple(indices.shape)} must be (m, k) with m = {len(queries)}"
+        )
+    if similarities.shape[1] < 1:
+        raise ValueError("similarities of 0 neighbours must have at least one column")
+    if first_row < 0:
+        raise ValueError(f"first_row={first_row} must not be negative")
