@@ -1,0 +1,1 @@
+"""``fastrot report``: one self-contained page about a run, from what its folder holds."""

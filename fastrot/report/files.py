@@ -1,0 +1,120 @@
+"""What a run folder holds, read without trusting it: a damaged part is a note, not a failure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastrot.config import Config, load_config
+from fastrot.errors import FastrotError, UsageError
+
+_PARTS = ("status.json", "config.yaml", "checkpoints")
+_MOST_BYTES = 16 * 2**20
+
+
+@dataclass
+class RunFiles:
+    """The files of a run, as far as they can be read.
+
+    Attributes:
+        path: the run folder.
+        config: the resolved settings, or None.
+        status: of ``status.json``; empty where there is none.
+        environment: of ``environment.json``; empty where there is none.
+        training: records of ``metrics.jsonl`` on training, in order.
+        validation: and on validation.
+        notes: what could not be read, and why, one line each.
+    """
+
+    path: Path
+    config: Config | None = None
+    status: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run had not ended when its status was written."""
+        return self.status.get("state") == "running"
+
+    def locate(self, data: str) -> Path:
+        """Path of a data set that the settings name, relative to where the run was started."""
+        path = Path(data)
+        folder = self.environment.get("folder")
+        if not path.is_absolute() and isinstance(folder, str) and (Path(folder) / path).exists():
+            return Path(folder) / path
+        return path
+
+
+def read_run(path: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not path.is_dir() or not any((path / name).exists() for name in _PARTS):
+        what = "no run folder" if path.is_dir() else "no such folder"
+        raise UsageError(
+            f"{path}: {what} ({', '.join(_PARTS)} are looked for); name one that fastrot train made"
+        )
+    run = RunFiles(path)
+    try:
+        run.config = load_config(str(path / "config.yaml"))
+    except FastrotError as error:
+        run.notes.append(f"settings: {error}")
+    except (OSError, ValueError) as error:
+        run.notes.append(f"settings: config.yaml cannot be read ({error})")
+    for name in ("status", "environment"):
+        tree = read_object(path / f"{name}.json")
+        if isinstance(tree, str):
+            run.notes.append(f"{name}: {tree}")
+        else:
+            setattr(run, name, tree)
+    _read_metrics(run)
+    return run
+
+
+def read_object(path: Path) -> dict[str, Any] | str:
+    """The JSON object of a file, or what is wrong with it."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            return f"{path.name} is larger than {_MOST_BYTES >> 20} MiB"
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return f"there is no {path.name}"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror or error})"
+    except (ValueError, RecursionError):
+        return f"{path.name} is damaged: not JSON"
+    return tree if isinstance(tree, dict) else f"{path.name} is damaged: not an object"
+
+
+def _read_metrics(run: RunFiles) -> None:
+    path, damaged, torn = run.path / "metrics.jsonl", 0, False
+    kinds = {"train": run.training, "validation": run.validation}
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                torn = not line.endswith(b"\n")
+                try:
+                    record = None if torn else json.loads(line)
+                except (ValueError, RecursionError):
+                    record = None
+                kind = record.get("kind") if isinstance(record, dict) else None
+                if isinstance(record, dict) and isinstance(kind, str) and kind in kinds:
+                    kinds[kind].append(record)
+                elif not torn and not isinstance(record, dict):
+                    damaged += 1
+    except FileNotFoundError:
+        run.notes.append("metrics: there is no metrics.jsonl")
+    except OSError as error:
+        run.notes.append(f"metrics: metrics.jsonl cannot be read ({error.strerror or error})")
+    if damaged:
+        lines = "1 damaged line" if damaged == 1 else f"{damaged:,} damaged lines"
+        run.notes.append(f"metrics: {lines} of metrics.jsonl left out")
+    if torn:
+        run.notes.append("metrics: the last line of metrics.jsonl is half-written and left out")

@@ -1,0 +1,77 @@
+"""Strings and numbers as the page shows them; what run folders hold is not trusted."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+_LONGEST = 2000
+_REPLACED = {"Cc", "Cf", "Cs", "Co", "Cn"}  # control, format (also bidi), surrogates, unassigned
+_KEPT = "\n\t"
+
+
+def clean(text: str, longest: int = _LONGEST) -> str:
+    """A string that can stand in a page: nothing invisible that changes what is around it.
+
+    Args:
+        text: of a file or a data set.
+        longest: characters that are kept.
+
+    Example:
+        >>> clean("cat" + chr(0x202E) + "god")
+        'cat�god'
+    """
+    cut = text if len(text) <= longest else text[: longest - 1] + "…"
+    return "".join(
+        c if c in _KEPT or unicodedata.category(c) not in _REPLACED else "\ufffd" for c in cut
+    )
+
+
+def number(record: Mapping[str, Any], key: str) -> float | None:
+    """A finite number of a record, or None: absent, of another type, NaN, or too large."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        converted = float(value)
+    except OverflowError:
+        return None
+    return converted if math.isfinite(converted) else None
+
+
+def short(value: float) -> str:
+    """A number to four significant digits, without an exponent where that can be helped.
+
+    Example:
+        >>> short(0.04976), short(1234.5), short(3.0)
+        ('0.04976', '1,234', '3')
+    """
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-4:
+        return f"{value:.2e}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".")
+
+
+def percent(value: float) -> str:
+    """A value that is in percent already, to a tenth."""
+    return f"{value:.1f} %"
+
+
+def plain(value: Any) -> str:
+    """A value of JSON or YAML as one line."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    return clean(str(value))
