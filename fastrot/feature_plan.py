@@ -22,7 +22,7 @@ from fastrot.errors import UsageError
 from fastrot.identity import plain
 from fastrot.weights import Backbone
 
-_RANDOM = ("random_resized", "padded")
+_RANDOM = ("random_resized", "padded", "center_random")
 
 
 class FeaturePlan(NamedTuple):
@@ -154,7 +154,7 @@ def _precision(name: str, device: torch.device) -> str:
 def _crop_fields(crop: Crop) -> dict[str, Any]:
     """What of a crop matters for its kind."""
     fields: dict[str, Any] = {"kind": crop.kind, "size": crop.size}
-    if crop.kind == "center":
+    if crop.kind in ("center", "center_random"):
         fields["resize"] = crop.resize
     if crop.kind == "padded":
         fields["padding"] = crop.padding

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastrot.data.philox import Stream, below, draw, uniform
+from fastrot.data.philox import U32, Stream, below, draw, uniform
 
-CropKind = Literal["random_resized", "padded", "center", "whole"]
+CropKind = Literal["random_resized", "padded", "center_random", "center", "whole"]
 Boxes = NDArray[np.int32]
 
 _ATTEMPTS = 10
@@ -34,13 +34,15 @@ class Crop:
             ten attempts, then the largest centred box of an allowed ratio). ``padded``: the
             largest square, moved by up to ``padding`` output pixels beyond the border (RotNet's
             CIFAR recipe: pad 4, crop 32). ``center``: torchvision's Resize(resize) and
-            CenterCrop(size) as one box, its sides rounded to whole pixels. ``whole``: the whole
-            image, squashed to a square.
+            CenterCrop(size) as one box, its sides rounded to whole pixels. ``center_random``:
+            Resize(resize), CenterCrop(resize) and RandomCrop(size), likewise. ``whole``: the
+            whole image, squashed to a square.
         size: S, side of the output in pixels.
         scale: smallest and largest share of the image's area (random_resized).
         ratio: smallest and largest width / height (random_resized).
         padding: in output pixels (padded).
-        resize: length of the short side before the centre crop, in pixels (center).
+        resize: length of the short side before the centre crop, in pixels (center,
+            center_random).
         flip: probability of a horizontal flip, in [0, 1].
     """
 
@@ -71,8 +73,8 @@ class Crop:
             return self._random_resized(seed, epoch, ids, w, h)
         if self.kind == "padded":
             return self._padded(seed, epoch, ids, w, h)
-        if self.kind == "center":
-            return self._center(w, h)
+        if self.kind in ("center", "center_random"):
+            return self._centred(seed, epoch, ids, w, h)
         return _stack(np.zeros_like(w), np.zeros_like(h), w, h)
 
     def flips(self, seed: int, epoch: int, ids: ArrayLike) -> NDArray[np.bool_]:
@@ -134,19 +136,28 @@ class Crop:
         top = below(bits[1], h - side + 2 * margin + 1) - margin
         return _stack(left, top, side, side)
 
-    def _center(self, w: NDArray[np.int64], h: NDArray[np.int64]) -> Boxes:
+    def _centred(
+        self,
+        seed: int,
+        epoch: int,
+        ids: NDArray[np.int64],
+        w: NDArray[np.int64],
+        h: NDArray[np.int64],
+    ) -> Boxes:
         side, short = min(self.size, self.resize), np.minimum(w, h)
+        outer = self.resize if self.kind == "center_random" else side
+        bits = draw(seed, epoch, ids, Stream.CROP)
 
-        def along(length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        def along(length: NDArray[np.int64], word: U32) -> tuple[NDArray[np.int64], ...]:
             # torchvision rounds the long side down and the crop's corner to whole pixels of the
             # shrunk image; boxes that ignore it are off by up to a pixel of the output.
             shrunk = self.resize * length // short
-            start = np.rint((shrunk - side) / 2)
+            start = np.rint((shrunk - outer) / 2) + below(word, outer - side + 1)
             first = np.minimum(np.rint(start * length / shrunk).astype(np.int64), length - 1)
             end = np.rint((start + side) * length / shrunk).astype(np.int64)
             return first, np.maximum(end - first, 1)
 
-        (left, box_w), (top, box_h) = along(w), along(h)
+        (left, box_w), (top, box_h) = along(w, bits[2]), along(h, bits[3])
         return _stack(left, top, box_w, box_h)
 
 

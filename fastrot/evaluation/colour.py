@@ -105,12 +105,11 @@ def coloured_views(
             torch.from_numpy(colours.order[:, place].copy()).to(device, non_blocking=True),
             torch.from_numpy(factors[:, place].copy()).to(device, non_blocking=True),
         )
-    x_N3SS = x_N3SS.contiguous(memory_format=torch.channels_last)
     light = torch.from_numpy(colours.light).to(device, non_blocking=True)
     x_N3SS.div_(255).add_(light[:, :, None, None])
     for channel in range(3):
         x_N3SS[:, channel].sub_(mean[channel]).div_(std[channel])
-    return x_N3SS
+    return x_N3SS.contiguous(memory_format=torch.channels_last)
 
 
 def _jitter(x_N3SS: torch.Tensor, operation: torch.Tensor, factor: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ sizes = st.lists(st.tuples(sides, sides), min_size=1, max_size=20)
 
 
 def crops():
-    kinds = st.sampled_from(["random_resized", "center", "whole"])
+    kinds = st.sampled_from(["random_resized", "center", "center_random", "whole"])
     return st.builds(Crop, kind=kinds, size=st.integers(8, 256), resize=st.integers(8, 300))
 
 
@@ -42,7 +42,7 @@ def test_padded_boxes_leave_the_image_by_the_padding_at_most(sizes, padding, see
     assert crop.leaves_image == (padding > 0)
 
 
-@pytest.mark.parametrize("kind", ["random_resized", "padded", "center", "whole"])
+@pytest.mark.parametrize("kind", ["random_resized", "padded", "center", "center_random", "whole"])
 def test_a_box_does_not_depend_on_the_batch_it_is_in(kind):
     crop = Crop(kind, 32, flip=0.5)
     ids = np.random.default_rng(0).permutation(1000)
@@ -102,6 +102,22 @@ def test_center_is_the_nearest_box_to_the_two_steps(size, resize):
             start = round((long - size) / 2)  # as v2.functional.center_crop has it
             assert abs(first - start * side / long) <= 0.5
             assert abs(first + length - (start + size) * side / long) <= 0.5
+
+
+def test_center_random_is_every_crop_of_the_centre_square_equally_often():
+    """Resize(256), CenterCrop(256) and RandomCrop(224) of an image that needs no resizing."""
+    n = 50_000
+    crop = Crop("center_random", 224, resize=256)
+    left, top, width, height = crop.boxes(0, 0, np.arange(n), np.full(n, 400), np.full(n, 256)).T
+    assert (width == 224).all() and (height == 224).all()
+    for first, corner in ((left, 72), (top, 0)):  # (400 - 256) / 2
+        moved, counts = np.unique(first - corner, return_counts=True)
+        assert moved.tolist() == list(range(33))
+        assert stats.chisquare(counts).pvalue > 1e-3
+    assert abs(np.corrcoef(left, top)[0, 1]) < 0.02
+    # Of a larger image the same crops come from boxes as much larger.
+    double = crop.boxes(0, 0, np.arange(n), np.full(n, 800), np.full(n, 512))
+    assert (double == 2 * np.stack([left, top, width, height], axis=1)).all()
 
 
 def test_flips_have_their_probability():
