@@ -24,7 +24,7 @@ def tiles(run: RunFiles) -> list[Tile]:
         epoch = max(epoch or 0, number(run.training[-1], "epoch") or 0)
     if epoch is not None and step is not None:
         planned = "" if run.config is None else f" of {short(run.config.train.epochs)}"
-        found.append(Tile(short(epoch), f"epochs{planned}", f"{step:,.0f} steps"))
+        found.append(Tile(short(epoch, 3), f"epochs{planned}", f"{step:,.0f} steps"))
     accuracy = values(run.validation, "val_accuracy")
     if accuracy:
         note = f"best {percent(100 * max(accuracy))}; chance 25 %"
@@ -36,7 +36,7 @@ def tiles(run: RunFiles) -> list[Tile]:
     speed = values(run.training, "images_per_second")
     if speed:
         note = "median, before rotation"
-        found.append(Tile(short(statistics.median(speed)), "source images a second", note))
+        found.append(Tile(short(statistics.median(speed), 3), "source images a second", note))
     return found
 
 

@@ -90,12 +90,14 @@ class Strips:
         columns: how many.
         wide: the pictures are one sheet each, not thumbnails.
         pixelated: the images are small: show their pixels.
+        queries: the first picture of a row is what the others are compared with.
     """
 
     rows: Sequence[Sequence[Picture]]
     columns: int
     wide: bool = False
     pixelated: bool = False
+    queries: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from fastrot.report.blocks import Figure, Section, Table
 from fastrot.report.files import RunFiles
 from fastrot.report.matrix import matrix_chart
 from fastrot.report.network import Images, Network, Say, build_reader, chosen
-from fastrot.report.text import number, short
+from fastrot.report.text import number, percent
 from fastrot.validate import validate
 
 NAMES = ("0°", "90°", "180°", "270°")
@@ -43,7 +43,7 @@ def confusion_section(
         section.lead = (
             f"The checkpoint of step {network.step:,} on {len(ids):,} of "
             f"{len(images.samples):,} held-out images, all four views of each: "
-            f"{100 * result.accuracy:.1f} % right (chance: 25 %)."
+            f"{percent(100 * result.accuracy)} right (chance: {percent(25)})."
         )
         section.blocks.append(_figure(result.confusion.tolist()))
         return section
@@ -56,8 +56,8 @@ def confusion_section(
             total = sum(map(sum, counts))
             right = sum(counts[i][i] for i in range(len(NAMES)))
             section.lead = (
-                f"As recorded by the last validation{at}: {100 * right / max(1, total):.1f} % of "
-                f"{total:,} views right (chance: 25 %)."
+                f"As recorded by the last validation{at}: {percent(100 * right / max(1, total))} "
+                f"of {total:,} views right (chance: {percent(25)})."
             )
             section.blocks.append(_figure(counts))
             break
@@ -79,8 +79,7 @@ def _figure(counts: Sequence[Sequence[int]]) -> Figure:
         matrix_chart(counts, NAMES, rows="true turn", columns="seen as"),
         f"Confusion matrix of four turns: {said}.",
         Table(["true turn", *(f"seen as {name}" for name in NAMES)], rows),
-        note=f"Turns are counter-clockwise. Mean of the diagonal: "
-        f"{short(sum(row[i] for i, row in enumerate(shares)) / len(shares))} %.",
+        note="Turns are counter-clockwise; each row is of as many views.",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fastrot.report.blocks import Figure, Key, Section, Table
 from fastrot.report.files import RunFiles
 from fastrot.report.lines import Line, line_chart, smooth, thin
-from fastrot.report.text import number, percent, short
+from fastrot.report.text import number, percent, short, whole_percent
 
 _MOST_POINTS = 240
 _SMOOTHED_FROM = 40
@@ -53,7 +53,12 @@ def curves_section(run: RunFiles) -> Section:
             ],
         ),
         _figure("Rotation accuracy", accuracy, percent, rule=(25.0, "chance, 25 %"), y_to=100),
-        _figure("Learning rate", [_Curve("learning rate", "s1", train, "learning_rate")], y_from=0),
+        _figure(
+            "Learning rate",
+            [_Curve("learning rate", "s1", train, "learning_rate")],
+            smoothed=False,
+            y_from=0,
+        ),
         _figure(
             "Quick kNN accuracy",
             neighbours,
@@ -123,6 +128,7 @@ def _figure(
     form: Form = short,
     *,
     note: str = "",
+    smoothed: bool = True,
     rule: tuple[float, str] | None = None,
     y_from: float | None = None,
     y_to: float | None = None,
@@ -130,15 +136,15 @@ def _figure(
     lines: list[Line] = []
     keys: list[Key] = []
     said: list[str] = []
-    rows: dict[str, list[tuple[float, str]]] = {}
+    series: dict[str, list[tuple[float, float]]] = {}
+    best = max if "accuracy" in title.lower() else min
     for curve in curves:
         xs, ys = _points(curve)
         known = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None]
         if not known:
             continue
-        rows[curve.name] = [(x, form(y)) for x, y in known]
+        series[curve.name] = known
         keys.append(Key(curve.style, f"{curve.name}, last {form(known[-1][1])}"))
-        best = max if "accuracy" in title.lower() else min
         x, y = best(known, key=lambda point: point[1])
         said.append(
             f"{curve.name} from {form(known[0][1])} to {form(known[-1][1])} "
@@ -146,7 +152,7 @@ def _figure(
             f"at epoch {short(x)}"
         )
         xs, ys = thin(xs, ys, _MOST_POINTS)
-        if not curve.points and len(xs) >= _SMOOTHED_FROM:
+        if smoothed and not curve.points and len(xs) >= _SMOOTHED_FROM:
             reach = len(xs) // 40
             lines.append(Line(curve.name, curve.style, xs, ys, faint=True))
             ys = smooth(ys, reach)
@@ -154,22 +160,38 @@ def _figure(
         lines.append(Line(curve.name, curve.style, xs, ys, points=curve.points))
     if not lines:
         return None
-    chart = line_chart(lines, x_label="epoch", y_format=form, y_from=y_from, y_to=y_to, rule=rule)
+    chart = line_chart(
+        lines,
+        x_label="epoch",
+        y_format=form,
+        y_mark=whole_percent if form is percent else form,
+        x_from=0,
+        y_from=y_from,
+        y_to=y_to,
+        rule=rule,
+    )
     alt = f"{title} over epochs: {'; '.join(said)}."
-    return Figure(title, chart, alt, _table(rows), keys if len(keys) > 1 else (), note)
+    return Figure(title, chart, alt, _table(series, form), keys if len(keys) > 1 else (), note)
 
 
-def _table(rows: Mapping[str, Sequence[tuple[float, str]]]) -> Table:
-    """Evenly spaced values of the curves, side by side at the epochs of the shortest one."""
-    names = list(rows)
-    epochs = [x for x, _ in min(rows.values(), key=len)]
-    if len(epochs) > _TABLE_ROWS:
-        last = len(epochs) - 1
-        epochs = [epochs[last * i // (_TABLE_ROWS - 1)] for i in range(_TABLE_ROWS)]
-    body = [
-        [short(epoch), *(min(rows[name], key=lambda p: abs(p[0] - epoch))[1] for name in names)]
-        for epoch in epochs
-    ]
-    most = max(len(points) for points in rows.values())
-    title = "Numbers" if most <= len(epochs) else f"Numbers ({len(epochs)} of {most:,} records)"
-    return Table(["epoch", *names], body, title)
+def _table(series: Mapping[str, Sequence[tuple[float, float]]], form: Form) -> Table:
+    """Evenly spaced values of every curve, side by side where they are of the same time."""
+    epochs = sorted({x for points in series.values() for x, _ in _spaced(points)})
+    body = [[short(x), *(_near(points, x, form) for points in series.values())] for x in epochs]
+    most = max(len(points) for points in series.values())
+    title = "Numbers" if most <= _TABLE_ROWS else f"Numbers ({len(epochs)} of {most:,} records)"
+    return Table(["epoch", *series], body, title)
+
+
+def _spaced(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    if len(points) <= _TABLE_ROWS:
+        return points
+    last = len(points) - 1
+    return [points[last * i // (_TABLE_ROWS - 1)] for i in range(_TABLE_ROWS)]
+
+
+def _near(points: Sequence[tuple[float, float]], epoch: float, form: Form) -> str:
+    """The value at an epoch; empty where the curve has none within half of its spacing."""
+    x, y = min(points, key=lambda point: abs(point[0] - epoch))
+    spacing = (points[-1][0] - points[0][0]) / max(1, len(points) - 1)
+    return form(y) if abs(x - epoch) <= spacing / 2 else ""

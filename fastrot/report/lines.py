@@ -43,6 +43,8 @@ def line_chart(
     *,
     x_label: str,
     y_format: Callable[[float], str] = short,
+    y_mark: Callable[[float], str] | None = None,
+    x_from: float | None = None,
     y_from: float | None = None,
     y_to: float | None = None,
     rule: tuple[float, str] | None = None,
@@ -53,7 +55,9 @@ def line_chart(
     Args:
         lines: with at least one value among them.
         x_label: of the horizontal axis.
-        y_format: of the numbers at the vertical one.
+        y_format: of values.
+        y_mark: of the numbers at the vertical axis; None: as values.
+        x_from: where the horizontal axis begins; None: at the first value.
         y_from: where that one begins at the latest; None: near the smallest value.
         y_to: where it ends at the most; None: near the largest value.
         rule: height and name of a level to compare with.
@@ -61,6 +65,7 @@ def line_chart(
     """
     ys = [y for line in lines for y in line.ys if y is not None]
     xs = [x for line in lines for x in line.xs]
+    xs += [] if x_from is None else [x_from]
     if rule is not None:
         ys.append(rule[0])
     low = min([*ys, *([] if y_from is None else [y_from])])
@@ -78,7 +83,7 @@ def line_chart(
         x = Scale(-0.3, len(places) - 0.7, _LEFT, WIDTH - _RIGHT)
         names = list(places)
     parts = [
-        *_levels(y, marks, y_format),
+        *_levels(y, marks, y_mark or y_format),
         *(
             label(x(m), _HEIGHT - _BOTTOM + 16, n, "middle")
             for m, n in zip(x_marks, names, strict=True)

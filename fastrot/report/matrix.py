@@ -9,7 +9,7 @@ from markupsafe import Markup
 from fastrot.report.svg import WIDTH, drawing, element, hint, label
 
 _LEFT, _TOP, _CELL_HEIGHT = 74.0, 44.0, 54.0
-_DARK = 0.55
+_LIGHTEST, _RANGE = 0.03, 0.5  # at most half: text stays readable on light and dark paper
 
 
 def matrix_chart(
@@ -38,10 +38,9 @@ def matrix_chart(
             text = hint(f"{rows} {name}, {columns} {names[j]}: {count:,} of {total:,}")
             box = {"x": x + 1, "y": y + 1, "width": width - 2, "height": _CELL_HEIGHT - 2}
             parts.append(element("rect", **box, class_="cell"))
-            heat = element("rect", text, **box, fill_opacity=0.04 + 0.92 * share, class_="heat s1")
-            style = "inverse" if share > _DARK else ""
+            heat = _LIGHTEST + _RANGE * share
             middle = x + width / 2
-            parts.append(heat)
-            parts.append(label(middle, y + 26, f"{100 * share:.1f} %", "middle", f"strong {style}"))
-            parts.append(label(middle, y + 41, f"{count:,}", "middle", f"small {style or 'soft'}"))
+            parts.append(element("rect", text, **box, fill_opacity=heat, class_="heat s1"))
+            parts.append(label(middle, y + 26, f"{100 * share:.1f} %", "middle", "strong"))
+            parts.append(label(middle, y + 42, f"{count:,}", "middle", "small"))
     return drawing(_TOP + len(names) * _CELL_HEIGHT + 4, *parts)

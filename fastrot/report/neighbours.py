@@ -22,7 +22,7 @@ from fastrot.report.blocks import Mark, Picture, Section, Strips
 from fastrot.report.files import RunFiles
 from fastrot.report.network import Images, Network, Say, build_reader, chosen
 from fastrot.report.pictures import picture_uri
-from fastrot.report.text import clean
+from fastrot.report.text import clean, percent
 from fastrot.report.views import _PIXELATED_UP_TO
 from fastrot.weights import weights_digest
 
@@ -77,7 +77,9 @@ def neighbours_section(
     )
     section.lead += _shared(labels, top)
     size = bank.images.crop.size
-    section.blocks.append(Strips(rows, 1 + top.shape[1], pixelated=size <= _PIXELATED_UP_TO))
+    section.blocks.append(
+        Strips(rows, 1 + top.shape[1], pixelated=size <= _PIXELATED_UP_TO, queries=True)
+    )
     return section
 
 
@@ -93,7 +95,7 @@ def _computed(network: Network, images: Images, say: Say) -> _Bank:
                 parts.append(F.normalize(network.task.embed(network.model, batch), dim=1).cpu())
     finally:
         loader.close()
-    return _Bank(images, ids, torch.cat(parts), f"computed from the step {network.step:,}")
+    return _Bank(images, ids, torch.cat(parts), f"by the checkpoint of step {network.step:,}")
 
 
 def _from_caches(run: RunFiles, network: Network, images: Images) -> _Bank | None:
@@ -162,6 +164,7 @@ def _picture(
 ) -> Picture:
     label = _label(labels[position], names)
     alt = f"{what}: image {int(bank.ids[position])}{f', {label}' if label else ''}"
+    alt += {"": "", "good": ", of the query's class", "bad": ", not of the query's class"}[mark]
     return Picture(picture_uri(pixels), alt, label, mark)
 
 
@@ -190,6 +193,6 @@ def _shared(labels: Labels, top: NDArray[np.int64]) -> str:
     counts = np.unique(labels, return_counts=True)[1].astype(np.float64)
     chance = float((counts * (counts - 1)).sum() / (counts.sum() * (counts.sum() - 1)))
     return (
-        f" {100 * share:.1f} % of the neighbours of all images are of the image's class (chance: "
-        f"{100 * chance:.1f} %); no label was used in training."
+        f" {percent(100 * share)} of the neighbours of all images are of the image's class "
+        f"(chance: {percent(100 * chance)}); no label was used in training."
     )

@@ -56,11 +56,10 @@ figure.plotted { max-width: 40rem; }
 .legend svg { width: 1.5rem; height: .75rem; vertical-align: -.05rem; margin-right: .35rem; }
 .note { font-size: .83rem; color: var(--soft); margin: .35rem 0 0; }
 svg.plot { display: block; width: 100%; height: auto; }
-.t { font-size: 11px; fill: var(--ink); font-variant-numeric: tabular-nums; }
+.t { font-size: 12px; fill: var(--ink); font-variant-numeric: tabular-nums; }
 .t.soft { fill: var(--soft); }
 .t.strong { font-weight: 600; }
-.t.small { font-size: 10px; }
-.t.inverse { fill: var(--paper); }
+.t.small { font-size: 11px; }
 .grid path.grid { stroke: var(--hair); stroke-width: 1; fill: none; }
 .axis { stroke: var(--soft); stroke-width: 1; fill: none; }
 .rule { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; fill: none; }
@@ -89,7 +88,7 @@ table.plain tbody th { width: 40%; }
 table.plain td, table.plain th { overflow-wrap: anywhere; }
 .strips { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); }
-.strips.wide { gap: 1.25rem 2rem; }
+.strips.wide { grid-template-columns: minmax(0, 1fr); }
 .strip { display: grid; gap: .4rem; margin: 0; }
 .strip.of-2 { gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); }
@@ -101,12 +100,22 @@ table.plain td, table.plain th { overflow-wrap: anywhere; }
 .wide .strip figcaption { font-size: .85rem; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 3px; }
 .pixelated img { image-rendering: pixelated; }
-.query img { outline: 2px solid var(--s1); outline-offset: -2px; }
+.queries .strip figure:first-child img { outline: 2px solid var(--s1); outline-offset: -2px; }
 .good { color: var(--good); } .good::before { content: "✓ "; }
 .bad { color: var(--bad); } .bad::before { content: "✗ "; }
+.queries figure { position: relative; }
+.queries .good, .queries .bad { color: inherit; }
+.queries .good::before, .queries .bad::before { position: absolute; top: 3px; right: 3px;
+  width: 1.05rem; height: 1.05rem; border-radius: 50%; text-align: center; font-size: .7rem;
+  line-height: 1.05rem; font-weight: 700; color: var(--paper); background: var(--good); }
+.queries .good::before { content: "✓"; }
+.queries .bad::before { content: "✗"; background: var(--bad); }
 pre { background: var(--panel); border-radius: .5rem; padding: .8rem 1rem; font-size: .85rem;
-  white-space: pre-wrap; margin: 0; }
+  white-space: pre; overflow-x: auto; margin: 0; }
 footer { margin-top: 3rem; font-size: .85rem; color: var(--soft); }
+@media (max-width: 34rem) {
+  .strip.of-5, .strip.of-6 { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+}
 @media print {
   :root {
     color-scheme: light;
@@ -116,6 +125,7 @@ footer { margin-top: 3rem; font-size: .85rem; color: var(--soft); }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
+  pre { white-space: pre-wrap; }
   figure, .strip, .tile, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .grid, .strips { grid-template-columns: repeat(2, minmax(0, 1fr)); }

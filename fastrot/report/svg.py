@@ -1,6 +1,6 @@
 """Drawing in SVG: elements, scales and ticks. Colours come from the page's style sheet.
 
-A drawing is 440 units wide and its text 11 units high, so that it can be read at the width of a
+A drawing is 440 units wide and its text 12 units high, so that it can be read at the width of a
 telephone and, two side by side, on a desk.
 """
 
@@ -18,7 +18,10 @@ WIDTH = 440.0
 
 
 def element(name: str, *children: Markup | str, **attributes: float | str) -> Markup:
-    """An element; text is escaped, ``_`` in attributes is ``-``, and ``class_`` is ``class``."""
+    """An element; text is cleaned and escaped.
+
+    In the names of attributes, which are our own, ``_`` is ``-``, and ``class_`` is ``class``.
+    """
     named = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value))
         for key, value in attributes.items()
@@ -107,5 +110,5 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def _value(value: float | str) -> str:
     if isinstance(value, str):
-        return clean(value)
+        return value
     return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -47,7 +47,8 @@ TEMPLATE = """\
 {%- endmacro -%}
 
 {%- macro strips(block) -%}
-<div class="strips{{ ' wide' if block.wide }}{{ ' pixelated' if block.pixelated }}">
+<div class="strips{{ ' wide' if block.wide }}{{ ' pixelated' if block.pixelated }}
+{{- ' queries' if block.queries }}">
 {%- for row in block.rows %}
 <div class="strip of-{{ block.columns }}">
 {%- for picture in row %}
@@ -92,7 +93,7 @@ TEMPLATE = """\
 </header>
 <main>
 {%- if notes %}
-<section id="notes"><h2>Not to be overlooked</h2>
+<section id="notes"><h2>Notes</h2>
 {%- for note in notes %}<p class="missing">{{ note }}</p>{% endfor %}
 </section>
 {%- endif %}

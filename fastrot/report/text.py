@@ -10,6 +10,7 @@ from typing import Any
 _LONGEST = 2000
 _REPLACED = {"Cc", "Cf", "Cs", "Co", "Cn"}  # control, format (also bidi), surrogates, unassigned
 _KEPT = "\n\t"
+_SPACE = "\u00a0"  # no line breaks before the sign
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:
@@ -41,8 +42,8 @@ def number(record: Mapping[str, Any], key: str) -> float | None:
     return converted if math.isfinite(converted) else None
 
 
-def short(value: float) -> str:
-    """A number to four significant digits, without an exponent where that can be helped.
+def short(value: float, digits: int = 4) -> str:
+    """A number to some significant digits, without an exponent where that can be helped.
 
     Example:
         >>> short(0.04976), short(1234.5), short(3.0)
@@ -54,12 +55,18 @@ def short(value: float) -> str:
         return f"{value:,.0f}"
     if abs(value) < 1e-4:
         return f"{value:.2e}"
-    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".")
+    text = f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def percent(value: float) -> str:
     """A value that is in percent already, to a tenth."""
-    return f"{value:.1f} %"
+    return f"{value:.1f}{_SPACE}%"
+
+
+def whole_percent(value: float) -> str:
+    """A round value that is in percent already, as at an axis."""
+    return f"{short(value)}{_SPACE}%"
 
 
 def plain(value: Any) -> str:
