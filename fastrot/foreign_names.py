@@ -125,11 +125,12 @@ def guess_model(tensors: Mapping[str, torch.Tensor]) -> ModelConfig:
                 stem="small" if first.shape[-1] == 3 else "imagenet",
                 width=max(8, first.shape[0]),
             )
-        shown = "-".join(str(depth) for depth in depths)
-        raise MismatchError(
-            f"a network with {shown} blocks in its four stages, which is no ResNet-18, -34, -50 "
-            "or -101"
-        )
+        if any(depths):
+            shown = "-".join(str(depth) for depth in depths)
+            raise MismatchError(
+                f"a network with {shown} blocks in its four stages, which is no ResNet-18, -34, "
+                "-50 or -101"
+            )
     blocks = {m[1] for name in tensors if (m := re.match(r"block(\d)\.0\.conv\.weight$", name))}
     if 3 <= len(blocks) <= 5:
         return ModelConfig(name="rotnet_nin", blocks=len(blocks))

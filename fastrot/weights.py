@@ -1,15 +1,20 @@
 """A trained backbone from a run, a checkpoint or a weight file of another code base.
 
-Nothing is loaded by half: where fewer than 95 % of the backbone's tensors are in the file, by
-name and shape, it is refused. (Other tools go on with a random backbone and score 1 %; see
-open-mmlab/mmselfsup issues 330 and 340.)
+Nothing is loaded by half: where fewer than 95 % of the backbone's tensors are in the file, it is
+refused. (Other tools go on with a random backbone and score 1 %; see open-mmlab/mmselfsup issues
+330 and 340.) So is a file with a tensor of another shape, or with tensors in its stages that the
+backbone has no place for: it is of another network (a ResNet-34 holds every tensor of a
+ResNet-18), or one that computes something else between the same convolutions.
 
 Files are safetensors or what ``torch.load(weights_only=True)`` takes; no file runs code here.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +38,7 @@ LEAST_MATCHED = 0.95
 """Share of the backbone's tensors that a file must hold."""
 
 _SHOWN = 4
+_STAGE = re.compile(r"(layer|block)\d+\.")
 _OURS = "model.backbone."
 _PUBLISHED = DataConfig()
 
@@ -100,7 +106,8 @@ def load_backbone(
 
     Raises:
         UsageError: there is nothing at ``path``, or an argument is wrong.
-        MismatchError: fewer than 95 % of the tensors fit, another architecture, several networks.
+        MismatchError: fewer than 95 % of the tensors are there, one has another shape, the file
+            has more in the stages than the backbone, or it holds several networks.
         BadDataError: the file is damaged, needs more than tensors, or a weight is not finite.
         StorageError: it cannot be read, or no checkpoint of the run verifies.
     """
@@ -203,8 +210,12 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         except OSError as error:
             raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that it then refuses
+            tree = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # an archive that was cut: it seeks before the beginning
+            raise BadDataError(f"{path}: {_refusal(error)}") from None
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # of the unpickler and of the archive, which have no common type
         raise BadDataError(f"{path}: {_refusal(error)}") from None
@@ -213,14 +224,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 def _refusal(error: Exception) -> str:
     text = str(error)
-    if "Unsupported global" in text or "WeightsUnpickler error" in text:
-        what = text.partition("Unsupported global: ")[2].split()[1:2]
-        named = f" ({what[0]})" if what else ""
+    if found := re.search(r"GLOBAL (\S+)", text):
         return (
-            f"it holds more than tensors{named}, and reading that could run code; where you trust "
-            "it, save its state dict alone as .safetensors, and give that"
+            f"it holds more than tensors ({found[1]}), and reading that could run code; where you "
+            "trust it, save its state dict alone as .safetensors, and give that"
         )
-    return f"not a weight file that torch.save wrote ({text.splitlines()[0][:120] if text else ''})"
+    problem = re.search(r"Unsupported operand \d+", text)
+    reason = problem[0] if problem else text.partition("\n")[0][:120]
+    return (
+        f"not a weight file that torch.save wrote ({reason}); save the state dict alone, as "
+        ".safetensors"
+    )
 
 
 def _fill(
@@ -228,39 +242,39 @@ def _fill(
 ) -> str:
     """Copy what fits into the model; what people should know about the rest."""
     wanted = _state(backbone)
-    fits = [name for name, t in wanted.items() if name in given and given[name].shape == t.shape]
-    if len(fits) < LEAST_MATCHED * len(wanted):
-        raise MismatchError(f"{path}: {_difference(wanted, given, len(fits))}")
-    with torch.no_grad():
-        for name in fits:
-            if not given[name].isfinite().all():
-                raise BadDataError(f"{path}: {name} holds values that are not finite")
-            wanted[name].copy_(given[name])
-    if len(fits) == len(wanted):
-        return ""
-    note = f", {len(wanted) - len(fits)} of its {len(wanted)} tensors missing"
-    log.warning("%s%s: %s", path, note, ", ".join(sorted(set(wanted) - set(fits))[:_SHOWN]))
-    return note
-
-
-def _difference(
-    wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], fits: int
-) -> str:
     missing = [name for name in wanted if name not in given]
     other = [
         f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in given and given[name].shape != tensor.shape
     ]
-    unknown = [name for name in given if name not in wanted and "num_batches" not in name]
-    parts = [
+    unknown = [n for n in given if n not in wanted and not n.endswith("num_batches_tracked")]
+    fits = len(wanted) - len(missing) - len(other)
+    if other or any(map(_STAGE.match, unknown)) or fits < LEAST_MATCHED * len(wanted):
+        raise MismatchError(
+            f"{path}: {fits} of the backbone's {len(wanted)} tensors fit (at least "
+            f"{LEAST_MATCHED:.0%} must, and none may contradict it): "
+            f"{_examples(missing, other, unknown)}; check the file and the architecture"
+        )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            if name in given:
+                tensor.copy_(given[name])
+                if not tensor.isfinite().all():
+                    raise BadDataError(f"{path}: {name} holds values that are not finite")
+    if not missing:
+        return ""
+    note = f", {len(missing)} of its {len(wanted)} tensors missing"
+    log.warning("%s%s: %s", path, note, ", ".join(missing[:_SHOWN]))
+    return note
+
+
+def _examples(missing: list[str], other: list[str], unknown: list[str]) -> str:
+    kinds = (("missing", missing), ("of another shape", other), ("unknown to it", unknown))
+    return "; ".join(
         f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{' ...' if names[_SHOWN:] else ''})"
-        for what, names in (("missing", missing), ("of other shape", other), ("unknown", unknown))
+        for what, names in kinds
         if names
-    ]
-    return (
-        f"only {fits} of the backbone's {len(wanted)} tensors fit, fewer than "
-        f"{LEAST_MATCHED:.0%}: {'; '.join(parts)}; check the file and the architecture"
     )
 
 
