@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fastrot.report.blocks import Commands, Section, Table, Tile
-from fastrot.report.curves import values
+from fastrot.report.curve import values
 from fastrot.report.files import RunFiles
 from fastrot.report.results import Found
-from fastrot.report.text import clean, number, percent, plain, short
+from fastrot.report.text import clean, number, percent, plain, short, whole_percent
 
 
 def tiles(run: RunFiles) -> list[Tile]:
@@ -27,7 +27,7 @@ def tiles(run: RunFiles) -> list[Tile]:
         found.append(Tile(short(epoch, 3), f"epochs{planned}", f"{step:,.0f} steps"))
     accuracy = values(run.validation, "val_accuracy")
     if accuracy:
-        note = f"best {percent(100 * max(accuracy))}; chance 25 %"
+        note = f"best {percent(100 * max(accuracy))}; chance {whole_percent(25)}"
         found.append(Tile(percent(100 * accuracy[-1]), "held-out rotation accuracy", note))
     neighbours = values(run.validation, "val_knn")
     if neighbours:

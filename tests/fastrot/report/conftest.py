@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe: what a page shows, asks for and complains about."""
+"""Small runs to report on, and a headless Chromium that is spoken to over a pipe."""
 
 from __future__ import annotations
 
@@ -7,13 +7,36 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+from PIL import Image
+
+from fastrot.data.sample import digits
+from fastrot.evaluation.result import Result, Score
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _SECONDS = 60.0
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "'\"><script>alert(2)<!script>",
+    "a \u202e& b \u00e9\u732b",
+    "{{ 7 * 7 }}",
+)
+"""Names of classes, which are names of folders."""
+
+_SETTINGS = (
+    *("model.name=resnet18", "model.width=8", "model.stem=small", "data.resolution=16"),
+    *("data.val_resize=16", "data.workers=0", "train.global_batch=8", "train.max_steps=6"),
+    *("train.epochs=2", "train.threads=1", "train.log_seconds=0.001", "sinks.tensorboard=false"),
+    *("train.checkpoint_steps=3", "data.crop=random_resized"),
+)
 
 
 def find_browser() -> str | None:
@@ -137,3 +160,74 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
         return found
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on 24 digits in classes of hostile names, with 16 held out; do not change it."""
+    folder = tmp_path_factory.mktemp("report")
+    images, labels = digits()
+    for label, name in enumerate(HOSTILE):
+        rows = (labels == label).nonzero()[0][:10]
+        for place, row in enumerate(rows):
+            target = folder / ("train" if place < 6 else "val") / name
+            target.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[row]).save(target / f"<b>{place}.png")
+    out = folder / "run"
+    command = [sys.executable, "-m", "fastrot", "train", "--out", str(out)]
+    command += ["--data", str(folder / "train"), "--val", str(folder / "val")]
+    command += [word for setting in _SETTINGS for word in ("--set", setting)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def write_result() -> Callable[..., Path]:
+    """Writes a result into the eval folder of a run."""
+
+    def write(
+        run: Path,
+        name: str,
+        protocol: str,
+        scores: list[Score],
+        *,
+        random: list[Score] | None = None,
+        label: str = "test transform",
+    ) -> Path:
+        result = Result(
+            protocol=protocol,
+            label=label,
+            scores=scores,
+            random=random,
+            settings={},
+            changed=[],
+            weights={"source": str(run), "digest": ""},
+            data={"train": "train.beton", "test": "test.beton"},
+            caches={},
+            seconds={},
+            record={"command": ["/bin/fastrot", "eval", protocol, "a run"]},
+        )
+        path = run / "eval" / name / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(result.to_json()))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A browser; skips where there is none."""
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+    with Browser(program) as found:
+        yield found
