@@ -70,13 +70,7 @@ class FeatureNetwork:
 
     def start(self, batch: Batch) -> _Result:
         """Queue the forward pass of a batch and the way back to the host."""
-        turns = torch.zeros(len(batch.images), 1, dtype=torch.uint8, device=self._device)
-        images = rotate_views(batch.images, turns, batch.flips, self._table)
-        with (
-            nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)
-        ):
-            stages = self._model.stages(images)
-        full = {name: pool(name, stages[name]) for name in self._layers}
+        full = self.features(self.views(batch))
         half = {name: values.half() for name, values in full.items()}
         finite = torch.stack([values.isfinite().all() for values in half.values()]).all()
         first = int(batch.index[0])
@@ -87,6 +81,19 @@ class FeatureNetwork:
         copied = torch.cuda.Event()
         copied.record()
         return _Result(first, half, full, finite, copied)
+
+    def views(self, batch: Batch) -> torch.Tensor:
+        """Images mirrored where the batch says so and normalised, of shape (N, 3, S, S)."""
+        turns = torch.zeros(len(batch.images), 1, dtype=torch.uint8, device=self._device)
+        return rotate_views(batch.images, turns, batch.flips, self._table)
+
+    def features(self, views: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pooled layers of views (N, 3, S, S), each of shape (N, D), float32, on the device."""
+        with (
+            nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)
+        ):
+            stages = self._model.stages(views)
+        return {name: pool(name, stages[name]) for name in self._layers}
 
     def finish(self, result: _Result) -> dict[str, Features]:
         """Wait for a batch's features.

@@ -9,6 +9,7 @@ Shapes: N images of a batch, S side of a crop, D values of a layer.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -41,6 +42,9 @@ Say = Callable[[str], None]
 
 _GPU_BATCH = 256
 _CPU_PIXELS = 2**21  # of a batch
+_MEETING = 16
+"""Batches after which the ranks wait for each other: were they to meet at the end alone, a rank
+that is five per cent slower would miss the deadline of an hour's work."""
 
 
 def extract_features(
@@ -87,7 +91,8 @@ def extract_features(
     Raises:
         UsageError: a layer or another argument is wrong.
         MismatchError: the folder holds features of something else; the fields are named.
-        BadDataError: an image cannot be read; what was done before is kept.
+        BadDataError: an image cannot be read; what was done before is kept. Or the data set has
+            not one label for each sample.
         NonFiniteError: a feature is not finite as float16; layer and sample are named.
         StorageError: too little space, or writing failed.
     """
@@ -104,14 +109,15 @@ def extract_features(
         if world.is_main:
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(out / LOCK, what=f"the extraction into {out}"))
-            infos = layer_infos(backbone.model.stages, plan.crop.size)
+            model = copy.deepcopy(backbone.model).eval()  # a caller's may be in training
+            infos = layer_infos(model.stages, plan.crop.size)
             FeatureWriter.begin(
                 out,
                 identity=plan.identity,
                 layers={name: infos[name] for name in plan.layers},
                 samples=len(samples),
                 crops=crops,
-                batch=batch or _batch_size(plan.crop.size, target),
+                batch=batch or pass_size(plan.crop.size, target),
             )
         _wait(world, target)
         writer = stack.enter_context(FeatureWriter(out))
@@ -155,6 +161,7 @@ def _run(
             done = (every - sum(_Batches.of(writer, b).images for b in missing)) // world.size
             meter = stack.enter_context(Meter(title, total=done + total, done=done))
         for k, order in enumerate(orders):
+            of_every_rank = len(missing[k]) // world.size
             if not order.images:
                 continue
             spec = LoaderSpec(
@@ -165,7 +172,8 @@ def _run(
                 inner.callback(reader.close)
                 reader.set_epoch(k)
                 numbers = iter(shares[k].tolist())
-                for first, features in pipelined(network, _readable(reader, writer.path)):
+                results = pipelined(network, _readable(reader, writer.path))
+                for count, (first, features) in enumerate(results, 1):
                     number = next(numbers)
                     assert first == number * writer.batch
                     writer.write(number, k, features)
@@ -173,6 +181,8 @@ def _run(
                         rows = next(iter(features.values()))
                         size = sum(array.nbytes for array in features.values())
                         meter.advance(images=len(rows), size=size)
+                    if count % _MEETING == 0 and count <= of_every_rank:
+                        _wait(world, device)
     seconds = time.monotonic() - started
     return {
         "source": backbone.source,
@@ -230,10 +240,12 @@ def _readable(reader: Any, out: Path) -> Iterator[Batch]:
 
 
 def _wait(world: World, device: torch.device) -> None:
-    world.sum(torch.zeros(1, device=device))
+    if world.size > 1:
+        world.sum(torch.zeros(1, device=device))
 
 
-def _batch_size(side: int, device: torch.device) -> int:
+def pass_size(side: int, device: torch.device) -> int:
+    """Images of ``side`` pixels in one forward pass."""
     if device.type == "cuda":
         return _GPU_BATCH
     return min(_GPU_BATCH, max(16, _CPU_PIXELS // side**2))

@@ -77,22 +77,23 @@ def train_heads(
     if first:
         say(f"linear probe: continues after epoch {first} of {config.epochs}")
     began = said = saved_at = time.monotonic()
-    done, total = 0, source.steps * (config.epochs - first)
+    done, seen, total = 0, 0, source.steps * (config.epochs - first)
     for epoch in range(first, config.epochs):
         rate = learning_rate(config, epoch)
         losses = _Mean()
         for number, rows in enumerate(source.epoch(epoch), 1):
             heads.step(rows.features, rows.labels, rate)
             done += 1
+            seen += len(rows.labels)
             if number % _CHECK_STEPS == 0 or number == source.steps:
                 losses.add(heads.losses())
             now = time.monotonic()
             if now - said > _SAY_SECONDS:
                 said = now
-                a_step = (now - began) / done
+                left = (total - done) * (now - began) / done
                 say(
                     f"linear probe: epoch {epoch + 1}/{config.epochs}  "
-                    f"{config.batch / a_step:,.0f} images/s  left {(total - done) * a_step:,.0f} s"
+                    f"{seen / (now - began):,.0f} images/s  left {left:,.0f} s"
                 )
         scores = score_heads(heads, test())
         for layer, curve in curves.items():

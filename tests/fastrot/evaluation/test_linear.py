@@ -121,6 +121,7 @@ t.run(train, test, root / "out", epochs=30)
 """
 
 
+@pytest.mark.slow
 def test_killed_between_epochs_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     train, test = cache(tmp_path / "train", 600, 1, crops=4), cache(tmp_path / "test", 200, 2)
     whole = run(train, test, tmp_path / "whole", epochs=30)
