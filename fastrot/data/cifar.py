@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from fastrot.errors import BadDataError, UsageError
 
-_SIDE = 32
-RECORD_PIXELS = 3 * _SIDE * _SIDE
+SIDE = 32
+"""Pixels a side."""
+
+RECORD_PIXELS = 3 * SIDE * SIDE
 """Bytes of pixels in a record."""
 
 
@@ -130,7 +132,7 @@ def read_record(root: Path, name: str) -> NDArray[np.uint8]:
         data = file.read(RECORD_PIXELS)
     if len(data) != RECORD_PIXELS:
         raise OSError(f"{root / file_name}: ends within record {index}")
-    planes = np.frombuffer(data, dtype=np.uint8).reshape(3, _SIDE, _SIDE)
+    planes = np.frombuffer(data, dtype=np.uint8).reshape(3, SIDE, SIDE)
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 

@@ -4,29 +4,28 @@
 come from the first of these that is there: ``LOC_val_solution.csv`` (with Kaggle's layout,
 ``ILSVRC/Data/CLS-LOC/``), a list ``meta/val.txt`` (name and label a line, as Caffe's), or the
 devkit (``ILSVRC2012_validation_ground_truth.txt`` with ``meta.mat``). Classes are numbered in the
-order of their WordNet ids, whichever of them a part has. Importing this module imports no torch.
+order of their WordNet ids. ``val`` has the same number of images of each, so a wrong label is
+found. A part of ImageNet is taken as class folders, with the kind ``folder``. Importing this
+module imports no torch.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastrot.data.folders import scan_folder, walk_folder
-from fastrot.data.labelled_list import read_labelled_list
+from fastrot.data.imagenet_lists import NUM_CLASSES, LabelList, find_list, read_list
 from fastrot.data.listing import Source, listed_source, make_source
 from fastrot.errors import BadDataError, UsageError
 
 _SPLITS = ("train", "val")
+_OWN_CLASS = re.compile(r"(n[0-9]{8})_")
 _WNID = re.compile(r"n[0-9]{8}")
-_DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "meta")
-_MAX_CLASSES = 1000
-
-_Labelled = tuple[Sequence[str], NDArray[np.int64], Sequence[str]]  # names, labels, class names
+_PARTLY = "take a part of ImageNet as class folders, with --kind folder"
 
 
 def has_flat_val(root: Path) -> bool:
@@ -36,7 +35,7 @@ def has_flat_val(root: Path) -> bool:
         return False
     val = base / "val"
     flat = val.is_dir() and not scan_folder(val, ".", None).folders
-    return flat and _label_file(root, base, "val") is not None
+    return flat and find_list(root, base, "val") is not None
 
 
 def list_imagenet(root: Path, split: str | None, boundary: Path | None) -> Source:
@@ -49,7 +48,9 @@ def list_imagenet(root: Path, split: str | None, boundary: Path | None) -> Sourc
 
     Raises:
         UsageError: no such layout, no such split, or no labels of a flat ``val``.
-        BadDataError: a list is damaged, or an image of it is missing.
+        BadDataError: a list is damaged or of other images, an image of it is missing, a part has
+            other classes, an image lies in the folder of another class, or ``val`` has more
+            images of one class than of another.
         OSError: as the system reports it.
     """
     base = _base(root)
@@ -64,25 +65,22 @@ def list_imagenet(root: Path, split: str | None, boundary: Path | None) -> Sourc
         raise UsageError(f"{base} {asked}: choose --split {' or '.join(there)}")
     top = scan_folder(base / split, ".", boundary)
     wnids = _wnids(base)
+    if wnids:
+        _check_count(base / "train", len(wnids))
     if top.folders and not top.images:
-        return _from_folders(base / split, top.folders, wnids or top.folders, boundary)
-    lists = _label_file(root, base, split)
-    if lists is None:
+        source = _from_folders(base / split, top.folders, wnids, boundary)
+    elif (path := find_list(root, base, split)) is not None:
+        images = [name for name, _ in top.images]
+        source = _from_list(base / split, images, path, read_list(path, split, wnids), boundary)
+    else:
         raise UsageError(
             f"{base / split}: images without class folders, and no list of their labels: put "
             f"meta/{split}.txt (lines of name and label) beside {split}/, or sort the images into "
             "class folders"
         )
-    names, labels, class_names = _read(lists, split, wnids)
-    return listed_source(
-        base / split,
-        "imagenet",
-        names=names,
-        labels=labels,
-        class_names=class_names,
-        listed_in=lists,
-        boundary=boundary,
-    )
+    if split == "val":
+        _check_balance(base / split, source)
+    return source
 
 
 def _base(root: Path) -> Path | None:
@@ -100,88 +98,79 @@ def _wnids(base: Path) -> list[str]:
 
 
 def _from_folders(
-    folder: Path, folders: list[str], class_names: list[str], boundary: Path | None
+    folder: Path, folders: list[str], wnids: list[str], boundary: Path | None
 ) -> Source:
-    numbers = {name: i for i, name in enumerate(class_names)}
+    expected = set(wnids or filter(_WNID.fullmatch, folders))
+    if extra := [name for name in folders if name not in expected]:
+        raise BadDataError(
+            f"{folder}: folder {extra[0]!r} is none of the classes of ImageNet"
+            f"{' in train/' if wnids else ''}; remove it, or {_PARTLY}"
+        )
+    if lacking := [name for name in wnids if name not in folders]:
+        raise BadDataError(
+            f"{folder}: no folder {lacking[0]!r}, which is a class in train/; unpack it again, or "
+            f"{_PARTLY}"
+        )
+    _check_count(folder, len(folders))
     found: list[tuple[str, int]] = []
     labels: list[int] = []
-    for name in folders:
-        if not _WNID.fullmatch(name) or name not in numbers:
-            raise BadDataError(
-                f"{folder}: folder {name!r} is none of the {len(numbers):,} classes of ImageNet "
-                "in train/; remove it, or use --kind folder"
-            )
+    for label, name in enumerate(folders):
         images = sorted(walk_folder(folder, name, boundary))
+        if not images:
+            raise BadDataError(f"{folder / name}: no image in this class folder; unpack it again")
+        for path, _ in images:
+            if (own := _OWN_CLASS.match(os.path.basename(path))) and own[1] != name:
+                raise BadDataError(
+                    f"{folder / path}: an image of class {own[1]} by its name, in the folder of "
+                    f"{name}; unpack it again"
+                )
         found += images
-        labels += [numbers[name]] * len(images)
-    if not found:
-        raise BadDataError(f"{folder}: no image in its class folders; unpack it again")
+        labels += [label] * len(images)
     return make_source(
         folder,
         "imagenet",
         paths=[name for name, _ in found],
         sizes=np.array([size for _, size in found], np.int64),
         labels=np.array(labels, np.int64),
-        class_names=class_names,
+        class_names=folders,
     )
 
 
-def _label_file(root: Path, base: Path, split: str) -> Path | None:
-    places = [folder / f"LOC_{split}_solution.csv" for folder in (root, root.parent, base)]
-    places += [base / "meta" / f"{split}.txt", base / f"{split}.txt"]
-    if split == "val":
-        places += [base / name / "ILSVRC2012_validation_ground_truth.txt" for name in _DEVKIT]
-    return next((place for place in places if place.is_file()), None)
-
-
-def _read(path: Path, split: str, wnids: list[str]) -> _Labelled:
-    if path.suffix == ".csv":
-        return _read_kaggle(path, wnids)
-    if path.name == f"{split}.txt":
-        names, labels = read_labelled_list(path, num_classes=len(wnids) or _MAX_CLASSES)
-        return names, labels, wnids or [str(i) for i in range(int(labels.max(initial=0)) + 1)]
-    return _read_devkit(path, wnids)
-
-
-def _read_kaggle(path: Path, wnids: list[str]) -> _Labelled:
-    """Lines ``ILSVRC2012_val_00000001,n01751748 111 108 230 366 ...`` behind one of headings."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[1:]
-    pairs = [line.split(",", 1) for line in lines if line.strip()]
-    try:
-        classes = [rest.split(" ", 1)[0] for _, rest in pairs]
-        class_names = wnids or sorted(set(classes))
-        numbers = {name: i for i, name in enumerate(class_names)}
-        labels = np.array([numbers[name] for name in classes], np.int64)
-    except (ValueError, KeyError) as error:
+def _from_list(
+    folder: Path, images: list[str], path: Path, listed: LabelList, boundary: Path | None
+) -> Source:
+    _check_count(path, len(listed.class_names))
+    if extra := sorted(set(images) - set(listed.names)):
         raise BadDataError(
-            f"{path}: not Kaggle's list of image and class ({error} is no class of train/); "
-            "download it again"
-        ) from None
-    return [f"{name}.JPEG" for name, _ in pairs], labels, class_names
+            f"{path}: names {len(listed.names):,} images, but {len(extra):,} others are there, the "
+            f"first {extra[0]!r} in {folder}; the list is cut short or of another data set"
+        )
+    return listed_source(
+        folder,
+        "imagenet",
+        names=listed.names,
+        labels=listed.labels,
+        class_names=listed.class_names,
+        listed_in=path,
+        boundary=boundary,
+    )
 
 
-def _read_devkit(path: Path, wnids: list[str]) -> _Labelled:
-    """One number a line, in the devkit's own order of classes, which ``meta.mat`` resolves."""
-    table = path.with_name("meta.mat")
-    if not table.is_file():
-        raise BadDataError(f"{table}: missing: it says which class a number of {path.name} means")
-    from scipy.io import loadmat  # here: importing it takes longer than most commands
-
-    try:
-        synsets = loadmat(table, squeeze_me=True)["synsets"]
-        of_number = {
-            int(row["ILSVRC2012_ID"]): str(row["WNID"])
-            for row in synsets
-            if int(row["ILSVRC2012_ID"]) <= _MAX_CLASSES
-        }
-        class_names = wnids or sorted(of_number.values())
-        position = {name: i for i, name in enumerate(class_names)}
-        numbers = [int(line) for line in path.read_text(encoding="ascii").split()]
-        labels = np.array([position[of_number[number]] for number in numbers], np.int64)
-    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
+def _check_count(path: Path, count: int) -> None:
+    if count != NUM_CLASSES:
         raise BadDataError(
-            f"{path}: it and meta.mat are not those of ImageNet's devkit: "
-            f"{type(error).__name__}: {error}; unpack it again"
-        ) from None
-    names = [f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, len(numbers) + 1)]
-    return names, labels, class_names
+            f"{path}: {count:,} classes, ImageNet 2012 has {NUM_CLASSES:,}; unpack it again, or "
+            f"{_PARTLY}"
+        )
+
+
+def _check_balance(folder: Path, source: Source) -> None:
+    assert source.class_names is not None
+    counts = np.bincount(source.labels, minlength=NUM_CLASSES)
+    most, least = counts.argmax(), counts.argmin()
+    if counts[most] != counts[least]:
+        raise BadDataError(
+            f"{folder}: {counts[most]} images of class {source.class_names[most]} and "
+            f"{counts[least]} of {source.class_names[least]}, but ImageNet has as many of each in "
+            f"it; mend the labels or unpack it again, or {_PARTLY}"
+        )

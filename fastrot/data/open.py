@@ -7,7 +7,7 @@ from pathlib import Path
 from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.folder_samples import FolderSamples
 from fastrot.data.samples import Samples
-from fastrot.data.sources import find_layout
+from fastrot.data.sources import SourceKind, find_layout
 from fastrot.data.tar_samples import TarSamples
 from fastrot.data.tar_shards import has_only_shards, is_pattern
 from fastrot.errors import UsageError
@@ -23,31 +23,68 @@ _NAMES = {
 _SPLITS = {"voc07": "trainval"}
 
 
-def open_samples(path: str | Path, *, checksums: bool = True) -> Samples:
+def open_samples(
+    path: str | Path,
+    *,
+    checksums: bool = True,
+    split: str | None = None,
+    kind: SourceKind = "auto",
+    follow_symlinks: bool = False,
+) -> Samples:
     """Open a data set.
 
     Args:
         path: a ``.beton`` file, a folder of images, or tar shards: a ``.tar`` file, a folder
-            of nothing but those, or a pattern like ``shard-{000000..000009}.tar``.
+            of nothing but those, or a pattern like ``shard-{000000..000009}.tar``. A folder may
+            have any layout that ``list_source`` knows and is read in place. ``FOLDER:SPLIT``
+            names a part of it where nothing of that very name is there.
         checksums: check each sample of a ``.beton`` file against its manifest.
+        split: part of a folder that has parts, e.g. ``trainval``.
+        kind: layout of a folder, as for ``list_source``; ``auto`` looks.
+        follow_symlinks: also follow links that lead out of a folder.
 
     Raises:
-        UsageError: there is nothing at ``path``, or it must be converted first.
+        UsageError: there is nothing at ``path``, its part has to be named, or a part of something
+            that has none is.
         BadDataError: it is none of these, or damaged.
         StorageError: it cannot be read.
     """
-    path = Path(path)
-    if path.is_file() and path.suffix == ".tar":
-        return TarSamples(path)
-    if not path.exists():
-        if is_pattern(path):
-            return TarSamples(path)
-        raise UsageError(f"{path}: no such file or folder; check the path")
+    path, split = _divide(Path(path), split)
+    as_it_is = split is None and kind == "auto"
     if path.is_dir():
-        if (layout := find_layout(path)) != "folder":
-            raise UsageError(
-                f"{path}: {_NAMES[layout]}, not class folders; convert it first: fastrot prepare "
-                f"{path} OUT.beton --split {_SPLITS.get(layout, 'train')}"
-            )
-        return TarSamples(path) if has_only_shards(path) else FolderSamples(path)
+        if as_it_is and find_layout(path) == "folder" and has_only_shards(path):
+            return TarSamples(path)
+        return _open_folder(path, split, kind, follow_symlinks)
+    if not path.exists() and not is_pattern(path):
+        raise UsageError(f"{path}: no such file or folder; check the path")
+    if not as_it_is:
+        raise UsageError(
+            f"{path}: only a folder of images has parts or a kind; a .beton file and tar shards "
+            "are taken whole"
+        )
+    if path.suffix == ".tar" or not path.exists():
+        return TarSamples(path)
     return BetonSamples(path, checksums=checksums)
+
+
+def _divide(path: Path, split: str | None) -> tuple[Path, str | None]:
+    """``FOLDER:SPLIT`` as folder and split."""
+    folder, _, part = path.name.rpartition(":")
+    if not folder or not part or path.exists() or not path.with_name(folder).is_dir():
+        return path, split
+    if split not in (None, part):
+        raise UsageError(f"{path}: names another part than split={split!r}; name one of them")
+    return path.with_name(folder), part
+
+
+def _open_folder(
+    path: Path, split: str | None, kind: SourceKind, follow_symlinks: bool
+) -> FolderSamples:
+    layout = find_layout(path) if kind == "auto" else kind
+    if layout in _NAMES and split is None:
+        part = _SPLITS.get(layout, "train")
+        raise UsageError(
+            f"{path}: {_NAMES[layout]}, which has parts: name one, {path}:{part} for example, or "
+            f"convert it, which reads faster: fastrot prepare {path} OUT.beton --split {part}"
+        )
+    return FolderSamples(path, kind=layout, split=split, follow_symlinks=follow_symlinks)

@@ -8,14 +8,17 @@ puts into ``data/vision/torralba/deeplearning/``. A class is named as its folder
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
-
+from fastrot.data.class_folders import (
+    ImageList,
+    check_every_class,
+    check_none_unlisted,
+    one_folder_a_class,
+)
 from fastrot.data.labelled_list import read_labelled_list
 from fastrot.data.listing import Source, listed_source
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import UsageError
 
 NUM_CLASSES = 205
 
@@ -41,7 +44,8 @@ def list_places(root: Path, split: str | None, boundary: Path | None) -> Source:
 
     Raises:
         UsageError: no such layout, or no such split.
-        BadDataError: a list is damaged, or an image of it is missing.
+        BadDataError: a list is damaged, has another number of classes, contradicts the folders
+            of its images or the other list, or an image of it is missing.
         OSError: as the system reports it.
     """
     lists = find(root)
@@ -55,30 +59,25 @@ def list_places(root: Path, split: str | None, boundary: Path | None) -> Source:
         asked = "has the splits of its lists" if split is None else f"has no split {split!r}"
         raise UsageError(f"{lists} {asked}: choose --split {' or '.join(there)}")
     images = next((root / name for name in _FOLDERS if (root / name).is_dir()), root)
-    names, labels = read_labelled_list(_list(lists, split), num_classes=NUM_CLASSES)
-    classes: dict[int, str] = {}
-    for part in there:  # the names come from all lists: one of them may lack a class
-        listed = (
-            (names, labels)
-            if part == split
-            else read_labelled_list(_list(lists, part), num_classes=NUM_CLASSES)
-        )
-        for name, label in zip(listed[0], listed[1].tolist(), strict=True):
-            folder = os.path.dirname(name)
-            if classes.setdefault(label, folder) != folder:
-                raise BadDataError(
-                    f"{_list(lists, part)}: label {label} is of {classes[label]!r} and of "
-                    f"{folder!r}; unpack it again"
-                )
-    return listed_source(
+    read = {
+        part: ImageList(path, *read_labelled_list(path, num_classes=NUM_CLASSES))
+        for part, path in ((part, _list(lists, part)) for part in there)
+    }
+    classes = one_folder_a_class(tuple(read.values()))
+    for listed in read.values():
+        check_every_class(listed, NUM_CLASSES)
+    path, names, labels = read[split]
+    source = listed_source(
         images,
         "places205",
         names=names,
-        labels=np.asarray(labels),
-        class_names=[classes.get(i, f"class {i}") for i in range(NUM_CLASSES)],
-        listed_in=_list(lists, split),
+        labels=labels,
+        class_names=[classes[i] for i in range(NUM_CLASSES)],
+        listed_in=path,
         boundary=boundary,
     )
+    check_none_unlisted(images, "places205", read)
+    return source
 
 
 def _list(folder: Path, split: str) -> Path:

@@ -16,9 +16,10 @@ import numpy as np
 from fastrot.data import cifar, coco, imagenet, inat18, places205, voc
 from fastrot.data.folders import list_folder, scan_folder
 from fastrot.data.listing import Kind, Source, make_source
-from fastrot.errors import StorageError, UsageError
+from fastrot.data.sizes import size_note
+from fastrot.errors import BadDataError, StorageError, UsageError
 
-__all__ = ["KINDS", "Kind", "Source", "SourceKind", "find_layout", "list_source"]
+__all__ = ["KINDS", "Kind", "Source", "SourceKind", "find_layout", "list_source", "size_note"]
 
 SourceKind = Literal["auto"] | Kind
 
@@ -107,6 +108,7 @@ def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
     binary = cifar.find(root)
     if binary is None:
         if _has_cifar_folders(root):
+            _check_cifar_classes(root)
             return list_folder(root, split, boundary)
         raise UsageError(
             f"{root}: neither CIFAR's binary version (.bin files) nor its images in "
@@ -122,6 +124,20 @@ def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
         class_names=records.class_names,
         contents=records.contents,
     )
+
+
+def _check_cifar_classes(root: Path) -> None:
+    train, test = (scan_folder(root / part, ".", None).folders for part in ("train", "test"))
+    if train != test:
+        only = sorted(set(train) ^ set(test))[0]
+        raise BadDataError(
+            f"{root}: class folder {only!r} is only in one of train/ and test/; unpack it again"
+        )
+    if len(train) not in (10, 100):
+        raise BadDataError(
+            f"{root}: {len(train)} classes, CIFAR has 10 or 100; unpack it again, or leave --kind "
+            "out"
+        )
 
 
 def _has_cifar_folders(root: Path) -> bool:

@@ -2,8 +2,9 @@
 
 ``VOC2007/JPEGImages/ID.jpg``, the ids of a split in ``ImageSets/Main/SPLIT.txt``, and its labels
 in ``ImageSets/Main/CLASS_SPLIT.txt``: 1 present, -1 absent, 0 present but only in instances
-marked difficult, which the benchmark does not count. Where these lists are missing the same
-labels are taken from ``Annotations/ID.xml``. Importing this module imports no torch.
+marked difficult, which the benchmark does not count. ``Annotations/ID.xml`` must say the same
+where it is there (it does so for every image of the genuine data set), and is all that is needed
+where the lists are missing. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def list_voc(root: Path, split: str | None, boundary: Path | None) -> Source:
 
     Raises:
         UsageError: no VOC layout, or no such split.
-        BadDataError: a list is damaged, or an image of it is missing.
+        BadDataError: a list or an annotation is missing or damaged, the two contradict each
+            other, or an image is missing.
         OSError: as the system reports it.
     """
     base = find(root)
@@ -56,26 +58,58 @@ def list_voc(root: Path, split: str | None, boundary: Path | None) -> Source:
             f"{root}: not VOC 2007, which has JPEGImages/ and ImageSets/Main/ in "
             "VOCdevkit/VOC2007/; name that folder, or choose another --kind"
         )
+    ids, labels = _labels(base, split)
+    return listed_source(
+        base,
+        "voc07",
+        names=[f"JPEGImages/{name}.jpg" for name in ids],
+        labels=labels,
+        class_names=CLASSES,
+        listed_in=base / "ImageSets" / "Main" / f"{split}.txt",
+        boundary=boundary,
+    )
+
+
+def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]:
+    """Ids in the order of the split's list, and their labels of shape (n, 20)."""
     lists = base / "ImageSets" / "Main"
     there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
     if split not in there:
         asked = "has several splits" if split is None else f"has no split {split!r}"
         raise UsageError(f"{base} {asked}: choose --split {' or '.join(there) or '(none found)'}")
     ids = _read_lines(lists / f"{split}.txt")
-    files = [lists / f"{name}_{split}.txt" for name in CLASSES]
-    if all(file.is_file() for file in files):
-        labels = np.stack([_from_list(file, ids) for file in files], axis=1)
-    else:
-        labels = np.array([_from_annotation(base / "Annotations" / f"{i}.xml") for i in ids])
-    return listed_source(
-        base,
-        "voc07",
-        names=[f"JPEGImages/{name}.jpg" for name in ids],
-        labels=labels.astype(np.int8).reshape(len(ids), len(CLASSES)),
-        class_names=CLASSES,
-        listed_in=lists / f"{split}.txt",
-        boundary=boundary,
-    )
+    if len(set(ids)) < len(ids):
+        twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+        raise BadDataError(f"{lists / split}.txt: names {twice!r} twice; remove one of the two")
+    listed = _from_lists([lists / f"{name}_{split}.txt" for name in CLASSES], ids)
+    annotations = base / "Annotations"
+    if listed is not None and not annotations.is_dir():
+        return ids, listed
+    rows = [_from_annotation(annotations / f"{name}.xml") for name in ids]
+    seen = np.array(rows, np.int8).reshape(len(ids), len(CLASSES))
+    if listed is not None and (differs := np.argwhere(seen != listed)).size:
+        i, j = differs[0]
+        raise BadDataError(
+            f"{lists}/{CLASSES[j]}_{split}.txt: has {listed[i, j]} for image {ids[i]!r}, but "
+            f"{annotations / ids[i]}.xml says {seen[i, j]}; unpack all of the data set again"
+        )
+    return ids, seen
+
+
+def _from_lists(files: list[Path], ids: list[str]) -> NDArray[np.int8] | None:
+    """Labels of shape (n, 20); None: there are no lists."""
+    missing = [file for file in files if not file.is_file()]
+    if missing and len(missing) < len(files):
+        raise BadDataError(
+            f"{missing[0]}: missing, but {len(files) - len(missing)} of {len(files)} classes have "
+            "a list of this split; unpack all of the data set"
+        )
+    _, _, of_split = files[0].name.rpartition("_")
+    if extra := sorted(set(files[0].parent.glob(f"*_{of_split}")) - set(files)):
+        raise BadDataError(
+            f"{extra[0]}: a list of none of the {len(CLASSES)} classes of VOC 2007; remove it"
+        )
+    return None if missing else np.stack([_from_list(file, ids) for file in files], axis=1)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -90,9 +124,17 @@ def _from_list(path: Path, ids: list[str]) -> NDArray[np.int8]:
         name, _, value = line.partition(" ")
         if value.strip() not in _VALUES:
             raise BadDataError(f"{path}: {line!r} is not ID and 1, 0 or -1; unpack it again")
+        if name in found:
+            raise BadDataError(f"{path}: has image {name!r} twice; unpack it again")
         found[name] = _VALUES[value.strip()]
     if missing := [name for name in ids if name not in found]:
         raise BadDataError(f"{path}: has no label of image {missing[0]!r}; unpack it again")
+    if len(found) > len(ids):
+        extra = next(iter(found.keys() - set(ids)))
+        raise BadDataError(
+            f"{path}: has {len(found):,} images, but the split {len(ids):,}: {extra!r} is not in "
+            "it; unpack it again"
+        )
     return np.array([found[name] for name in ids], np.int8)
 
 
@@ -111,8 +153,7 @@ def _from_annotation(path: Path) -> NDArray[np.int8]:
                 labels[label] = UNCOUNTED
     except FileNotFoundError:
         raise BadDataError(
-            f"{path}: missing, and ImageSets/Main has no labels of this split either; "
-            "unpack all of the data set"
+            f"{path}: missing, but a split has this image; unpack all of the data set"
         ) from None
     except (ValueError, ElementTree.ParseError) as error:
         raise BadDataError(f"{path}: not an annotation of VOC 2007: {error}") from None

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fastrot.data.beton_samples import BetonSamples
+from fastrot.data.convert import prepare
 from fastrot.data.folder_samples import FolderSamples
 from fastrot.data.open import open_samples
 from fastrot.data.sample import write_digits
+from fastrot.data.sources import list_source
 from fastrot.errors import BadDataError, UsageError
 
 
@@ -37,18 +40,72 @@ def test_a_file_that_is_no_beton(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "coco-mini",
-            r"coco-mini: COCO, not .* fastrot prepare \S+coco-mini OUT.beton --split train",
-        ),
-        ("voc-mini", r"voc-mini: PASCAL VOC, not .* OUT.beton --split trainval"),
-    ],
+    ("name", "what", "part"),
+    [("coco-mini", "COCO", "train"), ("voc-mini", "PASCAL VOC", "trainval")],
 )
-def test_a_layout_with_lists_is_to_be_converted(test_data, name, message):
-    with pytest.raises(UsageError, match=message):
-        open_samples(test_data(name))
+def test_a_part_must_be_named(test_data, name, what, part):
+    path = test_data(name)
+    with pytest.raises(UsageError) as error:
+        open_samples(path)
+    assert str(error.value) == (
+        f"{path}: {what}, which has parts: name one, {path}:{part} for example, or convert it, "
+        f"which reads faster: fastrot prepare {path} OUT.beton --split {part}"
+    )
+
+
+@pytest.mark.parametrize("name", ["coco-mini:val", "voc-mini:test", "imagenette-128:val"])
+def test_a_part_in_place(test_data, name):
+    name, _, split = name.partition(":")
+    follow = name == "voc-mini"  # its images are links to COCO's
+    samples = open_samples(f"{test_data(name)}:{split}", follow_symlinks=follow)
+    source = list_source(test_data(name), split=split, follow_symlinks=follow)
+    assert isinstance(samples, FolderSamples) and samples.path.name == f"{name}:{split}"
+    assert np.array_equal(samples.labels, source.labels)
+    assert samples.class_names == source.class_names and samples.digest == source.digest
+    assert samples.read(5).data == source.load(5)
+    width, height = samples.sizes(np.array([5]))[0]
+    assert samples.decode(5).shape == (height, width, 3)
+    again = open_samples(test_data(name), split=split, follow_symlinks=follow)
+    assert again.digest == samples.digest
+
+
+def test_cifar_in_place_is_pixels(tmp_path, write_cifar10):
+    images = write_cifar10(tmp_path / "cifar-10-batches-bin")
+    samples = open_samples(f"{tmp_path}:test")
+    labels, planes = images["test_batch.bin"]
+    assert samples.labels.tolist() == labels.tolist()
+    assert samples.sizes(np.array([0, 2])).tolist() == [[32, 32]] * 2
+    pixels = planes[1].transpose(1, 2, 0)
+    assert np.array_equal(samples.decode(1), pixels)
+    encoded = samples.read(1)
+    assert (encoded.kind, encoded.width, encoded.height) == ("raw", 32, 32)
+    assert encoded.data == pixels.tobytes()
+    prepare(tmp_path, tmp_path / "x.beton", split="test", progress=False)
+    beton = open_samples(tmp_path / "x.beton")
+    assert sorted(beton.decode(i).tobytes() for i in range(3)) == sorted(
+        samples.decode(i).tobytes() for i in range(3)
+    )
+
+
+def test_what_has_no_parts(test_data, tmp_path):
+    folder = test_data("imagenette-128") / "val"
+    with pytest.raises(UsageError, match="has no split folders"):
+        open_samples(f"{folder}:train")
+    with pytest.raises(UsageError, match=r"imagenette-128:test|no such folder; it has train, val"):
+        open_samples(f"{folder.parent}:test")
+    train, _ = write_digits(tmp_path)
+    with pytest.raises(UsageError, match="only a folder of images has parts"):
+        open_samples(train, split="train")
+    with pytest.raises(UsageError, match="no such file or folder"):
+        open_samples(f"{train}:train")
+    with pytest.raises(UsageError, match="names another part than split='train'"):
+        open_samples(f"{folder.parent}:val", split="train")
+
+
+def test_a_folder_of_that_very_name_goes_first(tmp_path, lay_photos):
+    lay_photos(tmp_path, ["x/train/a/1.jpg", "x:train/b/1.jpg"])
+    assert open_samples(tmp_path / "x:train").class_names == ("b",)
+    assert open_samples(tmp_path / "x", split="train").class_names == ("a",)
 
 
 def test_wrong_paths(tmp_path):

@@ -155,21 +155,24 @@ def test_what_is_no_cifar_is_refused_as_cifar(tmp_path, names):
         list_source(tmp_path, kind="cifar", split="train")
 
 
-def write_cifar10(root, per_file=3):
-    rng = np.random.default_rng(0)
-    root.mkdir(parents=True)
-    images = {}
-    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
-        labels = rng.integers(0, 10, per_file).astype(np.uint8)
-        planes = rng.integers(0, 256, (per_file, 3, 32, 32)).astype(np.uint8)
-        rows = np.concatenate([labels[:, None], planes.reshape(per_file, -1)], axis=1)
-        (root / name).write_bytes(rows.tobytes())
-        images[name] = labels, planes
-    (root / "batches.meta.txt").write_text("\n".join(f"class{i}" for i in range(10)) + "\n\n")
-    return images
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (9, 9, "9 classes, CIFAR has 10 or 100"),
+        (11, 11, "11 classes, CIFAR has 10 or 100"),
+        (10, 9, "class folder 'c9' is only in one of train/ and test/"),
+        (9, 10, "class folder 'c9' is only in one of train/ and test/"),
+    ],
+)
+def test_cifar_folders_of_another_number_of_classes(tmp_path, train, test, message):
+    tree(tmp_path, *(f"train/c{i}/1.jpg" for i in range(train)))
+    tree(tmp_path, *(f"test/c{i}/1.jpg" for i in range(test)))
+    with pytest.raises(BadDataError, match=message):
+        list_source(tmp_path, split="train", kind="cifar")
+    assert len(list_source(tmp_path, split="train")) == train, "as plain folders they will do"
 
 
-def test_cifar10_binary(tmp_path):
+def test_cifar10_binary(tmp_path, write_cifar10):
     images = write_cifar10(tmp_path / "cifar-10-batches-bin")
     source = list_source(tmp_path, split="train")
     assert source.kind == "cifar" and len(source) == 15
@@ -195,7 +198,7 @@ def test_cifar100_binary_takes_the_fine_label(tmp_path):
     assert source.load(1)[0, :4, 0].tolist() == [0, 1, 2, 3]
 
 
-def test_damaged_cifar_is_refused(tmp_path):
+def test_damaged_cifar_is_refused(tmp_path, write_cifar10):
     root = tmp_path / "cifar-10-batches-bin"
     write_cifar10(root)
     good = (root / "data_batch_3.bin").read_bytes()
