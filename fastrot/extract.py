@@ -33,7 +33,7 @@ class ExtractReport:
 
     Attributes:
         cache: the features.
-        seconds: wall time of this start, 0 images computed if all were there.
+        seconds: wall time of this start, also where all features were there.
     """
 
     cache: FeatureCache
@@ -109,7 +109,7 @@ def extract(
         model: architecture of a weight file; None: guessed.
         overrides: ``features.resolution=96`` and the like, and ``model.width=32`` of a weight
             file's architecture.
-        seed: of the random crops, and of ``random_init``'s weights where no run has one.
+        seed: of the random crops (``random_init`` takes the run's, 0 for a weight file).
         loader: ``auto`` or an engine.
         device: ``auto``, ``cpu`` or ``cuda``.
         batch: images of a forward pass; None: by size and device.

@@ -150,10 +150,19 @@ class FeatureCache:
         count, *crops = next(iter(shapes))
         if len(labels) != count:
             raise UsageError(f"{len(labels)} labels for {count} samples; there must be one each")
+        if labels.ndim > 2 or labels.dtype.kind not in "iu":
+            raise UsageError(
+                f"labels of shape {labels.shape}, {labels.dtype}: must be integers, (n,) or (n, C)"
+            )
         infos = layers or {
             name: LayerInfo(array.shape[-1], 1, array.shape[-1], "as given")
             for name, array in features.items()
         }
+        for name, array in features.items():
+            if layer_name(name) not in infos or infos[name].dim != array.shape[-1]:
+                raise UsageError(
+                    f"layer {name!r}: {array.shape[-1]} values, `layers` says otherwise"
+                )
         identity = plain(identity)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -161,7 +170,7 @@ class FeatureCache:
                 check_identity(path, read_manifest(path)["identity"], identity)
                 (path / MANIFEST).unlink()
             for name, array in features.items():
-                write_atomic(path / f"{layer_name(name)}.npy", _npy(to_half(array, name, path)))
+                write_atomic(path / f"{name}.npy", _npy(to_half(array, name, path)))
             return commit(
                 path,
                 identity=identity,

@@ -25,7 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.errors import BadDataError, StorageError, UsageError
-from fastrot.feature_cache import FeatureCache, Features, array_header, array_shape, commit
+from fastrot.feature_cache import (
+    LABELS,
+    FeatureCache,
+    Features,
+    array_header,
+    array_shape,
+    commit,
+)
 from fastrot.feature_manifest import MANIFEST, LayerInfo, check_identity, layer_name
 from fastrot.identity import plain
 from fastrot.storage import sync_folder, write_atomic
@@ -118,6 +125,8 @@ class FeatureWriter:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
+            for left in filter(_is_left_over, path.iterdir()):
+                left.unlink()
             plan = read_plan(path)
             if plan is not None:
                 check_identity(path, plan.get("identity", {}), identity)
@@ -290,6 +299,12 @@ def remove_plan(path: Path) -> None:
 def bytes_needed(layers: Mapping[str, LayerInfo], samples: int, crops: int) -> int:
     """Size of the arrays of a cache."""
     return sum(map(_bytes, _shapes(layers, samples, crops).values()))
+
+
+def _is_left_over(file: Path) -> bool:
+    """Whether a start that was killed has left it: half a plan, labels or manifest."""
+    names = (PLAN, LABELS, MANIFEST)
+    return file.suffix == ".tmp" and file.name.startswith(tuple(f".{name}." for name in names))
 
 
 def _shapes(
