@@ -41,6 +41,11 @@ from fastrot.errors import BadDataError, UsageError
 from fastrot.identity import plain
 from fastrot.weights import Backbone
 
+DEFINITION = 2
+"""Of a row, given all else of the identity: raised whenever boxes, resizing or pooling change, so
+that a cache of an earlier fastrot is refused. 2: the centre crop's box follows torchvision's
+two steps."""
+
 _RANDOM = ("random_resized", "padded", "center_random")
 
 
@@ -159,6 +164,7 @@ def plan_features(
     precision = _precision(precision, device)
     chosen = tuple(name for name in known if name in layers)
     identity = {
+        "definition": DEFINITION,
         "weights": backbone.digest,
         "mean": backbone.mean,
         "std": backbone.std,

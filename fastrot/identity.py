@@ -47,7 +47,7 @@ def _differing(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) ->
         old, new = saved.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += _differing(old, new, f"{prefix}{key}.")
-        elif old != new:
+        elif old != new or (key in saved) != (key in now):
             lines.append(f"{prefix}{key}: {_value(saved, key)} -> {_value(now, key)}")
     return lines
 

@@ -265,7 +265,7 @@ def fails(kind: type[FastrotError], match: str, *arguments: Any, **changed: Any)
 
 
 def test_another_cache_in_the_folder_is_refused_by_the_fields_that_differ(
-    backbone, samples, small_run, whole
+    backbone, samples, small_run, whole, monkeypatch
 ):
     before = bytes_of(whole.path)
     random = load_backbone(small_run, random_init=True)
@@ -285,6 +285,8 @@ def test_another_cache_in_the_folder_is_refused_by_the_fields_that_differ(
     fails(MismatchError, "precision: fp32 -> bf16", backbone, samples, out, precision="bf16")
     swapped = load_backbone(small_run, channel_order="bgr")
     fails(MismatchError, "mean: .* -> .*; std: .*; weights", swapped, samples, out)
+    monkeypatch.setattr("fastrot.feature_plan.DEFINITION", 99)
+    fails(MismatchError, r"definition: \d+ -> 99; name", backbone, samples, out)
     assert MismatchError.exit_code == 78 and bytes_of(out) == before
 
 
