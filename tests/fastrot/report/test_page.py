@@ -36,7 +36,7 @@ def test_hostile_names_of_classes_are_text(run: Path) -> None:
     text = make_report(run).path.read_text()
     tags, names, words = elements(text)
     assert "script" not in tags and "onerror" not in names
-    assert "<img src=x onerror=alert" in words and "<script>alert(2)" in words
+    assert "<img src=x onerror=" in words and "<script>alert(2)" in words
     assert "{{ 7 * 7 }}" in words and "49" not in text.split("Nearest neighbours")[-1][:200]
     assert "\u202e" not in text and "\u732b" in words
 
