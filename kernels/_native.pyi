@@ -17,6 +17,22 @@ simd: str | None
 def rotate_views(images: Any, turns: Any, flips: Any, table: Any, views: Any, threads: int) -> None:
     """Fill ``views`` of shape (N*V, S, S, C); table and views both int16 or both int32 (bits)."""
 
+def cosine_topk(
+    bounds: Any,
+    slack: Any,
+    queries: Any,
+    bank: Any,
+    first_row: int,
+    similarities: Any,
+    indices: Any,
+    threads: int,
+) -> int:
+    """Merge a bank (b, D) into the neighbours (m, k) so far, in place; how many sums that took.
+
+    ``bounds`` (m, b), float32, plus ``slack`` (m,), float64, are at least the similarities, also
+    after these are rounded to float32.
+    """
+
 def decode_jpeg(data: Any, max_pixels: int) -> NDArray[np.uint8]:
     """Pixels of shape (H, W, 3); ValueError with libjpeg's words for anything but a sound file."""
 

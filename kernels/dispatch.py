@@ -26,8 +26,9 @@ _OPERATIONS = {  # fastest first
     "decode_jpeg": ("cpp", "reference"),
     "walk_jpeg": ("cpp", "reference"),
     "crop_decode": ("cpp",),  # whole batches; without it there are other loaders
-    "cosine_topk": ("reference",),
+    "cosine_topk": ("triton", "cpp", "reference"),
 }
+_DECODING = ("decode_jpeg", "walk_jpeg", "crop_decode")  # need libraries of the machine
 _ERROR_FILE = Path(__file__).with_name("_native_error.txt")
 
 
@@ -111,7 +112,11 @@ def unavailable(operation: str, implementation: str, device: str) -> str | None:
             return f"the inputs are on {device}, cpp takes host memory"
         if problem := native_problem():
             return problem
-        return decode_problem() if operation != "rotate_views" else None
+        if operation in _DECODING:
+            return decode_problem()
+        native = importlib.import_module("fastrot.kernels._native")
+        if not hasattr(native, operation):
+            return f"the compiled extension is older than {operation}; install fastrot again"
     if implementation == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the package triton is not installed"

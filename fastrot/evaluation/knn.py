@@ -113,10 +113,8 @@ def vote(
     weights = np.exp((near - near[:, :1]) / temperature)
     # bincount adds one after the other, in the order of the neighbours, on every machine.
     places = np.arange(len(near))[:, None] * classes + labels[:, :k]
-    votes: NDArray[np.float64] = np.bincount(
-        places.ravel(), weights.ravel(), minlength=len(near) * classes
-    )
-    return votes.reshape(len(near), classes)
+    votes = np.bincount(places.ravel(), weights.ravel(), minlength=len(near) * classes)
+    return np.asarray(votes, np.float64).reshape(len(near), classes)
 
 
 def count_hits(votes: NDArray[np.float64], labels: NDArray[np.int64], top: int) -> int:

@@ -90,8 +90,16 @@ def _(
     return similarities.new_empty(similarities.shape), indices.new_empty(indices.shape)
 
 
-def _implementation(name: str) -> Callable[..., None]:
+def _implementation(name: str) -> Callable[..., object]:
     """Import only what runs: the extension and Triton may be missing."""
+    if name == "cpp":
+        from fastrot.kernels.cosine_topk import cpp
+
+        return cpp.cosine_topk
+    if name == "triton":
+        from fastrot.kernels.cosine_topk import triton_kernel
+
+        return triton_kernel.cosine_topk
     return reference.cosine_topk
 
 

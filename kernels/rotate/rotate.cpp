@@ -3,16 +3,14 @@
 // Shapes: N images, V views of each, S side, C = 3 or 4 channels.
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+
+#include "../parallel.h"
 
 namespace nb = nanobind;
 
@@ -72,25 +70,6 @@ void write_view(const std::uint8_t *image, const Walk &walk, const Word *table,
   }
 }
 
-// Runs body(0) ... body(count - 1) on up to `threads` threads, this one included. Threads live
-// for one call: a lasting pool would not survive the fork of a loader's workers.
-template <typename Body>
-void parallel_for(std::size_t count, std::size_t threads, const Body &body) {
-  std::atomic<std::size_t> next{0};
-  const auto work = [&] {
-    for (std::size_t k = next++; k < count; k = next++) body(k);
-  };
-  std::vector<std::thread> others;
-  others.reserve(threads);
-  try {
-    while (others.size() + 1 < threads) others.emplace_back(work);
-  } catch (const std::system_error &) {
-    // Out of threads: those that did start, and this one, do the work.
-  }
-  work();
-  for (std::thread &thread : others) thread.join();
-}
-
 using Images = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig,
                            nb::device::cpu>;
 using Turns = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -115,7 +94,7 @@ void rotate_views(const Images &images, const Turns &turns, const Flips &flips,
   threads = std::clamp<std::size_t>(threads, 1, std::min(useful, std::max<std::size_t>(n, 1)));
 
   const nb::gil_scoped_release unlocked;
-  parallel_for(n, threads, [&](std::size_t k) {
+  fastrot::parallel_for(n, threads, [&](std::size_t k) {
     const std::uint8_t *image = images.data() + k * view_pixels * 3;
     for (std::size_t view = k * v; view < (k + 1) * v; ++view) {
       const Walk walk = walk_of(turns.data()[view], flips.data()[k] != 0,
