@@ -29,18 +29,20 @@ def write_lists(root, train=TRAIN, val=VAL):
 
 
 @pytest.fixture(scope="module")
-def whole(lay_photos, tmp_path_factory):
+def whole(lay_photos, many_files):
     """Places205's layout with two training images and one other of each class; read only."""
-    root = tmp_path_factory.mktemp("places")
+    root = many_files / "places"
     lay_photos(root / IMAGES, [line.split(" ")[0] for line in (*TRAIN, *VAL)])
     write_lists(root)
     return root
 
 
 @pytest.fixture
-def root(whole, tmp_path):
+def root(whole):
     """The same to change: other lists and other hard links."""
-    return shutil.copytree(whole, tmp_path / "places", copy_function=os.link)
+    copy = whole.with_name("copied")
+    yield shutil.copytree(whole, copy, copy_function=os.link)
+    shutil.rmtree(copy)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -12,14 +13,21 @@ from fastrot.errors import BadDataError, UsageError
 
 
 @pytest.fixture(scope="module")
-def mini(test_data, tmp_path_factory):
-    """voc-mini with its links resolved."""
-    return shutil.copytree(test_data("voc-mini"), tmp_path_factory.mktemp("voc") / "voc")
+def mini(test_data, many_files):
+    """voc-mini with its links resolved; read only."""
+    return shutil.copytree(test_data("voc-mini"), many_files / "voc")
+
+
+def link_photo(source, target):
+    return os.link(source, target) if source.endswith(".jpg") else shutil.copy(source, target)
 
 
 @pytest.fixture
-def copied(mini, tmp_path):
-    return shutil.copytree(mini, tmp_path / "voc") / "VOCdevkit" / "VOC2007"
+def copied(mini):
+    """The same to change, but for the photos, which are hard links."""
+    copy = mini.with_name("copied")
+    yield shutil.copytree(mini, copy, copy_function=link_photo) / "VOCdevkit" / "VOC2007"
+    shutil.rmtree(copy)
 
 
 @pytest.mark.parametrize("inside", ["", "VOCdevkit", "VOCdevkit/VOC2007"])
@@ -58,9 +66,9 @@ DIFFICULT = {
 
 
 @pytest.fixture(scope="module")
-def genuine(test_data, tmp_path_factory):
+def genuine(test_data, many_files):
     """The genuine lists, and a name for each of the 9,963 images."""
-    root = tmp_path_factory.mktemp("genuine")
+    root = many_files / "genuine"
     shutil.copytree(test_data("voc2007-lists") / "ImageSets", root / "ImageSets")
     (root / "JPEGImages").mkdir()
     for number in range(1, 9964):
