@@ -116,11 +116,16 @@ class LinearConfig(Section):
     subset: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training labels that is used, balanced over the classes; null: all."""
     optimum: bool = False
-    """Also report the exact optimum of L2-regularised logistic regression on each layer."""
+    """Also report the exact optimum of L2-regularised softmax regression on each layer."""
+    solver: Literal["fastrot", "cyanure"] = "fastrot"
+    """optimum: what solves it; both stop at the same duality gap. cyanure: an optional package."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    """optimum: relative duality gap at which a strength is solved."""
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
         *(1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     )
-    """optimum: L2 penalties (of the mean loss) to choose from, on a tenth of the training set."""
+    """optimum: s of the penalty s/2 |W|^2 of the mean loss, to choose from by top-1 on a tenth of
+    the training set; ties go to the first, the intercept is free."""
 
     @model_validator(mode="after")
     def _increasing(self) -> LinearConfig:
