@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 _GPU_BATCH = 256
 _CPU_PIXELS = 2**21  # of a batch
-_MEETING = 16
+_MEETING = 8
 """Batches after which the ranks wait for each other: were they to meet at the end alone, a rank
 that is five per cent slower would miss the deadline of an hour's work."""
 
@@ -241,7 +241,7 @@ def _readable(reader: Any, out: Path) -> Iterator[Batch]:
 
 def _wait(world: World, device: torch.device) -> None:
     if world.size > 1:
-        world.sum(torch.zeros(1, device=device))
+        world.sum(torch.zeros(1, device=device)).item()  # a GPU's ranks would only queue the sum
 
 
 def pass_size(side: int, device: torch.device) -> int:
