@@ -10,7 +10,6 @@ image as the test transform or K random crops show it, so scores carry their mod
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.linear_data import RowReader, check_classes
 from fastrot.evaluation.linear_heads import HeadShape, LinearHeads
 from fastrot.evaluation.linear_training import remembered, scores_of, train_heads
+from fastrot.evaluation.optimum import optimum_scores
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.evaluation.subsets import balanced_subset, describe_subset
@@ -81,8 +81,7 @@ def evaluate_linear(
 
     scores = remembered(journal, "linear", run)
     if linear.optimum:
-        optimum = import_module("fastrot.evaluation.optimum")
-        scores += optimum.optimum_scores(train, test, layers, ids, config, journal, say)
+        scores += optimum_scores(train, test, layers, ids, config, journal, say, device=device)
     return scores
 
 

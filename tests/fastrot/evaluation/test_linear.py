@@ -186,6 +186,18 @@ def test_the_seed_matters_and_nothing_else_does(two: tuple[FeatureCache, Feature
     assert run(*two, seed=1)[2].detail["loss"] != run(*two)[2].detail["loss"]
 
 
+def test_the_optimum_follows_where_it_is_asked_for(
+    tmp_path: Path, two: tuple[FeatureCache, FeatureCache]
+) -> None:
+    scores = run(*two, tmp_path / "out", optimum=True, strengths=(1e-2, 1e-3))
+    assert scores[:4] == run(*two, optimum=False)
+    assert [(s.name, s.metric) for s in scores[4:]] == [
+        (f"{layer} optimum", metric) for layer in LAYERS for metric in ("top1", "top5")
+    ]
+    assert abs(scores[4].value - scores[0].value) < 5  # SGD comes near
+    assert run(*two, tmp_path / "out", optimum=True, strengths=(1e-2, 1e-3)) == scores
+
+
 def test_layers_that_were_pooled_in_another_way_are_refused(
     tmp_path: Path, two: tuple[FeatureCache, FeatureCache]
 ) -> None:
