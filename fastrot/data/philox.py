@@ -38,6 +38,7 @@ class Stream(IntEnum):
     LIGHTING = 7
     SUBSET = 8
     HOLD_OUT = 9
+    LOW_SHOT = 10
 
 
 def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:

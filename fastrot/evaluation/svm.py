@@ -50,17 +50,15 @@ def evaluate_svm(
         UsageError: a layer is not in the cache.
     """
     labels, test_labels = several_labels(train), several_labels(test)
-    if labels.shape[1] != test_labels.shape[1]:
-        raise BadDataError(
-            f"{labels.shape[1]} classes in {train.path} and {test_labels.shape[1]} in {test.path}; "
-            "training and test data must have the same classes"
-        )
+    check_same_number(train, labels, test, test_labels)
     scores = []
     for layer in config.features.layers:
         record = journal.get(layer)
         if record is None:
             started = time.monotonic()
-            features, test_features = unit_rows(train, layer), unit_rows(test, layer)
+            where = solver_device()
+            features = unit_rows(train, layer).to(where)
+            test_features = unit_rows(test, layer).to(where)
             score = _layer(
                 layer, features, labels, test_features, test_labels, config.svm, train.class_names
             )
@@ -69,6 +67,38 @@ def evaluate_svm(
             say(f"{layer}: {score.value:.2f} mAP, {time.monotonic() - started:.0f} s")
         scores.append(Score.from_json(record))
     return scores
+
+
+def check_same_number(
+    train: FeatureCache,
+    labels: NDArray[np.int8],
+    test: FeatureCache,
+    test_labels: NDArray[np.int8],
+) -> None:
+    """Refuse data sets of other classes.
+
+    Raises:
+        BadDataError: another number of classes, or other names.
+    """
+    if labels.shape[1] != test_labels.shape[1]:
+        raise BadDataError(
+            f"{labels.shape[1]} classes in {train.path} and {test_labels.shape[1]} in {test.path}; "
+            "training and test data must have the same classes"
+        )
+    ours, theirs = train.class_names, test.class_names
+    if ours is not None and theirs is not None and ours != theirs:
+        number = next(
+            i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1
+        )
+        raise BadDataError(
+            f"class {number} is {ours[number]!r} in {train.path} and {theirs[number]!r} in "
+            f"{test.path}; training and test data must have the same classes"
+        )
+
+
+def solver_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def several_labels(cache: FeatureCache) -> NDArray[np.int8]:
@@ -125,7 +155,7 @@ def _layer(
         tolerance=config.tolerance,
     ):
         shape = (labels.shape[1], config.folds + 1, len(labels))
-        decision = solution.decision.view(shape)[:, :-1].numpy()
+        decision = solution.decision.view(shape)[:, :-1].cpu().numpy()
         validation[solution.cost] = _validate(decision, positive, folds)
         b = solution.coefficients.view(shape)[:, -1]
         weights[solution.cost] = torch.cat([b.float() @ features, b.sum(1)[:, None].float()], 1)
@@ -172,5 +202,5 @@ def _validate(
 def _test_precision(
     features: torch.Tensor, weights: torch.Tensor, labels: NDArray[np.int8]
 ) -> float:
-    outputs = (features @ weights[:-1] + weights[-1]).numpy()
+    outputs = (features @ weights[:-1] + weights[-1]).cpu().numpy()
     return float(average_precision(labels, outputs, "voc2010")[0])

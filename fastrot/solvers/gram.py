@@ -13,7 +13,8 @@ import torch
 _CHUNK = 1024  # dimensions whose products float32 adds up, before float64 does
 _OVERSAMPLING = 16
 _PASSES = 4
-_STIFF = 60.0
+_LEAST_PRODUCTS = 6.0  # of conjugate gradients, for the best conditioned of problems
+_FACTOR_COST = 2.0  # of A^3 / 3 operations in float64, in those of a large product in float32
 _RANKS = {torch.float32: 128, torch.float64: 512}
 
 
@@ -64,15 +65,24 @@ class Gram:
         """K of some samples, of shape (m, m), float64; the caller may write into it."""
         return self._square[torch.float64][rows[:, None], rows]
 
-    def is_stiff(self, weight: float) -> bool:
-        """Whether 1 + weight K stays ill-conditioned beside its leading eigenvectors.
+    def prefers_factor(self, weight: float, members: torch.Tensor) -> bool:
+        """Whether factorising the parts of K costs less than conjugate gradients in 1 + weight K.
 
         Never where the matrix is not formed: there is nothing better than products then.
+
+        Args:
+            weight: the largest of the problems.
+            members: samples in each problem's part, of shape (P,), any dtype.
         """
-        if not self._square or not weight:
+        if not self._square:
             return False
-        values, _ = self._eigenvectors(torch.float64)
-        return bool(len(values)) and weight * float(values[-1]) > _STIFF
+        factors = _FACTOR_COST / 3 * float(members.double().pow(3).sum())
+        products = 2 * self.num_samples**2 * len(members)
+        if factors <= _LEAST_PRODUCTS * products:
+            return True
+        values, _ = self._eigenvectors(torch.float32)
+        condition = 1 + weight * float(values[-1])
+        return factors <= _LEAST_PRODUCTS * condition**0.5 * products
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
         """V K of shape (P, n) for v of shape (P, n), in the dtype of v."""

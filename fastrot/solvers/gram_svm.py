@@ -88,9 +88,10 @@ def solve_path(
     signs = signs.to(gram.device)
     for cost in sorted(costs):
         c = torch.where(signs > 0, positive_weight * cost, cost).double() * (signs != 0)
-        if not gram.is_stiff(2 * positive_weight * cost):
-            _Rows(gram, signs, c, b, torch.float32).solve(tolerance)
         rows = _Rows(gram, signs, c, b, torch.float64)
+        if not rows.factors(rows.y, rows.c2, rows.f):
+            _Rows(gram, signs, c, b, torch.float32).solve(tolerance)
+            rows = _Rows(gram, signs, c, b, torch.float64)
         rows.solve(tolerance)
         yield Solution(cost, b.clone(), rows.f, rows.objective, rows.gap)
 
@@ -137,7 +138,9 @@ class _Rows:
                 break
             b, f = self.b[live], self.f[live]
             active = c2 * (y * f < 1)
-            if self.dtype == torch.float64 and self.gram.is_stiff(float(c2.max())):
+            if self.factors(y, c2, f):
+                if self.dtype == torch.float32:
+                    break
                 step, change = self._direct_step(active, y, b)
             else:
                 step, change = self._newton_step(active, _gradient(y, c2, f) - b)
@@ -148,6 +151,10 @@ class _Rows:
         else:
             self._settle(live, self.y[live], self.c2[live], self.b[live], self.f[live])
         self.start.copy_(self.b)
+
+    def factors(self, y: torch.Tensor, c2: torch.Tensor, f: torch.Tensor) -> bool:
+        """Whether the next step is one for ``_direct_step``, which float64 takes."""
+        return self.gram.prefers_factor(float(c2.max()), (c2 * (y * f < 1) > 0).sum(1))
 
     def _settle(
         self,
