@@ -131,6 +131,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
         if isinstance(value, Mapping) and not prefix:
             rows += _flat(value, f"{name}: ")
         elif value not in (None, [], {}):
-            shown = f"{value / 2**30:.1f} GiB" if key == "memory_bytes" and value else plain(value)
-            rows.append([name, shown])
+            size = number(tree, "memory_bytes") if key == "memory_bytes" else None
+            if size is not None:
+                rows.append(["memory", f"{size / 2**30:.1f} GiB"])
+            else:
+                rows.append([name, plain(value)])
     return rows

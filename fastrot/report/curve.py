@@ -100,12 +100,15 @@ def curve_figure(
             f"{short(known[-1][0])}), {'highest' if best is max else 'lowest'} {form(y)} at "
             f"{short(x)}"
         )
-        xs, ys = thin(xs, ys, _MOST_POINTS)
         if smoothed and not curve.points and len(xs) >= _SMOOTHED_FROM:
+            xs, ys = thin(xs, ys, _MOST_POINTS)
             reach = len(xs) // 40
             lines.append(Line(curve.name, curve.style, xs, ys, faint=True))
             ys = smooth(ys, reach)
             note = f"{note} Bold: mean over {2 * reach + 1} neighbouring points.".strip()
+        else:
+            kept = _evenly(len(xs), _MOST_POINTS)
+            xs, ys = [xs[i] for i in kept], [ys[i] for i in kept]
         lines.append(Line(curve.name, curve.style, xs, ys, points=curve.points))
     if not lines:
         return None
@@ -155,10 +158,14 @@ def _table(series: Mapping[str, _Points], form: Form, label: str) -> Table:
 
 
 def _spaced(points: _Points) -> _Points:
-    if len(points) <= _TABLE_ROWS:
-        return points
-    last = len(points) - 1
-    return [points[last * i // (_TABLE_ROWS - 1)] for i in range(_TABLE_ROWS)]
+    return [points[i] for i in _evenly(len(points), _TABLE_ROWS)]
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [(count - 1) * i // (most - 1) for i in range(most)]
 
 
 def _spacing(points: _Points) -> float:

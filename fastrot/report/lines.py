@@ -131,12 +131,12 @@ def _draw(line: Line, x: Scale, y: Scale, form: Callable[[float], str]) -> list[
 def thin(
     xs: Sequence[float], ys: Sequence[float | None], most: int
 ) -> tuple[list[float], list[float | None]]:
-    """At most ``most`` points: means of equally many neighbours."""
+    """At most ``most`` points: means of equally many neighbours, of places too."""
     if len(xs) <= most:
         return list(xs), list(ys)
     edges = [len(xs) * i // most for i in range(most + 1)]
     pairs = [(xs[a:b], [y for y in ys[a:b] if y is not None]) for a, b in pairwise(edges)]
-    return [x[-1] for x, _ in pairs], [sum(y) / len(y) if y else None for _, y in pairs]
+    return [sum(x) / len(x) for x, _ in pairs], [sum(y) / len(y) if y else None for _, y in pairs]
 
 
 def smooth(ys: Sequence[float | None], reach: int) -> list[float | None]:

@@ -124,9 +124,31 @@ def _pictures(files: RunFiles, say: Say) -> list[Section]:
     why = without_network or without_images
     if not why and images is not None and not images.held_out:
         why = "the run has no held-out images"
-    return [
-        confusion.confusion_section(files, network, images, why, say),
-        views.views_section(network, images, why, say),
-        filters.filters_section(network, without_network),
-        neighbours.neighbours_section(files, network, images, why, say),
-    ]
+    parts: tuple[tuple[str, str, Callable[[], Section]], ...] = (
+        (
+            "confusion",
+            "confusion matrix",
+            lambda: confusion.confusion_section(files, network, images, why, say),
+        ),
+        ("views", "sample views", lambda: views.views_section(network, images, why, say)),
+        (
+            "filters",
+            "first-layer filters",
+            lambda: filters.filters_section(network, without_network),
+        ),
+        (
+            "neighbours",
+            "nearest neighbours",
+            lambda: neighbours.neighbours_section(files, network, images, why, say),
+        ),
+    )
+    return [_built(*part) for part in parts]
+
+
+def _built(name: str, title: str, build: Callable[[], Section]) -> Section:
+    """A section; where its images fail, the line that says why."""
+    try:
+        return build()
+    except FastrotError as error:
+        line = f"{title}: {str(error).splitlines()[0]}"
+        return Section(name, title.capitalize(), missing=[line])

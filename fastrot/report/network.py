@@ -96,7 +96,8 @@ def load_network(run: RunFiles) -> Network:
         raise MismatchError(
             f"the checkpoint of step {checkpoint.step} does not fit: {error}"
         ) from None
-    device = pick_device("auto", World())
+    # A run that goes on may need all of the GPU.
+    device = pick_device("cpu" if run.is_live else "auto", World())
     model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     return Network(model, config, checkpoint.step, device, RotationTask(config, device, None))
 

@@ -83,8 +83,8 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0;
 thead th { color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 500; }
 table.numeric th + th, table.numeric td { text-align: right; }
-table.plain { width: 100%; }
-table.plain tbody th { width: 40%; }
+table.plain { width: 100%; max-width: 46rem; }
+table.plain tbody th { width: 45%; }
 table.plain td, table.plain th { overflow-wrap: anywhere; }
 .strips { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); }

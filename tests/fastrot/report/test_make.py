@@ -127,6 +127,24 @@ def test_moved_data_leave_the_recorded_matrix(run: Path, trained: Path) -> None:
     assert "First-layer filters" in tree.text and any("nearest neighbours" in m for m in missing)
 
 
+def test_images_that_cannot_be_read_are_a_line(run: Path, trained: Path) -> None:
+    good = trained.parent / "val"
+    aside = good.rename(good.with_name("val-aside"))
+    try:
+        for source in aside.rglob("*.png"):
+            target = good / source.relative_to(aside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes()[:60])
+        result = make_report(run)
+    finally:
+        shutil.rmtree(good)
+        aside.rename(good)
+    assert "filters" in result.sections and "curves" in result.sections
+    for part in ("confusion matrix", "sample views", "nearest neighbours"):
+        assert [line for line in result.missing if line.startswith(part)]
+    assert Tree(result.path.read_text()).text
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(run: Path) -> None:
     tensors = run / "checkpoints" / "step-00000006" / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\xff")
