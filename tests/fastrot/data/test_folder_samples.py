@@ -4,9 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
+from fastrot.data.augment import Crop
 from fastrot.data.folder_samples import FolderSamples
+from fastrot.data.loader import LoaderSpec, build_loader
+from fastrot.data.order import SampleOrder
 from fastrot.data.samples import BadSampleError
 
 
@@ -62,3 +66,21 @@ def test_file_that_vanished_is_a_bad_sample(tmp_path):
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(BadSampleError, match="No such file"):
         samples.decode(0)
+
+
+@pytest.mark.parametrize("name", ["native", "dali"])
+def test_loaders_read_cifar_in_place(tmp_path, write_cifar10, name):
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    samples = FolderSamples(tmp_path, kind="cifar", split="train")
+    spec = LoaderSpec(
+        samples, SampleOrder(15, 5, seed=1), Crop("whole", 32), 1, torch.device("cpu"), 2
+    )
+    loader = build_loader(name, spec)
+    seen = set()
+    for batch in loader:
+        for i, image, label in zip(batch.index.tolist(), batch.images, batch.labels, strict=True):
+            assert np.array_equal(image.numpy(), samples.decode(i)), "32 x 32 needs no resizing"
+            assert int(label) == samples.labels[i]
+            seen.add(i)
+    loader.close()
+    assert seen == set(range(15))
