@@ -26,6 +26,7 @@ def solve_with_cyanure(
     tolerance: float = 1e-6,
     passes: int = _PASSES,
     threads: int = -1,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and intercepts of ``softmax.solve_path``'s problem.
 
@@ -33,13 +34,14 @@ def solve_with_cyanure(
     the same problem of half the strength. It has no classes without samples; they get none here.
 
     Args:
-        features: of shape (n, D), any float dtype; cyanure computes in float64 on the CPU.
+        features: of shape (n, D), any float dtype; cyanure computes on the CPU.
         labels: of shape (n,), integers from 0.
         strength: s.
         classes: C; None: the largest label and 1.
         tolerance: cyanure's ``tol``, its relative duality gap.
         passes: over the data, at most.
         threads: -1: all cores.
+        dtype: float64, or float32, in which small gaps are not reached.
 
     Returns:
         W of shape (D, C) and b of shape (C,), float64; 0 and minus infinity for a class without
@@ -69,7 +71,7 @@ def solve_with_cyanure(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it did not converge shows in the certificate
-        model.fit(features.cpu().double().numpy(), targets.numpy())
+        model.fit(features.cpu().to(dtype).numpy(), targets.numpy())
     w = torch.from_numpy(model.coef_.copy()).double().reshape(features.shape[1], -1)
     b = torch.from_numpy(model.intercept_.copy()).double().reshape(-1)
     if binary:
