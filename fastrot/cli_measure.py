@@ -24,6 +24,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the protocol."),
 ]
+Pair = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="TRAIN TEST", help="suite: training and test data of that benchmark."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -75,10 +79,38 @@ def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
 
     @app.command("eval")
     def evaluate(
-        protocol: Annotated[str, typer.Argument(help="voc07-svm, or a YAML file of that kind.")],
+        protocol: Annotated[
+            str,
+            typer.Argument(
+                help="voc07-svm, voc07-lowshot, in1k-linear-mhead, in1k-linear-avgpool, "
+                "places205-linear, inat18-linear, in1k-knn, linear, knn, a YAML file, or suite: "
+                "all that the given data allows."
+            ),
+        ],
         checkpoint: Checkpoint,
-        train: Annotated[Path, typer.Option(help="Training data with labels.")],
-        test: Annotated[Path, typer.Option(help="Test data of the same classes.")],
+        train: Annotated[
+            Path | None, typer.Option(help="Training data with labels; FOLDER:SPLIT for a part.")
+        ] = None,
+        test: Annotated[Path | None, typer.Option(help="Test data of the same classes.")] = None,
+        voc07: Pair = None,
+        imagenet: Pair = None,
+        places205: Pair = None,
+        inat18: Pair = None,
+        mode: Annotated[
+            str | None,
+            typer.Option(
+                metavar="augmented|cached-K",
+                help="Linear probes: crops and colours anew in every epoch, as published, or K "
+                "cached crops an image (default: cached-4). suite takes both, with a comma.",
+            ),
+        ] = None,
+        beside_random: Annotated[
+            bool | None,
+            typer.Option(
+                "--beside-random/--not-beside-random",
+                help="Also measure the random initialisation (default: in a suite).",
+            ),
+        ] = None,
         out: Annotated[
             Path | None, typer.Option(help="Folder for caches and results (default: RUN/eval).")
         ] = None,
@@ -89,20 +121,37 @@ def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
         json: AsJson = False,
     ) -> None:
         """Run a published protocol; what is done already is not done again."""
-        from fastrot.evaluation.run import run_protocol
+        from fastrot.evaluation.command import evaluate as run
 
-        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-        report = run_protocol(
+        sets = {"voc07": voc07, "imagenet": imagenet, "places205": places205, "inat18": inat18}
+        report = run(
             protocol,
             checkpoint,
             train=train,
             test=test,
-            out=out or folder / "eval",
-            overrides=tuple(overrides or ()),
+            sets={kind: pair for kind, pair in sets.items() if pair is not None},
+            mode=mode,
+            beside_random=beside_random,
+            out=out,
             channel_order=channel_order,
-            random_init=random_init,
             model=model,
+            random_init=random_init,
+            overrides=tuple(overrides or ()),
             progress=not json,
             say=lambda text: typer.echo(text, err=True),
         )
-        show(report, json)
+        if report is not None:
+            show(report, json)
+
+    @app.command()
+    def report(
+        run: Annotated[Path, typer.Argument(help="A run folder.")],
+        out: Annotated[
+            Path | None, typer.Option(help="The page (default: RUN/report.html).")
+        ] = None,
+        json: AsJson = False,
+    ) -> None:
+        """Write one self-contained HTML page about a run and what was measured of it."""
+        from fastrot.report.make import make_report
+
+        show(make_report(run, out, say=lambda text: typer.echo(text, err=True)), json)

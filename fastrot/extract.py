@@ -120,13 +120,11 @@ def extract(
         FastrotError: with the exit code of the failure.
     """
     started = time.monotonic()
-    of_model = [item for item in overrides if _key(item).startswith("model.")]
-    config = load_protocol(
-        protocol or DEFAULT_PROTOCOL, [item for item in overrides if item not in of_model]
-    )
+    of_model, of_protocol = divide_overrides(overrides)
+    config = load_protocol(protocol or DEFAULT_PROTOCOL, of_protocol)
     backbone = load_backbone(
         checkpoint,
-        model=_architecture(model, of_model),
+        model=architecture(model, of_model),
         channel_order=channel_order,
         random_init=random_init,
     )
@@ -164,7 +162,14 @@ def _layers(config: EvalConfig, protocol: str | None, stages: tuple[str, ...]) -
     return stages if protocol is None else config.features.layers
 
 
-def _architecture(name: str | None, overrides: Sequence[Override]) -> ModelConfig | None:
+def divide_overrides(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
+    """Those of a weight file's architecture (``model.width=32``), and those of the protocol."""
+    of_model = [item for item in overrides if _key(item).startswith("model.")]
+    return of_model, [item for item in overrides if item not in of_model]
+
+
+def architecture(name: str | None, overrides: Sequence[Override]) -> ModelConfig | None:
+    """Of a weight file, as the command line names it; None: to be guessed."""
     if name is None and not overrides:
         return None
     named: list[Override] = [] if name is None else [("model.name", name)]

@@ -43,14 +43,14 @@ def evaluate_linear(
     """Top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
 
     Epoch e takes crop e modulo K of each sample where the cache has K. After a kill the same
-    call goes on from the last saved epoch and gives the same bits. With ``linear.optimum`` the
+    call goes on from the last saved step and gives the same bits. With ``linear.optimum`` the
     exact optimum on the first crop of each sample follows.
 
     Args:
         train: features to train on.
         test: features of the test transform, to score on.
         config: of the protocol.
-        journal: remembers finished epochs and the result.
+        journal: remembers the state and the result.
         say: shows a line.
         device: ``auto``, ``cpu`` or ``cuda``.
         save_seconds: least time between two saved states.

@@ -191,9 +191,12 @@ class RowReader:
         """Batches an epoch; the last may be short."""
         return self._order.steps_per_epoch
 
-    def epoch(self, epoch: int) -> Generator[Rows, None, None]:
-        """Every sample once, in the order of this epoch; crop ``epoch`` modulo K of each."""
-        yield from self._ahead(self._shuffled(epoch))
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Rows, None, None]:
+        """Every sample once, in the order of this epoch; crop ``epoch`` modulo K of each.
+
+        The first ``start_step`` batches are left out.
+        """
+        yield from self._ahead(self._shuffled(epoch, start_step))
 
     def once(self) -> Generator[Rows, None, None]:
         """Every sample once, in the order of the data; the first crop of each."""
@@ -201,8 +204,10 @@ class RowReader:
             (self._ids[at : at + self._batch], 0) for at in range(0, len(self._ids), self._batch)
         )
 
-    def _shuffled(self, epoch: int) -> Generator[tuple[NDArray[np.int64], int], None, None]:
-        for chosen in self._order.batches(epoch):
+    def _shuffled(
+        self, epoch: int, start_step: int
+    ) -> Generator[tuple[NDArray[np.int64], int], None, None]:
+        for chosen in self._order.batches(epoch, start_step):
             # A batch is a set: in the order of the file it is read sooner.
             yield np.sort(self._ids[chosen]), epoch % self._crops
 

@@ -59,7 +59,7 @@ def evaluate_linear_live(
 ) -> list[Score]:
     """Top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
 
-    After a kill the same call goes on from the last saved epoch and gives the same bits. The
+    After a kill the same call goes on from the last saved step and gives the same bits. The
     order of the training images is random over the whole data set.
 
     Args:
@@ -67,7 +67,7 @@ def evaluate_linear_live(
         train: images to train on, one label each.
         test: images to score on, of the same classes, seen by the test transform.
         config: of the protocol.
-        journal: remembers finished epochs and the result; ``live_identity`` says under what.
+        journal: remembers the state and the result; ``live_identity`` says under what.
         say: shows a line.
         device: ``auto``, ``cpu`` or ``cuda``.
         loader: of the training images; ``auto``: the fastest.

@@ -16,7 +16,13 @@ from fastrot.errors import BadDataError
 from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.linear_data import Rows
 from fastrot.evaluation.linear_heads import LinearHeads
-from fastrot.evaluation.linear_state import Curves, load_state, remove_dead_writes, save_state
+from fastrot.evaluation.linear_state import (
+    Curves,
+    Progress,
+    load_state,
+    remove_dead_writes,
+    save_state,
+)
 from fastrot.evaluation.protocol import LinearConfig
 from fastrot.evaluation.result import Score
 
@@ -33,8 +39,8 @@ class Source(Protocol):
         """Batches an epoch."""
         ...
 
-    def epoch(self, epoch: int) -> Iterable[Rows]:
-        """Every sample once."""
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterable[Rows]:
+        """Every sample once, in batches; the first ``start_step`` of them are left out."""
         ...
 
 
@@ -55,7 +61,7 @@ def train_heads(
         source: of training rows.
         test: every test sample once, at each call.
         config: of the protocol.
-        state: file of the state between epochs; None: a kill loses everything.
+        state: file of the state; None: a kill loses everything.
         say: shows a line.
         save_seconds: least time between two saved states.
 
@@ -67,27 +73,28 @@ def train_heads(
         BadDataError: the saved state is damaged.
         StorageError: the state cannot be written.
     """
-    curves: Curves = {layer: [] for layer in heads.shapes}
+    progress = Progress({layer: [] for layer in heads.shapes})
     if state is not None:
         remove_dead_writes(state)
         if (saved := load_state(state)) is not None:
-            heads.load(saved[0], str(state))
-            curves = _checked(saved[1], curves, state)
-    first = len(next(iter(curves.values())))
-    if first:
-        say(f"linear probe: continues after epoch {first} of {config.epochs}")
+            progress = _taken_up(heads, *saved, source.steps, state)
+            say(f"linear probe: continues after {_place(progress)} of {config.epochs}")
     began = said = saved_at = time.monotonic()
-    done, seen, total = 0, 0, source.steps * (config.epochs - first)
-    for epoch in range(first, config.epochs):
+    done, seen = 0, 0
+    total = source.steps * (config.epochs - progress.epoch) - progress.step
+    for epoch in range(progress.epoch, config.epochs):
         rate = learning_rate(config, epoch)
-        losses = _Mean()
-        for number, rows in enumerate(source.epoch(epoch), 1):
+        for step, rows in enumerate(source.epoch(epoch, progress.step), progress.step + 1):
             heads.step(rows.features, rows.labels, rate)
             done += 1
             seen += len(rows.labels)
-            if number % _CHECK_STEPS == 0 or number == source.steps:
-                losses.add(heads.losses())
             now = time.monotonic()
+            if step % _CHECK_STEPS == 0 or step == source.steps:
+                progress.losses.append(heads.losses())
+                progress.step = step
+                if state is not None and step < source.steps and now - saved_at >= save_seconds:
+                    save_state(state, heads.state(), progress)
+                    saved_at = time.monotonic()
             if now - said > _SAY_SECONDS:
                 said = now
                 left = (total - done) * (now - began) / done
@@ -96,13 +103,14 @@ def train_heads(
                     f"{seen / (now - began):,.0f} images/s  left {left:,.0f} s"
                 )
         scores = score_heads(heads, test())
-        for layer, curve in curves.items():
-            curve.append([losses.mean(layer), *scores[layer]])
+        for layer, curve in progress.curves.items():
+            curve.append([_mean(progress.losses, layer), *scores[layer]])
+        progress = Progress(progress.curves)
         last = epoch + 1 == config.epochs
         if state is not None and (last or time.monotonic() - saved_at >= save_seconds):
-            save_state(state, heads.state(), curves)
+            save_state(state, heads.state(), progress)
             saved_at = time.monotonic()
-    return curves
+    return progress.curves
 
 
 def learning_rate(config: LinearConfig, epoch: int) -> float:
@@ -199,22 +207,27 @@ def mode_gap(augmented: Sequence[Score], cached: Sequence[Score]) -> dict[str, f
     return {name: values[0][name] - values[1][name] for name in values[0]}
 
 
-class _Mean:
-    """Mean loss of an epoch by layer, over equally long stretches and a last shorter one."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[dict[str, float], int]] = []
-
-    def add(self, part: tuple[dict[str, float], int]) -> None:
-        self._parts.append(part)
-
-    def mean(self, layer: str) -> float:
-        total = sum(samples for _, samples in self._parts)
-        return sum(losses[layer] * samples for losses, samples in self._parts) / total
+def _mean(losses: list[tuple[dict[str, float], int]], layer: str) -> float:
+    """Of an epoch, whose stretches are equally long but for the last."""
+    total = sum(samples for _, samples in losses)
+    return sum(means[layer] * samples for means, samples in losses) / total
 
 
-def _checked(found: Curves, expected: Curves, path: Path) -> Curves:
-    lengths = {len(curve) for curve in found.values()} if isinstance(found, dict) else set()
-    if found.keys() != expected.keys() or len(lengths) != 1:
+def _place(progress: Progress) -> str:
+    return f"epoch {progress.epoch}" + (f" and {progress.step} steps" if progress.step else "")
+
+
+def _taken_up(
+    heads: LinearHeads,
+    tensors: dict[str, torch.Tensor],
+    progress: Progress,
+    steps: int,
+    path: Path,
+) -> Progress:
+    """A saved state, once it is known to be of these heads."""
+    if not progress.fits(heads.shapes, steps):
         raise BadDataError(f"{path}: damaged; remove it, and the probe starts anew")
-    return {layer: found[layer] for layer in expected}
+    heads.load(tensors, str(path))
+    # In the order of the heads, which JSON need not have kept.
+    progress.curves = {layer: progress.curves[layer] for layer in heads.shapes}
+    return progress

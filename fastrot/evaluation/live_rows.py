@@ -79,13 +79,15 @@ class LiveRows:
         """Batches an epoch; the last may be short."""
         return len(self._reader)
 
-    def epoch(self, epoch: int) -> Iterator[Rows]:
-        """Every sample once; features of shape (N, D), float32.
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
+        """Every sample once, but for the first ``start_step`` batches.
+
+        Features are of shape (N, D), float32.
 
         Raises:
             BadDataError: an image cannot be read.
         """
-        self._reader.set_epoch(epoch)
+        self._reader.set_epoch(epoch, start_step)
         try:
             for batch in self._reader:
                 passes = self.views(batch, epoch).split(self._images_a_pass)

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastrot.data.labels import check_same_classes
 from fastrot.evaluation.draws import Signs, draw_signs, read_targets
 from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
-from fastrot.evaluation.svm import Say, check_same_number, several_labels, solver_device, unit_rows
+from fastrot.evaluation.svm import Say, several_labels, solver_device, unit_rows
 from fastrot.feature_cache import FeatureCache
 from fastrot.metrics import average_precision, mean_over_classes
 from fastrot.solvers.gram import Gram
@@ -45,12 +46,12 @@ def evaluate_lowshot(
         say: one line to the user.
 
     Raises:
-        BadDataError: labels are missing or of other classes, or a class has too few positives.
-        MismatchError: fixed draws are of other images.
+        BadDataError: labels are missing, or a class has too few positives.
+        MismatchError: training and test data have other classes, or fixed draws other images.
         UsageError: a layer is not in the cache, or a fixed draw is not there.
     """
+    check_same_classes(train, test)
     labels, test_labels = several_labels(train), several_labels(test)
-    check_same_number(train, labels, test, test_labels)
     shots = config.lowshot.shots
     drawn = {k: _draws(labels, k, config, train) for k in shots}
     scores = []

@@ -51,6 +51,7 @@ class Result:
         caches: manifests' identities of the feature caches.
         seconds: wall time by part.
         record: machine, versions, command.
+        notes: what to know before comparing with published numbers.
     """
 
     protocol: str
@@ -64,6 +65,7 @@ class Result:
     caches: Mapping[str, Any]
     seconds: Mapping[str, float]
     record: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """One object of plain values, which ``result.json`` holds."""
@@ -76,7 +78,7 @@ class Result:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Result:
         """The result that ``to_json`` wrote; keys of a newer version are left out."""
-        known = {name: tree[name] for name in cls.__dataclass_fields__}
+        known = {name: tree[name] for name in cls.__dataclass_fields__ if name in tree}
         known["scores"] = [Score.from_json(score) for score in tree["scores"]]
         known["random"] = tree["random"] and [Score.from_json(score) for score in tree["random"]]
         return cls(**known)

@@ -1,152 +1,240 @@
-"""One protocol in one command: missing features, the evaluator, a table, ``result.json``."""
+"""One protocol in one command: missing features, the evaluator, ``result.json``."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import xxhash
 
+from fastrot.data.open import open_samples
+from fastrot.data.sources import size_note
+from fastrot.distributed import read_world
 from fastrot.environment import environment_record
 from fastrot.errors import UsageError
 from fastrot.evaluation.journal import Journal
+from fastrot.evaluation.knn import evaluate_knn
+from fastrot.evaluation.linear import evaluate_linear
+from fastrot.evaluation.linear_live import evaluate_linear_live, live_identity
+from fastrot.evaluation.lowshot import evaluate_lowshot
+from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
-from fastrot.evaluation.published import lookup
-from fastrot.evaluation.result import Result
+from fastrot.evaluation.result import Result, Score
 from fastrot.evaluation.svm import evaluate_svm
-from fastrot.extract import extract
+from fastrot.extract import architecture, divide_overrides, extract
+from fastrot.feature_cache import FeatureCache
 from fastrot.identity import differing_fields
 from fastrot.settings import Override
 from fastrot.storage import write_atomic
+from fastrot.weights import Backbone, load_backbone
 
 Say = Callable[[str], None]
 
-_EVALUATORS = {"svm": evaluate_svm}
+_EVALUATORS = {
+    "svm": evaluate_svm,
+    "lowshot": evaluate_lowshot,
+    "linear": evaluate_linear,
+    "knn": evaluate_knn,
+}
+_SPLITS = {
+    "voc07": ("trainval", "test"),
+    "imagenet": ("train", "val"),
+    "places205": ("train", "val"),
+    "inat18": ("train", "val"),
+}
 
 
 @dataclass(frozen=True)
-class EvalReport:
-    """A result, and where it is.
+class Measurement:
+    """What is to be measured.
 
     Attributes:
-        result: what was measured.
-        folder: with ``result.json``.
-    """
-
-    result: Result
-    folder: Path
-    exit_code: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``result.json`` holds."""
-        return self.result.to_json()
-
-    def show(self, console: Console) -> None:
-        """Print measured beside published."""
-        result = self.result
-        table = Table(title=f"{result.protocol} ({result.label})", title_justify="left")
-        for column in ("", "metric", "measured", "published"):
-            table.add_column(column, justify="left" if column in ("", "metric") else "right")
-        for score in result.scores:
-            row = lookup(result.protocol, score.name, score.metric)
-            published = "" if row is None else f"{row.value:.2f}"
-            table.add_row(score.name, score.metric, f"{score.value:.2f}", published)
-        console.print(table)
-        lines = [f"weights: {result.weights['source']}"]
-        lines += [f"not the protocol's own setting: {change}" for change in result.changed]
-        lines += [f"{self.folder / 'result.json'}"]
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def run_protocol(
-    protocol: str,
-    checkpoint: Path,
-    *,
-    train: Path,
-    test: Path,
-    out: Path,
-    overrides: Sequence[Override] = (),
-    channel_order: str = "rgb",
-    random_init: bool = False,
-    model: str | None = None,
-    progress: bool = True,
-    say: Say = lambda _: None,
-) -> EvalReport:
-    """Run a protocol; what an earlier, killed start has finished is not done again.
-
-    Args:
         protocol: name, or YAML file.
         checkpoint: run, checkpoint folder or weight file.
         train: training data, labelled.
         test: test data of the same classes.
         out: folder for caches and results; it is created.
-        overrides: ``section.key=value`` of the protocol.
+        mode: how training rows are made; only linear probes have a choice.
+        overrides: ``section.key=value`` of the protocol, ``model.key=value`` of a weight file.
         channel_order: ``bgr`` for weights trained on BGR images.
-        random_init: measure the random initialisation instead of the weights.
         model: architecture of a weight file; None: guessed.
+        random_init: measure the random initialisation instead of the weights.
+        beside_random: measure the random initialisation, too.
+        cached_layers: what a cache holds, at least the protocol's layers; None: just these.
         progress: show bars.
-        say: one line to the user.
+    """
+
+    protocol: str
+    checkpoint: Path
+    train: Path
+    test: Path
+    out: Path
+    mode: Mode = TEST_TRANSFORM
+    overrides: Sequence[Override] = ()
+    channel_order: str = "rgb"
+    model: str | None = None
+    random_init: bool = False
+    beside_random: bool = False
+    cached_layers: tuple[str, ...] | None = None
+    progress: bool = True
+
+    @property
+    def config(self) -> EvalConfig:
+        """The resolved protocol.
+
+        Raises:
+            UsageError: an unknown protocol, or a setting that breaks a rule.
+        """
+        return load_protocol(self.protocol, divide_overrides(self.overrides)[1])
+
+
+def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]:
+    """Run a protocol; what an earlier, killed start has finished is not done again.
+
+    Returns:
+        The result, and the folder that has it as ``result.json``.
 
     Raises:
         FastrotError: with the exit code of the failure.
     """
-    config = load_protocol(protocol, overrides)
-    if config.kind not in _EVALUATORS:
-        known = ", ".join(_EVALUATORS)
+    config, mode = what.config, what.mode
+    if config.kind != "linear" and mode != TEST_TRANSFORM:
         raise UsageError(
-            f"protocol {config.protocol!r} is of kind {config.kind!r}, and this version evaluates "
-            f"{known} only; choose voc07-svm"
+            f"mode {mode.name!r}: {config.protocol} has no choice, its features are of the test "
+            "transform; leave --mode out"
         )
-    started = time.monotonic()
-    name = f"{config.protocol}{'-random' if random_init else ''}"
-    caches = {}
-    for part, data in (("train", train), ("test", test)):
-        say(f"features of {data}")
-        caches[part] = extract(
-            checkpoint,
-            data,
-            out / "cache" / f"{name}-{part}",
-            protocol=protocol,
-            random_init=random_init,
-            channel_order=channel_order,
-            model=model,
-            overrides=overrides,
-            progress=progress,
-        ).cache
-    extracted = time.monotonic() - started
-    identity = {
-        "settings": config.model_dump(mode="json"),
-        "caches": {part: cache.identity for part, cache in caches.items()},
-    }
-    folder = out / name
-    journal = Journal(folder, identity)
-    scores = _EVALUATORS[config.kind](caches["train"], caches["test"], config, journal, say)
-    source = "random initialisation" if random_init else str(checkpoint)
+    if mode.crops is None and read_world().size > 1:
+        raise UsageError("mode 'augmented' trains on one process; leave torchrun out")
+    began = time.monotonic()
+    scores, folder, settings, seconds = _run(what, config, say)
+    random = None
+    if what.beside_random and not what.random_init:
+        say(f"{config.protocol}: the same of the random initialisation")
+        random, _, _, more = _run(replace(what, random_init=True), config, say)
+        seconds |= {f"random {part}": value for part, value in more.items()}
+    source, digest = _weights(what)
+    own = load_protocol(config.protocol).model_dump(mode="json")
     result = Result(
         protocol=config.protocol,
-        label="test transform",
+        label=mode.label,
         scores=scores,
-        random=None,
-        settings=identity["settings"],
-        changed=_changed(config),
-        weights={"source": source, "digest": caches["train"].identity["weights"]},
-        data={"train": str(train), "test": str(test)},
-        caches=identity["caches"],
-        seconds={"features": extracted, "evaluation": time.monotonic() - started - extracted},
+        random=random,
+        settings=config.model_dump(mode="json"),
+        changed=differing_fields(own, config.model_dump(mode="json")),
+        weights={"source": source, "digest": digest},
+        data={"train": str(what.train), "test": str(what.test)},
+        caches=settings,
+        seconds={**seconds, "all": time.monotonic() - began},
         record=environment_record(),
+        notes=_notes(what, config),
     )
-    text = json.dumps(result.to_json(), indent=1, default=str)
-    write_atomic(folder / "result.json", text.encode() + b"\n")
-    return EvalReport(result, folder)
+    if read_world().is_main:
+        text = json.dumps(result.to_json(), indent=1, default=str)
+        write_atomic(folder / "result.json", text.encode() + b"\n")
+    return result, folder
 
 
-def _changed(config: EvalConfig) -> list[str]:
-    """Settings that are not those of the shipped protocol of this name."""
-    own = load_protocol(config.protocol).model_dump(mode="json")
-    return differing_fields(own, config.model_dump(mode="json"))
+def _run(
+    what: Measurement, config: EvalConfig, say: Say
+) -> tuple[list[Score], Path, dict[str, Any], dict[str, float]]:
+    """Scores, their folder, what the features depend on, and wall times."""
+    name = config.protocol
+    if what.mode != TEST_TRANSFORM:
+        name += f"-{what.mode.name}"
+    folder = what.out / f"{name}{'-random' if what.random_init else ''}"
+    settings = config.model_dump(mode="json")
+    began = time.monotonic()
+    if what.mode.crops is None:
+        train, test = open_samples(what.train), open_samples(what.test)
+        backbone = _backbone(what)
+        depends = live_identity(backbone, train, test, config)
+        journal = Journal(folder, {"settings": settings, "live": depends})
+        scores = evaluate_linear_live(
+            backbone,
+            train,
+            test,
+            config,
+            journal,
+            say,
+            test_cache=_cache_folder(what, config, what.test, 0),
+            progress=what.progress,
+        )
+        return scores, folder, depends, {"evaluation": time.monotonic() - began}
+    caches = {
+        part: _extracted(what, config, data, crops, say)
+        for part, data, crops in (("train", what.train, what.mode.crops), ("test", what.test, 0))
+    }
+    extracted = time.monotonic() - began
+    depends = {part: cache.identity for part, cache in caches.items()}
+    if not read_world().is_main:
+        return [], folder, depends, {}
+    journal = Journal(folder, {"settings": settings, "caches": depends})
+    scores = _EVALUATORS[config.kind](caches["train"], caches["test"], config, journal, say)
+    seconds = {"features": extracted, "evaluation": time.monotonic() - began - extracted}
+    return scores, folder, depends, seconds
+
+
+def _extracted(
+    what: Measurement, config: EvalConfig, data: Path, crops: int, say: Say
+) -> FeatureCache:
+    say(f"{config.protocol}: features of {data}")
+    return extract(
+        what.checkpoint,
+        data,
+        _cache_folder(what, config, data, crops),
+        layers=_cached_layers(what, config),
+        protocol=what.protocol,
+        crops=crops,
+        random_init=what.random_init,
+        channel_order=what.channel_order,
+        model=what.model,
+        overrides=what.overrides,
+        progress=what.progress,
+    ).cache
+
+
+def _cached_layers(what: Measurement, config: EvalConfig) -> tuple[str, ...]:
+    return what.cached_layers or config.features.layers
+
+
+def _cache_folder(what: Measurement, config: EvalConfig, data: Path, crops: int) -> Path:
+    """Named so that protocols that need the same features share them."""
+    features = config.features
+    place = xxhash.xxh32_hexdigest(os.path.abspath(data).encode())[:4]
+    parts = [
+        data.name.removesuffix(".beton").replace(":", "-"),
+        place,
+        f"{features.transform}{features.resolution or ''}"
+        + (f"of{features.resize}" if features.resize else ""),
+        *([f"{crops}crops"] if crops else []),
+        "+".join(_cached_layers(what, config)),
+        *(["random"] if what.random_init else []),
+    ]
+    return what.out / "cache" / "-".join(parts)
+
+
+def _backbone(what: Measurement) -> Backbone:
+    return load_backbone(
+        what.checkpoint,
+        model=architecture(what.model, divide_overrides(what.overrides)[0]),
+        channel_order=what.channel_order,
+        random_init=what.random_init,
+    )
+
+
+def _weights(what: Measurement) -> tuple[str, str]:
+    backbone = _backbone(what)
+    return backbone.source, backbone.digest
+
+
+def _notes(what: Measurement, config: EvalConfig) -> list[str]:
+    notes = []
+    for data, split in zip((what.train, what.test), _SPLITS.get(config.data, ()), strict=False):
+        note = size_note(config.data, split, len(open_samples(data)))
+        notes += [] if note is None else [f"{data}: {note}"]
+    return notes

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastrot.data.labels import check_same_classes
 from fastrot.errors import BadDataError
 from fastrot.evaluation.folds import stratified_folds
 from fastrot.evaluation.journal import Journal
@@ -46,11 +47,12 @@ def evaluate_svm(
         say: one line to the user.
 
     Raises:
-        BadDataError: labels are missing or of other classes, or a class has too few positives.
+        BadDataError: labels are missing, or a class has too few positives.
+        MismatchError: training and test data have other classes.
         UsageError: a layer is not in the cache.
     """
+    check_same_classes(train, test)
     labels, test_labels = several_labels(train), several_labels(test)
-    check_same_number(train, labels, test, test_labels)
     scores = []
     for layer in config.features.layers:
         record = journal.get(layer)
@@ -67,33 +69,6 @@ def evaluate_svm(
             say(f"{layer}: {score.value:.2f} mAP, {time.monotonic() - started:.0f} s")
         scores.append(Score.from_json(record))
     return scores
-
-
-def check_same_number(
-    train: FeatureCache,
-    labels: NDArray[np.int8],
-    test: FeatureCache,
-    test_labels: NDArray[np.int8],
-) -> None:
-    """Refuse data sets of other classes.
-
-    Raises:
-        BadDataError: another number of classes, or other names.
-    """
-    if labels.shape[1] != test_labels.shape[1]:
-        raise BadDataError(
-            f"{labels.shape[1]} classes in {train.path} and {test_labels.shape[1]} in {test.path}; "
-            "training and test data must have the same classes"
-        )
-    ours, theirs = train.class_names, test.class_names
-    if ours is not None and theirs is not None and ours != theirs:
-        number = next(
-            i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1
-        )
-        raise BadDataError(
-            f"class {number} is {ours[number]!r} in {train.path} and {theirs[number]!r} in "
-            f"{test.path}; training and test data must have the same classes"
-        )
 
 
 def solver_device() -> torch.device:

@@ -8,6 +8,8 @@ Shapes: n samples, D dimensions, P rows of a product, r leading eigenvectors.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 _CHUNK = 1024  # dimensions whose products float32 adds up, before float64 does
@@ -82,7 +84,7 @@ class Gram:
             return True
         values, _ = self._eigenvectors(torch.float32)
         condition = 1 + weight * float(values[-1])
-        return factors <= _LEAST_PRODUCTS * condition**0.5 * products
+        return factors <= _LEAST_PRODUCTS * math.sqrt(condition) * products
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
         """V K of shape (P, n) for v of shape (P, n), in the dtype of v."""

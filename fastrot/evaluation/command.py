@@ -1,0 +1,100 @@
+"""``fastrot eval``: from the words of the command line to one protocol or to the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fastrot.distributed import read_world
+from fastrot.errors import UsageError
+from fastrot.evaluation.mode import TEST_TRANSFORM, parse_mode
+from fastrot.evaluation.run import Measurement, Say, measure
+from fastrot.evaluation.run_report import EvalReport
+from fastrot.evaluation.suite import run_suite
+from fastrot.evaluation.suite_report import SuiteReport
+from fastrot.settings import Override
+
+SUITE = "suite"
+DEFAULT_MODE = "cached-4"
+
+
+def evaluate(
+    protocol: str,
+    checkpoint: Path,
+    *,
+    train: Path | None,
+    test: Path | None,
+    sets: Mapping[str, tuple[Path, Path]],
+    mode: str | None = None,
+    beside_random: bool | None = None,
+    out: Path | None = None,
+    channel_order: str = "rgb",
+    model: str | None = None,
+    random_init: bool = False,
+    overrides: Sequence[Override] = (),
+    progress: bool = True,
+    say: Say = lambda _: None,
+) -> EvalReport | SuiteReport | None:
+    """Run what was asked for.
+
+    Args:
+        protocol: name, YAML file, or ``suite``.
+        checkpoint: run, checkpoint folder or weight file.
+        train: training data; a suite takes it for protocols without published numbers.
+        test: test data of the same classes.
+        sets: suite: training and test data of benchmarks with published numbers, by kind.
+        mode: of linear probes; None: ``cached-4``. A suite takes several, with commas.
+        beside_random: also measure the random initialisation; None: in a suite.
+        out: folder for caches and results; None: ``eval`` beside the weights.
+        channel_order: ``bgr`` for weights trained on BGR images.
+        model: architecture of a weight file; None: guessed.
+        random_init: measure the random initialisation instead of the weights.
+        overrides: ``section.key=value`` of the protocol, ``model.key=value`` of a weight file.
+        progress: show bars.
+        say: one line to the user.
+
+    Returns:
+        None on ranks other than the first, which only help to extract.
+
+    Raises:
+        FastrotError: with the exit code of the failure.
+    """
+    if (train is None) != (test is None):
+        raise UsageError("--train and --test go together; name both")
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    base = Measurement(
+        protocol=protocol,
+        checkpoint=checkpoint,
+        train=train or Path(),
+        test=test or Path(),
+        out=out or folder / "eval",
+        overrides=tuple(overrides),
+        channel_order=channel_order,
+        model=model,
+        random_init=random_init,
+        beside_random=(protocol == SUITE) if beside_random is None else beside_random,
+        progress=progress,
+    )
+    main = read_world().is_main
+    if protocol == SUITE:
+        if not main or read_world().size > 1:
+            raise UsageError("eval suite runs in one process; extract under torchrun first")
+        data = dict(sets)
+        if train is not None and test is not None:
+            data["any"] = (train, test)
+        modes = tuple(parse_mode(text.strip()) for text in (mode or DEFAULT_MODE).split(","))
+        return SuiteReport(run_suite(base, data, modes, say))
+    if sets:
+        raise UsageError(f"--{next(iter(sets))} is for eval suite; use --train and --test")
+    if train is None:
+        raise UsageError("eval needs data: add --train DATA --test DATA")
+    base = _with_mode(base, mode)
+    result, where = measure(base, say)
+    return EvalReport(result, where) if main else None
+
+
+def _with_mode(base: Measurement, mode: str | None) -> Measurement:
+    linear = base.config.kind == "linear"
+    default = DEFAULT_MODE if linear else TEST_TRANSFORM.name
+    return replace(base, mode=parse_mode(mode or default))

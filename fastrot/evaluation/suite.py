@@ -1,0 +1,187 @@
+"""All protocols that the given data allows, in the order of the published page.
+
+Features are shared: what several protocols need of the same images, seen by the same transform,
+is extracted once. A protocol whose data does not fit (a class with too few images) is left out
+and named; everything else that goes wrong ends the suite, and the same command goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrot.data.open import open_samples
+from fastrot.errors import BadDataError, UsageError
+from fastrot.evaluation.draws import possible_shots
+from fastrot.evaluation.linear_training import mode_gap
+from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
+from fastrot.evaluation.result import Result
+from fastrot.evaluation.run import Measurement, measure
+from fastrot.evaluation.suite_table import suite_csv, suite_markdown, suite_rows
+from fastrot.storage import write_atomic
+
+PROTOCOLS: Mapping[str, tuple[str, ...]] = {
+    "voc07": ("voc07-svm", "voc07-lowshot"),
+    "imagenet": ("in1k-linear-mhead", "in1k-linear-avgpool", "in1k-knn"),
+    "places205": ("places205-linear",),
+    "inat18": ("inat18-linear",),
+    "any": ("linear", "knn"),
+}
+"""Protocols of each kind of data, in the order of the published page."""
+
+_ORDER = (
+    "voc07-svm",
+    "voc07-lowshot",
+    "in1k-linear-mhead",
+    "in1k-linear-avgpool",
+    "places205-linear",
+    "inat18-linear",
+    "in1k-knn",
+    "linear",
+    "knn",
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite found.
+
+    Attributes:
+        results: one a protocol and mode, in the order of the published page.
+        left_out: why a protocol was not run, by its name.
+        gaps: augmented minus cached in points, by protocol, then ``layer metric``.
+        folder: with ``suite.json``, ``suite.md`` and ``suite.csv``.
+    """
+
+    results: Sequence[Result]
+    left_out: Mapping[str, str]
+    gaps: Mapping[str, Mapping[str, float]]
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``suite.json`` holds."""
+        return {
+            "rows": [row._asdict() for row in suite_rows(self.results)],
+            "gaps": {name: dict(gap) for name, gap in self.gaps.items()},
+            "left_out": dict(self.left_out),
+            "results": [result.to_json() for result in self.results],
+        }
+
+
+def run_suite(
+    base: Measurement,
+    data: Mapping[str, tuple[Path, Path]],
+    modes: Sequence[Mode],
+    say: Callable[[str], None] = lambda _: None,
+) -> Suite:
+    """Run every protocol whose data is given.
+
+    Args:
+        base: everything but protocol, data and mode; its overrides are for every protocol.
+        data: training and test data by kind, a key of ``PROTOCOLS``.
+        modes: of the linear probes; of several, each is run, and their gap is measured.
+        say: one line to the user.
+
+    Raises:
+        UsageError: no data, or an unknown kind.
+        FastrotError: with the exit code of the failure; the same command goes on.
+    """
+    if unknown := [kind for kind in data if kind not in PROTOCOLS]:
+        raise UsageError(f"data of kind {unknown[0]!r}; choose of {', '.join(PROTOCOLS)}")
+    if not data:
+        raise UsageError(
+            "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, or "
+            "--train DATA --test DATA for what has no published numbers"
+        )
+    results: list[Result] = []
+    left_out: dict[str, str] = {}
+    gaps: dict[str, dict[str, float]] = {}
+    plan = _plan(base, data, modes, left_out)
+    for number, step in enumerate(plan, 1):
+        name = f"{step.protocol} ({step.mode.label})"
+        say(f"[{number}/{len(plan)}] {name}")
+        try:
+            result, _ = measure(step, say)
+        except BadDataError as error:
+            left_out[name] = str(error)
+            say(f"{name}: left out: {error}")
+            continue
+        results.append(result)
+        gap = _gap(result, results)
+        gaps |= {step.protocol: gap} if gap else {}
+    suite = Suite(results, left_out, gaps, base.out)
+    text = json.dumps(suite.to_json(), indent=1, default=str)
+    write_atomic(base.out / "suite.json", text.encode() + b"\n")
+    write_atomic(base.out / "suite.md", suite_markdown(results, left_out, gaps).encode())
+    write_atomic(base.out / "suite.csv", suite_csv(results).encode())
+    return suite
+
+
+def _plan(
+    base: Measurement,
+    data: Mapping[str, tuple[Path, Path]],
+    modes: Sequence[Mode],
+    left_out: dict[str, str],
+) -> list[Measurement]:
+    steps = []
+    for name in _ORDER:
+        kind = next(kind for kind, names in PROTOCOLS.items() if name in names)
+        if kind not in data:
+            continue
+        step = replace(base, protocol=name, train=data[kind][0], test=data[kind][1])
+        config = step.config
+        if config.kind == "lowshot" and config.lowshot.targets is None:
+            labels = open_samples(step.train).labels
+            shots = config.lowshot.shots
+            there = possible_shots(labels.astype(np.int8), shots) if labels.ndim == 2 else shots
+            if not there:
+                left_out[name] = f"{step.train}: a class has fewer than {min(shots)} images"
+                continue
+            step = replace(
+                step, overrides=(*base.overrides, ("lowshot.shots", str(list(there))))
+            ) if there != shots else step  # fmt: skip
+        if config.kind == "linear":
+            steps += [replace(step, mode=mode) for mode in modes]
+        else:
+            steps.append(replace(step, mode=TEST_TRANSFORM))
+    return _sharing(steps)
+
+
+def _sharing(steps: Sequence[Measurement]) -> list[Measurement]:
+    """Steps that see the same images by the same transform take their layers from one cache."""
+    needed: dict[tuple[Any, ...], set[str]] = {}
+    for step in steps:
+        for key in _sights(step):
+            needed.setdefault(key, set()).update(step.config.features.layers)
+    stages = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
+
+    def layers(step: Measurement) -> tuple[str, ...]:
+        # Of what the training images' cache holds, which is by far the larger one.
+        wanted = needed[_sights(step)[0]]
+        return tuple(name for name in stages if name in wanted) or step.config.features.layers
+
+    return [replace(step, cached_layers=layers(step)) for step in steps]
+
+
+def _sights(step: Measurement) -> list[tuple[Any, ...]]:
+    """What its caches depend on besides the weights: of the training data first."""
+    features, crops = step.config.features, step.mode.crops
+    how = (features.transform, features.resolution, features.resize, features.precision)
+    return [(step.train, crops, *how), (step.test, 0, *how)]
+
+
+def _gap(result: Result, before: Sequence[Result]) -> dict[str, float]:
+    """Augmented minus cached in points, where both have been measured."""
+    same = [r for r in before if r.protocol == result.protocol and r is not result]
+    pair = {r.label == "augmented": r for r in [*same, result]}
+    if len(pair) < 2:
+        return {}
+    return {
+        name: round(value, 4)
+        for name, value in mode_gap(pair[True].scores, pair[False].scores).items()
+    }

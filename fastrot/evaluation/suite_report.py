@@ -1,0 +1,56 @@
+"""A suite for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.evaluation.suite import Suite
+from fastrot.evaluation.suite_table import shown_rows, suite_notes, suite_rows
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """What ``fastrot eval suite`` prints.
+
+    Attributes:
+        suite: what was found.
+    """
+
+    suite: Suite
+    exit_code: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``suite.json`` holds."""
+        return self.suite.to_json()
+
+    def show(self, console: Console) -> None:
+        """Print measured beside published, then what is to be known before comparing."""
+        table = Table()
+        for column in ("protocol", "mode", "", "metric"):
+            table.add_column(column)
+        for column in ("measured", "random init", "published"):
+            table.add_column(column, justify="right")
+        last = None
+        for row in shown_rows(suite_rows(self.suite.results)):
+            head = (row.protocol, row.mode)
+            if last not in (None, head):
+                table.add_section()
+            numbers = [row.measured, row.random, row.published]
+            cells = ["" if value is None else f"{value:.2f}" for value in numbers]
+            table.add_row(*(head if head != last else ("", "")), row.name, row.metric, *cells)
+            last = head
+        console.print(table)
+        lines = [
+            f"{protocol}, augmented minus cached: {name} {value:+.2f} points"
+            for protocol, gap in self.suite.gaps.items()
+            for name, value in gap.items()
+        ]
+        lines += [f"not run: {name}: {why}" for name, why in self.suite.left_out.items()]
+        lines += suite_notes(self.suite.results)
+        lines += [f"{self.suite.folder / name}" for name in ("suite.json", "suite.md", "suite.csv")]
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,122 @@
+"""The table of a suite: measured beside published, row by row, in the order of the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fastrot.evaluation.published import PublishedRow, lookup, published
+from fastrot.evaluation.result import Result, Score
+
+BEST = "best layer"
+
+
+class SuiteRow(NamedTuple):
+    """One number.
+
+    Attributes:
+        protocol: its name.
+        mode: how training rows were made.
+        name: of the score.
+        metric: of the score.
+        measured: in percent.
+        random: the same of the random initialisation; None: not measured.
+        published: of rotation prediction; None: there is none.
+        source: who published it, and of which checkpoint.
+    """
+
+    protocol: str
+    mode: str
+    name: str
+    metric: str
+    measured: float
+    random: float | None
+    published: float | None
+    source: str
+
+
+def suite_rows(results: Sequence[Result]) -> list[SuiteRow]:
+    """All numbers; after the layers of ``voc07-svm`` the best one, which is what is published."""
+    rows = []
+    for result in results:
+        random = {(score.name, score.metric): score.value for score in result.random or ()}
+        for score in result.scores:
+            row = lookup(result.protocol, score.name, score.metric)
+            if row is not None and row.name == BEST:
+                row = None
+            rows.append(_row(result, score, random.get((score.name, score.metric)), row))
+        if any(row.name == BEST for row in published(result.protocol)) and result.scores:
+            best = max(result.scores, key=lambda score: score.value)
+            named = Score(BEST, best.metric, best.value, best.layer)
+            other = max(random.values(), default=None)
+            rows.append(_row(result, named, other, lookup(result.protocol, BEST, best.metric)))
+    return rows
+
+
+def _row(result: Result, score: Score, random: float | None, row: PublishedRow | None) -> SuiteRow:
+    return SuiteRow(
+        result.protocol,
+        result.label,
+        score.name,
+        score.metric,
+        round(score.value, 4),
+        None if random is None else round(random, 4),
+        None if row is None else row.value,
+        "" if row is None else f"{row.source}, {row.checkpoint}",
+    )
+
+
+def shown_rows(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
+    """Without the low-shot numbers of layers of which nothing is published: there are dozens."""
+    return [
+        row for row in rows if row.protocol != "voc07-lowshot" or row.published is not None
+    ] or list(rows)
+
+
+def suite_csv(results: Sequence[Result]) -> str:
+    """Every row, with a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SuiteRow._fields)
+    writer.writerows(suite_rows(results))
+    return text.getvalue()
+
+
+def suite_markdown(
+    results: Sequence[Result],
+    left_out: Mapping[str, str],
+    gaps: Mapping[str, Mapping[str, float]],
+) -> str:
+    """A page: the table, gaps between modes, what was left out, what differs from the page."""
+    lines = ["| protocol | mode | | metric | measured | random init | published |"]
+    lines += ["|---|---|---|---|---:|---:|---:|"]
+    for row in shown_rows(suite_rows(results)):
+        numbers = [row.measured, row.random, row.published]
+        cells = ["" if value is None else f"{value:.2f}" for value in numbers]
+        texts = [row.protocol, row.mode, row.name, row.metric]
+        lines.append("| " + " | ".join([*map(_cell, texts), *cells]) + " |")
+    lines += [""] + [
+        f"- {protocol}, augmented minus cached: "
+        + ", ".join(f"{name} {value:+.2f}" for name, value in gap.items())
+        for protocol, gap in gaps.items()
+    ]
+    lines += [f"- not run: {_cell(name)}: {_cell(why)}" for name, why in left_out.items()]
+    lines += [f"- {_cell(line)}" for line in suite_notes(results)]
+    sources = {row.source for row in shown_rows(suite_rows(results)) if row.source}
+    lines += [f"- published: {_cell(source)}" for source in sorted(sources)]
+    return "\n".join(lines) + "\n"
+
+
+def suite_notes(results: Sequence[Result]) -> list[str]:
+    """What differs from the published settings and data, each line once."""
+    lines: dict[str, None] = {}
+    for result in results:
+        lines |= {f"{result.protocol}: {text}": None for text in (*result.changed, *result.notes)}
+    weights = {str(result.weights["source"]) for result in results}
+    return [*(f"weights: {text}" for text in sorted(weights)), *lines]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
