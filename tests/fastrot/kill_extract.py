@@ -1,7 +1,8 @@
 """Kills an extraction again and again, each time at a later call that changes a file.
 
-``python kill_extract.py RUN PHOTOS OUT CROPS`` forks a child for each start, which is killed at
-its 7th, 14th, 21st ... call, until one gets to the end, and prints one line of JSON for each.
+``python kill_extract.py RUN PHOTOS FOLDER CROPS...`` extracts into FOLDER/CROPS. It forks a child for each start, which is killed at
+its 6th, 12th, 18th ... call until the files are made, then after about one batch of rows, until
+one gets to the end. Prints one line of JSON for each.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # which the first custom operation imports: once here, not in every fork
 
 from fastrot.data.augment import Crop
 from fastrot.data.folder_samples import FolderSamples
 from fastrot.feature_manifest import MANIFEST
-from fastrot.feature_writer import DONE, FeatureWriter
+from fastrot.feature_writer import DONE, FeatureWriter, read_plan
 from fastrot.features import extract_features
 from fastrot.weights import Backbone, load_backbone
 
@@ -60,21 +62,30 @@ def start(backbone: Backbone, photos: Path, out: Path, crops: int, call: int) ->
     return killed
 
 
-def main() -> None:
+def until_done(backbone: Backbone, photos: Path, out: Path, crops: int) -> None:
     """Start until one is not killed."""
-    run, photos, out, crops = (*map(Path, sys.argv[1:4]), int(sys.argv[4]))
-    torch.set_num_threads(1)  # a fork has one thread: no other may be needed
-    # Everything is synced at once, so that there are calls to be killed at.
-    FeatureWriter.__init__.__kwdefaults__["sync_seconds"] = 0.0
-    backbone, killed, call = load_backbone(run), True, 0
+    killed, call = True, 0
     while killed:
-        call += 7
+        ready = (read_plan(out) or {}).get("ready", False)
+        call = max(14, min(call, 20) + 1) if ready else call + 6
         killed = start(backbone, photos, out, crops, call)
         done, complete = out / DONE, (out / MANIFEST).exists()
         batches = 5 * max(1, crops)
         flags = np.fromfile(done, np.uint8) if done.exists() else np.zeros(batches, np.uint8)
         left = 0 if complete else batches - int(flags.sum())
-        print(json.dumps({"killed": killed, "complete": complete, "left": left}), flush=True)
+        record = {"crops": crops, "killed": killed, "complete": complete, "left": left}
+        print(json.dumps(record), flush=True)
+
+
+def main() -> None:
+    """Extract once for each number of crops."""
+    run, photos, folder = map(Path, sys.argv[1:4])
+    torch.set_num_threads(1)  # a fork has one thread: no other may be needed
+    # Everything is synced at once, so that there are calls to be killed at.
+    FeatureWriter.__init__.__kwdefaults__["sync_seconds"] = 0.0
+    backbone = load_backbone(run)
+    for crops in map(int, sys.argv[4:]):
+        until_done(backbone, photos, folder / str(crops), crops)
 
 
 if __name__ == "__main__":
