@@ -42,7 +42,8 @@ def list_source(
         kind: what it is; ``auto`` looks. ``folder``: ``root/CLASS/**/x.jpg`` (the first folder is
             the class), ``root/SPLIT/CLASS/...``, or ``root/x.jpg`` (no labels). ``cifar``: the
             binary version, or its images unpacked to ``train/CLASS/`` and ``test/CLASS/``. For
-            the others see the modules of their names.
+            the others see the modules of their names. ``imagenet``, ``places205`` and ``inat18``
+            must have all of their classes; a part of them is taken as class folders (``folder``).
         split: which part of a data set that has parts (train, val, test ...).
         follow_symlinks: also follow links that lead out of the folder.
 
