@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ import torch
 from fastrot.errors import BadDataError
 from fastrot.evaluation.linear_data import Rows
 from fastrot.evaluation.linear_heads import HeadShape, LinearHeads
-from fastrot.evaluation.linear_state import load_state, remove_dead_writes, save_state
+from fastrot.evaluation.linear_state import (
+    Curves,
+    Progress,
+    load_state,
+    remove_dead_writes,
+    save_state,
+)
 from fastrot.evaluation.linear_training import mode_gap, ranks, score_heads, scores_of, train_heads
 from fastrot.evaluation.protocol import LinearConfig
 from fastrot.evaluation.result import Score
@@ -77,9 +84,10 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert load_state(path) is None
     tensors = {"a": torch.randn(3, 4), "b": torch.zeros(2)}
     curves = {"pool": [[0.1, 12.345678901234, 3.0]]}
-    save_state(path, tensors, curves)
+    progress = Progress(curves, 200, [({"pool": 0.1 + 0.2}, 25_600)] * 2)
+    save_state(path, tensors, progress)
     found = load_state(path)
-    assert found is not None and found[1] == curves
+    assert found is not None and found[1] == progress
     assert all(torch.equal(found[0][name], tensor) for name, tensor in tensors.items())
     dead = tmp_path / ".linear.safetensors.00ff00ff.tmp"
     dead.write_bytes(b"half")
@@ -87,23 +95,72 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["linear.safetensors"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "foreign", "curves"])
+@pytest.mark.parametrize("damage", ["cut", "foreign", "layers", "step", "loss", "uneven"])
 def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "linear.safetensors"
     config = LinearConfig(epochs=2, milestones=())
-    heads = LinearHeads([HeadShape("pool", 2, 1)], 2, config, torch.device("cpu"))
-    curves = {"stem": []} if damage == "curves" else {"pool": [[1.0, 2.0, 3.0]]}
-    save_state(path, heads.state(), curves)
+    heads = heads_of("pool", "stem")
+    one = [[1.0, 2.0, 3.0]]
+    progress = Progress({"pool": one, "stem": one}, 1, [({"pool": 1.0, "stem": 1.0}, 9)])
+    if damage == "layers":
+        progress.curves = {"pool": one}
+    if damage == "uneven":
+        progress.curves["stem"] = []
+    if damage == "step":
+        progress.step = 2  # an epoch has no more
+    if damage == "loss":
+        progress.losses = [({"pool": 1.0}, 9)]
+    save_state(path, heads.state(), progress)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-7])
     if damage == "foreign":
         path.write_bytes(b"not this at all")
-
-    class Nothing:
-        steps = 1
-
-        def epoch(self, epoch: int) -> list[Rows]:
-            raise AssertionError("nothing is trained from a damaged state")
-
     with pytest.raises(BadDataError, match=r"linear\.safetensors: damaged; remove it"):
-        train_heads(heads, Nothing(), list, config, path, lambda _: None, save_seconds=0)
+        train_heads(heads, Batches(2), list, config, path, lambda _: None, save_seconds=0)
+
+
+def heads_of(*layers: str) -> LinearHeads:
+    shapes = [HeadShape(layer, 3, 1) for layer in layers]
+    return LinearHeads(shapes, 4, LinearConfig(), torch.device("cpu"))
+
+
+class Batches:
+    """Random rows of 8 samples; raises as a kill would after ``most`` steps of an epoch."""
+
+    def __init__(self, steps: int, most: int | None = None) -> None:
+        self.steps, self.most = steps, most
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
+        for step in range(start_step, self.steps):
+            if step == self.most:
+                raise KeyboardInterrupt
+            made = torch.Generator().manual_seed(1000 * epoch + step)
+            x = torch.randn(8, 3, generator=made)
+            yield Rows({"pool": x, "stem": 2 * x}, torch.randint(4, (8,), generator=made))
+
+
+@pytest.mark.parametrize("most", [0, 99, 100, 101, 249])
+def test_stopped_within_an_epoch_it_goes_on_from_the_last_stretch(
+    tmp_path: Path, most: int
+) -> None:
+    config, path = LinearConfig(epochs=3, milestones=(1,)), tmp_path / "linear.safetensors"
+
+    def train(most: int | None, said: list[str]) -> Curves:
+        heads = heads_of("stem", "pool")
+        return train_heads(
+            *(heads, Batches(250, most), lambda: Batches(2).epoch(9), config),
+            *(path, said.append),
+            save_seconds=0,
+        )
+
+    whole = train(None, [])
+    path.unlink()
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        train(most, said)
+    assert said == [] and path.exists() == (most > 99)
+    assert train(None, said) == whole
+    expected = {0: [], 99: [], 249: [200]}.get(most, [100])
+    assert said == [
+        f"linear probe: continues after epoch 0 and {step} steps of 3" for step in expected
+    ]
