@@ -1,13 +1,14 @@
 """Upper bounds of all similarities by one narrow matrix product, and why they hold.
 
 With c the mean row and P a matrix of r almost orthonormal columns that span most of what the rows
-differ in, let u = x - c, u1 = P^T u its coordinates and u2 = u - P u1 what they leave out. Then
+differ in, let u = x - c, u1 = P^T u its coordinates and u2 = u - P u1 what they leave out. Then,
+the u of q called s and that of b called t,
 
-    q.b  =  c.q - c.c  +  c.b  +  (q - c).(b - c)        and, with the u of q called s, of b t,
+    q.b  =  c.c + c.s + c.t + s.t   and
     s.t  =  s1.t1 + s2.t2 + (cross terms that are 0 if P is orthonormal)
          <= s1.t1 + |s2| |t2| + ...                      (Cauchy and Schwarz)
 
-so (s1, |s2|, 1) . (t1, |t2|, c.b) + c.q - c.c bounds the similarity: r + 2 dimensions instead of
+so (s1, |s2|, 1) . (t1, |t2|, c.t) + c.s + c.c bounds the similarity: r + 2 dimensions instead of
 D. Features of a network lie near a space of few dimensions, which makes |s2| |t2| small. Nothing
 is assumed of that: where it is not so, the bound is the float32 product of whole rows.
 
@@ -16,12 +17,12 @@ g(n) |a| |b| with g(n) = n u / (1 - n u), u = 2^-24. All such terms go into one 
 
 * P is orthonormal up to h = |P^T P - 1|, computed in float64, in the Frobenius norm;
 * coordinates are summed in pieces of 256 dimensions, so they are off by e |u| at most,
-  e = g(256 + D / 256 + 1) |P|, which enters |u2|^2 = |u|^2 - |u1|^2 + 2 e |u| |u1| + h |u1|^2
-  and both cross terms, (e |s| + h |s1|) |t1| and (e |t| + h |t1|) |s1|;
+  e = g(256 + D / 256 + 1) |P|, which enters |u2|^2 <= |u|^2 - |u1|^2 + 2 e |u| |u1| + h |u1|^2
+  and both cross terms, (e |s| + h |s1|) |t1| and (e |t| + h |t1|) |s1|; c.u likewise;
 * the narrow product is off by g(r + 2) of the lengths of its rows;
-* u, c.b and the final similarity are rounded once each.
+* u and the final similarity are rounded once each; lengths are taken too long by g(D).
 
-Shapes: m queries, b bank rows, D dimensions, r coordinates.
+Shapes: m queries, b bank rows, D dimensions, r coordinates, k neighbours.
 """
 
 from __future__ import annotations
@@ -33,13 +34,12 @@ import torch
 _UNIT = 2.0**-24  # of float32
 _PIECE = 256  # dimensions of a float32 sum
 _SAMPLE = 2048  # rows that the space is fitted to
-_FEWEST = (1024, 4096)  # queries and bank rows for which a fit pays
+_PROBES = 64  # of them, with which the number of coordinates is chosen
 _PASSES = 3
-_MOST = 512  # coordinates
-_STEP = 32
-_LEFT_OUT = 0.02  # share of the squared length that coordinates may leave out
-_WORTH = 4  # times fewer dimensions than D, or it is not worth the trouble
-_ROWS = 4096  # rows at a time: partial results stay in the cache
+_WIDTHS = (32, 64, 128, 256, 384, 512, 768)  # coordinates to choose from
+_WORK = 1e11  # multiplications, fewer of which are done before a space is found
+_GATHERED = 40  # times dearer a dimension of a single row is than one in a matrix product
+_ROWS = 1024  # rows at a time: partial results stay in the cache
 
 
 class Factors(NamedTuple):
@@ -56,16 +56,15 @@ class Factors(NamedTuple):
     slack: torch.Tensor
 
 
-def bound_factors(queries: torch.Tensor, bank: torch.Tensor) -> Factors:
+def bound_factors(queries: torch.Tensor, bank: torch.Tensor, k: int) -> Factors:
     """Factors of upper bounds, narrow where that pays.
 
     Args:
         queries: of shape (m, D), float32.
         bank: of shape (b, D), float32.
+        k: neighbours that are looked for.
     """
-    (m, dims), b = queries.shape, len(bank)
-    small = m < _FEWEST[0] or b < _FEWEST[1] or dims < _WORTH * _STEP
-    space = None if small else fit_space(bank)
+    space = fit_space(bank, k, len(queries)) if _pays(queries, bank) else None
     if space is not None:
         return narrow_factors(queries, bank, *space)
     return Factors(queries, bank, whole_slack(queries, bank))
@@ -77,32 +76,73 @@ def whole_slack(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     return error * _lengths(queries) * _lengths(bank).max()
 
 
-def fit_space(bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Mean c (D,) and columns P (D, r) of the bank; None where r would be too large to pay.
+def _pays(queries: torch.Tensor, bank: torch.Tensor) -> bool:
+    work = len(queries) * bank.numel()
+    return work >= _WORK and len(bank) > _SAMPLE and bank.shape[1] > 2 * _WIDTHS[0]
+
+
+def fit_space(bank: torch.Tensor, k: int, queries: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean c (D,) and columns P (D, r) of the bank; None where whole rows cost less.
 
     Subspace iteration on the covariance of evenly spread rows. How well it converges decides how
     tight bounds are, not whether they hold.
+
+    Args:
+        bank: of shape (b, D), float32.
+        k: neighbours that are looked for.
+        queries: their number.
     """
     dims = bank.shape[1]
     rows = bank[torch.linspace(0, len(bank) - 1, _SAMPLE, device=bank.device).long()]
     centre = rows.mean(dim=0)
     rows = rows - centre
-    total = float(rows.square().sum())
-    if total == 0.0:
+    if not rows.any():
         return None
-    width = min(_MOST, dims // _WORTH)
+    width = min(_WIDTHS[-1], dims // 2)
     # Drawn from a fixed seed: the same space, hence the same work, in every run.
     basis = torch.randn(dims, width, generator=torch.Generator().manual_seed(0)).to(bank.device)
     for _ in range(_PASSES):
         basis = torch.linalg.qr(rows.T @ (rows @ basis))[0]
     coordinates = rows @ basis
-    values, vectors = torch.linalg.eigh(coordinates.T @ coordinates)
-    left_out = 1 - values.flip(0).cumsum(0) / total
-    enough = int((left_out > _LEFT_OUT).sum()) + 1
-    if enough > width:
+    vectors = torch.linalg.eigh(coordinates.T @ coordinates)[1].flip(1)
+    best = _cheapest(rows, rows @ centre, coordinates @ vectors, k, len(bank), queries)
+    return None if best is None else (centre, (basis @ vectors[:, :best]).contiguous())
+
+
+def _cheapest(
+    rows: torch.Tensor,
+    shift: torch.Tensor,
+    coordinates: torch.Tensor,
+    k: int,
+    bank: int,
+    queries: int,
+) -> int | None:
+    """The number of coordinates for which product and single rows cost least; None: all D.
+
+    Some of the sampled rows stand for queries. How many of the others their bounds let through
+    says how many rows of the bank will have to be looked at.
+    """
+    dims = rows.shape[1]
+    probes = torch.arange(0, len(rows), -(-len(rows) // _PROBES), device=rows.device)
+    exact = rows[probes] @ rows.T + shift
+    rank = 1 + max(1, round(k * len(rows) / bank))  # the first one is the probe itself
+    if rank > len(rows):
         return None
-    width = min(width, -(-enough // _STEP) * _STEP)
-    return centre, (basis @ vectors.flip(1)[:, :width]).contiguous()
+    kth = exact.topk(rank, dim=1).values[:, -1:]
+    best, least = None, (bank + _GATHERED * k) * dims
+    for width in _WIDTHS:
+        if width > coordinates.shape[1]:
+            break
+        part = coordinates[:, :width]
+        left_out = (rows.square().sum(1) - part.square().sum(1)).clamp(min=0).sqrt()
+        bounds = part[probes] @ part.T + left_out[probes, None] * left_out + shift
+        through = float((bounds >= kth).sum(1).double().mean()) - 1
+        looked_at = max(k, through * bank / len(rows))
+        project = dims * width * (bank / queries + 1)
+        cost = int(bank * width + _GATHERED * looked_at * dims + project)
+        if cost < least:
+            best, least = width, cost
+    return best
 
 
 def narrow_factors(
@@ -112,45 +152,48 @@ def narrow_factors(
     dims, width = space.shape
     gram = space.double().T @ space.double()
     h = float((gram - torch.eye(width, device=gram.device)).norm())
-    e = _sum_error(_PIECE + dims // _PIECE + 1) * float(space.double().norm())
-    s1, s, ones, offset = _coordinates(queries, centre, space, e, h)
-    t1, t, left_out, shift = _coordinates(bank, centre, space, e, h)
-    middle = shift.mean()
-    shift -= middle
-    left = torch.cat([s1, ones[:, None].float(), torch.ones_like(s1[:, :1])], dim=1)
-    right = torch.cat([t1, left_out[:, None].float(), shift[:, None].float()], dim=1)
+    piece = _sum_error(_PIECE + dims // _PIECE + 1)
+    e = piece * float(space.double().norm())
+    # |u2| comes into the column of zeros.
+    columns = torch.cat([space, torch.zeros_like(centre)[:, None], centre[:, None]], dim=1)
+    left, s = _coordinates(queries, centre, columns, e, h)
+    right, t = _coordinates(bank, centre, columns, e, h)
+    offset = left[:, -1].double()
+    left[:, -1] = 1
     # |s1| <= (1 + e + h) |s|, and so on: lengths of whole rows serve in all terms of rounding.
-    length = (1 + e + h) ** 2 * s * t.max()
-    spread = float(shift.abs().max())
-    rounding = _sum_error(width + 2) * (2 * length + spread) + _UNIT * spread
+    longest = t.max()
+    length = (1 + e + h) ** 2 * s * longest
+    product = _sum_error(width + 2) * (2 * length + float(right[:, -1].abs().max()))
+    along = (piece + 2 * _UNIT) * float(centre.double().norm()) * (s + longest)
     final = 3 * _UNIT * _lengths(queries) * _lengths(bank).max()
-    slack = (3 * h + 2 * e + 4 * _UNIT) * length + rounding + final
-    square = float(centre.double().square().sum())
-    return Factors(left, right, slack + offset + middle - square)
+    slack = (3 * h + 2 * e + 4 * _UNIT) * length + product + along + final
+    return Factors(left, right, slack + offset + float(centre.double().square().sum()))
 
 
 def _coordinates(
-    rows: torch.Tensor, centre: torch.Tensor, space: torch.Tensor, e: float, h: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of x: u1 (n, r) float32; |u|, a bound of |u2|, and c.x, each (n,) float64."""
-    u1 = rows.new_zeros(len(rows), space.shape[1])
-    lengths, products = rows.new_empty(2, len(rows), dtype=torch.float64)
+    rows: torch.Tensor, centre: torch.Tensor, columns: torch.Tensor, e: float, h: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of x: (u1, a bound of |u2|, c.u), of shape (n, r + 2), float32; |u|, (n,) float64."""
+    result = rows.new_zeros(len(rows), columns.shape[1])
+    lengths = rows.new_empty(len(rows), dtype=torch.float64)
     for start in range(0, len(rows), _ROWS):
         part = slice(start, start + _ROWS)
         u = rows[part] - centre
         for at in range(0, rows.shape[1], _PIECE):
-            u1[part] += u[:, at : at + _PIECE] @ space[at : at + _PIECE]
+            result[part] += u[:, at : at + _PIECE] @ columns[at : at + _PIECE]
         lengths[part] = _lengths(u)
-        products[part] = rows[part].double() @ centre.double()
-    inner = _lengths(u1)
-    squares = lengths.square() - inner.square() + 2 * e * lengths * inner + h * inner.square()
-    left_out = squares.clamp_(min=0).sqrt_() * (1 + 2 * _UNIT)  # still a bound as float32
-    return u1, lengths, left_out, products
+    inner = _lengths(result[:, :-2])
+    shorter = inner * (1 - 2 * _sum_error(columns.shape[1]))
+    squares = lengths.square() - shorter.square() + 2 * e * lengths * inner + h * inner.square()
+    # Still a bound as float32.
+    result[:, -2] = (squares.clamp_(min=0).sqrt_() * (1 + 2 * _UNIT)).float()
+    return result, lengths
 
 
 def _lengths(rows: torch.Tensor) -> torch.Tensor:
-    lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return lengths
+    """Of shape (n,), float64, never too short."""
+    lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1).double()
+    return lengths * (1 + _sum_error(rows.shape[1] + 2))
 
 
 def _sum_error(terms: int) -> float:

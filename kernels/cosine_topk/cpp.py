@@ -39,7 +39,7 @@ def _merge(
     similarities: torch.Tensor,
     indices: torch.Tensor,
 ) -> int:
-    left, right, slack = bound_factors(queries, bank)
+    left, right, slack = bound_factors(queries, bank, similarities.shape[1])
     columns = right.T
     step = max(1, _BLOCK_BYTES // (4 * len(bank)))
     buffer = torch.empty(min(step, len(queries)), len(bank))

@@ -57,12 +57,13 @@ def cosine_topk(
         )
     elif best[0].shape[-1] != k:
         raise ValueError(f"best holds {best[0].shape[-1]} neighbours, must be k={k}")
-    similarities, indices = _operation(queries, bank, best[0], best[1], first_row)
+    # The registered operation is for graphs. Calling it loads torch's compiler, for seconds.
+    run = _operation if torch.compiler.is_compiling() else _merge
+    similarities, indices = run(queries, bank, best[0], best[1], first_row)
     return similarities, indices
 
 
-@torch.library.custom_op("fastrot::cosine_topk", mutates_args=())
-def _operation(
+def _merge(
     queries: torch.Tensor,
     bank: torch.Tensor,
     similarities: torch.Tensor,
@@ -76,6 +77,9 @@ def _operation(
     if len(queries) and len(bank):
         merge(queries.contiguous(), bank.contiguous(), first_row, similarities, indices)
     return similarities, indices
+
+
+_operation = torch.library.custom_op("fastrot::cosine_topk", _merge, mutates_args=())
 
 
 @_operation.register_fake

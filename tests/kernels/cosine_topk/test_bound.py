@@ -52,7 +52,7 @@ def test_no_similarity_is_above_its_bound(kind: str, width: int, orthonormal: fl
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_rows_are_a_bound(kind: str) -> None:
     queries, bank = data(kind)
-    factors = bound_factors(queries, bank)
+    factors = bound_factors(queries, bank, 10)
     assert factors.left is queries and factors.right is bank
     slack = excess(factors, queries, bank)
     assert 0 <= slack.min() and slack.max() < 1e-4
@@ -67,18 +67,19 @@ def narrow(noise: float) -> torch.Tensor:
 
 def test_a_space_is_found_where_there_is_one() -> None:
     rows = narrow(noise=0.02)
-    found = fit_space(rows)
+    found = fit_space(rows, 20, 3000)
     assert found is not None
     centre, space = found
-    assert space.shape == (D, 32)  # 20, in steps
+    assert space.shape == (D, 32)  # the least that holds 20
+    assert fit_space(rows, 20, 1) is None  # for one query, projecting the bank costs more
     assert torch.allclose(space.T @ space, torch.eye(32), atol=1e-5)
     factors = narrow_factors(rows[:50], rows, centre, space)
     above = excess(factors, rows[:50], rows)
     assert 0 <= above.min() and above.max() < 2e-3
-    again = fit_space(rows)
+    again = fit_space(rows, 20, 3000)
     assert again is not None and torch.equal(space, again[1])
 
 
 def test_no_space_is_taken_where_there_is_none() -> None:
-    assert fit_space(narrow(noise=10.0)) is None
-    assert fit_space(torch.ones(3000, D)) is None
+    assert fit_space(narrow(noise=10.0), 20, 3000) is None
+    assert fit_space(torch.ones(3000, D), 20, 3000) is None

@@ -30,7 +30,7 @@ def blank(m: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def always_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bound, "_FEWEST", (1, 300))
+    monkeypatch.setattr(bound, "_WORK", 0)
     monkeypatch.setattr(bound, "_SAMPLE", 200)
 
 
@@ -44,7 +44,7 @@ def test_a_narrow_bound_finds_the_same_with_fewer_sums(
     monkeypatch.setattr(cpp, "_BLOCK_BYTES", 4 * 2000 * 30)  # several blocks of queries
     queries, bank = features(100, 512, 1), features(2000, 512, 2)
     bank[1500:] = bank[:500]  # ties
-    assert bound.bound_factors(queries, bank).left.shape[1] < 512 // 4
+    assert bound.bound_factors(queries, bank, k).left.shape[1] < 512 // 4
     found, expected = blank(100, k), blank(100, k)
     sums = cpp.cosine_topk(queries, bank, 0, *found)
     reference.cosine_topk(queries, bank, 0, *expected)
@@ -56,7 +56,7 @@ def test_a_narrow_bound_finds_the_same_with_fewer_sums(
 def test_a_useless_bound_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, bank = features(20, 256, 1, noise=5.0), features(500, 256, 2, noise=5.0)
     centre, space = torch.ones(256), torch.linalg.qr(torch.randn(256, 2))[0].contiguous()
-    monkeypatch.setattr(bound, "fit_space", lambda _: (centre, space))
+    monkeypatch.setattr(bound, "fit_space", lambda *_: (centre, space))
     found, expected = blank(20, 10), blank(20, 10)
     sums = cpp.cosine_topk(queries, bank, 0, *found)
     reference.cosine_topk(queries, bank, 0, *expected)

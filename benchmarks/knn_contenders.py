@@ -1,0 +1,103 @@
+"""Who searches neighbours in ``fastrot bench knn``: ours, faiss, scikit-learn, plain torch.
+
+Each takes the same unit rows, float32 in memory, and begins with nothing prepared: what builds an
+index, copies rows or fits a space counts.
+
+Shapes: m queries, n bank rows, D dimensions, k neighbours.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.kernels.cosine_topk.op import cosine_topk
+
+_TORCH_BLOCK = 512
+
+
+class Found(NamedTuple):
+    """Neighbours.
+
+    Attributes:
+        similarities: of shape (m, k), float32, decreasing.
+        rows: of shape (m, k), int64.
+    """
+
+    similarities: NDArray[np.float32]
+    rows: NDArray[np.int64]
+
+
+Search = Callable[[torch.Tensor, torch.Tensor, int, int], Found]
+
+
+def own(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
+    """``cosine_topk``; threads are torch's."""
+    similarities, rows = cosine_topk(queries, bank, k)
+    return Found(similarities.numpy(), rows.numpy())
+
+
+def faiss(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
+    """faiss-cpu's exact inner product index."""
+    library: Any = importlib.import_module("faiss")
+    library.omp_set_num_threads(threads)
+    index = library.IndexFlatIP(bank.shape[1])
+    index.add(bank.numpy())
+    return Found(*index.search(queries.numpy(), k))
+
+
+def sklearn(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
+    """scikit-learn's brute force; its distance is 1 - similarity."""
+    from sklearn.neighbors import NearestNeighbors
+
+    peer = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="cosine", n_jobs=1)
+    distances, rows = peer.fit(bank.numpy()).kneighbors(queries.numpy())
+    return Found((1 - distances).astype(np.float32), rows)
+
+
+def plain_torch(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
+    """A matrix product and ``torch.topk`` for each block of queries, as DINO's script does."""
+    columns = bank.T
+    parts = [(part @ columns).topk(k, dim=1) for part in queries.split(_TORCH_BLOCK)]
+    return Found(
+        torch.cat([part.values for part in parts]).numpy(),
+        torch.cat([part.indices for part in parts]).numpy(),
+    )
+
+
+SEARCHES: dict[str, Search] = {
+    "fastrot": own,
+    "faiss": faiss,
+    "torch": plain_torch,
+    "sklearn": sklearn,
+}
+"""By name; the first is the subject."""
+
+
+def missing(name: str) -> str | None:
+    """Why a contender cannot take part; None if it can."""
+    if name == "faiss" and find_spec("faiss") is None:
+        return "the package faiss-cpu is not installed"
+    return None
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """So many threads for torch, and for every BLAS and OpenMP that is loaded or will be."""
+    before = torch.get_num_threads()
+    if find_spec("faiss") is not None:
+        importlib.import_module("faiss")  # or its BLAS would come after the limit
+    control: Any = importlib.import_module("threadpoolctl")
+    with control.threadpool_limits(threads):
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
