@@ -10,12 +10,17 @@ from fastrot.evaluation.result import Result
 from fastrot.report.blocks import Figure, Key, Table
 from fastrot.report.lines import Line, line_chart
 from fastrot.report.results import Found
-from fastrot.report.text import clean, percent
+from fastrot.report.text import clean, percent, plain
 
 _NAME = re.compile(r"(\d{1,6})-shot(?: (.+))?")
 _PUBLISHED = (
     ("published (layer3)", "mmselfsup-0.x", "s3"),
     ("published random initialisation", "openselfsup-random", "s4"),
+)
+
+_NOTE = (
+    "The layer drawn is the best one on average. Published: ResNet-50 pretrained on ImageNet, "
+    "measured on VOC2007."
 )
 
 Curve = dict[int, float]
@@ -90,7 +95,8 @@ def _figure(one: Found, metric: str) -> Figure:
         f"{title}. {_named('This run', best)}: {said}.",
         table,
         [Key(style, name, "dash" if dashed else "line") for name, style, _, dashed in drawn],
-        "The layer drawn is the best one on average. Published: ResNet-50 on ImageNet, on VOC2007.",
+        f"{_NOTE} Weights: {plain(one.result.weights.get('source'))}; tested on "
+        f"{plain(one.result.data.get('test'))}.",
     )
 
 

@@ -6,7 +6,6 @@ Shapes: M images of the bank, Q queries, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from fastrot.data.labels import Labels
 from fastrot.data.open import open_samples
-from fastrot.data.samples import Samples
 from fastrot.errors import FastrotError
 from fastrot.feature_cache import FeatureCache
 from fastrot.report.blocks import Mark, Picture, Section, Strips
@@ -23,7 +21,8 @@ from fastrot.report.files import RunFiles
 from fastrot.report.network import Images, Network, Say, build_reader, chosen
 from fastrot.report.pictures import picture_uri
 from fastrot.report.text import clean, percent
-from fastrot.report.views import _PIXELATED_UP_TO
+from fastrot.report.views import PIXELATED_UP_TO
+from fastrot.resolve import val_crop
 from fastrot.weights import weights_digest
 
 _QUERIES = 8
@@ -48,10 +47,12 @@ def neighbours_section(
 ) -> Section:
     """A few queries and their neighbours among other images of the same set."""
     section = Section("neighbours", "Nearest neighbours")
-    if network is None or images is None:
+    bank = None if network is None else _from_caches(run, network, images)
+    if network is not None and images is not None and bank is None:
+        bank = _computed(network, images, say)
+    if network is None or bank is None:
         section.missing.append(f"nearest neighbours: {why}")
         return section
-    bank = _from_caches(run, network, images) or _computed(network, images, say)
     count = len(bank.ids)
     if count < 2:
         section.missing.append("nearest neighbours: there is only one image")
@@ -78,7 +79,7 @@ def neighbours_section(
     section.lead += _shared(labels, top)
     size = bank.images.crop.size
     section.blocks.append(
-        Strips(rows, 1 + top.shape[1], pixelated=size <= _PIXELATED_UP_TO, queries=True)
+        Strips(rows, 1 + top.shape[1], pixelated=size <= PIXELATED_UP_TO, queries=True)
     )
     return section
 
@@ -98,30 +99,37 @@ def _computed(network: Network, images: Images, say: Say) -> _Bank:
     return _Bank(images, ids, torch.cat(parts), f"by the checkpoint of step {network.step:,}")
 
 
-def _from_caches(run: RunFiles, network: Network, images: Images) -> _Bank | None:
-    """Test features of an evaluation of these weights, if their images are still there."""
+def _from_caches(run: RunFiles, network: Network, images: Images | None) -> _Bank | None:
+    """Features that an evaluation has extracted with these weights from the same images.
+
+    Where the run's own images cannot be read: from other images, if those can.
+    """
     digest = weights_digest(network.model.backbone)
-    for path in sorted((run.path / "eval" / "cache").glob("*-test")):
+    for path in sorted((run.path / "eval" / "cache").glob("*/manifest.json")):
         try:
-            cache = FeatureCache.open(path)
+            cache = FeatureCache.open(path.parent)
             usable = _LAYER in cache.layers and not cache.crops and cache.num_samples >= 2
             if not usable or cache.identity.get("weights") != digest:
                 continue
-            samples = open_samples(Path(str(cache.manifest["made_by"]["data"])))
-            if cache.identity.get("data") != samples.digest or len(samples) != cache.num_samples:
-                continue
-            return _cached(cache, samples, images, path)
+            of = images or _images_of(cache, network)
+            if cache.identity.get("data") == of.samples.digest:
+                return _cached(cache, of)
         except (FastrotError, KeyError, TypeError):
             continue  # another one may do, and else they are computed
     return None
 
 
-def _cached(cache: FeatureCache, samples: Samples, images: Images, path: Path) -> _Bank:
+def _images_of(cache: FeatureCache, network: Network) -> Images:
+    data = str(cache.manifest["made_by"]["data"])
+    return Images(open_samples(data), val_crop(network.config), f"images of {data}", False)
+
+
+def _cached(cache: FeatureCache, images: Images) -> _Bank:
     count = min(cache.num_samples, _MOST_ROWS)
     ids = np.linspace(0, cache.num_samples - 1, count).astype(np.int64)
     rows = torch.from_numpy(cache.features(_LAYER)[ids].astype(np.float32))
-    bank = Images(samples, images.crop, held_out=True)
-    return _Bank(bank, ids, F.normalize(rows, dim=1), f"from the cache {path.name}")
+    whence = f"from the cache {cache.path.name}"
+    return _Bank(images, ids, F.normalize(rows, dim=1), whence)
 
 
 def _nearest(features: torch.Tensor, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

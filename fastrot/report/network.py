@@ -60,17 +60,14 @@ class Images:
     Attributes:
         samples: the data set.
         crop: the run's own test transform.
-        held_out: whether the network has not been trained on them.
+        name: for people.
+        held_out: whether they are the run's held-out images.
     """
 
     samples: Samples
     crop: Crop
+    name: str
     held_out: bool
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return "held-out images" if self.held_out else "training images"
 
 
 def load_network(run: RunFiles) -> Network:
@@ -117,7 +114,9 @@ def open_images(run: RunFiles, config: Config) -> Images:
     samples = open_samples(path, checksums=config.data.checksums)
     if not len(samples):
         raise UsageError(f"{path}: holds no images")
-    return Images(samples, val_crop(config), config.data.val is not None)
+    held_out = config.data.val is not None
+    words = "held-out images" if held_out else "training images"
+    return Images(samples, val_crop(config), words, held_out)
 
 
 def chosen(images: Images, network: Network, most: int) -> NDArray[np.int64]:

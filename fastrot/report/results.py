@@ -64,7 +64,7 @@ def read_results(run: Path) -> tuple[list[Found], list[str]]:
 def _checked(result: Result) -> Result:
     for score in [*result.scores, *(result.random or ())]:
         _check_score(score)
-    texts = (result.protocol, result.label, *result.changed)
+    texts = (result.protocol, result.label, *result.changed, *result.notes)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("its names are not text")
     for part in (result.weights, result.data, result.record, result.settings):

@@ -13,6 +13,7 @@ from fastrot.report.lowshot import is_lowshot, lowshot_figures
 from fastrot.report.results import Found, groups
 from fastrot.report.text import clean, plain
 
+_MOST_OF_A_CHANGE = 100
 _METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mAP": "mean average precision"}
 _PUBLISHED = (
     "Published: ResNet-50 pretrained on ImageNet for 70 epochs and measured on the protocol's own "
@@ -105,9 +106,14 @@ def _figure(one: Found, metric: str, kind: str, scores: Sequence[Score]) -> Figu
 def notes(one: Found, rows: Sequence[PublishedRow]) -> str:
     """What to know before comparing."""
     data = one.result.data
-    text = [f"Trained on {plain(data.get('train'))}, tested on {plain(data.get('test'))}."]
+    text = [
+        f"Weights: {plain(one.result.weights.get('source'))}; trained on "
+        f"{plain(data.get('train'))}, tested on {plain(data.get('test'))}."
+    ]
     if one.result.changed:
-        text.append(f"Not the protocol's own settings: {plain(list(one.result.changed))}.")
+        changes = "; ".join(clean(change, _MOST_OF_A_CHANGE) for change in one.result.changed)
+        text.append(f"Not the protocol's own settings: {changes}.")
+    text += [f"{clean(note, 300)}." for note in one.result.notes]
     if rows:
         text.append(_PUBLISHED)
         remarks = sorted({row.note for row in rows if row.note})

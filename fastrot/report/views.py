@@ -16,7 +16,7 @@ from fastrot.report.network import Images, Network, Say, build_reader, chosen
 from fastrot.report.pictures import picture_uri
 
 _IMAGES = 8
-_PIXELATED_UP_TO = 64
+PIXELATED_UP_TO = 64
 
 
 def views_section(network: Network | None, images: Images | None, why: str, say: Say) -> Section:
@@ -59,7 +59,7 @@ def views_section(network: Network | None, images: Images | None, why: str, say:
         f"by 0°, 90°, 180° and 270°, and the turn that the checkpoint of step {network.step:,} "
         "sees in each, with its probability."
     )
-    section.blocks.append(Strips(rows, TURNS, pixelated=size <= _PIXELATED_UP_TO))
+    section.blocks.append(Strips(rows, TURNS, pixelated=size <= PIXELATED_UP_TO))
     return section
 
 

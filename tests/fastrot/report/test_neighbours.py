@@ -31,7 +31,7 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
     features = np.zeros((16, 4), np.float32)
     features[np.arange(16), samples.labels // 2] = 1
     cache = FeatureCache.write_arrays(
-        run / "eval" / "cache" / "knn-test",
+        run / "eval" / "cache" / "val-center-pool",
         features={"pool": features},
         labels=samples.labels,
         identity={
@@ -44,5 +44,26 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
         '"made_by": {}', f'"made_by": {{"data": "{files.config.data.val}"}}'
     )
     manifest.write_text(text)
-    assert ("from the cache knn-test" in lead(run)) is fits
+    assert ("from the cache val-center-pool" in lead(run)) is fits
     assert ("by the checkpoint of step 6" in lead(run)) is not fits
+
+
+def test_other_images_of_a_cache_stand_in_for_moved_ones(run: Path, trained: Path) -> None:
+    network = load_network(read_run(run))
+    samples = open_samples(trained.parent / "train")
+    cache = FeatureCache.write_arrays(
+        run / "eval" / "cache" / "train-center-pool",
+        features={"pool": np.eye(24, dtype=np.float32)},
+        labels=samples.labels,
+        identity={"weights": weights_digest(network.model.backbone), "data": samples.digest},
+    )
+    manifest = cache.path / "manifest.json"
+    place = f'"made_by": {{"data": "{trained.parent / "train"}"}}'
+    manifest.write_text(manifest.read_text().replace('"made_by": {}', place))
+    gone = trained.parent / "val"
+    aside = gone.rename(gone.with_name("val-aside"))
+    try:
+        words = lead(run)
+    finally:
+        aside.rename(gone)
+    assert f"23 other images of {trained.parent / 'train'}" in words
