@@ -122,7 +122,7 @@ class LinearConfig(Section):
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """optimum: relative duality gap at which a strength is solved."""
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
-        *(1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+        *(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     )
     """optimum: s of the penalty s/2 |W|^2 of the mean loss, to choose from by top-1 on a tenth of
     the training set; ties go to the first, the intercept is free."""

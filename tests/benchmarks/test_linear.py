@@ -35,11 +35,13 @@ def cache(test_data: Callable[[str], Path], tmp_path_factory) -> Path:
 
 
 def test_all_reach_the_same_objective_before_they_are_timed(cache, tmp_path) -> None:
+    peers = ("cyanure", "sklearn")
     report = run_linear(
-        cache, layer="pool", strengths=(1e-1, 1e-2), rounds=2, threads=1, progress=False
-    )
-    there = {name for name in SOLVERS if name not in report.left_out}
-    assert {"fastrot", "sklearn", "torch-lbfgs"} <= there
+        cache, layer="pool", strengths=(1e-1, 1e-2), peers=peers, rounds=2, threads=1,
+        progress=False,
+    )  # fmt: skip
+    there = {name for name in ("fastrot", *peers) if name not in report.left_out}
+    assert {"fastrot", "sklearn"} <= there
     assert [(p.strength, p.name) for p in report.points] == [
         (strength, name) for strength in (1e-1, 1e-2) for name in SOLVERS if name in there
     ]
@@ -55,6 +57,14 @@ def test_all_reach_the_same_objective_before_they_are_timed(cache, tmp_path) -> 
         "made": "features of real images, standardised",
     }  # fmt: skip
     assert report.exit_code == 0
+
+
+@pytest.mark.slow  # the first optimizer of a process imports torch's compiler
+def test_the_plain_torch_loop_gets_there_too(cache) -> None:
+    report = run_linear(
+        cache, layer="pool", strengths=(1e-2,), peers=("torch-lbfgs",), rounds=1, progress=False
+    )
+    assert [point.name for point in report.points] == ["fastrot", "torch-lbfgs"]
 
 
 def test_who_does_not_get_there_is_left_out_with_what_it_reached(cache, monkeypatch) -> None:
