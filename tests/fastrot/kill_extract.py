@@ -1,8 +1,8 @@
 """Kills an extraction again and again, each time at a later call that changes a file.
 
-``python kill_extract.py RUN PHOTOS FOLDER CROPS...`` extracts into FOLDER/CROPS. It forks a child for each start, which is killed at
-its 6th, 12th, 18th ... call until the files are made, then after about one batch of rows, until
-one gets to the end. Prints one line of JSON for each.
+``python kill_extract.py RUN PHOTOS FOLDER CROPS...`` extracts into FOLDER/CROPS. It forks a child
+for each start, which is killed at its 6th, 12th, 18th ... call until the files are made, then
+after about one batch of rows, until one gets to the end. Prints one line of JSON for each.
 """
 
 from __future__ import annotations
