@@ -5,7 +5,8 @@ MMSelfSup 0.x trains its ImageNet heads on crop, flip, ``ColorJitter(0.4, 0.4, 0
 one of brightness, contrast and saturation, in an order drawn for each image, ends with whole
 levels, rounded down. Lighting (Krizhevsky et al., 2012) adds one colour to the whole image, drawn
 along the principal components of ImageNet's pixels, and cuts nothing off.
-``colour_reference.py`` has the same by Pillow and torchvision.
+``colour_reference.py`` has the same by Pillow and torchvision. (A GPU divides by multiplying, so
+that there a normalised value can differ in its last bit; the levels before that cannot.)
 
 All three operations move a pixel away from, or towards, something grey: black, the image's mean
 grey, the pixel's own grey. So one pass does any of them, and no image waits for another's order.

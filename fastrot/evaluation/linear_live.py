@@ -9,7 +9,7 @@ its step from that. Test features are extracted once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,6 +54,7 @@ def evaluate_linear_live(
     loader: str = "auto",
     workers: int | None = None,
     test_cache: Path | None = None,
+    test_layers: Sequence[str] | None = None,
     progress: bool = True,
     save_seconds: float = _SAVE_SECONDS,
 ) -> list[Score]:
@@ -74,6 +75,7 @@ def evaluate_linear_live(
         workers: decoding threads or processes; None: by the cores.
         test_cache: folder of the test features, which may be there already; None: one in the
             journal's folder.
+        test_layers: of that cache, which may hold more than are probed; None: those.
         progress: show that of the extraction on standard error.
         save_seconds: least time between two saved states.
 
@@ -102,7 +104,7 @@ def evaluate_linear_live(
                 backbone,
                 test,
                 folder,
-                layers=features.layers,
+                layers=test_layers or features.layers,
                 crop=scoring_crop(config, backbone),
                 device=device,
                 workers=workers,

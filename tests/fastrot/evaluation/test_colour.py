@@ -39,6 +39,15 @@ def test_every_bit_is_pillows_and_torchvisions(photos: torch.Tensor) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_gives_the_same_levels(photos: torch.Tensor) -> None:
+    colours = draw_colours(7, 0, np.arange(len(photos)))
+    flips = torch.arange(len(photos)) % 2 == 0
+    ours = coloured_views(photos, flips, colours, MEAN, STD)
+    theirs = coloured_views(photos.cuda(), flips.cuda(), colours, MEAN, STD).cpu()
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=2e-6)  # a level is 0.017
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4, 3.0])
 @pytest.mark.parametrize("operation", [0, 1, 2])
 def test_one_operation_at_its_limits(photos: torch.Tensor, operation: int, factor: float) -> None:

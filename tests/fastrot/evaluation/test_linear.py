@@ -186,6 +186,17 @@ def test_the_seed_matters_and_nothing_else_does(two: tuple[FeatureCache, Feature
     assert run(*two, seed=1)[2].detail["loss"] != run(*two)[2].detail["loss"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_learns_the_same(two: tuple[FeatureCache, FeatureCache]) -> None:
+    scores = [
+        evaluate_linear(*two, settings(), Journal(None, {}), lambda _: None, device=device)
+        for device in ("cpu", "cuda")
+    ]
+    for ours, theirs in zip(*scores, strict=True):
+        assert theirs.detail["loss"] == pytest.approx(ours.detail["loss"], rel=1e-3)
+        assert theirs.value == pytest.approx(ours.value, abs=2)
+
+
 def test_the_optimum_follows_where_it_is_asked_for(
     tmp_path: Path, two: tuple[FeatureCache, FeatureCache]
 ) -> None:

@@ -238,6 +238,22 @@ def test_what_cannot_be_probed_says_why(
         live(backbone, two, settings(), loader="fast")
 
 
+def test_test_features_that_are_there_serve_with_the_layers_they_hold(
+    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples], tmp_path: Path
+) -> None:
+    config, layers = settings("rrc"), ("layer1", "layer3", "pool")
+    extract_features(
+        *(backbone, two[1], tmp_path / "test"),
+        layers=layers,
+        crop=scoring_crop(config, backbone),
+        progress=False,
+    )
+    scores = live(backbone, two, config, test_cache=tmp_path / "test", test_layers=layers)
+    assert scores == live(backbone, two, config)
+    with pytest.raises(MismatchError, match="layers"):
+        live(backbone, two, config, test_cache=tmp_path / "test")
+
+
 def test_the_identity_names_what_differs(
     backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples], tmp_path: Path
 ) -> None:
