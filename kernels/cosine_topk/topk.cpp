@@ -36,10 +36,12 @@ constexpr std::size_t kGroup = 64;       // bounds that are compared before one 
 constexpr std::size_t kQueries = 8;      // queries that a thread takes at a time
 constexpr std::size_t kLineFloats = 16;  // of a cache line
 
-CLONES double dot(const float *a, const float *b, std::size_t dims) {
+// Reads `next` ahead, as long as b: rows lie far apart, and memory is slower than the sum.
+CLONES double dot(const float *a, const float *b, const float *next, std::size_t dims) {
   double sums[kLanes] = {};
   std::size_t i = 0;
   for (; i + kLanes <= dims; i += kLanes) {
+    for (std::size_t at = 0; at < kLanes; at += kLineFloats) __builtin_prefetch(next + i + at);
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
       sums[lane] += static_cast<double>(a[i + lane]) * static_cast<double>(b[i + lane]);
     }
@@ -173,12 +175,9 @@ class Search {
   }
 
   void rescore(std::size_t i) {
-    if (i + 1 < list_.size()) {  // rows lie far apart, memory is slower than the sum
-      const float *next = row(list_[i + 1].row);
-      for (std::size_t at = 0; at < bank_.dims; at += kLineFloats) __builtin_prefetch(next + at);
-    }
     const std::int32_t which = list_[i].row;
-    const auto similarity = static_cast<float>(dot(query_, row(which), bank_.dims));
+    const float *next = row(list_[std::min(i + 1, list_.size() - 1)].row);
+    const auto similarity = static_cast<float>(dot(query_, row(which), next, bank_.dims));
     const Neighbour neighbour{similarity, bank_.first_row + which};
     ++rescored_;
     if (best_.size() == k_) {
