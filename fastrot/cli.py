@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, c
 import typer
 
 from fastrot import __version__
+from fastrot.cli_bench import add_bench_commands
 from fastrot.cli_measure import add_commands
 from fastrot.errors import FastrotError, StorageError, UsageError
 
@@ -334,6 +335,7 @@ def _show(report: Report, as_json: bool) -> None:
 
 
 add_commands(app, _show)
+add_bench_commands(bench, _show)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

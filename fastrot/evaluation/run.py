@@ -118,14 +118,14 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
         random, _, _, more = _run(replace(what, random_init=True), config, say)
         seconds |= {f"random {part}": value for part, value in more.items()}
     source, digest = _weights(what)
-    own = load_protocol(config.protocol).model_dump(mode="json")
+    own, ours = (_relevant(each) for each in (load_protocol(config.protocol), config))
     result = Result(
         protocol=config.protocol,
         label=mode.label,
         scores=scores,
         random=random,
         settings=config.model_dump(mode="json"),
-        changed=differing_fields(own, config.model_dump(mode="json")),
+        changed=differing_fields(own, ours),
         weights={"source": source, "digest": digest},
         data={"train": str(what.train), "test": str(what.test)},
         caches=settings,
@@ -147,7 +147,7 @@ def _run(
     if what.mode != TEST_TRANSFORM:
         name += f"-{what.mode.name}"
     folder = what.out / f"{name}{'-random' if what.random_init else ''}"
-    settings = config.model_dump(mode="json")
+    settings = {"protocol": name, **_relevant(config)}
     began = time.monotonic()
     if what.mode.crops is None:
         train, test = open_samples(what.train), open_samples(what.test)
@@ -230,6 +230,13 @@ def _backbone(what: Measurement) -> Backbone:
 def _weights(what: Measurement) -> tuple[str, str]:
     backbone = _backbone(what)
     return backbone.source, backbone.digest
+
+
+def _relevant(config: EvalConfig) -> dict[str, Any]:
+    """The settings that its evaluator reads."""
+    sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
+    settings = config.model_dump(mode="json")
+    return {name: value for name, value in settings.items() if name in sections}
 
 
 def _notes(what: Measurement, config: EvalConfig) -> list[str]:

@@ -143,7 +143,7 @@ def _plan(
                 left_out[name] = f"{step.train}: a class has fewer than {min(shots)} images"
                 continue
             step = replace(
-                step, overrides=(*base.overrides, ("lowshot.shots", str(list(there))))
+                step, overrides=(*base.overrides, ("lowshot.shots", there))
             ) if there != shots else step  # fmt: skip
         if config.kind == "linear":
             steps += [replace(step, mode=mode) for mode in modes]

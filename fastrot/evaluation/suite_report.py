@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -29,21 +30,16 @@ class SuiteReport:
 
     def show(self, console: Console) -> None:
         """Print measured beside published, then what is to be known before comparing."""
-        table = Table()
-        for column in ("protocol", "mode", "", "metric"):
-            table.add_column(column)
-        for column in ("measured", "random init", "published"):
-            table.add_column(column, justify="right")
-        last = None
-        for row in shown_rows(suite_rows(self.suite.results)):
-            head = (row.protocol, row.mode)
-            if last not in (None, head):
-                table.add_section()
-            numbers = [row.measured, row.random, row.published]
-            cells = ["" if value is None else f"{value:.2f}" for value in numbers]
-            table.add_row(*(head if head != last else ("", "")), row.name, row.metric, *cells)
-            last = head
-        console.print(table)
+        rows = shown_rows(suite_rows(self.suite.results))
+        for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
+            table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
+            for column in ("", "metric", "measured", "random init", "published"):
+                table.add_column(column, justify="left" if column in ("", "metric") else "right")
+            for row in group:
+                numbers = [row.measured, row.random, row.published]
+                cells = ["" if value is None else f"{value:.2f}" for value in numbers]
+                table.add_row(row.name, row.metric, *cells)
+            console.print(table)
         lines = [
             f"{protocol}, augmented minus cached: {name} {value:+.2f} points"
             for protocol, gap in self.suite.gaps.items()

@@ -110,12 +110,14 @@ def suite_markdown(
 
 
 def suite_notes(results: Sequence[Result]) -> list[str]:
-    """What differs from the published settings and data, each line once."""
-    lines: dict[str, None] = {}
+    """Weights, and what differs from the published settings and data, each line once."""
+    protocols: dict[str, dict[str, None]] = {}
     for result in results:
-        lines |= {f"{result.protocol}: {text}": None for text in (*result.changed, *result.notes)}
+        for text in (*result.changed, *result.notes):
+            protocols.setdefault(text, {})[result.protocol] = None
     weights = {str(result.weights["source"]) for result in results}
-    return [*(f"weights: {text}" for text in sorted(weights)), *lines]
+    lines = [f"weights: {text}" for text in sorted(weights)]
+    return lines + [f"{text} ({', '.join(names)})" for text, names in protocols.items()]
 
 
 def _cell(text: str) -> str:
