@@ -80,8 +80,9 @@ def solve_path(
     ``gap`` is what was reached.
 
     Args:
-        features: X of shape (n, D), any float dtype, on the device that is to compute. About
-            three times their size in float32 is needed, five times where that is below 1 GiB.
+        features: X of shape (n, D), any float dtype, on the device that is to compute. Besides
+            them, as much memory is needed as they take in float32, and three times that where it
+            is at most 1 GiB.
         labels: of shape (n,), integers from 0.
         strengths: values of s, positive.
         classes: C; None: the largest label and 1.
