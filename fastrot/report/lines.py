@@ -95,7 +95,7 @@ def line_chart(
         parts.append(element("path", d=path([(_LEFT, at), (WIDTH - _RIGHT, at)]), class_="rule"))
         parts.append(label(WIDTH - _RIGHT, at - 4, rule[1], "end", "soft"))
     for line in lines:
-        parts += _draw(line, x, y, y_format)
+        parts += _draw(line, x, y, y_format, places)
     return drawing(_HEIGHT, *parts)
 
 
@@ -108,7 +108,13 @@ def _levels(y: Scale, marks: Sequence[float], form: Callable[[float], str]) -> l
     return parts
 
 
-def _draw(line: Line, x: Scale, y: Scale, form: Callable[[float], str]) -> list[Markup]:
+def _draw(
+    line: Line,
+    x: Scale,
+    y: Scale,
+    form: Callable[[float], str],
+    places: Sequence[str] | None,
+) -> list[Markup]:
     at = [
         None if value is None else (x(place), y(value))
         for place, value in zip(line.xs, line.ys, strict=True)
@@ -121,7 +127,8 @@ def _draw(line: Line, x: Scale, y: Scale, form: Callable[[float], str]) -> list[
     for i in shown if line.points else shown[-1:]:
         point, value = at[i], line.ys[i]
         assert point is not None and value is not None
-        text = hint(f"{line.name}: {form(value)} at {short(line.xs[i])}")
+        place = short(line.xs[i]) if places is None else places[int(line.xs[i])]
+        text = hint(f"{line.name}: {form(value)} at {place}")
         parts.append(
             element("circle", text, cx=point[0], cy=point[1], r=3.2, class_=f"dot {line.style}")
         )

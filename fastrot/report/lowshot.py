@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fastrot.evaluation.published import published
+from fastrot.evaluation.published import PublishedRow, published
 from fastrot.evaluation.result import Result
 from fastrot.report.blocks import Figure, Key, Table
 from fastrot.report.lines import Line, line_chart
-from fastrot.report.results import Found
-from fastrot.report.text import clean, percent, plain
+from fastrot.report.results import Found, notes
+from fastrot.report.text import clean, percent, short
 
 _NAME = re.compile(r"(\d{1,6})-shot(?: (.+))?")
 _PUBLISHED = (
@@ -18,10 +18,7 @@ _PUBLISHED = (
     ("published random initialisation", "openselfsup-random", "s4"),
 )
 
-_NOTE = (
-    "The layer drawn is the best one on average. Published: ResNet-50 pretrained on ImageNet, "
-    "measured on VOC2007."
-)
+_NOTE = "The layer drawn is the best one on average."
 
 Curve = dict[int, float]
 
@@ -47,14 +44,16 @@ def _figure(one: Found, metric: str) -> Figure:
     if random:
         layer = max(random, key=lambda name: _mean(random[name]))
         drawn.append((_named("random initialisation", layer), "s2", random[layer], False))
+    used: list[PublishedRow] = []
     for name, source, style in _PUBLISHED:
-        rows = {
-            row.name: row.value
+        rows = [
+            row
             for row in published(one.result.protocol)
             if row.source == source and row.metric == metric
-        }
-        curve = _curves({(row, metric): value for row, value in rows.items()}, metric)
+        ]
+        curve = _curves({(row.name, metric): row.value for row in rows}, metric)
         if curve:
+            used += rows[:1]
             drawn.append((name, style, next(iter(curve.values())), True))
     shots = sorted({shot for _, _, curve, _ in drawn for shot in curve})
     lines = [
@@ -87,7 +86,8 @@ def _figure(one: Found, metric: str) -> Figure:
         line_chart(
             lines,
             x_label="labelled images a class",
-            y_format=lambda value: f"{value:.0f}",
+            y_format=lambda value: f"{value:.1f}",
+            y_mark=short,
             y_from=0,
             y_to=100,
             places=[str(shot) for shot in shots],
@@ -95,8 +95,7 @@ def _figure(one: Found, metric: str) -> Figure:
         f"{title}. {_named('This run', best)}: {said}.",
         table,
         [Key(style, name, "dash" if dashed else "line") for name, style, _, dashed in drawn],
-        f"{_NOTE} Weights: {plain(one.result.weights.get('source'))}; tested on "
-        f"{plain(one.result.data.get('test'))}.",
+        f"{_NOTE} {notes(one, used)}",
     )
 
 

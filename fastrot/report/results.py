@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastrot.evaluation.published import PublishedRow
 from fastrot.evaluation.result import Result, Score
 from fastrot.report.files import read_object
-from fastrot.report.text import number
+from fastrot.report.text import clean, number, plain
 
 _RANDOM = "-random"
+_MOST_OF_A_CHANGE = 100
+_PUBLISHED = (
+    "Published: ResNet-50 pretrained on ImageNet for 70 epochs and measured on the protocol's own "
+    "data (MMSelfSup 0.x); another network or other data is not the same measurement."
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,24 @@ def read_results(run: Path) -> tuple[list[Found], list[str]]:
             Found(name, result, {(score.name, score.metric): score.value for score in scores})
         )
     return found, problems
+
+
+def notes(one: Found, rows: Sequence[PublishedRow]) -> str:
+    """What to know before comparing."""
+    data = one.result.data
+    text = [
+        f"Weights: {plain(one.result.weights.get('source'))}; trained on "
+        f"{plain(data.get('train'))}, tested on {plain(data.get('test'))}."
+    ]
+    if one.result.changed:
+        changes = "; ".join(clean(change, _MOST_OF_A_CHANGE) for change in one.result.changed)
+        text.append(f"Not the protocol's own settings: {changes}.")
+    text += [f"{clean(note, 300)}." for note in one.result.notes]
+    if rows:
+        text.append(_PUBLISHED)
+        remarks = sorted({row.note for row in rows if row.note})
+        text.append(f"Of the published row: {'; '.join(remarks)}." if remarks else "")
+    return " ".join(filter(None, text))
 
 
 def _checked(result: Result) -> Result:

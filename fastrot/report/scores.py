@@ -10,15 +10,10 @@ from fastrot.evaluation.result import Score
 from fastrot.report.bars import Bar, bar_chart
 from fastrot.report.blocks import Figure, Key, Section, Table
 from fastrot.report.lowshot import is_lowshot, lowshot_figures
-from fastrot.report.results import Found, groups
-from fastrot.report.text import clean, plain
+from fastrot.report.results import Found, groups, notes
+from fastrot.report.text import clean
 
-_MOST_OF_A_CHANGE = 100
 _METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mAP": "mean average precision"}
-_PUBLISHED = (
-    "Published: ResNet-50 pretrained on ImageNet for 70 epochs and measured on the protocol's own "
-    "data (MMSelfSup 0.x); another network or other data is not the same measurement."
-)
 
 
 def scores_section(found: Sequence[Found], problems: Sequence[str]) -> Section:
@@ -101,24 +96,6 @@ def _figure(one: Found, metric: str, kind: str, scores: Sequence[Score]) -> Figu
         keys,
         notes(one, list(used.values())),
     )
-
-
-def notes(one: Found, rows: Sequence[PublishedRow]) -> str:
-    """What to know before comparing."""
-    data = one.result.data
-    text = [
-        f"Weights: {plain(one.result.weights.get('source'))}; trained on "
-        f"{plain(data.get('train'))}, tested on {plain(data.get('test'))}."
-    ]
-    if one.result.changed:
-        changes = "; ".join(clean(change, _MOST_OF_A_CHANGE) for change in one.result.changed)
-        text.append(f"Not the protocol's own settings: {changes}.")
-    text += [f"{clean(note, 300)}." for note in one.result.notes]
-    if rows:
-        text.append(_PUBLISHED)
-        remarks = sorted({row.note for row in rows if row.note})
-        text.append(f"Of the published row: {'; '.join(remarks)}." if remarks else "")
-    return " ".join(filter(None, text))
 
 
 def _without_empty(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -64,6 +64,8 @@ def test_the_lowshot_curve_stands_beside_the_published_one(run: Path, write_resu
     rows = {row[0]: row for row in figure.table.rows}  # type: ignore[union-attr]
     assert rows["4"][1:4] == ["10.40", "20.40", "31.41"]
     assert rows["96"][3] == "62.42"
+    assert "published (layer3): 62.4 at 96" in figure.drawing  # type: ignore[union-attr]
+    assert "older checkpoint (BGR images)" in figure.note  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
