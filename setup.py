@@ -190,14 +190,19 @@ setup(
         "xxhash",
         "scikit-learn",
         "tensorboard",
+        "jinja2",
     ],
     extras_require={
+        "eval": ["cyanure>=1.2"],
+        "bench": ["cyanure>=1.2", "faiss-cpu", "liblinear-multicore"],
         "dali": [
             "nvidia-dali-cuda130>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"
         ],
         "ffcv": ["ffcv==1.0.2"],
         "slurm": ["submitit"],
         "test": [
+            "cyanure>=1.2",
+            "faiss-cpu",
             "pytest",
             "pytest-xdist",
             "hypothesis",

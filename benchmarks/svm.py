@@ -98,7 +98,7 @@ class SvmReport:
         text = "  ".join(f"{key} {value}" for key, value in self.settings.items())
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         table = Table(title="svm: the whole protocol on one layer", title_justify="left")
-        for head in ("", "seconds", "times slower", "worst objective", "largest AP distance"):
+        for head in ("", "seconds", "times slower", "objective", "AP apart"):
             table.add_column(head, justify="right" if head else "left")
         ours = spread(self.ours)
         worst = self.quality["fastrot"]["objective_above_best"]

@@ -89,7 +89,6 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
         from fastrot.benchmarks.knn import run_knn
 
         check_outputs(json, append)
-        names = {} if peers is None else {"peers": _names(peers)}
         report = run_knn(
             data,
             layer=layer,
@@ -97,9 +96,9 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
             queries=queries,
             dims=dims,
             k=k,
+            peers=_names(peers) or ("faiss", "torch", "sklearn"),
             rounds=rounds,
             threads=threads,
-            **names,
         )
         report.save(json)
         if append is not None:
@@ -123,15 +122,14 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
         from fastrot.benchmarks.linear import run_linear
 
         check_outputs(json, append)
-        names = {} if peers is None else {"peers": _names(peers)}
         report = run_linear(
             data,
             layer=layer,
             samples=samples,
+            peers=_names(peers) or ("cyanure", "sklearn", "torch-lbfgs"),
             rounds=rounds,
             limit=limit,
             threads=threads,
-            **names,
         )
         report.save(json)
         if append is not None:

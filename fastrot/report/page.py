@@ -48,9 +48,7 @@ def render(page: Page) -> str:
     try:
         from jinja2 import Environment
     except ModuleNotFoundError:
-        raise UsageError(
-            "a report needs the package jinja2: pip install 'fastrot[report]'"
-        ) from None
+        raise UsageError("a report needs the package jinja2: pip install jinja2") from None
     environment = Environment(autoescape=True, finalize=_cleaned, trim_blocks=True)
     environment.filters["runs"] = _runs
     text: str = environment.from_string(TEMPLATE).render(
