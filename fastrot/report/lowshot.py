@@ -37,15 +37,14 @@ def lowshot_figures(one: Found) -> list[Figure]:
 def _figure(one: Found, metric: str) -> Figure:
     ours = _curves({(s.name, s.metric): s.value for s in one.result.scores}, metric)
     random = _curves(one.random, metric)
+    whose, style = one.whose
     best = max(ours, key=lambda layer: _mean(ours[layer]))
-    drawn: list[tuple[str, str, Curve, bool]] = [
-        (_named("this run", best), "s1", ours[best], False)
-    ]
+    drawn: list[tuple[str, str, Curve, bool]] = [(_named(whose, best), style, ours[best], False)]
     if random:
         layer = max(random, key=lambda name: _mean(random[name]))
         drawn.append((_named("random initialisation", layer), "s2", random[layer], False))
     used: list[PublishedRow] = []
-    for name, source, style in _PUBLISHED:
+    for name, source, colour in _PUBLISHED:
         rows = [
             row
             for row in published(one.result.protocol)
@@ -54,7 +53,7 @@ def _figure(one: Found, metric: str) -> Figure:
         curve = _curves({(row.name, metric): row.value for row in rows}, metric)
         if curve:
             used += rows[:1]
-            drawn.append((name, style, next(iter(curve.values())), True))
+            drawn.append((name, colour, next(iter(curve.values())), True))
     shots = sorted({shot for _, _, curve, _ in drawn for shot in curve})
     lines = [
         Line(
@@ -69,7 +68,7 @@ def _figure(one: Found, metric: str) -> Figure:
     ]
     columns = drawn[1:]
     table = Table(
-        ["labels a class", *(_named("this run", n) for n in ours), *(name for name, *_ in columns)],
+        ["labels a class", *(_named(whose, n) for n in ours), *(name for name, *_ in columns)],
         [
             [
                 f"{shot}",
@@ -92,7 +91,7 @@ def _figure(one: Found, metric: str) -> Figure:
             y_to=100,
             places=[str(shot) for shot in shots],
         ),
-        f"{title}. {_named('This run', best)}: {said}.",
+        f"{title}. {_named(whose.capitalize(), best)}: {said}.",
         table,
         [Key(style, name, "dash" if dashed else "line") for name, style, _, dashed in drawn],
         f"{_NOTE} {notes(one, used)}",

@@ -39,6 +39,14 @@ class Found:
         """For people."""
         return f"{self.result.protocol} ({self.result.label})"
 
+    @property
+    def whose(self) -> tuple[str, str]:
+        """Whose scores these are, and their class of colour: a random network may stand alone."""
+        source = self.result.weights.get("source")
+        if self.name.endswith(_RANDOM) or str(source).startswith("random initialisation"):
+            return "random initialisation", "s2"
+        return "this run", "s1"
+
 
 def read_results(run: Path) -> tuple[list[Found], list[str]]:
     """All results that can be read, by name, and what is wrong with the others."""

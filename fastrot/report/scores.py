@@ -56,11 +56,12 @@ def _figure(one: Found, metric: str, kind: str, scores: Sequence[Score]) -> Figu
     bars: list[tuple[str, list[Bar]]] = []
     said: list[str] = []
     used: dict[str, PublishedRow] = {}
+    whose, style = one.whose
     for score in scores:
         name = clean(score.name.removesuffix(f" {kind}") if kind else score.name, 40)
         random = one.random.get((score.name, score.metric))
         row = lookup(one.result.protocol, score.name, score.metric)
-        group = [Bar("this run", "s1", score.value)]
+        group = [Bar(whose, style, score.value)]
         text = f"{name} {score.value:.1f} %"
         if random is not None:
             group.append(Bar("random initialisation", "s2", random))
@@ -80,14 +81,14 @@ def _figure(one: Found, metric: str, kind: str, scores: Sequence[Score]) -> Figu
                 "" if row is None else f"{row.value:.2f}",
             ]
         )
-    keys = [Key("s1", "this run", "box")]
+    keys = [Key(style, whose, "box")]
     if any(len(row[2]) for row in rows):
         keys.append(Key("s2", "random initialisation", "box"))
     if used:
         keys.append(Key("s3", "published", "open"))
     what = f"{_METRICS.get(metric, metric)}, %"
     title = f"{one.title}{', exact optimum' if kind else ''}: {what}"
-    heads = ["", "this run", "random initialisation", "gain", "published"]
+    heads = ["", whose, "random initialisation", "gain", "published"]
     return Figure(
         title,
         bar_chart(bars),

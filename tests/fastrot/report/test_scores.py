@@ -68,6 +68,16 @@ def test_the_lowshot_curve_stands_beside_the_published_one(run: Path, write_resu
     assert "older checkpoint (BGR images)" in figure.note  # type: ignore[union-attr]
 
 
+def test_a_random_network_alone_is_not_called_the_run(run: Path, write_result: Write) -> None:
+    write_result(run, "linear-random", "linear", scores("top1", 5, 4, 3, 2, 1))
+    shots = [Score("1-shot layer3", "mAP", 20.0, "layer3")]
+    write_result(run, "voc07-lowshot-random", "voc07-lowshot", shots)
+    found, problems = read_results(run)
+    (bars,), (curve,) = scores_section(found, problems).blocks, lowshot_section(found).blocks
+    assert [key.name for key in bars.legend] == ["random initialisation"]  # type: ignore[union-attr]
+    assert curve.legend[0].name == "random initialisation (layer3)"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("scores", None), ("scores", [{"name": 1}]), ("label", 7), ("record", []), ("random", [1])],
