@@ -56,7 +56,8 @@ def optimum_scores(
     Layers that the journal remembers are not solved again.
 
     Args:
-        train: features to train on, of shape (n, D) or (n, K, D), labelled with one class each.
+        train: features to train on, of shape (n, D) or (n, K, D), labelled with one class each;
+            a layer is held in memory in float32, with what ``solve_path`` needs.
         test: features to score on, of the same classes.
         layers: which.
         ids: rows of ``train`` to train on, of shape (m,), int64.
