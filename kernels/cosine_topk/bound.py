@@ -33,9 +33,10 @@ import torch
 
 _UNIT = 2.0**-24  # of float32
 _PIECE = 256  # dimensions of a float32 sum
-_SAMPLE = 2048  # rows that the space is fitted to
-_PROBES = 64  # of them, with which the number of coordinates is chosen
-_PASSES = 3
+_SAMPLE = 8192  # rows that the space is found with
+_HELD_OUT = 4  # every fourth of them tells how many coordinates are enough
+_PROBES = 64  # of these, that stand for queries
+_PASSES = 2
 _WIDTHS = (32, 64, 128, 256, 384, 512, 768)  # coordinates to choose from
 _WORK = 1e11  # multiplications, fewer of which are done before a space is found
 _GATHERED = 40  # times dearer a dimension of a single row is than one in a matrix product
@@ -78,7 +79,7 @@ def whole_slack(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
 
 def _pays(queries: torch.Tensor, bank: torch.Tensor) -> bool:
     work = len(queries) * bank.numel()
-    return work >= _WORK and len(bank) > _SAMPLE and bank.shape[1] > 2 * _WIDTHS[0]
+    return work >= _WORK and len(bank) >= _SAMPLE and bank.shape[1] > 2 * _WIDTHS[0]
 
 
 def fit_space(bank: torch.Tensor, k: int, queries: int) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -93,9 +94,11 @@ def fit_space(bank: torch.Tensor, k: int, queries: int) -> tuple[torch.Tensor, t
         queries: their number.
     """
     dims = bank.shape[1]
-    rows = bank[torch.linspace(0, len(bank) - 1, _SAMPLE, device=bank.device).long()]
+    spread = torch.linspace(0, len(bank) - 1, min(_SAMPLE, len(bank)), device=bank.device).long()
+    held_out = torch.arange(len(spread), device=bank.device) % _HELD_OUT == 0
+    rows = bank[spread[~held_out]]
     centre = rows.mean(dim=0)
-    rows = rows - centre
+    rows -= centre
     if not rows.any():
         return None
     width = min(_WIDTHS[-1], dims // 2)
@@ -104,9 +107,11 @@ def fit_space(bank: torch.Tensor, k: int, queries: int) -> tuple[torch.Tensor, t
     for _ in range(_PASSES):
         basis = torch.linalg.qr(rows.T @ (rows @ basis))[0]
     coordinates = rows @ basis
-    vectors = torch.linalg.eigh(coordinates.T @ coordinates)[1].flip(1)
-    best = _cheapest(rows, rows @ centre, coordinates @ vectors, k, len(bank), queries)
-    return None if best is None else (centre, (basis @ vectors[:, :best]).contiguous())
+    basis = basis @ torch.linalg.eigh(coordinates.T @ coordinates)[1].flip(1)
+    # Rows that the space was fitted to are nearer to it than others.
+    others = bank[spread[held_out]] - centre
+    best = _cheapest(others, others @ centre, others @ basis, k, len(bank), queries)
+    return None if best is None else (centre, basis[:, :best].contiguous())
 
 
 def _cheapest(

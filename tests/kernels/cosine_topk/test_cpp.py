@@ -31,7 +31,7 @@ def blank(m: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture
 def always_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bound, "_WORK", 0)
-    monkeypatch.setattr(bound, "_SAMPLE", 200)
+    monkeypatch.setattr(bound, "_SAMPLE", 480)
 
 
 @pytest.mark.usefixtures("always_narrow")
