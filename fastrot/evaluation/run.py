@@ -199,7 +199,9 @@ def _extracted(
 
 
 def _cached_layers(what: Measurement, config: EvalConfig) -> tuple[str, ...]:
-    return what.cached_layers or config.features.layers
+    # Live probes extract the test images themselves, and just the layers that they score.
+    live = what.mode.crops is None
+    return config.features.layers if live else what.cached_layers or config.features.layers
 
 
 def _cache_folder(what: Measurement, config: EvalConfig, data: Path, crops: int) -> Path:

@@ -69,3 +69,97 @@ def test_a_class_with_fewer_positives_than_folds_is_named(folder: Path) -> None:
     done = evaluate(folder, "--out", "folds", "--set", "svm.folds=90")
     assert done.returncode == 65
     assert "fewer than 90 folds" in done.stderr
+
+
+PHOTO_SETTINGS = ["features.resolution=32", "features.resize=36", "linear.epochs=2"]
+PHOTO_SETTINGS += ["linear.milestones=[1]", "knn.k=[1, 5]", "svm.folds=2", "lowshot.draws=2"]
+
+
+@pytest.fixture(scope="module")
+def photos(folder: Path, test_data: Callable[[str], Path]) -> Path:
+    """The same folder with 10 classes of 12 and 4 imagenette photos."""
+    for part, count in (("train", 12), ("val", 4)):
+        for source in sorted((test_data("imagenette-128") / part).iterdir()):
+            target = folder / "photos" / part / source.name
+            target.mkdir(parents=True)
+            for image in sorted(source.iterdir())[:count]:
+                (target / image.name).symlink_to(image)
+        command = [*FASTROT, "prepare", f"photos/{part}", f"{part}.beton", "--follow-symlinks"]
+        subprocess.run(command, cwd=folder, check=True)
+    return folder
+
+
+def of_photos(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [*FASTROT, "eval", *words]
+    for setting in PHOTO_SETTINGS:
+        command += ["--set", setting]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_the_suite_runs_what_the_data_allows(photos: Path) -> None:
+    words = ["suite", "run", "--voc07", "trainval.beton", "test.beton", "--imagenet", "train.beton"]
+    words += ["val.beton", "--mode", "cached-2,augmented", "--out", "suite"]
+    done = of_photos(photos, *words)
+    suite = json.loads((photos / "suite" / "suite.json").read_text())
+    assert [result["protocol"] for result in suite["results"]] == [
+        "voc07-svm",
+        "voc07-lowshot",
+        "in1k-linear-mhead",
+        "in1k-linear-mhead",
+        "in1k-linear-avgpool",
+        "in1k-linear-avgpool",
+        "in1k-knn",
+    ]
+    modes = [result["label"] for result in suite["results"]]
+    assert modes[2:6] == ["cached-2", "augmented", "cached-2", "augmented"]
+    for result in suite["results"]:
+        assert len(result["random"]) == len(result["scores"]) > 0
+        assert all(0 <= score["value"] <= 100 for score in result["scores"])
+    assert set(suite["gaps"]) == {"in1k-linear-mhead", "in1k-linear-avgpool"}
+    assert len(suite["gaps"]["in1k-linear-mhead"]) == 10
+    assert "scores are not comparable with published ones" in done.stdout
+    for published in ("67.70", "20.60", "54.20", "48.12", "11.00"):
+        assert published in done.stdout, published
+        assert published in (photos / "suite" / "suite.md").read_text()
+    # The same command again does nothing but read.
+    again = of_photos(photos, *words)
+    rerun = json.loads((photos / "suite" / "suite.json").read_text())
+    assert rerun["rows"] == suite["rows"]
+    assert "epoch" not in again.stderr
+
+
+@pytest.mark.slow
+def test_data_that_does_not_fit_is_left_out_and_named(photos: Path) -> None:
+    words = ["suite", "run", "--voc07", "trainval.beton", "test.beton", "--not-beside-random"]
+    command = [*words, "--out", "left", "--set", "features.layers=[layer3]"]
+    done = of_photos(photos, *command, "--set", "svm.folds=100", code=0)
+    suite = json.loads((photos / "left" / "suite.json").read_text())
+    assert "fewer than 100 folds" in suite["left_out"]["voc07-svm (test transform)"]
+    assert "not run: voc07-svm" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["linear", "run"], "add --train DATA --test DATA"),
+        (["linear", "run", "--train", "train.beton"], "go together"),
+        (["suite", "run"], "eval suite needs data"),
+        (["knn", "run", "--imagenet", "train.beton", "val.beton"], "is for eval suite"),
+        (
+            ["knn", "run", "--train", "train.beton", "--test", "val.beton", "--mode", "augmented"],
+            "leave --mode out",
+        ),
+        (
+            ["knn", "run", "--train", "train.beton", "--test", "val.beton", "--mode", "fast"],
+            "choose augmented, or cached-K",
+        ),
+        (["nonsense", "run", "--train", "train.beton", "--test", "val.beton"], "nonsense"),
+    ],
+)
+def test_what_does_not_go_together_is_named(photos: Path, words: list[str], message: str) -> None:
+    done = of_photos(photos, *words, code=64)
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
