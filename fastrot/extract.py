@@ -14,15 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrot.config import ModelConfig, load_config
+from fastrot.data.augment import Crop
 from fastrot.data.open import open_samples
 from fastrot.distributed import joined, pick_device, read_world
 from fastrot.environment import usable_cores
+from fastrot.evaluation.live_rows import training_crop
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.feature_cache import FeatureCache
 from fastrot.feature_plan import protocol_crop
 from fastrot.features import extract_features
 from fastrot.settings import Override
-from fastrot.weights import load_backbone
+from fastrot.weights import Backbone, load_backbone
 
 DEFAULT_PROTOCOL = "linear"
 
@@ -139,12 +141,7 @@ def extract(
             samples,
             out,
             layers=layers or _layers(config, protocol, backbone.model.stage_names),
-            crop=protocol_crop(
-                config.features.transform,
-                backbone,
-                resolution=config.features.resolution,
-                resize=config.features.resize,
-            ),
+            crop=_crop(config, backbone, crops),
             crops=crops,
             seed=seed,
             loader=loader,
@@ -156,6 +153,16 @@ def extract(
             progress=progress,
         )
     return ExtractReport(cache, time.monotonic() - started)
+
+
+def _crop(config: EvalConfig, backbone: Backbone, crops: int) -> Crop:
+    """Of the test transform; random crops of it are resized, but for Places205's protocol."""
+    if crops and config.linear.augment == "center_random":
+        return training_crop(config, backbone)
+    features = config.features
+    return protocol_crop(
+        features.transform, backbone, resolution=features.resolution, resize=features.resize
+    )
 
 
 def _layers(config: EvalConfig, protocol: str | None, stages: tuple[str, ...]) -> tuple[str, ...]:

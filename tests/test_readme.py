@@ -21,6 +21,13 @@ COMMANDS = [line for block in BLOCKS for line in block.strip().splitlines()]
 # What makes a run of hours one of seconds; everything else is as the README has it.
 SHORT = ["data.resolution=32", "data.workers=0", "model.width=8", "train.global_batch=8"]
 SHORT += ["train.max_steps=2", "train.threads=1", "sinks.tensorboard=false"]
+SHORT_EVAL = ["features.resolution=32", "features.resize=36", "svm.folds=2", "svm.costs=[1, 0.01]"]
+SHORT_EVAL += ["linear.epochs=1", "linear.milestones=[]", "knn.k=[1, 4]", "lowshot.draws=1"]
+SHORT_BENCH = {
+    "svm": ["--set", "svm.folds=2", "--set", "svm.costs=[1]", "--peers", "linearsvc"],
+    "knn": ["--bank", "64", "--queries", "8", "--dims", "16", "-k", "4", "--rounds", "1"],
+    "linear": ["--peers", "cyanure", "--rounds", "1"],
+}
 
 
 def test_readme_has_the_commands_that_matter() -> None:
@@ -78,7 +85,11 @@ def run(words: list[str], folder: Path) -> None:
     command = list(words)
     if words[1] == "train" or words[0] == "torchrun":
         command += [word for setting in SHORT for word in ("--set", setting)]
-    if words[1] == "bench":
+    if words[1] in ("eval", "extract"):
+        command += [word for setting in SHORT_EVAL for word in ("--set", setting)]
+    if words[1:3] in (["bench", "svm"], ["bench", "knn"], ["bench", "linear"]):
+        command += SHORT_BENCH[words[2]]
+    elif words[1] == "bench":
         command += ["--rounds", "1", "--seconds", "0.2", "--starts", "1"]
         command += ["--repeat", "4", "--batch", "16"]
     if command[0] == "torchrun":
