@@ -29,7 +29,8 @@ from fastrot.metrics import average_precision, mean_over_classes
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_path
 
-_OWN_GRAM = 8  # a problem of less than n / 8 images is solved on its own part of K
+_OWN_GRAM = 8  # a problem of less than n / 8 images is solved on its own part of K,
+_LEAST_SHARED = 2048  # where n is at least this: products with a smaller K cost next to nothing
 
 
 def evaluate_lowshot(
@@ -160,7 +161,8 @@ def _solutions(
     """
     svm = config.svm
     groups: list[tuple[list[int], slice | torch.Tensor]]
-    if int((signs != 0).sum(1).max()) * _OWN_GRAM > gram.num_samples:
+    largest = int((signs != 0).sum(1).max())
+    if gram.num_samples < _LEAST_SHARED or largest * _OWN_GRAM > gram.num_samples:
         groups = [(list(range(len(signs))), slice(None))]
     else:
         groups = [([number], row.nonzero()[:, 0]) for number, row in enumerate(signs)]
