@@ -154,7 +154,11 @@ def read_version() -> str:
 
 NATIVE = Extension(
     "fastrot.kernels._native",
-    sources=[str(KERNELS / "native.cpp"), str(KERNELS / "rotate" / "rotate.cpp")],
+    sources=[
+        str(KERNELS / "native.cpp"),
+        str(KERNELS / "rotate" / "rotate.cpp"),
+        str(KERNELS / "cosine_topk" / "topk.cpp"),
+    ],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
     language="c++",

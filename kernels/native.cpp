@@ -5,8 +5,7 @@
 namespace nb = nanobind;
 
 void bind_rotate(nb::module_ &module);
-// Weak: null in a build that leaves its source out.
-__attribute__((weak)) void bind_cosine_topk(nb::module_ &module);
+void bind_cosine_topk(nb::module_ &module);
 #ifdef FASTROT_WITH_DECODE
 void bind_decode(nb::module_ &module);
 void bind_batch(nb::module_ &module);
@@ -16,7 +15,7 @@ void bind_markers(nb::module_ &module);
 NB_MODULE(_native, module) {
   nb::set_leak_warnings(false);  // a loader that lives until the interpreter ends is no fault
   bind_rotate(module);
-  if (bind_cosine_topk) bind_cosine_topk(module);
+  bind_cosine_topk(module);
 #ifdef FASTROT_WITH_DECODE
   bind_decode(module);
   bind_batch(module);
