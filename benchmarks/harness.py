@@ -8,6 +8,7 @@ round and its median over the rounds is reported.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import statistics
@@ -79,10 +80,14 @@ class Countdown:
         self._steps, self._done = steps, 0
         self._console = console
         self._started = time.monotonic()
+        self._said = -math.inf
 
-    def step(self, text: str) -> None:
-        """One step is done."""
+    def step(self, text: str, *, every: float = 0.0) -> None:
+        """One step is done; nothing is said within ``every`` seconds of the last line."""
         self._done += 1
+        if time.monotonic() - self._said < every:
+            return
+        self._said = time.monotonic()
         left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
         self.message(f"[{self._done}/{self._steps}] {text}  left {max(left, 0):.0f} s")
 

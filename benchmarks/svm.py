@@ -42,6 +42,7 @@ from fastrot.metrics import average_precision
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_path
 
+_SAY_SECONDS = 5.0
 _CONVERGED = 1e-3  # relative distance of a peer's objective at which its AP is compared
 
 
@@ -113,6 +114,15 @@ class SvmReport:
                 f"{quality['ap_distance']:.5f}",
             )
         console.print(table)
+        console.print(
+            "objective: the worst, relative to the best known. AP apart: the largest, of problems "
+            f"that the peer solved to {_CONVERGED:g}; a fit that was stopped counts as the limit.",
+            markup=False,
+            highlight=False,
+        )
+        for name, quality in self.quality.items():
+            if quality.get("stopped"):
+                console.print(f"{name}: {quality['stopped']:g} fits were stopped")
         for name, why in self.left_out.items():
             console.print(f"left out: {name}: {why}", markup=False, highlight=False)
 
@@ -191,7 +201,7 @@ def bench_svm(
                 fits[name].append(fit)
                 problem = sample.problems[fit.problem]
                 text = f"{name}: C {problem.cost:.2g}, {len(problem.rows)} images"
-                countdown.step(f"{text}: {fit.seconds:.2f} s {fit.failure}")
+                countdown.step(f"{text}: {fit.seconds:.2f} s {fit.failure}", every=_SAY_SECONDS)
     quality = _quality(caches[1], layer, sample, solved, fits, config, max(gaps))
     points = [
         {"point": "fastrot", "seconds": spread(ours).to_json(), "largest_gap": max(gaps)},

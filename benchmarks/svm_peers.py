@@ -65,7 +65,7 @@ def cyanure(
         n_threads=threads,
         verbose=False,
     ).fit(wide, y[rows].astype(np.int64))
-    return _oriented(np.asarray(fitted.coef_, np.float64).ravel(), x, y)
+    return np.asarray(fitted.coef_, np.float64).ravel()
 
 
 def liblinear_multicore(
@@ -79,15 +79,7 @@ def liblinear_multicore(
     options = f"-s 1 -c {cost!r} -w1 {weight!r} -w-1 1 -B 1 -e 0.0001 -m {threads} -q"
     model = liblinearutil.train(data, liblinearutil.parameter(options))
     w, bias = model.get_decfun()
-    return _oriented(np.append(np.asarray(w, np.float64)[: x.shape[1]], bias), x, y)
-
-
-def _oriented(
-    w: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.int8]
-) -> NDArray[np.float64]:
-    """Of w and -w the one that is high for positives: libraries differ in which label is first."""
-    outputs = x @ w[:-1]
-    return w if outputs[y > 0].mean() >= outputs[y < 0].mean() else -w
+    return np.append(np.asarray(w, np.float64)[: x.shape[1]], bias)
 
 
 PEERS: dict[str, tuple[Solver, str, bool]] = {
@@ -236,4 +228,9 @@ def _serve(
             connection.send((number, float("nan"), float("inf"), None, repr(error)))
             continue
         seconds = time.perf_counter() - started
-        connection.send((number, seconds, objective(w, x, problem, positive_weight), w))
+        # Libraries differ in which of two labels is the first, whose side is positive.
+        value, w = min(
+            ((objective(side, x, problem, positive_weight), side) for side in (w, -w)),
+            key=lambda pair: pair[0],
+        )
+        connection.send((number, seconds, value, w))

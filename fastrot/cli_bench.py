@@ -76,7 +76,9 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
         layer: Annotated[str, typer.Option(help="Which features.")] = "pool",
         bank: Annotated[int, typer.Option(help="Rows that are searched.")] = 50_000,
         queries: Annotated[int, typer.Option(help="Rows that are looked for.")] = 10_000,
-        dims: Annotated[int | None, typer.Option(help="The first ones of the layer.")] = 2048,
+        dims: Annotated[
+            int | None, typer.Option(help="The first ones of the layer (default: all).")
+        ] = None,
         k: Annotated[int, typer.Option("-k", "--k", help="Neighbours.")] = 200,
         peers: Peers = None,
         rounds: Rounds = 3,

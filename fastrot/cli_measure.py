@@ -112,7 +112,11 @@ def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
             ),
         ] = None,
         out: Annotated[
-            Path | None, typer.Option(help="Folder for caches and results (default: RUN/eval).")
+            Path | None,
+            typer.Option(
+                help="Folder for caches and results (default: RUN/eval, or beside a weight file "
+                "eval/NAME)."
+            ),
         ] = None,
         channel_order: ChannelOrder = "rgb",
         model: Model = None,

@@ -46,7 +46,8 @@ def evaluate(
         sets: suite: training and test data of benchmarks with published numbers, by kind.
         mode: of linear probes; None: ``cached-4``. A suite takes several, with commas.
         beside_random: also measure the random initialisation; None: in a suite.
-        out: folder for caches and results; None: ``eval`` beside the weights.
+        out: folder for caches and results; None: ``RUN/eval``, or beside a weight file
+            ``eval/NAME``.
         channel_order: ``bgr`` for weights trained on BGR images.
         model: architecture of a weight file; None: guessed.
         random_init: measure the random initialisation instead of the weights.
@@ -62,13 +63,12 @@ def evaluate(
     """
     if (train is None) != (test is None):
         raise UsageError("--train and --test go together; name both")
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     base = Measurement(
         protocol=protocol,
         checkpoint=checkpoint,
         train=train or Path(),
         test=test or Path(),
-        out=out or folder / "eval",
+        out=out or _default_folder(checkpoint),
         overrides=tuple(overrides),
         channel_order=channel_order,
         model=model,
@@ -94,7 +94,15 @@ def evaluate(
     return EvalReport(result, where) if main else None
 
 
+def _default_folder(checkpoint: Path) -> Path:
+    if checkpoint.is_dir():
+        return checkpoint / "eval"
+    return checkpoint.parent / "eval" / checkpoint.name.partition(".")[0]
+
+
 def _with_mode(base: Measurement, mode: str | None) -> Measurement:
+    if mode is not None and "," in mode:
+        raise UsageError(f"--mode={mode!r}: only eval suite takes several; name one")
     linear = base.config.kind == "linear"
     default = DEFAULT_MODE if linear else TEST_TRANSFORM.name
     return replace(base, mode=parse_mode(mode or default))

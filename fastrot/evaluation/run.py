@@ -12,23 +12,24 @@ from typing import Any
 
 import xxhash
 
+from fastrot.data.labels import check_same_classes
 from fastrot.data.open import open_samples
 from fastrot.data.sources import size_note
 from fastrot.distributed import read_world
 from fastrot.environment import environment_record
-from fastrot.errors import UsageError
+from fastrot.errors import BadDataError, UsageError
 from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear import evaluate_linear
 from fastrot.evaluation.linear_live import evaluate_linear_live, live_identity
 from fastrot.evaluation.lowshot import evaluate_lowshot
 from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
-from fastrot.evaluation.protocol import EvalConfig, load_protocol
+from fastrot.evaluation.protocol import EvalConfig, load_protocol, protocol_names
 from fastrot.evaluation.result import Result, Score
 from fastrot.evaluation.svm import evaluate_svm
 from fastrot.extract import architecture, divide_overrides, extract
 from fastrot.feature_cache import FeatureCache
-from fastrot.identity import differing_fields
+from fastrot.identity import differing_fields, identity_digest, plain
 from fastrot.settings import Override
 from fastrot.storage import write_atomic
 from fastrot.weights import Backbone, load_backbone
@@ -110,6 +111,7 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
         )
     if mode.crops is None and read_world().size > 1:
         raise UsageError("mode 'augmented' trains on one process; leave torchrun out")
+    _check(what, config)
     began = time.monotonic()
     scores, folder, settings, seconds = _run(what, config, say)
     random = None
@@ -118,14 +120,15 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
         random, _, _, more = _run(replace(what, random_init=True), config, say)
         seconds |= {f"random {part}": value for part, value in more.items()}
     source, digest = _weights(what)
-    own, ours = (_relevant(each) for each in (load_protocol(config.protocol), config))
+    shipped = config.protocol in protocol_names()
+    own = load_protocol(config.protocol) if shipped else config
     result = Result(
         protocol=config.protocol,
         label=mode.label,
         scores=scores,
         random=random,
         settings=config.model_dump(mode="json"),
-        changed=differing_fields(own, ours),
+        changed=differing_fields(_relevant(own), _relevant(config)),
         weights={"source": source, "digest": digest},
         data={"train": str(what.train), "test": str(what.test)},
         caches=settings,
@@ -153,7 +156,7 @@ def _run(
         train, test = open_samples(what.train), open_samples(what.test)
         backbone = _backbone(what)
         depends = live_identity(backbone, train, test, config)
-        journal = Journal(folder, {"settings": settings, "live": depends})
+        journal = _journal(folder, {"settings": settings, "live": depends})
         scores = evaluate_linear_live(
             backbone,
             train,
@@ -173,10 +176,31 @@ def _run(
     depends = {part: cache.identity for part, cache in caches.items()}
     if not read_world().is_main:
         return [], folder, depends, {}
-    journal = Journal(folder, {"settings": settings, "caches": depends})
+    journal = _journal(folder, {"settings": settings, "caches": depends})
     scores = _EVALUATORS[config.kind](caches["train"], caches["test"], config, journal, say)
     seconds = {"features": extracted, "evaluation": time.monotonic() - began - extracted}
     return scores, folder, depends, seconds
+
+
+def _journal(folder: Path, identity: dict[str, Any]) -> Journal:
+    """Finished parts of what is defined so; another definition has a folder of its own."""
+    return Journal(folder / f"parts-{identity_digest(plain(identity))[:8]}", identity)
+
+
+def _check(what: Measurement, config: EvalConfig) -> None:
+    """Refuse what cannot be measured before anything is extracted."""
+    train, test = open_samples(what.train), open_samples(what.test)
+    check_same_classes(train, test)
+    if config.kind in ("linear", "knn") and train.labels.ndim > 1:
+        raise BadDataError(
+            f"{what.train}: several classes an image; {config.protocol} needs one each, "
+            "voc07-svm takes several"
+        )
+    if config.kind == "knn" and max(config.knn.k) > len(train):
+        raise UsageError(
+            f"knn.k={max(config.knn.k)} is more than the {len(train):,} images of {what.train}; "
+            f"set knn.k to values up to {len(train)}"
+        )
 
 
 def _extracted(

@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrot.evaluation.suite import Suite
-from fastrot.evaluation.suite_table import shown_rows, suite_notes, suite_rows
+from fastrot.evaluation.suite_table import (
+    number_cells,
+    number_heads,
+    shown_rows,
+    suite_notes,
+    suite_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,10 @@ class SuiteReport:
         rows = shown_rows(suite_rows(self.suite.results))
         for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
             table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
-            for column in ("", "metric", "measured", "random init", "published"):
+            for column in ("", "metric", *number_heads(rows)):
                 table.add_column(column, justify="left" if column in ("", "metric") else "right")
             for row in group:
-                numbers = [row.measured, row.random, row.published]
-                cells = ["" if value is None else f"{value:.2f}" for value in numbers]
-                table.add_row(row.name, row.metric, *cells)
+                table.add_row(row.name, row.metric, *number_cells(row, rows))
             console.print(table)
         lines = [
             f"{protocol}, augmented minus cached: {name} {value:+.2f} points"

@@ -44,8 +44,6 @@ def suite_rows(results: Sequence[Result]) -> list[SuiteRow]:
         random = {(score.name, score.metric): score.value for score in result.random or ()}
         for score in result.scores:
             row = lookup(result.protocol, score.name, score.metric)
-            if row is not None and row.name == BEST:
-                row = None
             rows.append(_row(result, score, random.get((score.name, score.metric)), row))
         if any(row.name == BEST for row in published(result.protocol)) and result.scores:
             best = max(result.scores, key=lambda score: score.value)
@@ -75,6 +73,19 @@ def shown_rows(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
     ] or list(rows)
 
 
+def number_heads(rows: Sequence[SuiteRow]) -> list[str]:
+    """Columns of numbers; without the random initialisation where nothing was measured of it."""
+    random = ["random init"] if any(row.random is not None for row in rows) else []
+    return ["measured", *random, "published"]
+
+
+def number_cells(row: SuiteRow, rows: Sequence[SuiteRow]) -> list[str]:
+    """The numbers of one row, under ``number_heads(rows)``."""
+    values = {"measured": row.measured, "random init": row.random, "published": row.published}
+    numbers = [values[head] for head in number_heads(rows)]
+    return ["" if value is None else f"{value:.2f}" for value in numbers]
+
+
 def suite_csv(results: Sequence[Result]) -> str:
     """Every row, with a header."""
     text = io.StringIO()
@@ -90,13 +101,14 @@ def suite_markdown(
     gaps: Mapping[str, Mapping[str, float]],
 ) -> str:
     """A page: the table, gaps between modes, what was left out, what differs from the page."""
-    lines = ["| protocol | mode | | metric | measured | random init | published |"]
-    lines += ["|---|---|---|---|---:|---:|---:|"]
-    for row in shown_rows(suite_rows(results)):
-        numbers = [row.measured, row.random, row.published]
-        cells = ["" if value is None else f"{value:.2f}" for value in numbers]
+    rows = shown_rows(suite_rows(results))
+    heads = ["protocol", "mode", "", "metric", *number_heads(rows)]
+    rules = ["---"] * 4 + ["---:"] * (len(heads) - 4)
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(rules)}|"]
+    for row in rows:
         texts = [row.protocol, row.mode, row.name, row.metric]
-        lines.append("| " + " | ".join([*map(_cell, texts), *cells]) + " |")
+        cells = [*map(_cell, texts), *number_cells(row, rows)]
+        lines.append("| " + " | ".join(cells) + " |")
     lines += [""] + [
         f"- {protocol}, augmented minus cached: "
         + ", ".join(f"{name} {value:+.2f}" for name, value in gap.items())
@@ -104,7 +116,7 @@ def suite_markdown(
     ]
     lines += [f"- not run: {_cell(name)}: {_cell(why)}" for name, why in left_out.items()]
     lines += [f"- {_cell(line)}" for line in suite_notes(results)]
-    sources = {row.source for row in shown_rows(suite_rows(results)) if row.source}
+    sources = {row.source for row in rows if row.source}
     lines += [f"- published: {_cell(source)}" for source in sorted(sources)]
     return "\n".join(lines) + "\n"
 

@@ -51,12 +51,13 @@ def rotate_views(
         tensor([[ 51, 153],
                 [  0, 102]], dtype=torch.int32)
     """
-    views: torch.Tensor = _operation(images, turns, flips, table, channels)
+    # The registered operation is for graphs. Calling it loads torch's compiler, for seconds.
+    run = _operation if torch.compiler.is_compiling() else _views
+    views: torch.Tensor = run(images, turns, flips, table, channels)
     return views
 
 
-@torch.library.custom_op("fastrot::rotate_views", mutates_args=())
-def _operation(
+def _views(
     images: torch.Tensor,
     turns: torch.Tensor,
     flips: torch.Tensor,
@@ -69,6 +70,9 @@ def _operation(
     if views.numel():
         fill(images.contiguous(), turns.contiguous(), flips.contiguous(), table.contiguous(), views)
     return views.permute(0, 3, 1, 2)
+
+
+_operation = torch.library.custom_op("fastrot::rotate_views", _views, mutates_args=())
 
 
 @_operation.register_fake

@@ -50,18 +50,27 @@ def test_a_protocol_is_one_command_and_a_rerun_gives_the_same(folder: Path) -> N
     for score in first["scores"]:
         assert 5 < score["value"] < 100 and len(score["detail"]["ap"]) == 20
         assert score["detail"]["largest_gap"] <= 1e-6
-    (folder / "run" / "eval" / "voc07-svm" / "layer3.json").unlink()  # as if killed before it
+    (part,) = path.parent.glob("parts-*/layer3.json")
+    part.unlink()  # as if killed before it
     again = evaluate(folder, "--set", "svm.folds=2")
     assert again.returncode == 0, again.stderr
     assert json.loads(path.read_text())["scores"] == first["scores"]
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_refused_by_name(folder: Path) -> None:
+def test_other_settings_are_measured_anew_and_other_features_are_refused_by_name(
+    folder: Path,
+) -> None:
     assert evaluate(folder, "--out", "other", "--set", "svm.folds=2").returncode == 0
     done = evaluate(folder, "--out", "other", "--set", "svm.folds=2", "--set", "svm.costs=[1]")
+    assert done.returncode == 0, done.stderr
+    path = folder / "other" / "voc07-svm"
+    result = json.loads((path / "result.json").read_text())
+    assert any(change.startswith("svm.costs") for change in result["changed"])
+    assert len(list(path.glob("parts-*"))) == 2
+    done = evaluate(folder, "--out", "other", "--set", "svm.folds=2", "--channel-order", "bgr")
     assert done.returncode == 78
-    assert "settings.svm.costs" in done.stderr
+    assert "weights" in done.stderr and len(done.stderr.splitlines()[-1]) < 1000
 
 
 @pytest.mark.slow
@@ -72,7 +81,7 @@ def test_a_class_with_fewer_positives_than_folds_is_named(folder: Path) -> None:
 
 
 PHOTO_SETTINGS = ["features.resolution=32", "features.resize=36", "linear.epochs=2"]
-PHOTO_SETTINGS += ["linear.milestones=[1]", "knn.k=[1, 5]", "svm.folds=2", "lowshot.draws=2"]
+PHOTO_SETTINGS += ["linear.milestones=[1]", "knn.k=[1, 10]", "svm.folds=2", "lowshot.draws=2"]
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +165,17 @@ def test_data_that_does_not_fit_is_left_out_and_named(photos: Path) -> None:
         (
             ["knn", "run", "--train", "train.beton", "--test", "val.beton", "--mode", "fast"],
             "choose augmented, or cached-K",
+        ),
+        (
+            [
+                *"linear run --train train.beton --test val.beton --mode".split(),
+                "cached-1,augmented",
+            ],
+            "only eval suite takes several",
+        ),
+        (
+            ["knn", "run", "--train", "val.beton", "--test", "val.beton", "--set", "knn.k=[99]"],
+            "knn.k=99 is more than the 40 images",
         ),
         (["nonsense", "run", "--train", "train.beton", "--test", "val.beton"], "nonsense"),
     ],
