@@ -94,8 +94,11 @@ def pick_device(name: str, world: World) -> torch.device:
 
 @contextmanager
 def joined(world: World, device: torch.device) -> Iterator[None]:
-    """Join the process group for the duration of the block (nothing to do for one rank)."""
-    if world.size == 1:
+    """Join the process group for the duration of the block.
+
+    Nothing to do for one rank, or inside of a block that has joined already.
+    """
+    if world.size == 1 or dist.is_initialized():
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"

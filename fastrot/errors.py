@@ -25,6 +25,10 @@ class BadDataError(FastrotError):
     exit_code = 65
 
 
+class TooFewImagesError(BadDataError):
+    """A protocol needs more images of a class than the data has (65)."""
+
+
 class PeerLostError(FastrotError):
     """Another rank died, or did not answer within its deadline (69)."""
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from fastrot.config import ModelConfig, load_config
 from fastrot.data.augment import Crop
 from fastrot.data.open import open_samples
-from fastrot.distributed import joined, pick_device, read_world
+from fastrot.distributed import World, joined, pick_device, read_world
 from fastrot.environment import usable_cores
 from fastrot.evaluation.live_rows import training_crop
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
@@ -96,6 +96,7 @@ def extract(
     batch: int | None = None,
     workers: int | None = None,
     progress: bool = True,
+    world: World | None = None,
 ) -> ExtractReport:
     """Extract features, or go on with it; under torchrun on all ranks.
 
@@ -117,6 +118,7 @@ def extract(
         batch: images of a forward pass; None: by size and device.
         workers: decoding threads; None: by the cores.
         progress: show it on standard error.
+        world: the ranks; None: torchrun's.
 
     Raises:
         FastrotError: with the exit code of the failure.
@@ -131,7 +133,7 @@ def extract(
         random_init=random_init,
     )
     samples = open_samples(data)
-    world = read_world()
+    world = world or read_world()
     target = pick_device(device, world)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // world.local_size))

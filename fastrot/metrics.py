@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import BadDataError, TooFewImagesError, UsageError
 
 Definition = Literal["voc2010", "voc2007", "sklearn"]
 
@@ -115,7 +115,8 @@ def mean_over_classes(
         Of shape ``values.shape[1:]``; of shape () for one value a class.
 
     Raises:
-        BadDataError: a class is undefined (with skip: all are).
+        TooFewImagesError: a class is undefined.
+        BadDataError: no class, or (with skip) none that is defined.
     """
     if len(values) == 0:
         raise BadDataError("a mean over no classes; give values of one class at least")
@@ -126,7 +127,7 @@ def mean_over_classes(
             class_names[i] if class_names else str(i) for i in np.flatnonzero(lacking).tolist()
         ]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-        raise BadDataError(
+        raise TooFewImagesError(
             f"{len(names)} of {len(values)} classes have no counted positive, so their AP is "
             f"undefined: {shown}; give test data that shows them, or leave them out by name"
         )

@@ -76,9 +76,8 @@ def evaluate(
         beside_random=(protocol == SUITE) if beside_random is None else beside_random,
         progress=progress,
     )
-    main = read_world().is_main
     if protocol == SUITE:
-        if not main or read_world().size > 1:
+        if read_world().size > 1:
             raise UsageError("eval suite runs in one process; extract under torchrun first")
         data = dict(sets)
         if train is not None and test is not None:
@@ -90,8 +89,8 @@ def evaluate(
     if train is None:
         raise UsageError("eval needs data: add --train DATA --test DATA")
     base = _with_mode(base, mode)
-    result, where = measure(base, say)
-    return EvalReport(result, where) if main else None
+    measured = measure(base, say)
+    return None if measured is None else EvalReport(*measured)
 
 
 def _default_folder(checkpoint: Path) -> Path:

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.philox import Stream, philox_u64
-from fastrot.errors import BadDataError, MismatchError, StorageError, UsageError
+from fastrot.errors import (
+    BadDataError,
+    MismatchError,
+    StorageError,
+    TooFewImagesError,
+    UsageError,
+)
 
 Signs = NDArray[np.int8]
 """Of shape (n, C): 1 positive, -1 negative, 0 not drawn."""
@@ -45,7 +51,7 @@ def draw_signs(
         class_names: C names, for the message.
 
     Raises:
-        BadDataError: a class has fewer than k positives, or no negative.
+        TooFewImagesError: a class has fewer than k positives, or no negative.
     """
     signs = np.zeros(labels.shape, np.int8)
     classes = labels.shape[1]
@@ -58,7 +64,7 @@ def draw_signs(
             if len(there) < (wanted if sign > 0 else 1):
                 name = class_names[c] if class_names else f"number {c}"
                 what = "positive" if sign > 0 else "negative"
-                raise BadDataError(
+                raise TooFewImagesError(
                     f"class {name}: {len(there)} {what} training images are fewer than the "
                     f"{wanted if sign > 0 else 1} that {shots} shots need; set lowshot.shots to "
                     "what the data allows"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import TooFewImagesError, UsageError
 
 
 def stratified_folds(
@@ -33,7 +33,7 @@ def stratified_folds(
 
     Raises:
         UsageError: another shape, type or number of folds.
-        BadDataError: a class has fewer positives, or fewer negatives, than folds.
+        TooFewImagesError: a class has fewer positives, or fewer negatives, than folds.
 
     Example:
         >>> stratified_folds(np.array([True, False, True, False, False, False]), 2)
@@ -51,7 +51,7 @@ def stratified_folds(
     for what, number in (("positives", counts), ("negatives", size - counts)):
         if (few := np.flatnonzero(number < folds)).size:
             name = class_names[few[0]] if class_names else f"number {few[0]}"
-            raise BadDataError(
+            raise TooFewImagesError(
                 f"class {name}: {number[few[0]]} {what} among {size} training images are fewer "
                 f"than {folds} folds; leave that class out, add images, or set svm.folds lower"
             )

@@ -52,7 +52,7 @@ def evaluate_lowshot(
         UsageError: a layer is not in the cache, or a fixed draw is not there.
     """
     check_same_classes(train, test)
-    labels, test_labels = several_labels(train), several_labels(test)
+    labels, test_labels = several_labels(train, test), several_labels(test, train)
     shots = config.lowshot.shots
     drawn = {k: _draws(labels, k, config, train) for k in shots}
     scores = []

@@ -15,7 +15,7 @@ import xxhash
 from fastrot.data.labels import check_same_classes
 from fastrot.data.open import open_samples
 from fastrot.data.sources import size_note
-from fastrot.distributed import read_world
+from fastrot.distributed import World, joined, pick_device, read_world
 from fastrot.environment import environment_record
 from fastrot.errors import BadDataError, UsageError
 from fastrot.evaluation.journal import Journal
@@ -94,11 +94,13 @@ class Measurement:
         return load_protocol(self.protocol, divide_overrides(self.overrides)[1])
 
 
-def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]:
+def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path] | None:
     """Run a protocol; what an earlier, killed start has finished is not done again.
 
+    Under torchrun all ranks extract; then the first one evaluates, and the others leave.
+
     Returns:
-        The result, and the folder that has it as ``result.json``.
+        The result, and the folder that has it as ``result.json``; None on other ranks.
 
     Raises:
         FastrotError: with the exit code of the failure.
@@ -113,6 +115,10 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
         raise UsageError("mode 'augmented' trains on one process; leave torchrun out")
     _check(what, config)
     began = time.monotonic()
+    if read_world().size > 1:
+        _extract_on_all_ranks(what, config, say)
+        if not read_world().is_main:
+            return None
     scores, folder, settings, seconds = _run(what, config, say)
     random = None
     if what.beside_random and not what.random_init:
@@ -132,14 +138,27 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
         weights={"source": source, "digest": digest},
         data={"train": str(what.train), "test": str(what.test)},
         caches=settings,
-        seconds={**seconds, "all": time.monotonic() - began},
+        seconds={**seconds, "this start": time.monotonic() - began},
         record=environment_record(),
         notes=_notes(what, config),
     )
-    if read_world().is_main:
-        text = json.dumps(result.to_json(), indent=1, default=str)
-        write_atomic(folder / "result.json", text.encode() + b"\n")
+    text = json.dumps(result.to_json(), indent=1, default=str)
+    write_atomic(folder / "result.json", text.encode() + b"\n")
     return result, folder
+
+
+def _extract_on_all_ranks(what: Measurement, config: EvalConfig, say: Say) -> None:
+    """All features that will be needed, within one process group."""
+    world = read_world()
+    steps = [what, replace(what, random_init=True)] if what.beside_random else [what]
+    with joined(world, pick_device("auto", world)):
+        for step in steps:
+            for data, crops in ((what.train, what.mode.crops or 0), (what.test, 0)):
+                _extracted(step, config, data, crops, say if world.is_main else _silent, world)
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
 
 
 def _run(
@@ -167,19 +186,26 @@ def _run(
             test_cache=_cache_folder(what, config, what.test, 0),
             progress=what.progress,
         )
-        return scores, folder, depends, {"evaluation": time.monotonic() - began}
+        return scores, folder, depends, _seconds(journal, evaluation=time.monotonic() - began)
     caches = {
-        part: _extracted(what, config, data, crops, say)
+        part: _extracted(what, config, data, crops, say, World())
         for part, data, crops in (("train", what.train, what.mode.crops), ("test", what.test, 0))
     }
     extracted = time.monotonic() - began
     depends = {part: cache.identity for part, cache in caches.items()}
-    if not read_world().is_main:
-        return [], folder, depends, {}
     journal = _journal(folder, {"settings": settings, "caches": depends})
     scores = _EVALUATORS[config.kind](caches["train"], caches["test"], config, journal, say)
-    seconds = {"features": extracted, "evaluation": time.monotonic() - began - extracted}
-    return scores, folder, depends, seconds
+    spent = time.monotonic() - began - extracted
+    return scores, folder, depends, _seconds(journal, features=extracted, evaluation=spent)
+
+
+def _seconds(journal: Journal, **parts: float) -> dict[str, float]:
+    """Of the start that finished the evaluation, not of one that only reads what it found."""
+    saved = journal.get("seconds")
+    if saved is None:
+        journal.put("seconds", parts)
+        return parts
+    return {part: float(seconds) for part, seconds in saved.items()}
 
 
 def _journal(folder: Path, identity: dict[str, Any]) -> Journal:
@@ -204,7 +230,7 @@ def _check(what: Measurement, config: EvalConfig) -> None:
 
 
 def _extracted(
-    what: Measurement, config: EvalConfig, data: Path, crops: int, say: Say
+    what: Measurement, config: EvalConfig, data: Path, crops: int, say: Say, world: World
 ) -> FeatureCache:
     say(f"{config.protocol}: features of {data}")
     return extract(
@@ -218,7 +244,8 @@ def _extracted(
         channel_order=what.channel_order,
         model=what.model,
         overrides=what.overrides,
-        progress=what.progress,
+        progress=what.progress and world.is_main,
+        world=world,
     ).cache
 
 

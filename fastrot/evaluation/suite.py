@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastrot.data.open import open_samples
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import TooFewImagesError, UsageError
 from fastrot.evaluation.draws import possible_shots
 from fastrot.evaluation.linear_training import mode_gap
 from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
@@ -89,6 +89,7 @@ def run_suite(
 
     Raises:
         UsageError: no data, or an unknown kind.
+        TooFewImagesError: nothing could be run.
         FastrotError: with the exit code of the failure; the same command goes on.
     """
     if unknown := [kind for kind in data if kind not in PROTOCOLS]:
@@ -106,14 +107,19 @@ def run_suite(
         name = f"{step.protocol} ({step.mode.label})"
         say(f"[{number}/{len(plan)}] {name}")
         try:
-            result, _ = measure(step, say)
-        except BadDataError as error:
+            measured = measure(step, say)
+        except TooFewImagesError as error:
             left_out[name] = str(error)
             say(f"{name}: left out: {error}")
             continue
+        assert measured is not None, "a suite runs in one process"
+        result = measured[0]
         results.append(result)
         gap = _gap(result, results)
         gaps |= {step.protocol: gap} if gap else {}
+    if not results:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise TooFewImagesError(f"no protocol can be run on this data: {reasons}")
     suite = Suite(results, left_out, gaps, base.out)
     text = json.dumps(suite.to_json(), indent=1, default=str)
     write_atomic(base.out / "suite.json", text.encode() + b"\n")

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastrot.data.labels import check_same_classes
-from fastrot.errors import BadDataError
+from fastrot.errors import BadDataError, NonFiniteError
 from fastrot.evaluation.folds import stratified_folds
 from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.protocol import EvalConfig, SvmConfig
@@ -52,7 +52,7 @@ def evaluate_svm(
         UsageError: a layer is not in the cache.
     """
     check_same_classes(train, test)
-    labels, test_labels = several_labels(train), several_labels(test)
+    labels, test_labels = several_labels(train, test), several_labels(test, train)
     scores = []
     for layer in config.features.layers:
         record = journal.get(layer)
@@ -76,8 +76,12 @@ def solver_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def several_labels(cache: FeatureCache) -> NDArray[np.int8]:
+def several_labels(cache: FeatureCache, other: FeatureCache | None = None) -> NDArray[np.int8]:
     """Labels of shape (n, C): 1 present, -1 absent, 0 difficult.
+
+    Args:
+        cache: whose labels.
+        other: of the same classes; where no names say how many there are, both do.
 
     Raises:
         BadDataError: there are none.
@@ -87,7 +91,8 @@ def several_labels(cache: FeatureCache) -> NDArray[np.int8]:
         return labels.astype(np.int8)
     if not len(labels) or int(labels.min()) < 0:
         raise BadDataError(f"{cache.path}: images without labels; the SVM protocols need them")
-    count = len(cache.class_names or ()) or int(labels.max()) + 1
+    highest = max(int(labels.max()), -1 if other is None else int(other.labels.max()))
+    count = len(cache.class_names or ()) or highest + 1
     return np.where(np.arange(count) == labels[:, None], 1, -1).astype(np.int8)
 
 
@@ -100,6 +105,11 @@ def unit_rows(cache: FeatureCache, layer: str) -> torch.Tensor:
             "transform"
         )
     rows = torch.from_numpy(features.astype(np.float32))
+    if not torch.isfinite(rows).all():
+        raise NonFiniteError(
+            f"{cache.path}: layer {layer!r} has values that are NaN or infinite; remove that "
+            "folder, and it is extracted again"
+        )
     unit: torch.Tensor = rows / (rows.norm(dim=1, keepdim=True) + 1e-5)
     return unit
 

@@ -57,7 +57,7 @@ def read_run(path: Path) -> RunFiles:
         UsageError: it is none.
     """
     if not path.is_dir() or not any((path / name).exists() for name in _PARTS):
-        what = "no run folder" if path.is_dir() else "no such folder"
+        what = "no run folder" if path.exists() else "no such folder"
         raise UsageError(
             f"{path}: {what} ({', '.join(_PARTS)} are looked for); name one that fastrot train made"
         )
