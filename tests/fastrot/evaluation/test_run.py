@@ -99,9 +99,10 @@ def photos(folder: Path, test_data: Callable[[str], Path]) -> Path:
 
 
 def of_photos(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [*FASTROT, "eval", *words]
-    for setting in PHOTO_SETTINGS:
+    command = [*FASTROT, "eval"]
+    for setting in PHOTO_SETTINGS:  # of two settings the later one holds
         command += ["--set", setting]
+    command += words
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stderr
     return done
