@@ -50,7 +50,7 @@ def cyanure(
     x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
 ) -> NDArray[np.float64]:
     """Cyanure to a relative duality gap of 1e-4; a positive of weight 2 is there twice."""
-    from cyanure.estimators import Classifier  # type: ignore[import-untyped]
+    from cyanure.estimators import Classifier
 
     copies = np.where(y > 0, round(weight), 1)
     rows = np.repeat(np.arange(len(y)), copies)
@@ -73,7 +73,7 @@ def liblinear_multicore(
 ) -> NDArray[np.float64]:
     """liblinear-multicore's dual solver (-s 1 -m) with the published tolerance."""
     import scipy.sparse
-    from liblinear import liblinearutil  # type: ignore[import-untyped]
+    from liblinear import liblinearutil
 
     data = liblinearutil.problem(y.astype(np.float64), scipy.sparse.csr_matrix(x), bias=1)
     options = f"-s 1 -c {cost!r} -w1 {weight!r} -w-1 1 -B 1 -e 0.0001 -m {threads} -q"
