@@ -7,6 +7,7 @@ round and its median over the rounds is reported.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -14,8 +15,10 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,6 +142,39 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def ratio_fields(ratios: Mapping[str, Spread]) -> dict[str, Any]:
+    """``ratios`` (medians) and ``ratio_spreads`` of a record."""
+    return {
+        "ratios": {name: float(f"{ratio.median:.4g}") for name, ratio in ratios.items()},
+        "ratio_spreads": {name: ratio.to_json() for name, ratio in ratios.items()},
+    }
+
+
+def save_record(record: Mapping[str, Any], json: Path | None, append: Path | None) -> None:
+    """Write a record into a file of its own, and as a line of a results file, where asked to."""
+    if json is not None:
+        write_json(json, record)
+    if append is not None:
+        append_records(append, [record])
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """So many threads for torch, and for every BLAS and OpenMP that is loaded or will be."""
+    import torch
+
+    before = torch.get_num_threads()
+    if find_spec("faiss") is not None:
+        importlib.import_module("faiss")  # or its BLAS would come after the limit
+    control: Any = importlib.import_module("threadpoolctl")
+    with control.threadpool_limits(threads):
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def append_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -23,13 +23,14 @@ from rich.table import Table
 from fastrot.benchmarks.harness import (
     Countdown,
     Spread,
+    limited,
     machine_record,
+    ratio_fields,
     ratios,
     rotated,
     spread,
-    write_json,
 )
-from fastrot.benchmarks.knn_contenders import SEARCHES, Found, limited, missing
+from fastrot.benchmarks.knn_contenders import SEARCHES, Found, missing
 from fastrot.environment import usable_cores
 from fastrot.errors import FastrotError, UsageError
 from fastrot.evaluation.knn import vote
@@ -82,8 +83,7 @@ class KnnReport:
         """One object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": "knn",
-            "ratios": {name: float(f"{r.median:.4g}") for name, r in self.ratios.items()},
-            "ratio_spreads": {name: r.to_json() for name, r in self.ratios.items()},
+            **ratio_fields(self.ratios),
             "quality": {name: dict(each) for name, each in self.quality.items()},
             "points": [
                 {"point": name, "seconds": spread(each).to_json()}
@@ -92,13 +92,8 @@ class KnnReport:
             "left_out": dict(self.left_out),
             "settings": dict(self.settings),
             "data": dict(self.data),
-            "machine": dict(self.record),
+            "record": dict(self.record),
         }
-
-    def save(self, json: Path | None) -> None:
-        """Write ``to_json`` into a file, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
 
     def show(self, console: Console) -> None:
         """Print it for people."""

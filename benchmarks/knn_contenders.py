@@ -9,8 +9,7 @@ Shapes: m queries, n bank rows, D dimensions, k neighbours.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -86,18 +85,3 @@ def missing(name: str) -> str | None:
     if name == "faiss" and find_spec("faiss") is None:
         return "the package faiss-cpu is not installed"
     return None
-
-
-@contextmanager
-def limited(threads: int) -> Iterator[None]:
-    """So many threads for torch, and for every BLAS and OpenMP that is loaded or will be."""
-    before = torch.get_num_threads()
-    if find_spec("faiss") is not None:
-        importlib.import_module("faiss")  # or its BLAS would come after the limit
-    control: Any = importlib.import_module("threadpoolctl")
-    with control.threadpool_limits(threads):
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)

@@ -24,13 +24,13 @@ from rich.table import Table
 from fastrot.benchmarks.harness import (
     Countdown,
     Spread,
+    limited,
     machine_record,
+    ratio_fields,
     ratios,
     rotated,
     spread,
-    write_json,
 )
-from fastrot.benchmarks.knn_contenders import limited
 from fastrot.benchmarks.linear_contenders import LADDERS, SOLVERS, Job, Rung, missing
 from fastrot.environment import usable_cores
 from fastrot.errors import UsageError
@@ -119,8 +119,7 @@ class LinearReport:
         """One object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": "linear",
-            "ratios": {name: float(f"{r.median:.4g}") for name, r in self.ratios().items()},
-            "ratio_spreads": {name: r.to_json() for name, r in self.ratios().items()},
+            **ratio_fields(self.ratios()),
             "cpu_ratios": {name: r.to_json() for name, r in self.ratios("cpu").items()},
             "quality": {
                 f"{p.name} {p.strength:g}": {"excess": p.excess, "gap": p.gap} for p in self.points
@@ -129,13 +128,8 @@ class LinearReport:
             "left_out": dict(self.left_out),
             "settings": dict(self.settings),
             "data": dict(self.data),
-            "machine": dict(self.record),
+            "record": dict(self.record),
         }
-
-    def save(self, json: Path | None) -> None:
-        """Write ``to_json`` into a file, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
 
     def show(self, console: Console) -> None:
         """Print it for people."""

@@ -24,10 +24,9 @@ from rich.table import Table
 from fastrot.benchmarks.harness import (
     Countdown,
     Spread,
-    append_records,
     machine_record,
+    ratio_fields,
     spread,
-    write_json,
 )
 from fastrot.benchmarks.svm_peers import PEERS, Fit, fit_all, missing
 from fastrot.benchmarks.svm_problems import Sample, objective, sample_problems
@@ -78,21 +77,13 @@ class SvmReport:
         """One object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": "svm",
-            "ratios": {name: float(f"{r.median:.4g}") for name, r in self.ratios.items()},
-            "ratio_spreads": {name: r.to_json() for name, r in self.ratios.items()},
+            **ratio_fields(self.ratios),
             "quality": {name: dict(each) for name, each in self.quality.items()},
             "points": [dict(point) for point in self.points],
             "left_out": dict(self.left_out),
             "settings": dict(self.settings),
             "record": dict(self.record),
         }
-
-    def save(self, json: Path | None, append: Path | None = None) -> None:
-        """Write ``to_json`` into a file, and add it as a line to another one, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
-        if append is not None:
-            append_records(append, [self.to_json()])
 
     def show(self, console: Console) -> None:
         """Print it for people."""

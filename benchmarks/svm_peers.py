@@ -142,11 +142,13 @@ def fit_all(
             for worker in workers:
                 if left and not worker.busy:
                     worker.start(*left.pop())
-            ready = wait([w.connection for w in workers if w.busy], timeout=1.0)
+            busy = [worker for worker in workers if worker.busy]
+            until = max(0.0, limit - max(worker.age for worker in busy))
+            ready = wait([worker.connection for worker in busy], timeout=until)
             for worker in workers:
                 if worker.connection in ready:
                     yield worker.result()
-                elif worker.busy and worker.age > limit:
+                elif worker.busy and worker.age >= limit:
                     yield Fit(worker.busy[0], limit, float("inf"), None, "stopped at the limit")
                     worker.close()
                     worker.renew()

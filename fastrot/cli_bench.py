@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fastrot.cli_measure import Overrides
+
 Peers = Annotated[str | None, typer.Option(metavar="NAME,...", help="(default: all that fit).")]
 Threads = Annotated[
     int | None, typer.Option(help="Cores of each contender (default: the usable ones).")
@@ -42,15 +44,12 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
         rounds: Annotated[int, typer.Option(help="Times that ours is run.")] = 1,
         threads: Threads = None,
         seed: Annotated[int, typer.Option(help="Of the peers' sample.")] = 0,
-        overrides: Annotated[
-            list[str] | None,
-            typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the protocol."),
-        ] = None,
+        overrides: Overrides = None,
         json: Json = None,
         append: Append = None,
     ) -> None:
         """Measure a whole SVM protocol on one layer beside LinearSVC, cyanure and liblinear."""
-        from fastrot.benchmarks.harness import check_outputs
+        from fastrot.benchmarks.harness import check_outputs, save_record
         from fastrot.benchmarks.svm import bench_svm as run
 
         check_outputs(json, append)
@@ -67,7 +66,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
             seed=seed,
             overrides=tuple(overrides or ()),
         )
-        report.save(json, append)
+        save_record(report.to_json(), json, append)
         show(report, False)
 
     @bench.command("knn")
@@ -87,7 +86,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
         append: Append = None,
     ) -> None:
         """Measure exact nearest neighbours beside faiss, scikit-learn and plain torch."""
-        from fastrot.benchmarks.harness import append_records, check_outputs
+        from fastrot.benchmarks.harness import check_outputs, save_record
         from fastrot.benchmarks.knn import run_knn
 
         check_outputs(json, append)
@@ -102,9 +101,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
             rounds=rounds,
             threads=threads,
         )
-        report.save(json)
-        if append is not None:
-            append_records(append, [report.to_json()])
+        save_record(report.to_json(), json, append)
         show(report, False)
 
     @bench.command("linear")
@@ -120,7 +117,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
         append: Append = None,
     ) -> None:
         """Measure the exact optimum of a linear probe beside cyanure, scikit-learn and torch."""
-        from fastrot.benchmarks.harness import append_records, check_outputs
+        from fastrot.benchmarks.harness import check_outputs, save_record
         from fastrot.benchmarks.linear import run_linear
 
         check_outputs(json, append)
@@ -133,9 +130,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
             limit=limit,
             threads=threads,
         )
-        report.save(json)
-        if append is not None:
-            append_records(append, [report.to_json()])
+        save_record(report.to_json(), json, append)
         show(report, False)
 
 

@@ -96,7 +96,6 @@ def extract(
     batch: int | None = None,
     workers: int | None = None,
     progress: bool = True,
-    world: World | None = None,
 ) -> ExtractReport:
     """Extract features, or go on with it; under torchrun on all ranks.
 
@@ -118,7 +117,6 @@ def extract(
         batch: images of a forward pass; None: by size and device.
         workers: decoding threads; None: by the cores.
         progress: show it on standard error.
-        world: the ranks; None: torchrun's.
 
     Raises:
         FastrotError: with the exit code of the failure.
@@ -132,17 +130,70 @@ def extract(
         channel_order=channel_order,
         random_init=random_init,
     )
-    samples = open_samples(data)
+    cache = extract_for(
+        config,
+        backbone,
+        data,
+        out,
+        layers=layers or _layers(config, protocol, backbone.model.stage_names),
+        crops=crops,
+        seed=seed,
+        loader=loader,
+        device=device,
+        batch=batch,
+        workers=workers,
+        progress=progress,
+    )
+    return ExtractReport(cache, time.monotonic() - started)
+
+
+def extract_for(
+    config: EvalConfig,
+    backbone: Backbone,
+    data: Path,
+    out: Path,
+    *,
+    layers: Sequence[str],
+    crops: int,
+    seed: int = 0,
+    loader: str = "auto",
+    device: str = "auto",
+    batch: int | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    world: World | None = None,
+) -> FeatureCache:
+    """Features of a loaded backbone, as a protocol sees images.
+
+    Args:
+        config: of the protocol.
+        backbone: loaded once, so that training and test features are of the same weights, also
+            while a run goes on.
+        data: as for ``extract``.
+        out: the cache's folder.
+        layers: stages.
+        crops: K, or 0.
+        seed: of the random crops.
+        loader: as for ``extract``.
+        device: as for ``extract``.
+        batch: as for ``extract``.
+        workers: as for ``extract``.
+        progress: show it on standard error.
+        world: the ranks; None: torchrun's.
+
+    Raises:
+        FastrotError: with the exit code of the failure.
+    """
     world = world or read_world()
     target = pick_device(device, world)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // world.local_size))
     with joined(world, target):
-        cache = extract_features(
+        return extract_features(
             backbone,
-            samples,
+            open_samples(data),
             out,
-            layers=layers or _layers(config, protocol, backbone.model.stage_names),
+            layers=layers,
             crop=_crop(config, backbone, crops),
             crops=crops,
             seed=seed,
@@ -154,7 +205,6 @@ def extract(
             world=world,
             progress=progress,
         )
-    return ExtractReport(cache, time.monotonic() - started)
 
 
 def _crop(config: EvalConfig, backbone: Backbone, crops: int) -> Crop:

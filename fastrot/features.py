@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +36,10 @@ from fastrot.feature_manifest import MANIFEST
 from fastrot.feature_network import FeatureNetwork, pipelined
 from fastrot.feature_plan import FeaturePlan, plan_features
 from fastrot.feature_writer import LOCK, FeatureWriter, remove_plan
+from fastrot.output import Say
 from fastrot.pooling import layer_infos
 from fastrot.runlock import RunLock
 from fastrot.weights import Backbone
-
-Say = Callable[[str], None]
 
 _GPU_BATCH = 256
 _CPU_PIXELS = 2**21  # of a batch

@@ -166,10 +166,20 @@ def top_k_accuracy(labels: NDArray[np.int64], scores: NDArray[Any], k: int = 1) 
             "that have scores; test data must have the classes of the training data"
         )
     _refuse_nan(scores)
+    return float((label_ranks(labels, scores) < k).mean())
+
+
+def label_ranks(labels: NDArray[np.int64], scores: NDArray[Any]) -> NDArray[np.int64]:
+    """How many classes stand before that of each sample, of shape (n,), ties to the lower class.
+
+    Args:
+        labels: of shape (n,), from 0 to C - 1.
+        scores: of shape (n, C), none of them NaN.
+    """
     own = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
     earlier = np.arange(scores.shape[1]) < labels[:, None]
     before = (scores > own).sum(axis=1) + ((scores == own) & earlier).sum(axis=1)
-    return float((before < k).mean())
+    return np.asarray(before, np.int64)
 
 
 def _positives(labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Say = Callable[[str], None]
+"""Shows one line to the user."""
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from fastrot.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from fastrot.output import Say
 from fastrot.resolve import (
     BatchPlan,
     autocast_dtype,
@@ -52,7 +53,6 @@ EMBEDDED = "embedded:digits"
 _BANK_IMAGES = 4096
 
 log = logging.getLogger(__name__)
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

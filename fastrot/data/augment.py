@@ -145,8 +145,9 @@ class Crop:
         h: NDArray[np.int64],
     ) -> Boxes:
         side, short = min(self.size, self.resize), np.minimum(w, h)
-        outer = self.resize if self.kind == "center_random" else side
-        bits = draw(seed, epoch, ids, Stream.CROP)
+        outer, words = side, (np.zeros(len(ids), np.uint32),) * 2
+        if self.kind == "center_random":
+            outer, words = self.resize, draw(seed, epoch, ids, Stream.CROP)[2:]
 
         def along(length: NDArray[np.int64], word: U32) -> tuple[NDArray[np.int64], ...]:
             # torchvision rounds the long side down and the crop's corner to whole pixels of the
@@ -157,7 +158,7 @@ class Crop:
             end = np.rint((start + side) * length / shrunk).astype(np.int64)
             return first, np.maximum(end - first, 1)
 
-        (left, box_w), (top, box_h) = along(w, bits[2]), along(h, bits[3])
+        (left, box_w), (top, box_h) = along(w, words[0]), along(h, words[1])
         return _stack(left, top, box_w, box_h)
 
 

@@ -62,11 +62,11 @@ def check_same_classes(train: Labelled, test: Labelled) -> None:
         MismatchError: other classes, another order, or several classes an image in only one.
     """
     for part in (train, test):
-        missing = np.flatnonzero(part.labels < 0) if part.labels.ndim == 1 else ()
+        missing = np.flatnonzero(part.labels < 0 if part.labels.ndim == 1 else [])
         if len(missing):
             raise BadDataError(
-                f"{part.path}: {len(missing):,} of {len(part.labels):,} images have no label; "
-                "evaluate on labelled data"
+                f"{part.path}: {len(missing):,} of {len(part.labels):,} images have no label "
+                f"(first: number {missing[0]}); label or remove them"
             )
     rule = "training and test data must have the same classes"
     if train.labels.ndim != test.labels.ndim:
@@ -90,6 +90,43 @@ def check_same_classes(train: Labelled, test: Labelled) -> None:
             raise MismatchError(
                 f"{test.path}: label {worst}, but {train.path} has {known:,} classes; {rule}"
             )
+
+
+def count_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> int:
+    """The number of classes of two data sets that have one label an image.
+
+    Args:
+        train: with labels of shape (n,).
+        test: with labels of shape (m,).
+        sizes: n and m.
+
+    Raises:
+        BadDataError: no images, several labels an image, not one label for each, or one that
+            is none of the named classes.
+        MismatchError: as ``check_same_classes``.
+    """
+    for part, size in zip((train, test), sizes, strict=True):
+        if part.labels.ndim != 1:
+            raise BadDataError(
+                f"{part.path}: an image has several of {part.labels.shape[1]} classes, and this "
+                "protocol needs one each; use voc07-svm"
+            )
+        if len(part.labels) != size:
+            raise BadDataError(
+                f"{part.path}: {len(part.labels)} labels for {size} images; there must be one each"
+            )
+        if not size:
+            raise BadDataError(f"{part.path}: no images; name data that has some")
+    names = train.class_names or test.class_names
+    for part in (train, test):
+        named, highest = part.class_names or names, int(part.labels.max())
+        if named is not None and highest >= len(named):
+            raise BadDataError(
+                f"{part.path}: label {highest} is none of the {len(named)} classes that have "
+                "names; give train and test the same classes"
+            )
+    check_same_classes(train, test)
+    return int(train.labels.max()) + 1 if names is None else len(names)
 
 
 def _first_difference(

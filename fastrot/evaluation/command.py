@@ -9,10 +9,11 @@ from pathlib import Path
 from fastrot.distributed import read_world
 from fastrot.errors import UsageError
 from fastrot.evaluation.mode import TEST_TRANSFORM, parse_mode
-from fastrot.evaluation.run import Measurement, Say, measure
+from fastrot.evaluation.run import Measurement, measure
 from fastrot.evaluation.run_report import EvalReport
 from fastrot.evaluation.suite import run_suite
 from fastrot.evaluation.suite_report import SuiteReport
+from fastrot.output import Say
 from fastrot.settings import Override
 
 SUITE = "suite"

@@ -13,21 +13,21 @@ Shapes: n training and m test images, C classes, k neighbours.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastrot.data.labels import count_classes
 from fastrot.errors import BadDataError, MismatchError, UsageError
 from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.feature_cache import FeatureCache
+from fastrot.metrics import label_ranks
+from fastrot.output import Say
 from fastrot.solvers.topk import nearest_rows
-
-Say = Callable[[str], None]
 
 _UNIT = 8192  # test images whose search is one part that survives a kill
 _VOTE_BYTES = 2**26
@@ -117,20 +117,6 @@ def vote(
     return np.asarray(votes, np.float64).reshape(len(near), classes)
 
 
-def count_hits(votes: NDArray[np.float64], labels: NDArray[np.int64], top: int) -> int:
-    """How many samples have their class among the ``top`` first, ties to the lower class.
-
-    Args:
-        votes: of shape (m, C).
-        labels: of shape (m,).
-        top: classes that count.
-    """
-    own = np.take_along_axis(votes, labels[:, None], axis=1)
-    earlier = np.arange(votes.shape[1]) < labels[:, None]
-    before = (votes > own).sum(axis=1) + ((votes == own) & earlier).sum(axis=1)
-    return int((before < top).sum())
-
-
 def _part(
     train: FeatureCache,
     test: FeatureCache,
@@ -172,8 +158,9 @@ def _part(
                 classes=classes,
                 temperature=config.knn.temperature,
             )
+            ranks = label_ranks(labels[some], votes)
             for top in _TOPS:
-                counted[str(top)] += count_hits(votes, labels[some], min(top, k))
+                counted[str(top)] += int((ranks < min(top, k)).sum())
         hits[str(k)] = counted
     return {"hits": hits}
 
@@ -196,33 +183,13 @@ def _scores(
 
 def _check(train: FeatureCache, test: FeatureCache, config: EvalConfig) -> int:
     """The number of classes, or why the two caches cannot be compared."""
-    largest = 0
     for cache in (train, test):
         if cache.crops:
             raise BadDataError(
                 f"{cache.path}: {cache.crops} random crops an image; kNN takes the test transform: "
                 "extract without --crops"
             )
-        if cache.labels.ndim != 1:
-            raise BadDataError(
-                f"{cache.path}: an image has several of {cache.labels.shape[1]} classes, and a "
-                "neighbour votes for one; use the protocol voc07-svm"
-            )
-        if not cache.num_samples:
-            raise BadDataError(f"{cache.path}: no images; name data that has some")
-        if (missing := np.flatnonzero(cache.labels < 0)).size:
-            raise BadDataError(
-                f"{cache.path}: {missing.size} of {cache.num_samples} images have no label (first: "
-                f"number {missing[0]}), and kNN needs one each; label or remove them"
-            )
-        largest = max(largest, int(cache.labels.max()) + 1)
-    _check_names(train.class_names, test.class_names)
-    names = train.class_names or test.class_names
-    if names is not None and largest > len(names):
-        raise BadDataError(
-            f"label {largest - 1} is none of the {len(names)} classes that have names; give train "
-            "and test the same classes"
-        )
+    classes = count_classes(train, test, (train.num_samples, test.num_samples))
     for k in config.knn.k:
         if k > train.num_samples:
             raise UsageError(
@@ -236,15 +203,4 @@ def _check(train: FeatureCache, test: FeatureCache, config: EvalConfig) -> int:
                 f"layer {layer!r}: {ours} values in {train.path} and {theirs} in {test.path}; "
                 "extract both in the same way"
             )
-    return len(names) if names is not None else largest
-
-
-def _check_names(train: Sequence[str] | None, test: Sequence[str] | None) -> None:
-    if train is None or test is None or tuple(train) == tuple(test):
-        return
-    if len(train) != len(test):
-        what = f"{len(train)} and {len(test)} of them"
-    else:
-        i = next(i for i, pair in enumerate(zip(train, test, strict=True)) if pair[0] != pair[1])
-        what = f"class {i} is {train[i]!r} and {test[i]!r}"
-    raise MismatchError(f"train and test name other classes: {what}; give both the same list")
+    return classes

@@ -9,7 +9,6 @@ image as the test transform or K random crops show it, so scores carry their mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.evaluation.subsets import balanced_subset, describe_subset
 from fastrot.feature_cache import FeatureCache
+from fastrot.output import Say
 
 _SAVE_SECONDS = 30.0
 
@@ -35,7 +35,7 @@ def evaluate_linear(
     test: FeatureCache,
     config: EvalConfig,
     journal: Journal,
-    say: Callable[[str], None],
+    say: Say,
     *,
     device: str = "auto",
     save_seconds: float = _SAVE_SECONDS,
@@ -63,7 +63,7 @@ def evaluate_linear(
         StorageError: the state cannot be written.
     """
     layers, linear = config.features.layers, config.linear
-    classes = check_classes(train, test, train.num_samples, test.num_samples)
+    classes = check_classes(train, test, (train.num_samples, test.num_samples))
     shapes = [_shape(train, test, layer) for layer in layers]
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
 

@@ -6,35 +6,22 @@ Shapes: n samples, K crops of each (0: one, the test transform), D features, B s
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastrot.data.labels import Labelled, count_classes
 from fastrot.data.order import SampleOrder
 from fastrot.data.prefetch import Prefetcher
-from fastrot.errors import BadDataError, MismatchError
+from fastrot.errors import BadDataError
 
 _READ_DEADLINE = 600.0
 _AHEAD = 2
 _BLOCK_BYTES = 2**20
 _WINDOW = 4096  # blocks: an epoch of at most 4 GiB is shuffled as a whole
 _RESIDENT_SHARE = 0.5
-
-
-class Labelled(Protocol):
-    """What the checks look at: a feature cache, or a data set."""
-
-    @property
-    def labels(self) -> NDArray[np.int64] | NDArray[np.int8]:
-        """Of shape (n,), or (n, C)."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """One a class, where they are known."""
-        ...
 
 
 class Features(Labelled, Protocol):
@@ -55,69 +42,25 @@ class Features(Labelled, Protocol):
         ...
 
 
-def check_classes(train: Labelled, test: Labelled, train_size: int, test_size: int) -> int:
+def check_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> int:
     """The number of classes that a probe has, or why it cannot be trained.
 
     Args:
         train: with labels of shape (n,).
-        test: with labels of shape (n,).
-        train_size: n of train.
-        test_size: n of test.
+        test: with labels of shape (m,).
+        sizes: n and m.
 
     Raises:
-        BadDataError: labels missing, several a sample, too few or too many, or of a class that
-            is not in train.
-        MismatchError: train and test name other classes.
+        BadDataError: as ``count_classes``, or all training images are of one class.
+        MismatchError: train and test have other classes.
     """
-    largest = {}
-    for what, data, size in (("train", train, train_size), ("test", test, test_size)):
-        labels: NDArray[Any] = np.asarray(data.labels)
-        if labels.ndim != 1:
-            raise BadDataError(
-                f"{what}: an image has several of {labels.shape[1]} classes, and a linear probe "
-                "needs one each; use the protocol voc07-svm"
-            )
-        if len(labels) != size:
-            raise BadDataError(
-                f"{what}: {len(labels)} labels for {size} samples; make the cache again"
-            )
-        if not size:
-            raise BadDataError(f"{what}: no samples; name data that has some")
-        missing = np.flatnonzero(labels < 0)
-        if len(missing):
-            raise BadDataError(
-                f"{what}: {len(missing)} of {size} samples have no label (first: sample "
-                f"{missing[0]}); a linear probe needs one each: label or remove them"
-            )
-        largest[what] = int(labels.max()) + 1
-    names, test_names = train.class_names, test.class_names
-    if names is not None and test_names is not None and names != test_names:
-        raise MismatchError(f"train and test name other classes: {_difference(names, test_names)}")
-    known = names or test_names
-    classes = largest["train"] if known is None else len(known)
-    for what, needed in largest.items():
-        if needed > classes:
-            raise BadDataError(
-                f"{what}: label {needed - 1} is outside of the {classes} classes of "
-                f"{'train' if known is None else 'the class names'}; give train and test the same "
-                "classes"
-            )
+    classes = count_classes(train, test, sizes)
     if len(np.unique(train.labels)) < 2:
         raise BadDataError(
-            "train: all samples are of one class, and a probe needs at least two; give data of "
-            "several classes"
+            f"{train.path}: all samples are of one class, and a probe needs at least two; give "
+            "data of several classes"
         )
     return classes
-
-
-def _difference(train: Sequence[str], test: Sequence[str]) -> str:
-    if len(train) != len(test):
-        return f"{len(train)} and {len(test)} of them; give both the same list of classes"
-    number = next(i for i, pair in enumerate(zip(train, test, strict=True)) if pair[0] != pair[1])
-    return (
-        f"class {number} is {train[number]!r} and {test[number]!r}; give both the same list of "
-        "classes"
-    )
 
 
 class Rows(NamedTuple):

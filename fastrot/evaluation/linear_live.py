@@ -9,7 +9,7 @@ its step from that. Test features are extracted once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +35,7 @@ from fastrot.evaluation.result import Score
 from fastrot.feature_network import FeatureNetwork
 from fastrot.feature_plan import feature_identity, plan_features
 from fastrot.features import extract_features, pass_size
+from fastrot.output import Say
 from fastrot.weights import Backbone
 
 MODE = "augmented"
@@ -48,7 +49,7 @@ def evaluate_linear_live(
     test: Samples,
     config: EvalConfig,
     journal: Journal,
-    say: Callable[[str], None],
+    say: Say,
     *,
     device: str = "auto",
     loader: str = "auto",
@@ -87,7 +88,7 @@ def evaluate_linear_live(
         StorageError: something cannot be written.
     """
     linear = config.linear
-    classes = check_classes(train, test, len(train), len(test))
+    classes = check_classes(train, test, (len(train), len(test)))
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     if linear.subset is not None:
         train = SubsetSamples(train, ids)

@@ -25,6 +25,7 @@ from fastrot.evaluation.linear_state import (
 )
 from fastrot.evaluation.protocol import LinearConfig
 from fastrot.evaluation.result import Score
+from fastrot.output import Say
 
 _CHECK_STEPS = 100  # between two looks at the loss, each of which waits for the device
 _SAY_SECONDS = 5.0
@@ -50,7 +51,7 @@ def train_heads(
     test: Callable[[], Iterable[Rows]],
     config: LinearConfig,
     state: Path | None,
-    say: Callable[[str], None],
+    say: Say,
     *,
     save_seconds: float,
 ) -> Curves:

@@ -23,9 +23,10 @@ from fastrot.evaluation.draws import Signs, draw_signs, read_targets
 from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
-from fastrot.evaluation.svm import Say, several_labels, solver_device, unit_rows
+from fastrot.evaluation.svm import several_labels, solver_device, unit_rows
 from fastrot.feature_cache import FeatureCache
 from fastrot.metrics import average_precision, mean_over_classes
+from fastrot.output import Say
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_path
 

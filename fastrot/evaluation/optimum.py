@@ -14,7 +14,7 @@ Shapes: n samples in the cache, m that are trained on, C classes, D features.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,13 @@ from fastrot.evaluation.result import Score
 from fastrot.evaluation.standardise import channel_statistics, read_rows, standardise
 from fastrot.feature_cache import FeatureCache
 from fastrot.metrics import top_k_accuracy
+from fastrot.output import Say
 from fastrot.solvers.softmax import Solution, certificate, solve_path
 from fastrot.solvers.softmax_cyanure import solve_with_cyanure
 
 _SHARE = 0.1
 _TOP = 5
 
-Say = Callable[[str], None]
 _Ids = NDArray[np.int64]
 
 

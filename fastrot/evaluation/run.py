@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from fastrot.data.labels import check_same_classes
+from fastrot.data.labels import check_same_classes, count_classes
 from fastrot.data.open import open_samples
 from fastrot.data.sources import size_note
 from fastrot.distributed import World, joined, pick_device, read_world
 from fastrot.environment import environment_record
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import UsageError
 from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear import evaluate_linear
@@ -27,14 +27,13 @@ from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
 from fastrot.evaluation.protocol import EvalConfig, load_protocol, protocol_names
 from fastrot.evaluation.result import Result, Score
 from fastrot.evaluation.svm import evaluate_svm
-from fastrot.extract import architecture, divide_overrides, extract
+from fastrot.extract import architecture, divide_overrides, extract_for
 from fastrot.feature_cache import FeatureCache
 from fastrot.identity import differing_fields, identity_digest, plain
+from fastrot.output import Say
 from fastrot.settings import Override
 from fastrot.storage import write_atomic
 from fastrot.weights import Backbone, load_backbone
-
-Say = Callable[[str], None]
 
 _EVALUATORS = {
     "svm": evaluate_svm,
@@ -116,16 +115,17 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
     _check(what, config)
     began = time.monotonic()
     if read_world().size > 1:
-        _extract_on_all_ranks(what, config, say)
+        _extract_on_all_ranks(what, config, say if read_world().is_main else _silent)
         if not read_world().is_main:
             return None
-    scores, folder, settings, seconds = _run(what, config, say)
+    backbone = _backbone(what)
+    scores, folder, settings, seconds = _run(what, config, backbone, say)
     random = None
     if what.beside_random and not what.random_init:
         say(f"{config.protocol}: the same of the random initialisation")
-        random, _, _, more = _run(replace(what, random_init=True), config, say)
+        other = replace(what, random_init=True)
+        random, _, _, more = _run(other, config, _backbone(other), say)
         seconds |= {f"random {part}": value for part, value in more.items()}
-    source, digest = _weights(what)
     shipped = config.protocol in protocol_names()
     own = load_protocol(config.protocol) if shipped else config
     result = Result(
@@ -135,7 +135,7 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
         random=random,
         settings=config.model_dump(mode="json"),
         changed=differing_fields(_relevant(own), _relevant(config)),
-        weights={"source": source, "digest": digest},
+        weights={"source": backbone.source, "digest": backbone.digest},
         data={"train": str(what.train), "test": str(what.test)},
         caches=settings,
         seconds={**seconds, "this start": time.monotonic() - began},
@@ -153,8 +153,9 @@ def _extract_on_all_ranks(what: Measurement, config: EvalConfig, say: Say) -> No
     steps = [what, replace(what, random_init=True)] if what.beside_random else [what]
     with joined(world, pick_device("auto", world)):
         for step in steps:
+            backbone = _backbone(step)
             for data, crops in ((what.train, what.mode.crops or 0), (what.test, 0)):
-                _extracted(step, config, data, crops, say if world.is_main else _silent, world)
+                _extracted(step, config, backbone, data, crops, world, say)
 
 
 def _silent(_: str) -> None:
@@ -162,7 +163,7 @@ def _silent(_: str) -> None:
 
 
 def _run(
-    what: Measurement, config: EvalConfig, say: Say
+    what: Measurement, config: EvalConfig, backbone: Backbone, say: Say
 ) -> tuple[list[Score], Path, dict[str, Any], dict[str, float]]:
     """Scores, their folder, what the features depend on, and wall times."""
     name = config.protocol
@@ -173,7 +174,6 @@ def _run(
     began = time.monotonic()
     if what.mode.crops is None:
         train, test = open_samples(what.train), open_samples(what.test)
-        backbone = _backbone(what)
         depends = live_identity(backbone, train, test, config)
         journal = _journal(folder, {"settings": settings, "live": depends})
         scores = evaluate_linear_live(
@@ -188,7 +188,7 @@ def _run(
         )
         return scores, folder, depends, _seconds(journal, evaluation=time.monotonic() - began)
     caches = {
-        part: _extracted(what, config, data, crops, say, World())
+        part: _extracted(what, config, backbone, data, crops, World(), say)
         for part, data, crops in (("train", what.train, what.mode.crops), ("test", what.test, 0))
     }
     extracted = time.monotonic() - began
@@ -216,12 +216,10 @@ def _journal(folder: Path, identity: dict[str, Any]) -> Journal:
 def _check(what: Measurement, config: EvalConfig) -> None:
     """Refuse what cannot be measured before anything is extracted."""
     train, test = open_samples(what.train), open_samples(what.test)
-    check_same_classes(train, test)
-    if config.kind in ("linear", "knn") and train.labels.ndim > 1:
-        raise BadDataError(
-            f"{what.train}: several classes an image; {config.protocol} needs one each, "
-            "voc07-svm takes several"
-        )
+    if config.kind in ("linear", "knn"):
+        count_classes(train, test, (len(train), len(test)))
+    else:
+        check_same_classes(train, test)
     if config.kind == "knn" and max(config.knn.k) > len(train):
         raise UsageError(
             f"knn.k={max(config.knn.k)} is more than the {len(train):,} images of {what.train}; "
@@ -230,23 +228,25 @@ def _check(what: Measurement, config: EvalConfig) -> None:
 
 
 def _extracted(
-    what: Measurement, config: EvalConfig, data: Path, crops: int, say: Say, world: World
+    what: Measurement,
+    config: EvalConfig,
+    backbone: Backbone,
+    data: Path,
+    crops: int,
+    world: World,
+    say: Say,
 ) -> FeatureCache:
     say(f"{config.protocol}: features of {data}")
-    return extract(
-        what.checkpoint,
+    return extract_for(
+        config,
+        backbone,
         data,
         _cache_folder(what, config, data, crops),
         layers=_cached_layers(what, config),
-        protocol=what.protocol,
         crops=crops,
-        random_init=what.random_init,
-        channel_order=what.channel_order,
-        model=what.model,
-        overrides=what.overrides,
         progress=what.progress and world.is_main,
         world=world,
-    ).cache
+    )
 
 
 def _cached_layers(what: Measurement, config: EvalConfig) -> tuple[str, ...]:
@@ -278,11 +278,6 @@ def _backbone(what: Measurement) -> Backbone:
         channel_order=what.channel_order,
         random_init=what.random_init,
     )
-
-
-def _weights(what: Measurement) -> tuple[str, str]:
-    backbone = _backbone(what)
-    return backbone.source, backbone.digest
 
 
 def _relevant(config: EvalConfig) -> dict[str, Any]:

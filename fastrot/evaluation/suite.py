@@ -8,7 +8,7 @@ and named; everything else that goes wrong ends the suite, and the same command 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
 from fastrot.evaluation.result import Result
 from fastrot.evaluation.run import Measurement, measure
 from fastrot.evaluation.suite_table import suite_csv, suite_markdown, suite_rows
+from fastrot.output import Say
 from fastrot.storage import write_atomic
 
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {
@@ -77,7 +78,7 @@ def run_suite(
     base: Measurement,
     data: Mapping[str, tuple[Path, Path]],
     modes: Sequence[Mode],
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> Suite:
     """Run every protocol whose data is given.
 

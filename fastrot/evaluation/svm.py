@@ -13,7 +13,7 @@ Shapes: n training and m test images, C classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,10 +27,9 @@ from fastrot.evaluation.protocol import EvalConfig, SvmConfig
 from fastrot.evaluation.result import Score
 from fastrot.feature_cache import FeatureCache
 from fastrot.metrics import average_precision, mean_over_classes
+from fastrot.output import Say
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_path
-
-Say = Callable[[str], None]
 
 
 def evaluate_svm(

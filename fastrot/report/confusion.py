@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastrot.distributed import World
+from fastrot.output import Say
 from fastrot.report.blocks import Figure, Section, Table
 from fastrot.report.files import RunFiles
 from fastrot.report.matrix import matrix_chart
-from fastrot.report.network import Images, Network, Say, build_reader, chosen
+from fastrot.report.network import Images, Network, build_reader, chosen
 from fastrot.report.text import number, percent
 from fastrot.validate import validate
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fastrot import __version__
 from fastrot.errors import FastrotError, StorageError
+from fastrot.output import Say
 from fastrot.report.about import (
     commands_section,
     environment_section,
@@ -26,8 +27,6 @@ from fastrot.report.results import read_results
 from fastrot.report.scores import lowshot_section, scores_section
 from fastrot.runlog import read_run_id
 from fastrot.storage import write_atomic
-
-Say = Callable[[str], None]
 
 FILE_NAME = "report.html"
 

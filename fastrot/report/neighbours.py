@@ -16,9 +16,10 @@ from fastrot.data.labels import Labels
 from fastrot.data.open import open_samples
 from fastrot.errors import FastrotError
 from fastrot.feature_cache import FeatureCache
+from fastrot.output import Say
 from fastrot.report.blocks import Mark, Picture, Section, Strips
 from fastrot.report.files import RunFiles
-from fastrot.report.network import Images, Network, Say, build_reader, chosen
+from fastrot.report.network import Images, Network, build_reader, chosen
 from fastrot.report.pictures import picture_uri
 from fastrot.report.text import clean, percent
 from fastrot.report.views import PIXELATED_UP_TO

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +20,12 @@ from fastrot.data.subset import SubsetSamples
 from fastrot.distributed import World, pick_device
 from fastrot.errors import FastrotError, MismatchError, UsageError
 from fastrot.model import RotationModel, build_model
+from fastrot.output import Say
 from fastrot.pretraining import EMBEDDED
 from fastrot.report.files import RunFiles
 from fastrot.resolve import val_crop
 from fastrot.rotation import RotationTask
 from fastrot.runlog import read_run_id
-
-Say = Callable[[str], None]
 
 _CPU_PIXELS = 2000 * 96**2  # of the source images of one section: a minute or two
 _LEAST = 200

@@ -10,9 +10,10 @@ import torch
 from fastrot.kernels.rotate.op import rotate_views
 from fastrot.kernels.rotate.reference import normalisation_table
 from fastrot.model import TURNS
+from fastrot.output import Say
 from fastrot.report.blocks import Picture, Section, Strips
 from fastrot.report.confusion import NAMES
-from fastrot.report.network import Images, Network, Say, build_reader, chosen
+from fastrot.report.network import Images, Network, build_reader, chosen
 from fastrot.report.pictures import picture_uri
 
 _IMAGES = 8

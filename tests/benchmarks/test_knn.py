@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from fastrot.benchmarks import knn_contenders
+from fastrot.benchmarks.harness import limited, save_record
 from fastrot.benchmarks.knn import DisagreementError, KnnReport, rows_from, run_knn
-from fastrot.benchmarks.knn_contenders import Found, limited, missing
+from fastrot.benchmarks.knn_contenders import Found, missing
 from fastrot.data.images import decode_image
 from fastrot.errors import UsageError
 from fastrot.feature_cache import FeatureCache
@@ -50,7 +51,7 @@ def test_all_contenders_find_the_same(report: KnnReport) -> None:
 
 
 def test_the_record_holds_ratios_and_what_was_searched(report: KnnReport, tmp_path: Path) -> None:
-    report.save(tmp_path / "knn.json")
+    save_record(report.to_json(), tmp_path / "knn.json", None)
     document = json.loads((tmp_path / "knn.json").read_text())
     peers = {"torch", "sklearn"} | ({"faiss"} if missing("faiss") is None else set())
     assert set(document["ratios"]) == peers
@@ -63,7 +64,7 @@ def test_the_record_holds_ratios_and_what_was_searched(report: KnnReport, tmp_pa
     assert document["settings"] == {
         **{"bank": 400, "queries": 60, "dims": 300, "k": 50, "threads": 1, "rounds": 2}
     }
-    assert {"date", "simd"} <= set(document["machine"])
+    assert {"date", "simd"} <= set(document["record"])
     console = Console(record=True, width=120)
     report.show(console)
     assert "times slower" in console.export_text()

@@ -77,43 +77,45 @@ def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
         RowReader(numbered(tmp_path, 0), ["layer9"], np.arange(N), batch=4, seed=0, device=CPU)
 
 
-def data(labels: object, names: tuple[str, ...] | None = None) -> SimpleNamespace:
-    return SimpleNamespace(labels=np.array(labels), class_names=names)
+def data(
+    labels: object, names: tuple[str, ...] | None = None, path: str = "somewhere"
+) -> SimpleNamespace:
+    return SimpleNamespace(labels=np.array(labels), class_names=names, path=Path(path))
 
 
 def test_classes_are_counted_by_names_or_labels() -> None:
-    assert check_classes(data([0, 1, 2]), data([0, 1]), 3, 2) == 3
+    assert check_classes(data([0, 1, 2]), data([0, 1]), (3, 2)) == 3
     names = ("a", "b", "c", "d")
-    assert check_classes(data([0, 1], names), data([1, 0], names), 2, 2) == 4
+    assert check_classes(data([0, 1], names), data([1, 0], names), (2, 2)) == 4
 
 
 @pytest.mark.parametrize(
     ("train", "test", "sizes", "error", "message"),
     [
-        (data([[1, -1]]), data([0]), (1, 1), BadDataError, r"train: .* several of 2 classes"),
-        (data([0, 1]), data([0, 1]), (3, 2), BadDataError, "train: 2 labels for 3 samples"),
-        (data([0, 1]), data([0, 1]), (2, 1), BadDataError, "test: 2 labels for 1 samples"),
+        (data([[1, -1]]), data([0]), (1, 1), BadDataError, r"several of 2 classes"),
+        (data([0, 1]), data([0, 1]), (3, 2), BadDataError, "2 labels for 3 images"),
+        (data([0, 1]), data([0, 1], path="t"), (2, 1), BadDataError, "t: 2 labels for 1 images"),
         (
-            *(data([0, 1]), data(np.zeros(0, np.int64)), (2, 0)),
-            *(BadDataError, "test: no samples"),
+            *(data([0, 1]), data(np.zeros(0, np.int64), path="t"), (2, 0)),
+            *(BadDataError, "t: no images"),
         ),
         (
             *(data([0, -1, 1, -1]), data([0]), (4, 1)),
-            *(BadDataError, r"train: 2 of 4 samples have no label \(first: sample 1\)"),
+            *(BadDataError, r"2 of 4 images have no label \(first: number 1\)"),
         ),
-        (data([0, 1]), data([0, 2]), (2, 2), BadDataError, "test: label 2 is outside of the 2"),
+        (data([0, 1]), data([0, 2], path="t"), (2, 2), MismatchError, "t: label 2, but somewhere"),
         (data([1, 1]), data([0, 1]), (2, 2), BadDataError, "all samples are of one class"),
         (
             *(data([0, 1], ("a", "b")), data([0, 1], ("a", "c")), (2, 2)),
-            *(MismatchError, "class 1 is 'b' and 'c'"),
+            *(MismatchError, "class 1 is 'b' in somewhere and 'c'"),
         ),
         (
             *(data([0, 1], ("a", "b")), data([0, 1], ("a", "b", "c")), (2, 2)),
-            *(MismatchError, "2 and 3 of them"),
+            *(MismatchError, "has 2 classes and somewhere 3"),
         ),
         (
             *(data([0, 2], ("a", "b")), data([0, 1], ("a", "b")), (2, 2)),
-            *(BadDataError, "train: label 2 is outside of the 2 classes of the class names"),
+            *(BadDataError, "label 2 is none of the 2 classes that have names"),
         ),
     ],
 )
@@ -125,4 +127,4 @@ def test_what_cannot_be_probed_says_why(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        check_classes(train, test, *sizes)
+        check_classes(train, test, sizes)

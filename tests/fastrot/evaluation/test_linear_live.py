@@ -227,7 +227,7 @@ def test_what_cannot_be_probed_says_why(
         live(backbone, (one, test), settings())
     unlabelled = SubsetSamples(train, np.arange(50))
     unlabelled.labels = np.where(np.arange(50) == 7, -1, unlabelled.labels)
-    with pytest.raises(BadDataError, match=r"train: 1 of 50 samples have no label"):
+    with pytest.raises(BadDataError, match=r"1 of 50 images have no label"):
         live(backbone, (unlabelled, test), settings())
     with pytest.raises(UsageError, match="layer9"):
         config = settings().model_copy(
