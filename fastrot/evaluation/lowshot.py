@@ -30,7 +30,7 @@ from fastrot.output import Say
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_path
 
-_OWN_GRAM = 8  # a problem of less than n / 8 images is solved on its own part of K,
+_OWN_GRAM = 4  # a problem of less than n / 4 images is solved on its own part of K,
 _LEAST_SHARED = 2048  # where n is at least this: products with a smaller K cost next to nothing
 
 
