@@ -193,6 +193,7 @@ setup(
         "safetensors",
         "xxhash",
         "scikit-learn",
+        "threadpoolctl",
         "tensorboard",
         "jinja2",
     ],

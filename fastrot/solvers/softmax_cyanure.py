@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fastrot.errors import UsageError
+from fastrot.solvers.openmp import openmp_kept
 
 _PASSES = 20_000
 
@@ -69,7 +70,7 @@ def solve_with_cyanure(
         n_threads=threads,
         verbose=False,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), openmp_kept():
         warnings.simplefilter("ignore")  # that it did not converge shows in the certificate
         model.fit(features.cpu().to(dtype).numpy(), targets.numpy())
     w = torch.from_numpy(model.coef_.copy()).double().reshape(features.shape[1], -1)
