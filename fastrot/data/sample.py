@@ -79,6 +79,8 @@ def _write(train: Path, val: Path, missing: list[Path]) -> None:
             continue
         fields = Field("image", Kind.IMAGE), Field("label", Kind.INT)
         with BetonWriter(path, fields, capacity=len(rows), page_size=MIN_PAGE_SIZE) as writer:
+            if _is_there(path):  # by now: whoever wrote it may be reading it already
+                continue
             for row in rows:
                 writer.add(images[row], int(labels[row]))
             writer.commit(
