@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from fastrot.evaluation.svm import evaluate_svm, several_labels, unit_rows
 from fastrot.feature_cache import FeatureCache
 from fastrot.metrics import average_precision
 from fastrot.solvers.gram import Gram
-from fastrot.solvers.gram_svm import solve_path
+from fastrot.solvers.gram_svm import solve_parts, solve_path
 
 _SAY_SECONDS = 5.0
 _CONVERGED = 1e-3  # relative distance of a peer's objective at which its AP is compared
@@ -250,18 +250,33 @@ def _solve_sample(
     weight = config.svm.positive_weight
     for cost in config.svm.costs:
         numbers = [i for i, problem in enumerate(sample.problems) if problem.cost == cost]
-        (solution,) = solve_path(
-            gram,
-            signs[numbers],
-            [cost],
-            positive_weight=weight,
-            tolerance=config.svm.tolerance,
-        )
-        for i, b in zip(numbers, solution.coefficients.numpy(), strict=True):
+        for i, b in _solve_as_evaluated(gram, signs, numbers, cost, config):
             w = np.append(b @ wide, b.sum())
             problem = sample.problems[i]
             found[i] = (objective(w, wide[problem.rows], problem, weight), w)
     return [found[i] for i in range(len(sample.problems))]
+
+
+def _solve_as_evaluated(
+    gram: Gram, signs: torch.Tensor, numbers: list[int], cost: float, config: EvalConfig
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Numbers of problems and their b of shape (n,), by the solver of the protocol."""
+    weight, tolerance = config.svm.positive_weight, config.svm.tolerance
+    if config.kind == "svm":
+        (solution,) = solve_path(
+            gram, signs[numbers], [cost], positive_weight=weight, tolerance=tolerance
+        )
+        yield from zip(numbers, solution.coefficients.numpy(), strict=True)
+        return
+    for stack in solve_parts(
+        gram, signs[numbers], [cost], positive_weight=weight, tolerance=tolerance
+    ):
+        for problem, members, b in zip(
+            stack.problems.tolist(), stack.members, stack.coefficients, strict=True
+        ):
+            whole = np.zeros(gram.num_samples)
+            whole[members.numpy()] = b[0].numpy()
+            yield numbers[problem], whole
 
 
 def _quality(

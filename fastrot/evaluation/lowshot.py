@@ -11,7 +11,6 @@ Shapes: n training and m test images, C classes, P problems: one a draw and clas
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +27,7 @@ from fastrot.feature_cache import FeatureCache
 from fastrot.metrics import average_precision, mean_over_classes
 from fastrot.output import Say
 from fastrot.solvers.gram import Gram
-from fastrot.solvers.gram_svm import solve_path
-
-_OWN_GRAM = 4  # a problem of less than n / 4 images is solved on its own part of K,
-_LEAST_SHARED = 2048  # where n is at least this: products with a smaller K cost next to nothing
+from fastrot.solvers.gram_svm import solve_parts
 
 
 def evaluate_lowshot(
@@ -65,7 +61,7 @@ def evaluate_lowshot(
         if left:
             features = unit_rows(train, layer).to(solver_device())
             gram = Gram(features)
-            outputs = unit_rows(test, layer).to(features.device) @ features.T + 1
+            outputs = features @ unit_rows(test, layer).to(features.device).T + 1
             del features
         for k in left:
             started = time.monotonic()
@@ -114,7 +110,7 @@ def _score(
         name: of the score.
         layer: of the score.
         gram: of the training images.
-        outputs: x.x' + 1 of test and training images, of shape (m, n).
+        outputs: x.x' + 1 of training and test images, of shape (n, m).
         draws: of shape (draws, n, C).
         test_labels: of shape (m, C).
         config: as for ``evaluate_lowshot``.
@@ -125,13 +121,20 @@ def _score(
     precision = np.empty((len(costs), *shape))
     gap = 0.0
     signs = torch.from_numpy(draws).permute(0, 2, 1).reshape(-1, draws.shape[1]).to(gram.device)
-    for problems, cost, decisions, worst in _solutions(gram, outputs, signs, config):
-        for problem, decision in zip(problems, decisions, strict=True):
+    for stack in solve_parts(
+        gram,
+        signs,
+        costs,
+        positive_weight=config.svm.positive_weight,
+        tolerance=config.svm.tolerance,
+    ):
+        for i, problem in enumerate(stack.problems.tolist()):
             draw, c = divmod(problem, shape[1])
-            precision[costs.index(cost), draw, c] = average_precision(
-                test_labels[:, c], decision, "voc2010"
-            )[0]
-        gap = max(gap, worst)
+            decisions = stack.coefficients[i].float() @ outputs[stack.members[i]]
+            precision[:, draw, c] = average_precision(
+                test_labels[:, c], decisions.T.cpu().numpy(), "voc2010"
+            )
+        gap = max(gap, float(stack.gap.max()))
     by_draw = mean_over_classes(precision.transpose(2, 0, 1), train.class_names)  # (costs, draws)
     best = int(by_draw.mean(axis=1).argmax())
     values = 100 * by_draw[best]
@@ -150,32 +153,3 @@ def _score(
             "largest_gap": gap,
         },
     )
-
-
-def _solutions(
-    gram: Gram, outputs: torch.Tensor, signs: torch.Tensor, config: EvalConfig
-) -> Iterator[tuple[list[int], float, NDArray[np.float32], float]]:
-    """Numbers of problems, their cost, decisions on test (problems, m), largest gap.
-
-    A small problem has a Gram matrix of its own, whose steps are cheaper by more than what
-    solving them together saves.
-    """
-    svm = config.svm
-    groups: list[tuple[list[int], slice | torch.Tensor]]
-    largest = int((signs != 0).sum(1).max())
-    if gram.num_samples < _LEAST_SHARED or largest * _OWN_GRAM > gram.num_samples:
-        groups = [(list(range(len(signs))), slice(None))]
-    else:
-        groups = [([number], row.nonzero()[:, 0]) for number, row in enumerate(signs)]
-    for problems, members in groups:
-        own = gram if isinstance(members, slice) else gram.restricted(members)
-        test = outputs[:, members].T
-        for solution in solve_path(
-            own,
-            signs[problems][:, members],
-            svm.costs,
-            positive_weight=svm.positive_weight,
-            tolerance=svm.tolerance,
-        ):
-            decisions = (solution.coefficients.float() @ test).cpu().numpy()
-            yield problems, solution.cost, decisions, float(solution.gap.max())

@@ -3,7 +3,10 @@
 Where samples outnumber dimensions the matrix is never formed: K v is X (X^T v), which costs less,
 and solving over K is then solving in the primal.
 
-Shapes: n samples, D dimensions, P rows of a product, r leading eigenvectors.
+A ``Gram`` is one matrix, or a stack of G of equal size: those of small parts of the samples.
+
+Shapes: n samples, D dimensions, P rows of a product, r leading eigenvectors. ``...`` is G for a
+stack, and nothing for one matrix.
 """
 
 from __future__ import annotations
@@ -18,17 +21,19 @@ _PASSES = 4
 _LEAST_PRODUCTS = 6.0  # of conjugate gradients, for the best conditioned of problems
 _FACTOR_COST = 2.0  # of A^3 / 3 operations in float64, in those of a large product in float32
 _RANKS = {torch.float32: 128, torch.float64: 512}
+_STACK_RANK, _STACK_OVERSAMPLING, _STACK_PASSES = 16, 8, 2  # small ones are soon factored
 
 
 class Gram:
-    """K = X X^T + 1 of n samples.
+    """K = X X^T + 1 of n samples, of shape (..., n, n).
 
     Args:
         features: X of shape (n, D), float32 or float64, on the device that is to compute.
         square: form the matrix; None: where 2 D >= n, when that makes products cheaper.
 
     Attributes:
-        num_samples: n.
+        num_samples: n, of each.
+        is_stack: whether it is several matrices.
         device: of the features.
 
     Raises:
@@ -41,6 +46,7 @@ class Gram:
         if not torch.isfinite(features).all():
             raise ValueError("features must be finite")
         self.num_samples, self.device = len(features), features.device
+        self.is_stack = False
         if square is None:
             square = 2 * features.shape[1] >= self.num_samples
         self._square: dict[torch.dtype, torch.Tensor] = {}
@@ -53,19 +59,40 @@ class Gram:
             self._tall[torch.float64] = torch.cat([features, ones], dim=1).double()
 
     def restricted(self, rows: torch.Tensor) -> Gram:
-        """The Gram matrix of some of the samples, rows of shape (m,), int64."""
-        part = object.__new__(Gram)
-        part.num_samples, part.device = len(rows), self.device
-        part._leading, part._square, part._tall = {}, {}, {}
+        """The Gram matrices of G parts of the samples, given as rows of shape (G, m), int64."""
+        part = self._empty(rows.shape[1])
         if self._square:
-            part._square[torch.float64] = self._square[torch.float64][rows][:, rows]
+            whole = self._square[torch.float64]
+            part._square[torch.float64] = whole[rows[:, :, None], rows[:, None, :]]
         else:
             part._tall[torch.float64] = self._tall[torch.float64][rows]
         return part
 
-    def part(self, rows: torch.Tensor) -> torch.Tensor:
-        """K of some samples, of shape (m, m), float64; the caller may write into it."""
-        return self._square[torch.float64][rows[:, None], rows]
+    def chosen(self, members: torch.Tensor) -> Gram:
+        """Some matrices of a stack, by their numbers."""
+        part = self._empty(self.num_samples)
+        for ours, theirs in ((self._square, part._square), (self._tall, part._tall)):
+            theirs.update({dtype: matrices[members] for dtype, matrices in ours.items()})
+        for dtype, (values, vectors) in self._leading.items():
+            part._leading[dtype] = values[members], vectors[members]
+        return part
+
+    def parts(self, group: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """K of some samples, of shape (Q, m, m), float64; the caller may write into it.
+
+        Args:
+            group: which matrix of the stack, of shape (Q,); of one matrix: zeros.
+            rows: of shape (Q, m).
+        """
+        whole = self._square[torch.float64]
+        pairs = rows[:, :, None], rows[:, None, :]
+        return whole[pairs] if whole.ndim == 2 else whole[group[:, None, None], *pairs]
+
+    def _empty(self, num_samples: int) -> Gram:
+        part = object.__new__(Gram)
+        part.num_samples, part.device, part.is_stack = num_samples, self.device, True
+        part._square, part._tall, part._leading = {}, {}, {}
+        return part
 
     def prefers_factor(self, weight: float, members: torch.Tensor) -> bool:
         """Whether factorising the parts of K costs less than conjugate gradients in 1 + weight K.
@@ -74,52 +101,58 @@ class Gram:
 
         Args:
             weight: the largest of the problems.
-            members: samples in each problem's part, of shape (P,), any dtype.
+            members: samples in each problem's part, one number a problem, any shape and dtype.
         """
         if not self._square:
             return False
         factors = _FACTOR_COST / 3 * float(members.double().pow(3).sum())
-        products = 2 * self.num_samples**2 * len(members)
+        products = 2 * self.num_samples**2 * members.numel()
         if factors <= _LEAST_PRODUCTS * products:
             return True
         values, _ = self._eigenvectors(torch.float32)
-        condition = 1 + weight * float(values[-1])
+        condition = 1 + weight * float(values[..., -1].max())
         return factors <= _LEAST_PRODUCTS * math.sqrt(condition) * products
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
-        """V K of shape (P, n) for v of shape (P, n), in the dtype of v."""
+        """V K of shape (..., P, n) for v of that shape, in the dtype of v."""
         if self._square:
             return v @ _in(self._square, v.dtype)
         tall = _in(self._tall, v.dtype)
-        return (v @ tall) @ tall.T
+        return (v @ tall) @ tall.mT
 
     def precondition(self, v: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """About (1 + weight K)^-1 v, by the leading eigenvectors of K.
 
         Args:
-            v: of shape (P, n).
-            weight: of shape (P, 1), not negative.
+            v: of shape (..., P, n).
+            weight: of shape (..., P, 1), not negative.
         """
         values, vectors = self._eigenvectors(v.dtype)
-        share = weight * values
-        return v - ((v @ vectors) * (share / (1 + share))) @ vectors.T
+        share = weight * values[..., None, :]
+        return v - ((v @ vectors) * (share / (1 + share))) @ vectors.mT
 
     def _eigenvectors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The r largest eigenvalues (r,) and their vectors (n, r), by subspace iteration."""
+        """The r largest eigenvalues (..., r), and vectors (..., n, r), by subspace iteration."""
+        if self.is_stack and dtype == torch.float64:
+            values, vectors = self._eigenvectors(torch.float32)
+            return values.double(), vectors.double()
         if dtype not in self._leading:
-            rank = min(_RANKS[dtype], max(1, self.num_samples // 4))
-            width = min(rank + _OVERSAMPLING, self.num_samples)
+            rank, more, passes = _RANKS[dtype], _OVERSAMPLING, _PASSES
+            if self.is_stack:
+                rank, more, passes = _STACK_RANK, _STACK_OVERSAMPLING, _STACK_PASSES
+            rank = min(rank, max(1, self.num_samples // 4))
+            width = min(rank + more, self.num_samples)
             # Drawn on the host from a fixed seed: the same on every device and in every run.
             basis = torch.randn(
                 self.num_samples, width, dtype=dtype, generator=torch.Generator().manual_seed(0)
             ).to(self.device)
-            for _ in range(_PASSES):
-                basis = torch.linalg.qr(self.product(basis.T).T)[0]
-            values, vectors = torch.linalg.eigh(self.product(basis.T) @ basis)
+            for _ in range(passes):
+                basis = torch.linalg.qr(self.product(basis.mT).mT)[0]
+            values, vectors = torch.linalg.eigh(self.product(basis.mT) @ basis)
             order = torch.arange(width - 1, width - 1 - rank, -1, device=self.device)
             self._leading[dtype] = (
-                values[order].clamp(min=0),
-                (basis @ vectors[:, order]).contiguous(),
+                values[..., order].clamp(min=0),
+                (basis @ vectors[..., order]).contiguous(),
             )
         return self._leading[dtype]
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
 from fastrot.data.images import decode_image
+from fastrot.solvers import gram_svm
 from fastrot.solvers.gram import Gram
-from fastrot.solvers.gram_svm import Solution, solve_path
+from fastrot.solvers.gram_svm import Solution, solve_parts, solve_path
 
 COSTS = (1e-5, 1e-3, 0.0625, 1.0, 100.0)
 WEIGHT = 2.0
@@ -95,6 +96,60 @@ def test_more_samples_than_dimensions_give_the_same_without_a_square(photos) -> 
         np.testing.assert_allclose(a.objective, b.objective, rtol=1e-6)
 
 
+@pytest.mark.parametrize("square", [True, False])
+def test_problems_on_their_own_samples_have_the_same_optimum(photos, square: bool) -> None:
+    features, labels = photos
+    generator = np.random.default_rng(0)
+    signs = np.zeros((9, len(labels)), np.int8)
+    for p, size in enumerate((20, 20, 20, 60, 60, 200, 200, 300, 5)):
+        drawn = generator.permutation(len(labels))[:size]
+        signs[p, drawn] = np.where(labels[drawn] == labels[drawn[0]], 1, -1)
+    costs = [1.0, 100.0, 1e-5, 0.0625, 1e-3]  # not in order
+    gram = Gram(torch.from_numpy(features), square=square)
+    options = {"positive_weight": WEIGHT, "tolerance": 1e-7}
+    x = np.hstack([features, np.ones((len(features), 1))])
+    known = {s.cost: s for s in solve_path(gram, torch.from_numpy(signs), costs, **options)}
+    seen: list[int] = []
+    for stack in solve_parts(gram, torch.from_numpy(signs), costs, **options):
+        seen += stack.problems.tolist()
+        for g, p in enumerate(stack.problems.tolist()):
+            assert stack.members[g].tolist() == np.flatnonzero(signs[p]).tolist()
+            for s, cost in enumerate(costs):
+                w = stack.coefficients[g, s].numpy() @ x[stack.members[g]]
+                ours = objective(w, x, signs[p], cost)
+                assert ours == pytest.approx(float(stack.objective[g, s]), rel=1e-6)
+                assert ours == pytest.approx(float(known[cost].objective[p]), rel=2e-7)
+                assert -1e-12 <= float(stack.gap[g, s]) <= 1e-7
+    assert sorted(seen) == list(range(9))
+
+
+def test_a_gap_once_reached_stays_while_others_of_the_stack_go_on(photos) -> None:
+    features, labels = photos
+    generator = np.random.default_rng(2)
+    signs = np.zeros((100, len(labels)), np.int8)
+    for p, row in enumerate(signs):
+        row[generator.choice(np.flatnonzero(labels != p % 10), 38, replace=False)] = -1
+        row[generator.choice(np.flatnonzero(labels == p % 10), 2, replace=False)] = 1
+    costs = [1.0, *(0.5**i for i in range(4, 20))]
+    gram = Gram(torch.from_numpy(features))
+    for tolerance in (1e-5, 1e-6, 1e-7):
+        for stack in solve_parts(
+            gram, torch.from_numpy(signs), costs, positive_weight=WEIGHT, tolerance=tolerance
+        ):
+            assert float(stack.gap.max()) <= tolerance
+
+
+def test_stacks_larger_than_the_limit_are_solved_in_turn(photos, monkeypatch) -> None:
+    features, labels = photos
+    signs = torch.from_numpy(one_against_rest(labels))
+    whole = list(solve_parts(Gram(torch.from_numpy(features)), signs, COSTS))
+    monkeypatch.setitem(gram_svm._STACK, "cpu", 2 * len(labels) ** 2)
+    halves = list(solve_parts(Gram(torch.from_numpy(features)), signs, COSTS))
+    assert [len(stack.problems) for stack in halves] == [2, 2]
+    together = torch.cat([stack.objective for stack in halves])
+    torch.testing.assert_close(together, torch.cat([s.objective for s in whole]), rtol=2e-6, atol=0)
+
+
 def test_features_of_zeros_leave_the_intercept_alone() -> None:
     signs = np.array([[1, -1, -1, -1]], np.int8)
     for solution in solve(np.zeros((4, 3)), signs):
@@ -117,5 +172,7 @@ def test_bad_arguments_are_named() -> None:
         list(solve_path(gram, torch.ones(1, 2), [1.0]))
     with pytest.raises(ValueError, match="must be positive and finite"):
         list(solve_path(gram, torch.ones(1, 3), [0.0]))
+    with pytest.raises(ValueError, match="must be positive and finite"):
+        list(solve_parts(gram, torch.ones(1, 3), [-1.0]))
     with pytest.raises(ValueError, match="features must be finite"):
         Gram(torch.full((2, 2), float("nan")))
