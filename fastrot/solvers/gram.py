@@ -16,12 +16,10 @@ import math
 import torch
 
 _CHUNK = 1024  # dimensions whose products float32 adds up, before float64 does
-_OVERSAMPLING = 16
-_PASSES = 4
 _LEAST_PRODUCTS = 6.0  # of conjugate gradients, for the best conditioned of problems
-_FACTOR_COST = 2.0  # of A^3 / 3 operations in float64, in those of a large product in float32
-_RANKS = {torch.float32: 128, torch.float64: 512}
-_STACK_RANK, _STACK_OVERSAMPLING, _STACK_PASSES = 16, 8, 2  # small ones are soon factored
+_FACTOR_COST = 2.0  # of A^3 / 3 operations of a factorisation, in those of a large product
+# Leading eigenvectors, more to find them with, and passes; small matrices are soon factored.
+_SPECTRUM, _STACK_SPECTRUM = (128, 16, 4), (16, 8, 2)
 
 
 class Gram:
@@ -51,7 +49,7 @@ class Gram:
             square = 2 * features.shape[1] >= self.num_samples
         self._square: dict[torch.dtype, torch.Tensor] = {}
         self._tall: dict[torch.dtype, torch.Tensor] = {}
-        self._leading: dict[torch.dtype, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._leading: tuple[torch.Tensor, torch.Tensor] | None = None
         if square:
             self._square[torch.float64] = _square(features)
         else:
@@ -73,25 +71,26 @@ class Gram:
         part = self._empty(self.num_samples)
         for ours, theirs in ((self._square, part._square), (self._tall, part._tall)):
             theirs.update({dtype: matrices[members] for dtype, matrices in ours.items()})
-        for dtype, (values, vectors) in self._leading.items():
-            part._leading[dtype] = values[members], vectors[members]
+        if self._leading is not None:
+            part._leading = self._leading[0][members], self._leading[1][members]
         return part
 
-    def parts(self, group: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """K of some samples, of shape (Q, m, m), float64; the caller may write into it.
+    def parts(self, group: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """K of some samples, of shape (Q, m, m); the caller may write into it.
 
         Args:
             group: which matrix of the stack, of shape (Q,); of one matrix: zeros.
             rows: of shape (Q, m).
+            dtype: float32 or float64.
         """
-        whole = self._square[torch.float64]
+        whole = _in(self._square, dtype)
         pairs = rows[:, :, None], rows[:, None, :]
         return whole[pairs] if whole.ndim == 2 else whole[group[:, None, None], *pairs]
 
     def _empty(self, num_samples: int) -> Gram:
         part = object.__new__(Gram)
         part.num_samples, part.device, part.is_stack = num_samples, self.device, True
-        part._square, part._tall, part._leading = {}, {}, {}
+        part._square, part._tall, part._leading = {}, {}, None
         return part
 
     def prefers_factor(self, weight: float, members: torch.Tensor) -> bool:
@@ -109,7 +108,7 @@ class Gram:
         products = 2 * self.num_samples**2 * members.numel()
         if factors <= _LEAST_PRODUCTS * products:
             return True
-        values, _ = self._eigenvectors(torch.float32)
+        values, _ = self._eigenvectors()
         condition = 1 + weight * float(values[..., -1].max())
         return factors <= _LEAST_PRODUCTS * math.sqrt(condition) * products
 
@@ -124,37 +123,32 @@ class Gram:
         """About (1 + weight K)^-1 v, by the leading eigenvectors of K.
 
         Args:
-            v: of shape (..., P, n).
+            v: of shape (..., P, n), float32.
             weight: of shape (..., P, 1), not negative.
         """
-        values, vectors = self._eigenvectors(v.dtype)
+        values, vectors = self._eigenvectors()
         share = weight * values[..., None, :]
         return v - ((v @ vectors) * (share / (1 + share))) @ vectors.mT
 
-    def _eigenvectors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def _eigenvectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The r largest eigenvalues (..., r), and vectors (..., n, r), by subspace iteration."""
-        if self.is_stack and dtype == torch.float64:
-            values, vectors = self._eigenvectors(torch.float32)
-            return values.double(), vectors.double()
-        if dtype not in self._leading:
-            rank, more, passes = _RANKS[dtype], _OVERSAMPLING, _PASSES
-            if self.is_stack:
-                rank, more, passes = _STACK_RANK, _STACK_OVERSAMPLING, _STACK_PASSES
+        if self._leading is None:
+            rank, more, passes = _STACK_SPECTRUM if self.is_stack else _SPECTRUM
             rank = min(rank, max(1, self.num_samples // 4))
             width = min(rank + more, self.num_samples)
             # Drawn on the host from a fixed seed: the same on every device and in every run.
             basis = torch.randn(
-                self.num_samples, width, dtype=dtype, generator=torch.Generator().manual_seed(0)
+                self.num_samples, width, generator=torch.Generator().manual_seed(0)
             ).to(self.device)
             for _ in range(passes):
                 basis = torch.linalg.qr(self.product(basis.mT).mT)[0]
             values, vectors = torch.linalg.eigh(self.product(basis.mT) @ basis)
             order = torch.arange(width - 1, width - 1 - rank, -1, device=self.device)
-            self._leading[dtype] = (
+            self._leading = (
                 values[..., order].clamp(min=0),
                 (basis @ vectors[..., order]).contiguous(),
             )
-        return self._leading[dtype]
+        return self._leading
 
 
 def _square(features: torch.Tensor) -> torch.Tensor:

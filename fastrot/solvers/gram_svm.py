@@ -17,8 +17,7 @@ done when its duality gap says so: with a_i = 2 C_i max(0, 1 - y_i f_i),
 
     D(a) = sum_i a_i - 1/2 a^T (y K y) a - sum_i a_i^2 / (4 C_i)   <=   min P.
 
-Float32 takes the steps; float64 looks at every row once, and goes on where rounding stopped it.
-``svm_rows.py`` has the steps.
+Float32 finds the steps, float64 takes them: ``svm_rows.py`` has both.
 
 Shapes: P problems, n samples; G problems of a stack, of m samples each; S costs.
 """
@@ -79,11 +78,13 @@ def solve_path(
     """
     _check(gram, signs, costs)
     signs = signs.to(gram.device)[None]
-    b = torch.zeros(signs.shape, dtype=torch.float64, device=gram.device)
+    b = f = torch.zeros(signs.shape, dtype=torch.float64, device=gram.device)
     for cost in sorted(costs):
         c = torch.where(signs > 0, positive_weight * cost, cost).double() * (signs != 0)
-        rows = _solve(gram, signs, c, b, tolerance)
-        yield Solution(cost, b[0].clone(), rows.f[0], rows.objective[0], rows.gap[0])
+        rows = Rows(gram, signs, c, b, f)
+        rows.solve(tolerance)
+        b, f = rows.b, rows.f
+        yield Solution(cost, b[0], f[0], rows.objective[0], rows.gap[0])
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,17 @@ def solve_parts(
             members = (signs[problems] != 0).nonzero()[:, 1].view(-1, size)
             parts = gram.restricted(members)
             y = signs[problems].gather(1, members)[:, None]
-            b = torch.zeros(y.shape, dtype=torch.float64, device=gram.device)
+            b = f = torch.zeros(y.shape, dtype=torch.float64, device=gram.device)
             shape = len(problems), len(costs)
             coefficients = b.new_empty(*shape, size)
             objective, gap = b.new_empty(shape), b.new_empty(shape)
             for group in filter(None, groups):
                 cost = b.new_tensor([costs[i] for i in group])[:, None]
-                b = b[:, -1:].repeat(1, len(group), 1)
+                b, f = (start[:, -1:].repeat(1, len(group), 1) for start in (b, f))
                 weight = torch.where(y > 0, positive_weight * cost, cost)
-                rows = _solve(parts, y.expand(weight.shape), weight, b, tolerance)
+                rows = Rows(parts, y.expand(weight.shape), weight, b, f)
+                rows.solve(tolerance)
+                b, f = rows.b, rows.f
                 coefficients[:, group] = b
                 objective[:, group], gap[:, group] = rows.objective, rows.gap
             yield Stack(problems, members, coefficients, objective, gap)
@@ -161,15 +164,3 @@ def _check(gram: Gram, signs: torch.Tensor, costs: Sequence[float]) -> None:
         )
     if not all(0 < cost < float("inf") for cost in costs):
         raise ValueError(f"costs={list(costs)} must be positive and finite")
-
-
-def _solve(
-    gram: Gram, signs: torch.Tensor, cost: torch.Tensor, b: torch.Tensor, tolerance: float
-) -> Rows:
-    """Solved rows in float64, and b of shape (G, P, n) with their coefficients."""
-    rows = Rows(gram, signs, cost, b, torch.float64)
-    if not rows.factors(rows.y, rows.c2, rows.f):
-        Rows(gram, signs, cost, b, torch.float32).solve(tolerance)
-        rows = Rows(gram, signs, cost, b, torch.float64)
-    rows.solve(tolerance)
-    return rows

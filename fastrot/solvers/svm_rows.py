@@ -14,24 +14,26 @@ from fastrot.solvers.gram import Gram
 
 _FORCING = 0.1  # by how much conjugate gradients shrink the gradient before the set is looked at
 _CG_STEPS = 400
-_NEWTON_STEPS = {torch.float32: 12, torch.float64: 60}
-_LEAST_DECREASE = {torch.float32: 1e-6, torch.float64: 1e-12}
+_NEWTON_STEPS = 60
+_LEAST_DECREASE = 1e-12
+_LEAST_GAIN = 0.7  # of a gap in a step that does not lower the objective
 _LINE_STEPS = 40
 _FACTORED_AT_ONCE = 2**22  # elements of the systems that are factored together
 
 
 class Rows:
-    """Problems in one precision.
+    """Problems, and how far they are solved.
 
     Args:
         gram: K of each group.
         signs: of shape (G, P, n).
         cost: C of every sample, 0 outside of the problem, of shape (G, P, n).
-        b: where to start, of shape (G, P, n), float64; ``solve`` writes into it where it ends.
-        dtype: of the computation.
+        b: where to start, of shape (G, P, n), float64.
+        f: K b.
 
     Attributes:
-        f: K b of shape (G, P, n).
+        b: coefficients so far.
+        f: K b.
         objective: of shape (G, P), float64.
         gap: relative duality gap, of shape (G, P), float64.
     """
@@ -42,12 +44,10 @@ class Rows:
         signs: torch.Tensor,
         cost: torch.Tensor,
         b: torch.Tensor,
-        dtype: torch.dtype,
+        f: torch.Tensor,
     ) -> None:
-        self.gram, self.dtype, self.start = gram, dtype, b
-        self.y, self.c2 = signs.to(dtype), (2 * cost).to(dtype)
-        self.b = b.to(dtype, copy=True)
-        self.f = gram.product(self.b)  # not the f of another precision, which seems to be better
+        self.gram, self.y, self.c2 = gram, signs.double(), 2 * cost
+        self.b, self.f = b.clone(), f.clone()
         self.objective = torch.full(b.shape[:2], float("inf"), dtype=torch.float64, device=b.device)
         self.gap = self.objective.clone()
         self._dual = torch.zeros_like(self.gap)  # the best bound so far holds for good
@@ -56,12 +56,15 @@ class Rows:
         """Step until every gap is small, or rounding stops it."""
         groups, problems = (torch.arange(size, device=self.b.device) for size in self.gap.shape)
         gram = self.gram
-        for _ in range(_NEWTON_STEPS[self.dtype]):
+        for number in range(_NEWTON_STEPS):
             live = groups[:, None], problems
-            before = self._settle(gram, live)
-            stalled = before - self.objective[live] <= (
-                _LEAST_DECREASE[self.dtype] * self.objective[live]
-            )
+            y, c2, f = self.y[live], self.c2[live], self.f[live]
+            gap_before = self.gap[live]
+            # The margins that a smaller cost violates are the better start of a direct step.
+            before = self._settle(gram, live, adopt=number > 0 or not self._factors(y, c2, f))
+            stalled = before - self.objective[live] <= _LEAST_DECREASE * self.objective[live]
+            # At a high cost the dual point is the last to get there.
+            stalled &= self.gap[live] > _LEAST_GAIN * gap_before
             keep = (self.gap[live] > tolerance) & ~stalled
             if not keep.any():
                 break
@@ -71,28 +74,27 @@ class Rows:
             live = groups[:, None], problems
             y, c2, b, f = self.y[live], self.c2[live], self.b[live], self.f[live]
             active = c2 * (y * f < 1)
-            if self.factors(y, c2, f):
-                if self.dtype == torch.float32:
-                    break
-                step, change = _direct_step(gram, active, y, b)
+            # Float32 is enough for a step: what is left of the gradient is the next one's.
+            if self._factors(y, c2, f):
+                step = _direct_step(gram, active, y, b)
             else:
-                step, change = _newton_step(gram, active, _gradient(y, c2, f) - b)
+                r = _gradient(y, c2, f) - b
+                step = _newton_step(gram, active.float(), r.float()).double()
+            change = gram.product(step)
             t = _line_search(y, c2, b, f, step, change)
             # Those that are done stay what they are, also where they stand among others.
-            t = torch.where(keep, t, 0)[..., None].to(self.dtype)
-            b = b + t * step
-            self.b[live] = b
-            # From b again: what t * change adds up to drifts away from it in float32.
-            self.f[live] = gram.product(b)
+            t = torch.where(keep, t, 0)[..., None]
+            self.b[live], self.f[live] = b + t * step, f + t * change
         else:
-            self._settle(gram, (groups[:, None], problems))
-        self.start.copy_(self.b)
+            self._settle(gram, (groups[:, None], problems), adopt=True)
 
-    def factors(self, y: torch.Tensor, c2: torch.Tensor, f: torch.Tensor) -> bool:
-        """Whether the next step is a direct one, which float64 takes."""
+    def _factors(self, y: torch.Tensor, c2: torch.Tensor, f: torch.Tensor) -> bool:
+        """Whether the next step is a direct one."""
         return self.gram.prefers_factor(float(c2.max()), (c2 * (y * f < 1) > 0).sum(-1))
 
-    def _settle(self, gram: Gram, live: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def _settle(
+        self, gram: Gram, live: tuple[torch.Tensor, torch.Tensor], *, adopt: bool
+    ) -> torch.Tensor:
         """Take the better of b and the scaled dual point, and set objective and gap.
 
         The dual point y a, scaled to the best dual value, is a primal point, too: the warm start
@@ -106,10 +108,12 @@ class Rows:
         curve = _dot(a, k_a) + _dot(a, torch.where(c2 > 0, a / c2, 0))
         scale = torch.where(curve > 0, total / curve, 0)
         self._dual[live] = dual = torch.maximum(self._dual[live], 0.5 * total * scale)
-        s = scale[..., None].to(self.dtype)
+        s = scale[..., None]
         primal, scaled = _primal(y, c2, b, f), _primal(y, c2, s * a, s * k_a)
         better = scaled < primal
-        if better.any():
+        if not adopt:
+            scaled = primal
+        elif better.any():
             self.b[live] = torch.where(better[..., None], s * a, b)
             self.f[live] = torch.where(better[..., None], s * k_a, f)
         before = self.objective[live]
@@ -121,8 +125,8 @@ class Rows:
 
 def _direct_step(
     gram: Gram, active: torch.Tensor, y: torch.Tensor, b: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The exact step, from (K + 1 / active) b = y on the set; the step and K step, (G, P, n).
+) -> torch.Tensor:
+    """The exact step, from (K + 1 / active) b = y on the set, of shape (G, P, n).
 
     For costs so high that conjugate gradients would take hundreds of products: few samples
     violate their margins then, and a factorisation of their part of K is cheap. Sets are padded
@@ -130,32 +134,51 @@ def _direct_step(
     """
     groups, problems, n = active.shape
     group = torch.arange(groups, device=b.device).repeat_interleave(problems)
-    weight, wanted = active.reshape(-1, n), y.reshape(-1, n)
+    inside = active > 0
+    kept = torch.where(inside, b, 0)
+    short = torch.where(inside, y - gram.product(kept) - kept / torch.where(inside, active, 1), 0)
+    weight, wanted = active.reshape(-1, n).float(), short.reshape(-1, n).float()
     sizes = (weight > 0).sum(1)
     solved = torch.zeros_like(weight)
     at_once = max(1, _FACTORED_AT_ONCE // max(int(sizes.max()), 1) ** 2)
     for rows in sizes.argsort().split(at_once):
         size = int(sizes[rows].max())
         members = (weight[rows] > 0).int().argsort(dim=1, descending=True, stable=True)[:, :size]
-        share = weight[rows].gather(1, members)
-        inside = share > 0
-        system = gram.parts(group[rows], members)
-        if not inside.all():
-            system *= inside[:, :, None] & inside[:, None, :]
-        system.diagonal(dim1=1, dim2=2).add_(torch.where(inside, 1 / share, 1))
-        right = torch.where(inside, wanted[rows].gather(1, members), 0)
-        factor = torch.linalg.cholesky(system)
-        found = torch.cholesky_solve(right[..., None], factor)[..., 0]
-        solved[rows] = solved[rows].scatter(1, members, found)
-    step = solved.view_as(b) - b
-    return step, gram.product(step)
+        system = _system(gram, group[rows], members, weight[rows].gather(1, members))
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if failed.any():  # a cost so high that K is singular beside it, in float32
+            system = _system(
+                gram, group[rows], members, active.view(-1, n)[rows].gather(1, members)
+            )
+            factor = torch.linalg.cholesky(system).float()
+        right = wanted[rows].gather(1, members)[..., None]
+        found = torch.cholesky_solve(right, factor)
+        solved[rows] = solved[rows].scatter(1, members, found[..., 0])
+    return kept - b + solved.view_as(b)
 
 
-def _newton_step(
-    gram: Gram, active: torch.Tensor, r: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Solve (1 + active K) step = r loosely; the step and K step, each of shape (G, P, n)."""
-    step, change = torch.zeros_like(r), torch.zeros_like(r)
+def _system(
+    gram: Gram, group: torch.Tensor, members: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """K + 1 / weight of the members in a set, and the identity elsewhere, in the dtype of weight.
+
+    Args:
+        gram: K of each group.
+        group: of shape (Q,).
+        members: of shape (Q, m).
+        weight: of shape (Q, m), 0 where a member is not in the set.
+    """
+    system = gram.parts(group, members, weight.dtype)
+    inside = weight > 0
+    if not inside.all():
+        system *= inside[:, :, None] & inside[:, None, :]
+    system.diagonal(dim1=1, dim2=2).add_(torch.where(inside, 1 / weight, 1))
+    return system
+
+
+def _newton_step(gram: Gram, active: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """Solve (1 + active K) step = r loosely; the step of shape (G, P, n)."""
+    step = torch.zeros_like(r)
     weight = active.mean(dim=-1, keepdim=True)
     z = gram.precondition(r, weight)
     k_z = gram.product(z)
@@ -170,7 +193,7 @@ def _newton_step(
         if not moves.any():
             break
         length = torch.where(moves, rho / curve, 0)[..., None].to(r.dtype)
-        step, change = step + length * p, change + length * k_p
+        step = step + length * p
         r_next = r - length * q
         z = gram.precondition(r_next, weight)
         k_z = gram.product(z)
@@ -180,7 +203,7 @@ def _newton_step(
         turn = torch.where(moves, turn.clamp(min=0), 0)[..., None].to(r.dtype)
         p, k_p = z + turn * p, k_z + turn * k_p
         r, rho = r_next, torch.where(moves, rho_next, 0)
-    return step, change
+    return step
 
 
 def _dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -158,6 +158,22 @@ def test_features_of_zeros_leave_the_intercept_alone() -> None:
         assert float(solution.decision[0, 0]) == pytest.approx(-2 * c / (1 + 10 * c), rel=2e-4)
 
 
+def test_costs_beside_which_the_gram_matrix_is_singular(photos) -> None:
+    features, labels = photos
+    twice = Gram(
+        torch.from_numpy(np.concatenate([features[:150]] * 2))
+    )  # all images are there twice
+    signs = torch.from_numpy(one_against_rest(np.concatenate([labels[:150]] * 2)))
+    costs = [1e2, 1e4, 1e6]
+    path = list(solve_path(twice, signs, costs))
+    (stack,) = solve_parts(twice, signs, costs)
+    assert max(float(solution.gap.max()) for solution in path) <= 1e-6
+    assert float(stack.gap.max()) <= 1e-6
+    objectives = torch.stack([solution.objective for solution in path], dim=1)
+    torch.testing.assert_close(stack.objective, objectives, rtol=2e-6, atol=0)
+    assert (objectives.diff(dim=1) > 0).all(), "a higher cost is a higher objective"
+
+
 def test_one_positive_sample_is_enough(photos) -> None:
     features, _ = photos
     signs = np.full((1, len(features)), -1, np.int8)
