@@ -40,7 +40,7 @@ from fastrot.solvers.topk import unit_rows
 
 _KS, _TEMPERATURE = (10, 20, 100, 200), 0.07
 _PERTURBATION = 0.3
-_CHECKED = 256  # queries whose neighbours are compared with the definition
+_CHECKED = 10_000  # queries whose neighbours are compared with the definition, so many at most
 _APART = 5e-6  # float32 sums of any order are nearer than this
 
 
@@ -163,7 +163,7 @@ def run_knn(
     rows, labels, data = rows_from(FeatureCache.open(features), layer, bank + queries, dims)
     left_out = {name: why for name in peers if (why := missing(name)) is not None}
     names = [n for n in SEARCHES if n == "fastrot" or (n in peers and n not in left_out)]
-    countdown = Countdown(len(names) * rounds, console=console)
+    countdown = Countdown(len(names) * rounds + 1, console=console)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     answers: dict[str, Found] = {}
     with limited(threads), torch.inference_mode():
@@ -175,6 +175,7 @@ def run_knn(
                 answers[name] = SEARCHES[name](asked, known, k, threads)
                 seconds[name].append(time.perf_counter() - started)
                 countdown.step(f"round {turn + 1} {name}: {seconds[name][-1]:.2f} s")
+        countdown.step("all answers: comparing with the definition")
         exact = _by_definition(asked[:_CHECKED], known, k)
     quality = {
         name: agreement(answers[name], answers["fastrot"], exact, labels, bank, name)
