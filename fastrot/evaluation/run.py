@@ -113,9 +113,11 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
     if mode.crops is None and read_world().size > 1:
         raise UsageError("mode 'augmented' trains on one process; leave torchrun out")
     _check(what, config)
-    began = time.monotonic()
-    if read_world().size > 1:
+    began, ranks = time.monotonic(), read_world().size
+    shared: dict[str, float] = {}
+    if ranks > 1:
         _extract_on_all_ranks(what, config, say if read_world().is_main else _silent)
+        shared[f"this start, features on {ranks} ranks"] = time.monotonic() - began
         if not read_world().is_main:
             return None
     backbone = _backbone(what)
@@ -138,7 +140,7 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
         weights={"source": backbone.source, "digest": backbone.digest},
         data={"train": str(what.train), "test": str(what.test)},
         caches=settings,
-        seconds={**seconds, "this start": time.monotonic() - began},
+        seconds={**seconds, **shared, "this start": time.monotonic() - began},
         record=environment_record(),
         notes=_notes(what, config),
     )

@@ -30,8 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], 
     return root
 
 
-def evaluate(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [*FASTROT, "eval", "voc07-svm", "run", "--train", "trainval.beton"]
+def evaluate(
+    folder: Path, *options: str, launcher: list[str] = FASTROT
+) -> subprocess.CompletedProcess[str]:
+    command = [*launcher, "eval", "voc07-svm", "run", "--train", "trainval.beton"]
     command += ["--test", "test.beton", "--set", "features.layers=[layer1,layer3]"]
     command += ["--set", "features.resolution=32", *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
@@ -55,6 +57,28 @@ def test_a_protocol_is_one_command_and_a_rerun_gives_the_same(folder: Path) -> N
     again = evaluate(folder, "--set", "svm.folds=2")
     assert again.returncode == 0, again.stderr
     assert json.loads(path.read_text())["scores"] == first["scores"]
+
+
+@pytest.mark.slow
+def test_two_ranks_extract_and_one_evaluates_to_the_same_numbers(folder: Path) -> None:
+    few = ["--set", "svm.folds=2", "--set", "svm.costs=[0.5]", "--beside-random"]
+    assert evaluate(folder, "--out", "one", *few).returncode == 0
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = evaluate(folder, "--out", "two", *few, launcher=[*ranks, "-m", "fastrot"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("layer3") == evaluate(folder, "--out", "one", *few).stdout.count(
+        "layer3"
+    )
+    one, two = (
+        json.loads((folder / out / "voc07-svm" / "result.json").read_text())
+        for out in ("one", "two")
+    )
+    for part in ("scores", "random"):
+        for a, b in zip(one[part], two[part], strict=True):
+            assert a["name"] == b["name"] and a["value"] == pytest.approx(b["value"], abs=1e-4)
+    shared = two["seconds"]["this start, features on 2 ranks"]
+    assert 0 < shared < two["seconds"]["this start"]
+    assert not any("ranks" in part for part in one["seconds"])
 
 
 @pytest.mark.slow
