@@ -175,8 +175,8 @@ def run_knn(
                 answers[name] = SEARCHES[name](asked, known, k, threads)
                 seconds[name].append(time.perf_counter() - started)
                 countdown.step(f"round {turn + 1} {name}: {seconds[name][-1]:.2f} s")
-        countdown.step("all answers: comparing with the definition")
         exact = _by_definition(asked[:_CHECKED], known, k)
+        countdown.step(f"the definition, on {len(exact.rows):,} queries")
     quality = {
         name: agreement(answers[name], answers["fastrot"], exact, labels, bank, name)
         for name in names

@@ -248,35 +248,34 @@ def _solve_sample(
         row[torch.from_numpy(problem.rows)] = torch.from_numpy(problem.signs)
     found: dict[int, tuple[float, NDArray[np.float64]]] = {}
     weight = config.svm.positive_weight
-    for cost in config.svm.costs:
-        numbers = [i for i, problem in enumerate(sample.problems) if problem.cost == cost]
-        for i, b in _solve_as_evaluated(gram, signs, numbers, cost, config):
-            w = np.append(b @ wide, b.sum())
-            problem = sample.problems[i]
-            found[i] = (objective(w, wide[problem.rows], problem, weight), w)
+    for cost, coefficients in _solve_as_evaluated(gram, signs, config):
+        for i, problem in enumerate(sample.problems):
+            if problem.cost == cost:
+                b = coefficients[i]
+                w = np.append(b @ wide, b.sum())
+                found[i] = (objective(w, wide[problem.rows], problem, weight), w)
     return [found[i] for i in range(len(sample.problems))]
 
 
 def _solve_as_evaluated(
-    gram: Gram, signs: torch.Tensor, numbers: list[int], cost: float, config: EvalConfig
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Numbers of problems and their b of shape (n,), by the solver of the protocol."""
-    weight, tolerance = config.svm.positive_weight, config.svm.tolerance
+    gram: Gram, signs: torch.Tensor, config: EvalConfig
+) -> Iterator[tuple[float, NDArray[np.float64]]]:
+    """Costs, and b of shape (P, n), by the protocol's solver on its way through all costs."""
+    options = {
+        "positive_weight": config.svm.positive_weight,
+        "tolerance": config.svm.tolerance,
+    }
     if config.kind == "svm":
-        (solution,) = solve_path(
-            gram, signs[numbers], [cost], positive_weight=weight, tolerance=tolerance
-        )
-        yield from zip(numbers, solution.coefficients.numpy(), strict=True)
+        for solution in solve_path(gram, signs, config.svm.costs, **options):
+            yield solution.cost, solution.coefficients.numpy()
         return
-    for stack in solve_parts(
-        gram, signs[numbers], [cost], positive_weight=weight, tolerance=tolerance
-    ):
+    whole = torch.zeros(len(config.svm.costs), *signs.shape, dtype=torch.float64)
+    for stack in solve_parts(gram, signs, config.svm.costs, **options):
         for problem, members, b in zip(
-            stack.problems.tolist(), stack.members, stack.coefficients, strict=True
+            stack.problems, stack.members, stack.coefficients, strict=True
         ):
-            whole = np.zeros(gram.num_samples)
-            whole[members.numpy()] = b[0].numpy()
-            yield numbers[problem], whole
+            whole[:, problem, members] = b
+    yield from zip(config.svm.costs, whole.numpy(), strict=True)
 
 
 def _quality(

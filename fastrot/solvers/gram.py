@@ -49,7 +49,7 @@ class Gram:
             square = 2 * features.shape[1] >= self.num_samples
         self._square: dict[torch.dtype, torch.Tensor] = {}
         self._tall: dict[torch.dtype, torch.Tensor] = {}
-        self._leading: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._leading: dict[torch.dtype, tuple[torch.Tensor, torch.Tensor]] = {}
         if square:
             self._square[torch.float64] = _square(features)
         else:
@@ -62,8 +62,12 @@ class Gram:
         if self._square:
             whole = self._square[torch.float64]
             part._square[torch.float64] = whole[rows[:, :, None], rows[:, None, :]]
+            return part
+        tall = self._tall[torch.float64][rows]
+        if 2 * tall.shape[2] >= rows.shape[1]:  # formed, as K of so few samples alone would be
+            part._square[torch.float64] = tall @ tall.mT
         else:
-            part._tall[torch.float64] = self._tall[torch.float64][rows]
+            part._tall[torch.float64] = tall
         return part
 
     def chosen(self, members: torch.Tensor) -> Gram:
@@ -71,8 +75,8 @@ class Gram:
         part = self._empty(self.num_samples)
         for ours, theirs in ((self._square, part._square), (self._tall, part._tall)):
             theirs.update({dtype: matrices[members] for dtype, matrices in ours.items()})
-        if self._leading is not None:
-            part._leading = self._leading[0][members], self._leading[1][members]
+        for dtype, (values, vectors) in self._leading.items():
+            part._leading[dtype] = values[members], vectors[members]
         return part
 
     def parts(self, group: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -90,25 +94,25 @@ class Gram:
     def _empty(self, num_samples: int) -> Gram:
         part = object.__new__(Gram)
         part.num_samples, part.device, part.is_stack = num_samples, self.device, True
-        part._square, part._tall, part._leading = {}, {}, None
+        part._square, part._tall, part._leading = {}, {}, {}
         return part
 
-    def prefers_factor(self, weight: float, members: torch.Tensor) -> bool:
+    def prefers_factor(self, weight: float, sizes: torch.Tensor) -> bool:
         """Whether factorising the parts of K costs less than conjugate gradients in 1 + weight K.
 
         Never where the matrix is not formed: there is nothing better than products then.
 
         Args:
             weight: the largest of the problems.
-            members: samples in each problem's part, one number a problem, any shape and dtype.
+            sizes: samples in each problem's part, any shape and dtype.
         """
         if not self._square:
             return False
-        factors = _FACTOR_COST / 3 * float(members.double().pow(3).sum())
-        products = 2 * self.num_samples**2 * members.numel()
+        factors = _FACTOR_COST / 3 * float(sizes.double().pow(3).sum())
+        products = 2 * self.num_samples**2 * sizes.numel()
         if factors <= _LEAST_PRODUCTS * products:
             return True
-        values, _ = self._eigenvectors()
+        values, _ = self._eigenvectors(torch.float32)
         condition = 1 + weight * float(values[..., -1].max())
         return factors <= _LEAST_PRODUCTS * math.sqrt(condition) * products
 
@@ -123,36 +127,43 @@ class Gram:
         """About (1 + weight K)^-1 v, by the leading eigenvectors of K.
 
         Args:
-            v: of shape (..., P, n), float32.
+            v: of shape (..., P, n).
             weight: of shape (..., P, 1), not negative.
         """
-        values, vectors = self._eigenvectors()
+        values, vectors = self._eigenvectors(v.dtype)
         share = weight * values[..., None, :]
         return v - ((v @ vectors) * (share / (1 + share))) @ vectors.mT
 
-    def _eigenvectors(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _eigenvectors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The r largest eigenvalues (..., r), and vectors (..., n, r), by subspace iteration."""
-        if self._leading is None:
-            rank, more, passes = _STACK_SPECTRUM if self.is_stack else _SPECTRUM
+        if dtype not in self._leading:
+            few = self.is_stack and bool(self._square)
+            rank, more, passes = _STACK_SPECTRUM if few else _SPECTRUM
             rank = min(rank, max(1, self.num_samples // 4))
             width = min(rank + more, self.num_samples)
             # Drawn on the host from a fixed seed: the same on every device and in every run.
             basis = torch.randn(
-                self.num_samples, width, generator=torch.Generator().manual_seed(0)
+                self.num_samples, width, dtype=dtype, generator=torch.Generator().manual_seed(0)
             ).to(self.device)
             for _ in range(passes):
                 basis = torch.linalg.qr(self.product(basis.mT).mT)[0]
             values, vectors = torch.linalg.eigh(self.product(basis.mT) @ basis)
             order = torch.arange(width - 1, width - 1 - rank, -1, device=self.device)
-            self._leading = (
+            self._leading[dtype] = (
                 values[..., order].clamp(min=0),
                 (basis @ vectors[..., order]).contiguous(),
             )
-        return self._leading
+        return self._leading[dtype]
 
 
 def _square(features: torch.Tensor) -> torch.Tensor:
-    """X X^T + 1 in float64, of products that are fast in the dtype of the features."""
+    """X X^T + 1 in float64, of products that are fast in the dtype of the features.
+
+    Few dimensions leave K singular, and float32 would show that by negative eigenvalues.
+    """
+    if features.shape[1] <= _CHUNK:
+        wide = features.double()
+        return wide @ wide.T + 1
     total = torch.ones(len(features), len(features), dtype=torch.float64, device=features.device)
     for start in range(0, features.shape[1], _CHUNK):
         part = features[:, start : start + _CHUNK]

@@ -17,7 +17,8 @@ done when its duality gap says so: with a_i = 2 C_i max(0, 1 - y_i f_i),
 
     D(a) = sum_i a_i - 1/2 a^T (y K y) a - sum_i a_i^2 / (4 C_i)   <=   min P.
 
-Float32 finds the steps, float64 takes them: ``svm_rows.py`` has both.
+Float32 finds the steps and float64 takes them; where float32's lead nowhere, float64 finds them,
+too. ``svm_rows.py`` has both.
 
 Shapes: P problems, n samples; G problems of a stack, of m samples each; S costs.
 """
@@ -46,7 +47,7 @@ class Solution:
         decision: f = K b of shape (P, n), float64, of all samples, also those not in a problem.
         objective: P(w) of shape (P,), float64.
         gap: duality gap relative to the objective, of shape (P,): the objective is no further
-            than this from the least one.
+            than this from the least one, for K as it is in memory.
     """
 
     cost: float
@@ -80,7 +81,8 @@ def solve_path(
     signs = signs.to(gram.device)[None]
     b = f = torch.zeros(signs.shape, dtype=torch.float64, device=gram.device)
     for cost in sorted(costs):
-        c = torch.where(signs > 0, positive_weight * cost, cost).double() * (signs != 0)
+        c = b.new_tensor(cost) * torch.where(signs > 0, b.new_tensor(positive_weight), 1.0)
+        c = c * (signs != 0)
         rows = Rows(gram, signs, c, b, f)
         rows.solve(tolerance)
         b, f = rows.b, rows.f
@@ -138,7 +140,11 @@ def solve_parts(
     for size in sizes.unique().tolist():
         at_once = max(1, _STACK[gram.device.type] // max(size, 1) ** 2)
         for problems in (sizes == size).nonzero()[:, 0].split(at_once):
-            members = (signs[problems] != 0).nonzero()[:, 1].view(-1, size)
+            members = (signs[problems] != 0).nonzero()[:, 1].view(len(problems), size)
+            if size == 0:  # w = 0, and nothing is violated
+                none = signs.new_zeros((len(problems), len(costs)), dtype=torch.float64)
+                yield Stack(problems, members, none[:, :, None][:, :, :0], none, none)
+                continue
             parts = gram.restricted(members)
             y = signs[problems].gather(1, members)[:, None]
             b = f = torch.zeros(y.shape, dtype=torch.float64, device=gram.device)
@@ -148,7 +154,7 @@ def solve_parts(
             for group in filter(None, groups):
                 cost = b.new_tensor([costs[i] for i in group])[:, None]
                 b, f = (start[:, -1:].repeat(1, len(group), 1) for start in (b, f))
-                weight = torch.where(y > 0, positive_weight * cost, cost)
+                weight = cost * torch.where(y > 0, b.new_tensor(positive_weight), 1.0)
                 rows = Rows(parts, y.expand(weight.shape), weight, b, f)
                 rows.solve(tolerance)
                 b, f = rows.b, rows.f
@@ -158,7 +164,7 @@ def solve_parts(
 
 
 def _check(gram: Gram, signs: torch.Tensor, costs: Sequence[float]) -> None:
-    if signs.ndim != 2 or signs.shape[1] != gram.num_samples:
+    if signs.ndim != 2 or not len(signs) or signs.shape[1] != gram.num_samples:
         raise ValueError(
             f"signs of shape {tuple(signs.shape)} must be (problems, {gram.num_samples} samples)"
         )

@@ -17,7 +17,9 @@ _CG_STEPS = 400
 _NEWTON_STEPS = 60
 _LEAST_DECREASE = 1e-12
 _LEAST_GAIN = 0.7  # of a gap in a step that does not lower the objective
+_SEEN = 4.0  # roundings, below which a product of two vectors is nothing but rounding
 _LINE_STEPS = 40
+_LONGEST = 16.0  # a Newton step wants 1, and one that wants more than this is rounding, too
 _FACTORED_AT_ONCE = 2**22  # elements of the systems that are factored together
 
 
@@ -54,18 +56,38 @@ class Rows:
 
     def solve(self, tolerance: float) -> None:
         """Step until every gap is small, or rounding stops it."""
-        groups, problems = (torch.arange(size, device=self.b.device) for size in self.gap.shape)
-        gram = self.gram
+        # Float32 is mostly enough for a step: what is left of the gradient is the next one's.
+        # Not where K is singular beside the cost: what it cannot see there never gets less.
+        for dtype in (torch.float32, torch.float64):
+            self._approach(tolerance, dtype)
+            if (self.gap <= tolerance).all():
+                break
+        self.f = self.gram.product(self.b)  # without what the steps' rounding has added up to
+        self.objective = _primal(self.y, self.c2, self.b, self.f)
+        self._set_gap(slice(None))
+
+    def _approach(self, tolerance: float, dtype: torch.dtype) -> None:
+        """Step with problems whose gap is large, until it no longer helps.
+
+        Steps are found in ``dtype``. The live problems are a rectangle, all of ``problems`` in
+        all of ``groups``; those in it that are done stay what they are.
+        """
+        open_ = ~(self.gap <= tolerance)
+        groups, problems = open_.any(1).nonzero()[:, 0], open_.any(0).nonzero()[:, 0]
+        gram = self.gram if len(groups) == len(open_) else self.gram.chosen(groups)
         for number in range(_NEWTON_STEPS):
             live = groups[:, None], problems
             y, c2, f = self.y[live], self.c2[live], self.f[live]
-            gap_before = self.gap[live]
+            gap_before, objective_before = self.gap[live], self.objective[live]
             # The margins that a smaller cost violates are the better start of a direct step.
-            before = self._settle(gram, live, adopt=number > 0 or not self._factors(y, c2, f))
-            stalled = before - self.objective[live] <= _LEAST_DECREASE * self.objective[live]
-            # At a high cost the dual point is the last to get there.
-            stalled &= self.gap[live] > _LEAST_GAIN * gap_before
-            keep = (self.gap[live] > tolerance) & ~stalled
+            self._settle(gram, live, adopt=number > 0 or not self._factors(y, c2, f))
+            keep = ~(self.gap[live] <= tolerance)
+            if number > 0:
+                gain = objective_before - self.objective[live]
+                # At a high cost the dual point is the last to get there.
+                keep &= (gain > _LEAST_DECREASE * self.objective[live]) | (
+                    self.gap[live] <= _LEAST_GAIN * gap_before
+                )
             if not keep.any():
                 break
             if not (some := keep.any(1)).all():
@@ -74,16 +96,15 @@ class Rows:
             live = groups[:, None], problems
             y, c2, b, f = self.y[live], self.c2[live], self.b[live], self.f[live]
             active = c2 * (y * f < 1)
-            # Float32 is enough for a step: what is left of the gradient is the next one's.
             if self._factors(y, c2, f):
-                step = _direct_step(gram, active, y, b)
+                step = _direct_step(gram, active, y, b, dtype)
             else:
                 r = _gradient(y, c2, f) - b
-                step = _newton_step(gram, active.float(), r.float()).double()
+                step = _newton_step(gram, active.to(dtype), r.to(dtype)).double()
+            keep &= step.isfinite().all(-1)
+            step = torch.where(keep[..., None], step, 0)
             change = gram.product(step)
-            t = _line_search(y, c2, b, f, step, change)
-            # Those that are done stay what they are, also where they stand among others.
-            t = torch.where(keep, t, 0)[..., None]
+            t = _line_search(y, c2, b, f, step, change)[..., None]
             self.b[live], self.f[live] = b + t * step, f + t * change
         else:
             self._settle(gram, (groups[:, None], problems), adopt=True)
@@ -92,14 +113,11 @@ class Rows:
         """Whether the next step is a direct one."""
         return self.gram.prefers_factor(float(c2.max()), (c2 * (y * f < 1) > 0).sum(-1))
 
-    def _settle(
-        self, gram: Gram, live: tuple[torch.Tensor, torch.Tensor], *, adopt: bool
-    ) -> torch.Tensor:
-        """Take the better of b and the scaled dual point, and set objective and gap.
+    def _settle(self, gram: Gram, live: tuple[torch.Tensor, torch.Tensor], *, adopt: bool) -> None:
+        """Set objective and gap, after b has given way to the scaled dual point if that is better.
 
         The dual point y a, scaled to the best dual value, is a primal point, too: the warm start
-        from a smaller cost, where most margins are violated and a grows with C. Returns the
-        objectives before.
+        from a smaller cost, where most margins are violated and a grows with C.
         """
         y, c2, b, f = self.y[live], self.c2[live], self.b[live], self.f[live]
         a = _gradient(y, c2, f)
@@ -107,26 +125,27 @@ class Rows:
         total = _dot(a, y)
         curve = _dot(a, k_a) + _dot(a, torch.where(c2 > 0, a / c2, 0))
         scale = torch.where(curve > 0, total / curve, 0)
-        self._dual[live] = dual = torch.maximum(self._dual[live], 0.5 * total * scale)
+        self._dual[live] = torch.maximum(self._dual[live], 0.5 * total * scale)
         s = scale[..., None]
         primal, scaled = _primal(y, c2, b, f), _primal(y, c2, s * a, s * k_a)
         better = scaled < primal
-        if not adopt:
-            scaled = primal
-        elif better.any():
+        if adopt and better.any():
             self.b[live] = torch.where(better[..., None], s * a, b)
             self.f[live] = torch.where(better[..., None], s * k_a, f)
-        before = self.objective[live]
-        objective = torch.minimum(primal, scaled)
-        self.objective[live] = objective
-        self.gap[live] = torch.where(objective > 0, (objective - dual) / objective, 0)
-        return before
+            primal = torch.where(better, scaled, primal)
+        self.objective[live] = primal
+        self._set_gap(live)
+
+    def _set_gap(self, live: tuple[torch.Tensor, torch.Tensor] | slice) -> None:
+        objective = self.objective[live]
+        gap = (objective - self._dual[live]) / objective
+        self.gap[live] = torch.where(objective == 0, 0, gap)
 
 
 def _direct_step(
-    gram: Gram, active: torch.Tensor, y: torch.Tensor, b: torch.Tensor
+    gram: Gram, active: torch.Tensor, y: torch.Tensor, b: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
-    """The exact step, from (K + 1 / active) b = y on the set, of shape (G, P, n).
+    """The step to (K + 1 / active) b = y on the set, of shape (G, P, n), float64.
 
     For costs so high that conjugate gradients would take hundreds of products: few samples
     violate their margins then, and a factorisation of their part of K is cheap. Sets are padded
@@ -137,20 +156,14 @@ def _direct_step(
     inside = active > 0
     kept = torch.where(inside, b, 0)
     short = torch.where(inside, y - gram.product(kept) - kept / torch.where(inside, active, 1), 0)
-    weight, wanted = active.reshape(-1, n).float(), short.reshape(-1, n).float()
+    weight, wanted = active.reshape(-1, n).to(dtype), short.reshape(-1, n).to(dtype)
     sizes = (weight > 0).sum(1)
     solved = torch.zeros_like(weight)
     at_once = max(1, _FACTORED_AT_ONCE // max(int(sizes.max()), 1) ** 2)
     for rows in sizes.argsort().split(at_once):
         size = int(sizes[rows].max())
         members = (weight[rows] > 0).int().argsort(dim=1, descending=True, stable=True)[:, :size]
-        system = _system(gram, group[rows], members, weight[rows].gather(1, members))
-        factor, failed = torch.linalg.cholesky_ex(system)
-        if failed.any():  # a cost so high that K is singular beside it, in float32
-            system = _system(
-                gram, group[rows], members, active.view(-1, n)[rows].gather(1, members)
-            )
-            factor = torch.linalg.cholesky(system).float()
+        factor = _factor(_system(gram, group[rows], members, weight[rows].gather(1, members)))
         right = wanted[rows].gather(1, members)[..., None]
         found = torch.cholesky_solve(right, factor)
         solved[rows] = solved[rows].scatter(1, members, found[..., 0])
@@ -176,6 +189,18 @@ def _system(
     return system
 
 
+def _factor(system: torch.Tensor) -> torch.Tensor:
+    """Cholesky factors (Q, m, m), of slightly more where rounding left a negative eigenvalue."""
+    factor: torch.Tensor
+    factor, failed = torch.linalg.cholesky_ex(system)
+    slack = torch.finfo(system.dtype).eps * system.diagonal(dim1=1, dim2=2).sum(1)
+    while failed.any():
+        system.diagonal(dim1=1, dim2=2).add_(torch.where(failed > 0, slack, 0)[:, None])
+        factor, failed = torch.linalg.cholesky_ex(system)
+        slack = 10 * slack
+    return factor
+
+
 def _newton_step(gram: Gram, active: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
     """Solve (1 + active K) step = r loosely; the step of shape (G, P, n)."""
     step = torch.zeros_like(r)
@@ -188,8 +213,9 @@ def _newton_step(gram: Gram, active: torch.Tensor, r: torch.Tensor) -> torch.Ten
     for _ in range(_CG_STEPS):
         q = p + active * k_p
         curve = _dot(k_p, q)
-        # A row that is done, or has nothing left that float32 can see, stands still.
-        moves = (rho > enough) & (curve > 0)
+        # A row that is done, or has nothing left that the dtype can see, stands still.
+        seen = _SEEN * torch.finfo(r.dtype).eps * (_dot(r, r) * _dot(k_z, k_z)).sqrt()
+        moves = (rho > enough) & (rho > seen) & (curve > 0)
         if not moves.any():
             break
         length = torch.where(moves, rho / curve, 0)[..., None].to(r.dtype)
@@ -235,7 +261,7 @@ def _line_search(
     """
     linear, quadratic = _dot(step, f), _dot(step, change)
     t = torch.ones_like(linear)
-    low, high = torch.zeros_like(t), torch.full_like(t, float("inf"))
+    low, high = torch.zeros_like(t), torch.full_like(t, _LONGEST)
     for _ in range(_LINE_STEPS):
         hinge = (1 - y * (f + t[..., None].to(f.dtype) * change)).clamp_(min=0)
         weighted = c2 * change

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 from fastrot.data.images import decode_image
 from fastrot.solvers import gram_svm
 from fastrot.solvers.gram import Gram
-from fastrot.solvers.gram_svm import Solution, solve_parts, solve_path
+from fastrot.solvers.gram_svm import Solution, Stack, solve_parts, solve_path
 
 COSTS = (1e-5, 1e-3, 0.0625, 1.0, 100.0)
 WEIGHT = 2.0
@@ -150,6 +150,60 @@ def test_stacks_larger_than_the_limit_are_solved_in_turn(photos, monkeypatch) ->
     torch.testing.assert_close(together, torch.cat([s.objective for s in whole]), rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["few dimensions", "unit rows", "zeros", "every row twice"])
+@pytest.mark.parametrize("square", [True, False])
+@pytest.mark.parametrize("solver", [solve_path, solve_parts])
+def test_a_singular_gram_matrix_is_no_excuse(
+    kind: str, square: bool, solver: Callable[..., Iterator[Solution | Stack]]
+) -> None:
+    """Labels without rhyme or reason, so that most of the coefficients are in its null space."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((100, 5))
+    x = {
+        "few dimensions": x,
+        "unit rows": x / np.linalg.norm(x, axis=1, keepdims=True),
+        "zeros": 0 * x,
+        "every row twice": np.concatenate([x[:50], x[:50]]),
+    }[kind]
+    signs = generator.choice([1, -1, 0], size=(4, 100)).astype(np.int8)
+    wide, costs = np.hstack([x, np.ones((100, 1))]), [1.0, 16.0, 100.0, 1000.0]
+    gram = Gram(torch.from_numpy(x), square=square)
+    for part in solver(gram, torch.from_numpy(signs), costs, positive_weight=WEIGHT):
+        assert -1e-12 <= float(part.gap.min()) and float(part.gap.max()) <= 1e-6
+        if isinstance(part, Solution):
+            b = part.coefficients.numpy()
+            np.testing.assert_allclose(b @ wide @ wide.T, part.decision, atol=1e-6)
+            found = [(p, part.cost, b[p] @ wide, part.objective[p]) for p in range(4)]
+        else:
+            found = [
+                (p, cost, part.coefficients[g, s].numpy() @ wide[part.members[g]],
+                 part.objective[g, s])
+                for g, p in enumerate(part.problems.tolist()) for s, cost in enumerate(costs)
+            ]  # fmt: skip
+        for p, cost, w, value in found:
+            assert objective(w, wide, signs[p], cost) == pytest.approx(float(value), rel=1e-7)
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_a_problem_without_samples_has_no_cost(square: bool) -> None:
+    signs = torch.tensor([[0, 0, 0], [1, -1, 0]])
+    gram = Gram(torch.eye(3, dtype=torch.float64), square=square)
+    (solution,) = solve_path(gram, signs, [1.0])
+    assert float(solution.objective[0]) == 0 and float(solution.gap[0]) == 0
+    empty, other = solve_parts(gram, signs, [1.0, 2.0])
+    assert empty.problems.tolist() == [0] and empty.coefficients.shape == (1, 2, 0)
+    assert not empty.objective.any() and not empty.gap.any()
+    torch.testing.assert_close(other.objective[0, 0], solution.objective[1])
+
+
+def test_huge_features_raise_nothing() -> None:
+    rows = 1e4 * np.random.default_rng(0).standard_normal((30, 64))
+    gram = Gram(torch.from_numpy(np.concatenate([rows, rows])))
+    signs = torch.from_numpy(np.random.default_rng(1).choice([1, -1], (1, 60)))
+    (solution,) = solve_path(gram, signs, [1e6])
+    assert bool(solution.objective.isfinite().all() and solution.gap.isfinite().all())
+
+
 def test_features_of_zeros_leave_the_intercept_alone() -> None:
     signs = np.array([[1, -1, -1, -1]], np.int8)
     for solution in solve(np.zeros((4, 3)), signs):
@@ -186,6 +240,8 @@ def test_bad_arguments_are_named() -> None:
     gram = Gram(torch.eye(3, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"signs of shape \(1, 2\) must be \(problems, 3 samples"):
         list(solve_path(gram, torch.ones(1, 2), [1.0]))
+    with pytest.raises(ValueError, match=r"signs of shape \(0, 3\) must be"):
+        list(solve_parts(gram, torch.ones(0, 3), [1.0]))
     with pytest.raises(ValueError, match="must be positive and finite"):
         list(solve_path(gram, torch.ones(1, 3), [0.0]))
     with pytest.raises(ValueError, match="must be positive and finite"):
