@@ -27,6 +27,7 @@ _OPERATIONS = {  # fastest first
     "walk_jpeg": ("cpp", "reference"),
     "crop_decode": ("cpp",),  # whole batches; without it there are other loaders
     "cosine_topk": ("triton", "cpp", "reference"),
+    "batch_norm": ("triton", "reference"),
 }
 _DECODING = ("decode_jpeg", "walk_jpeg", "crop_decode")  # need libraries of the machine
 _ERROR_FILE = Path(__file__).with_name("_native_error.txt")
@@ -57,8 +58,8 @@ def choose(operation: str, device: str = "cpu") -> Choice:
     """The implementation of an operation for inputs on this type of device.
 
     Args:
-        operation: ``rotate_views``, ``decode_jpeg``, ``walk_jpeg``, ``crop_decode`` or
-            ``cosine_topk``.
+        operation: ``rotate_views``, ``decode_jpeg``, ``walk_jpeg``, ``crop_decode``,
+            ``cosine_topk`` or ``batch_norm``.
         device: ``torch.device.type`` of the inputs.
 
     Raises:
@@ -97,6 +98,7 @@ def plan() -> list[Choice | KernelUnavailableError]:
         ("rotate_views", "cuda"),
         ("cosine_topk", "cpu"),
         ("cosine_topk", "cuda"),
+        ("batch_norm", "cuda"),
     ):
         try:
             lines.append(choose(operation, device))

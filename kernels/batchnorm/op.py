@@ -1,0 +1,300 @@
+"""``batch_norm``: batch normalisation, the residual and ReLU of a channels-last layer at once.
+
+Shapes: N images, C channels, H and W rows and columns, M = N H W, B = ceil(C / 8) bytes.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.distributed import distributed_c10d
+
+from fastrot.kernels.batchnorm import reference
+from fastrot.kernels.dispatch import choose
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    *,
+    residual: torch.Tensor | None = None,
+    relu: bool = True,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    group: torch.distributed.ProcessGroup | None = None,
+) -> torch.Tensor:
+    """relu(gamma (x - mean) / sqrt(var + eps) + beta + residual), in two passes over x.
+
+    The same function, and the same running statistics, as ``torch.nn.BatchNorm2d`` and what
+    follows it in a ResNet, with all arithmetic in float32 and one rounding at the end. Saved for
+    the backward pass are x and one bit an element.
+
+    Args:
+        x: of shape (N, C, H, W), channels-last in memory (anything else is copied), float32,
+            float16 or bfloat16.
+        weight: gamma, of shape (C,), float32.
+        bias: beta, likewise.
+        running_mean: likewise; updated in training, used otherwise.
+        running_var: of the unbiased variance, likewise.
+        residual: of the shape and dtype of x, added before ReLU.
+        relu: clamp at 0.
+        training: statistics of the batch; otherwise the running ones.
+        momentum: share of a batch in the running statistics.
+        eps: added to the variance.
+        group: statistics are those of all its ranks together, which may have batches of
+            different sizes, as with ``torch.nn.SyncBatchNorm``.
+
+    Returns:
+        Of the shape and dtype of x, channels-last.
+
+    Raises:
+        TypeError: a dtype is another one.
+        ValueError: shapes or devices do not fit; or training, with one value a channel only.
+        RuntimeError: a gradient is asked for of what the running statistics gave.
+        KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
+    """
+    _check(x, weight, bias, running_mean, running_var, residual)
+    rows = _rows(x)
+    added = None if residual is None else _rows(residual)
+    if training:
+        if group is None and len(rows) == 1:
+            raise ValueError(f"x of shape {tuple(x.shape)} has one value a channel: no variance")
+        name = "" if group is None else group.group_name
+        y, _, mean, variance, _, count = torch.ops.fastrot.batch_norm(
+            rows, weight, bias, added, relu, eps, name
+        )
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            # The unbiased variance; the biased one is what this batch was divided by.
+            running_var.lerp_(variance * (count / (count - 1)), momentum)
+    else:
+        scale = weight * torch.rsqrt(running_var + eps)
+        y = torch.ops.fastrot.scale_shift(rows, scale, bias - running_mean * scale, added, relu)
+    n, _, height, width = x.shape
+    back: torch.Tensor = y.view(n, height, width, -1).permute(0, 3, 1, 2)
+    return back
+
+
+@torch.library.custom_op("fastrot::batch_norm", mutates_args=())
+def _forward(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    residual: torch.Tensor | None,
+    relu: bool,
+    eps: float,
+    group: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Y (M, C), mask (M, B), then mean, variance, rstd (C,) and count () over all ranks."""
+    kernel = _kernel(x)
+    mean, deviation = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    kernel.moments(x, mean, deviation)
+    count = torch.full((), float(len(x)), device=x.device)
+    if group:
+        mean, deviation, count = _over_ranks(mean, deviation, count, group)
+    variance = deviation / count
+    rstd = torch.rsqrt(variance + eps)
+    scale = weight * rstd
+    y, mask = torch.empty_like(x), _mask(x, relu)
+    kernel.normalise(x, scale, bias - mean * scale, residual, y, mask if relu else None)
+    return y, mask, mean.clone(), variance, rstd, count
+
+
+@_forward.register_fake
+def _(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    residual: torch.Tensor | None,
+    relu: bool,
+    eps: float,
+    group: str,
+) -> tuple[torch.Tensor, ...]:
+    channel = torch.empty_like(weight)
+    count = x.new_empty((), dtype=torch.float32)
+    return torch.empty_like(x), _mask(x, relu), channel, channel.clone(), channel.clone(), count
+
+
+@torch.library.custom_op("fastrot::batch_norm_backward", mutates_args=())
+def _backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    count: torch.Tensor,
+    has_residual: bool,
+    group: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Dx (M, C), gradients of gamma and beta (C,), of the residual (M, C), or (0,) without one."""
+    kernel = _kernel(x)
+    bits = mask if mask.numel() else None
+    total, projected = sums = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    kernel.gradient_sums(dy, x, bits, mean, rstd, total, projected)
+    everywhere = sums
+    if group:
+        everywhere = sums.clone()
+        torch.distributed.all_reduce(everywhere, group=_ranks(group))
+    t, p = everywhere / count
+    slope = weight * rstd
+    dx = torch.empty_like(x)
+    dresidual = torch.empty_like(x) if has_residual else x.new_empty(0)
+    kernel.gradient(
+        dy,
+        x,
+        bits,
+        slope,
+        -slope * p * rstd,
+        slope * (p * rstd * mean - t),
+        dx,
+        dresidual if has_residual else None,
+    )
+    # Of this rank's rows alone: gradients of parameters are averaged like all others.
+    return dx, projected.clone(), total.clone(), dresidual
+
+
+@_backward.register_fake
+def _(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    count: torch.Tensor,
+    has_residual: bool,
+    group: str,
+) -> tuple[torch.Tensor, ...]:
+    dresidual = torch.empty_like(x) if has_residual else x.new_empty(0)
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight), dresidual
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x, weight, _, residual, _, _, group = inputs
+    _, mask, mean, _, rstd, count = output
+    ctx.save_for_backward(x, mask, weight, mean, rstd, count)
+    ctx.has_residual, ctx.group = residual is not None, group
+
+
+def _differentiate(ctx: Any, dy: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    x, mask, weight, mean, rstd, count = ctx.saved_tensors
+    dx, dweight, dbias, dresidual = torch.ops.fastrot.batch_norm_backward(
+        dy.contiguous(), x, mask, weight, mean, rstd, count, ctx.has_residual, ctx.group
+    )
+    added = dresidual if ctx.has_residual else None
+    return dx, dweight, dbias, added, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup)
+
+
+@torch.library.custom_op("fastrot::scale_shift", mutates_args=())
+def _scale_shift(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    residual: torch.Tensor | None,
+    relu: bool,
+) -> torch.Tensor:
+    """With the running statistics: y (M, C). It has no gradient."""
+    y, mask = torch.empty_like(x), _mask(x, relu)
+    _kernel(x).normalise(x, scale, shift, residual, y, mask if relu else None)
+    return y
+
+
+@_scale_shift.register_fake
+def _(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    residual: torch.Tensor | None,
+    relu: bool,
+) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _over_ranks(
+    mean: torch.Tensor, deviation: torch.Tensor, count: torch.Tensor, group: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Moments of all ranks' rows together, from those of each."""
+    ranks = _ranks(group)
+    own = torch.cat([count[None], mean, deviation])
+    every = own.new_empty(ranks.size() * len(own))  # gloo wants it flat
+    torch.distributed.all_gather_into_tensor(every, own, group=ranks)
+    every = every.view(ranks.size(), len(own))
+    counts, means = every[:, :1], every[:, 1 : 1 + len(mean)]
+    total = counts.sum()
+    together = (means * (counts / total)).sum(0)
+    apart = ((means - together).square() * counts).sum(0)
+    return together, every[:, 1 + len(mean) :].sum(0) + apart, total
+
+
+def _ranks(name: str) -> torch.distributed.ProcessGroup:
+    """The group of a name: an operation's arguments can hold no more, here as in torch's own."""
+    group: torch.distributed.ProcessGroup = distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]
+    return group
+
+
+def _kernel(x: torch.Tensor) -> ModuleType:
+    """Import only what runs: Triton may be missing."""
+    if choose("batch_norm", x.device.type).implementation == "triton":
+        from fastrot.kernels.batchnorm import triton_kernel
+
+        return triton_kernel
+    return reference
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) as the matrix (M, C) that it is in memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _mask(x: torch.Tensor, relu: bool) -> torch.Tensor:
+    """For one bit an element, or nothing."""
+    shape = (len(x), -(-x.shape[1] // 8)) if relu else (0,)
+    return x.new_empty(shape, dtype=torch.uint8)
+
+
+def _check(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    residual: torch.Tensor | None,
+) -> None:
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"x is {x.dtype}, must be float32, float16 or bfloat16")
+    if x.ndim != 4 or not x.numel():
+        raise ValueError(f"x of shape {tuple(x.shape)} must be (N, C, H, W), with a value at least")
+    for name, vector in (
+        ("weight", weight),
+        ("bias", bias),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
+        if vector.dtype != torch.float32:
+            raise TypeError(f"{name} is {vector.dtype}, must be float32; use {name}.float()")
+        if vector.shape != (x.shape[1],):
+            raise ValueError(
+                f"{name} of shape {tuple(vector.shape)} must be ({x.shape[1]},), a value a channel"
+            )
+        if vector.device != x.device:
+            raise ValueError(f"{name} is on {vector.device}, must be on {x.device}, as x is")
+    if residual is not None:
+        if residual.dtype != x.dtype:
+            raise TypeError(f"residual is {residual.dtype}, must be {x.dtype}, as x is")
+        if residual.shape != x.shape or residual.device != x.device:
+            raise ValueError(
+                f"residual of shape {tuple(residual.shape)} on {residual.device} must be "
+                f"{tuple(x.shape)} on {x.device}, as x is"
+            )
