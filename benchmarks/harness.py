@@ -107,7 +107,8 @@ class Countdown:
 def machine_record() -> dict[str, Any]:
     """What a number depends on besides the code: processor, versions, commit, command, date.
 
-    Without the names of host and folder: records are published.
+    Without the names of host and folders: records are published, so of an absolute path in the
+    command only its last part stays.
     """
     record = environment_record()
     for private in ("host", "folder", "command"):
@@ -115,12 +116,18 @@ def machine_record() -> dict[str, Any]:
     pillow = features.version("pil") or ""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["fastrot", *sys.argv[1:]]),
+        "command": shlex.join(["fastrot", *map(_published, sys.argv[1:])]),
         **record,
         "simd": [flag for flag in _SIMD if flag in _processor_flags()],
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "pillow_simd": ".post" in pillow,  # how that fork numbers its releases
     }
+
+
+def _published(argument: str) -> str:
+    """``/a/b`` as ``b``, also behind ``--option=``."""
+    option, equals, value = argument.rpartition("=")
+    return option + equals + (Path(value).name if value.startswith("/") else value)
 
 
 def check_outputs(*paths: Path | None) -> None:
