@@ -95,7 +95,7 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Y (M, C), mask (M, B), then mean, variance, rstd (C,) and count () over all ranks."""
     kernel = _kernel(x)
-    mean, deviation = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    mean, deviation = torch.empty_like(weight), torch.empty_like(weight)
     kernel.moments(x, mean, deviation)
     count = torch.full((), float(len(x)), device=x.device)
     if group:
@@ -104,8 +104,8 @@ def _forward(
     rstd = torch.rsqrt(variance + eps)
     scale = weight * rstd
     y, mask = torch.empty_like(x), _mask(x, relu)
-    kernel.normalise(x, scale, bias - mean * scale, residual, y, mask if relu else None)
-    return y, mask, mean.clone(), variance, rstd, count
+    kernel.normalise(x, scale, bias - mean * scale, residual, relu, y, mask if relu else None)
+    return y, mask, mean, variance, rstd, count
 
 
 @_forward.register_fake
@@ -138,13 +138,13 @@ def _backward(
     """Dx (M, C), gradients of gamma and beta (C,), of the residual (M, C), or (0,) without one."""
     kernel = _kernel(x)
     bits = mask if mask.numel() else None
-    total, projected = sums = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    total, projected = torch.empty_like(weight), torch.empty_like(weight)
     kernel.gradient_sums(dy, x, bits, mean, rstd, total, projected)
-    everywhere = sums
+    t, p = total / count, projected / count
     if group:
-        everywhere = sums.clone()
+        everywhere = torch.stack([t, p])
         torch.distributed.all_reduce(everywhere, group=_ranks(group))
-    t, p = everywhere / count
+        t, p = everywhere
     slope = weight * rstd
     dx = torch.empty_like(x)
     dresidual = torch.empty_like(x) if has_residual else x.new_empty(0)
@@ -159,7 +159,7 @@ def _backward(
         dresidual if has_residual else None,
     )
     # Of this rank's rows alone: gradients of parameters are averaged like all others.
-    return dx, projected.clone(), total.clone(), dresidual
+    return dx, projected, total, dresidual
 
 
 @_backward.register_fake
@@ -206,8 +206,8 @@ def _scale_shift(
     relu: bool,
 ) -> torch.Tensor:
     """With the running statistics: y (M, C). It has no gradient."""
-    y, mask = torch.empty_like(x), _mask(x, relu)
-    _kernel(x).normalise(x, scale, shift, residual, y, mask if relu else None)
+    y = torch.empty_like(x)
+    _kernel(x).normalise(x, scale, shift, residual, relu, y, None)
     return y
 
 
@@ -254,8 +254,8 @@ def _kernel(x: torch.Tensor) -> ModuleType:
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W) as the matrix (M, C) that it is in memory."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    """(N, C, H, W) as the contiguous matrix (M, C), which a channels-last batch is already."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
 
 
 def _mask(x: torch.Tensor, relu: bool) -> torch.Tensor:

@@ -33,26 +33,27 @@ def normalise(
     scale: torch.Tensor,
     shift: torch.Tensor,
     residual: torch.Tensor | None,
+    relu: bool,
     y: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> None:
-    """Scale x + shift + residual, and ReLU if there is a mask for it.
+    """Scale x + shift + residual, then ReLU.
 
     Args:
         x: of shape (M, C).
         scale: of shape (C,), float32.
         shift: likewise.
         residual: of shape (M, C) and the dtype of x, or None.
+        relu: whether ReLU is applied.
         y: of shape (M, C) and the dtype of x; overwritten.
-        mask: of shape (M, B), uint8, overwritten; None: no ReLU.
+        mask: of shape (M, B), uint8, overwritten by what ReLU lets pass; None: nobody asks.
     """
     wide = x.float() * scale + shift
     if residual is not None:
         wide = wide + residual.float()
     if mask is not None:
         mask.copy_(pack(wide > 0))
-        wide = wide.clamp(min=0)
-    y.copy_(wide)
+    y.copy_(wide.clamp(min=0) if relu else wide)
 
 
 def gradient_sums(

@@ -118,6 +118,7 @@ def _normalise_kernel(
     B,
     RESIDUAL: tl.constexpr,
     RELU: tl.constexpr,
+    MASK: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -132,12 +133,13 @@ def _normalise_kernel(
     )
     if RESIDUAL:
         y += tl.load(residual_ptr + offsets, mask=inside, other=0).to(tl.float32)
-    if RELU:
+    if MASK:
         bits = (inside & (y > 0)).to(tl.int32) << (channel % 8)[None, :]
         bytes_ = tl.sum(tl.reshape(bits, (ROWS, CHANNELS // 8, 8)), 2)
         byte = tl.program_id(1) * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
         where, there = _tile(row, byte, M, B)
         tl.store(mask_ptr + where, bytes_.to(tl.uint8), mask=there)
+    if RELU:
         y = tl.maximum(y, 0.0)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
@@ -237,6 +239,7 @@ def normalise(
     scale: torch.Tensor,
     shift: torch.Tensor,
     residual: torch.Tensor | None,
+    relu: bool,
     y: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> None:
@@ -253,7 +256,8 @@ def normalise(
         channels,
         -(-channels // 8),
         RESIDUAL=residual is not None,
-        RELU=mask is not None,
+        RELU=relu,
+        MASK=mask is not None,
         ROWS=_ROWS,
         CHANNELS=_CHANNELS,
     )

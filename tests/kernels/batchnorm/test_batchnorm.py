@@ -98,10 +98,12 @@ def test_every_triton_kernel_is_its_reference(rows: int, channels: int, dtype: t
                 dadded = None if added is None else torch.empty_like(a)
                 if mask is not None:
                     mask.fill_(0xFF)
-                module.normalise(a, scale, shift, added, y, mask)
+                module.normalise(a, scale, shift, added, mask is not None, y, mask)
+                plain = torch.empty_like(a)
+                module.normalise(a, scale, shift, added, True, plain, None)
                 module.gradient_sums(b, a, mask, shift, rstd, total, projected)
                 module.gradient(b, a, mask, scale, shift, rstd, dx, dadded)
-                results += [y, total.clone(), projected.clone(), dx]
+                results += [y, plain, total.clone(), projected.clone(), dx]
                 results += [t.clone() for t in (mask, dadded) if t is not None]
         return results
 
@@ -192,6 +194,15 @@ def test_a_mean_far_from_zero_costs_no_variance(device: str) -> None:
         torch.ones(3, device=device), torch.zeros(3, device=device), mean, variance, momentum=1.0,
     )  # fmt: skip
     torch.testing.assert_close(variance.cpu().double(), x.double().var(0), rtol=1e-4, atol=0)
+
+
+def test_a_part_of_the_channels_of_a_batch_is_taken_as_it_is(device: str) -> None:
+    whole = matrix(18, 16, torch.float32).view(2, 3, 3, 16).permute(0, 3, 1, 2).to(device)
+    ones, zeros = torch.ones(5, device=device), torch.zeros(5, device=device)
+    for part in (whole[:, 2:7], whole[:, 2:7].contiguous(), whole[:, 2:7].transpose(2, 3)):
+        y = batch_norm(part, ones, zeros, zeros.clone(), ones.clone(), residual=part)
+        exact = nn.functional.batch_norm(part.double(), None, None, training=True) + part.double()
+        close(y, exact.relu().float())
 
 
 def test_ranks_with_batches_of_different_sizes_act_as_one() -> None:
