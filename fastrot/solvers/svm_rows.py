@@ -77,10 +77,9 @@ class Rows:
         gram = self.gram if len(groups) == len(open_) else self.gram.chosen(groups)
         for number in range(_NEWTON_STEPS):
             live = groups[:, None], problems
-            y, c2, f = self.y[live], self.c2[live], self.f[live]
             gap_before, objective_before = self.gap[live], self.objective[live]
             # The margins that a smaller cost violates are the better start of a direct step.
-            self._settle(gram, live, adopt=number > 0 or not self._factors(y, c2, f))
+            self._settle(gram, live, adopt=number > 0 or not self._factors(live))
             keep = ~(self.gap[live] <= tolerance)
             if number > 0:
                 gain = objective_before - self.objective[live]
@@ -96,7 +95,7 @@ class Rows:
             live = groups[:, None], problems
             y, c2, b, f = self.y[live], self.c2[live], self.b[live], self.f[live]
             active = c2 * (y * f < 1)
-            if self._factors(y, c2, f):
+            if self._factors(live):
                 step = _direct_step(gram, active, y, b, dtype)
             else:
                 r = _gradient(y, c2, f) - b
@@ -109,9 +108,11 @@ class Rows:
         else:
             self._settle(gram, (groups[:, None], problems), adopt=True)
 
-    def _factors(self, y: torch.Tensor, c2: torch.Tensor, f: torch.Tensor) -> bool:
+    def _factors(self, live: tuple[torch.Tensor, torch.Tensor]) -> bool:
         """Whether the next step is a direct one."""
-        return self.gram.prefers_factor(float(c2.max()), (c2 * (y * f < 1) > 0).sum(-1))
+        c2 = self.c2[live]
+        violated = (c2 > 0) & (self.y[live] * self.f[live] < 1)
+        return self.gram.prefers_factor(float(c2.max()), violated.sum(-1))
 
     def _settle(self, gram: Gram, live: tuple[torch.Tensor, torch.Tensor], *, adopt: bool) -> None:
         """Set objective and gap, after b has given way to the scaled dual point if that is better.
