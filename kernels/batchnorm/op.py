@@ -68,19 +68,60 @@ def batch_norm(
         if group is None and len(rows) == 1:
             raise ValueError(f"x of shape {tuple(x.shape)} has one value a channel: no variance")
         name = "" if group is None else group.group_name
-        y, _, mean, variance, _, count = torch.ops.fastrot.batch_norm(
-            rows, weight, bias, added, relu, eps, name
-        )
-        with torch.no_grad():
-            running_mean.lerp_(mean, momentum)
-            # The unbiased variance; the biased one is what this batch was divided by.
-            running_var.lerp_(variance * (count / (count - 1)), momentum)
+        with torch.no_grad():  # the gradient of the statistics is part of batch_norm's
+            statistics = torch.ops.fastrot.batch_norm_statistics(
+                rows, weight, bias, running_mean, running_var, momentum, eps, name
+            )
+        y, _ = torch.ops.fastrot.batch_norm(rows, weight, bias, statistics, added, relu, name)
     else:
-        scale = weight * torch.rsqrt(running_var + eps)
-        y = torch.ops.fastrot.scale_shift(rows, scale, bias - running_mean * scale, added, relu)
+        y = torch.ops.fastrot.batch_norm_frozen(
+            rows, weight, bias, running_mean, running_var, added, relu, eps
+        )
     n, _, height, width = x.shape
     back: torch.Tensor = y.view(n, height, width, -1).permute(0, 3, 1, 2)
     return back
+
+
+# An operation that changes an argument can have no gradient: torch.library wants two operations.
+@torch.library.custom_op(
+    "fastrot::batch_norm_statistics", mutates_args=("running_mean", "running_var")
+)
+def _statistics(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    eps: float,
+    group: str,
+) -> torch.Tensor:
+    """Of ``reference.finish``, (5, C), over all ranks; moves the running ones."""
+    kernel = _kernel(x)
+    parts = kernel.moments(x)
+    if group:
+        ranks, own = _ranks(group), kernel.merge(parts)
+        every = own.new_empty(ranks.size() * own.numel())  # gloo wants it flat
+        torch.distributed.all_gather_into_tensor(every, own.flatten(), group=ranks)
+        parts = every.view(ranks.size(), *own.shape)
+    result: torch.Tensor = kernel.finish(
+        parts, weight, bias, running_mean, running_var, momentum, eps
+    )
+    return result
+
+
+@_statistics.register_fake
+def _(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    eps: float,
+    group: str,
+) -> torch.Tensor:
+    return weight.new_empty(5, len(weight))
 
 
 @torch.library.custom_op("fastrot::batch_norm", mutates_args=())
@@ -88,24 +129,15 @@ def _forward(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
+    statistics: torch.Tensor,
     residual: torch.Tensor | None,
     relu: bool,
-    eps: float,
     group: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Y (M, C), mask (M, B), then mean, variance, rstd (C,) and count () over all ranks."""
-    kernel = _kernel(x)
-    mean, deviation = torch.empty_like(weight), torch.empty_like(weight)
-    kernel.moments(x, mean, deviation)
-    count = torch.full((), float(len(x)), device=x.device)
-    if group:
-        mean, deviation, count = _over_ranks(mean, deviation, count, group)
-    variance = deviation / count
-    rstd = torch.rsqrt(variance + eps)
-    scale = weight * rstd
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Y (M, C) and mask (M, B). Weight and bias are in the statistics; here for their gradients."""
     y, mask = torch.empty_like(x), _mask(x, relu)
-    kernel.normalise(x, scale, bias - mean * scale, residual, relu, y, mask if relu else None)
-    return y, mask, mean, variance, rstd, count
+    _kernel(x).normalise(x, statistics, residual, relu, y, mask if relu else None)
+    return y, mask
 
 
 @_forward.register_fake
@@ -113,14 +145,12 @@ def _(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
+    statistics: torch.Tensor,
     residual: torch.Tensor | None,
     relu: bool,
-    eps: float,
     group: str,
-) -> tuple[torch.Tensor, ...]:
-    channel = torch.empty_like(weight)
-    count = x.new_empty((), dtype=torch.float32)
-    return torch.empty_like(x), _mask(x, relu), channel, channel.clone(), channel.clone(), count
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(x), _mask(x, relu)
 
 
 @torch.library.custom_op("fastrot::batch_norm_backward", mutates_args=())
@@ -128,38 +158,27 @@ def _backward(
     dy: torch.Tensor,
     x: torch.Tensor,
     mask: torch.Tensor,
-    weight: torch.Tensor,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-    count: torch.Tensor,
+    statistics: torch.Tensor,
     has_residual: bool,
     group: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Dx (M, C), gradients of gamma and beta (C,), of the residual (M, C), or (0,) without one."""
     kernel = _kernel(x)
     bits = mask if mask.numel() else None
-    total, projected = torch.empty_like(weight), torch.empty_like(weight)
-    kernel.gradient_sums(dy, x, bits, mean, rstd, total, projected)
-    t, p = total / count, projected / count
+    # Of this rank's rows alone: gradients of parameters are averaged like all others.
+    dbias, dweight = (statistics.new_empty(x.shape[1]) for _ in range(2))
+    bent = kernel.coefficients(
+        kernel.gradient_sums(dy, x, bits, statistics), statistics, dbias, dweight
+    )
     if group:
-        everywhere = torch.stack([t, p])
+        everywhere = torch.stack([dbias, dweight])
         torch.distributed.all_reduce(everywhere, group=_ranks(group))
-        t, p = everywhere
-    slope = weight * rstd
+        unused = torch.empty_like(everywhere)
+        bent = kernel.coefficients(everywhere[None], statistics, unused[0], unused[1])
     dx = torch.empty_like(x)
     dresidual = torch.empty_like(x) if has_residual else x.new_empty(0)
-    kernel.gradient(
-        dy,
-        x,
-        bits,
-        slope,
-        -slope * p * rstd,
-        slope * (p * rstd * mean - t),
-        dx,
-        dresidual if has_residual else None,
-    )
-    # Of this rank's rows alone: gradients of parameters are averaged like all others.
-    return dx, projected, total, dresidual
+    kernel.gradient(dy, x, bits, statistics, bent, dx, dresidual if has_residual else None)
+    return dx, dweight, dbias, dresidual
 
 
 @_backward.register_fake
@@ -167,75 +186,64 @@ def _(
     dy: torch.Tensor,
     x: torch.Tensor,
     mask: torch.Tensor,
-    weight: torch.Tensor,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-    count: torch.Tensor,
+    statistics: torch.Tensor,
     has_residual: bool,
     group: str,
 ) -> tuple[torch.Tensor, ...]:
     dresidual = torch.empty_like(x) if has_residual else x.new_empty(0)
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight), dresidual
+    channel = statistics.new_empty(x.shape[1])
+    return torch.empty_like(x), channel, torch.empty_like(channel), dresidual
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    x, weight, _, residual, _, _, group = inputs
-    _, mask, mean, _, rstd, count = output
-    ctx.save_for_backward(x, mask, weight, mean, rstd, count)
+    x, _, _, statistics, residual, _, group = inputs
+    _, mask = output
+    ctx.save_for_backward(x, mask, statistics)
     ctx.has_residual, ctx.group = residual is not None, group
 
 
 def _differentiate(ctx: Any, dy: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-    x, mask, weight, mean, rstd, count = ctx.saved_tensors
+    x, mask, statistics = ctx.saved_tensors
     dx, dweight, dbias, dresidual = torch.ops.fastrot.batch_norm_backward(
-        dy.contiguous(), x, mask, weight, mean, rstd, count, ctx.has_residual, ctx.group
+        dy.contiguous(), x, mask, statistics, ctx.has_residual, ctx.group
     )
-    added = dresidual if ctx.has_residual else None
-    return dx, dweight, dbias, added, None, None, None
+    return dx, dweight, dbias, None, dresidual if ctx.has_residual else None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup)
 
 
-@torch.library.custom_op("fastrot::scale_shift", mutates_args=())
-def _scale_shift(
+@torch.library.custom_op("fastrot::batch_norm_frozen", mutates_args=())
+def _frozen(
     x: torch.Tensor,
-    scale: torch.Tensor,
-    shift: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
     residual: torch.Tensor | None,
     relu: bool,
+    eps: float,
 ) -> torch.Tensor:
     """With the running statistics: y (M, C). It has no gradient."""
     y = torch.empty_like(x)
-    _kernel(x).normalise(x, scale, shift, residual, relu, y, None)
+    _kernel(x).normalise_frozen(
+        x, weight, bias, running_mean, running_var, eps, residual, relu, y
+    )
     return y
 
 
-@_scale_shift.register_fake
+@_frozen.register_fake
 def _(
     x: torch.Tensor,
-    scale: torch.Tensor,
-    shift: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
     residual: torch.Tensor | None,
     relu: bool,
+    eps: float,
 ) -> torch.Tensor:
     return torch.empty_like(x)
-
-
-def _over_ranks(
-    mean: torch.Tensor, deviation: torch.Tensor, count: torch.Tensor, group: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Moments of all ranks' rows together, from those of each."""
-    ranks = _ranks(group)
-    own = torch.cat([count[None], mean, deviation])
-    every = own.new_empty(ranks.size() * len(own))  # gloo wants it flat
-    torch.distributed.all_gather_into_tensor(every, own, group=ranks)
-    every = every.view(ranks.size(), len(own))
-    counts, means = every[:, :1], every[:, 1 : 1 + len(mean)]
-    total = counts.sum()
-    together = (means * (counts / total)).sum(0)
-    apart = ((means - together).square() * counts).sum(0)
-    return together, every[:, 1 + len(mean) :].sum(0) + apart, total
 
 
 def _ranks(name: str) -> torch.distributed.ProcessGroup:

@@ -7,7 +7,7 @@ float32, whatever the dtype of x, and every result is rounded once.
 Rows are the N H W positions of a channels-last batch, so a batch is a matrix. A mask has one bit
 an element, 1 where ReLU let it pass: bit k of byte j is channel 8 j + k.
 
-Shapes: M rows, C channels, B = ceil(C / 8) bytes.
+Shapes: M rows, C channels, B = ceil(C / 8) bytes, R parts of the rows.
 """
 
 from __future__ import annotations
@@ -15,23 +15,66 @@ from __future__ import annotations
 import torch
 
 
-def moments(x: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-    """Mean, and sum of squared deviations from it, of every channel.
+def moments(x: torch.Tensor) -> torch.Tensor:
+    """Mean, sum of squared deviations from it, and number of rows, of every channel.
 
     Args:
         x: of shape (M, C), float32, float16 or bfloat16, M >= 1.
-        mean: of shape (C,), float32; overwritten.
-        deviation: likewise.
+
+    Returns:
+        Those of R parts of the rows, (R, 3, C), float32; here R = 1.
     """
     wide = x.float()
-    mean.copy_(wide.mean(0))
-    deviation.copy_((wide - mean).square().sum(0))
+    mean = wide.mean(0)
+    return torch.stack([mean, (wide - mean).square().sum(0), torch.full_like(mean, len(x))])[None]
+
+
+def merge(parts: torch.Tensor) -> torch.Tensor:
+    """Moments (3, C) of all rows together, from those of parts, (R, 3, C)."""
+    means, deviations, counts = parts.unbind(1)
+    count = counts.sum(0)
+    mean = (means * (counts / count)).sum(0)
+    deviation = (deviations + (means - mean).square() * counts).sum(0)
+    return torch.stack([mean, deviation, count])
+
+
+def finish(
+    parts: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    eps: float,
+) -> torch.Tensor:
+    """All that one pass over the rows leaves for the other one; updates the running statistics.
+
+    Args:
+        parts: moments, of shape (R, 3, C), float32.
+        weight: gamma, of shape (C,), float32.
+        bias: beta, likewise.
+        running_mean: likewise; moved towards this batch's.
+        running_var: likewise, of the unbiased variance.
+        momentum: by which share of the way.
+        eps: added to the variance.
+
+    Returns:
+        Statistics (5, C), float32: mean, rstd = 1 / sqrt(var + eps), scale = gamma rstd,
+        shift = beta - mean scale, count.
+    """
+    mean, deviation, count = merge(parts)
+    variance = deviation / count
+    rstd = torch.rsqrt(variance + eps)
+    scale = weight * rstd
+    running_mean.lerp_(mean, momentum)
+    # The unbiased variance; the biased one is what this batch is divided by.
+    running_var.lerp_(variance * (count / (count - 1)), momentum)
+    return torch.stack([mean, rstd, scale, bias - mean * scale, count])
 
 
 def normalise(
     x: torch.Tensor,
-    scale: torch.Tensor,
-    shift: torch.Tensor,
+    statistics: torch.Tensor,
     residual: torch.Tensor | None,
     relu: bool,
     y: torch.Tensor,
@@ -41,13 +84,13 @@ def normalise(
 
     Args:
         x: of shape (M, C).
-        scale: of shape (C,), float32.
-        shift: likewise.
+        statistics: of ``finish``.
         residual: of shape (M, C) and the dtype of x, or None.
         relu: whether ReLU is applied.
         y: of shape (M, C) and the dtype of x; overwritten.
         mask: of shape (M, B), uint8, overwritten by what ReLU lets pass; None: nobody asks.
     """
+    _, _, scale, shift, _ = statistics
     wide = x.float() * scale + shift
     if residual is not None:
         wide = wide + residual.float()
@@ -56,15 +99,28 @@ def normalise(
     y.copy_(wide.clamp(min=0) if relu else wide)
 
 
-def gradient_sums(
-    dy: torch.Tensor,
+def normalise_frozen(
     x: torch.Tensor,
-    mask: torch.Tensor | None,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-    total: torch.Tensor,
-    projected: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
+    relu: bool,
+    y: torch.Tensor,
 ) -> None:
+    """``normalise`` by the running statistics, which stay as they are; no mask."""
+    rstd = torch.rsqrt(running_var + eps)
+    scale = weight * rstd
+    shift = bias - running_mean * scale
+    statistics = torch.stack([running_mean, rstd, scale, shift, torch.zeros_like(scale)])
+    normalise(x, statistics, residual, relu, y, None)
+
+
+def gradient_sums(
+    dy: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None, statistics: torch.Tensor
+) -> torch.Tensor:
     """Sums over the rows of g and of g (x - mean) rstd, where g is dy where ReLU let it pass.
 
     They are the gradients of beta and gamma, and all that a row's gradient needs of the others.
@@ -73,44 +129,61 @@ def gradient_sums(
         dy: of shape (M, C), the dtype of x.
         x: of shape (M, C).
         mask: of shape (M, B), uint8; None: no ReLU.
-        mean: of shape (C,), float32.
-        rstd: 1 / sqrt(var + eps), likewise.
-        total: the first sum, of shape (C,), float32; overwritten.
-        projected: the second one, likewise.
+        statistics: of ``finish``.
+
+    Returns:
+        Those of R parts of the rows, (R, 2, C), float32; here R = 1.
     """
-    g = _passed(dy, mask)
-    total.copy_(g.sum(0))
-    projected.copy_((g * ((x.float() - mean) * rstd)).sum(0))
+    g, (mean, rstd, _, _, _) = _passed(dy, mask), statistics
+    return torch.stack([g.sum(0), (g * ((x.float() - mean) * rstd)).sum(0)])[None]
+
+
+def coefficients(
+    parts: torch.Tensor, statistics: torch.Tensor, total: torch.Tensor, projected: torch.Tensor
+) -> torch.Tensor:
+    """Sums over all parts, and what ``gradient`` needs of them.
+
+    With s = gamma rstd, and the means over all rows, t of g and p of the projection,
+    dx = s (g - t - p (x - mean) rstd): slope s, bend -s p rstd, and offset s (p rstd mean - t).
+
+    Args:
+        parts: of ``gradient_sums``.
+        statistics: of ``finish``.
+        total: sum of g, of shape (C,), float32; overwritten.
+        projected: sum of g (x - mean) rstd, likewise.
+
+    Returns:
+        Bend and offset, (2, C), float32.
+    """
+    total.copy_(parts[:, 0].sum(0))
+    projected.copy_(parts[:, 1].sum(0))
+    mean, rstd, slope, _, count = statistics
+    bend = -slope * rstd * (projected / count)
+    return torch.stack([bend, -bend * mean - slope * (total / count)])
 
 
 def gradient(
     dy: torch.Tensor,
     x: torch.Tensor,
     mask: torch.Tensor | None,
-    slope: torch.Tensor,
-    bend: torch.Tensor,
-    offset: torch.Tensor,
+    statistics: torch.Tensor,
+    bent: torch.Tensor,
     dx: torch.Tensor,
     dresidual: torch.Tensor | None,
 ) -> None:
     """Dx = slope g + bend x + offset, and g itself, the gradient of the residual.
 
-    With s = gamma rstd, and the means over all rows of ``gradient_sums``, t of g and p of the
-    projection, dx = s (g - t - p (x - mean) rstd): slope s, bend -s p rstd, and offset
-    s (p rstd mean - t).
-
     Args:
         dy: of shape (M, C), the dtype of x.
         x: of shape (M, C).
         mask: of shape (M, B), uint8; None: no ReLU.
-        slope: of shape (C,), float32.
-        bend: likewise.
-        offset: likewise.
+        statistics: of ``finish``, with the slope.
+        bent: bend and offset, of ``coefficients``.
         dx: of shape (M, C), the dtype of x; overwritten.
         dresidual: likewise, or None.
     """
     g = _passed(dy, mask)
-    dx.copy_(slope * g + (bend * x.float() + offset))
+    dx.copy_(statistics[2] * g + (bent[0] * x.float() + bent[1]))
     if dresidual is not None:
         dresidual.copy_(g)
 

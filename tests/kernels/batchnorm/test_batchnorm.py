@@ -88,22 +88,30 @@ def test_every_triton_kernel_is_its_reference(rows: int, channels: int, dtype: t
 
     def run(module: ModuleType, place: str) -> list[torch.Tensor]:
         a, b, c = (t.to(place) for t in (x, dy, residual))
-        mean, deviation, total, projected = torch.full((4, channels), torch.nan, device=place)
-        module.moments(a, mean, deviation)
-        scale, shift, rstd = (vector(channels, seed).to(place) for seed in (3, 4, 5))
-        results = [mean, deviation]
+        weight, bias, mean, shift = (vector(channels, seed).to(place) for seed in (3, 4, 5, 6))
+        rstd, count = vector(channels, 7).abs().to(place), torch.full_like(mean, 7 * rows)
+        given = torch.stack([mean, rstd, weight, shift, count])
+        parts = module.moments(a)
+        results = [module.merge(parts)]
+        if rows > 1:  # no unbiased variance of one row
+            running = [mean.clone(), rstd.clone()]
+            results += [module.finish(parts, weight, bias, *running, 0.1, 1e-3), *running]
         for mask in (bits.to(place), None):
             for added in (c, None):
-                y, dx = torch.empty_like(a), torch.empty_like(a)
+                y, dx, plain, frozen = (torch.empty_like(a) for _ in range(4))
                 dadded = None if added is None else torch.empty_like(a)
                 if mask is not None:
                     mask.fill_(0xFF)
-                module.normalise(a, scale, shift, added, mask is not None, y, mask)
-                plain = torch.empty_like(a)
-                module.normalise(a, scale, shift, added, True, plain, None)
-                module.gradient_sums(b, a, mask, shift, rstd, total, projected)
-                module.gradient(b, a, mask, scale, shift, rstd, dx, dadded)
-                results += [y, plain, total.clone(), projected.clone(), dx]
+                module.normalise(a, given, added, mask is not None, y, mask)
+                module.normalise(a, given, added, True, plain, None)
+                module.normalise_frozen(
+                    a, weight, bias, mean, rstd, 1e-3, added, mask is not None, frozen
+                )
+                total, projected = torch.full((2, channels), torch.nan, device=place)
+                sums = module.gradient_sums(b, a, mask, given)
+                bent = module.coefficients(sums, given, total, projected)
+                module.gradient(b, a, mask, given, bent, dx, dadded)
+                results += [y, plain, frozen, total, projected, bent, dx]
                 results += [t.clone() for t in (mask, dadded) if t is not None]
         return results
 
@@ -219,17 +227,40 @@ def test_a_gradient_through_running_statistics_is_refused() -> None:
     x = torch.randn(2, 4, 1, 1, requires_grad=True)
     four = torch.ones(4)
     y = batch_norm(x, four, four, four.clone(), four.clone(), training=False)
-    with pytest.raises(RuntimeError, match="scale_shift"):
+    with pytest.raises(RuntimeError, match="batch_norm_frozen"):
         y.sum().backward()
 
 
 def test_the_operations_fit_their_descriptions() -> None:
-    weight, bias = vector(5, 0).requires_grad_(), vector(5, 1).requires_grad_()
-    x, residual = (matrix(6, 5, torch.float32, seed).requires_grad_() for seed in (0, 1))
-    for arguments in ((residual, True), (None, False)):
-        torch.library.opcheck(op._forward, (x, weight, bias, *arguments, 1e-5, ""))
-    x, residual, weight, bias = (t.detach() for t in (x, residual, weight, bias))
-    torch.library.opcheck(op._scale_shift, (x, weight, bias, residual, True))
+    weight, bias = vector(5, 0), vector(5, 1)
+    x, residual = (matrix(6, 5, torch.float32, seed) for seed in (0, 1))
+    running = [torch.zeros(5), torch.ones(5)]
+    torch.library.opcheck(op._statistics, (x, weight, bias, *running, 0.1, 1e-5, ""))
+    torch.library.opcheck(op._frozen, (x, weight, bias, *running, residual, True, 1e-5))
+    statistics = op._statistics(x, weight, bias, *running, 0.1, 1e-5, "")
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    for arguments in ((residual.requires_grad_(), True), (None, False)):
+        torch.library.opcheck(op._forward, (*leaves, statistics, *arguments, ""))
+
+
+def test_a_layer_used_twice_compiles_to_the_same_results() -> None:
+    x = matrix(18, 5, torch.float32).view(2, 3, 3, 5).permute(0, 3, 1, 2)
+
+    def run(compiled: bool) -> list[torch.Tensor]:
+        leaves = [t.clone().requires_grad_() for t in (x, vector(5, 0), vector(5, 1))]
+        running = [torch.zeros(5), torch.ones(5)]
+
+        def twice(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+            y = batch_norm(x, weight, bias, *running)
+            return batch_norm(y, weight, bias, *running, residual=y)
+
+        function = torch.compile(twice, backend="aot_eager", fullgraph=True) if compiled else twice
+        y = function(*leaves)
+        y.square().sum().backward()
+        return [y.detach(), *running, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    for ours, expected in zip(run(True), run(False), strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 def test_bad_arguments_are_named() -> None:

@@ -1,0 +1,209 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+"""The Triton kernels that pass over a whole batch.
+
+A reduction walks through the rows from the first to the last, all programs side by side, and the
+pass after it from the last to the first: what was read last is still in the second-level cache.
+
+Shapes: M rows, C channels, B = ceil(C / 8) bytes, R parts that the rows are dealt out in.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastrot.kernels.batchnorm.triton_parts import merged
+
+
+@triton.jit
+def _spread(bits, A: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """(A, ROWS, CHANNELS / 8) bytes as the (A, ROWS, CHANNELS) bits in them."""
+    wide = tl.broadcast_to(bits[:, :, :, None].to(tl.int32), (A, ROWS, CHANNELS // 8, 8))
+    wide = (wide >> tl.arange(0, 8)[None, None, None, :]) & 1
+    return tl.reshape(wide, (A, ROWS, CHANNELS))
+
+
+@triton.jit
+def _tile(first, left, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
+    """Offsets of a tile (A, ROWS, channels) of a matrix (M, C), and which of them are inside.
+
+    Only where the tile begins can be beyond 32 bits.
+    """
+    row = tl.arange(0, A)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
+    offsets = tl.cast(first, tl.int64) * C + (row[:, :, None] * C + channel[None, None, :])
+    return offsets, (row < left)[:, :, None] & (channel < C)[None, None, :]
+
+
+@triton.jit
+def _passed(dy_ptr, mask_ptr, first, left, channel, byte, C, B,
+            RELU: tl.constexpr, A: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
+    """Dy where ReLU let it pass, float32."""
+    offsets, inside = _tile(first, left, channel, C, A, ROWS)
+    g = tl.load(dy_ptr + offsets, mask=inside, other=0).to(tl.float32)
+    if RELU:
+        where, there = _tile(first, left, byte, B, A, ROWS)
+        bits = tl.load(mask_ptr + where, mask=there, other=0)
+        g = tl.where(_spread(bits, A, ROWS, CHANNELS) != 0, g, 0.0)
+    return g
+
+
+@triton.jit
+def _backwards(M, C, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """First row and number of the piece of channels of this program's tile; the last comes first.
+
+    One axis of the grid for both: the second one of a launch has 65,535 places, fewer than tiles.
+    """
+    pieces = tl.cdiv(C, CHANNELS)
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    return tile // pieces * ROWS, tile % pieces
+
+
+@triton.jit
+def moments_kernel(
+    x_ptr,  # (M, C)
+    parts_ptr,  # (R, 3, C), float32: mean, sum of squared deviations, count
+    M,
+    C,
+    DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    row = tl.arange(0, DEPTH)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
+    count = tl.full((ROWS,), 0.0, tl.float32)
+    mean = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    deviation = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    for step in range(tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1)):
+        left = M - step * DEPTH * ROWS
+        offsets, inside = _tile(step * DEPTH * ROWS, left, channel, C, DEPTH, ROWS)
+        x = tl.load(x_ptr + offsets, mask=inside, other=0).to(tl.float32)
+        fresh = tl.sum((row < left).to(tl.float32), 0)
+        share = fresh / tl.maximum(count + fresh, 1.0)
+        own_mean = tl.sum(x, 0) / tl.maximum(fresh, 1.0)[:, None]
+        away = tl.where(inside, x - own_mean[None, :, :], 0.0)
+        apart = own_mean - mean
+        mean += apart * share[:, None]
+        deviation += tl.sum(away * away, 0) + apart * apart * (count * share)[:, None]
+        count += fresh
+    together, deviation, total = merged(mean, deviation, count[:, None])
+    part = parts_ptr + tl.program_id(1) * 3 * C + channel
+    tl.store(part, together, mask=channel < C)
+    tl.store(part + C, deviation, mask=channel < C)
+    tl.store(part + 2 * C, total + tl.zeros((CHANNELS,), tl.float32), mask=channel < C)
+
+
+@triton.jit
+def normalise_kernel(
+    x_ptr,  # (M, C)
+    scale_ptr,  # (C,), float32; FROZEN: weight
+    shift_ptr,  # (C,), float32; FROZEN: bias
+    mean_ptr,  # (C,), float32, used if FROZEN
+    variance_ptr,  # (C,), float32, likewise
+    residual_ptr,  # (M, C)
+    y_ptr,  # (M, C)
+    mask_ptr,  # (M, B), uint8
+    eps,
+    M,
+    C,
+    B,
+    FROZEN: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    RELU: tl.constexpr,
+    MASK: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    first, piece = _backwards(M, C, ROWS, CHANNELS)
+    channel = piece * CHANNELS + tl.arange(0, CHANNELS)
+    offsets, inside = _tile(first, M - first, channel, C, 1, ROWS)
+    x = tl.load(x_ptr + offsets, mask=inside, other=0)
+    if RESIDUAL:
+        residual = tl.load(residual_ptr + offsets, mask=inside, other=0)
+    scale = tl.load(scale_ptr + channel, mask=channel < C, other=0)
+    shift = tl.load(shift_ptr + channel, mask=channel < C, other=0)
+    if FROZEN:
+        scale *= tl.rsqrt(tl.load(variance_ptr + channel, mask=channel < C, other=1) + eps)
+        shift -= tl.load(mean_ptr + channel, mask=channel < C, other=0) * scale
+    y = x.to(tl.float32) * scale[None, None, :] + shift[None, None, :]
+    if RESIDUAL:
+        y += residual.to(tl.float32)
+    if MASK:
+        bits = (y > 0).to(tl.int32)  # what is outside is not stored, or is 0 in a last byte
+        bits = tl.where(inside, bits, 0) << (channel % 8)[None, None, :]
+        bytes_ = tl.sum(tl.reshape(bits, (1, ROWS, CHANNELS // 8, 8)), 3)
+        byte = piece * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
+        where, there = _tile(first, M - first, byte, B, 1, ROWS)
+        tl.store(mask_ptr + where, bytes_.to(tl.uint8), mask=there)
+    if RELU:
+        y = tl.maximum(y, 0.0)
+    tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sums_kernel(
+    dy_ptr,  # (M, C)
+    x_ptr,  # (M, C)
+    mask_ptr,  # (M, B), uint8
+    mean_ptr,  # (C,), float32
+    rstd_ptr,  # (C,), float32
+    parts_ptr,  # (R, 2, C), float32: sums of g and of g (x - mean) rstd
+    M,
+    C,
+    B,
+    RELU: tl.constexpr,
+    DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    byte = tl.program_id(0) * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
+    mean = tl.load(mean_ptr + channel, mask=channel < C, other=0)
+    total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    projected = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    for step in range(tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1)):
+        first = step * DEPTH * ROWS
+        left = M - first
+        offsets, inside = _tile(first, left, channel, C, DEPTH, ROWS)
+        x = tl.load(x_ptr + offsets, mask=inside, other=0)
+        g = _passed(
+            dy_ptr, mask_ptr, first, left, channel, byte, C, B, RELU, DEPTH, ROWS, CHANNELS
+        )
+        total += tl.sum(g, 0)
+        projected += tl.sum(g * (x.to(tl.float32) - mean[None, None, :]), 0)
+    rstd = tl.load(rstd_ptr + channel, mask=channel < C, other=0)
+    part = parts_ptr + tl.program_id(1) * 2 * C + channel
+    tl.store(part, tl.sum(total, 0), mask=channel < C)
+    tl.store(part + C, tl.sum(projected, 0) * rstd, mask=channel < C)
+
+
+@triton.jit
+def gradient_kernel(
+    dy_ptr,  # (M, C)
+    x_ptr,  # (M, C)
+    mask_ptr,  # (M, B), uint8
+    slope_ptr,  # (C,), float32
+    bend_ptr,  # (C,), float32
+    offset_ptr,  # (C,), float32
+    dx_ptr,  # (M, C)
+    dresidual_ptr,  # (M, C)
+    M,
+    C,
+    B,
+    RESIDUAL: tl.constexpr,
+    RELU: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    first, piece = _backwards(M, C, ROWS, CHANNELS)
+    channel = piece * CHANNELS + tl.arange(0, CHANNELS)
+    byte = piece * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
+    offsets, inside = _tile(first, M - first, channel, C, 1, ROWS)
+    x = tl.load(x_ptr + offsets, mask=inside, other=0)
+    g = _passed(dy_ptr, mask_ptr, first, M - first, channel, byte, C, B, RELU, 1, ROWS, CHANNELS)
+    slope = tl.load(slope_ptr + channel, mask=channel < C, other=0)
+    bend = tl.load(bend_ptr + channel, mask=channel < C, other=0)
+    offset = tl.load(offset_ptr + channel, mask=channel < C, other=0)
+    dx = slope[None, None, :] * g + (bend[None, None, :] * x.to(tl.float32) + offset[None, None, :])
+    tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    if RESIDUAL:
+        tl.store(dresidual_ptr + offsets, g.to(dresidual_ptr.dtype.element_ty), mask=inside)
