@@ -226,9 +226,7 @@ def _frozen(
 ) -> torch.Tensor:
     """With the running statistics: y (M, C). It has no gradient."""
     y = torch.empty_like(x)
-    _kernel(x).normalise_frozen(
-        x, weight, bias, running_mean, running_var, eps, residual, relu, y
-    )
+    _kernel(x).normalise_frozen(x, weight, bias, running_mean, running_var, eps, residual, relu, y)
     return y
 
 

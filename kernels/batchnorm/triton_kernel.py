@@ -22,13 +22,16 @@ from fastrot.kernels.batchnorm.triton_passes import (
     sums_kernel,
 )
 
-# A thread moves 16 bytes at once: 8 channels of 16 bits. A tile of 256 channels gives a warp a
-# row of 512 bytes; of fewer channels, several rows that lie one behind the other.
-_CHANNELS = 256  # a tile's at most; a power of two, 8 at least, for the mask's bytes
-_ELEMENTS = 4096  # a tile's where nothing is summed: 4 loads of 16 bytes a thread and tensor
-_LANES = 1024  # running sums of a program: 8 channels a thread
-_DEPTH = 8  # rows that go into each of them at once: so many loads are on their way together
-_PROGRAMS = 512  # share a reduction: 4 for each of an H200's 132 processors
+# A thread moves 16 bytes at once: 8 channels of 16 bits. A tile of 128 channels has rows of two
+# cache lines; with fewer channels its rows lie one behind the other.
+_CHANNELS = 128  # a tile's at most; a power of two, 8 at least, for the mask's bytes
+# Triton loads a vector of fewer values than there are threads, and bytes that it cannot see to be
+# aligned, where they are used; others it sends through shared memory, behind barriers.
+_WARPS = 8
+_ELEMENTS = 8192  # a tile's where nothing is summed: 4 loads of 16 bytes a thread and tensor
+_LANES = 2048  # running sums of a program: 8 channels a thread
+_DEPTH = 4  # rows that go into each of them at once; the next 4 are on their way meanwhile
+_PROGRAMS = 396  # share a reduction: 3 for each of an H200's 132 processors, all at work at once
 _MERGED = 8  # channels that a program merges: the 32 bytes that memory is read in
 _PARTS = 512  # that it merges at once, at most
 
@@ -40,7 +43,7 @@ def moments(x: torch.Tensor) -> torch.Tensor:
     pieces, parts = _dealt(rows, channels, _DEPTH * lanes)
     result = x.new_empty((parts, 3, channels), dtype=torch.float32)
     moments_kernel[(pieces, parts)](
-        x, result, rows, channels, DEPTH=_DEPTH, ROWS=lanes, CHANNELS=width
+        x, result, rows, channels, DEPTH=_DEPTH, ROWS=lanes, CHANNELS=width, num_warps=_WARPS
     )
     return result
 
@@ -131,6 +134,7 @@ def gradient_sums(
         DEPTH=_DEPTH // 2,  # of two tensors
         ROWS=lanes,
         CHANNELS=width,
+        num_warps=_WARPS,
     )
     return result
 
@@ -175,6 +179,7 @@ def gradient(
         RELU=mask is not None,
         ROWS=lanes,
         CHANNELS=width,
+        num_warps=_WARPS,
     )
 
 
@@ -212,6 +217,7 @@ def _normalise(
         MASK=mask is not None,
         ROWS=lanes,
         CHANNELS=width,
+        num_warps=_WARPS,
     )
 
 

@@ -53,6 +53,7 @@ def merge_kernel(
     PARTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """Moments of all rows together: with a group, of this rank."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     mean, deviation, count = _merged_parts(parts_ptr, channel, C, R, PARTS, CHANNELS)
     tl.store(merged_ptr + channel, mean, mask=channel < C)
@@ -75,6 +76,7 @@ def finish_kernel(
     PARTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """The statistics of a batch, and the running ones moved towards them."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
     mean, deviation, count = _merged_parts(parts_ptr, channel, C, R, PARTS, CHANNELS)
@@ -106,6 +108,7 @@ def coefficients_kernel(
     PARTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """Sums over all parts, and the gradient's coefficients."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.full((CHANNELS,), 0.0, tl.float32)
     projected = tl.full((CHANNELS,), 0.0, tl.float32)

@@ -16,11 +16,11 @@ from fastrot.kernels.batchnorm.triton_parts import merged
 
 
 @triton.jit
-def _spread(bits, A: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """(A, ROWS, CHANNELS / 8) bytes as the (A, ROWS, CHANNELS) bits in them."""
+def _passed(g, bits, A: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """A tile (A, ROWS, CHANNELS) where its bits, in bytes (A, ROWS, CHANNELS / 8), are 1."""
     wide = tl.broadcast_to(bits[:, :, :, None].to(tl.int32), (A, ROWS, CHANNELS // 8, 8))
     wide = (wide >> tl.arange(0, 8)[None, None, None, :]) & 1
-    return tl.reshape(wide, (A, ROWS, CHANNELS))
+    return tl.where(tl.reshape(wide, (A, ROWS, CHANNELS)) != 0, g, 0.0)
 
 
 @triton.jit
@@ -35,16 +35,11 @@ def _tile(first, left, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _passed(dy_ptr, mask_ptr, first, left, channel, byte, C, B,
-            RELU: tl.constexpr, A: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
-    """Dy where ReLU let it pass, float32."""
-    offsets, inside = _tile(first, left, channel, C, A, ROWS)
-    g = tl.load(dy_ptr + offsets, mask=inside, other=0).to(tl.float32)
-    if RELU:
-        where, there = _tile(first, left, byte, B, A, ROWS)
-        bits = tl.load(mask_ptr + where, mask=there, other=0)
-        g = tl.where(_spread(bits, A, ROWS, CHANNELS) != 0, g, 0.0)
-    return g
+def _ahead(x_ptr, step, M, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
+    """The tile of a step, asked for one step before it is used: memory never waits for sums."""
+    first = step * A * ROWS
+    offsets, inside = _tile(first, M - first, channel, C, A, ROWS)
+    return tl.load(x_ptr + offsets, mask=inside, other=0)
 
 
 @triton.jit
@@ -68,23 +63,29 @@ def moments_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """Moments of one part of the rows: every R-th step of DEPTH * ROWS of them."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    row = tl.arange(0, DEPTH)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
-    count = tl.full((ROWS,), 0.0, tl.float32)
-    mean = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    lane = tl.arange(0, ROWS)
+    row = tl.arange(0, DEPTH)[:, None] * ROWS + lane[None, :]
+    ahead = _ahead(x_ptr, tl.program_id(1), M, channel, C, DEPTH, ROWS)
+    # Any row's value does as the first mean: what is subtracted from a sum of squares below is at
+    # most 3 of its 4 parts in the first step, half of it later.
+    first = _ahead(x_ptr, tl.program_id(1) * DEPTH, M, channel, C, 1, ROWS)
+    mean = tl.sum(first.to(tl.float32), 0)
     deviation = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    count = tl.full((ROWS,), 0.0, tl.float32)
     for step in range(tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1)):
+        x = ahead.to(tl.float32)
+        ahead = _ahead(x_ptr, step + tl.num_programs(1), M, channel, C, DEPTH, ROWS)
         left = M - step * DEPTH * ROWS
-        offsets, inside = _tile(step * DEPTH * ROWS, left, channel, C, DEPTH, ROWS)
-        x = tl.load(x_ptr + offsets, mask=inside, other=0).to(tl.float32)
-        fresh = tl.sum((row < left).to(tl.float32), 0)
-        share = fresh / tl.maximum(count + fresh, 1.0)
-        own_mean = tl.sum(x, 0) / tl.maximum(fresh, 1.0)[:, None]
-        away = tl.where(inside, x - own_mean[None, :, :], 0.0)
-        apart = own_mean - mean
-        mean += apart * share[:, None]
-        deviation += tl.sum(away * away, 0) + apart * apart * (count * share)[:, None]
-        count += fresh
+        inside = (row < left)[:, :, None] & (channel < C)[None, None, :]
+        away = tl.where(inside, x - mean[None, :, :], 0.0)
+        # By arithmetic: a sum over `row < left` would go through shared memory.
+        count += tl.minimum(tl.maximum((left - lane + ROWS - 1) // ROWS, 0), DEPTH).to(tl.float32)
+        total = tl.sum(away, 0)
+        step_of_mean = total / tl.maximum(count, 1.0)[:, None]
+        mean += step_of_mean
+        deviation += tl.sum(away * away, 0) - total * step_of_mean
     together, deviation, total = merged(mean, deviation, count[:, None])
     part = parts_ptr + tl.program_id(1) * 3 * C + channel
     tl.store(part, together, mask=channel < C)
@@ -92,7 +93,7 @@ def moments_kernel(
     tl.store(part + 2 * C, total + tl.zeros((CHANNELS,), tl.float32), mask=channel < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])  # see triton_kernel._WARPS
 def normalise_kernel(
     x_ptr,  # (M, C)
     scale_ptr,  # (C,), float32; FROZEN: weight
@@ -113,6 +114,7 @@ def normalise_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """Scale, shift, residual, ReLU of one tile, and which elements ReLU let pass."""
     first, piece = _backwards(M, C, ROWS, CHANNELS)
     channel = piece * CHANNELS + tl.arange(0, CHANNELS)
     offsets, inside = _tile(first, M - first, channel, C, 1, ROWS)
@@ -139,7 +141,7 @@ def normalise_kernel(
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])  # see triton_kernel._WARPS
 def sums_kernel(
     dy_ptr,  # (M, C)
     x_ptr,  # (M, C)
@@ -155,28 +157,33 @@ def sums_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """Gradients of bias and weight from one part of the rows."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     byte = tl.program_id(0) * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
     mean = tl.load(mean_ptr + channel, mask=channel < C, other=0)
     total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
     projected = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
+    x_ahead = _ahead(x_ptr, tl.program_id(1), M, channel, C, DEPTH, ROWS)
+    dy_ahead = _ahead(dy_ptr, tl.program_id(1), M, channel, C, DEPTH, ROWS)
+    bits_ahead = tl.zeros((DEPTH, ROWS, CHANNELS // 8), tl.uint8)
+    if RELU:
+        bits_ahead = _ahead(mask_ptr, tl.program_id(1), M, byte, B, DEPTH, ROWS)
     for step in range(tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1)):
-        first = step * DEPTH * ROWS
-        left = M - first
-        offsets, inside = _tile(first, left, channel, C, DEPTH, ROWS)
-        x = tl.load(x_ptr + offsets, mask=inside, other=0)
-        g = _passed(
-            dy_ptr, mask_ptr, first, left, channel, byte, C, B, RELU, DEPTH, ROWS, CHANNELS
-        )
+        x, g, bits = x_ahead.to(tl.float32), dy_ahead.to(tl.float32), bits_ahead
+        x_ahead = _ahead(x_ptr, step + tl.num_programs(1), M, channel, C, DEPTH, ROWS)
+        dy_ahead = _ahead(dy_ptr, step + tl.num_programs(1), M, channel, C, DEPTH, ROWS)
+        if RELU:
+            bits_ahead = _ahead(mask_ptr, step + tl.num_programs(1), M, byte, B, DEPTH, ROWS)
+            g = _passed(g, bits, DEPTH, ROWS, CHANNELS)
         total += tl.sum(g, 0)
-        projected += tl.sum(g * (x.to(tl.float32) - mean[None, None, :]), 0)
+        projected += tl.sum(g * (x - mean[None, None, :]), 0)
     rstd = tl.load(rstd_ptr + channel, mask=channel < C, other=0)
     part = parts_ptr + tl.program_id(1) * 2 * C + channel
     tl.store(part, tl.sum(total, 0), mask=channel < C)
     tl.store(part + C, tl.sum(projected, 0) * rstd, mask=channel < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])  # see triton_kernel._WARPS
 def gradient_kernel(
     dy_ptr,  # (M, C)
     x_ptr,  # (M, C)
@@ -194,12 +201,16 @@ def gradient_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    """Gradients of x and of the residual in one tile."""
     first, piece = _backwards(M, C, ROWS, CHANNELS)
     channel = piece * CHANNELS + tl.arange(0, CHANNELS)
     byte = piece * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
     offsets, inside = _tile(first, M - first, channel, C, 1, ROWS)
     x = tl.load(x_ptr + offsets, mask=inside, other=0)
-    g = _passed(dy_ptr, mask_ptr, first, M - first, channel, byte, C, B, RELU, 1, ROWS, CHANNELS)
+    g = tl.load(dy_ptr + offsets, mask=inside, other=0).to(tl.float32)
+    if RELU:
+        where, there = _tile(first, M - first, byte, B, 1, ROWS)
+        g = _passed(g, tl.load(mask_ptr + where, mask=there, other=0), 1, ROWS, CHANNELS)
     slope = tl.load(slope_ptr + channel, mask=channel < C, other=0)
     bend = tl.load(bend_ptr + channel, mask=channel < C, other=0)
     offset = tl.load(offset_ptr + channel, mask=channel < C, other=0)
