@@ -122,6 +122,33 @@ def test_every_triton_kernel_is_its_reference(rows: int, channels: int, dtype: t
             close(ours, expected)
 
 
+@pytest.mark.skipif("triton" not in PLACES, reason="runs in the test above")
+@pytest.mark.parametrize("rows", [64 * 7 + 5, 64 * 6, 64 * 2 + 1])
+def test_triton_programs_take_several_steps_and_merge_many_parts(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    kernel = importlib.import_module("fastrot.kernels.batchnorm.triton_kernel")
+    monkeypatch.setattr(kernel, "_PROGRAMS", 6)  # 3 for each piece of the channels
+    monkeypatch.setattr(kernel, "_PARTS", 2)
+    where, channels = PLACES["triton"], 130
+    x, dy = (matrix(rows, channels, torch.float32, seed).to(where) for seed in (0, 1))
+    x[0] = 1000  # far from all others, in the row that is the first mean
+    mask = reference.pack(matrix(rows, channels, torch.float32, seed=2) > 0).to(where)
+    parts, expected = kernel.moments(x), reference.moments(x)
+    assert len(parts) == 3
+    close(kernel.merge(parts), reference.merge(expected))
+    one, running = torch.ones(channels, device=where), torch.zeros(2, channels, device=where)
+    statistics = kernel.finish(parts, one, one, running[0], running[1], 1.0, 1e-5)
+    wanted = torch.zeros_like(running)
+    close(statistics, reference.finish(expected, one, one, wanted[0], wanted[1], 1.0, 1e-5))
+    close(running, wanted)
+    ours, theirs = torch.empty(2, 2, channels, device=where)
+    bent = kernel.coefficients(kernel.gradient_sums(dy, x, mask, statistics), statistics, *ours)
+    sums = reference.gradient_sums(dy, x, mask, statistics)
+    close(bent, reference.coefficients(sums, statistics, *theirs))
+    close(ours, theirs)
+
+
 def test_bits_are_packed_and_unpacked() -> None:
     passed = matrix(5, 19, torch.float32) > 0
     packed = reference.pack(passed)
