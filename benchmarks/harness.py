@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shlex
 import statistics
 import sys
@@ -118,6 +119,7 @@ def machine_record() -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "command": shlex.join(["fastrot", *map(_published, sys.argv[1:])]),
         **record,
+        "driver": _driver(),
         "simd": [flag for flag in _SIMD if flag in _processor_flags()],
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "pillow_simd": ".post" in pillow,  # how that fork numbers its releases
@@ -188,6 +190,15 @@ def append_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Add one line for each record to a results file, such as those of benchmarks/results."""
     with path.open("a") as file:
         file.write("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's driver, the kernel module's; None without one."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    return next((word for word in text.split() if re.fullmatch(r"\d+\.\d+(\.\d+)?", word)), None)
 
 
 def _processor_flags() -> set[str]:
