@@ -38,13 +38,14 @@ class Clock:
             began = time.perf_counter()
             contender.run(start)
             return time.perf_counter() - began
-        torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(_SLEEP_CYCLES)
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
         contender.run(start)
         after.record()
         after.synchronize()
-        return before.elapsed_time(after) / 1e3
+        milliseconds: float = before.elapsed_time(after)
+        return milliseconds / 1e3
 
 
 def copying(moved: int, device: torch.device) -> tuple[Contender, int]:

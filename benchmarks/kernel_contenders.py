@@ -49,6 +49,7 @@ def contender(name: str, case: Case, inputs: Photos | Layer) -> Contender:
     """By name."""
     if isinstance(inputs, Photos):
         return Contender(lambda: None, _rotation(name, inputs))
+    norm: Norm
     if name == "apex":
         norm = kernel_apex.layer_norm(inputs)
     elif name == "compiled":
@@ -152,8 +153,7 @@ def _torch_views(
 def _compiled(function: Function) -> Function:
     """For one shape: after several, torch.compile would go on without compiling."""
     torch.compiler.reset()
-    compiled: Function = torch.compile(function, dynamic=False)
-    return compiled
+    return torch.compile(function, dynamic=False)  # type: ignore[return-value]
 
 
 @contextmanager

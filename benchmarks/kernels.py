@@ -163,16 +163,15 @@ class KernelsReport:
             title="kernels: medians of the rounds; GB/s of what an operation must move",
             title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
         )  # fmt: skip
-        heads = ("", "", "", "us", "of rounds", "GB/s", "of copy", "x ours", "difference")
+        heads = ("", "us", "of rounds", "GB/s", "of copy", "x ours", "difference")
         for number, head in enumerate(heads):
-            table.add_column(head, justify="right" if number > 2 else "left", no_wrap=True)
+            table.add_column(head, justify="right" if number else "left", no_wrap=True)
         for each in self.measured:
-            for number, point in enumerate(map(each.point, each.points)):
+            table.add_row(f"{each.case.name} {_shape(each.case)}")
+            for point in map(each.point, each.points):
                 times = point["microseconds"]
-                shape = "x".join(map(str, each.case.shape))
                 table.add_row(
-                    *((each.case.name, shape) if number == 0 else ("", "")),
-                    point["implementation"],
+                    f"  {point['implementation']}",
                     _digits(times["median"]),
                     f"{_digits(times['low'])}-{_digits(times['high'])}",
                     _digits(point["gbytes_per_s"]),
@@ -268,8 +267,7 @@ def _measure(
             times = [clock.seconds(everyone[name]) for _ in range(runs)]
             seconds[name].append(statistics.median(times))
         ours = 1e6 * seconds[points[0].name][-1]
-        shape = "x".join(map(str, case.shape))
-        countdown.step(f"{case.name} {shape}: {ours:,.0f} us", every=_SAID_EVERY)
+        countdown.step(f"{case.name} {_shape(case)}: {_digits(ours)} us", every=_SAID_EVERY)
     for point in points:
         point.seconds = seconds[point.name]
     return Measured(case, seconds["copy"], copy_bytes, points, left_out)
@@ -294,6 +292,10 @@ def _compared(name: str, case: Case, contender: Contender, expected: torch.Tenso
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+def _shape(case: Case) -> str:
+    return "x".join(map(str, case.shape))
 
 
 def _digits(value: float) -> str:
