@@ -92,6 +92,7 @@ def compiled(
         **accesses(result.asm["ptx"]),
         **resources(result.asm["cubin"]),
         "shared": result.metadata.shared,
+        "wide_offsets": bool(re.search(r"arith\.muli .*: i64", result.asm["ttir"])),
         "barriers": result.asm["ptx"].count("bar.sync"),
         "barriers_in_loops": in_loops(result.asm["ptx"]).count("bar.sync"),
     }

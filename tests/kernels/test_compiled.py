@@ -70,3 +70,9 @@ def test_nothing_is_spilled_and_tiles_stay_in_their_threads(launches: list[dict[
             # triton_kernel._PROGRAMS counts on so many programs that run at once.
             at_once = 2 if launch["processor"] == 80 else 3
             assert launch["registers"] * THREADS * at_once <= REGISTERS, launch
+
+
+@pytest.mark.slow
+def test_a_batch_may_have_more_elements_than_32_bits_count(launches: list[dict[str, Any]]) -> None:
+    passes = [launch for launch in launches if launch["kernel"] in PASSES]
+    assert passes and all(launch["wide_offsets"] for launch in passes)

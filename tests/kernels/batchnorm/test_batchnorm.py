@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,34 @@ def test_triton_programs_take_several_steps_and_merge_many_parts(
     sums = reference.gradient_sums(dy, x, mask, statistics)
     close(bent, reference.coefficients(sums, statistics, *theirs))
     close(ours, theirs)
+
+
+@pytest.mark.skipif("triton" not in PLACES, reason="runs in the test above")
+def test_triton_launches_three_kernels_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = importlib.import_module("fastrot.kernels.batchnorm.triton_kernel")
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    launched: list[str] = []
+
+    class Counting:
+        def __init__(self, name: str) -> None:
+            self._name, self._kernel = name, getattr(kernel, name)
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            launched.append(self._name)
+            return self._kernel[grid]
+
+    for name in [name for name in vars(kernel) if name.endswith("_kernel")]:
+        monkeypatch.setattr(kernel, name, Counting(name))
+    x = torch.randn(2, 8, 3, 3, device=PLACES["triton"], requires_grad=True)
+    one, zero = torch.ones(8, device=x.device), torch.zeros(8, device=x.device)
+    batch_norm(x, one, zero, zero.clone(), one.clone(), training=False)
+    assert launched == ["normalise_kernel"]
+    launched.clear()
+    y = batch_norm(x, one, zero, zero.clone(), one.clone(), residual=x)
+    assert launched == ["moments_kernel", "finish_kernel", "normalise_kernel"]
+    launched.clear()
+    y.sum().backward()
+    assert launched == ["sums_kernel", "coefficients_kernel", "gradient_kernel"]
 
 
 def test_bits_are_packed_and_unpacked() -> None:
