@@ -94,7 +94,8 @@ def compiled(
         "shared": result.metadata.shared,
         "wide_offsets": bool(re.search(r"arith\.muli .*: i64", result.asm["ttir"])),
         "barriers": result.asm["ptx"].count("bar.sync"),
-        "barriers_in_loops": in_loops(result.asm["ptx"]).count("bar.sync"),
+        "loop_lines": len(in_loops(result.asm["ptx"])),
+        "loop_barriers": sum("bar.sync" in line for line in in_loops(result.asm["ptx"])),
     }
 
 
@@ -107,7 +108,7 @@ def accesses(ptx: str) -> dict[str, dict[str, int]]:
     return {"loads": found["ld"], "stores": found["st"]}
 
 
-def in_loops(ptx: str) -> str:
+def in_loops(ptx: str) -> list[str]:
     """The lines between a label and a later jump back to it."""
     lines = ptx.splitlines()
     labels = {line.split(":")[0]: place for place, line in enumerate(lines) if line[:2] == "$L"}
@@ -116,8 +117,7 @@ def in_loops(ptx: str) -> str:
         jump = re.search(r"\bbra\S*\s+(\$L\w+)", line)
         if jump and labels[jump.group(1)] < place:
             inside.update(range(labels[jump.group(1)], place))
-    assert inside or "bra" not in ptx
-    return "\n".join(lines[place] for place in sorted(inside))
+    return [lines[place] for place in sorted(inside)]
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -183,6 +183,7 @@ def cases() -> Iterator[tuple[str, list[Any]]]:
     yield "narrow", batchnorm_launches(torch.bfloat16, 256 * 112 * 112, 64)
     yield "wide", batchnorm_launches(torch.float16, 256 * 7 * 7, 2048)
     yield "odd", batchnorm_launches(torch.float16, 33, 65)
+    yield "one", batchnorm_launches(torch.float32, 1, 1)  # numbers that are 1 become constants
     yield "single", batchnorm_launches(torch.float32, 256 * 56 * 56, 256)
     for channels in (3, 4):
         yield "rotate", rotate_launches(torch.bfloat16, channels)

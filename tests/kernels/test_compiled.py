@@ -66,7 +66,7 @@ def test_nothing_is_spilled_and_tiles_stay_in_their_threads(launches: list[dict[
         if launch["kernel"] in ("normalise_kernel", "gradient_kernel"):
             assert launch["barriers"] == launch["shared"] == 0, launch
         if launch["kernel"] in ("moments_kernel", "sums_kernel"):
-            assert launch["barriers_in_loops"] == 0, launch
+            assert launch["loop_lines"] > 0 and launch["loop_barriers"] == 0, launch
             # triton_kernel._PROGRAMS counts on so many programs that run at once.
             at_once = 2 if launch["processor"] == 80 else 3
             assert launch["registers"] * THREADS * at_once <= REGISTERS, launch
@@ -74,5 +74,5 @@ def test_nothing_is_spilled_and_tiles_stay_in_their_threads(launches: list[dict[
 
 @pytest.mark.slow
 def test_a_batch_may_have_more_elements_than_32_bits_count(launches: list[dict[str, Any]]) -> None:
-    passes = [launch for launch in launches if launch["kernel"] in PASSES]
+    passes = [each for each in launches if each["kernel"] in PASSES and each["case"] != "one"]
     assert passes and all(launch["wide_offsets"] for launch in passes)
