@@ -165,6 +165,15 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type. auto: bf16 on a GPU that has it, fp16 with loss scaling on an older one,
     fp32 on a CPU."""
+    step: Literal["auto", "eager", "compile", "fused"] = "auto"
+    """How a step is computed; all train the same. eager: torch's operations, one by one. compile:
+    torch.compile. fused: batch norm, residual and ReLU as one operation. auto takes the fastest
+    that works here and says which."""
+    batchnorm: Literal["auto", "torch", "fused", "apex"] = "auto"
+    """Who computes batch norm. auto: what the step implies. apex: NVIDIA apex built from source,
+    to compare with (fp16, one GPU)."""
+    cuda_graph: bool | None = None
+    """Record the whole step as a CUDA graph (one GPU); null: for compile and fused."""
     channels_last: bool = True
     """Keep weights and activations in NHWC memory order."""
     deterministic: bool = False

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fastrot.config import ModelConfig
+from fastrot.layers import BatchNorm, FirstConv2d
 
 TURNS = 4
 
@@ -36,18 +37,16 @@ class BasicBlock(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn2 = BatchNorm(channels)
         self.downsample = _shortcut(channels_in, channels, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, C_in, H, W) to (N, channels, H / stride, W / stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        summed: torch.Tensor = out + (x if self.downsample is None else self.downsample(x))
-        return torch.relu_(summed)
+        out = self.conv2(self.bn1(self.conv1(x)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.bn2(out, shortcut)  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
@@ -59,28 +58,26 @@ class Bottleneck(nn.Module):
         super().__init__()
         channels_out = channels * self.expansion
         self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm(channels)
         self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(channels_out)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn3 = BatchNorm(channels_out)
         self.downsample = _shortcut(channels_in, channels_out, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, C_in, H, W) to (N, 4 * channels, H / stride, W / stride)."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        summed: torch.Tensor = out + (x if self.downsample is None else self.downsample(x))
-        return torch.relu_(summed)
+        out = self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.bn3(out, shortcut)  # type: ignore[no-any-return]
 
 
 def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and channels_in == channels_out:
         return None
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+        nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+        BatchNorm(channels_out, relu=False),
     )
 
 
@@ -103,13 +100,12 @@ class ResNet(nn.Module):
         super().__init__()
         block = BasicBlock if name in ("resnet18", "resnet34") else Bottleneck
         if stem == "imagenet":
-            self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+            self.conv1 = FirstConv2d(3, width, 7, 2, 3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1)
         else:
-            self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+            self.conv1 = FirstConv2d(3, width, 3, 1, 1, bias=False)
             self.maxpool = nn.Identity()
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn1 = BatchNorm(width)
         channels = width
         for stage, depth in enumerate(_DEPTHS[name]):
             blocks = []
@@ -130,7 +126,7 @@ class ResNet(nn.Module):
         ``stem`` is taken after the ReLU and before the max pool, as the published probes take
         it; ``pool`` is the global average of ``layer4``, of shape (N, D).
         """
-        out: dict[str, torch.Tensor] = {"stem": self.relu(self.bn1(self.conv1(x)))}
+        out: dict[str, torch.Tensor] = {"stem": self.bn1(self.conv1(x))}
         x = self.maxpool(out["stem"])
         for name in self.stage_names[1:-1]:
             x = out[name] = self.get_submodule(name)(x)
@@ -160,7 +156,11 @@ class NetworkInNetwork(nn.Module):
 
     def __init__(self, blocks: int = 4) -> None:
         super().__init__()
-        first = [_nin_layer(3, 192, 5), _nin_layer(192, 160, 1), _nin_layer(160, 96, 1)]
+        first = [
+            _nin_layer(3, 192, 5, FirstConv2d),
+            _nin_layer(192, 160, 1),
+            _nin_layer(160, 96, 1),
+        ]
         self.block1 = nn.Sequential(*first, nn.MaxPool2d(3, 2, 1))
         self.block2 = nn.Sequential(*_nin_layers(96, 5), nn.AvgPool2d(3, 2, 1))
         for index in range(3, blocks + 1):
@@ -181,12 +181,13 @@ class NetworkInNetwork(nn.Module):
         return self.stages(x)["pool"]
 
 
-def _nin_layer(channels_in: int, channels: int, kernel: int) -> nn.Sequential:
+def _nin_layer(
+    channels_in: int, channels: int, kernel: int, convolution: type[nn.Conv2d] = nn.Conv2d
+) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
-            conv=nn.Conv2d(channels_in, channels, kernel, 1, kernel // 2, bias=False),
-            bn=nn.BatchNorm2d(channels),
-            relu=nn.ReLU(inplace=True),
+            conv=convolution(channels_in, channels, kernel, 1, kernel // 2, bias=False),
+            bn=BatchNorm(channels),
         )
     )
 

@@ -60,10 +60,19 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     )
 
 
+def keep_rate_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Make the rate a tensor, so that a recorded step reads what it is when it is replayed."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of every group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def optimizer_tensors(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, torch.Tensor]:

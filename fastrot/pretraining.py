@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fastrot import __version__
 from fastrot.checkpoint import Checkpoint
@@ -26,10 +24,12 @@ from fastrot.data.samples import BadSampleError, Samples
 from fastrot.data.subset import spread
 from fastrot.distributed import World
 from fastrot.errors import BadDataError, MismatchError
+from fastrot.ladder import Rung, arrange
 from fastrot.loop import Plan, Snapshot
 from fastrot.model import build_model
 from fastrot.optim import (
     build_optimizer,
+    keep_rate_on_device,
     learning_rate,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -122,6 +122,7 @@ class Pretraining:
 
     Args:
         data: opened data sets and final configuration.
+        rung: how a step is computed.
         run: the run folder on the main rank, None on the others.
         world: the ranks.
         device: of this rank.
@@ -132,6 +133,7 @@ class Pretraining:
     def __init__(
         self,
         data: RunData,
+        rung: Rung,
         run: RunFolder | None,
         *,
         world: World,
@@ -147,37 +149,34 @@ class Pretraining:
         self.model = build_model(config.model, seed=config.train.seed).to(device)
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.task = RotationTask(config, device, dtype)
+        self.task = RotationTask(config, device, dtype, channels=rung.channels)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+        arranged = arrange(
+            self.model,
+            rung,
+            world=world,
+            device=device,
+            sync_bn=config.model.sync_bn,
+            # Accumulation skips the reduction of some passes, which a static graph cannot.
+            static_graph=data.batch.accumulation == 1,
+            say=say,
+        )
+        if rung.graph:
+            keep_rate_on_device(self.optimizer, device)
         self.step = TrainStep(
-            self._distributed(),
+            arranged,
             self.optimizer,
+            self.task.inputs,
             self.task.predict,
             device=device,
             scaler=self.scaler,
             world=world,
+            graph=rung.graph,
         )
         # Their worker processes are forked before FFCV or DALI start threads in this one.
         self._val_loader, self._bank = self._validation_loaders()
         self.loader = self._loader(config.data.loader, data.train, data.order, part="train")
-
-    def _distributed(self) -> nn.Module:
-        if self.world.size == 1:
-            return self.model
-        model: nn.Module = self.model
-        if self.config.model.sync_bn:
-            if self.device.type == "cuda":
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            else:
-                self._say("batch-norm statistics stay on each rank: torch shares them on GPUs only")
-        return DistributedDataParallel(
-            model,
-            device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            # Accumulation skips the reduction of some passes, which a static graph cannot.
-            static_graph=self.data.batch.accumulation == 1,
-        )
 
     def _loader(self, name: str, samples: Samples, order: SampleOrder, *, part: str) -> Loader:
         config = self.config

@@ -11,6 +11,7 @@ Shapes: N source images, V views an image (4, or 1), S side in pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,20 @@ def draw_turns(views: str, seed: int, epoch: int, ids: ArrayLike) -> NDArray[np.
     return (bits >> np.uint32(30)).astype(np.uint8)[:, None]
 
 
+class Inputs(NamedTuple):
+    """What one forward pass takes, on the device.
+
+    Attributes:
+        images: of shape (N, S, S, 3), uint8.
+        turns: quarter turns of the views, of shape (N, V), uint8.
+        flips: of shape (N,), bool.
+    """
+
+    images: torch.Tensor
+    turns: torch.Tensor
+    flips: torch.Tensor
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What one forward pass says about a batch; everything stays on the device.
@@ -66,48 +81,60 @@ class RotationTask:
         config: of the run.
         device: where the model is.
         autocast_dtype: half precision of the forward pass; None: float32.
+        channels: of the views: 3, or 4 for one of zeros, which tensor cores like.
     """
 
     def __init__(
-        self, config: Config, device: torch.device, autocast_dtype: torch.dtype | None
+        self,
+        config: Config,
+        device: torch.device,
+        autocast_dtype: torch.dtype | None,
+        *,
+        channels: int = 3,
     ) -> None:
         self.views_per_image = TURNS if config.pretext.views == "all" else 1
         self._views = config.pretext.views
         self._seed = config.train.seed
         self._device = device
+        self._channels = channels
         self._autocast_dtype = autocast_dtype
         dtype = autocast_dtype or torch.float32
         self._table = normalisation_table(config.data.mean, config.data.std, dtype).to(device)
 
-    def predict(
-        self, model: torch.nn.Module, batch: Batch, epoch: int, *, views: str | None = None
-    ) -> Prediction:
-        """Rotate, run the model, compare.
+    def inputs(self, batch: Batch, epoch: int, *, views: str | None = None) -> Inputs:
+        """Draw the turns of a batch and send them to the device.
 
         Args:
-            model: maps views (N * V, 3, S, S) to logits (N * V, 4).
             batch: source images.
             epoch: selects the random turns.
             views: instead of the configured one; validation measures all four.
         """
-        turns = torch.from_numpy(
-            draw_turns(views or self._views, self._seed, epoch, batch.index.numpy())
-        ).to(self._device, non_blocking=True)
-        images = rotate_views(batch.images, turns, batch.flips, self._table)
-        targets = turns.flatten().long()
-        with torch.autocast(
-            self._device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None
-        ):
-            logits = model(images)
+        turns = draw_turns(views or self._views, self._seed, epoch, batch.index.numpy())
+        on_device = torch.from_numpy(turns).to(self._device, non_blocking=True)
+        return Inputs(batch.images, on_device, batch.flips)
+
+    def predict(self, model: torch.nn.Module, inputs: Inputs) -> Prediction:
+        """Rotate, run the model, compare. All of it happens on the device.
+
+        Args:
+            model: maps views (N * V, 3 or 4, S, S) to logits (N * V, 4).
+            inputs: images and their turns.
+        """
+        targets = inputs.turns.flatten().long()
+        logits = self._run(model, inputs)
         loss = F.cross_entropy(logits.float(), targets)
         return Prediction(loss, logits.argmax(1) == targets, targets, logits)
 
     def embed(self, model: RotationModel, batch: Batch) -> torch.Tensor:
         """Pooled backbone features of the unturned images, of shape (N, D), float32."""
         turns = torch.zeros(len(batch.images), 1, dtype=torch.uint8, device=self._device)
-        images = rotate_views(batch.images, turns, batch.flips, self._table)
+        return self._run(model.backbone, Inputs(batch.images, turns, batch.flips)).float()
+
+    def _run(self, module: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
+        images, turns, flips = inputs
+        views = rotate_views(images, turns, flips, self._table, channels=self._channels)
         with torch.autocast(
             self._device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):
-            features: torch.Tensor = model.backbone(images)
-        return features.float()
+            output: torch.Tensor = module(views)
+        return output

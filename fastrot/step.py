@@ -14,12 +14,14 @@ from torch.nn.utils import get_total_norm
 
 from fastrot.data.loader import Batch
 from fastrot.distributed import World
-from fastrot.rotation import Prediction
+from fastrot.graph import StepGraph
+from fastrot.rotation import Inputs, Prediction
 
 # The attribute by which torch's GradScaler, too, tells a fused optimizer to skip a step.
 _SKIP = "found_inf"
 
-Predict = Callable[[nn.Module, Batch, int], Prediction]
+Prepare = Callable[[Batch, int], Inputs]
+Predict = Callable[[nn.Module, Inputs], Prediction]
 
 
 @dataclass(frozen=True)
@@ -52,48 +54,59 @@ class TrainStep:
     Args:
         model: what is trained, wrapped for distribution or not.
         optimizer: a fused one (it must take ``found_inf``).
-        predict: (model, batch, epoch) to a prediction with a loss.
+        prepare: (batch, epoch) to what the forward pass takes; runs on the host.
+        predict: (model, inputs) to a prediction with a loss; runs on the device alone.
         device: of the model.
         scaler: for fp16; None otherwise.
         world: the ranks that must agree on the flag.
+        graph: record the step as a CUDA graph and replay it. The learning rate must be a tensor.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.SGD,
+        prepare: Prepare,
         predict: Predict,
         *,
         device: torch.device,
         scaler: torch.amp.GradScaler | None = None,
         world: World | None = None,
+        graph: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.scaler = scaler
         self.device = device
+        self._prepare = prepare
         self._predict = predict
         self._world = world or World()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        # Written in place, never replaced: a graph knows them by their addresses.
         self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._skip = torch.zeros((), device=device)
         self._finite_steps = torch.zeros((), dtype=torch.int64, device=device)
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss * views, correct
         self._norm = torch.zeros((), device=device)
         self._views = 0
+        self._run = StepGraph(self._on_device, device) if graph else self._on_device
 
     def __call__(self, batches: Sequence[Batch], epoch: int) -> None:
         """Train on the batches of one step; more than one accumulate their gradients."""
+        inputs = [self._prepare(batch, epoch) for batch in batches]
+        self._views += sum(each.turns.numel() for each in inputs)
+        self._run(inputs)
+
+    def _on_device(self, passes: Sequence[Inputs]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        for position, batch in enumerate(batches):
-            last = position == len(batches) - 1
+        for position, inputs in enumerate(passes):
+            last = position == len(passes) - 1
             with self._without_reduction(skip=not last):
-                prediction = self._predict(self.model, batch, epoch)
-                self._finite = self._finite & torch.isfinite(prediction.loss.detach())
-                self._backward(prediction.loss / len(batches))
+                prediction = self._predict(self.model, inputs)
+                self._finite.logical_and_(torch.isfinite(prediction.loss.detach()))
+                self._backward(prediction.loss / len(passes))
             with torch.no_grad():
-                views = len(prediction.targets)
-                self._views += views
-                self._sums[0] += prediction.loss.double() * views
+                self._sums[0] += prediction.loss.double() * len(prediction.targets)
                 self._sums[1] += prediction.correct.sum()
         self._update()
 
@@ -110,22 +123,23 @@ class TrainStep:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-            self._norm = get_total_norm(gradients)
+            self._norm.copy_(get_total_norm(gradients))
             self._agree()
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self._norm = get_total_norm(gradients)
-            self._finite = self._finite & torch.isfinite(self._norm)
+            self._norm.copy_(get_total_norm(gradients))
+            self._finite.logical_and_(torch.isfinite(self._norm))
             self._agree()
-            setattr(self.optimizer, _SKIP, (~self._finite).float())
+            self._skip.copy_(~self._finite)
+            setattr(self.optimizer, _SKIP, self._skip)
             self.optimizer.step()
-        self._finite_steps = self._finite_steps + self._finite
+        self._finite_steps.add_(self._finite)
 
     def _agree(self) -> None:
         if self._world.size > 1:
             bad = (~self._finite).float()
-            self._finite = self._world.max(bad) == 0
+            self._finite.copy_(self._world.max(bad) == 0)
 
     def _without_reduction(self, *, skip: bool) -> AbstractContextManager[None]:
         """Gradients of all but the last accumulated batch stay on their rank."""

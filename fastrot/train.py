@@ -15,9 +15,10 @@ from fastrot.checkpoint import newest_checkpoint
 from fastrot.config import Config, load_config
 from fastrot.distributed import World, joined, pick_device, read_world
 from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError, UsageError
+from fastrot.ladder import Rung, choose_rung
 from fastrot.loop import Loop, Reporter
 from fastrot.pretraining import Pretraining, open_data
-from fastrot.resolve import check_resumable, resolve
+from fastrot.resolve import check_resumable, resolve, with_values
 from fastrot.runlog import RunFolder, read_json_lines, read_run_id, read_status
 from fastrot.settings import Override
 from fastrot.signals import StopRequest
@@ -102,6 +103,8 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
         )
     device = pick_device(config.train.device, world)
     config = resolve(config, world, device)
+    rung = choose_rung(config, world, device)
+    config = with_values(config, {"train.step": rung.step, "train.batchnorm": rung.batchnorm})
     _prepare_torch(config, device)
     with joined(world, device), StopRequest() as stop, ExitStack() as stack:
         run = None
@@ -109,7 +112,7 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
             run = stack.enter_context(RunFolder(request.out, resume=request.resume))
             stack.enter_context(_recorded(run))
         world.sum(torch.zeros(1, device=device))  # the folder is ours before others look into it
-        return _run(config, request.out, run, world, device, screen, stack, stop)
+        return _run(config, rung, request.out, run, world, device, screen, stack, stop)
 
 
 def _check_recipe(saved: Config, request: TrainRequest) -> None:
@@ -132,6 +135,7 @@ def _prepare_torch(config: Config, device: torch.device) -> None:
 
 def _run(
     config: Config,
+    rung: Rung,
     out: Path,
     run: RunFolder | None,
     world: World,
@@ -151,7 +155,10 @@ def _run(
     if run is not None and checkpoint is None:
         run.write_status("running", step=0, epoch=0)
     data = open_data(config, out, world, device, screen.message)
-    parts = Pretraining(data, run, world=world, device=device, stack=stack, say=screen.message)
+    screen.message(rung.describe())
+    parts = Pretraining(
+        data, rung, run, world=world, device=device, stack=stack, say=screen.message
+    )
     if checkpoint is not None:
         parts.restore(checkpoint)
     plan = parts.plan()

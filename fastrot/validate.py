@@ -76,7 +76,7 @@ def validate(
         for batch in loader:
             if not len(batch.images):
                 continue
-            prediction = task.predict(model, batch, 0, views="all")
+            prediction = task.predict(model, task.inputs(batch, 0, views="all"))
             loss_sum += prediction.loss * len(prediction.targets)
             cells = prediction.targets * TURNS + prediction.logits.argmax(1)
             counts += torch.bincount(cells, minlength=TURNS * TURNS)

@@ -40,7 +40,7 @@ def corner_images(count: int) -> torch.Tensor:
 
 def test_class_k_is_k_quarter_turns_counter_clockwise_image_major() -> None:
     task = RotationTask(load_config("digits"), CPU, None)
-    prediction = task.predict(BrightCorner(), batch(corner_images(3)), 0)
+    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(3)), 0))
     assert prediction.targets.tolist() == [0, 1, 2, 3] * 3
     assert prediction.correct.all()
     assert prediction.logits.shape == (12, 4)
@@ -49,7 +49,7 @@ def test_class_k_is_k_quarter_turns_counter_clockwise_image_major() -> None:
 def test_flip_comes_before_the_turn() -> None:
     """Flipped, the bright corner starts top left: every turn then looks like the next one."""
     task = RotationTask(load_config("digits"), CPU, None)
-    prediction = task.predict(BrightCorner(), batch(corner_images(1), flips=[True]), 0)
+    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(1), flips=[True]), 0))
     assert prediction.logits.argmax(1).tolist() == [1, 2, 3, 0]
 
 
@@ -62,11 +62,9 @@ def test_one_view_draws_a_turn_an_image_from_its_id() -> None:
     for other in (draw_turns("one", 8, 2, ids), draw_turns("one", 7, 3, ids)):
         assert 0.2 < (other == turns).mean() < 0.3  # independent, so a quarter agree
     task = RotationTask(load_config("digits", ["pretext.views=one"]), CPU, None)
-    prediction = task.predict(BrightCorner(), batch(corner_images(5)), 2)
+    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(5)), 2))
     assert prediction.correct.all() and prediction.targets.shape == (5,)
-    assert task.predict(BrightCorner(), batch(corner_images(5)), 2, views="all").targets.shape == (
-        20,
-    )
+    assert task.inputs(batch(corner_images(5)), 2, views="all").turns.shape == (5, 4)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
@@ -80,7 +78,8 @@ def test_views_are_normalised_in_the_type_of_the_forward_pass(dtype: torch.dtype
 
     config = load_config("resnet50_8xb16-steplr-70e")
     images = torch.full((1, 8, 8, 3), 51, dtype=torch.uint8)
-    RotationTask(config, CPU, dtype).predict(Spy(), batch(images), 0)
+    task = RotationTask(config, CPU, dtype)
+    task.predict(Spy(), task.inputs(batch(images), 0))
     (views,) = seen
     assert views.dtype == (dtype or torch.float32)
     assert views.is_contiguous(memory_format=torch.channels_last)

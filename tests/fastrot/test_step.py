@@ -49,7 +49,7 @@ def build(precision: str = "fp32") -> tuple[nn.Module, TrainStep]:
     task = RotationTask(CONFIG, CPU, dtype)
     scaler = torch.amp.GradScaler("cpu") if precision == "fp16" else None
     optimizer = build_optimizer(model, CONFIG.optim)
-    return model, TrainStep(model, optimizer, task.predict, device=CPU, scaler=scaler)
+    return model, TrainStep(model, optimizer, task.inputs, task.predict, device=CPU, scaler=scaler)
 
 
 def everything(model: nn.Module, step: TrainStep) -> dict[str, torch.Tensor]:

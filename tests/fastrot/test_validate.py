@@ -64,7 +64,7 @@ def test_accuracy_confusion_and_knn_are_those_computed_otherwise() -> None:
     model.eval()
     with torch.no_grad():
         whole = next(iter(Batches(held_out.images, held_out.labels, 90)))
-        prediction = task.predict(model, whole, 0)
+        prediction = task.predict(model, task.inputs(whole, 0))
         features = [
             task.embed(model, next(iter(Batches(part.images, part.labels, 500)))).numpy()
             for part in (bank, held_out)

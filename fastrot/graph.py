@@ -1,0 +1,91 @@
+"""A training step as a CUDA graph: recorded once, then started with one call of the host.
+
+A step of a ResNet-50 is about a thousand kernels. Started one by one, the small ones wait for the
+host; in a graph they do not. While a replay runs, the host draws the next batch, whose copy goes
+over a stream of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fastrot.errors import FastrotError
+from fastrot.rotation import Inputs
+
+_WARM_UP = 3  # convolution algorithms are chosen, momentum and workspaces allocated
+
+
+class GraphError(FastrotError):
+    """The step cannot be recorded."""
+
+
+class StepGraph:
+    """Calls run ``body``: the first three as they are, all others as a replay of the fourth.
+
+    All steps train: none is repeated or thrown away for the recording.
+
+    Args:
+        body: works on the device alone, with memory that stays where it is: tensors that outlive
+            a call are written in place. What it takes must have the same shapes in all calls.
+        device: a GPU.
+    """
+
+    def __init__(self, body: Callable[[Sequence[Inputs]], None], device: torch.device) -> None:
+        self._body = body
+        self._device = device
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._held: list[Inputs] = []
+
+    def __call__(self, passes: Sequence[Inputs]) -> None:
+        """Run the step on these inputs.
+
+        Raises:
+            GraphError: it does something that a graph cannot hold.
+        """
+        if self._graph is not None:
+            self._hold(passes)
+            self._graph.replay()
+        elif self._calls < _WARM_UP:
+            self._aside(passes)
+        else:
+            self._graph = self._record(passes)
+            self._graph.replay()  # recording ran nothing
+        self._calls += 1
+
+    def _hold(self, passes: Sequence[Inputs]) -> None:
+        """Copy the inputs to where the graph reads them."""
+        if not self._held:
+            self._held = [Inputs(*(tensor.clone() for tensor in inputs)) for inputs in passes]
+            return
+        for held, inputs in zip(self._held, passes, strict=True):
+            for there, tensor in zip(held, inputs, strict=True):
+                there.copy_(tensor, non_blocking=True)
+
+    def _aside(self, passes: Sequence[Inputs]) -> None:
+        """Run it on another stream, as it will be recorded."""
+        here, aside = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            self._body(passes)
+        here.wait_stream(aside)
+        for inputs in passes:
+            for tensor in inputs:
+                tensor.record_stream(aside)
+
+    def _record(self, passes: Sequence[Inputs]) -> torch.cuda.CUDAGraph:
+        self._hold(passes)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._body(self._held)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise GraphError(
+                f"the step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set "
+                "train.cuda_graph=false"
+            ) from error
+        return graph

@@ -1,0 +1,159 @@
+"""The implementations of one training step, from plain to fast; all of them train the same.
+
+``eager``: torch's operations, one by one. ``compile``: the model through ``torch.compile``.
+``fused``: our batch normalisation with residual and ReLU as one operation, four input channels.
+The latter two are recorded as a CUDA graph on a GPU.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastrot.apex_layers import require_apex
+from fastrot.config import Config
+from fastrot.distributed import World
+from fastrot.errors import UsageError
+from fastrot.kernels.dispatch import KernelUnavailableError, choose
+from fastrot.layers import Engine, share_batch_norm, use_batch_norm
+from fastrot.output import Say
+
+StepName = Literal["eager", "compile", "fused"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One implementation.
+
+    Attributes:
+        step: eager, compile or fused.
+        batchnorm: who normalises: torch, fused (ours) or apex.
+        graph: whether the whole step is one CUDA graph.
+        why: the reason of the choice, for people.
+    """
+
+    step: StepName
+    batchnorm: Engine
+    graph: bool
+    why: str
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the first convolution: the fourth is for tensor cores."""
+        return 4 if self.step == "fused" else 3
+
+    def describe(self) -> str:
+        """One line."""
+        graph = ", one CUDA graph" if self.graph else ""
+        return f"step: {self.step} (batch norm: {self.batchnorm}{graph}): {self.why}"
+
+
+def choose_rung(config: Config, world: World, device: torch.device) -> Rung:
+    """The implementation that the configuration names, or the fastest that works here.
+
+    Args:
+        config: with the precision resolved.
+        world: the ranks.
+        device: where the model is trained.
+
+    Raises:
+        UsageError: what it names cannot run here.
+    """
+    train = config.train
+    if train.step == "auto":
+        step, why = _fastest(device)
+    else:
+        step, why = train.step, "as set by train.step"
+        _check(step, device)
+    batchnorm = cast(Engine, train.batchnorm)
+    if train.batchnorm == "auto":
+        batchnorm = "fused" if step == "fused" else "torch"
+    if batchnorm == "apex":
+        _check_apex(config, world, device)
+    wanted = step != "eager" if train.cuda_graph is None else train.cuda_graph
+    graph = wanted and device.type == "cuda" and world.size == 1
+    if wanted and device.type == "cuda" and world.size > 1:
+        why += "; no CUDA graph with several ranks"
+    return Rung(step, batchnorm, graph, why)
+
+
+def _fastest(device: torch.device) -> tuple[StepName, str]:
+    if device.type != "cuda":
+        return "eager", "the fastest on a CPU"
+    try:
+        choice = choose("batch_norm", device.type)
+    except KernelUnavailableError as error:
+        return "eager", f"not fused: {error}"
+    if choice.implementation != "triton":
+        return "eager", f"not fused: {choice.reason}"
+    return "fused", "the fastest on this GPU"
+
+
+def _check(step: str, device: torch.device) -> None:
+    if step != "compile":
+        return
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++")):
+        raise UsageError(
+            "train.step=compile: torch.compile needs a C++ compiler on a CPU, and there is no g++ "
+            "or clang++; install one (apt-get install g++), or leave train.step out"
+        )
+
+
+def _check_apex(config: Config, world: World, device: torch.device) -> None:
+    if device.type != "cuda" or config.train.precision != "fp16" or world.size > 1:
+        raise UsageError(
+            f"train.batchnorm=apex is for fp16 on one GPU, not {config.train.precision} on "
+            f"{device.type} with {world.size} ranks; set train.precision=fp16, or leave "
+            "train.batchnorm out"
+        )
+    require_apex()
+
+
+def arrange(
+    model: nn.Module,
+    rung: Rung,
+    *,
+    world: World,
+    device: torch.device,
+    sync_bn: bool,
+    static_graph: bool,
+    say: Say,
+) -> nn.Module:
+    """The model as a step runs it; it shares all tensors with ``model``, which is changed.
+
+    Args:
+        model: on the device.
+        rung: how.
+        world: the ranks.
+        device: of the model.
+        sync_bn: share batch-norm statistics between the ranks.
+        static_graph: every pass of a rank is followed by a reduction of the gradients.
+        say: one line to the user.
+    """
+    shared = sync_bn and world.size > 1
+    group = torch.distributed.group.WORLD if shared and rung.batchnorm == "fused" else None
+    use_batch_norm(model, rung.batchnorm, group)
+    if shared and rung.batchnorm == "torch":
+        if device.type == "cuda":
+            share_batch_norm(model)
+        else:
+            say(
+                "batch-norm statistics stay on each rank: torch shares them on GPUs only "
+                "(--set train.batchnorm=fused shares them here)"
+            )
+    arranged = model
+    if rung.step == "compile":
+        arranged = cast(nn.Module, torch.compile(model, dynamic=False))
+    if world.size == 1:
+        return arranged
+    return DistributedDataParallel(
+        arranged,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=static_graph,
+    )
