@@ -115,7 +115,7 @@ class TrainStep:
             loss.backward()
         else:
             # A NaN loss stays NaN for good, so that the scaler skips every later step too.
-            sticky = torch.where(self._finite, 1.0, torch.nan)
+            sticky = torch.ones_like(loss).masked_fill_(~self._finite, torch.nan)
             self.scaler.scale(loss * sticky).backward()
 
     @torch.no_grad()

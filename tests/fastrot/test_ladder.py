@@ -1,0 +1,170 @@
+"""Every implementation of a step trains the same; which one runs, and what it says if it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from fastrot.config import Config, load_config
+from fastrot.data.loader import Batch
+from fastrot.distributed import World
+from fastrot.errors import UsageError
+from fastrot.kernels.rotate.op import rotate_views
+from fastrot.kernels.rotate.reference import normalisation_table
+from fastrot.ladder import Rung, arrange, choose_rung
+from fastrot.layers import use_batch_norm
+from fastrot.model import build_model
+from fastrot.optim import build_optimizer, set_learning_rate
+from fastrot.rotation import RotationTask
+from fastrot.step import TrainStep
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda")
+SIDE = 16
+
+
+def photos(seed: int, count: int = 8, side: int = SIDE) -> Batch:
+    """Smooth pictures, brighter to the bottom: something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(count, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(low, size=(side, side), mode="bilinear")
+    shaded = smooth.permute(0, 2, 3, 1) * torch.linspace(0.3, 1, side)[None, :, None, None]
+    return Batch(
+        images=shaded.mul(255).byte(),
+        labels=torch.zeros(count, dtype=torch.int64),
+        index=torch.arange(count),
+        flips=torch.zeros(count, dtype=torch.bool),
+    )
+
+
+def losses(rung: Rung, config: Config, *, seed: int, steps: int) -> torch.Tensor:
+    """Loss of each step, of shape (steps,)."""
+    model = build_model(config.model, seed=seed).to(memory_format=torch.channels_last)
+    task = RotationTask(config, CPU, None, channels=rung.channels)
+    optimizer = build_optimizer(model, config.optim)
+    set_learning_rate(optimizer, config.optim.learning_rate)
+    arranged = arrange(
+        model, rung, world=World(), device=CPU, sync_bn=False, static_graph=True, say=print
+    )
+    step = TrainStep(arranged, optimizer, task.inputs, task.predict, device=CPU)
+    curve = []
+    for number in range(steps):
+        step([photos(1000 * number + 7)], 0)
+        curve.append(step.read().loss)
+    return torch.tensor(curve)
+
+
+EAGER = Rung("eager", "torch", False, "")
+FUSED = Rung("fused", "fused", False, "")
+COMPILE = Rung("compile", "torch", False, "")
+
+
+@pytest.mark.slow
+def test_the_fused_step_trains_as_the_eager_one() -> None:
+    """Rounding grows with the steps, but stays well below what another seed changes."""
+    settings = ["model.name=resnet18", "model.width=8", "optim.learning_rate=0.0005"]
+    config = load_config("digits", settings)
+    eager = losses(EAGER, config, seed=0, steps=200)
+    fused = losses(FUSED, config, seed=0, steps=200)
+    others = [losses(EAGER, config, seed=seed, steps=200) for seed in (1, 2)]
+    assert (eager - fused)[:10].abs().max() < 1e-4
+    spread = min(float((eager - other).abs().mean()) for other in others)
+    assert (eager - fused).abs().mean() < 0.5 * spread
+    assert eager[-20:].mean() < 0.5 * eager[:20].mean() > fused[-20:].mean()
+
+
+@pytest.mark.slow
+def test_the_compiled_step_trains_as_the_eager_one() -> None:
+    settings = ["model.name=rotnet_nin", "model.blocks=3", "optim.learning_rate=0.01"]
+    config = load_config("digits", settings)
+    eager = losses(EAGER, config, seed=0, steps=12)
+    compiled = losses(COMPILE, config, seed=0, steps=12)
+    assert (eager - compiled)[:5].abs().max() < 1e-4
+    assert (eager - compiled).abs().max() < 0.02
+    assert eager[-1] < eager[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_gradients_of_the_fused_step_are_as_exact_as_eager_ones(seed: int) -> None:
+    """In bfloat16, per layer: at most twice the distance of eager autocast from float64."""
+    config = load_config("digits", ["model.name=resnet18", "model.width=16"])
+    batch = photos(seed, side=32)
+
+    def gradients(engine: str, channels: int) -> dict[str, torch.Tensor]:
+        model = build_model(config.model, seed=seed).to(memory_format=torch.channels_last)
+        use_batch_norm(model, engine)
+        task = RotationTask(config, CPU, torch.bfloat16, channels=channels)
+        task.predict(model, task.inputs(batch, 0)).loss.backward()
+        return {name: p.grad.double() for name, p in model.named_parameters()}
+
+    exact_model = build_model(config.model, seed=seed).double()
+    inputs = RotationTask(config, CPU, None).inputs(batch, 0)
+    table = normalisation_table(config.data.mean, config.data.std, torch.bfloat16)
+    logits = exact_model(rotate_views(*inputs, table).double())
+    torch.nn.functional.cross_entropy(logits, inputs.turns.flatten().long()).backward()
+    exact = {name: p.grad for name, p in exact_model.named_parameters()}
+    eager, fused = gradients("torch", 3), gradients("fused", 4)
+    for name, truth in exact.items():
+        assert (fused[name] - truth).norm() < 2 * (eager[name] - truth).norm(), name
+
+
+# --- the choice -----------------------------------------------------------------------------
+
+
+def config_with(*settings: str) -> Config:
+    return load_config("digits", ["train.precision=fp32", *settings])
+
+
+def test_a_cpu_trains_eagerly_unless_told_otherwise() -> None:
+    rung = choose_rung(config_with(), World(), CPU)
+    assert (rung.step, rung.batchnorm, rung.graph, rung.channels) == ("eager", "torch", False, 3)
+    assert rung.describe() == "step: eager (batch norm: torch): the fastest on a CPU"
+    rung = choose_rung(config_with("train.step=fused"), World(), CPU)
+    assert (rung.step, rung.batchnorm, rung.graph, rung.channels) == ("fused", "fused", False, 4)
+    rung = choose_rung(config_with("train.batchnorm=fused", "train.cuda_graph=true"), World(), CPU)
+    assert (rung.step, rung.batchnorm, rung.graph) == ("eager", "fused", False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ((), ("fused", "fused", True)),
+        (("train.cuda_graph=false",), ("fused", "fused", False)),
+        (("train.step=eager",), ("eager", "torch", False)),
+        (("train.step=eager", "train.cuda_graph=true"), ("eager", "torch", True)),
+        (("train.step=compile",), ("compile", "torch", True)),
+        (("train.batchnorm=torch",), ("fused", "torch", True)),
+    ],
+)
+def test_a_gpu_runs_the_fused_step_as_a_graph(
+    settings: Sequence[str], expected: tuple[str, str, bool]
+) -> None:
+    rung = choose_rung(config_with(*settings), World(), GPU)
+    assert (rung.step, rung.batchnorm, rung.graph) == expected
+
+
+def test_several_ranks_have_no_graph_yet() -> None:
+    rung = choose_rung(config_with(), World(rank=0, size=2), GPU)
+    assert rung.step == "fused" and not rung.graph
+    assert "no CUDA graph with several ranks" in rung.describe()
+
+
+def test_kernels_that_are_forced_to_the_reference_are_not_the_fastest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTROT_KERNELS", "reference")
+    rung = choose_rung(config_with(), World(), GPU)
+    assert rung.step == "eager" and "forced by FASTROT_KERNELS" in rung.why
+
+
+def test_a_step_that_cannot_run_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="apex is for fp16 on one GPU, not fp32 on cpu"):
+        choose_rung(config_with("train.batchnorm=apex"), World(), CPU)
+    config = load_config("digits", ["train.precision=fp16", "train.batchnorm=apex"])
+    with pytest.raises(UsageError, match="build apex from its source with APEX_CPP_EXT=1"):
+        choose_rung(config, World(), GPU)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler on a CPU.*apt-get install g"):
+        choose_rung(config_with("train.step=compile"), World(), CPU)
