@@ -161,7 +161,7 @@ def plan_features(
         loader = "native" if name == "native" else "reference"
     if loader == "synthetic":
         raise UsageError("loader 'synthetic' reads no images; choose another for features")
-    precision = _precision(precision, device)
+    precision = feature_precision(precision, device)
     chosen = tuple(name for name in known if name in layers)
     identity = {
         "definition": DEFINITION,
@@ -180,7 +180,12 @@ def plan_features(
     return FeaturePlan(chosen, crop, seed, loader, precision, plain(identity))
 
 
-def _precision(name: str, device: torch.device) -> str:
+def feature_precision(name: str, device: torch.device) -> str:
+    """``auto`` as what it is on this device: fp32 on a CPU, else half precision.
+
+    Raises:
+        UsageError: the device cannot run it.
+    """
     if name == "auto":
         if device.type == "cpu":
             return "fp32"

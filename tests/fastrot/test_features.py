@@ -20,12 +20,13 @@ from torchvision.transforms.v2 import functional as V
 
 from fastrot.data.augment import Crop
 from fastrot.data.folder_samples import FolderSamples
-from fastrot.data.loader import LoaderSpec, build_loader
+from fastrot.data.loader import Batch, LoaderSpec, build_loader
 from fastrot.data.order import SampleOrder
 from fastrot.data.subset import SubsetSamples
 from fastrot.errors import BadDataError, FastrotError, MismatchError, NonFiniteError, UsageError
 from fastrot.feature_cache import FeatureCache
-from fastrot.feature_plan import feature_identity, protocol_crop
+from fastrot.feature_network import FeatureNetwork
+from fastrot.feature_plan import feature_identity, plan_features, protocol_crop
 from fastrot.features import extract_features
 from fastrot.pooling import pool
 from fastrot.weights import Backbone, load_backbone
@@ -159,6 +160,24 @@ def test_random_crops_are_drawn_by_epoch_and_the_same_again(backbone, samples, t
     other = extract(backbone, samples, tmp_path / "c", **arguments, seed=1)
     assert not np.array_equal(other.features("pool"), cache.features("pool"))
     assert other.identity["seed"] == 1 and cache.identity["seed"] == 0
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("bf16", 0.02)])
+def test_the_fused_network_gives_the_same_features(precision, apart, backbone, samples):
+    """What a GPU runs, by its reference."""
+    plan = plan_features(backbone, samples, LAYERS, CENTER, 0, 0, "auto", CPU, precision)
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
+    nothing = torch.zeros(4, dtype=torch.int64)
+    batch = Batch(images, nothing, torch.arange(4), nothing.bool())
+    found = {}
+    for engine in ("torch", "fused"):
+        with FeatureNetwork(backbone, plan, CPU, engine=engine) as network:
+            views = network.views(batch)
+            assert views.shape[1] == (4 if engine == "fused" else 3)
+            found[engine] = network.features(views)
+    for name, expected in found["torch"].items():
+        assert not torch.equal(found["fused"][name], expected)
+        assert (found["fused"][name] - expected).norm() < apart * expected.norm()
 
 
 # The test transforms beside Pillow's

@@ -1,0 +1,273 @@
+"""``fastrot bench extract``: the forward pass of an extraction, each engine beside the other.
+
+It is the code that ``fastrot extract`` runs: views, network, pooled float16 rows on the host. The
+pixels are random and already on the device; with data, the engine that ``fastrot extract`` takes is
+also fed by its loader, and what is lost to that is the loader's.
+
+How far each engine's features are from those of float32 stands next to its speed.
+
+Shapes: N images of a batch, S side of a crop, D values of a layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.harness import (
+    Countdown,
+    Spread,
+    machine_record,
+    ratio_fields,
+    ratios,
+    rotated,
+    spread,
+)
+from fastrot.config import DataConfig, load_config
+from fastrot.data.augment import Crop
+from fastrot.data.loader import Batch, LoaderSpec, build_loader
+from fastrot.data.open import open_samples
+from fastrot.data.order import SampleOrder
+from fastrot.distributed import World, pick_device
+from fastrot.environment import usable_cores
+from fastrot.errors import UsageError
+from fastrot.feature_network import FeatureNetwork, pipelined
+from fastrot.feature_plan import FeaturePlan, feature_precision
+from fastrot.features import pass_size
+from fastrot.ladder import fastest_batch_norm
+from fastrot.layers import Engine
+from fastrot.model import build_model
+from fastrot.weights import Backbone, load_backbone, weights_digest
+
+_ENGINES: tuple[Engine, ...] = ("fused", "torch")
+_FROM_DATA = "from data"
+
+
+@dataclass
+class Point:
+    """One contender: images/s of each round, and how far its features are from float32's."""
+
+    name: str
+    distance: float
+    rates: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What was measured.
+
+    Attributes:
+        points: the subject, the engine that ``fastrot extract`` takes here, first.
+        settings: model, side, batch, precision, device, layers, rounds.
+        record: the machine, the versions, the command.
+    """
+
+    points: Sequence[Point]
+    settings: Mapping[str, Any]
+    record: Mapping[str, Any]
+    exit_code: int = field(default=0, init=False)
+
+    def ratios(self) -> dict[str, Spread]:
+        """How many times faster than each peer the subject is."""
+        subject, *peers = self.points
+        return {peer.name: ratios(subject.rates, peer.rates) for peer in peers}
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values; ``ratios`` holds the medians."""
+        return {
+            "bench": "extract",
+            **ratio_fields(self.ratios()),
+            "points": [
+                {
+                    "point": point.name,
+                    "images_per_second": spread(point.rates).to_json(),
+                    "distance": float(f"{point.distance:.3g}"),
+                }
+                for point in self.points
+            ],
+            "settings": dict(self.settings),
+            "record": dict(self.record),
+        }
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        line = "  ".join(f"{key} {value}" for key, value in self.settings.items())
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        table = Table(title="extract: medians of the rounds", title_justify="left")
+        for head in ("", "images/s", "of rounds", "from float32"):
+            table.add_column(head, justify="right" if head else "left")
+        for point in self.points:
+            rate = spread(point.rates)
+            table.add_row(
+                point.name,
+                f"{rate.median:,.1f}",
+                f"{rate.low:,.1f} - {rate.high:,.1f}",
+                f"{point.distance:.1e}",
+            )
+        console.print(table)
+        for name, ratio in self.ratios().items():
+            console.print(
+                f"{self.points[0].name} is {ratio.median:.2f} x as fast as {name} "
+                f"({ratio.low:.2f} - {ratio.high:.2f})",
+                highlight=False,
+            )
+
+
+def run_extract(
+    checkpoint: Path | None = None,
+    *,
+    model: str = "resnet50",
+    data: str | None = None,
+    resolution: int = 224,
+    batch: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    rounds: int = 3,
+    seconds: float = 3.0,
+    progress: bool = True,
+) -> ExtractReport:
+    """Measure the forward pass.
+
+    Args:
+        checkpoint: as for ``fastrot extract``; None: ``model`` with random weights.
+        model: name of an architecture.
+        data: images to read as well, a .beton file or a folder.
+        resolution: S in pixels.
+        batch: N; None: what an extraction takes.
+        precision: auto, fp32, bf16 or fp16, as for an extraction.
+        device: auto, cpu or cuda.
+        rounds: turns of each contender.
+        seconds: least length of a turn.
+        progress: say on standard error how far it is.
+
+    Raises:
+        UsageError: an argument is wrong.
+    """
+    for name, number in (("rounds", rounds), ("seconds", seconds), ("batch", batch or 1)):
+        if number <= 0:
+            raise UsageError(f"--{name}={number} must be more than 0")
+    if not 32 <= resolution <= 4096:
+        raise UsageError(f"--resolution={resolution} must be from 32 to 4096 pixels")
+    target = pick_device(device, World())
+    backbone = _random(model) if checkpoint is None else load_backbone(checkpoint)
+    plan = _plan(backbone, resolution, precision, target)
+    count = batch or pass_size(resolution, target)
+    pixels = _pixels(count, resolution, target)
+    subject = fastest_batch_norm(target)[0]
+    engines = sorted(_ENGINES, key=lambda engine: engine != subject)
+    networks = {engine: FeatureNetwork(backbone, plan, target, engine=engine) for engine in engines}
+    exact = _plan(backbone, resolution, "fp32", target)
+    truth = _features(FeatureNetwork(backbone, exact, target, engine="torch"), pixels)
+    points: dict[str, Point] = {
+        engine: Point(engine, _distance(_features(network, pixels), truth))
+        for engine, network in networks.items()
+    }
+    feeds: dict[str, Iterable[Batch]] = {engine: itertools.repeat(pixels) for engine in engines}
+    reader = None if data is None else _Reader(data, plan, count, target)
+    with nullcontext() if reader is None else closing(reader):
+        if reader is not None:
+            points[_FROM_DATA] = Point(_FROM_DATA, points[subject].distance)
+            feeds[_FROM_DATA] = reader
+        say = Countdown(len(points) * rounds, console=Console(stderr=True) if progress else None)
+        for turn in range(rounds):
+            for name in rotated(list(points), turn):
+                network = networks[subject] if name == _FROM_DATA else networks[_engine(name)]
+                rate = _rate(network, iter(feeds[name]), seconds)
+                points[name].rates.append(rate)
+                say.step(f"round {turn + 1} {name}: {rate:,.1f} images/s")
+    return ExtractReport(
+        points=list(points.values()),
+        settings={"model": backbone.config.name, "width": backbone.config.width,
+                  "resolution": resolution, "batch": count, "precision": plan.precision,
+                  "device": target.type, "layers": ",".join(plan.layers), "rounds": rounds,
+                  "seconds": seconds, **({} if data is None else {"data": Path(data).name})},
+        record=machine_record(),
+    )  # fmt: skip
+
+
+class _Reader:
+    """Batches of a data set without end; each iteration goes on where the last one stopped."""
+
+    def __init__(self, data: str, plan: FeaturePlan, batch: int, device: torch.device) -> None:
+        samples = open_samples(data)
+        order = SampleOrder(len(samples), batch, mode="sequential", drop_last=False)
+        workers = usable_cores() if device.type == "cuda" else max(1, usable_cores() // 2)
+        spec = LoaderSpec(samples, order, plan.crop, 0, device, workers, exact=True)
+        self._loader = build_loader("auto", spec)
+        self._batches = self._endless()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+    def _endless(self) -> Iterator[Batch]:
+        while True:
+            self._loader.set_epoch(0)
+            yield from self._loader
+
+    def close(self) -> None:
+        """End the loader."""
+        self._loader.close()
+
+
+def _engine(name: str) -> Engine:
+    return "fused" if name == "fused" else "torch"
+
+
+def _random(model: str) -> Backbone:
+    config = load_config(None, [f"model.name={model}"]).model
+    network = build_model(config, seed=0).backbone.eval().requires_grad_(False)
+    published = DataConfig()
+    return Backbone(
+        network, config, weights_digest(network), f"{model}, random weights", published.mean,
+        published.std, published.resolution, "rgb",
+    )  # fmt: skip
+
+
+def _plan(backbone: Backbone, resolution: int, precision: str, device: torch.device) -> FeaturePlan:
+    crop = Crop("center", resolution, resize=round(resolution * 8 / 7))
+    layers = tuple(backbone.model.stage_names)
+    return FeaturePlan(layers, crop, 0, "auto", feature_precision(precision, device), {})
+
+
+def _pixels(count: int, side: int, device: torch.device) -> Batch:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=random)
+    return Batch(
+        images=images.to(device),
+        labels=torch.zeros(count, dtype=torch.int64, device=device),
+        index=torch.arange(count),
+        flips=torch.zeros(count, dtype=torch.bool, device=device),
+    )
+
+
+def _features(network: FeatureNetwork, batch: Batch) -> dict[str, torch.Tensor]:
+    with network:
+        return {name: f.cpu() for name, f in network.features(network.views(batch)).items()}
+
+
+def _distance(found: Mapping[str, torch.Tensor], truth: Mapping[str, torch.Tensor]) -> float:
+    """Of the worst layer, relative to its features' length."""
+    return max(float((found[name] - exact).norm() / exact.norm()) for name, exact in truth.items())
+
+
+def _rate(network: FeatureNetwork, batches: Iterator[Batch], seconds: float) -> float:
+    """Images/s, from batches to rows on the host, over so many seconds at least."""
+    with network:
+        results = pipelined(network, batches)
+        next(results)  # algorithms are chosen, memory is allocated
+        images, started = 0, time.perf_counter()
+        while True:
+            _, features = next(results)
+            images += len(next(iter(features.values())))
+            elapsed = time.perf_counter() - started
+            if elapsed >= seconds:
+                return images / elapsed
