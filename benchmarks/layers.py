@@ -164,7 +164,7 @@ class _Recorder(TorchDispatchMode):
         read = args[1] if kind == "fc" else args[0]
         layer = Layer(
             name=self.module,
-            stage=_stage(self.module),
+            stage=stage_of(self.module),
             kind=kind,
             inputs=tuple(sources),
             shape_in=tuple(read.shape[1:]),
@@ -212,7 +212,8 @@ def _named(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             handle.remove()
 
 
-def _stage(module: str) -> str:
+def stage_of(module: str) -> str:
+    """Stage of a module's name: its first part, or ``stem``."""
     first = module.partition(".")[0]
     return "stem" if first in ("conv1", "bn1", "maxpool", "relu") else first
 

@@ -1,0 +1,51 @@
+"""What a kernel or an operation does, told by its name."""
+
+from __future__ import annotations
+
+import re
+
+KINDS = (
+    "convolution",
+    "batch norm",
+    "elementwise",
+    "pooling",
+    "matmul",
+    "copy/cast",
+    "optimizer",
+    "rotate",
+    "other",
+)
+
+# The first pattern that is found decides, so the more telling ones come first: a fused kernel of
+# torch.compile is named after all that it does, and a convolution's layout change is a copy.
+_PATTERNS = tuple(
+    (kind, re.compile(pattern, re.IGNORECASE))
+    for kind, pattern in (
+        ("rotate", r"rotate_views"),
+        ("copy/cast", r"nchwtonhwc|nhwctonchw|nchw2nhwc|nhwc2nchw|tensorTransform|transpose"),
+        ("optimizer", r"multi_tensor|fused_?sgd|sgd_|^Optimizer\.|_amp_|lpnorm|_foreach_"
+                      r"|vector_norm"),
+        ("batch norm", r"batch_?norm|bn_fw|bn_bw|(?<![a-z])bn_|_moments_kernel|_merge_kernel"
+                       r"|_normalise_kernel|_sums_kernel|_gradient_kernel|welford|scale_shift"),
+        ("pooling", r"max_pool|avg_pool|maxpool|avgpool|pooling|MaxPool|MeanBackward"),
+        ("convolution", r"conv|dgrad|wgrad|fprop|implicit_gemm|winograd|xmma"),
+        ("matmul", r"gemm|gemv|addmm|aten::mm|cublas|cutlass|nvjet|AddmmBackward"),
+        ("copy/cast", r"memcpy|copy_|_to_copy|aten::clone|aten::contiguous|ToCopyBackward|memset"
+                      r"|CopyBackward|aten::pad|constant_pad|fill_|zero_"),
+        ("elementwise", r"elementwise|relu|threshold|aten::add|aten::mul|clamp|triton_poi"
+                        r"|AddBackward|MulBackward|aten::div"),
+    )
+)  # fmt: skip
+
+
+def kind_of(name: str) -> str | None:
+    """One of ``KINDS``, or None where the name says nothing.
+
+    Example:
+        >>> kind_of("sm90_xmma_fprop_implicit_gemm_bf16"), kind_of("aten::empty")
+        ('convolution', None)
+    """
+    for kind, pattern in _PATTERNS:
+        if pattern.search(name):
+            return kind
+    return None

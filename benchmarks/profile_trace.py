@@ -1,0 +1,180 @@
+"""A profiled training step as a tree of operations, with the device kernels that each started.
+
+Read from the Chrome trace that torch's profiler writes, which Perfetto shows, too. Operations
+nest by time within their thread. A kernel names, by its correlation, the call of the driver that
+started it, and that call lies inside an operation.
+
+Times are in microseconds, as in the trace.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+STEP = "fastrot.step"
+"""Name of the range around the whole step."""
+
+_HOST = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_driver")
+_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+
+
+@dataclass(eq=False)
+class Operation:
+    """One operation of the host.
+
+    Attributes:
+        name: as torch calls it.
+        category: ``cpu_op``, ``user_annotation``, ``cuda_runtime`` or ``cuda_driver``.
+        thread: who ran it.
+        start: when.
+        end: when.
+        sequence: number of the autograd node that it makes or evaluates; None: neither.
+        parent: in which it lies.
+        inside: time of the operations that lie directly in it.
+    """
+
+    name: str
+    category: str
+    thread: Any
+    start: float
+    end: float
+    sequence: int | None
+    parent: Operation | None = None
+    inside: float = field(default=0.0)
+
+    @property
+    def own(self) -> float:
+        """Time outside of the operations in it."""
+        return max(self.end - self.start - self.inside, 0.0)
+
+    def chain(self) -> list[Operation]:
+        """Itself, what it lies in, and so on outwards."""
+        found: list[Operation] = []
+        here: Operation | None = self
+        while here is not None:
+            found.append(here)
+            here = here.parent
+        return found
+
+
+@dataclass(frozen=True)
+class DeviceWork:
+    """One kernel, copy or fill.
+
+    Attributes:
+        name: of the kernel.
+        micros: how long it ran.
+        launch: the call that started it; None: unknown.
+    """
+
+    name: str
+    micros: float
+    launch: Operation | None
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """What was seen of one step.
+
+    Attributes:
+        step: the range around it, on the main thread.
+        operations: of all threads, in the order of starting.
+        device: what ran on the GPU; empty on a CPU.
+    """
+
+    step: Operation
+    operations: list[Operation]
+    device: list[DeviceWork]
+
+
+def record_step(
+    step: Callable[[], None], device: torch.device, *, trace: Path | None = None
+) -> StepTrace:
+    """Run a step once under the profiler.
+
+    Args:
+        step: has run before, so that nothing is compiled or allocated now.
+        device: where.
+        trace: keep the Chrome trace here, compressed if the name ends in ``.gz``.
+    """
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+        torch.cuda.synchronize(device)
+    with profile(activities=activities, acc_events=True) as profiler, record_function(STEP):
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(written))
+        if trace is not None:
+            opened = gzip.open(trace, "wb") if trace.suffix == ".gz" else trace.open("wb")
+            with written.open("rb") as source, opened as kept:
+                shutil.copyfileobj(source, kept)
+        return read_trace(json.loads(written.read_text()))
+
+
+def read_trace(document: dict[str, Any]) -> StepTrace:
+    """The step in a Chrome trace of torch's profiler.
+
+    Raises:
+        ValueError: there is no step in it.
+    """
+    events = [event for event in document["traceEvents"] if event.get("ph") == "X"]
+    operations, launches = [], {}
+    for event in events:
+        if event.get("cat") not in _HOST:
+            continue
+        given = event.get("args", {})
+        start = float(event["ts"])
+        operation = Operation(
+            name=event["name"],
+            category=event["cat"],
+            thread=event["tid"],
+            start=start,
+            end=start + float(event.get("dur", 0)),
+            sequence=given.get("Sequence number"),
+        )
+        operations.append(operation)
+        if "correlation" in given:
+            launches[given["correlation"]] = operation
+    _nest(operations)
+    steps = [operation for operation in operations if operation.name == STEP]
+    if not steps:
+        raise ValueError(f"no range {STEP!r} in the trace")
+    device = [
+        DeviceWork(
+            event["name"],
+            float(event.get("dur", 0)),
+            launches.get(event.get("args", {}).get("correlation")),
+        )
+        for event in events
+        if event.get("cat") in _DEVICE
+    ]
+    return StepTrace(steps[0], operations, device)
+
+
+def _nest(operations: list[Operation]) -> None:
+    """Find what each lies in, and sort them by their start."""
+    operations.sort(key=lambda each: (each.start, -each.end))
+    open_ones: dict[Any, list[Operation]] = {}
+    for operation in operations:
+        stack = open_ones.setdefault(operation.thread, [])
+        while stack and stack[-1].end <= operation.start:
+            stack.pop()
+        if stack:
+            operation.parent = stack[-1]
+            # Clocks of two sources may differ by a little: what hangs over counts only once.
+            stack[-1].inside += min(operation.end, stack[-1].end) - operation.start
+        stack.append(operation)
