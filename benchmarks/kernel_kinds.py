@@ -25,8 +25,8 @@ _PATTERNS = tuple(
         ("copy/cast", r"nchwtonhwc|nhwctonchw|nchw2nhwc|nhwc2nchw|tensorTransform|transpose"),
         ("optimizer", r"multi_tensor|fused_?sgd|sgd_|^Optimizer\.|_amp_|lpnorm|_foreach_"
                       r"|vector_norm"),
-        ("batch norm", r"batch_?norm|bn_fw|bn_bw|(?<![a-z])bn_|_moments_kernel|_merge_kernel"
-                       r"|_normalise_kernel|_sums_kernel|_gradient_kernel|welford|scale_shift"),
+        ("batch norm", r"batch_?norm|bn_fw|bn_bw|(?<![a-z])bn_|welford|scale_shift"
+                       r"|\b_?(moments|normalise|sums|gradient|merge|finish|coefficients)_kernel"),
         ("pooling", r"max_pool|avg_pool|maxpool|avgpool|pooling|MaxPool|MeanBackward"),
         ("convolution", r"conv|dgrad|wgrad|fprop|implicit_gemm|winograd|xmma"),
         ("matmul", r"gemm|gemv|addmm|aten::mm|cublas|cutlass|nvjet|AddmmBackward"),

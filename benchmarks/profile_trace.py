@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,15 +96,13 @@ class StepTrace:
     device: list[DeviceWork]
 
 
-def record_step(
-    step: Callable[[], None], device: torch.device, *, trace: Path | None = None
-) -> StepTrace:
+def record_step(step: Callable[[], None], device: torch.device, written: Path) -> StepTrace:
     """Run a step once under the profiler.
 
     Args:
         step: has run before, so that nothing is compiled or allocated now.
         device: where.
-        trace: keep the Chrome trace here, compressed if the name ends in ``.gz``.
+        written: where the Chrome trace goes.
     """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -115,14 +112,15 @@ def record_step(
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(written))
-        if trace is not None:
-            opened = gzip.open(trace, "wb") if trace.suffix == ".gz" else trace.open("wb")
-            with written.open("rb") as source, opened as kept:
-                shutil.copyfileobj(source, kept)
-        return read_trace(json.loads(written.read_text()))
+    profiler.export_chrome_trace(str(written))
+    return read_trace(json.loads(written.read_text()))
+
+
+def keep_trace(written: Path, path: Path) -> None:
+    """Copy a trace; compressed if the new name ends in ``.gz``."""
+    opened = gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb")
+    with written.open("rb") as source, opened as kept:
+        shutil.copyfileobj(source, kept)
 
 
 def read_trace(document: dict[str, Any]) -> StepTrace:

@@ -1,0 +1,91 @@
+"""What this machine can do at best, measured in the run that is compared with it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """Two figures that no kernel beats for long.
+
+    Attributes:
+        peak: FLOP/s of a large matrix product in the precision of the activations.
+        bandwidth: bytes/s of a large copy, read and written.
+    """
+
+    peak: float
+    bandwidth: float
+
+    def to_json(self) -> dict[str, Any]:
+        """In TFLOP/s and GB/s."""
+        return {
+            "tflops": float(f"{self.peak / 1e12:.5g}"),
+            "gb_per_s": float(f"{self.bandwidth / 1e9:.5g}"),
+        }
+
+
+def measure_speed(device: torch.device, dtype: torch.dtype) -> MachineSpeed:
+    """Medians of a few rounds of a product of square matrices and of a copy.
+
+    Args:
+        device: a GPU multiplies 8192 x 8192 and copies 1 GiB; a CPU less.
+        dtype: of the matrices.
+    """
+    side, size = (8192, 1 << 30) if device.type == "cuda" else (768, 1 << 26)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    multiplied = _median(lambda: torch.mm(a, b, out=product), device)
+    copied = _median(lambda: target.copy_(source), device)
+    return MachineSpeed(2 * side**3 / multiplied, 2 * size / copied)
+
+
+def _median(work: Callable[[], object], device: torch.device) -> float:
+    for _ in range(3):
+        work()
+    count = 10 if device.type == "cuda" else 3
+    rounds = (durations(work, count, device) for _ in range(_ROUNDS))
+    return statistics.median(statistics.fmean(each) for each in rounds)
+
+
+def durations(work: Callable[[], object], count: int, device: torch.device) -> list[float]:
+    """Seconds of each of some repetitions, one right after the other.
+
+    On a GPU between events of its stream, so the host's waiting for it is in none of them.
+    """
+    if device.type != "cuda":
+        times = [time.perf_counter()]
+        for _ in range(count):
+            work()
+            times.append(time.perf_counter())
+        return [after - before for before, after in itertools.pairwise(times)]
+    torch.cuda.synchronize(device)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    events[0].record()
+    for event in events[1:]:
+        work()
+        event.record()
+    torch.cuda.synchronize(device)
+    return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events)]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The least value that so large a share of all does not exceed.
+
+    Example:
+        >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5)
+        2.0
+    """
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
