@@ -14,15 +14,15 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from fastrot.benchmarks.harness import Countdown, limited, machine_record, rotated
+from fastrot.benchmarks.harness import Countdown, check_outputs, limited, machine_record, rotated
 from fastrot.benchmarks.kernel_table import KernelTable
 from fastrot.benchmarks.machine_speed import MachineSpeed, durations, measure_speed
 from fastrot.benchmarks.roofline import REFERENCE, bounds, layers_of, step_flops
@@ -87,6 +87,7 @@ def run_train_step(
     """
     _check(steps, {"resolution": resolution, "batch": batch, "rounds": [rounds],
                    "seconds": [seconds], "parity-steps": [parity_steps]})  # fmt: skip
+    check_outputs(trace)
     where = _device(device)
     console = Console(stderr=True) if progress else None
     points: list[StepPoint] = []
@@ -103,8 +104,9 @@ def run_train_step(
         return subject.table(trace if only or trace is None else _named(trace, point))
 
     dtype = autocast_dtype(train.precision) or torch.float32
-    with limited(train.threads or 1) if where.type == "cpu" else nullcontext():
+    with limited(train.threads or 1), _as_in_training(where):
         speed = measure_speed(where, dtype)
+        _free(where)
         speed = MachineSpeed(peak or speed.peak, bandwidth or speed.bandwidth)
         for config in configs:
             size = _Size(config, where, speed, countdown, rounds, seconds, parity_steps)
@@ -190,6 +192,8 @@ class _Size:
             except (FastrotError, RuntimeError) as error:
                 left_out[f"{name}, {self.name}"] = _first(error)
                 self._countdown.skip(self._rounds + 2)
+            if name not in built:
+                _free(self._device)  # what a half-built one still held
         for turn in range(self._rounds):
             for name in rotated(list(built), turn):
                 self._time(*built[name], turn)
@@ -263,6 +267,21 @@ def _config(wanted: dict[str, Any], side: int, count: int, device: torch.device)
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = value
     return resolve(validate(tree, "bench train-step"), World(), device)
+
+
+@contextmanager
+def _as_in_training(device: torch.device) -> Iterator[None]:
+    """What ``fastrot train`` sets for the whole process: it changes which kernels run."""
+    benchmark = torch.backends.cudnn.benchmark
+    precision = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
 
 
 def _free(device: torch.device) -> None:

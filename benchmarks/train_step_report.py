@@ -204,6 +204,7 @@ class TrainStepReport:
             "losses": [float(f"{loss:.6g}") for loss in point.losses],
             "loss_difference": float(f"{self.loss_difference(point):.3g}"),
             "verdict": point.verdict(),
+            "attributed": None if point.table is None else round(point.table.attributed, 4),
             "kernels": None if point.table is None else point.table.to_json(),
         }
 
