@@ -79,7 +79,8 @@ class StepGraph:
         self._hold(passes)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Threads of a loader may allocate meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._body(self._held)
         except torch.OutOfMemoryError:
             raise

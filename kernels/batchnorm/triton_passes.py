@@ -137,7 +137,7 @@ def normalise_kernel(
         where, there = _tile(first, M - first, byte, B, 1, ROWS)
         tl.store(mask_ptr + where, bytes_.to(tl.uint8), mask=there)
     if RELU:
-        y = tl.maximum(y, 0.0)
+        y = tl.where(y < 0, 0.0, y)  # a NaN stays one; a maximum on a GPU would hide it
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 

@@ -29,6 +29,7 @@ from fastrot.kernels.rotate import triton_kernel as rotate
 _TYPES = {
     **{torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"},
     **{torch.float64: "*fp64", torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32"},
+    torch.int64: "*i64",
 }
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _ACCESS = re.compile(r"\b(ld|st)\.global\S*?(?:\.(v[248]))?\.[busf](8|16|32|64)\b")

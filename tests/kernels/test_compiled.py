@@ -38,7 +38,14 @@ def test_every_kernel_compiles_for_every_processor(launches: list[dict[str, Any]
     for processor in PROCESSORS:
         kernels = {each["kernel"] for each in launches if each["processor"] == processor}
         assert kernels == {
-            *(*PASSES, *BETWEEN, "_rotate_views_kernel", "_collect_kernel", "_rescore_kernel")
+            *(
+                *PASSES,
+                *BETWEEN,
+                "_rotate_views_kernel",
+                "_rotate_pixels_kernel",
+                "_collect_kernel",
+                "_rescore_kernel",
+            )
         }
 
 

@@ -260,6 +260,18 @@ def test_a_mean_far_from_zero_costs_no_variance(device: str) -> None:
     torch.testing.assert_close(variance.cpu().double(), x.double().var(0), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_relu_hides_no_nan(device: str, training: bool) -> None:
+    """Or training would go on with zeros, and the loss would stay finite."""
+    x = matrix(12, 8, torch.float32).view(3, 2, 2, 8).permute(0, 3, 1, 2).to(device).clone()
+    x[1, 3, 0, 1] = torch.nan
+    ones, zeros = torch.ones(8, device=device), torch.zeros(8, device=device)
+    y = batch_norm(x, ones, zeros, zeros.clone(), ones.clone(), training=training)
+    assert y[1, 3, 0, 1].isnan()
+    assert y[:, 3].isnan().all() == training
+    assert y[:, :3].isfinite().all() and y[:, 4:].isfinite().all()
+
+
 def test_a_part_of_the_channels_of_a_batch_is_taken_as_it_is(device: str) -> None:
     whole = matrix(18, 16, torch.float32).view(2, 3, 3, 16).permute(0, 3, 1, 2).to(device)
     ones, zeros = torch.ones(5, device=device), torch.zeros(5, device=device)
