@@ -124,6 +124,9 @@ _ENGINES = {
     "synthetic": _Engine("fastrot.data.synthetic", "SyntheticLoader"),
 }
 
+LOADERS = tuple(_ENGINES)
+"""Names of the loaders, without ``auto``."""
+
 # DALI and FFCV take seconds to import and to compile. Below this many decoded images of a run the
 # reference loader is judged to be done before that pays off, and for images of 64 px and less that
 # decoding is too cheap to gain. Not measured.

@@ -1,0 +1,284 @@
+"""``fastrot bench train``: the trainer itself on real images, loader beside loader.
+
+Each turn is a ``fastrot train`` of its own, as a user starts it, ended once it has run long enough;
+rates are those of its log. ``synthetic`` reads nothing: what a loader stays below it is what
+loading costs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.harness import (
+    Countdown,
+    Spread,
+    machine_record,
+    ratio_fields,
+    ratios,
+    rotated,
+    spread,
+)
+from fastrot.benchmarks.loader_data import prepare_data
+from fastrot.config import load_config
+from fastrot.data.loader import LOADERS
+from fastrot.errors import FastrotError, UsageError
+from fastrot.runlog import read_json_lines
+
+CEILING = "synthetic"
+_START_SECONDS = 600.0  # to the first lines of the log: imports, compilation, recording
+_POLL_SECONDS = 0.2
+_WARM_UP = 2  # lines of the log that are not counted
+
+
+class TurnError(FastrotError):
+    """A trainer ended before it had run long enough."""
+
+
+@dataclass
+class Point:
+    """One loader: source images/s and share of the time that steps waited, of each round."""
+
+    name: str
+    rates: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What was measured.
+
+    Attributes:
+        points: the ceiling first.
+        views: of an image.
+        step: what the log says of how a step is computed.
+        left_out: loaders that could not train, and why.
+        settings: recipe, overrides, rounds.
+        data: what was read.
+        record: the machine, the versions, the command.
+    """
+
+    points: Sequence[Point]
+    views: int
+    step: str
+    left_out: Mapping[str, str]
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+    record: Mapping[str, Any]
+    exit_code: int = field(default=0, init=False)
+
+    def ratios(self) -> dict[str, Spread]:
+        """The share of the ceiling that each loader reaches."""
+        ceiling, *loaders = self.points
+        return {point.name: ratios(point.rates, ceiling.rates) for point in loaders}
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values; ``ratios`` are shares of the ceiling."""
+        return {
+            "bench": "train",
+            **ratio_fields(self.ratios()),
+            "points": [
+                {
+                    "point": point.name,
+                    "images_per_second": spread(point.rates).to_json(),
+                    "views_per_second": spread([self.views * r for r in point.rates]).to_json(),
+                    "data_wait": spread(point.waits).to_json(),
+                }
+                for point in self.points
+            ],
+            "step": self.step,
+            "left_out": dict(self.left_out),
+            "settings": dict(self.settings),
+            "data": dict(self.data),
+            "record": dict(self.record),
+        }
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        for what in (self.data, self.settings):
+            line = "  ".join(f"{key} {value}" for key, value in what.items())
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(self.step, markup=False, highlight=False, soft_wrap=True)
+        table = Table(title="train: medians of the rounds", title_justify="left")
+        for head in ("", "images/s", "of rounds", "views/s", "data wait", "of synthetic"):
+            table.add_column(head, justify="right" if head else "left")
+        shares = self.ratios()
+        for point in self.points:
+            rate, share = spread(point.rates), shares.get(point.name)
+            table.add_row(
+                point.name,
+                f"{rate.median:,.1f}",
+                f"{rate.low:,.1f} - {rate.high:,.1f}",
+                f"{self.views * rate.median:,.0f}",
+                f"{100 * spread(point.waits).median:.1f} %",
+                "" if share is None else f"{100 * share.median:.1f} %",
+            )
+        console.print(table)
+        for name, why in self.left_out.items():
+            console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+        if shares:
+            best = max(shares, key=lambda name: shares[name].median)
+            console.print(
+                f"the best loader, {best}, reaches {100 * shares[best].median:.1f} % of the rate "
+                f"without loading",
+                highlight=False,
+            )
+
+
+def run_train(
+    data: Path,
+    *,
+    recipe: str = "resnet50_8xb16-steplr-70e",
+    overrides: Sequence[str] = (),
+    loaders: Sequence[str] = ("native", "ffcv", "dali"),
+    rounds: int = 3,
+    seconds: float = 20.0,
+    repeat: int | None = None,
+    progress: bool = True,
+) -> TrainReport:
+    """Train with each loader for a while.
+
+    Args:
+        data: a .beton file or a folder of images.
+        recipe: as for ``fastrot train -c``.
+        overrides: as for ``fastrot train --set``.
+        loaders: which; ``synthetic`` always takes part.
+        rounds: turns of each.
+        seconds: length of a turn after the warm-up.
+        repeat: copies of the data that are read; None: until there are 3,000 samples.
+        progress: say on standard error how far it is.
+
+    Raises:
+        UsageError: an argument is wrong.
+        TurnError: nothing could be trained.
+    """
+    for name, number in (("rounds", rounds), ("seconds", seconds), ("repeat", repeat or 1)):
+        if number <= 0:
+            raise UsageError(f"--{name}={number} must be more than 0")
+    if unknown := [name for name in loaders if name not in LOADERS]:
+        raise UsageError(f"loaders {', '.join(unknown)}: known are {', '.join(LOADERS)}")
+    config = load_config(recipe, list(overrides))
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastrot-bench-")))
+        described = prepare_data(data, repeat=repeat, scratch=scratch)
+        points = {name: Point(name) for name in dict.fromkeys((CEILING, *loaders))}
+        left_out: dict[str, str] = {}
+        step = ""
+        say = Countdown(len(points) * rounds, console=Console(stderr=True) if progress else None)
+        for turn in range(rounds):
+            for name in rotated(list(points), turn):
+                trainer = _Trainer(
+                    recipe, overrides, described.path, name, scratch / f"{name}-{turn}"
+                )
+                try:
+                    rate, wait = trainer.run(seconds, config.train.global_batch)
+                except TurnError as error:
+                    if name == CEILING:
+                        raise
+                    del points[name]
+                    left_out[name] = str(error)
+                    say.skip(rounds - turn)
+                    say.message(f"left out: {name}: {error}")
+                    continue
+                step = trainer.step or step
+                points[name].rates.append(rate)
+                points[name].waits.append(wait)
+                say.step(f"round {turn + 1} {name}: {rate:,.1f} images/s, waits {100 * wait:.1f} %")
+    return TrainReport(
+        points=list(points.values()),
+        views=4 if config.pretext.views == "all" else 1,
+        step=step,
+        left_out=left_out,
+        settings={"recipe": Path(recipe).name, "set": list(overrides), "rounds": rounds,
+                  "seconds": seconds, "model": config.model.name,
+                  "resolution": config.data.resolution, "batch": config.train.global_batch},
+        data=described.to_json(),
+        record=machine_record(),
+    )  # fmt: skip
+
+
+class _Trainer:
+    """One ``fastrot train`` and its log."""
+
+    def __init__(
+        self, recipe: str, overrides: Sequence[str], data: Path, loader: str, out: Path
+    ) -> None:
+        self._out = out
+        self._errors = out.with_suffix(".log")
+        settings = [*overrides, "train.log_seconds=0.5", "train.checkpoint_minutes=100000"]
+        self._command = [
+            *(sys.executable, "-m", "fastrot", "train", "-c", recipe, "--data", str(data)),
+            *("--loader", loader, "--out", str(out)),
+            *(word for setting in settings for word in ("--set", setting)),
+        ]
+        self.step = ""
+
+    def run(self, seconds: float, batch: int) -> tuple[float, float]:
+        """Source images/s and the share of the time that was waited, once it is warm.
+
+        Raises:
+            TurnError: it ended, or hung, before.
+        """
+        with self._errors.open("w") as log:
+            process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, start_new_session=True, env=os.environ
+            )
+            try:
+                lines = self._wait(process, seconds)
+            finally:
+                self._end(process)
+        text = self._errors.read_text(errors="replace")
+        self.step = next((line for line in text.splitlines() if line.startswith("step: ")), "")
+        first, *counted = lines[_WARM_UP - 1 :]
+        elapsed = counted[-1]["time"] - first["time"]
+        waited = sum(
+            line["data_wait"] * (line["time"] - before["time"])
+            for before, line in zip([first, *counted], counted, strict=False)
+        )
+        return (counted[-1]["step"] - first["step"]) * batch / elapsed, waited / elapsed
+
+    def _wait(self, process: subprocess.Popen[bytes], seconds: float) -> list[dict[str, Any]]:
+        end = time.monotonic() + _START_SECONDS + seconds
+        while True:
+            ended = process.poll() is not None
+            lines = list(self._lines())
+            if len(lines) > _WARM_UP and (
+                lines[-1]["time"] - lines[_WARM_UP - 1]["time"] >= seconds
+            ):
+                return lines
+            if ended or time.monotonic() > end:
+                error = TurnError(self._last_words(ended))
+                error.exit_code = max(process.returncode or 0, 0) or error.exit_code
+                raise error
+            time.sleep(_POLL_SECONDS)
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        if (self._out / "metrics.jsonl").is_file():
+            for record in read_json_lines(self._out / "metrics.jsonl"):
+                if record.get("kind") == "train":
+                    yield dict(record)
+
+    def _last_words(self, ended: bool) -> str:
+        words = self._errors.read_text(errors="replace").strip().splitlines()
+        last = words[-1].removeprefix("fastrot: ") if words else "it said nothing"
+        return last if ended else f"no {_WARM_UP + 1} lines in its log in time; its last: {last}"
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """Nothing of it is kept, so it need not end in order; its workers go with it."""
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
