@@ -21,7 +21,7 @@ KINDS = (
 _PATTERNS = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
-        ("rotate", r"rotate_views"),
+        ("rotate", r"rotate_views|rotate_\w+_kernel"),
         ("copy/cast", r"nchwtonhwc|nhwctonchw|nchw2nhwc|nhwc2nchw|tensorTransform|transpose"),
         ("optimizer", r"multi_tensor|fused_?sgd|sgd_|^Optimizer\.|_amp_|lpnorm|_foreach_"
                       r"|vector_norm"),

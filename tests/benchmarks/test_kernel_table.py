@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,14 @@ def test_a_replayed_graph_is_told_by_the_names_of_its_kernels() -> None:
 )
 def test_names_tell_the_kind(name: str, kind: str | None) -> None:
     assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize(("op", "kind"), [("batchnorm", "batch norm"), ("rotate", "rotate")])
+def test_our_own_kernels_are_known_by_their_names(op: str, kind: str) -> None:
+    folder = Path(__file__).resolve().parents[2] / "kernels" / op
+    text = "".join(path.read_text() for path in sorted(folder.glob("triton*.py")))
+    names = re.findall(r"@triton\.jit\ndef (\w+_kernel)\(", text)
+    assert names and {kind_of(name) for name in names} == {kind}
 
 
 def test_a_trace_without_a_step_is_refused() -> None:
