@@ -16,6 +16,7 @@ import typer
 
 from fastrot import __version__
 from fastrot.cli_bench import add_bench_commands
+from fastrot.cli_bench_step import add_step_commands
 from fastrot.cli_measure import add_commands
 from fastrot.errors import FastrotError, StorageError, UsageError
 
@@ -336,6 +337,7 @@ def _show(report: Report, as_json: bool) -> None:
 
 add_commands(app, _show)
 add_bench_commands(bench, _show)
+add_step_commands(bench, _show)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -58,7 +58,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
             test,
             layer=layer,
             protocol=protocol,
-            peers=_names(peers),
+            peers=names(peers),
             each=each,
             limit=limit,
             rounds=rounds,
@@ -97,7 +97,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
             queries=queries,
             dims=dims,
             k=k,
-            peers=_names(peers) or ("faiss", "torch", "sklearn"),
+            peers=names(peers) or ("faiss", "torch", "sklearn"),
             rounds=rounds,
             threads=threads,
         )
@@ -125,7 +125,7 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
             data,
             layer=layer,
             samples=samples,
-            peers=_names(peers) or ("cyanure", "sklearn", "torch-lbfgs"),
+            peers=names(peers) or ("cyanure", "sklearn", "torch-lbfgs"),
             rounds=rounds,
             limit=limit,
             threads=threads,
@@ -134,5 +134,6 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
         show(report, False)
 
 
-def _names(peers: str | None) -> tuple[str, ...] | None:
+def names(peers: str | None) -> tuple[str, ...] | None:
+    """What stands between the commas; None where nothing was given."""
     return tuple(peers.split(",")) if peers else None
