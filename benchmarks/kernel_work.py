@@ -52,7 +52,7 @@ class Level:
 LEVELS: Mapping[str, Level] = {
     "a0": Level("unfused", fused=False),
     "a1": Level("unfused, batch norm reads once", fused=False, forward_reads=1, backward_reads=1),
-    "a2": Level("batch norm (+ add) + ReLU fused"),
+    "a2": Level("BN (+ add) + ReLU fused"),
     "a3": Level("a2, statistics summed by the convolution", forward_reads=1),
     "c": Level("cuDNN's Hopper set", forward_reads=1, prologue=True),
     "b": Level("perfect fusion", perfect=True),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ def record_step(step: Callable[[], None], device: torch.device, written: Path) -
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
         torch.cuda.synchronize(device)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it tells the terminal that it begins
     with profile(activities=activities, acc_events=True) as profiler, record_function(STEP):
         step()
         if device.type == "cuda":

@@ -26,6 +26,22 @@ from fastrot.benchmarks.machine_speed import MachineSpeed, percentile
 from fastrot.benchmarks.roofline import Bound
 from fastrot.benchmarks.step_verdict import verdict
 
+_SHORT = {  # 14 columns of a table have four letters each
+    "forward": "fwd",
+    "backward": "bwd",
+    "update": "upd",
+    "step": "step",
+    "convolution": "conv",
+    "batch norm": "norm",
+    "elementwise": "elem",
+    "pooling": "pool",
+    "matmul": "gemm",
+    "copy/cast": "copy",
+    "optimizer": "opt",
+    "rotate": "rot",
+    "other": "else",
+}
+
 _LOSSES_APART = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 """By so much the mean loss of the first steps may differ. Single ones differ by more where the
 batch is small: rounding is another in every implementation, and grows from step to step."""
@@ -222,7 +238,7 @@ class TrainStepReport:
             append_records(append, self.records())
 
     def show(self, console: Console) -> None:
-        """Print it for people, in at most 100 columns."""
+        """Print it for people, in at most 80 columns."""
         for line in self._head():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         for size in dict.fromkeys(point.size for point in self.points):
@@ -265,8 +281,8 @@ class TrainStepReport:
     def _speeds(self, points: Sequence[StepPoint]) -> Table:
         side, batch = points[0].size
         table = _table(f"{side} px, {batch} source images: medians of the rounds", "", "views/s",
-                       "of rounds", "images/s", "TFLOP/s", "% peak", "p50 ms", "p95 ms",
-                       "GB", "loss diff.")  # fmt: skip
+                       "of rounds", "img/s", "TF/s", "peak", "p50 ms", "p95 ms", "GB",
+                       "loss")  # fmt: skip
         for point in points:
             rate = spread(point.rates())
             table.add_row(
@@ -275,7 +291,7 @@ class TrainStepReport:
                 f"{rate.low:,.0f}-{rate.high:,.0f}",
                 f"{rate.median * point.batch / point.views:,.0f}",
                 f"{point.tflops:.3g}",
-                f"{100e12 * point.tflops / self.speed.peak:.1f}",
+                f"{100e12 * point.tflops / self.speed.peak:.0f} %",
                 f"{point.milliseconds(0.5):.2f}",
                 f"{point.milliseconds(0.95):.2f}",
                 f"{point.memory / 1e9:.2f}",
@@ -315,12 +331,10 @@ def _kernels(point: StepPoint, kernels: KernelTable) -> Table:
     """Stages down, kinds of work across, in percent of the time."""
     what = "kernels" if kernels.device == "cuda" else "operations"
     kinds = kernels.kinds()
-    short = {"convolution": "conv", "batch norm": "norm", "elementwise": "elem.",
-             "optimizer": "optim.", "copy/cast": "copy"}  # fmt: skip
     phases = [phase for phase in PHASES if kernels.share(phase=phase)]
     table = _table(
         f"{point.step}: {1e3 * kernels.total:.2f} ms of {what}, in percent", "stage", "all",
-        *(phase[:4] for phase in phases), *(short.get(kind, kind) for kind in kinds),
+        *(_SHORT[phase] for phase in phases), *(_SHORT[kind] for kind in kinds),
     )  # fmt: skip
     for stage in kernels.stages():
         table.add_row(
@@ -339,7 +353,10 @@ def _kernels(point: StepPoint, kernels: KernelTable) -> Table:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}" if share else ""
+    """Two digits, or nothing: a table of so many columns has no room for more."""
+    if not share:
+        return ""
+    return f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}"
 
 
 def _table(title: str, *heads: str) -> Table:
@@ -349,7 +366,7 @@ def _table(title: str, *heads: str) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        collapse_padding=True,
+        padding=0,
     )
     for number, head in enumerate(heads):
         table.add_column(head, justify="right" if number else "left", no_wrap=True)
