@@ -39,15 +39,8 @@ types:
 imports:
 	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
 
-gpu: setup-test  ## all GPU tests on this machine; with DATA=FILE.beton and TRAIN=, TEST= caches also benchmarks
-	@.venv/bin/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("no GPU: make test runs the same tests on the CPU")'
-	@$(run) pytest tests/kernels tests/fastrot/solvers tests/fastrot/evaluation tests/fastrot/test_features.py \
-	  tests/fastrot/data/test_dali_gpu.py tests/fastrot/data/test_loader.py
-	@if [ -n "$(DATA)" ]; then $(run) fastrot bench loader --data "$(DATA)" \
-	  --peers dali-gpu,torchvision-gpu,host_to_device,ffcv,dali,torchvision \
-	  --append benchmarks/results/loader_gpu_$$(date +%Y%m).jsonl; fi
-	@if [ -n "$(TRAIN)" ]; then $(run) fastrot bench svm --train "$(TRAIN)" --test "$(TEST)" --rounds 3 \
-	  --append benchmarks/results/svm_gpu_$$(date +%Y%m).jsonl; fi
+gpu: setup-test  ## all GPU tests and benchmarks on this machine, with their records; .ci/gpu tells of DATA= and more
+	@DATA="$(DATA)" REPEAT="$(REPEAT)" TRAIN="$(TRAIN)" TEST="$(TEST)" APEX="$(APEX)" bash .ci/gpu
 
 clean:  ## remove .venv and what builds and tests left (runs/ stays)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .test-data

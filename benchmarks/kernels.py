@@ -156,30 +156,12 @@ class KernelsReport:
             append_records(append, self.records())
 
     def show(self, console: Console) -> None:
-        """Print it for people, within 100 columns."""
+        """Print it for people, within 80 columns: a table for each operation."""
         line = "  ".join(f"{key} {value}" for key, value in self.settings.items())
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-        table = Table(
-            title="kernels: medians of the rounds; GB/s of what an operation must move",
-            title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
-        )  # fmt: skip
-        heads = ("", "us", "of rounds", "GB/s", "of copy", "x ours", "difference")
-        for number, head in enumerate(heads):
-            table.add_column(head, justify="right" if number else "left", no_wrap=True)
-        for each in self.measured:
-            table.add_row(f"{each.case.name} {_shape(each.case)}")
-            for point in map(each.point, each.points):
-                times = point["microseconds"]
-                table.add_row(
-                    f"  {point['implementation']}",
-                    _digits(times["median"]),
-                    f"{_digits(times['low'])}-{_digits(times['high'])}",
-                    _digits(point["gbytes_per_s"]),
-                    f"{100 * point['share_of_copy']:.0f} %",
-                    f"{point['times_ours']:.2f}",
-                    f"{point['largest_difference']:.1e}",
-                )
-        console.print(table)
+        console.print("medians of the rounds; GB/s of what an operation must move", highlight=False)
+        for op in dict.fromkeys(each.case.name for each in self.measured):
+            console.print(_table(op, [each for each in self.measured if each.case.name == op]))
         reasons = {(name, why) for each in self.measured for name, why in each.left_out.items()}
         for name, why in sorted(reasons):
             console.print(f"left out: {name}: {why}", markup=False, highlight=False)
@@ -288,6 +270,29 @@ def _compared(name: str, case: Case, contender: Contender, expected: torch.Tenso
             f"on average, more than {bound:.2g}"
         )
     return point
+
+
+def _table(op: str, cases: Sequence[Measured]) -> Table:
+    table = Table(title=op, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    heads = ("shape", "", "us", "of rounds", "GB/s", "of copy", "x ours", "mean diff.")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number > 1 else "left", no_wrap=True)
+    for each in cases:
+        shape = _shape(each.case)
+        for point in map(each.point, each.points):
+            times = point["microseconds"]
+            table.add_row(
+                shape,
+                point["implementation"],
+                _digits(times["median"]),
+                f"{_digits(times['low'])}-{_digits(times['high'])}",
+                _digits(point["gbytes_per_s"]),
+                f"{100 * point['share_of_copy']:.0f} %",
+                f"{point['times_ours']:.2f}",
+                f"{point['mean_difference']:.1e}",
+            )
+            shape = ""
+    return table
 
 
 def _short(value: float) -> float:

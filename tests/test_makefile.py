@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,12 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+import torch
+import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from fastrot.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,13 +48,34 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("script", ["run", "setup"])
+@pytest.mark.parametrize("script", ["run", "setup", "gpu"])
 def test_scripts_parse_and_may_be_run(script: str) -> None:
     path = ROOT / ".ci" / script
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert os.access(path, os.X_OK)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", str(path)], check=True)
+
+
+def test_every_benchmark_of_the_gpu_script_is_a_command() -> None:
+    """A slip of an option would show on a rented GPU only."""
+    text = (ROOT / ".ci" / "gpu").read_text()
+    lines = re.findall(r"^ +bench ((?:train-step|[a-z]+) .*?)(?: ;;)?$", text, re.MULTILINE)
+    assert len(lines) >= 8
+    group = typer.main.get_command(app).commands["bench"]
+    for line in lines:
+        plain = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", line)  # as if the variable was set
+        name, *arguments = shlex.split(re.sub(r"\$\{?\w+(:-\$\w+)?\}?", "5", plain))
+        assert group.commands[name].make_context(name, arguments).params, line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_script_says_so() -> None:
+    command = ["bash", str(ROOT / ".ci" / "gpu")]
+    environment = {**os.environ, "FASTROT_PYTHON": sys.executable}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("no GPU here: make test runs")
 
 
 def test_plain_make_lists_every_target() -> None:
