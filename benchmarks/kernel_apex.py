@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastrot.apex_layers import apex_problem
 from fastrot.benchmarks.kernel_cases import Case
 from fastrot.benchmarks.kernel_inputs import EPS, MOMENTUM, Layer
 
@@ -20,11 +21,9 @@ def missing(case: Case) -> str | None:
         return "apex has no such operation"
     if case.dtype != torch.float16:
         return "apex's groupbn takes float16 only"
-    try:
-        importlib.import_module(_MODULE)
-    except (ImportError, RuntimeError) as error:
-        return f"apex with its extension groupbn is not installed ({error})"
-    return None if torch.cuda.is_available() else "apex's groupbn needs a GPU"
+    if not torch.cuda.is_available():
+        return "apex's groupbn needs a GPU"
+    return apex_problem()
 
 
 def layer_norm(inputs: Layer) -> Callable[[Layer, bool], torch.Tensor]:

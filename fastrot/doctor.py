@@ -259,7 +259,7 @@ def _dali() -> list[Item]:
 
 
 def _apex() -> list[Item]:
-    build = "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v --no-build-isolation ."
+    build = "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 APEX_BNP=1 pip install -v --no-build-isolation ."
     source = "git clone https://github.com/NVIDIA/apex && cd apex && " + build
     found = version("apex")
     if found is None and find_spec("apex") is None:

@@ -27,6 +27,19 @@ SHORT_BENCH = {
     "svm": ["--set", "svm.folds=2", "--set", "svm.costs=[1]", "--peers", "linearsvc"],
     "knn": ["--bank", "64", "--queries", "8", "--dims", "16", "-k", "4", "--rounds", "1"],
     "linear": ["--peers", "cyanure", "--rounds", "1"],
+    "train-step": [
+        *("--model", "resnet18", "--width", "8", "--resolution", "32,64", "--batch", "2"),
+        *("--rounds", "1", "--seconds", "0.1", "--steps", "eager,fused"),
+    ],
+    "kernels": [
+        *("--ops", "rotate-4,bn-relu-forward", "--resolution", "32", "--batch", "1"),
+        *("--rounds", "1", "--runs", "1", "--peers", "reference,torch"),
+    ],
+    "train": [
+        *("-c", "photos_cpu", "--loaders", "native", "--repeat", "20", "--rounds", "1"),
+        *("--seconds", "1", "--set", "model.width=8", "--set", "train.global_batch=8"),
+    ],
+    "extract": ["--resolution", "32", "--batch", "4", "--rounds", "1", "--seconds", "0.1"],
 }
 
 
@@ -87,7 +100,7 @@ def run(words: list[str], folder: Path) -> None:
         command += [word for setting in SHORT for word in ("--set", setting)]
     if words[1] in ("eval", "extract"):
         command += [word for setting in SHORT_EVAL for word in ("--set", setting)]
-    if words[1:3] in (["bench", "svm"], ["bench", "knn"], ["bench", "linear"]):
+    if words[1] == "bench" and words[2] in SHORT_BENCH:
         command += SHORT_BENCH[words[2]]
     elif words[1] == "bench":
         command += ["--rounds", "1", "--seconds", "0.2", "--starts", "1"]
