@@ -36,6 +36,7 @@ from fastrot.errors import FastrotError, UsageError
 _PEERS = NAMES[1:]
 _FLUSH = {"cuda": 2**28, "cpu": 2**25}
 _SAID_EVERY = 2.0  # seconds
+_OF_SUMS = 3e-6  # relative error of a long sum in float32
 
 
 class DisagreementError(FastrotError):
@@ -281,7 +282,7 @@ def _compared(name: str, case: Case, contender: Contender, expected: torch.Tenso
     apart = (found.detach() - expected).abs_()
     point = Point(name, float(apart.max()), float(apart.mean()))
     # Near ReLU's edge rounding decides, so only the mean is bounded.
-    bound = torch.finfo(case.dtype).eps * max(1.0, float(expected.abs().mean()))
+    bound = max(torch.finfo(case.dtype).eps, _OF_SUMS) * max(1.0, float(expected.abs().mean()))
     if not point.mean <= bound:
         raise DisagreementError(
             f"{name}: {case.name} at {tuple(case.shape)} differs from float64 by {point.mean:.2g} "
