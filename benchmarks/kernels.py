@@ -168,7 +168,7 @@ class KernelsReport:
         for number, head in enumerate(heads):
             table.add_column(head, justify="right" if number else "left", no_wrap=True)
         for each in self.measured:
-            table.add_row(f"{each.case.name} {_shape(each.case)}")
+            table.add_row(f"{each.case}")
             for point in map(each.point, each.points):
                 times = point["microseconds"]
                 table.add_row(
@@ -268,7 +268,7 @@ def _measure(
             times = [clock.seconds(everyone[name]) for _ in range(runs)]
             seconds[name].append(statistics.median(times))
         ours = 1e6 * seconds[points[0].name][-1]
-        countdown.step(f"{case.name} {_shape(case)}: {_digits(ours)} us", every=_SAID_EVERY)
+        countdown.step(f"{case}: {_digits(ours)} us", every=_SAID_EVERY)
     for point in points:
         point.seconds = seconds[point.name]
     return Measured(case, seconds["copy"], copy_bytes, points, left_out)
@@ -285,18 +285,14 @@ def _compared(name: str, case: Case, contender: Contender, expected: torch.Tenso
     bound = max(torch.finfo(case.dtype).eps, _OF_SUMS) * max(1.0, float(expected.abs().mean()))
     if not point.mean <= bound:
         raise DisagreementError(
-            f"{name}: {case.name} at {tuple(case.shape)} differs from float64 by {point.mean:.2g} "
-            f"on average, more than {bound:.2g}"
+            f"{name}: {case} differs from float64 by {point.mean:.2g} on average, "
+            f"more than {bound:.2g}"
         )
     return point
 
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def _shape(case: Case) -> str:
-    return "x".join(map(str, case.shape))
 
 
 def _digits(value: float) -> str:
