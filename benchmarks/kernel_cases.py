@@ -70,6 +70,9 @@ class Case:
     shape: tuple[int, int, int, int]
     dtype: torch.dtype
 
+    def __str__(self) -> str:
+        return f"{self.name} {'x'.join(map(str, self.shape))}"
+
     @property
     def op(self) -> Op:
         """What it does."""

@@ -36,6 +36,7 @@ from fastrot.errors import FastrotError, UsageError
 _PEERS = NAMES[1:]
 _FLUSH = {"cuda": 2**28, "cpu": 2**25}
 _SAID_EVERY = 2.0  # seconds
+_OF_SUMS = 3e-6  # relative error of a long sum in float32
 
 
 class DisagreementError(FastrotError):
@@ -249,7 +250,7 @@ def _measure(
             times = [clock.seconds(everyone[name]) for _ in range(runs)]
             seconds[name].append(statistics.median(times))
         ours = 1e6 * seconds[points[0].name][-1]
-        countdown.step(f"{case.name} {_shape(case)}: {_digits(ours)} us", every=_SAID_EVERY)
+        countdown.step(f"{case}: {_digits(ours)} us", every=_SAID_EVERY)
     for point in points:
         point.seconds = seconds[point.name]
     return Measured(case, seconds["copy"], copy_bytes, points, left_out)
@@ -263,11 +264,11 @@ def _compared(name: str, case: Case, contender: Contender, expected: torch.Tenso
     apart = (found.detach() - expected).abs_()
     point = Point(name, float(apart.max()), float(apart.mean()))
     # Near ReLU's edge rounding decides, so only the mean is bounded.
-    bound = torch.finfo(case.dtype).eps * max(1.0, float(expected.abs().mean()))
+    bound = max(torch.finfo(case.dtype).eps, _OF_SUMS) * max(1.0, float(expected.abs().mean()))
     if not point.mean <= bound:
         raise DisagreementError(
-            f"{name}: {case.name} at {tuple(case.shape)} differs from float64 by {point.mean:.2g} "
-            f"on average, more than {bound:.2g}"
+            f"{name}: {case} differs from float64 by {point.mean:.2g} on average, "
+            f"more than {bound:.2g}"
         )
     return point
 
@@ -278,7 +279,7 @@ def _table(op: str, cases: Sequence[Measured]) -> Table:
     for number, head in enumerate(heads):
         table.add_column(head, justify="right" if number > 1 else "left", no_wrap=True)
     for each in cases:
-        shape = _shape(each.case)
+        shape = "x".join(map(str, each.case.shape))
         for point in map(each.point, each.points):
             times = point["microseconds"]
             table.add_row(
@@ -297,10 +298,6 @@ def _table(op: str, cases: Sequence[Measured]) -> Table:
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def _shape(case: Case) -> str:
-    return "x".join(map(str, case.shape))
 
 
 def _digits(value: float) -> str:

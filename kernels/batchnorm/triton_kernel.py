@@ -30,8 +30,12 @@ _CHANNELS = 128  # a tile's at most; a power of two, 8 at least, for the mask's 
 _WARPS = 8
 _ELEMENTS = 8192  # a tile's where nothing is summed: 4 loads of 16 bytes a thread and tensor
 _LANES = 2048  # running sums of a program: 8 channels a thread
-_DEPTH = 4  # rows that go into each of them at once; the next 4 are on their way meanwhile
-_PROGRAMS = 396  # share a reduction: 3 for each of an H200's 132 processors, all at work at once
+_DEPTH = 4  # rows that go into each of them in one step
+_STAGES = 3  # 2 steps are on their way to shared memory meanwhile: 32 KB a program at 16 bits
+# Programs that share a reduction. Each of an H200's 132 processors has registers for 2 that find
+# moments and for 4 that add up gradients: all are at work at once, with 64 KB or more on the way to
+# every processor.
+_MOMENTS_PROGRAMS, _SUMS_PROGRAMS = 264, 396
 _MERGED = 8  # channels that a program merges: the 32 bytes that memory is read in
 _PARTS = 512  # that it merges at once, at most
 
@@ -40,10 +44,18 @@ def moments(x: torch.Tensor) -> torch.Tensor:
     """As ``reference.moments``, of R parts."""
     rows, channels = x.shape
     width, lanes = _width(channels)
-    pieces, parts = _dealt(rows, channels, _DEPTH * lanes)
+    pieces, parts = _dealt(rows, channels, _DEPTH * lanes, _MOMENTS_PROGRAMS)
     result = x.new_empty((parts, 3, channels), dtype=torch.float32)
     moments_kernel[(pieces, parts)](
-        x, result, rows, channels, DEPTH=_DEPTH, ROWS=lanes, CHANNELS=width, num_warps=_WARPS
+        x,
+        result,
+        rows,
+        channels,
+        DEPTH=_DEPTH,
+        STAGES=_STAGES,
+        ROWS=lanes,
+        CHANNELS=width,
+        num_warps=_WARPS,
     )
     return result
 
@@ -118,7 +130,7 @@ def gradient_sums(
     """As ``reference.gradient_sums``, of R parts."""
     rows, channels = x.shape
     width, lanes = _width(channels)
-    pieces, parts = _dealt(rows, channels, _DEPTH // 2 * lanes)
+    pieces, parts = _dealt(rows, channels, _DEPTH // 2 * lanes, _SUMS_PROGRAMS)
     result = x.new_empty((parts, 2, channels), dtype=torch.float32)
     sums_kernel[(pieces, parts)](
         dy,
@@ -131,6 +143,7 @@ def gradient_sums(
         channels,
         -(-channels // 8),
         RELU=mask is not None,
+        STAGES=_STAGES,
         DEPTH=_DEPTH // 2,  # of two tensors
         ROWS=lanes,
         CHANNELS=width,
@@ -227,10 +240,10 @@ def _width(channels: int, elements: int = _LANES) -> tuple[int, int]:
     return width, elements // width
 
 
-def _dealt(rows: int, channels: int, step: int) -> tuple[int, int]:
+def _dealt(rows: int, channels: int, step: int, programs: int) -> tuple[int, int]:
     """Pieces of the channels, and parts that share the steps through the rows: a grid."""
     pieces = -(-channels // _width(channels)[0])
-    return pieces, min(-(-rows // step), max(1, _PROGRAMS // pieces))
+    return pieces, min(-(-rows // step), max(1, programs // pieces))
 
 
 def _merging(count: int) -> dict[str, int]:

@@ -1,8 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """The Triton kernels that pass over a whole batch.
 
-A reduction walks through the rows from the first to the last, all programs side by side, and the
-pass after it from the last to the first: what was read last is still in the second-level cache.
+A reduction asks for its rows STAGES - 1 steps before it adds them up, as copies to shared memory:
+loads to registers would be moved down to where they are used. It walks through the rows from the
+first to the last, all programs side by side, and the pass after it from the last to the first: what
+was read last is still in the second-level cache.
 
 Shapes: M rows, C channels, B = ceil(C / 8) bytes, R parts that the rows are dealt out in.
 """
@@ -35,8 +37,8 @@ def _tile(first, left, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _ahead(x_ptr, step, M, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
-    """The tile of a step, asked for one step before it is used: memory never waits for sums."""
+def _step(x_ptr, step, M, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
+    """The tile of a step."""
     first = step * A * ROWS
     offsets, inside = _tile(first, M - first, channel, C, A, ROWS)
     return tl.load(x_ptr + offsets, mask=inside, other=0)
@@ -60,6 +62,7 @@ def moments_kernel(
     M,
     C,
     DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -67,16 +70,16 @@ def moments_kernel(
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     lane = tl.arange(0, ROWS)
     row = tl.arange(0, DEPTH)[:, None] * ROWS + lane[None, :]
-    ahead = _ahead(x_ptr, tl.program_id(1), M, channel, C, DEPTH, ROWS)
     # Any row's value does as the first mean: what is subtracted from a sum of squares below is at
     # most 3 of its 4 parts in the first step, half of it later.
-    first = _ahead(x_ptr, tl.program_id(1) * DEPTH, M, channel, C, 1, ROWS)
+    first = _step(x_ptr, tl.program_id(1) * DEPTH, M, channel, C, 1, ROWS)
     mean = tl.sum(first.to(tl.float32), 0)
     deviation = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
     count = tl.full((ROWS,), 0.0, tl.float32)
-    for step in range(tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1)):
-        x = ahead.to(tl.float32)
-        ahead = _ahead(x_ptr, step + tl.num_programs(1), M, channel, C, DEPTH, ROWS)
+    for step in tl.range(
+        tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1), num_stages=STAGES
+    ):
+        x = _step(x_ptr, step, M, channel, C, DEPTH, ROWS).to(tl.float32)
         left = M - step * DEPTH * ROWS
         inside = (row < left)[:, :, None] & (channel < C)[None, None, :]
         away = tl.where(inside, x - mean[None, :, :], 0.0)
@@ -154,6 +157,7 @@ def sums_kernel(
     B,
     RELU: tl.constexpr,
     DEPTH: tl.constexpr,
+    STAGES: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -163,18 +167,13 @@ def sums_kernel(
     mean = tl.load(mean_ptr + channel, mask=channel < C, other=0)
     total = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
     projected = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
-    x_ahead = _ahead(x_ptr, tl.program_id(1), M, channel, C, DEPTH, ROWS)
-    dy_ahead = _ahead(dy_ptr, tl.program_id(1), M, channel, C, DEPTH, ROWS)
-    bits_ahead = tl.zeros((DEPTH, ROWS, CHANNELS // 8), tl.uint8)
-    if RELU:
-        bits_ahead = _ahead(mask_ptr, tl.program_id(1), M, byte, B, DEPTH, ROWS)
-    for step in range(tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1)):
-        x, g, bits = x_ahead.to(tl.float32), dy_ahead.to(tl.float32), bits_ahead
-        x_ahead = _ahead(x_ptr, step + tl.num_programs(1), M, channel, C, DEPTH, ROWS)
-        dy_ahead = _ahead(dy_ptr, step + tl.num_programs(1), M, channel, C, DEPTH, ROWS)
+    for step in tl.range(
+        tl.program_id(1), tl.cdiv(M, DEPTH * ROWS), tl.num_programs(1), num_stages=STAGES
+    ):
+        x = _step(x_ptr, step, M, channel, C, DEPTH, ROWS).to(tl.float32)
+        g = _step(dy_ptr, step, M, channel, C, DEPTH, ROWS).to(tl.float32)
         if RELU:
-            bits_ahead = _ahead(mask_ptr, step + tl.num_programs(1), M, byte, B, DEPTH, ROWS)
-            g = _passed(g, bits, DEPTH, ROWS, CHANNELS)
+            g = _passed(g, _step(mask_ptr, step, M, byte, B, DEPTH, ROWS), DEPTH, ROWS, CHANNELS)
         total += tl.sum(g, 0)
         projected += tl.sum(g * (x - mean[None, None, :]), 0)
     rstd = tl.load(rstd_ptr + channel, mask=channel < C, other=0)

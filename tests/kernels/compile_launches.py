@@ -32,6 +32,7 @@ _TYPES = {
     torch.int64: "*i64",
 }
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+_COPY = re.compile(r"\bcp\.async\S*\.shared\.global \[[^]]*\], \[[^]]*\], (0x[0-9a-f]+)")
 _ACCESS = re.compile(r"\b(ld|st)\.global\S*?(?:\.(v[248]))?\.[busf](8|16|32|64)\b")
 
 
@@ -106,6 +107,9 @@ def accesses(ptx: str) -> dict[str, dict[str, int]]:
     for kind, vector, bits in _ACCESS.findall(ptx):
         width = str(int(vector[1:] or 1) * int(bits) // 8) if vector else str(int(bits) // 8)
         found[kind][width] = found[kind].get(width, 0) + 1
+    for size in _COPY.findall(ptx):
+        width = str(int(size, 16))
+        found["ld"][width] = found["ld"].get(width, 0) + 1
     return {"loads": found["ld"], "stores": found["st"]}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 PROCESSORS = (80, 90, 100)
-REGISTERS, THREADS = 65_536, 256  # of a processor, of a program
+REGISTERS, SHARED, THREADS = 65_536, 160 * 1024, 256  # of a processor, of a program
 PASSES = ("moments_kernel", "normalise_kernel", "sums_kernel", "gradient_kernel")
 BETWEEN = ("merge_kernel", "finish_kernel", "coefficients_kernel")
 
@@ -73,10 +73,12 @@ def test_nothing_is_spilled_and_tiles_stay_in_their_threads(launches: list[dict[
         if launch["kernel"] in ("normalise_kernel", "gradient_kernel"):
             assert launch["barriers"] == launch["shared"] == 0, launch
         if launch["kernel"] in ("moments_kernel", "sums_kernel"):
-            assert launch["loop_lines"] > 0 and launch["loop_barriers"] == 0, launch
-            # triton_kernel._PROGRAMS counts on so many programs that run at once.
-            at_once = 2 if launch["processor"] == 80 else 3
+            # For a copy that has come, and before the next one; sums stay in their threads.
+            assert launch["loop_lines"] > 0 and launch["loop_barriers"] <= 2, launch
+            # triton_kernel._MOMENTS_PROGRAMS and _SUMS_PROGRAMS count on so many at once.
+            at_once = 2 if launch["kernel"] == "moments_kernel" else 3
             assert launch["registers"] * THREADS * at_once <= REGISTERS, launch
+            assert launch["shared"] * at_once <= SHARED, launch
 
 
 @pytest.mark.slow

@@ -129,7 +129,8 @@ def test_triton_programs_take_several_steps_and_merge_many_parts(
     monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     kernel = importlib.import_module("fastrot.kernels.batchnorm.triton_kernel")
-    monkeypatch.setattr(kernel, "_PROGRAMS", 6)  # 3 for each piece of the channels
+    for name in ("_MOMENTS_PROGRAMS", "_SUMS_PROGRAMS"):
+        monkeypatch.setattr(kernel, name, 6)  # 3 for each piece of the channels
     monkeypatch.setattr(kernel, "_PARTS", 2)
     where, channels = PLACES["triton"], 130
     x, dy = (matrix(rows, channels, torch.float32, seed).to(where) for seed in (0, 1))
