@@ -8,12 +8,14 @@ Shapes: N images, V = 4 views of each, C channels, S side, E = N V C S S element
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from fastrot.benchmarks.kernel_optimizer import parameter_shapes, size
 from fastrot.errors import UsageError
 
 VIEWS = 4
@@ -24,7 +26,7 @@ DTYPES = {
 }
 _INNER, _OUTER = (64, 128, 256, 512), (256, 512, 1024, 2048)  # widths of stages 1 to 4
 
-Kind = Literal["rotate", "forward", "backward", "frozen"]
+Kind = Literal["rotate", "forward", "backward", "frozen", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Op:
 
     Attributes:
         kind: rotate: images to views; forward and backward of a training batch normalisation;
-            frozen: one that uses the running statistics.
+            frozen: one that uses the running statistics; sgd: the optimizer's step.
         residual: of a batch normalisation: whether something is added before ReLU.
         channels: of the views of rotate.
     """
@@ -52,8 +54,9 @@ OPS = {
     "bn-add-relu-backward": Op("backward", residual=True),
     "bn-relu-frozen": Op("frozen"),
     "bn-add-relu-frozen": Op("frozen", residual=True),
+    "sgd": Op("sgd"),
 }
-"""By name; every batch normalisation ends in ReLU."""
+"""By name; every batch normalisation ends in ReLU, and sgd is torch's, for comparison."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,12 @@ class Case:
 
     Attributes:
         name: of ``OPS``.
-        shape: of the images, (N, S, S, 3), or of x, (N V, C, S, S).
-        dtype: of views, or of x.
+        shape: of the images, (N, S, S, 3), of x, (N V, C, S, S), or of all parameters, (P,).
+        dtype: of views, of x, or of the parameters.
     """
 
     name: str
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     dtype: torch.dtype
 
     def __str__(self) -> str:
@@ -84,10 +87,12 @@ class Case:
 
         Rotate: each byte of the images once, each view once. Forward: x twice, once for the
         statistics, y, and a bit an element for the backward pass. Backward: dy, x and the bits
-        twice, dx. Frozen: x and y. A residual is one more tensor, its gradient too.
+        twice, dx. Frozen: x and y. A residual is one more tensor, its gradient too. SGD: the
+        gradient, and parameter and momentum, which are read and written.
         """
-        first, second, third, fourth = self.shape
-        elements, size = first * second * third * fourth, self.dtype.itemsize
+        elements, size = math.prod(self.shape), self.dtype.itemsize
+        if self.op.kind == "sgd":
+            return 5 * elements * size
         if self.op.kind == "rotate":
             return elements + VIEWS * elements // 3 * self.op.channels * size
         tensors = {"forward": 3, "backward": 5, "frozen": 2}[self.op.kind] + self.op.residual
@@ -115,13 +120,15 @@ def cases(ops: Sequence[str], *, resolution: int, batch: int, dtype: str) -> lis
         if number < least:
             raise UsageError(f"--{name}={number} must be at least {least}")
     return [
-        Case(name, shape, DTYPES[dtype])
+        Case(name, shape, torch.float32 if OPS[name].kind == "sgd" else DTYPES[dtype])
         for name in ops
         for shape in _shapes(OPS[name], resolution, batch)
     ]
 
 
-def _shapes(op: Op, resolution: int, batch: int) -> list[tuple[int, int, int, int]]:
+def _shapes(op: Op, resolution: int, batch: int) -> Sequence[tuple[int, ...]]:
+    if op.kind == "sgd":
+        return [(size(parameter_shapes()),)]
     if op.kind == "rotate":
         return [(batch, resolution, resolution, 3)]
     sides = [resolution]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from fastrot.benchmarks import kernel_apex
 from fastrot.benchmarks.kernel_cases import VIEWS, Case
 from fastrot.benchmarks.kernel_inputs import EPS, MEAN, MOMENTUM, STD, Layer, Photos
+from fastrot.benchmarks.kernel_optimizer import OptimizerStep, Weights, apex_missing
 from fastrot.kernels.batchnorm.op import batch_norm
 from fastrot.kernels.dispatch import VARIABLE
 from fastrot.kernels.rotate.op import rotate_views
@@ -42,11 +43,15 @@ class Contender(NamedTuple):
 
 def missing(name: str, case: Case) -> str | None:
     """Why a contender cannot take part; None if it can."""
-    return kernel_apex.missing(case) if name == "apex" else None
+    if name != "apex":
+        return None
+    return apex_missing() if case.op.kind == "sgd" else kernel_apex.missing(case)
 
 
-def contender(name: str, case: Case, inputs: Photos | Layer) -> Contender:
+def contender(name: str, case: Case, inputs: Photos | Layer | Weights) -> Contender:
     """By name."""
+    if isinstance(inputs, Weights):
+        return Contender(lambda: None, OptimizerStep(name, inputs))
     if isinstance(inputs, Photos):
         return Contender(lambda: None, _rotation(name, inputs))
     norm: Norm

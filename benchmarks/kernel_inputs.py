@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from fastrot.benchmarks import kernel_optimizer
 from fastrot.benchmarks.kernel_cases import VIEWS, Case
+from fastrot.benchmarks.kernel_optimizer import Weights
 from fastrot.kernels.rotate import reference as rotate
 
 MOMENTUM, EPS = 0.1, 1e-5
@@ -97,12 +99,21 @@ def layer(case: Case, device: torch.device) -> Layer:
     )
 
 
-def exact(case: Case, inputs: Photos | Layer) -> torch.Tensor:
+def make(case: Case, device: torch.device) -> Photos | Layer | Weights:
+    """What this case takes."""
+    if case.op.kind == "sgd":
+        return kernel_optimizer.weights(device)
+    return photos(case, device) if case.op.kind == "rotate" else layer(case, device)
+
+
+def exact(case: Case, inputs: Photos | Layer | Weights) -> torch.Tensor:
     """The result: views, y, or dx; in float64, views in their own dtype.
 
     It agrees with every implementation, up to rounding, but for elements of dx so near the edge
     of ReLU that rounding decides on which side they are.
     """
+    if isinstance(inputs, Weights):
+        return kernel_optimizer.exact(inputs)
     if isinstance(inputs, Photos):
         n, side = inputs.images.shape[:2]
         views = inputs.table.new_empty(n * VIEWS, side, side, inputs.channels)

@@ -229,9 +229,7 @@ def _measure(
     runs: int,
     countdown: Countdown,
 ) -> Measured:
-    inputs = (kernel_inputs.photos if case.op.kind == "rotate" else kernel_inputs.layer)(
-        case, device
-    )
+    inputs = kernel_inputs.make(case, device)
     left_out = {name: why for name in names if (why := missing(name, case)) is not None}
     expected = kernel_inputs.exact(case, inputs)
     points, contenders = [], {}
