@@ -104,7 +104,7 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
     device = pick_device(config.train.device, world)
     config = resolve(config, world, device)
     rung = choose_rung(config, world, device)
-    config = with_values(config, {"train.step": rung.step, "train.batchnorm": rung.batchnorm})
+    config = with_values(config, {"train.step": rung.step})
     _prepare_torch(config, device)
     with joined(world, device), StopRequest() as stop, ExitStack() as stack:
         run = None

@@ -156,6 +156,23 @@ def test_torchvision_loads_the_backbone(uninterrupted: Path, tmp_path: Path) -> 
     assert result.missing_keys == ["fc.weight", "fc.bias"] and not result.unexpected_keys
 
 
+@pytest.mark.slow
+def test_a_fused_run_keeps_its_step_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fused = ("train.step=fused", "train.checkpoint_steps=4")
+    train(whole, *pairs(*fused, "train.max_steps=8"))
+    train(parts, *pairs(*fused, "train.max_steps=4"))
+    assert "step: fused (batch norm: fused)" in train(
+        parts, "--resume", *pairs("train.max_steps=8")
+    )
+    ours, theirs = final_tensors(parts, 8), final_tensors(whole, 8)
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert int(ours["model.backbone.layer1.0.bn1.num_batches_tracked"]) == 8
+    eager = train(parts, "--resume", *pairs("train.max_steps=9", "train.step=eager"))
+    assert "changed since the run began: train.step: 'fused' -> 'eager'" in eager
+    assert "step: eager (batch norm: torch)" in eager
+
+
 def test_accumulation_says_what_it_changes(tmp_path: Path) -> None:
     text = train(tmp_path / "run", *settings("train.max_steps=2", "train.micro_batch=16"))
     assert "accumulating 4 passes a step" in text and "bn_batch=64" in text
