@@ -61,29 +61,28 @@ FUSED = Rung("fused", "fused", False, "")
 COMPILE = Rung("compile", "torch", False, "")
 
 
-@pytest.mark.slow
-def test_the_fused_step_trains_as_the_eager_one() -> None:
-    """Rounding grows with the steps, but stays well below what another seed changes."""
-    settings = ["model.name=resnet18", "model.width=8", "optim.learning_rate=0.0005"]
-    config = load_config("digits", settings)
-    eager = losses(EAGER, config, seed=0, steps=200)
-    fused = losses(FUSED, config, seed=0, steps=200)
-    others = [losses(EAGER, config, seed=seed, steps=200) for seed in (1, 2)]
-    assert (eager - fused)[:10].abs().max() < 1e-4
-    spread = min(float((eager - other).abs().mean()) for other in others)
-    assert (eager - fused).abs().mean() < 0.5 * spread
-    assert eager[-20:].mean() < 0.5 * eager[:20].mean() > fused[-20:].mean()
+CURVE = load_config(
+    "digits", ["model.name=resnet18", "model.width=8", "optim.learning_rate=0.0005"]
+)
+
+
+@pytest.fixture(scope="module")
+def eager() -> list[torch.Tensor]:
+    """Losses of 500 steps from three seeds."""
+    return [losses(EAGER, CURVE, seed=seed, steps=500) for seed in (0, 1, 2)]
 
 
 @pytest.mark.slow
-def test_the_compiled_step_trains_as_the_eager_one() -> None:
-    settings = ["model.name=rotnet_nin", "model.blocks=3", "optim.learning_rate=0.01"]
-    config = load_config("digits", settings)
-    eager = losses(EAGER, config, seed=0, steps=12)
-    compiled = losses(COMPILE, config, seed=0, steps=12)
-    assert (eager - compiled)[:5].abs().max() < 1e-4
-    assert (eager - compiled).abs().max() < 0.02
-    assert eager[-1] < eager[0]
+@pytest.mark.parametrize("rung", [FUSED, COMPILE], ids=lambda rung: rung.step)
+def test_every_step_trains_as_the_eager_one(rung: Rung, eager: list[torch.Tensor]) -> None:
+    """Equal at first; then rounding grows, and stays far below what another seed changes."""
+    curve = losses(rung, CURVE, seed=0, steps=500)
+    assert (curve - eager[0])[:10].abs().max() < 1e-4
+    assert (curve - eager[0])[:200].abs().mean() < 0.03
+    means, other = curve.view(10, 50).mean(1), [each.view(10, 50).mean(1) for each in eager]
+    spread = max(float((a - b).abs().max()) for a in other for b in other)
+    assert (means - other[0]).abs().max() < 0.25 * spread
+    assert means[-1] < 0.1 * means[0]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
