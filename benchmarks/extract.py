@@ -26,11 +26,15 @@ from rich.table import Table
 from fastrot.benchmarks.harness import (
     Countdown,
     Spread,
+    append_records,
+    check_positive,
+    key_fields,
     machine_record,
     ratio_fields,
     ratios,
     rotated,
     spread,
+    write_json,
 )
 from fastrot.config import DataConfig, load_config
 from fastrot.data.augment import Crop
@@ -86,17 +90,43 @@ class ExtractReport:
         return {
             "bench": "extract",
             **ratio_fields(self.ratios()),
-            "points": [
-                {
-                    "point": point.name,
-                    "images_per_second": spread(point.rates).to_json(),
-                    "distance": float(f"{point.distance:.3g}"),
-                }
-                for point in self.points
-            ],
+            "points": [self._point(point) for point in self.points],
             "settings": dict(self.settings),
             "record": dict(self.record),
         }
+
+    def _point(self, point: Point) -> dict[str, Any]:
+        return {
+            "point": point.name,
+            "images_per_second": spread(point.rates).to_json(),
+            "distance": float(f"{point.distance:.3g}"),
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """One object for each contender that stands alone: for a results file."""
+        ratios = self.ratios()
+        return [
+            {
+                "bench": "extract",
+                **{key: self.settings[key] for key in ("model", "resolution", "batch")},
+                "views_per_s": float(f"{spread(point.rates).median:.5g}"),
+                **key_fields(self.record),
+                **self._point(point),
+                "subject_is_faster": (
+                    ratios[point.name].to_json() if point.name in ratios else None
+                ),
+                "settings": dict(self.settings),
+                "record": dict(self.record),
+            }
+            for point in self.points
+        ]
+
+    def save(self, json: Path | None, append: Path | None) -> None:
+        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
+        if json is not None:
+            write_json(json, self.to_json())
+        if append is not None:
+            append_records(append, self.records())
 
     def show(self, console: Console) -> None:
         """Print it for people."""
@@ -152,15 +182,13 @@ def run_extract(
     Raises:
         UsageError: an argument is wrong.
     """
-    for name, number in (("rounds", rounds), ("seconds", seconds), ("batch", batch or 1)):
-        if number <= 0:
-            raise UsageError(f"--{name}={number} must be more than 0")
+    check_positive(rounds=rounds, seconds=seconds, batch=batch)
     if not 32 <= resolution <= 4096:
         raise UsageError(f"--resolution={resolution} must be from 32 to 4096 pixels")
     target = pick_device(device, World())
     backbone = _random(model) if checkpoint is None else load_backbone(checkpoint)
     plan = _plan(backbone, resolution, precision, target)
-    count = batch or pass_size(resolution, target)
+    count = pass_size(resolution, target) if batch is None else batch
     pixels = _pixels(count, resolution, target)
     subject = fastest_batch_norm(target)[0]
     engines = sorted(_ENGINES, key=lambda engine: engine != subject)

@@ -15,6 +15,7 @@ import re
 import shlex
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -132,15 +133,35 @@ def _published(argument: str) -> str:
     return option + equals + (Path(value).name if value.startswith("/") else value)
 
 
+def check_positive(**numbers: float | None) -> None:
+    """Refuse what is not a positive, finite number; None was not given.
+
+    Raises:
+        UsageError: it names the option.
+    """
+    for name, number in numbers.items():
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise UsageError(f"--{name.replace('_', '-')}={number} must be more than 0")
+
+
 def check_outputs(*paths: Path | None) -> None:
     """Refuse a file that could not be written, before an hour is spent on what goes into it.
 
     Raises:
-        UsageError: its folder does not exist, or it is a folder.
+        UsageError: its folder does not exist or takes no files, or it is a folder.
     """
     for path in paths:
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        if path is None:
+            continue
+        if path.is_dir() or not path.parent.is_dir():
             raise UsageError(f"{path}: name a file in a folder that exists")
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"{path}: its folder takes no files ({error.strerror or error}); name another"
+            ) from None
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -158,6 +179,16 @@ def ratio_fields(ratios: Mapping[str, Spread]) -> dict[str, Any]:
     return {
         "ratios": {name: float(f"{ratio.median:.4g}") for name, ratio in ratios.items()},
         "ratio_spreads": {name: ratio.to_json() for name, ratio in ratios.items()},
+    }
+
+
+def key_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is looked for first in a results file, out of ``machine_record``."""
+    return {
+        "gpu": next(iter(record.get("gpus") or []), None),
+        **{key: record.get(key) for key in ("driver", "cuda", "cudnn")},
+        "torch": record.get("packages", {}).get("torch"),
+        "commit": record.get("commit"),
     }
 
 

@@ -23,6 +23,9 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
 }
 _INNER, _OUTER = (64, 128, 256, 512), (256, 512, 1024, 2048)  # widths of stages 1 to 4
 

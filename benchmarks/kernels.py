@@ -22,6 +22,7 @@ from fastrot.benchmarks import kernel_inputs
 from fastrot.benchmarks.harness import (
     Countdown,
     append_records,
+    key_fields,
     machine_record,
     ratios,
     rotated,
@@ -138,11 +139,7 @@ class KernelsReport:
 
     def records(self) -> list[dict[str, Any]]:
         """One object for each point that stands alone: for a results file."""
-        about = {
-            "gpu": next(iter(self.record.get("gpus") or []), None),
-            **{key: self.record.get(key) for key in ("driver", "cuda", "cudnn", "commit")},
-            "torch": torch.__version__,
-        }
+        about = key_fields(self.record)
         return [
             {"bench": "kernels", **point, **about, "settings": dict(self.settings),
              "record": dict(self.record)}

@@ -9,6 +9,7 @@ from fastrot.benchmarks.kernel_work import CONVS
 from fastrot.benchmarks.roofline import Bound
 
 _IDLE = 0.15  # of a step without a kernel on the GPU: the host is what it waits for
+_NEAR = 0.5
 _PASSES = ("batch norm", "elementwise", "pooling", "copy/cast")
 
 
@@ -44,8 +45,10 @@ def verdict(
     )
     if not alone:
         return f"{told}: no convolution was told apart"
-    bound = "bound by memory" if passes > multiply else "bound by the convolutions"
+    most = "passes over memory" if passes > multiply else "the convolutions"
+    share = alone / at_best
+    far = "" if share > _NEAR else ", far from what the hardware allows"
     return (
-        f"{told}: {bound}; the convolutions alone run at {alone:,.0f} views/s, "
-        f"{100 * alone / at_best:.0f} % of their roofline"
+        f"{told}: bound above all by {most}; the convolutions alone run at {alone:,.0f} views/s, "
+        f"{100 * share:.0f} % of their roofline{far}"
     )

@@ -25,11 +25,15 @@ from rich.table import Table
 from fastrot.benchmarks.harness import (
     Countdown,
     Spread,
+    append_records,
+    check_positive,
+    key_fields,
     machine_record,
     ratio_fields,
     ratios,
     rotated,
     spread,
+    write_json,
 )
 from fastrot.benchmarks.loader_data import prepare_data
 from fastrot.config import load_config
@@ -89,21 +93,49 @@ class TrainReport:
         return {
             "bench": "train",
             **ratio_fields(self.ratios()),
-            "points": [
-                {
-                    "point": point.name,
-                    "images_per_second": spread(point.rates).to_json(),
-                    "views_per_second": spread([self.views * r for r in point.rates]).to_json(),
-                    "data_wait": spread(point.waits).to_json(),
-                }
-                for point in self.points
-            ],
+            "points": [self._point(point) for point in self.points],
             "step": self.step,
             "left_out": dict(self.left_out),
             "settings": dict(self.settings),
             "data": dict(self.data),
             "record": dict(self.record),
         }
+
+    def _point(self, point: Point) -> dict[str, Any]:
+        return {
+            "point": point.name,
+            "images_per_second": spread(point.rates).to_json(),
+            "views_per_second": spread([self.views * rate for rate in point.rates]).to_json(),
+            "data_wait": spread(point.waits).to_json(),
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """One object for each loader that stands alone: for a results file."""
+        shares = self.ratios()
+        return [
+            {
+                "bench": "train",
+                **{key: self.settings[key] for key in ("model", "resolution", "batch")},
+                "step": self.step.removeprefix("step: ").partition(" ")[0],
+                "loader": point.name,
+                "views_per_s": float(f"{self.views * spread(point.rates).median:.5g}"),
+                **key_fields(self.record),
+                "of_synthetic": shares[point.name].to_json() if point.name in shares else None,
+                **self._point(point),
+                "how": self.step,
+                "settings": dict(self.settings),
+                "data": dict(self.data),
+                "record": dict(self.record),
+            }
+            for point in self.points
+        ]
+
+    def save(self, json: Path | None, append: Path | None) -> None:
+        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
+        if json is not None:
+            write_json(json, self.to_json())
+        if append is not None:
+            append_records(append, self.records())
 
     def show(self, console: Console) -> None:
         """Print it for people."""
@@ -164,9 +196,7 @@ def run_train(
         UsageError: an argument is wrong.
         TurnError: nothing could be trained.
     """
-    for name, number in (("rounds", rounds), ("seconds", seconds), ("repeat", repeat or 1)):
-        if number <= 0:
-            raise UsageError(f"--{name}={number} must be more than 0")
+    check_positive(rounds=rounds, seconds=seconds, repeat=repeat)
     if unknown := [name for name in loaders if name not in LOADERS]:
         raise UsageError(f"loaders {', '.join(unknown)}: known are {', '.join(LOADERS)}")
     config = load_config(recipe, list(overrides))

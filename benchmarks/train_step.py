@@ -22,12 +22,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fastrot.benchmarks.harness import Countdown, check_outputs, limited, machine_record, rotated
+from fastrot.benchmarks.harness import (
+    Countdown,
+    check_outputs,
+    check_positive,
+    limited,
+    machine_record,
+    rotated,
+)
 from fastrot.benchmarks.kernel_table import KernelTable
 from fastrot.benchmarks.machine_speed import MachineSpeed, durations, measure_speed
 from fastrot.benchmarks.roofline import REFERENCE, bounds, layers_of, step_flops
 from fastrot.benchmarks.step_subject import STEPS, StepSubject
-from fastrot.benchmarks.train_step_report import StepPoint, TrainStepReport
+from fastrot.benchmarks.train_step_report import INTERRUPTED, StepPoint, TrainStepReport
 from fastrot.config import Config, validate
 from fastrot.distributed import World
 from fastrot.errors import FastrotError, UsageError
@@ -84,7 +91,10 @@ def run_train_step(
 
     Raises:
         UsageError: an argument is wrong, or nothing could be measured.
+        KeyboardInterrupt: Ctrl-C before the first size was done; later ones keep what there is.
     """
+    check_positive(peak=peak, bandwidth=bandwidth)
+    steps = list(dict.fromkeys(steps))
     _check(steps, {"resolution": resolution, "batch": batch, "rounds": [rounds],
                    "seconds": [seconds], "parity-steps": [parity_steps]})  # fmt: skip
     check_outputs(trace)
@@ -107,10 +117,19 @@ def run_train_step(
     with limited(train.threads or 1), _as_in_training(where):
         speed = measure_speed(where, dtype)
         _free(where)
-        speed = MachineSpeed(peak or speed.peak, bandwidth or speed.bandwidth)
+        speed = MachineSpeed(
+            speed.peak if peak is None else peak,
+            speed.bandwidth if bandwidth is None else bandwidth,
+        )
         for config in configs:
             size = _Size(config, where, speed, countdown, rounds, seconds, parity_steps)
-            found, missed = size.measure(steps, profile if kernels else None)
+            try:
+                found, missed = size.measure(steps, profile if kernels else None)
+            except KeyboardInterrupt:
+                if not points:
+                    raise
+                left_out[INTERRUPTED] = f"stopped at {size.name}"
+                break
             points, left_out = points + found, left_out | missed
     if not points:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
@@ -203,13 +222,15 @@ class _Size:
                 point.table = profile(point, subject)
             subject.release()
             _free(self._device)
-            self._countdown.step(f"{self.name} {name}: {point.verdict()}")
+            self._countdown.step(f"{self.name}, {name}: {point.verdict()}")
         return [point for point, _ in built.values()], left_out
 
     def _build(self, name: str) -> tuple[StepPoint, StepSubject]:
+        more = ", compiled before: a minute or more" if name == "compile" else ""
+        self._countdown.message(f"{self.name}, {name}: {self._warm_up} first steps{more}")
         subject = StepSubject(name, self._config, self._device)
         losses = subject.warm(self._warm_up)
-        self._countdown.step(f"{self.name} {name}: warm, loss {losses[-1]:.4f}")
+        self._countdown.step(f"{self.name}, {name}: warmed up, loss {losses[-1]:.4f}")
         point = StepPoint(
             step=name,
             batchnorm=subject.rung.batchnorm,
@@ -230,7 +251,7 @@ class _Size:
         count = max(2, math.ceil(self._seconds / each))
         point.rounds.append(durations(subject, count, self._device))
         rate = point.views * count / sum(point.rounds[-1])
-        self._countdown.step(f"{self.name} round {turn + 1} {point.step}: {rate:,.0f} views/s")
+        self._countdown.step(f"{self.name}, round {turn + 1}, {point.step}: {rate:,.0f} views/s")
 
 
 def _named(trace: Path, point: StepPoint) -> Path:
@@ -246,7 +267,7 @@ def _check(steps: Sequence[str], numbers: dict[str, Sequence[float]]) -> None:
     if not steps:
         raise UsageError(f"name one of --steps at least: {', '.join(STEPS)}")
     for name, values in numbers.items():
-        if not values or min(values) <= 0:
+        if not values or not all(math.isfinite(value) and value > 0 for value in values):
             raise UsageError(f"--{name}={list(values)} must be positive, one at least")
 
 

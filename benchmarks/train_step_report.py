@@ -16,6 +16,7 @@ from rich.table import Table
 from fastrot.benchmarks.harness import (
     Spread,
     append_records,
+    key_fields,
     ratio_fields,
     ratios,
     spread,
@@ -41,6 +42,9 @@ _SHORT = {  # 14 columns of a table have four letters each
     "rotate": "rot",
     "other": "else",
 }
+
+INTERRUPTED = "the rest"
+"""What is left out after Ctrl-C."""
 
 _LOSSES_APART = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 """By so much the mean loss of the first steps may differ. Single ones differ by more where the
@@ -131,10 +135,12 @@ class TrainStepReport:
 
     @property
     def exit_code(self) -> int:
-        """70 if an implementation did not train as the others: its speed means nothing."""
+        """70 if an implementation did not train as the others; 130 if Ctrl-C cut it short."""
         limit = _LOSSES_APART[self.settings["precision"]]
         means = [abs(statistics.fmean(self._losses_apart(point))) for point in self.points]
-        return 0 if all(mean <= limit for mean in means) else 70  # NaN is not
+        if not all(mean <= limit for mean in means):  # NaN is not
+            return 70
+        return 130 if INTERRUPTED in self.left_out else 0
 
     def _same(self, point: StepPoint) -> list[StepPoint]:
         """All points of its size."""
@@ -175,22 +181,12 @@ class TrainStepReport:
 
     def records(self) -> list[dict[str, Any]]:
         """One self-contained object for each point, as ``benchmarks/results`` keeps them."""
-        packages = self.record.get("packages", {})
-        gpus = self.record.get("gpus") or [None]
-        machine = {
-            "gpu": self.record.get("gpu", gpus[0]),
-            "driver": self.record.get("driver"),
-            "cuda": self.record.get("cuda"),
-            "cudnn": self.record.get("cudnn"),
-            "torch": packages.get("torch"),
-            "commit": self.record.get("commit"),
-        }
         return [
             {
                 "bench": "train-step",
                 "model": self.settings["model"],
                 **self._point(point),
-                **machine,
+                **key_fields(self.record),
                 "measured": self.speed.to_json(),
                 "settings": dict(self.settings),
                 "record": dict(self.record),
@@ -254,7 +250,7 @@ class TrainStepReport:
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
         for name, why in self.left_out.items():
             console.print(f"left out: {name}: {why}", markup=False, highlight=False)
-        if self.exit_code:
+        if self.exit_code == 70:
             console.print(
                 "the losses differ: not all of these steps train the same", highlight=False
             )

@@ -136,4 +136,4 @@ def add_bench_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) ->
 
 def names(peers: str | None) -> tuple[str, ...] | None:
     """What stands between the commas; None where nothing was given."""
-    return tuple(peers.split(",")) if peers else None
+    return None if peers is None else tuple(filter(None, peers.split(",")))

@@ -53,7 +53,7 @@ def add_step_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) -> 
             batch=batch,
             dtype=dtype,
             device=None if device == "auto" else device,
-            peers=names(peers) or NAMES[1:],
+            peers=NAMES[1:] if peers is None else names(peers) or (),
             rounds=rounds,
             runs=runs,
         )
@@ -140,7 +140,7 @@ def add_step_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) -> 
         append: Append = None,
     ) -> None:
         """Measure fastrot train on real images with each loader, beside no loading at all."""
-        from fastrot.benchmarks.harness import check_outputs, save_record
+        from fastrot.benchmarks.harness import check_outputs
         from fastrot.benchmarks.train import run_train
 
         check_outputs(json, append)
@@ -153,7 +153,7 @@ def add_step_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) -> 
             seconds=seconds,
             repeat=repeat,
         )
-        save_record(report.to_json(), json, append)
+        report.save(json, append)
         show(report, False)
 
     @bench.command("extract")
@@ -178,7 +178,7 @@ def add_step_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) -> 
     ) -> None:
         """Measure the forward pass of fastrot extract, fused and by torch."""
         from fastrot.benchmarks.extract import run_extract
-        from fastrot.benchmarks.harness import check_outputs, save_record
+        from fastrot.benchmarks.harness import check_outputs
 
         check_outputs(json, append)
         report = run_extract(
@@ -192,7 +192,7 @@ def add_step_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) -> 
             rounds=rounds,
             seconds=seconds,
         )
-        save_record(report.to_json(), json, append)
+        report.save(json, append)
         show(report, False)
 
 

@@ -7,6 +7,7 @@ over a stream of its own.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,7 +15,8 @@ import torch
 from fastrot.errors import FastrotError
 from fastrot.rotation import Inputs
 
-_WARM_UP = 3  # convolution algorithms are chosen, momentum and workspaces allocated
+_WARM_UP = 3  # convolution algorithms are chosen, workspaces allocated
+_AHEAD = 3  # steps: each that is queued holds its batch in the device's memory
 
 
 class GraphError(FastrotError):
@@ -38,6 +40,8 @@ class StepGraph:
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._held: list[Inputs] = []
+        self._aside_stream = torch.cuda.Stream(device)
+        self._queued: deque[torch.cuda.Event] = deque()
 
     def __call__(self, passes: Sequence[Inputs]) -> None:
         """Run the step on these inputs.
@@ -48,6 +52,7 @@ class StepGraph:
         if self._graph is not None:
             self._hold(passes)
             self._graph.replay()
+            self._wait_for_an_earlier_one()
         elif self._calls < _WARM_UP:
             self._aside(passes)
         else:
@@ -64,9 +69,16 @@ class StepGraph:
             for there, tensor in zip(held, inputs, strict=True):
                 there.copy_(tensor, non_blocking=True)
 
+    def _wait_for_an_earlier_one(self) -> None:
+        """Single kernels fill the queue and stop the host; replays would let it run far ahead."""
+        self._queued.append(torch.cuda.Event())
+        self._queued[-1].record()
+        if len(self._queued) > _AHEAD:
+            self._queued.popleft().synchronize()
+
     def _aside(self, passes: Sequence[Inputs]) -> None:
         """Run it on another stream, as it will be recorded."""
-        here, aside = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        here, aside = torch.cuda.current_stream(self._device), self._aside_stream
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             self._body(passes)

@@ -7,6 +7,7 @@ The latter two are recorded as a CUDA graph on a GPU.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -75,10 +76,14 @@ def choose_rung(config: Config, world: World, device: torch.device) -> Rung:
         batchnorm = "fused" if step == "fused" else "torch"
     if batchnorm == "apex":
         _check_apex(config, world, device)
+    for operation in ("rotate_views", *(("batch_norm",) if batchnorm == "fused" else ())):
+        why += _compromise(operation, device)
     wanted = step != "eager" if train.cuda_graph is None else train.cuda_graph
     graph = wanted and device.type == "cuda" and world.size == 1
     if wanted and device.type == "cuda" and world.size > 1:
         why += "; no CUDA graph with several ranks"
+    if train.cuda_graph and device.type != "cuda":
+        why += "; no CUDA graph on a CPU"
     return Rung(step, batchnorm, graph, why)
 
 
@@ -98,6 +103,21 @@ def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
 def _fastest(device: torch.device) -> tuple[StepName, str]:
     engine, why = fastest_batch_norm(device)
     return ("fused" if engine == "fused" else "eager"), why
+
+
+def _compromise(operation: str, device: torch.device) -> str:
+    """What to say of a kernel that is not the one for this device.
+
+    Raises:
+        UsageError: FASTROT_KERNELS forces one that cannot run.
+    """
+    try:
+        choice = choose(operation, device.type)
+    except KernelUnavailableError as error:
+        raise UsageError(str(error)) from None
+    if choice.implementation != "reference":
+        return ""
+    return f"; {operation} by its slow reference: {choice.reason}"
 
 
 def _check(step: str, device: torch.device) -> None:
@@ -154,6 +174,8 @@ def arrange(
             )
     arranged = model
     if rung.step == "compile":
+        if device.type == "cpu":  # it would miss a CUDA that nobody asked for
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         arranged = cast(nn.Module, torch.compile(model, dynamic=False))
     if world.size == 1:
         return arranged

@@ -29,14 +29,15 @@ class BatchNorm(nn.BatchNorm2d):
     Attributes:
         engine: ``torch``: three operations of torch. ``fused``: one of ours. ``apex``: one of
             NVIDIA apex, in float16 on a GPU.
-        group: ranks that share their statistics; ``fused`` alone knows it.
+        group: name of the ranks that share their statistics; ``fused`` alone knows it. (The
+            group itself could not be copied with the model.)
     """
 
     def __init__(self, channels: int, *, relu: bool = True) -> None:
         super().__init__(channels)
         self.relu = relu
         self.engine: Engine = "torch"
-        self.group: torch.distributed.ProcessGroup | None = None
+        self.group = ""
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Map (N, C, H, W) to the same shape; ``residual`` has it, too."""
@@ -116,7 +117,8 @@ def use_batch_norm(
     """
     for module in model.modules():
         if isinstance(module, BatchNorm):
-            module.engine, module.group = engine, group
+            module.engine = engine
+            module.group = "" if group is None else group.group_name
 
 
 def share_batch_norm(model: nn.Module) -> None:

@@ -51,13 +51,21 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         for params, decay in ((decayed, config.weight_decay), (rest, 0.0))
         if params
     ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         lr=config.learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
         fused=True,
     )
+    if config.momentum:
+        # The same first step as without; but torch would leave them unwritten, and never write
+        # them again from the start, where a gradient scaler skips the first step.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(
+                parameter, requires_grad=False
+            )
+    return optimizer
 
 
 def keep_rate_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -76,7 +84,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Momentum buffers by parameter name; empty before the first step."""
+    """Momentum buffers by parameter name; none without momentum."""
     buffers = {}
     for name, parameter in model.named_parameters():
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
@@ -88,10 +96,9 @@ def optimizer_tensors(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str,
 def load_optimizer_tensors(
     optimizer: torch.optim.SGD, model: nn.Module, tensors: dict[str, torch.Tensor]
 ) -> None:
-    """Put momentum buffers back, in the memory order of their parameters."""
+    """Put the values of momentum buffers back; the buffers, which a graph may know, stay."""
     for name, parameter in model.named_parameters():
         saved = tensors.get(f"{name}.momentum_buffer")
-        if saved is not None:
-            buffer = torch.empty_like(parameter, requires_grad=False)
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if saved is not None and buffer is not None:
             buffer.copy_(saved)
-            optimizer.state[parameter]["momentum_buffer"] = buffer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def _check_recipe(saved: Config, request: TrainRequest) -> None:
 
 def _prepare_torch(config: Config, device: torch.device) -> None:
     torch.set_num_threads(config.train.threads or 1)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(config.train.deterministic)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not config.train.deterministic
@@ -201,9 +204,12 @@ def _recorded(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
-            _record(run, FastrotError(f"RuntimeError: {error}"))
-            raise  # torch has no type of its own for a CPU that is out of memory
+        # torch has no type of its own for a CPU that is out of memory; others are RuntimeErrors.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and (
+            "can't allocate memory" not in str(error)
+        ):
+            _record(run, FastrotError(f"{type(error).__name__}: {error}"))
+            raise
         failure = OutOfMemoryError(
             f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}; make a pass "
             "smaller with --set train.micro_batch=N (batch norm then sees N images at a time) or "

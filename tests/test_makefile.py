@@ -65,7 +65,7 @@ def test_every_benchmark_of_the_gpu_script_is_a_command() -> None:
     group = typer.main.get_command(app).commands["bench"]
     for line in lines:
         plain = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", line)  # as if the variable was set
-        name, *arguments = shlex.split(re.sub(r"\$\{?\w+(:-\$\w+)?\}?", "5", plain))
+        name, *arguments = shlex.split(re.sub(r"\$\{?\w+(:-[^}]*)?\}?", "5", plain))
         assert group.commands[name].make_context(name, arguments).params, line
 
 

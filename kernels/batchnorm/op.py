@@ -29,7 +29,7 @@ def batch_norm(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    group: torch.distributed.ProcessGroup | None = None,
+    group: torch.distributed.ProcessGroup | str | None = None,
 ) -> torch.Tensor:
     """relu(gamma (x - mean) / sqrt(var + eps) + beta + residual), in two passes over x.
 
@@ -49,8 +49,8 @@ def batch_norm(
         training: statistics of the batch; otherwise the running ones.
         momentum: share of a batch in the running statistics.
         eps: added to the variance.
-        group: statistics are those of all its ranks together, which may have batches of
-            different sizes, as with ``torch.nn.SyncBatchNorm``.
+        group: it or its name; statistics are those of all its ranks together, which may have
+            batches of different sizes, as with ``torch.nn.SyncBatchNorm``.
 
     Returns:
         Of the shape and dtype of x, channels-last.
@@ -65,9 +65,9 @@ def batch_norm(
     rows = _rows(x)
     added = None if residual is None else _rows(residual)
     if training:
-        if group is None and len(rows) == 1:
+        name = group if isinstance(group, str) else group.group_name if group else ""
+        if len(rows) == 1 and (not name or _ranks(name).size() == 1):
             raise ValueError(f"x of shape {tuple(x.shape)} has one value a channel: no variance")
-        name = "" if group is None else group.group_name
         with torch.no_grad():  # the gradient of the statistics is part of batch_norm's
             statistics = torch.ops.fastrot.batch_norm_statistics(
                 rows, weight, bias, running_mean, running_var, momentum, eps, name

@@ -19,6 +19,7 @@ from fastrot.benchmarks.harness import (
     Countdown,
     append_records,
     check_outputs,
+    check_positive,
     machine_record,
     ratios,
     rotated,
@@ -94,6 +95,15 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path
     for path in (tmp_path, tmp_path / "none" / "out.json"):
         with pytest.raises(UsageError, match="folder that exists"):
             check_outputs(path)
+    with pytest.raises(UsageError, match="its folder takes no files"):
+        check_outputs(Path("/proc/out.json"))
+
+
+@pytest.mark.parametrize("number", [0, -1.0, float("nan"), float("inf")])
+def test_what_is_no_positive_number_is_named(number: float) -> None:
+    check_positive(seconds=0.5, batch=None)
+    with pytest.raises(UsageError, match=f"--parity-steps={number} must be more than 0"):
+        check_positive(seconds=1, parity_steps=number)
 
 
 # --- processes ------------------------------------------------------------------------------

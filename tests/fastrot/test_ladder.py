@@ -124,6 +124,7 @@ def test_a_cpu_trains_eagerly_unless_told_otherwise() -> None:
     assert (rung.step, rung.batchnorm, rung.graph, rung.channels) == ("fused", "fused", False, 4)
     rung = choose_rung(config_with("train.batchnorm=fused", "train.cuda_graph=true"), World(), CPU)
     assert (rung.step, rung.batchnorm, rung.graph) == ("eager", "fused", False)
+    assert "batch_norm by its slow reference" in rung.why and "no CUDA graph on a CPU" in rung.why
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,14 @@ def test_kernels_that_are_forced_to_the_reference_are_not_the_fastest(
     monkeypatch.setenv("FASTROT_KERNELS", "reference")
     rung = choose_rung(config_with(), World(), GPU)
     assert rung.step == "eager" and "forced by FASTROT_KERNELS" in rung.why
+
+
+def test_kernels_that_cannot_run_are_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTROT_KERNELS", "triton")
+    with pytest.raises(UsageError, match="FASTROT_KERNELS=triton: rotate_views cannot run it"):
+        choose_rung(config_with("train.step=fused"), World(), CPU)
 
 
 def test_a_step_that_cannot_run_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,16 @@ def test_engines_share_every_name_and_tensor(name: str) -> None:
         assert all(torch.equal(state[key], value) for key, value in before.items())
 
 
+def test_a_model_that_shares_statistics_can_be_copied() -> None:
+    model = build_model(ModelConfig(name="resnet18", width=8), seed=0)
+    use_batch_norm(model, "fused")
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.group = "0"  # the name of a group
+    copied = copy.deepcopy(model)
+    assert {m.group for m in copied.modules() if isinstance(m, BatchNorm)} == {"0"}
+
+
 def test_shared_statistics_alone_on_a_rank_are_plain_ones() -> None:
     """Evaluation needs no other rank; torch's SyncBatchNorm trains on GPUs only."""
     model = build_model(ModelConfig(name="resnet18", width=8, stem="small"), seed=0).eval()

@@ -113,6 +113,21 @@ def test_nothing_after_a_non_finite_step_changes_a_parameter(precision: str, poi
     assert step.read().finite_steps == 2
 
 
+def test_an_overflow_in_the_first_step_leaves_momentum_at_rest() -> None:
+    """A scaler begins too high; torch would leave buffers that it skips unwritten, for good."""
+    model, step = build("fp16")
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-120)
+    before = everything(model, step)
+    step([batch(0, 8)], 0)
+    after = everything(model, step)
+    assert any("momentum" in name for name in after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    step([batch(8, 8)], 0)
+    later = everything(model, step)
+    assert all(value.isfinite().all() for value in later.values())
+    assert not torch.equal(later["fc.weight"], after["fc.weight"])
+
+
 def test_infinite_gradient_with_a_finite_loss_is_caught() -> None:
     model, step = build()
     good = copy.deepcopy(everything(model, step))

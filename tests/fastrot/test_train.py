@@ -15,6 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastrot.errors import OutOfMemoryError
+from fastrot.runlog import RunFolder
+from fastrot.train import _recorded
+
 STEPS = 36
 
 
@@ -24,7 +28,11 @@ def pairs(*settings: str) -> list[str]:
 
 # One thread: at this size a second one costs more than it brings, beside other work far more.
 SMALL = pairs(
-    "model.width=8", "train.threads=1", "train.log_seconds=0.2", "sinks.tensorboard=false"
+    "model.width=8",
+    "train.threads=1",
+    "train.log_seconds=0.2",
+    "train.deterministic=true",  # where there is a GPU, these tests train on it
+    "sinks.tensorboard=false",
 )
 
 
@@ -186,6 +194,26 @@ def test_non_finite_step_stops_with_70_and_keeps_the_last_good_state(tmp_path: P
     status = json.loads((out / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 70)
     assert all(value.isfinite().all() for value in final_tensors(out, status["step"]).values())
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), OutOfMemoryError),
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError),
+        (MemoryError(), OutOfMemoryError),
+        (NotImplementedError("of a compiler"), NotImplementedError),
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), torch.AcceleratorError),
+    ],
+)
+def test_only_what_is_out_of_memory_is_called_so(
+    error: Exception, becomes: type[Exception], tmp_path: Path
+) -> None:
+    with RunFolder(tmp_path / "run", resume=False) as run, pytest.raises(becomes), _recorded(run):
+        raise error
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["exit_code"] == (71 if becomes is OutOfMemoryError else 70)
+    assert ("out of memory: " in status["message"]) == (becomes is OutOfMemoryError)
 
 
 def test_existing_run_needs_resume_and_resume_needs_the_same_model(
