@@ -38,6 +38,7 @@ class StepSubject:
         name: of ``STEPS``.
         config: resolved; ``train.global_batch`` source images of ``data.resolution`` a step.
         device: where.
+        moved: begin with weights that differ by about a rounding of the precision.
 
     Attributes:
         name: of it.
@@ -50,7 +51,9 @@ class StepSubject:
         FastrotError: this implementation cannot run here.
     """
 
-    def __init__(self, name: str, config: Config, device: torch.device) -> None:
+    def __init__(
+        self, name: str, config: Config, device: torch.device, *, moved: bool = False
+    ) -> None:
         config = with_values(config, STEPS[name])
         self.name, self._device = name, device
         self.memory = 0
@@ -62,7 +65,10 @@ class StepSubject:
             # What other models left: after eight of them torch would quietly stop compiling.
             torch.compiler.reset()
         self._dtype = autocast_dtype(config.train.precision)
-        self._model = build_model(config.model, seed=config.train.seed).to(device)
+        self._model = build_model(config.model, seed=config.train.seed)
+        if moved:
+            _move(self._model, _rounding(self._dtype, device))
+        self._model = self._model.to(device)
         if config.train.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)
         self._task = RotationTask(config, device, self._dtype, channels=self.rung.channels)
@@ -127,6 +133,20 @@ class StepSubject:
     def release(self) -> None:
         """Give the memory back; it cannot run any more."""
         del self._step, self._arranged, self._model, self._optimizer, self._batches
+
+
+def _rounding(dtype: torch.dtype | None, device: torch.device) -> float:
+    """Of the arithmetic, relative; convolutions in float32 on a GPU are done in TensorFloat."""
+    if dtype is not None:
+        return torch.finfo(dtype).eps / 2
+    return 2.0**-12 if device.type == "cuda" else 2.0**-24
+
+
+def _move(model: torch.nn.Module, share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + share * torch.randn(parameter.shape, generator=generator))
 
 
 def _quiet(_: str) -> None:

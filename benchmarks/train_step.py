@@ -40,7 +40,7 @@ from fastrot.distributed import World
 from fastrot.errors import FastrotError, UsageError
 from fastrot.resolve import autocast_dtype, resolve
 
-_RATE = 0.01  # constant; a step costs the same at any rate, and the losses stay comparable
+_RATE = 0.001  # constant; a step costs the same at any rate, and the losses stay comparable
 _LEAST_WARM_UP = 5  # a CUDA graph is recorded in the fourth step
 
 Missed = dict[str, str]  # what could not run, and why
@@ -163,6 +163,7 @@ class _Size:
         self._rounds, self._seconds = rounds, seconds
         self._warm_up = max(parity_steps, _LEAST_WARM_UP)
         self._side, self._count = config.data.resolution, config.train.global_batch
+        self._control: list[float] | None = None
         self.name = f"{self._side} px, batch {self._count}"
         layers = layers_of(config.model, self._side)
         value_bytes = 4 if config.train.precision == "fp32" else 2
@@ -205,6 +206,8 @@ class _Size:
         left_out: Missed = {}
         for name in steps:
             try:
+                if len(steps) > 1 and self._control is None:
+                    self._control = self._moved("eager" if "eager" in steps else name)
                 built[name] = self._build(name)
             except torch.OutOfMemoryError:
                 raise
@@ -225,6 +228,15 @@ class _Size:
             self._countdown.step(f"{self.name}, {name}: {point.verdict()}")
         return [point for point, _ in built.values()], left_out
 
+    def _moved(self, name: str) -> list[float]:
+        """Losses of one of them from weights that differ by a rounding: so far chance goes."""
+        self._countdown.message(f"{self.name}, {name}: the same from weights a rounding away")
+        subject = StepSubject(name, self._config, self._device, moved=True)
+        losses = subject.warm(self._warm_up)
+        subject.release()
+        _free(self._device)
+        return losses
+
     def _build(self, name: str) -> tuple[StepPoint, StepSubject]:
         more = ", compiled before: a minute or more" if name == "compile" else ""
         self._countdown.message(f"{self.name}, {name}: {self._warm_up} first steps{more}")
@@ -240,6 +252,7 @@ class _Size:
             views=subject.views,
             flops=self._flops,
             losses=losses,
+            control=self._control or losses,
             memory=subject.memory,
             measured=self._measured,
             reference=self._reference,
