@@ -101,6 +101,8 @@ def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
 
 
 def _fastest(device: torch.device) -> tuple[StepName, str]:
+    if device.type == "cpu":
+        return "eager", "no GPU; compile would gain a few percent, and takes a minute to begin"
     engine, why = fastest_batch_norm(device)
     return ("fused" if engine == "fused" else "eager"), why
 
