@@ -25,8 +25,8 @@ from rich.table import Table
 
 from fastrot.benchmarks.harness import (
     Countdown,
+    PointsReport,
     Spread,
-    append_records,
     check_positive,
     key_fields,
     machine_record,
@@ -34,7 +34,6 @@ from fastrot.benchmarks.harness import (
     ratios,
     rotated,
     spread,
-    write_json,
 )
 from fastrot.config import DataConfig, load_config
 from fastrot.data.augment import Crop
@@ -66,7 +65,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class ExtractReport:
+class ExtractReport(PointsReport):
     """What was measured.
 
     Attributes:
@@ -120,13 +119,6 @@ class ExtractReport:
             }
             for point in self.points
         ]
-
-    def save(self, json: Path | None, append: Path | None) -> None:
-        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
-        if append is not None:
-            append_records(append, self.records())
 
     def show(self, console: Console) -> None:
         """Print it for people."""

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -198,6 +199,25 @@ def save_record(record: Mapping[str, Any], json: Path | None, append: Path | Non
         write_json(json, record)
     if append is not None:
         append_records(append, [record])
+
+
+class PointsReport(ABC):
+    """A report whose results file gets a record for each point."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values."""
+
+    @abstractmethod
+    def records(self) -> list[dict[str, Any]]:
+        """One object for each point that stands alone."""
+
+    def save(self, json: Path | None, append: Path | None) -> None:
+        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
+        if json is not None:
+            write_json(json, self.to_json())
+        if append is not None:
+            append_records(append, self.records())
 
 
 @contextmanager

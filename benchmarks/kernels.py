@@ -10,7 +10,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +20,12 @@ from rich.table import Table
 from fastrot.benchmarks import kernel_inputs
 from fastrot.benchmarks.harness import (
     Countdown,
-    append_records,
+    PointsReport,
     key_fields,
     machine_record,
     ratios,
     rotated,
     spread,
-    write_json,
 )
 from fastrot.benchmarks.kernel_cases import OPS, Case, cases
 from fastrot.benchmarks.kernel_clock import Clock, copying
@@ -100,7 +98,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class KernelsReport:
+class KernelsReport(PointsReport):
     """What was measured.
 
     Attributes:
@@ -145,13 +143,6 @@ class KernelsReport:
              "record": dict(self.record)}
             for point in self.points()
         ]  # fmt: skip
-
-    def save(self, json: Path | None, append: Path | None) -> None:
-        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
-        if append is not None:
-            append_records(append, self.records())
 
     def show(self, console: Console) -> None:
         """Print it for people, within 80 columns: a table for each operation."""

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -14,13 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrot.benchmarks.contest import Contest, Measured
-from fastrot.benchmarks.harness import Spread, append_records, ratios, spread, write_json
+from fastrot.benchmarks.harness import (
+    PointsReport,
+    Spread,
+    ratios,
+    spread,
+)
 
 _QUIET_CORES = 0.1
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(PointsReport):
     """What was measured.
 
     Attributes:
@@ -87,13 +91,6 @@ class BenchReport:
             }
             for name, point in self.points().items()
         ]
-
-    def save(self, json: Path | None, append: Path | None) -> None:
-        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
-        if append is not None:
-            append_records(append, self.records())
 
     def show(self, console: Console) -> None:
         """Print it for people: settings, measurements, ratios last."""

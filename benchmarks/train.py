@@ -24,8 +24,8 @@ from rich.table import Table
 
 from fastrot.benchmarks.harness import (
     Countdown,
+    PointsReport,
     Spread,
-    append_records,
     check_positive,
     key_fields,
     machine_record,
@@ -33,7 +33,6 @@ from fastrot.benchmarks.harness import (
     ratios,
     rotated,
     spread,
-    write_json,
 )
 from fastrot.benchmarks.loader_data import prepare_data
 from fastrot.config import load_config
@@ -61,7 +60,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainReport(PointsReport):
     """What was measured.
 
     Attributes:
@@ -129,13 +128,6 @@ class TrainReport:
             }
             for point in self.points
         ]
-
-    def save(self, json: Path | None, append: Path | None) -> None:
-        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
-        if append is not None:
-            append_records(append, self.records())
 
     def show(self, console: Console) -> None:
         """Print it for people."""

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -14,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrot.benchmarks.harness import (
+    PointsReport,
     Spread,
-    append_records,
     key_fields,
     ratio_fields,
     ratios,
     spread,
-    write_json,
 )
 from fastrot.benchmarks.kernel_table import PHASES, KernelTable
 from fastrot.benchmarks.machine_speed import MachineSpeed, percentile
@@ -120,7 +118,7 @@ class StepPoint:
 
 
 @dataclass(frozen=True)
-class TrainStepReport:
+class TrainStepReport(PointsReport):
     """What was measured.
 
     Attributes:
@@ -242,13 +240,6 @@ class TrainStepReport:
             "attributed": None if point.table is None else round(point.table.attributed, 4),
             "kernels": None if point.table is None else point.table.to_json(),
         }
-
-    def save(self, json: Path | None, append: Path | None) -> None:
-        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
-        if json is not None:
-            write_json(json, self.to_json())
-        if append is not None:
-            append_records(append, self.records())
 
     def show(self, console: Console) -> None:
         """Print it for people, in at most 80 columns."""
