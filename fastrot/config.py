@@ -114,12 +114,18 @@ class ModelConfig(Section):
 
 
 class OptimConfig(Section):
-    """SGD and its learning rate. Durations are in epochs and become steps in one place."""
+    """The optimizer and its rate. Durations are in epochs and become steps in one place."""
+
+    name: Literal["sgd", "lars"] = "sgd"
+    """lars: SGD whose rate is scaled for each layer by the norms of weight and gradient, for
+    batches of thousands (You et al., 2017)."""
+    trust_coefficient: Annotated[float, Field(gt=0)] = 0.001
+    """lars: how large a step of a layer may be, relative to its weights."""
 
     learning_rate: Annotated[float, Field(ge=0)] = 0.2
     """Peak learning rate, for the whole global batch (it is not rescaled)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD momentum."""
+    """Momentum."""
     nesterov: bool = False
     """Nesterov momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -162,9 +168,9 @@ class TrainConfig(Section):
     """Key of everything random: initial weights, order, crops, flips, turns."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
     """Autocast type. auto: bf16 on a GPU that has it, fp16 with loss scaling on an older one,
-    fp32 on a CPU."""
+    fp32 on a CPU. fp64: all of the model in float64, to check arithmetic with."""
     step: Literal["auto", "eager", "compile", "fused"] = "auto"
     """How a step is computed; all train the same. eager: torch's operations, one by one. compile:
     torch.compile. fused: batch norm, residual and ReLU as one operation. auto takes the fastest
@@ -180,6 +186,8 @@ class TrainConfig(Section):
     """Only deterministic kernels on a GPU (slower); a CPU run is deterministic anyway."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads; null: the cores this process may use, shared between the ranks."""
+    deadline_seconds: Annotated[float, Field(ge=1)] = 120.0
+    """Longest wait for another rank; then the run ends (69) and names the one that is missing."""
     log_seconds: Annotated[float, Field(gt=0)] = 2.0
     """Seconds between two progress lines (on a GPU the only times the host waits for it)."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0

@@ -1,22 +1,38 @@
 """The ranks of a run: who we are, and the few things that ranks say to each other.
 
-Several GPUs of one node: ``torchrun --standalone --nproc-per-node 8 -m fastrot train ...``.
+Several GPUs of one node: ``fastrot train --gpus 8 ...``, or torchrun, which other launchers know:
+``torchrun --standalone --nproc-per-node 8 -m fastrot train ...``.
+
+Tensors on a GPU travel by NCCL, those on the host by gloo, so that what ranks agree upon between
+two steps needs no word from the device.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from fastrot.errors import MismatchError, PeerLostError
+from fastrot.peers import Peers
 
-COLLECTIVE_DEADLINE = timedelta(seconds=120)
+DEADLINE_SECONDS = 120.0
+"""Longest wait for another rank, where the configuration names none."""
+
+JOIN_SECONDS = 60.0
+"""Longest wait for all ranks to appear; torch itself takes seconds to load."""
+
+STORE = "FASTROT_STORE"
+"""Environment variable: a file, by which the ranks of one machine find each other."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +64,64 @@ class World:
         """Maximum over the ranks, in place."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of every rank, of shape (size, *values.shape); all must have that shape."""
+        if self.size == 1:
+            return values[None]
+        every = values.new_empty(self.size * values.numel())  # gloo wants it flat
+        with lost_peers_named(self):
+            dist.all_gather_into_tensor(every, values.flatten())
+        return every.view(self.size, *values.shape)
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """The plain values of every rank, in the order of the ranks."""
+        if self.size == 1:
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = self.gather(torch.tensor([len(text)])).flatten().tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(text)] = text
+        texts = self.gather(padded)
+        return [
+            json.loads(bytes(row[:length].tolist()))
+            for row, length in zip(texts, lengths, strict=True)
+        ]
+
+    def copy_from_main(self, values: torch.Tensor) -> torch.Tensor:
+        """The main rank's values, in place."""
+        if self.size > 1:
+            with lost_peers_named(self):
+                dist.broadcast(values, 0)
+        return values
+
     def _reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
         if self.size > 1:
-            try:
+            with lost_peers_named(self):
                 dist.all_reduce(values, operation)
-            except RuntimeError as error:
-                raise PeerLostError(f"rank {self.rank}: another rank is gone: {error}") from error
         return values
 
 
+@contextmanager
+def lost_peers_named(world: World) -> Iterator[None]:
+    """Around anything that waits for other ranks: its failure becomes a PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or not _speaks_of_ranks(error):
+            raise
+        line = str(error).strip().splitlines()[0]
+        raise PeerLostError(f"rank {world.rank}: another rank is gone ({line})") from error
+
+
+def _speaks_of_ranks(error: RuntimeError) -> bool:
+    """Whether torch's communication failed: gloo has no type of its own for that."""
+    return isinstance(error, dist.DistError) or any(
+        word in str(error).lower() for word in ("gloo", "nccl", "connection", "process group")
+    )
+
+
 def read_world() -> World:
-    """The world that torchrun describes in the environment; one rank without it."""
+    """The world that torchrun, or our own launcher, describes in the environment; else one rank."""
     if "RANK" not in os.environ:
         return World()
     return World(
@@ -85,7 +148,7 @@ def pick_device(name: str, world: World) -> torch.device:
     if world.local_rank >= torch.cuda.device_count():
         raise MismatchError(
             f"local rank {world.local_rank} has no GPU of its own "
-            f"({torch.cuda.device_count()} here); lower --nproc-per-node"
+            f"({torch.cuda.device_count()} here); start fewer ranks"
         )
     device = torch.device("cuda", world.local_rank)
     torch.cuda.set_device(device)
@@ -93,17 +156,73 @@ def pick_device(name: str, world: World) -> torch.device:
 
 
 @contextmanager
-def joined(world: World, device: torch.device) -> Iterator[None]:
+def joined(
+    world: World, device: torch.device, *, deadline: float = DEADLINE_SECONDS
+) -> Iterator[Peers]:
     """Join the process group for the duration of the block.
 
-    Nothing to do for one rank, or inside of a block that has joined already.
+    Nothing to do for one rank, or inside of a block that has joined already. A failure of this
+    rank is told to the others; one of theirs is raised here, with its name and exit code.
+
+    Args:
+        world: the ranks.
+        device: of this rank.
+        deadline: longest wait for another rank, in seconds.
+
+    Raises:
+        PeerLostError: ranks are missing, died, or did not answer in time.
     """
     if world.size == 1 or dist.is_initialized():
-        yield
+        yield Peers(world.rank, world.size)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=COLLECTIVE_DEADLINE)
+    if world.local_size == world.size:  # one machine: nothing listens to any other
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, "lo")
+    peers = Peers(world.rank, world.size, _store(world))
+    peers.call_the_roll(JOIN_SECONDS)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    with lost_peers_named(world):
+        dist.init_process_group(
+            backend,
+            store=PrefixStore("group", peers.store),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=deadline),
+        )
     try:
-        yield
-    finally:
-        dist.destroy_process_group()
+        with peers.watching(), peers.explained():
+            yield peers
+    except PeerLostError:
+        if device.type == "cpu":  # NCCL would wait for those who are gone
+            with suppress(RuntimeError):
+                dist.destroy_process_group()
+        raise
+    except BaseException:
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+        raise
+    peers.tell_done()
+    dist.destroy_process_group()
+
+
+def _store(world: World) -> Store:
+    """Where the ranks find each other: a file on one machine, else what torchrun keeps."""
+    wait = timedelta(seconds=JOIN_SECONDS)
+    named = os.environ.get(STORE)
+    if named:
+        if not Path(named).parent.is_dir():
+            raise MismatchError(f"{STORE}={named}: its folder does not exist")
+        store: Store = dist.FileStore(named, world.size)  # type: ignore[attr-defined]
+        store.set_timeout(wait)
+        return store
+    where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    try:
+        rendezvous: Any = dist.rendezvous  # type: ignore[attr-defined]
+        store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=wait))
+    except (RuntimeError, ValueError) as error:  # ValueError: a variable is missing
+        line = str(error).strip().splitlines()[0]
+        raise PeerLostError(
+            f"rank {world.rank}: no meeting of {world.size} ranks at {where} ({line}); check that "
+            "MASTER_ADDR is the first machine's address, and MASTER_PORT free and open there"
+        ) from error
+    return store

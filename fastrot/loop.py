@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import xxhash
 
 from fastrot.checkpoint import prune_checkpoints, save_checkpoint
 from fastrot.data.loader import Batch, Loader
-from fastrot.distributed import World
+from fastrot.distributed import World, lost_peers_named
 from fastrot.errors import NonFiniteError, PreemptedError, StorageError
 from fastrot.optim import set_learning_rate
 from fastrot.runlog import JsonLines, RunFolder, read_json_lines
+from fastrot.sample_log import SampleLog
 from fastrot.signals import StopRequest
 from fastrot.step import TrainStep
 
-_AGREE_STEPS = 10
+_MEETING_STEPS = {"cpu": 1, "cuda": 10}  # on a GPU the host would have to wait each time
 _SAVE_ATTEMPTS = 3
 
 
@@ -90,6 +90,18 @@ class Snapshot:
     exports: Mapping[str, Mapping[str, torch.Tensor]]
 
 
+class Notices(Protocol):
+    """What ranks have to tell each other, and the main rank to write down, besides numbers."""
+
+    def pending(self) -> bool:
+        """Whether this rank has something to tell."""
+        ...
+
+    def publish(self) -> None:
+        """Tell it; called by all ranks together, if one of them has something to tell."""
+        ...
+
+
 @dataclass
 class _Interval:
     """Time and images since the last log line."""
@@ -97,6 +109,15 @@ class _Interval:
     started: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     images: int = 0
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What all ranks do after a step."""
+
+    stop: bool
+    log: bool
+    save: bool
 
 
 class Loop:
@@ -111,6 +132,8 @@ class Loop:
         report: progress.
         snapshot: what to put into a checkpoint.
         validate: measure the model; returns numbers for the log.
+        notices: what else ranks tell each other; None: nothing.
+        alive: called whenever the run got on.
 
     Raises (from ``run``):
         PreemptedError: a signal came; the checkpoint is written.
@@ -129,6 +152,8 @@ class Loop:
         report: Reporter,
         snapshot: Callable[[], Snapshot],
         validate: Callable[[], Mapping[str, float]] | None,
+        notices: Notices | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan = plan
         self._step = step
@@ -138,12 +163,11 @@ class Loop:
         self._report = report
         self._snapshot = snapshot
         self._validate = validate
+        self._notices = notices
+        self._alive = alive
         self._metrics = JsonLines(run.metrics, warn=report.message) if run else None
-        self._samples = (
-            JsonLines(run.samples, warn=report.message)
-            if run and plan.sample_log != "none"
-            else None
-        )
+        lines = JsonLines(run.samples, warn=report.message) if run else None
+        self._samples = SampleLog(lines, world, plan.sample_log)
         self._first_step = 0
         self._failed_saves = 0
         self._saved_at = time.monotonic()
@@ -153,9 +177,9 @@ class Loop:
     def run(self, stop: StopRequest, start_step: int = 0, *, resumed: bool = False) -> None:
         """Train until the plan ends or a stop is asked for."""
         self._first_step = start_step
-        for lines in (self._metrics, self._samples):
-            if lines is not None:
-                lines.cut_back(start_step)
+        if self._metrics is not None:
+            self._metrics.cut_back(start_step)
+        self._samples.cut_back(start_step)
         try:
             if resumed:
                 self._saved_step = start_step
@@ -166,15 +190,15 @@ class Loop:
                 self._make_up_validation(start_step)
             self._train(start_step, stop)
         finally:
-            for lines in (self._metrics, self._samples):
-                if lines is not None:
-                    lines.close()
+            if self._metrics is not None:
+                self._metrics.close()
+            self._samples.close()
 
     def _make_up_validation(self, step: int) -> None:
         """Validate where a stop came between a step and its validation."""
         if self._validate is None or step == 0 or not self._validation_due(step):
             return
-        done = torch.zeros(1, device=self._step.device)
+        done = torch.zeros(1)
         if self._run is not None:
             records = read_json_lines(self._run.metrics)
             done += any(r.get("kind") == "validation" and r["step"] == step for r in records)
@@ -192,12 +216,17 @@ class Loop:
                 batches = iter(self._loader)
             drawn = self._draw(batches)
             set_learning_rate(self._step.optimizer, plan.rate(step))
-            self._step(drawn, epoch)
+            with lost_peers_named(self._world):  # gradients are averaged in there
+                self._step(drawn, epoch)
+            self._alive()
             done = step + 1
-            self._log_samples(done, epoch, drawn)
-            if time.monotonic() - self._interval.started >= plan.log_seconds:
+            self._samples.note(done, epoch, drawn)
+            if not self._ranks_meet(done):
+                continue
+            decision = self._decide(stop, done)
+            if decision.log:
                 self._log(done)
-            if self._must_stop(stop, done):
+            if decision.stop:
                 self._save(done, final=True)
                 raise PreemptedError(
                     f"stopped by {stop.signal_name or 'a signal to another rank'} after step "
@@ -209,7 +238,7 @@ class Loop:
                 self._record(done, {"kind": "validation", **self._validate()})
                 self._save(done)
                 self._interval = _Interval()
-            elif self._checkpoint_due(done):
+            elif decision.save:
                 self._save(done)
         self._log(plan.total_steps)
         self._save(plan.total_steps, final=True)
@@ -221,39 +250,48 @@ class Loop:
         self._interval.images += sum(len(batch.index) for batch in drawn)
         return drawn
 
-    def _must_stop(self, stop: StopRequest, done: int) -> bool:
-        if self._world.size == 1:
-            return bool(stop)
-        if done % _AGREE_STEPS:  # all ranks must leave after the same step
-            return False
-        flag = torch.tensor(float(bool(stop)), device=self._step.device)
-        return bool(self._world.max(flag))
+    def _ranks_meet(self, done: int) -> bool:
+        """Whether ranks decide together after this step: a pure function of the step."""
+        return (
+            self._world.size == 1
+            or done % _MEETING_STEPS[self._step.device.type] == 0
+            or done == self._plan.total_steps
+            or self._save_due(done)
+            or (self._validate is not None and self._validation_due(done))
+        )
+
+    def _decide(self, stop: StopRequest, done: int) -> _Decision:
+        """What all ranks do now: whatever one of them wants, by its signals and its clock.
+
+        The clock is the main rank's: it alone writes.
+        """
+        now = time.monotonic()
+        mine = [
+            bool(stop),
+            self._world.is_main and now - self._interval.started >= self._plan.log_seconds,
+            self._world.is_main and now - self._saved_at >= self._plan.checkpoint_seconds,
+            self._notices is not None and self._notices.pending(),
+        ]
+        flags = self._world.max(torch.tensor(mine, dtype=torch.uint8)).tolist()
+        wants_stop, wants_log, wants_save, has_notices = map(bool, flags)
+        self._samples.write()
+        if has_notices and self._notices is not None:
+            self._notices.publish()
+        return _Decision(wants_stop, wants_log, wants_save or self._save_due(done))
 
     def _validation_due(self, done: int) -> bool:
         every = self._plan.validation_steps
         return every is not None and (done % every == 0 or done == self._plan.total_steps)
 
-    def _checkpoint_due(self, done: int) -> bool:
-        plan = self._plan
-        if plan.checkpoint_steps is not None and done % plan.checkpoint_steps == 0:
-            return True
-        due = time.monotonic() - self._saved_at >= plan.checkpoint_seconds
-        # Only the main rank writes, and nothing waits for it, so its clock alone may decide.
-        return due and self._run is not None
-
-    def _log_samples(self, done: int, epoch: int, drawn: list[Batch]) -> None:
-        if self._samples is None:
-            return
-        ids = torch.cat([batch.index for batch in drawn])
-        record: dict[str, Any] = {"step": done, "epoch": epoch}
-        if self._plan.sample_log == "ids":
-            record["ids"] = ids.tolist()
-        else:
-            record["ids_xxh3_64"] = xxhash.xxh3_64_hexdigest(ids.numpy().tobytes())
-        self._samples.append(record)
+    def _save_due(self, done: int) -> bool:
+        every = self._plan.checkpoint_steps
+        return every is not None and done % every == 0
 
     def _log(self, done: int) -> None:
-        """Read the device (the one place where the host waits for it) and report."""
+        """Read the device (the one place where the host waits for it) and report.
+
+        All ranks do it after the same step: the numbers are those of all of them.
+        """
         interval, self._interval = self._interval, _Interval()
         if not interval.images:
             return
@@ -262,6 +300,7 @@ class Loop:
             self._raise_non_finite(self._first_step + totals.finite_steps)
         now = time.monotonic()
         seconds = max(now - interval.started, 1e-9)
+        waits = self._world.gather(torch.tensor(interval.waited)).tolist()
         images = interval.images * self._world.size / seconds
         self._record(
             done,
@@ -273,7 +312,16 @@ class Loop:
                 "gradient_norm": totals.gradient_norm,
                 "images_per_second": images,
                 "views_per_second": images * self._plan.views_per_image,
-                "data_wait": interval.waited / seconds,
+                "data_wait": sum(waits) / len(waits) / seconds,
+                # The rank that waits longest is the one that all others wait for.
+                **(
+                    {
+                        "data_wait_most": max(waits) / seconds,
+                        "data_wait_rank": waits.index(max(waits)),
+                    }
+                    if len(waits) > 1
+                    else {}
+                ),
             },
         )
 
@@ -301,11 +349,26 @@ class Loop:
             return
         if done > self._first_step:
             self._log(done)  # never commit a state whose finite flag was not read
-        if self._run is None:
+        self._samples.flush_to_disk()
+        error = self._write(done) if self._run is not None else None
+        failed = bool(self._world.max(torch.tensor(float(error is not None))))
+        self._alive()
+        self._saved_at = time.monotonic()
+        self._interval = _Interval()
+        if not failed:
+            self._failed_saves = 0
+            self._saved_step = done
             return
-        for lines in (self._metrics, self._samples):
-            if lines is not None:
-                lines.flush_to_disk()
+        error = error or StorageError("the main rank could not write its checkpoint")
+        self._failed_saves += 1
+        if final or self._failed_saves >= _SAVE_ATTEMPTS:
+            raise error
+        self._report.message(f"warning: {error}; training goes on")
+
+    def _write(self, done: int) -> StorageError | None:
+        """The checkpoint, on the main rank; what went wrong, if something did."""
+        assert self._run is not None and self._metrics is not None
+        self._metrics.flush_to_disk()
         snapshot = self._snapshot()
         self._run.assert_held()
         try:
@@ -318,14 +381,7 @@ class Loop:
                 exports=snapshot.exports,
             )
         except StorageError as error:
-            self._failed_saves += 1
-            if final or self._failed_saves >= _SAVE_ATTEMPTS:
-                raise
-            self._report.message(f"warning: {error}; training goes on")
-        else:
-            self._failed_saves = 0
-            self._saved_step = done
-            prune_checkpoints(self._run.checkpoints, self._plan.keep_checkpoints)
-            self._run.write_status("running", step=done, epoch=done / self._plan.steps_per_epoch)
-        self._saved_at = time.monotonic()
-        self._interval = _Interval()
+            return error
+        prune_checkpoints(self._run.checkpoints, self._plan.keep_checkpoints)
+        self._run.write_status("running", step=done, epoch=done / self._plan.steps_per_epoch)
+        return None

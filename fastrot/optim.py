@@ -1,13 +1,15 @@
-"""SGD, its parameter groups, and the learning rate as a pure function of the step."""
+"""The optimizer, its parameter groups, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from fastrot.config import OptimConfig
+from fastrot.lars import LARS
 
 
 def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: OptimConfig) -> float:
@@ -39,7 +41,7 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: Opt
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD with one kernel a step (``fused``), which also takes a "skip this step" flag.
+    """SGD or LARS; its step is one kernel (``fused``) that also takes a "skip this step" flag.
 
     With ``decay_norm_and_bias=False`` batch-norm parameters and biases (every tensor of one
     dimension: a rule that no naming scheme can slip through) form a group without decay.
@@ -51,12 +53,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         for params, decay in ((decayed, config.weight_decay), (rest, 0.0))
         if params
     ]
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        fused=True,
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "momentum": config.momentum,
+        "nesterov": config.nesterov,
+        "fused": True,
+    }
+    optimizer = (
+        LARS(groups, trust_coefficient=config.trust_coefficient, **settings)
+        if config.name == "lars"
+        else torch.optim.SGD(groups, **settings)
     )
     if config.momentum:
         # The same first step as without; but torch would leave them unwritten, and never write

@@ -14,16 +14,17 @@ import numpy as np
 import torch
 
 from fastrot import __version__
+from fastrot.bad_samples import BadSamples
 from fastrot.checkpoint import Checkpoint
 from fastrot.config import Config
 from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.loader import Loader, LoaderSpec, build_loader, choose_loader
 from fastrot.data.open import open_samples
 from fastrot.data.order import SampleOrder
-from fastrot.data.samples import BadSampleError, Samples
+from fastrot.data.samples import Samples
 from fastrot.data.subset import spread
 from fastrot.distributed import World
-from fastrot.errors import BadDataError, MismatchError
+from fastrot.errors import MismatchError
 from fastrot.ladder import Rung, arrange
 from fastrot.loop import Plan, Snapshot
 from fastrot.model import build_model
@@ -45,7 +46,6 @@ from fastrot.resolve import (
     with_values,
 )
 from fastrot.rotation import RotationTask
-from fastrot.runlog import JsonLines, RunFolder, read_json_lines
 from fastrot.step import TrainStep
 from fastrot.validate import validate
 
@@ -123,7 +123,7 @@ class Pretraining:
     Args:
         data: opened data sets and final configuration.
         rung: how a step is computed.
-        run: the run folder on the main rank, None on the others.
+        out: the run folder.
         world: the ranks.
         device: of this rank.
         stack: closes the loaders.
@@ -134,7 +134,7 @@ class Pretraining:
         self,
         data: RunData,
         rung: Rung,
-        run: RunFolder | None,
+        out: Path,
         *,
         world: World,
         device: torch.device,
@@ -143,10 +143,12 @@ class Pretraining:
     ) -> None:
         config = data.config
         self.data, self.config, self.world, self.device = data, config, world, device
-        self._run, self._stack, self._say = run, stack, say
-        self._bad = self._bad_so_far()
+        self._stack, self._say = stack, say
+        self.bad_samples = BadSamples(out / "bad_samples.jsonl", config.data.max_bad, world, say)
         dtype = autocast_dtype(config.train.precision)
         self.model = build_model(config.model, seed=config.train.seed).to(device)
+        if config.train.precision == "fp64":
+            self.model = self.model.double()
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.task = RotationTask(config, device, dtype, channels=rung.channels)
@@ -188,7 +190,7 @@ class Pretraining:
             device=self.device,
             workers=config.data.workers or 0,
             on_bad_sample=config.data.on_bad_sample,
-            on_bad=partial(self._on_bad, part),
+            on_bad=partial(self.bad_samples.note, part),
             exact=config.data.exact_decode,
         )
         loader = build_loader(name, spec)
@@ -221,30 +223,6 @@ class Pretraining:
         bank_order = SampleOrder(len(bank), batch, mode="sequential", drop_last=False)
         return loader, self._loader("reference", bank, bank_order, part="knn")
 
-    def _bad_so_far(self) -> set[tuple[str, int]]:
-        """Bad samples that an earlier start of this run has replaced: listed and counted once."""
-        if self._run is None:
-            return set()
-        records = read_json_lines(self._run.path / "bad_samples.jsonl")
-        return {(str(record["part"]), int(record["sample"])) for record in records}
-
-    def _on_bad(self, part: str, error: BadSampleError) -> None:
-        if (part, error.sample) in self._bad:
-            return
-        self._bad.add((part, error.sample))
-        if self._run is not None:
-            lines = JsonLines(self._run.path / "bad_samples.jsonl", warn=self._say)
-            record = {"part": part, "sample": error.sample, "name": error.name}
-            lines.append({**record, "reason": error.reason})
-            lines.close()
-        self._say(f"replaced bad sample {error.sample} ({error.name}): {error.reason}")
-        if len(self._bad) > self.config.data.max_bad:
-            raise BadDataError(
-                f"{len(self._bad)} bad samples, more than data.max_bad={self.config.data.max_bad}; "
-                "bad_samples.jsonl of the run folder lists them; mend the data, or raise "
-                "data.max_bad"
-            )
-
     def plan(self) -> Plan:
         """When things happen, in steps."""
         train, per_epoch = self.config.train, self.data.order.steps_per_epoch
@@ -268,6 +246,9 @@ class Pretraining:
     def validate(self) -> Mapping[str, Any]:
         """Measure the model on the held-out samples."""
         assert self._val_loader is not None
+        if not self.config.model.sync_bn:  # a checkpoint has the main rank's running statistics
+            for buffer in self.model.buffers():
+                self.world.copy_from_main(buffer)
         result = validate(
             self.model,
             self.task,

@@ -78,8 +78,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Half-precision type of the forward pass, or None for float32."""
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    """Half-precision type of the forward pass, or None for float32 and float64."""
+    return {"fp64": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def plan_batch(config: Config, world: World) -> BatchPlan:

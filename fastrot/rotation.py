@@ -62,7 +62,7 @@ class Prediction:
     """What one forward pass says about a batch; everything stays on the device.
 
     Attributes:
-        loss: mean cross-entropy over the views, scalar, float32.
+        loss: mean cross-entropy over the views, scalar, float32 (float64 if the model is).
         correct: of shape (N * V,), bool.
         targets: of shape (N * V,), int64.
         logits: of shape (N * V, 4).
@@ -80,7 +80,8 @@ class RotationTask:
     Args:
         config: of the run.
         device: where the model is.
-        autocast_dtype: half precision of the forward pass; None: float32.
+        autocast_dtype: half precision of the forward pass; None: that of the model, float32 or
+            float64 (train.precision=fp64).
         channels: of the views: 3, or 4 for one of zeros, which tensor cores like.
     """
 
@@ -98,6 +99,7 @@ class RotationTask:
         self._device = device
         self._channels = channels
         self._autocast_dtype = autocast_dtype
+        self._double = config.train.precision == "fp64"
         dtype = autocast_dtype or torch.float32
         self._table = normalisation_table(config.data.mean, config.data.std, dtype).to(device)
 
@@ -122,7 +124,7 @@ class RotationTask:
         """
         targets = inputs.turns.flatten().long()
         logits = self._run(model, inputs)
-        loss = F.cross_entropy(logits.float(), targets)
+        loss = F.cross_entropy(logits if self._double else logits.float(), targets)
         return Prediction(loss, logits.argmax(1) == targets, targets, logits)
 
     def embed(self, model: RotationModel, batch: Batch) -> torch.Tensor:
@@ -133,6 +135,8 @@ class RotationTask:
     def _run(self, module: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
         images, turns, flips = inputs
         views = rotate_views(images, turns, flips, self._table, channels=self._channels)
+        if self._double:
+            views = views.double()
         with torch.autocast(
             self._device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None
         ):

@@ -26,7 +26,7 @@ Predict = Callable[[nn.Module, Inputs], Prediction]
 
 @dataclass(frozen=True)
 class Totals:
-    """What happened since the last reading, over this rank.
+    """What happened since the last reading, over all ranks.
 
     Attributes:
         loss: mean over the views.
@@ -148,9 +148,12 @@ class TrainStep:
         return nullcontext()
 
     def read(self) -> Totals:
-        """Wait for the device, return the totals since the last reading and reset them."""
-        loss_sum, correct = self._sums.tolist()
-        views = max(1, self._views)
+        """Wait for the device, return the totals since the last reading and reset them.
+
+        All ranks read after the same step, and so get the same.
+        """
+        loss_sum, correct = self._world.sum(self._sums.clone()).tolist()
+        views = max(1, self._views * self._world.size)
         totals = Totals(
             loss=loss_sum / views,
             accuracy=correct / views,

@@ -18,6 +18,7 @@ from fastrot.distributed import World, joined, pick_device, read_world
 from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError, UsageError
 from fastrot.ladder import Rung, choose_rung
 from fastrot.loop import Loop, Reporter
+from fastrot.peers import Peers
 from fastrot.pretraining import Pretraining, open_data
 from fastrot.resolve import check_resumable, resolve, with_values
 from fastrot.runlog import RunFolder, read_json_lines, read_run_id, read_status
@@ -107,13 +108,19 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
     rung = choose_rung(config, world, device)
     config = with_values(config, {"train.step": rung.step})
     _prepare_torch(config, device)
-    with joined(world, device), StopRequest() as stop, ExitStack() as stack:
+    deadline = config.train.deadline_seconds
+    with (
+        StopRequest() as stop,
+        joined(world, device, deadline=deadline) as peers,
+        ExitStack() as stack,
+    ):
         run = None
         if world.is_main:
             run = stack.enter_context(RunFolder(request.out, resume=request.resume))
             stack.enter_context(_recorded(run))
-        world.sum(torch.zeros(1, device=device))  # the folder is ours before others look into it
-        return _run(config, rung, request.out, run, world, device, screen, stack, stop)
+        stack.enter_context(peers.explained())
+        world.sum(torch.zeros(1))  # the folder is ours before others look into it
+        return _run(config, rung, request.out, run, world, device, screen, stack, stop, peers)
 
 
 def _check_recipe(saved: Config, request: TrainRequest) -> None:
@@ -146,6 +153,7 @@ def _run(
     screen: Screen,
     stack: ExitStack,
     stop: StopRequest,
+    peers: Peers,
 ) -> TrainResult:
     run_id = run.run_id if run else read_run_id(out)
     checkpoint = newest_checkpoint(out / "checkpoints", run_id)
@@ -160,7 +168,7 @@ def _run(
     data = open_data(config, out, world, device, screen.message)
     screen.message(rung.describe())
     parts = Pretraining(
-        data, rung, run, world=world, device=device, stack=stack, say=screen.message
+        data, rung, out, world=world, device=device, stack=stack, say=screen.message
     )
     if checkpoint is not None:
         parts.restore(checkpoint)
@@ -184,6 +192,11 @@ def _run(
         report=screen,
         snapshot=parts.snapshot,
         validate=parts.validate if parts.validates else None,
+        notices=parts.bad_samples,
+        alive=peers.alive,
+    )
+    peers.expect_steps(
+        config.train.deadline_seconds, lambda error: None if run is None else _record(run, error)
     )
     loop.run(stop, start_step, resumed=checkpoint is not None)
     return TrainResult(out, max(start_step, plan.total_steps), _last_validation(out))

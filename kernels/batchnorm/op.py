@@ -14,7 +14,7 @@ from torch.distributed import distributed_c10d
 from fastrot.kernels.batchnorm import reference
 from fastrot.kernels.dispatch import choose
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def batch_norm(
@@ -39,7 +39,7 @@ def batch_norm(
 
     Args:
         x: of shape (N, C, H, W), channels-last in memory (anything else is copied), float32,
-            float16 or bfloat16.
+            float16 or bfloat16; or float64, by the reference alone, all else being float64, too.
         weight: gamma, of shape (C,), float32.
         bias: beta, likewise.
         running_mean: likewise; updated in training, used otherwise.
@@ -252,7 +252,7 @@ def _ranks(name: str) -> torch.distributed.ProcessGroup:
 
 def _kernel(x: torch.Tensor) -> ModuleType:
     """Import only what runs: Triton may be missing."""
-    if choose("batch_norm", x.device.type).implementation == "triton":
+    if x.dtype != torch.float64 and choose("batch_norm", x.device.type).implementation == "triton":
         from fastrot.kernels.batchnorm import triton_kernel
 
         return triton_kernel
@@ -279,7 +279,7 @@ def _check(
     residual: torch.Tensor | None,
 ) -> None:
     if x.dtype not in _DTYPES:
-        raise TypeError(f"x is {x.dtype}, must be float32, float16 or bfloat16")
+        raise TypeError(f"x is {x.dtype}, must be float32, float16, bfloat16 or float64")
     if x.ndim != 4 or not x.numel():
         raise ValueError(f"x of shape {tuple(x.shape)} must be (N, C, H, W), with a value at least")
     for name, vector in (

@@ -2,7 +2,8 @@
 
 A layer is y = relu(gamma (x - mean) / sqrt(var + eps) + beta + residual), where ReLU and residual
 may be missing (Ioffe and Szegedy, 2015; the variance is the biased one). All arithmetic is in
-float32, whatever the dtype of x, and every result is rounded once.
+float32, whatever the dtype of x, and every result is rounded once; for a float64 x, which no
+kernel takes, it is in float64, and so are parameters and statistics.
 
 Rows are the N H W positions of a channels-last batch, so a batch is a matrix. A mask has one bit
 an element, 1 where ReLU let it pass: bit k of byte j is channel 8 j + k.
@@ -24,7 +25,7 @@ def moments(x: torch.Tensor) -> torch.Tensor:
     Returns:
         Those of R parts of the rows, (R, 3, C), float32; here R = 1.
     """
-    wide = x.float()
+    wide = _wide(x)
     mean = wide.mean(0)
     return torch.stack([mean, (wide - mean).square().sum(0), torch.full_like(mean, len(x))])[None]
 
@@ -91,9 +92,9 @@ def normalise(
         mask: of shape (M, B), uint8, overwritten by what ReLU lets pass; None: nobody asks.
     """
     _, _, scale, shift, _ = statistics
-    wide = x.float() * scale + shift
+    wide = _wide(x) * scale + shift
     if residual is not None:
-        wide = wide + residual.float()
+        wide = wide + _wide(residual)
     if mask is not None:
         mask.copy_(pack(wide > 0))
     y.copy_(wide.clamp(min=0) if relu else wide)
@@ -135,7 +136,7 @@ def gradient_sums(
         Those of R parts of the rows, (R, 2, C), float32; here R = 1.
     """
     g, (mean, rstd, _, _, _) = _passed(dy, mask), statistics
-    return torch.stack([g.sum(0), (g * ((x.float() - mean) * rstd)).sum(0)])[None]
+    return torch.stack([g.sum(0), (g * ((_wide(x) - mean) * rstd)).sum(0)])[None]
 
 
 def coefficients(
@@ -183,7 +184,7 @@ def gradient(
         dresidual: likewise, or None.
     """
     g = _passed(dy, mask)
-    dx.copy_(statistics[2] * g + (bent[0] * x.float() + bent[1]))
+    dx.copy_(statistics[2] * g + (bent[0] * _wide(x) + bent[1]))
     if dresidual is not None:
         dresidual.copy_(g)
 
@@ -203,6 +204,10 @@ def unpack(mask: torch.Tensor, channels: int) -> torch.Tensor:
     return bits.flatten(1)[:, :channels].bool()
 
 
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _passed(dy: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    g = dy.float()
+    g = _wide(dy)
     return g if mask is None else torch.where(unpack(mask, g.shape[1]), g, 0)
