@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,66 @@ def test_data() -> Callable[[str], Path]:
         return done.parent / name
 
     return find
+
+
+@dataclass
+class Trial:
+    """One fault that was tried, for the table of ``make chaos``; a test fills in what it saw.
+
+    Attributes:
+        row: number of the fault in the table (``tests/chaos/fault_table.py`` has their names).
+        test: where it was tried.
+        survived: all that was promised held; false if the block raised.
+        seconds: from the fault to the exit (or to the end of its effect).
+        lost: checkpoints that should have been found afterwards and were not.
+        hang: it did not end by itself.
+        wrong: samples that were trained on and were not what they should be.
+        orphans: processes left behind.
+        reason: first line of what went wrong.
+    """
+
+    row: int
+    test: str = ""
+    survived: bool = True
+    seconds: float | None = None
+    lost: int = 0
+    hang: bool = False
+    wrong: int = 0
+    orphans: int = 0
+    reason: str = ""
+
+
+FaultLog = Callable[[int], AbstractContextManager[Trial]]
+
+
+@pytest.fixture
+def fault_log(request: pytest.FixtureRequest) -> FaultLog:
+    """``with fault_log(row) as trial:`` around one tried fault and everything asserted about it.
+
+    Appends a line to a file in the folder FASTROT_FAULT_LOG, if that is set.
+    """
+
+    @contextmanager
+    def log(row: int) -> Iterator[Trial]:
+        trial = Trial(row, request.node.nodeid)
+        try:
+            yield trial
+        except BaseException as error:
+            if isinstance(error, pytest.skip.Exception):
+                raise
+            trial.survived = False
+            trial.hang |= isinstance(error, TimeoutError | subprocess.TimeoutExpired)
+            trial.reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            _write_trial(trial)
+            raise
+        _write_trial(trial)
+
+    return log
+
+
+def _write_trial(trial: Trial) -> None:
+    folder = os.environ.get("FASTROT_FAULT_LOG")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with (Path(folder) / f"{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(trial)) + "\n")

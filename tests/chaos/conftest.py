@@ -1,0 +1,107 @@
+"""The server that starts programs, and a small run to do things to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastrot.checkpoint import newest_checkpoint
+from fastrot.data.sample import write_digits
+from tests.chaos.program import Ended, Server
+
+
+def pairs(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+class TinyRun:
+    """A run of a ResNet-18 of width 8 on the embedded digits, 0.1 s a step.
+
+    Attributes:
+        server: starts it.
+        data: the training images, a ``.beton`` file.
+        base: its run folder after two steps, with checkpoints of steps 0, 1 and 2.
+        end: the same after four, never disturbed.
+    """
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server = server
+        self.data = write_digits(folder / "data")[0]
+        self.base, self.end = folder / "base", folder / "end"
+        done = server.run(*self.train(self.base, *pairs("train.max_steps=2")))
+        assert done.code == 0, done.text
+        shutil.copytree(self.base, self.end)
+        done = server.run(*self.resume(self.end))
+        assert done.code == 0, done.text
+
+    def train(self, out: Path, *arguments: str) -> list[str]:
+        """Arguments that begin a run."""
+        return ["train", "-c", "digits", "--data", str(self.data), "--out", str(out), *SMALL,
+                *arguments]  # fmt: skip
+
+    def resume(self, out: Path, *arguments: str) -> list[str]:
+        """Arguments that take a copy of ``base`` on to step 4."""
+        return self.train(out, "--resume", *pairs("train.max_steps=4"), *arguments)
+
+    def copy(self, out: Path) -> Path:
+        """A copy of ``base``."""
+        return Path(shutil.copytree(self.base, out))
+
+    def newest(self, out: Path) -> int:
+        """Step of the newest checkpoint that verifies; -1 if none does."""
+        run_id = json.loads((self.base / "status.json").read_text())["run_id"]
+        found = newest_checkpoint(out / "checkpoints", run_id)
+        return -1 if found is None else found.step
+
+    def finish(self, out: Path) -> Ended:
+        """Resume without any cleaning up, and hold that the end is that of ``end``."""
+        done = self.server.run(*self.resume(out))
+        assert done.code == 0, done.text
+        self.assert_same_end(out)
+        return done
+
+    def assert_same_end(self, out: Path) -> None:
+        ours, theirs = final_tensors(out), final_tensors(self.end)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+        assert (out / "samples.jsonl").read_bytes() == (self.end / "samples.jsonl").read_bytes()
+        assert leftovers(out) == []
+
+
+SMALL = pairs(
+    *("model.width=8", "train.threads=1", "sinks.tensorboard=false", "train.sample_log=ids"),
+    *("data.val=null", "data.workers=0", "train.checkpoint_steps=1", "train.keep_checkpoints=2"),
+)
+
+
+def final_tensors(out: Path, step: int = 4) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoints" / f"step-{step:08d}" / "tensors.safetensors")
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Names of temporary files and locks that are still there."""
+    found = [path.name for path in folder.rglob("*") if ".tmp" in path.name]
+    found += [path.name for path in folder.rglob("*.probe")]
+    return found + [path.name for path in folder.rglob("run.lock")]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts fastrot in 20 ms."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def tiny(server: Server, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A small run to do things to."""
+    return TinyRun(server, tmp_path_factory.mktemp("tiny"))
+
+
