@@ -143,6 +143,11 @@ class Program:
         os.kill(self.pid, signal.SIGCONT)
 
     @property
+    def trace_so_far(self) -> str:
+        """What strace has seen until now."""
+        return self._trace.read_text(errors="replace") if self._trace.exists() else ""
+
+    @property
     def runs(self) -> bool:
         """Whether it has not ended yet."""
         return process_state(self.pid) not in ("Z", "")

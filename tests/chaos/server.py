@@ -105,3 +105,4 @@ def serve() -> None:
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # libraries have nothing to put in order, and much to say at the end

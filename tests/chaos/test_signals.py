@@ -1,0 +1,197 @@
+"""Rows 3 and 29: a signal at any moment, a second one, Ctrl-C at a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.conftest import TinyRun, pairs
+from tests.chaos.program import HANG_SECONDS, ROOT, Ended, Server, need_strace, poll
+from tests.chaos.test_killed_saves import CALLS, changes
+from tests.conftest import FaultLog
+
+ENDLESS = pairs("train.max_steps=100000000", "train.epochs=1000000")
+
+
+def status_of(out: Path) -> dict:
+    return json.loads((out / "status.json").read_text())
+
+
+def assert_stopped(ended: Ended, out: Path, tiny: TinyRun) -> None:
+    """It said what came, saved if it had begun to train, and goes on to the same end."""
+    assert "Traceback" not in ended.text
+    if ended.code == 75:
+        assert "--resume" in ended.line and "\n" not in ended.line
+        status = status_of(out)
+        if status != status_of(tiny.base):  # it came after the run was opened
+            assert (status["state"], status["exit_code"]) == ("preempted", 75)
+            assert tiny.newest(out) == status["step"]
+    else:  # before the handler was there, or when all was done and the status says so
+        assert ended.code == 0 or ended.code < 0, ended.text
+        assert ended.code < 0 or status_of(out)["state"] == "done"
+    tiny.finish(out)
+
+
+def signal_at(
+    call: str, count: int, name: str, tiny: TinyRun, out: Path, fault_log: FaultLog
+) -> int:
+    tiny.copy(out)
+    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal={name}:when={count}"]
+    with fault_log(29 if name == "INT" else 3) as trial:
+        ended = tiny.server.run(*tiny.resume(out), strace=inject)
+        trial.seconds, trial.orphans = ended.injected, len(ended.orphans)
+        assert f"--- SIG{name}" in ended.trace, f"{call} {count} was not reached"
+        assert_stopped(ended, out, tiny)
+        assert trial.orphans == 0
+    return ended.code
+
+
+@pytest.fixture(scope="module")
+def points(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
+    """Calls that change the disk, from the lock to the last status."""
+    need_strace()
+    out = tiny.copy(tmp_path_factory.mktemp("points") / "run")
+    done = tiny.server.run(*tiny.resume(out), strace=["-e", f"trace={','.join(CALLS)}"])
+    assert done.code == 0, done.text
+    return changes(done.trace)
+
+
+def test_a_signal_during_some_calls(
+    points: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
+) -> None:
+    codes = set()
+    for i, (call, count) in enumerate(points[:: len(points) // 6]):
+        name = ("TERM", "INT", "USR2")[i % 3]
+        codes.add(signal_at(call, count, name, tiny, tmp_path / f"{i}", fault_log))
+    assert 75 in codes
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", ["TERM", "USR1", "INT"])
+def test_a_signal_during_every_call(
+    name: str, points: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
+) -> None:
+    for i, (call, count) in enumerate(points):
+        signal_at(call, count, name, tiny, tmp_path / f"{i}", fault_log)
+
+
+def test_a_second_signal_ends_at_once(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
+    """While the checkpoint of the first is being written on a disk that does not answer."""
+    need_strace()
+    out = tiny.copy(tmp_path / "run")
+    slow = ["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=20000000:when=12+"]
+    with fault_log(3) as trial:
+        program = tiny.server.start(*tiny.resume(out, *ENDLESS), strace=slow)
+        program.until(lambda: "INJECTED" in program.trace_so_far or "DELAYED" in
+                      program.trace_so_far, "a sync hangs")  # fmt: skip
+        program.signal(signal.SIGTERM)
+        since = program.signal(signal.SIGTERM)
+        ended = program.end(HANG_SECONDS)
+        trial.seconds, trial.orphans = ended.at - since, len(ended.orphans)
+        assert ended.code == -signal.SIGTERM and trial.seconds < 25
+        assert tiny.newest(out) >= 2
+        tiny.finish(out)
+
+
+def in_terminal(command: list[str], out: Path, presses: int) -> tuple[int, str, float, bool]:
+    """Run in a terminal of its own, press Ctrl-C; code, text, seconds, terminal as before."""
+    pid, master = pty.fork()
+    if pid == 0:
+        os.environ.update({"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+        os.execv(sys.executable, [sys.executable, *command])
+    before = termios.tcgetattr(master)
+    text = b""
+    os.set_blocking(master, False)
+
+    def read() -> bool:
+        nonlocal text
+        try:
+            while chunk := os.read(master, 65536):
+                text += chunk
+        except BlockingIOError:
+            return False
+        except OSError:  # the other end is closed
+            return True
+        return True
+
+    def logged() -> bool:
+        read()
+        path = out / "samples.jsonl"
+        return path.exists() and path.stat().st_size > 0
+
+    poll(logged, "training begins")
+    since = time.monotonic()
+    for _ in range(presses):
+        os.write(master, b"\x03")
+        time.sleep(0.05 if presses > 1 else 0)  # two that come together are one
+    status = 0
+
+    def gone() -> bool:
+        nonlocal status
+        read()
+        done, status = os.waitpid(pid, os.WNOHANG)
+        return done == pid
+
+    poll(gone, "it ends")
+    seconds = time.monotonic() - since
+    read()
+    same = termios.tcgetattr(master) == before
+    os.close(master)
+    return os.waitstatus_to_exitcode(status), text.decode(errors="replace"), seconds, same
+
+
+def test_ctrl_c_at_a_terminal(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
+    """The whole foreground group gets it: the loader's workers too."""
+    out = tmp_path / "run"
+    command = ["-m", "fastrot", *tiny.train(out, *ENDLESS, *pairs("data.workers=2"),
+                                            "--loader", "reference")]  # fmt: skip
+    with fault_log(29) as trial:
+        code, text, trial.seconds, same = in_terminal(command, out, 1)
+        assert code == 75, text
+        assert "Traceback" not in text and "stopped by SIGINT" in text
+        assert same, "the terminal was left in another mode"
+        # What hides the cursor must show it again.
+        assert text.rfind("\x1b[?25h") >= text.rfind("\x1b[?25l")
+        assert tiny_status(out) == ("preempted", 75)
+        trial.orphans = len(those_who_write_to(out))
+        assert trial.orphans == 0
+
+
+def tiny_status(out: Path) -> tuple[str, int]:
+    status = status_of(out)
+    return status["state"], status["exit_code"]
+
+
+def those_who_write_to(out: Path) -> list[str]:
+    """Processes whose command line names the run folder (workers have that of their parent)."""
+    done = subprocess.run(["pgrep", "-f", re.escape(str(out))], capture_output=True, text=True)
+    return done.stdout.split()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("moment", range(8))
+def test_signals_at_random_moments(
+    moment: int, server: Server, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
+) -> None:
+    """From the start of the program on, every 0.1 s, with workers."""
+    out = tiny.copy(tmp_path / "run")
+    arguments = tiny.resume(out, "--loader", "reference", *pairs("data.workers=2"), *ENDLESS)
+    with fault_log(3) as trial:
+        program = server.start(*arguments)
+        time.sleep(0.1 * moment)
+        since = program.signal(signal.SIGTERM)
+        ended = program.end()
+        trial.seconds, trial.orphans = ended.at - since, len(ended.orphans)
+        assert ended.code in (75, -signal.SIGTERM), ended.text
+        assert "Traceback" not in ended.text and trial.orphans == 0
+        assert tiny.newest(out) >= 2
