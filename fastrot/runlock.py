@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -32,6 +33,10 @@ HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
 _logger = logging.getLogger(__name__)
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_NO_LINK = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+# All records have this length, so that one replaces another in a single write: a process killed
+# between two would leave a lock that names nobody, and the next start would wait for its lease.
+_RECORD_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class RunLock:
         first_beat: float | None = None
         told = False
         while True:
-            descriptor, created = _open(self.path)
+            descriptor, created = _open(self.path, self._record())
             keep = False
             try:
                 if not _flock(descriptor, patient=created):
@@ -142,6 +147,7 @@ class RunLock:
                 holder = None if created else _read(self.path)
                 if created or (holder and holder.of_this_machine and not holder.runs):
                     self._claim(descriptor)
+                    _reap(self.path)
                     keep = True
                     return descriptor
                 if holder and holder.of_this_machine:
@@ -171,10 +177,11 @@ class RunLock:
                     os.close(descriptor)
             time.sleep(0.05 if holder is None else 1)
 
+    def _record(self) -> bytes:
+        return json.dumps(asdict(self.holder)).encode().ljust(_RECORD_BYTES)
+
     def _claim(self, descriptor: int) -> None:
-        record = json.dumps(asdict(self.holder)).encode()
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, record, 0)
+        os.pwrite(descriptor, self._record(), 0)
         os.fsync(descriptor)
 
     def _refusal(self, holder: Holder | None) -> MismatchError:
@@ -204,15 +211,53 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _open(path: Path) -> tuple[int, bool]:
-    """Descriptor of the lock file and whether this call created it (exclusive on NFS too)."""
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+def _open(path: Path, record: bytes) -> tuple[int, bool]:
+    """Descriptor of the lock file and whether this call created it."""
     while True:
+        if not os.path.lexists(path):
+            descriptor = _create(path, record)
+            if descriptor is not None:
+                return descriptor, True
+        with contextlib.suppress(FileNotFoundError):  # released in between: create it
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), False
+
+
+def _create(path: Path, record: bytes) -> int | None:
+    """A lock file that names its holder from the first moment; None where there is one already.
+
+    Written under another name first: a link, unlike a rename, replaces nothing, on NFS too.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        os.pwrite(descriptor, record, 0)
+        os.fsync(descriptor)
+        _flock(descriptor, patient=False)  # before anybody can see it
         try:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
-        except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):  # released in between: create it
-                return os.open(path, flags), False
+            os.link(temporary, path)
+        except (FileExistsError, FileNotFoundError):  # another was first, and may have reaped ours
+            if os.fstat(descriptor).st_nlink < 2:  # an answer of NFS that came twice
+                os.close(descriptor)
+                return None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_LINK:
+                raise
+            with contextlib.suppress(FileExistsError):  # this file system has no links
+                return os.open(path, flags, 0o600)
+            return None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return descriptor
+
+
+def _reap(path: Path) -> None:
+    """Remove what starts that were killed in ``_create`` left beside the lock."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for entry in path.parent.iterdir():
+        if name.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 def _flock(descriptor: int, *, patient: bool) -> bool:

@@ -6,6 +6,7 @@ A run folder holds ``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -27,8 +28,10 @@ from fastrot.storage import sync_folder, write_atomic
 State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
 _LEFTOVER = re.compile(
-    r"\.(status\.json|config\.yaml|environment\.json)\.[0-9a-f]{8}\.tmp|\.[0-9a-f]{8}\.probe"
+    r"\.(status\.json|config\.yaml|environment\.json|run\.lock)\.[0-9a-f]{8}\.tmp"
+    r"|\.[0-9a-f]{8}\.probe"
 )
+_UNFINISHED = ".step-*.tmp-*"  # a checkpoint that was being written or removed
 _logger = logging.getLogger(__name__)
 
 
@@ -68,8 +71,8 @@ class RunFolder:
             self._lock = RunLock(lock)
             try:
                 self._refuse_if_used(resume=resume)
-                self._reap()
                 _probe(self.path, resume=resume)
+                self._reap()
                 self.run_id = read_run_id(self.path) or secrets.token_hex(8)
             except BaseException:
                 self._lock.release()
@@ -176,8 +179,9 @@ class RunFolder:
 
     def _reap(self) -> None:
         """Remove what a killed process left half-written; the lock says that none is at work."""
-        for entry in self.path.iterdir():
-            if _is_leftover(entry.name):
+        left = [entry for entry in self.path.iterdir() if _is_leftover(entry.name)]
+        for entry in [*left, *self.checkpoints.glob(_UNFINISHED)]:
+            with contextlib.suppress(OSError):  # in nobody's way
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _refuse_if_used(self, *, resume: bool) -> None:

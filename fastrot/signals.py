@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections import Counter
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,7 +19,8 @@ class StopRequest:
 
     Until ``training`` is set the request is carried out on the spot: nothing has been learnt that
     could be lost. From then on the handler only sets a flag, which the loop looks at after each
-    step; a second signal of the same kind ends the process without saving.
+    step; a second signal of the same kind ends the process without saving, also where the first
+    has not been heard yet, because the main thread waits for a disk or a device.
 
     Attributes:
         signal_name: name of the signal that came, or None.
@@ -28,6 +31,7 @@ class StopRequest:
         self.signal_name: str | None = None
         self.training = False
         self._previous: dict[int, Any] = {}
+        self._bell = self._previous_bell = -1
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
@@ -44,8 +48,12 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
+            ear, self._bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(ear, True)
+            threading.Thread(target=_listen, args=(ear,), name="signals", daemon=True).start()
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
+            self._previous_bell = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
         return self
 
     def __exit__(
@@ -54,5 +62,34 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._bell >= 0:
+            signal.set_wakeup_fd(self._previous_bell)
+            os.close(self._bell)  # the listener ends
+            self._bell = -1
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+def _listen(ear: int) -> None:
+    """End the process at the second signal of a kind.
+
+    Python runs a handler when its main thread comes back from a call; the kernel writes the
+    number of each signal into the pipe at once.
+    """
+    heard: Counter[int] = Counter()
+    while numbers := os.read(ear, 64):
+        heard.update(number for number in numbers if number in _SIGNALS)
+        for number, times in heard.items():
+            if times > 1:
+                os._exit(128 + number)  # as a shell reports that the signal ended it
+    os.close(ear)
+
+
+def _deafen_child() -> None:
+    # A signal to the whole group, in the moment before a worker has set its own handlers, would
+    # be heard here twice.
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_deafen_child)

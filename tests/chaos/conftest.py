@@ -103,5 +103,3 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def tiny(server: Server, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """A small run to do things to."""
     return TinyRun(server, tmp_path_factory.mktemp("tiny"))
-
-
