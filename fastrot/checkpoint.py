@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fastrot.errors import BadDataError, MismatchError, StorageError
+from fastrot.storage import make_folder
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -84,7 +85,7 @@ def save_checkpoint(
     # The same tensor may stand in two files (an export): hash and copy each storage once.
     flat = {name: _flat(tensor) for name, tensor in tensors.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if (final / "COMMIT.json").exists() and _is_valid(final, run_id):
             return final
         temporary.mkdir()

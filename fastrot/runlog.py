@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from fastrot.errors import MismatchError, StorageError, UsageError
 from fastrot.runlock import RunLock
-from fastrot.storage import sync_folder, write_atomic
+from fastrot.storage import make_folder, sync_folder, write_atomic
 
 State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
@@ -67,7 +67,7 @@ class RunFolder:
         if not lock.exists():
             self._refuse_if_used(resume=resume)  # before anything is put into what is not ours
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.path, mode=0o700)
             self._lock = RunLock(lock)
             try:
                 self._refuse_if_used(resume=resume)

@@ -42,3 +42,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make a folder and its parents, durably: none of them vanishes with a power cut.
+
+    Args:
+        folder: there may be one already.
+        mode: of the folder itself, as for ``os.mkdir``.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)

@@ -82,7 +82,7 @@ def test_a_signal_during_some_calls(
 def test_a_signal_during_every_call(
     name: str, points: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
-    for i, (call, count) in enumerate(points):
+    for i, (call, count) in enumerate(points[:: 1 if name == "TERM" else 4]):
         signal_at(call, count, name, tiny, tmp_path / f"{i}", fault_log)
 
 
