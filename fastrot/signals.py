@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from types import FrameType, TracebackType
@@ -32,6 +33,7 @@ class StopRequest:
         self.training = False
         self._previous: dict[int, Any] = {}
         self._bell = self._previous_bell = -1
+        self._previous_hook = sys.unraisablehook
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
@@ -54,7 +56,13 @@ class StopRequest:
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
             self._previous_bell = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+            self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._hear_unraisable
         return self
+
+    def _hear_unraisable(self, failure: sys.UnraisableHookArgs) -> None:
+        # It came where nothing can be raised (a finalizer, a fork): the flag stops the first step.
+        if not isinstance(failure.exc_value, PreemptedError):
+            self._previous_hook(failure)
 
     def __exit__(
         self,
@@ -66,6 +74,7 @@ class StopRequest:
             signal.set_wakeup_fd(self._previous_bell)
             os.close(self._bell)  # the listener ends
             self._bell = -1
+            sys.unraisablehook = self._previous_hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -77,3 +77,16 @@ def test_while_training_only_a_flag_is_set() -> None:
         stop.training = True
         signal.raise_signal(signal.SIGUSR1)
         assert stop and stop.signal_name == "SIGUSR1"
+
+
+def test_where_nothing_can_be_raised_the_flag_stops_the_first_step(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with StopRequest() as stop:
+        Finalized()
+        assert stop
+    assert capfd.readouterr().err == ""
