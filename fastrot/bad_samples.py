@@ -69,8 +69,10 @@ class BadSamples:
         if lines is not None:
             lines.close()
         if len(self._known) > self._limit:
-            raise BadDataError(
+            error = BadDataError(
                 f"{len(self._known)} bad samples, more than data.max_bad={self._limit}; "
                 "bad_samples.jsonl of the run folder lists them; mend the data, or raise "
                 "data.max_bad"
             )
+            error.told_elsewhere = not self._world.is_main
+            raise error

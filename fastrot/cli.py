@@ -81,6 +81,12 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in the run folder.")
     ] = False,
     on_bad_sample: SkipOrFail = None,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="Ranks on this machine: one a GPU, or a share of the CPU.")
+    ] = 1,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="With --gpus: start anew so often after a rank was lost.")
+    ] = 0,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,6 +115,12 @@ def train(
     recipe = "digits" if config is None and not named else config
     loaded = load_config(recipe, settings)
     name = Path(recipe or os.path.abspath(named[0][1])).stem or "run"
+    if gpus > 1 and "RANK" not in os.environ:
+        from fastrot.launch import fastrot_command, launch
+
+        command, again = fastrot_command(sys.argv[1:]), () if resume else ("--resume",)
+        say = partial(print, file=sys.stderr)
+        raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
 
     from fastrot.distributed import read_world
     from fastrot.screen import RunScreen
@@ -349,7 +361,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)
     except FastrotError as error:
-        _leave(f"fastrot: {error}", error.exit_code)
+        _leave("" if error.told_elsewhere else f"fastrot: {error}", error.exit_code)
     except typer.TyperException as error:
         text = error.format_message().strip().rstrip(".;")
         _leave(f"fastrot: {text}; `fastrot --help` shows what there is" if text else "", 64)

@@ -39,6 +39,9 @@ class DataConfig(Section):
     """Decoding processes or threads per rank; null: the cores this process may use."""
     resolution: Annotated[int, Field(ge=8, le=4096)] = 224
     """Side of a crop in pixels."""
+    progressive: tuple[tuple[int, int], ...] = ()
+    """[first epoch, side] one after the other: training crops grow to resolution, which validation
+    has from the start. Empty: they have it, too."""
     crop: Literal["random_resized", "padded", "center", "whole"] = "random_resized"
     """How training crops are drawn (fastrot/data/augment.py describes each)."""
     scale: tuple[float, float] = (0.08, 1.0)
@@ -80,6 +83,17 @@ class DataConfig(Section):
                 )
         if self.scale[1] > 1:
             raise ValueError(f"data.scale={list(self.scale)} must not exceed 1 (the whole image)")
+        epochs = [epoch for epoch, _ in self.progressive]
+        if epochs and (epochs[0] != 0 or epochs != sorted(set(epochs))):
+            raise ValueError(f"data.progressive: epochs {epochs} must increase from 0")
+        if epochs and (
+            self.progressive[-1][1] != self.resolution
+            or min(side for _, side in self.progressive) < 8
+        ):
+            raise ValueError(
+                f"data.progressive={[list(each) for each in self.progressive]}: sides must be at "
+                f"least 8, and the last one data.resolution={self.resolution}"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"data.std={list(self.std)} must be positive")
         if self.padding > self.resolution:  # a crop may then hold nothing of the image
@@ -179,7 +193,7 @@ class TrainConfig(Section):
     """Who computes batch norm. auto: what the step implies. apex: NVIDIA apex built from source,
     to compare with (fp16, one GPU)."""
     cuda_graph: bool | None = None
-    """Record the whole step as a CUDA graph (one GPU); null: for compile and fused."""
+    """Record the whole step as a CUDA graph; null: for compile and fused, on one GPU."""
     channels_last: bool = True
     """Keep weights and activations in NHWC memory order."""
     deterministic: bool = False

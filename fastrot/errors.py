@@ -11,6 +11,8 @@ class FastrotError(Exception):
     """A failure that the user can understand and act on."""
 
     exit_code = 70
+    told_elsewhere = False
+    """Another rank prints it: one line is enough for all of them."""
 
 
 class UsageError(FastrotError):

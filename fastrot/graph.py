@@ -16,6 +16,7 @@ from fastrot.errors import FastrotError
 from fastrot.rotation import Inputs
 
 _WARM_UP = 3  # convolution algorithms are chosen, workspaces allocated
+_WARM_UP_RANKS = 11  # DistributedDataParallel arranges its buckets anew in the first ten
 _AHEAD = 3  # steps: each that is queued holds its batch in the device's memory
 
 
@@ -24,22 +25,28 @@ class GraphError(FastrotError):
 
 
 class StepGraph:
-    """Calls run ``body``: the first three as they are, all others as a replay of the fourth.
+    """Calls run ``body``: the first few as they are, all others as a replay of the next one.
 
     All steps train: none is repeated or thrown away for the recording.
 
     Args:
         body: works on the device alone, with memory that stays where it is: tensors that outlive
-            a call are written in place. What it takes must have the same shapes in all calls.
+            a call are written in place. Where the shapes of what it takes change, it is recorded
+            anew.
         device: a GPU.
+        ranks: how many train together.
     """
 
-    def __init__(self, body: Callable[[Sequence[Inputs]], None], device: torch.device) -> None:
+    def __init__(
+        self, body: Callable[[Sequence[Inputs]], None], device: torch.device, *, ranks: int = 1
+    ) -> None:
+        self._warm_up = _WARM_UP if ranks == 1 else _WARM_UP_RANKS
         self._body = body
         self._device = device
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._held: list[Inputs] = []
+        self._shapes: list[torch.Size] = []
         self._aside_stream = torch.cuda.Stream(device)
         self._queued: deque[torch.cuda.Event] = deque()
 
@@ -49,11 +56,14 @@ class StepGraph:
         Raises:
             GraphError: it does something that a graph cannot hold.
         """
+        shapes = [tensor.shape for inputs in passes for tensor in inputs]
+        if shapes != self._shapes:  # crops grow from epoch to epoch: record anew
+            self._shapes, self._graph, self._held, self._calls = shapes, None, [], 0
         if self._graph is not None:
             self._hold(passes)
             self._graph.replay()
             self._wait_for_an_earlier_one()
-        elif self._calls < _WARM_UP:
+        elif self._calls < self._warm_up:
             self._aside(passes)
         else:
             self._graph = self._record(passes)

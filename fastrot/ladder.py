@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -72,16 +73,21 @@ def choose_rung(config: Config, world: World, device: torch.device) -> Rung:
         step, why = train.step, "as set by train.step"
         _check(step, device)
     batchnorm = cast(Engine, train.batchnorm)
+    shared = config.model.sync_bn and world.size > 1
     if train.batchnorm == "auto":
         batchnorm = "fused" if step == "fused" else "torch"
+        if shared and device.type == "cpu":
+            batchnorm = "fused"
+            why += "; batch-norm statistics over all ranks, which torch has for GPUs only"
     if batchnorm == "apex":
         _check_apex(config, world, device)
     for operation in ("rotate_views", *(("batch_norm",) if batchnorm == "fused" else ())):
         why += _compromise(operation, device)
     wanted = step != "eager" if train.cuda_graph is None else train.cuda_graph
-    graph = wanted and device.type == "cuda" and world.size == 1
-    if wanted and device.type == "cuda" and world.size > 1:
-        why += "; no CUDA graph with several ranks"
+    graph = wanted and device.type == "cuda"
+    if graph and world.size > 1 and not train.cuda_graph:
+        graph = False  # never measured: NCCL in a graph waits for a machine with two GPUs
+        why += "; no CUDA graph with several ranks (train.cuda_graph=true records one)"
     if train.cuda_graph and device.type != "cuda":
         why += "; no CUDA graph on a CPU"
     return Rung(step, batchnorm, graph, why)
@@ -181,9 +187,15 @@ def arrange(
         arranged = cast(nn.Module, torch.compile(model, dynamic=False))
     if world.size == 1:
         return arranged
-    return DistributedDataParallel(
-        arranged,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        static_graph=static_graph,
-    )
+    # What a graph is to hold must not have been on the stream that all others wait for.
+    aside = torch.cuda.stream(torch.cuda.Stream(device)) if rung.graph else nullcontext()
+    with aside:
+        return DistributedDataParallel(
+            arranged,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            # Running statistics: the same anyway, or (sync_bn=false) taken from the main rank
+            # when they are used.
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=static_graph,
+        )

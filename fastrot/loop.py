@@ -17,7 +17,7 @@ import torch
 from fastrot.checkpoint import prune_checkpoints, save_checkpoint
 from fastrot.data.loader import Batch, Loader
 from fastrot.distributed import World, lost_peers_named
-from fastrot.errors import NonFiniteError, PreemptedError, StorageError
+from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, StorageError
 from fastrot.optim import set_learning_rate
 from fastrot.runlog import JsonLines, RunFolder, read_json_lines
 from fastrot.sample_log import SampleLog
@@ -228,10 +228,12 @@ class Loop:
                 self._log(done)
             if decision.stop:
                 self._save(done, final=True)
-                raise PreemptedError(
-                    f"stopped by {stop.signal_name or 'a signal to another rank'} after step "
-                    f"{done} of {plan.total_steps}; the checkpoint is written; add --resume to "
-                    "the same command to go on"
+                raise self._agreed(
+                    PreemptedError(
+                        f"stopped by {stop.signal_name or 'a signal to another rank'} after step "
+                        f"{done} of {plan.total_steps}; the checkpoint is written; add --resume "
+                        "to the same command to go on"
+                    )
                 )
             if self._validate is not None and self._validation_due(done):
                 self._log(done)
@@ -337,12 +339,19 @@ class Loop:
 
     def _raise_non_finite(self, step: int) -> None:
         epoch, index = divmod(step, self._plan.steps_per_epoch)
-        raise NonFiniteError(
-            f"loss or gradient became NaN or infinite in step {step} (epoch {epoch}, step {index} "
-            f"of it); that update and all later ones were discarded, the checkpoint of step "
-            f"{self._saved_step} is intact; lower optim.learning_rate or lengthen "
-            "optim.warmup_epochs, then start again"
+        raise self._agreed(
+            NonFiniteError(
+                f"loss or gradient became NaN or infinite in step {step} (epoch {epoch}, step "
+                f"{index} of it); that update and all later ones were discarded, the checkpoint "
+                f"of step {self._saved_step} is intact; lower optim.learning_rate or lengthen "
+                "optim.warmup_epochs, then start again"
+            )
         )
+
+    def _agreed(self, error: FastrotError) -> FastrotError:
+        """All ranks raise it: the main one tells."""
+        error.told_elsewhere = not self._world.is_main
+        return error
 
     def _save(self, done: int, *, final: bool = False) -> None:
         if done == self._saved_step:
@@ -362,7 +371,7 @@ class Loop:
         error = error or StorageError("the main rank could not write its checkpoint")
         self._failed_saves += 1
         if final or self._failed_saves >= _SAVE_ATTEMPTS:
-            raise error
+            raise self._agreed(error)
         self._report.message(f"warning: {error}; training goes on")
 
     def _write(self, done: int) -> StorageError | None:

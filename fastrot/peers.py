@@ -150,15 +150,23 @@ class Peers:
             if word is None:
                 continue
             if not word["lost"]:
-                return _failure(f"rank {rank}: {word['message']}", word["exit_code"])
+                return self._failure(rank, f"rank {rank}: {word['message']}", word["exit_code"])
             second_hand = second_hand or word["message"]
         for rank, holder in self._holders.items():
             if how := self._trouble(rank, holder):
-                return PeerLostError(
+                return self._failure(
+                    rank,
                     f"rank {rank} (process {holder.pid}) {how}; checkpoints are intact, the same "
-                    "command with --resume goes on"
+                    "command with --resume goes on",
+                    PeerLostError.exit_code,
                 )
         return PeerLostError(second_hand) if second_hand else None
+
+    def _failure(self, culprit: int, message: str, exit_code: int) -> PeerLostError:
+        error = PeerLostError(message)
+        error.exit_code = exit_code
+        error.told_elsewhere = self._rank != 0 and culprit != 0  # by the main rank
+        return error
 
     def _others(self) -> list[int]:
         return [rank for rank in range(self._size) if rank != self._rank]
@@ -228,8 +236,9 @@ class Peers:
             with suppress(Exception):
                 self._record(error)
         self.tell(error)
-        sys.stderr.write(f"fastrot: {error}\n")
-        sys.stderr.flush()
+        if not error.told_elsewhere:
+            sys.stderr.write(f"fastrot: {error}\n")
+            sys.stderr.flush()
         os._exit(error.exit_code)  # the main thread waits for what will not come
 
 
@@ -246,9 +255,3 @@ def _state(holder: Holder) -> str:
     if state in "ZX" or not holder.runs:
         return _GONE
     return "is stopped (by a signal, or a debugger)" if state in "Tt" else ""
-
-
-def _failure(message: str, exit_code: int) -> FastrotError:
-    error = PeerLostError(message)
-    error.exit_code = exit_code
-    return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fastrot.data.beton_samples import BetonSamples
 from fastrot.data.loader import Loader, LoaderSpec, build_loader, choose_loader
 from fastrot.data.open import open_samples
 from fastrot.data.order import SampleOrder
+from fastrot.data.progressive import ProgressiveLoader
 from fastrot.data.samples import Samples
 from fastrot.data.subset import spread
 from fastrot.distributed import World
@@ -178,14 +179,29 @@ class Pretraining:
         )
         # Their worker processes are forked before FFCV or DALI start threads in this one.
         self._val_loader, self._bank = self._validation_loaders()
-        self.loader = self._loader(config.data.loader, data.train, data.order, part="train")
+        self.loader = self._training_loader()
 
-    def _loader(self, name: str, samples: Samples, order: SampleOrder, *, part: str) -> Loader:
+    def _training_loader(self) -> Loader:
+        config, data = self.config, self.data
+        growth = config.data.progressive
+        if not growth:
+            return self._loader(config.data.loader, data.train, data.order, part="train")
+        return ProgressiveLoader(
+            growth,
+            lambda side: self._loader(
+                config.data.loader, data.train, data.order, part="train", side=side
+            ),
+        )
+
+    def _loader(
+        self, name: str, samples: Samples, order: SampleOrder, *, part: str, side: int | None = None
+    ) -> Loader:
         config = self.config
+        crop = train_crop(config) if part == "train" else val_crop(config)
         spec = LoaderSpec(
             samples=samples,
             order=order,
-            crop=train_crop(config) if part == "train" else val_crop(config),
+            crop=crop if side is None else replace(crop, size=side),
             seed=config.train.seed,
             device=self.device,
             workers=config.data.workers or 0,

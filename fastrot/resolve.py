@@ -18,7 +18,8 @@ from fastrot.errors import MismatchError, UsageError
 
 # What may not change between a run and its resumption: the checkpoint would not fit, or the run
 # would no longer be one run.
-_FIXED = ("model.", "pretext.", "data.resolution", "train.seed", "train.global_batch")
+_FIXED = ("model.", "pretext.", "data.resolution", "data.progressive",
+          "optim.name", "train.seed", "train.global_batch")  # fmt: skip
 _SMALL_SIDE = 32
 
 

@@ -89,7 +89,9 @@ class TrainStep:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss * views, correct
         self._norm = torch.zeros((), device=device)
         self._views = 0
-        self._run = StepGraph(self._on_device, device) if graph else self._on_device
+        self._run = (
+            StepGraph(self._on_device, device, ranks=self._world.size) if graph else self._on_device
+        )
 
     def __call__(self, batches: Sequence[Batch], epoch: int) -> None:
         """Train on the batches of one step; more than one accumulate their gradients."""

@@ -27,7 +27,7 @@ TENSOR_MODULES = {
     f"fastrot.data.{name}"
     for name in (
         *("buffers", "dali", "epochs", "ffcv", "ffcv_stream", "loader", "native", "reference"),
-        *("synthetic", "thread_counts"),
+        *("progressive", "synthetic", "thread_counts"),
     )
 }
 
