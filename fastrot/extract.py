@@ -23,7 +23,7 @@ from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.feature_cache import FeatureCache
 from fastrot.feature_plan import protocol_crop
 from fastrot.features import extract_features
-from fastrot.settings import Override
+from fastrot.settings import Override, override_key
 from fastrot.weights import Backbone, load_backbone
 
 DEFAULT_PROTOCOL = "linear"
@@ -223,7 +223,7 @@ def _layers(config: EvalConfig, protocol: str | None, stages: tuple[str, ...]) -
 
 def divide_overrides(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
     """Those of a weight file's architecture (``model.width=32``), and those of the protocol."""
-    of_model = [item for item in overrides if _key(item).startswith("model.")]
+    of_model = [item for item in overrides if override_key(item).startswith("model.")]
     return of_model, [item for item in overrides if item not in of_model]
 
 
@@ -233,7 +233,3 @@ def architecture(name: str | None, overrides: Sequence[Override]) -> ModelConfig
         return None
     named: list[Override] = [] if name is None else [("model.name", name)]
     return load_config(None, [*named, *overrides]).model
-
-
-def _key(override: Override) -> str:
-    return override.partition("=")[0].strip() if isinstance(override, str) else override[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastrot.data.order import SampleOrder
 from fastrot.distributed import World
 from fastrot.environment import usable_cores
 from fastrot.errors import MismatchError, UsageError
+from fastrot.settings import Override, override_key
 
 # What may not change between a run and its resumption: the checkpoint would not fit, or the run
 # would no longer be one run.
@@ -55,6 +56,15 @@ def resolve(config: Config, world: World, device: torch.device) -> Config:
             "data.workers": config.data.workers if config.data.workers is not None else workers,
         },
     )
+
+
+def share_cores_anew(
+    config: Config, overrides: Sequence[Override], world: World, device: torch.device
+) -> Config:
+    """Threads and workers for another number of ranks, where ``overrides`` does not name them."""
+    named = {override_key(each) for each in overrides}
+    free = {key: None for key in ("train.threads", "data.workers") if key not in named}
+    return resolve(with_values(config, free), world, device)
 
 
 def _precision(name: str, device: torch.device) -> str:

@@ -18,6 +18,8 @@ from fastrot.sinks import Sinks
 from fastrot.storage import write_atomic
 from fastrot.train import TrainResult
 
+_NOT_SHOWN = ("gradient_norm", "data_wait_most", "data_wait_rank")
+
 
 class RunScreen:
     """The reporter of a run; a context manager. Other ranks than the main one stay silent.
@@ -68,7 +70,7 @@ class RunScreen:
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Show the numbers of the last interval and hand them to the sinks."""
-        shown = {key: value for key, value in metrics.items() if key != "gradient_norm"}
+        shown = {key: value for key, value in metrics.items() if key not in _NOT_SHOWN}
         if self._progress is not None:
             self._progress.update(step=step, metrics=shown)
         if self._sinks is not None:

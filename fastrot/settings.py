@@ -24,6 +24,11 @@ _MAX_RECIPE_BYTES = 64 * 1024
 Override = str | tuple[str, Any]
 
 
+def override_key(override: Override) -> str:
+    """The dotted key that an override sets."""
+    return override.partition("=")[0].strip() if isinstance(override, str) else override[0]
+
+
 class Section(BaseModel):
     """Frozen, closed to keys that it does not declare, and to numbers that are not finite."""
 

@@ -20,7 +20,7 @@ from fastrot.ladder import Rung, choose_rung
 from fastrot.loop import Loop, Reporter
 from fastrot.peers import Peers
 from fastrot.pretraining import Pretraining, open_data
-from fastrot.resolve import check_resumable, resolve, with_values
+from fastrot.resolve import check_resumable, resolve, share_cores_anew, with_values
 from fastrot.runlog import RunFolder, read_json_lines, read_run_id, read_status
 from fastrot.settings import Override
 from fastrot.signals import StopRequest
@@ -120,7 +120,7 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
             stack.enter_context(_recorded(run))
         stack.enter_context(peers.explained())
         world.sum(torch.zeros(1))  # the folder is ours before others look into it
-        return _run(config, rung, request.out, run, world, device, screen, stack, stop, peers)
+        return _run(config, rung, request, run, world, device, screen, stack, stop, peers)
 
 
 def _check_recipe(saved: Config, request: TrainRequest) -> None:
@@ -146,7 +146,7 @@ def _prepare_torch(config: Config, device: torch.device) -> None:
 def _run(
     config: Config,
     rung: Rung,
-    out: Path,
+    request: TrainRequest,
     run: RunFolder | None,
     world: World,
     device: torch.device,
@@ -155,6 +155,7 @@ def _run(
     stop: StopRequest,
     peers: Peers,
 ) -> TrainResult:
+    out = request.out
     run_id = run.run_id if run else read_run_id(out)
     checkpoint = newest_checkpoint(out / "checkpoints", run_id)
     if checkpoint is None and read_status(out).get("step", 0):
@@ -163,6 +164,13 @@ def _run(
             "checkpoint; restore the checkpoints, or start a new run with another --out"
         )
     start_step = checkpoint.step if checkpoint else 0
+    if checkpoint is not None and checkpoint.state["world_size"] != world.size:
+        screen.message(
+            f"{world.size} ranks now, {checkpoint.state['world_size']} before: the same samples in "
+            "each step, sums in another order"
+        )
+        config = share_cores_anew(config, request.overrides, world, device)
+        torch.set_num_threads(config.train.threads or 1)
     if run is not None and checkpoint is None:
         run.write_status("running", step=0, epoch=0)
     data = open_data(config, out, world, device, screen.message)

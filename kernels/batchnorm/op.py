@@ -282,14 +282,15 @@ def _check(
         raise TypeError(f"x is {x.dtype}, must be float32, float16, bfloat16 or float64")
     if x.ndim != 4 or not x.numel():
         raise ValueError(f"x of shape {tuple(x.shape)} must be (N, C, H, W), with a value at least")
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     for name, vector in (
         ("weight", weight),
         ("bias", bias),
         ("running_mean", running_mean),
         ("running_var", running_var),
     ):
-        if vector.dtype != torch.float32:
-            raise TypeError(f"{name} is {vector.dtype}, must be float32; use {name}.float()")
+        if vector.dtype != wide:
+            raise TypeError(f"{name} is {vector.dtype}, must be {str(wide)[6:]} as x is {x.dtype}")
         if vector.shape != (x.shape[1],):
             raise ValueError(
                 f"{name} of shape {tuple(vector.shape)} must be ({x.shape[1]},), a value a channel"
