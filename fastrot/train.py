@@ -137,7 +137,9 @@ def _prepare_torch(config: Config, device: torch.device) -> None:
     torch.set_num_threads(config.train.threads or 1)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
-    torch.use_deterministic_algorithms(config.train.deterministic)
+    if config.train.deterministic != torch.are_deterministic_algorithms_enabled():
+        # Not always: setting it, also to what it is, loads torch's compiler for seconds.
+        torch.use_deterministic_algorithms(config.train.deterministic)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not config.train.deterministic
         torch.set_float32_matmul_precision("high")
