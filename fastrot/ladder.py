@@ -7,6 +7,7 @@ The latter two are recorded as a CUDA graph on a GPU.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shutil
 from contextlib import nullcontext
@@ -24,6 +25,12 @@ from fastrot.errors import UsageError
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
 from fastrot.layers import Engine, share_batch_norm, use_batch_norm
 from fastrot.output import Say
+
+_SYNC_BUFFERS = next(  # torch 2.15 gave it another name, and warns of the old one
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 StepName = Literal["eager", "compile", "fused"]
 
@@ -195,7 +202,7 @@ def arrange(
             device_ids=[device.index] if device.type == "cuda" else None,
             # Running statistics: the same anyway, or (sync_bn=false) taken from the main rank
             # when they are used.
-            broadcast_buffers=False,
+            **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
             gradient_as_bucket_view=True,
             static_graph=static_graph,
         )

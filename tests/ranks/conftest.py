@@ -1,14 +1,14 @@
-"""Two ranks of this machine, as users start them, and what they leave."""
+"""Ranks of this machine, one by one or from a launcher, and what they leave."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +16,37 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastrot.launch import rank_environment
+from tests.chaos.program import Ended, Hang, Program, Server, poll, process_state
+
 SMALL = (
     *("model.width=8", "train.threads=1", "sinks.tensorboard=false", "train.sample_log=ids"),
-    *("train.log_seconds=0.2", "data.val=null"),
+    *("train.log_seconds=0.2", "data.val=null", "data.workers=0"),
 )
 
 
-@dataclass
-class Run:
-    """``fastrot train`` as a child process, and its run folder."""
+def arguments(out: Path, *more: str, settings: tuple[str, ...] = ()) -> list[str]:
+    """Of a small run on the embedded digits."""
+    words = ["train", "--out", str(out), *more]
+    return words + [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
 
-    out: Path
-    process: subprocess.Popen[str] = field(repr=False)
 
-    def wait(self, code: int = 0, seconds: float = 120) -> str:
-        """Its standard error, once it has left with this code."""
-        _, words = self.process.communicate(timeout=seconds)
-        assert self.process.returncode == code, words[-4000:]
-        return words
+class Folder:
+    """A run folder."""
 
-    def rank(self, rank: int) -> int:
-        """Process id of a rank, once it runs."""
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            for folder in Path("/proc").glob("[0-9]*"):
-                try:
-                    environment = (folder / "environ").read_bytes().split(b"\0")
-                    words = (folder / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if f"RANK={rank}".encode() in environment and str(self.out).encode() in words:
-                    if b"torch.distributed.run" not in words:
-                        return int(folder.name)
-            time.sleep(0.05)
-        raise AssertionError(f"rank {rank} did not start")
-
-    def reached(self, step: int) -> None:
-        """Wait until its log tells of a step."""
-        end = time.monotonic() + 120
-        while time.monotonic() < end and self.process.poll() is None:
-            samples = self.out / "samples.jsonl"
-            if samples.is_file() and samples.read_bytes().count(b"\n") >= step:
-                return
-            time.sleep(0.02)
-        raise AssertionError(f"did not reach step {step}: {self.process.poll()}")
+    def __init__(self, out: Path) -> None:
+        self.out = out
 
     @property
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says."""
         return dict(json.loads((self.out / "status.json").read_text()))
+
+    @property
+    def steps(self) -> int:
+        """Steps that its log tells of."""
+        samples = self.out / "samples.jsonl"
+        return samples.read_bytes().count(b"\n") if samples.is_file() else 0
 
     def samples(self) -> list[list[int]]:
         """Sample ids of every step."""
@@ -75,66 +57,151 @@ class Run:
         return load_file(self.out / "checkpoints" / f"step-{step:08d}" / "tensors.safetensors")
 
 
-Start = Callable[..., Run]
+class Ranks(Folder):
+    """The ranks of one start, each forked by the server."""
+
+    def __init__(
+        self,
+        server: Server,
+        out: Path,
+        *more: str,
+        size: int = 2,
+        settings: tuple[str, ...] = (),
+        program: str | None = None,
+        present: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(out)
+        store = server.folder / secrets.token_hex(8)
+        words = arguments(out, *more, settings=settings)
+        if program is not None:
+            words = [program, *words]
+        self.ranks: list[Program] = [
+            server.start(
+                *words, environment=rank_environment(rank, size, store) if size > 1 else {}
+            )
+            for rank in (range(size) if present is None else present)
+        ]
+
+    def end(self, *codes: int, seconds: float = 120) -> list[Ended]:
+        """How each rank ended, which was with these codes (all 0 if none is given)."""
+        ended = [rank.end(seconds) for rank in self.ranks]
+        found = [each.code for each in ended]
+        text = "\n".join(each.text[-3000:] for each in ended)
+        assert found == list(codes or [0] * len(ended)), f"{found}\n{text}"
+        assert not any(each.orphans for each in ended)
+        return ended
+
+    def reached(self, step: int) -> None:
+        """Wait until the log tells of a step."""
+        poll(
+            lambda: self.steps >= step or not all(rank.runs for rank in self.ranks),
+            f"step {step}",
+        )
+        assert self.steps >= step, [rank.output.read_text() for rank in self.ranks]
+
+
+class Launched(Folder):
+    """A launcher and its ranks, as a user starts them."""
+
+    def __init__(self, out: Path, command: list[str]) -> None:
+        super().__init__(out)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def end(self, code: int = 0, seconds: float = 180) -> str:
+        """Its standard error, once it has left with this code."""
+        _, words = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == code, words[-4000:]
+        return words
+
+    def rank(self, rank: int, *, not_pid: int = 0) -> int:
+        """Process id of a rank that trains."""
+        end = time.monotonic() + 90
+        while time.monotonic() < end:
+            for pid in _processes(str(self.out)):
+                try:
+                    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if f"RANK={rank}".encode() in environment and pid != not_pid:
+                    return pid
+            time.sleep(0.02)
+        raise Hang(f"rank {rank} did not start")
+
+    def reached(self, step: int) -> None:
+        """Wait until the log tells of a step."""
+        poll(lambda: self.steps >= step or self.process.poll() is not None, f"step {step}", 120)
+        assert self.steps >= step
+
+    def close(self) -> None:
+        """End what still runs; nothing should be left behind."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.communicate(timeout=60)
+        end = time.monotonic() + 10
+        while (left := _processes(str(self.out))) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not left, "processes were left behind"
+
+
+def _processes(word: str) -> list[int]:
+    """Running processes whose command line has a word."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if word.encode() in (entry / "cmdline").read_bytes() and process_state(
+                int(entry.name)
+            ) not in ("Z", ""):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts fastrot in 20 ms."""
+    server = Server(tmp_path_factory.mktemp("ranks"))
+    yield server
+    server.close()
+
+
+Train = Callable[..., Ranks]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start training in a run folder; whatever still runs at the end is killed."""
-    runs: list[Run] = []
+def train(server: Server, tmp_path: Path) -> Train:
+    """``train(name, *arguments, size=2, settings=(...))`` starts the ranks of a run."""
+
+    def begin(name: str, *more: str, **options: Any) -> Ranks:
+        return Ranks(server, tmp_path / name, *more, **options)
+
+    return begin
+
+
+Launch = Callable[..., Launched]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """``launch(name, launcher, ...)`` starts ``own`` or ``torchrun`` with two ranks."""
+    runs: list[Launched] = []
 
     def begin(
-        name: str,
-        *arguments: str,
-        ranks: int = 2,
-        settings: tuple[str, ...] = (),
-        command: tuple[str, ...] | None = None,
-        environment: dict[str, str] | None = None,
-    ) -> Run:
-        out = tmp_path / name
-        program = command or (sys.executable, "-m", "fastrot")
-        words = [*program, "train", "--out", str(out), *arguments]
-        if command is None and ranks > 1:
-            words += ["--gpus", str(ranks)]
-        words += [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
-        process = subprocess.Popen(
-            words,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-        runs.append(Run(out, process))
+        name: str, launcher: str, *more: str, settings: tuple[str, ...] = (), restarts: int = 0
+    ) -> Launched:
+        words = arguments(tmp_path / name, *more, settings=settings)
+        if launcher == "torchrun":
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += ["--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "fastrot"]
+        else:
+            command = [sys.executable, "-m", "fastrot"]
+            words += ["--gpus", "2", "--restarts", str(restarts)]
+        runs.append(Launched(tmp_path / name, [*command, *words]))
         return runs[-1]
 
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "5"
     yield begin
     for run in runs:
-        if run.process.poll() is None:
-            run.process.kill()
-            run.process.communicate()
-    assert not left_over(tmp_path), "processes were left behind"
-
-
-def left_over(folder: Path) -> list[int]:
-    """Processes whose command names a folder, ten seconds from now at the latest."""
-    end = time.monotonic() + 10
-    while True:
-        found = []
-        for each in Path("/proc").glob("[0-9]*"):
-            try:
-                if str(folder).encode() in (each / "cmdline").read_bytes():
-                    found.append(int(each.name))
-            except OSError:
-                continue
-        if not found or time.monotonic() > end:
-            return found
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def torchrun() -> tuple[str, ...]:
-    """The launcher that others know, before ``train``."""
-    return (
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        *("--max-restarts=1", "-m", "fastrot"),
-    )
+        run.close()
