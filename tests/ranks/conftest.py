@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from fastrot.launch import rank_environment
@@ -68,16 +71,22 @@ class Ranks(Folder):
         size: int = 2,
         settings: tuple[str, ...] = (),
         program: str | None = None,
+        first: str | None = None,
+        environment: dict[str, str] | None = None,
         present: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(out)
         store = server.folder / secrets.token_hex(8)
         words = arguments(out, *more, settings=settings)
         if program is not None:
-            words = [program, *words]
+            words = [program, *([] if first is None else [first]), *words]
         self.ranks: list[Program] = [
             server.start(
-                *words, environment=rank_environment(rank, size, store) if size > 1 else {}
+                *words,
+                environment={
+                    **(rank_environment(rank, size, store) if size > 1 else {}),
+                    **(environment or {}),
+                },
             )
             for rank in (range(size) if present is None else present)
         ]
@@ -165,6 +174,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("ranks"))
     yield server
     server.close()
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A folder of photos of which some are none."""
+
+    path: Path
+    samples: tuple[int, ...]
+
+
+@pytest.fixture(scope="session")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    """128 images of noise; six of them, of both ranks' shares, are cut short."""
+    folder = tmp_path_factory.mktemp("damaged")
+    generator = np.random.default_rng(0)
+    bad = (3, 40, 41, 77, 100, 127)
+    for number in range(128):
+        file = folder / "class" / f"{number:03d}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), np.uint8)).save(file)
+        if number in bad:
+            file.write_bytes(file.read_bytes()[:60])
+    return Damaged(folder, bad)
 
 
 Train = Callable[..., Ranks]
