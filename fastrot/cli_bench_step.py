@@ -105,8 +105,8 @@ def add_step_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) -> 
             width=width,
             stem=stem,
             steps=steps.split(","),
-            resolution=_integers(resolution, "--resolution"),
-            batch=_integers(batch, "--batch"),
+            resolution=integers(resolution, "--resolution"),
+            batch=integers(batch, "--batch"),
             precision=precision,
             device=device,
             rounds=rounds,
@@ -196,7 +196,12 @@ def add_step_commands(bench: typer.Typer, show: Callable[[Any, bool], None]) -> 
         show(report, False)
 
 
-def _integers(text: str, flag: str) -> list[int]:
+def integers(text: str, flag: str) -> list[int]:
+    """What stands between the commas, as whole numbers.
+
+    Raises:
+        UsageError: one is none.
+    """
     from fastrot.errors import UsageError
 
     try:
