@@ -18,6 +18,7 @@ from fastrot import __version__
 from fastrot.cli_bench import add_bench_commands
 from fastrot.cli_bench_step import add_step_commands
 from fastrot.cli_measure import add_commands
+from fastrot.cli_plan import add_plan_commands
 from fastrot.errors import FastrotError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -350,6 +351,7 @@ def _show(report: Report, as_json: bool) -> None:
 add_commands(app, _show)
 add_bench_commands(bench, _show)
 add_step_commands(bench, _show)
+add_plan_commands(app, bench, _show)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
