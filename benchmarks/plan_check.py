@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from fastrot.benchmarks.harness import (
     machine_record,
     spread,
 )
-from fastrot.benchmarks.trainer_steps import Trainers
+from fastrot.benchmarks.trainer_steps import Steps, Trainers
 from fastrot.config import Config, load_config
 from fastrot.errors import UsageError
 from fastrot.plan.allreduce import Fabric, Link
@@ -40,6 +41,7 @@ RECIPE = "digits"  # embedded: there is nothing to name; images are synthetic
 CASES = ("resnet18:64:16", "resnet50:64:8")
 BOUND = 0.15
 """Largest relative error that a prediction may have."""
+_QUIET_STEPS = 5  # that are enough for a median
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class CaseResult:
         links: measured between the ranks.
         predicted: a step of the run.
         measured: a step of the run.
+        foreign: share of the cores that others used meanwhile, the larger of the two runs'.
+        quiet: steps that others did not disturb, the smaller of the two runs'; 0: none, and all
+            were counted.
     """
 
     case: Case
@@ -92,6 +97,17 @@ class CaseResult:
     links: list[Link] = field(default_factory=list)
     predicted: list[float] = field(default_factory=list)
     measured: list[float] = field(default_factory=list)
+    foreign: list[float] = field(default_factory=list)
+    quiet: list[int] = field(default_factory=list)
+
+    def add(self, alone: Steps, together: Steps, link: Link, config: Config, ranks: int) -> None:
+        """Add a round."""
+        self.alone.append(statistics.median(alone.seconds))
+        self.links.append(link)
+        self.measured.append(statistics.median(together.seconds))
+        self.predicted.append(predicted(config, self.case, self.alone[-1], link, ranks=ranks))
+        self.foreign.append(max(alone.foreign, together.foreign))
+        self.quiet.append(min(alone.quiet, together.quiet))
 
     @property
     def errors(self) -> list[float]:
@@ -117,6 +133,8 @@ class CaseResult:
             "gb_per_s": spread([link.bandwidth / 1e9 for link in self.links]).to_json(),
             "error": float(f"{self.error:.4g}"),
             "errors": [float(f"{error:.4g}") for error in self.errors],
+            "foreign": [round(share, 3) for share in self.foreign],
+            "quiet_steps": list(self.quiet),
         }
 
 
@@ -178,6 +196,14 @@ class PlanCheckReport(PointsReport):
                 f"{100 * errors.low:+.0f} to {100 * errors.high:+.0f} %",
             )  # fmt: skip
         console.print(table)
+        for result in self.results:
+            if min(result.quiet) < _QUIET_STEPS:
+                console.print(
+                    f"{result.case}: others kept the machine busy (up to "
+                    f"{100 * max(result.foreign):.0f} % of the cores): measure again, or with "
+                    "--patience SECONDS",
+                    highlight=False,
+                )
         beside = "beside others like it" if self.settings["neighbours"] else "on its own"
         console.print(
             f"one rank: {beside}, {self.settings['threads']} torch thread(s) each; "
@@ -196,6 +222,7 @@ def run_plan_check(
     neighbours: bool = True,
     overrides: Sequence[str] = (),
     bound: float = BOUND,
+    patience: float = 0.0,
     deadline: float = 600.0,
     progress: bool = True,
 ) -> PlanCheckReport:
@@ -212,6 +239,7 @@ def run_plan_check(
             the record as it slows the run.
         overrides: further settings of all runs.
         bound: largest relative error.
+        patience: seconds for which a run is made anew as long as others keep the machine busy.
         deadline: seconds of a run.
         progress: say on standard error how far it is.
 
@@ -227,48 +255,59 @@ def run_plan_check(
     say = Countdown(len(results) * rounds * 3, console=Console(stderr=True) if progress else None)
     for turn in range(rounds):
         for result in results:
-            case = result.case
-            settings = [
-                f"model.name={case.model}", f"data.resolution={case.resolution}",
-                "model.width=64", "model.stem=imagenet", "model.sync_bn=false", "data.val=null",
-                "data.workers=0", f"train.threads={threads}", *overrides,
-            ]  # fmt: skip
+            settings = _settings(result.case, threads, overrides)
             config = load_config(RECIPE, settings)
-            copies = ranks if neighbours else 1
-            alone = Trainers([*settings, f"train.global_batch={case.batch}"], copies)
-            together = Trainers(
-                [*settings, f"train.global_batch={case.batch * ranks}"], ranks=ranks
-            )
-            found = {}
+            share = f"train.global_batch={result.case.batch}"
+            whole = f"train.global_batch={result.case.batch * ranks}"
+            runs = {
+                "alone": Trainers([*settings, share], copies=ranks if neighbours else 1),
+                "together": Trainers([*settings, whole], ranks=ranks),
+            }
+            found: dict[str, Steps] = {}
             for name in ("alone", "link", "together")[:: -1 if turn % 2 else 1]:
                 if name == "link":
-                    link = run_allreduce(
-                        ranks=ranks, sizes=SIZES, rounds=3, seconds=0.2,
-                        device=config.train.device,
-                    ).link  # fmt: skip
-                    say.step(
-                        f"round {turn + 1}: {1e6 * link.latency:,.0f} us, "
-                        f"{link.bandwidth / 1e9:,.2f} GB/s"
+                    link = _link(ranks, config.train.device)
+                    said = f"{1e6 * link.latency:,.0f} us, {link.bandwidth / 1e9:,.2f} GB/s"
+                else:
+                    found[name] = _quiet(runs[name], steps, patience, deadline)
+                    said = (
+                        f"{1e3 * statistics.median(found[name].seconds):,.1f} ms "
+                        f"(others: {100 * found[name].foreign:.0f} % of the cores, quiet steps: "
+                        f"{found[name].quiet})"
                     )
-                    continue
-                with tempfile.TemporaryDirectory(prefix="fastrot-check-") as scratch:
-                    trainers = alone if name == "alone" else together
-                    seconds = trainers.run(
-                        Path(scratch), recipe=RECIPE, steps=steps, deadline=deadline
-                    )
-                found[name] = statistics.median(seconds)
-                say.step(f"round {turn + 1}: {case}, {name}: {1e3 * found[name]:,.1f} ms")
-            result.alone.append(found["alone"])
-            result.links.append(link)
-            result.measured.append(found["together"])
-            result.predicted.append(predicted(config, case, found["alone"], link, ranks=ranks))
-            say.message(f"{case}: predicted {100 * result.errors[-1]:+.1f} % of what was measured")
+                say.step(f"round {turn + 1}: {result.case}, {name}: {said}")
+            result.add(found["alone"], found["together"], link, config, ranks)
+            say.message(f"{result.case}: predicted {100 * result.errors[-1]:+.1f} % off")
     return PlanCheckReport(
         results=results,
         settings={"ranks": ranks, "threads": threads, "rounds": rounds, "steps": steps,
-                  "neighbours": neighbours, "set": list(overrides), "bound": bound},
+                  "neighbours": neighbours, "set": list(overrides), "bound": bound,
+                  "patience": patience},
         record=machine_record(),
     )  # fmt: skip
+
+
+def _settings(case: Case, threads: int, overrides: Sequence[str]) -> list[str]:
+    return [
+        f"model.name={case.model}", f"data.resolution={case.resolution}", "model.width=64",
+        "model.stem=imagenet", "model.sync_bn=false", "data.val=null", "data.workers=0",
+        f"train.threads={threads}", *overrides,
+    ]  # fmt: skip
+
+
+def _link(ranks: int, device: str) -> Link:
+    return run_allreduce(ranks=ranks, sizes=SIZES, rounds=3, seconds=0.2, device=device).link
+
+
+def _quiet(trainers: Trainers, steps: int, patience: float, deadline: float) -> Steps:
+    """Run until enough steps were quiet, or the patience is over; the best run counts."""
+    end, best = time.monotonic() + patience, None
+    while best is None or (best.quiet < _QUIET_STEPS and time.monotonic() < end):
+        with tempfile.TemporaryDirectory(prefix="fastrot-check-") as scratch:
+            found = trainers.run(Path(scratch), recipe=RECIPE, steps=steps, deadline=deadline)
+        if best is None or found.quiet > best.quiet:
+            best = found
+    return best
 
 
 def predicted(config: Config, case: Case, alone: float, link: Link, *, ranks: int) -> float:

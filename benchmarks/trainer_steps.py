@@ -12,16 +12,36 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from fastrot.benchmarks.process_tree import busy_seconds, cpu_seconds
 from fastrot.errors import FastrotError
 from fastrot.runlog import read_json_lines
 
 _POLL_SECONDS = 0.1
 _WARM_UP = 5  # steps that are not counted: allocation, DDP's buckets, the neighbour's start
+_SAMPLE_SECONDS = 0.4
+FOREIGN = 0.1
+"""Share of the cores that others may use during a step that counts; ticks blur less than that."""
 _END_SECONDS = 60.0  # torchrun waits for its ranks
 
 
 class TrainerError(FastrotError):
     """A trainer failed, or left too few steps."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What was measured.
+
+    Attributes:
+        seconds: of each quiet step: others used ``FOREIGN`` of the cores or less; of all steps
+            where none was quiet.
+        quiet: how many there were.
+        foreign: share of the cores that others used during all of them, in [0, 1].
+    """
+
+    seconds: Sequence[float]
+    quiet: int
+    foreign: float
 
 
 @dataclass(frozen=True)
@@ -38,8 +58,8 @@ class Trainers:
     copies: int = 1
     ranks: int = 1
 
-    def run(self, scratch: Path, *, recipe: str, steps: int, deadline: float) -> list[float]:
-        """Train so many steps, and return the seconds of those that all copies took together.
+    def run(self, scratch: Path, *, recipe: str, steps: int, deadline: float) -> Steps:
+        """Train so many steps; those count that all copies took at the same time.
 
         Args:
             scratch: an empty folder.
@@ -50,6 +70,7 @@ class Trainers:
         Raises:
             TrainerError: a trainer failed, took too long, or none of the steps can be counted.
         """
+        load = Load()
         with ExitStack() as stack:
             processes: list[subprocess.Popen[bytes]] = []
             stack.callback(_end, processes)
@@ -69,13 +90,14 @@ class Trainers:
                     break
                 if time.monotonic() > end:
                     raise TrainerError(f"training did not end within {deadline:g} s")
+                load.sample([process.pid for process in processes])
                 time.sleep(_POLL_SECONDS)
             for copy, process in enumerate(processes):
                 if process.returncode:
                     words = (scratch / f"{copy}.log").read_text(errors="replace").splitlines()
                     said = next((w for w in words if w.startswith("fastrot:")), words[-1:])
                     raise TrainerError(f"training ended with {process.returncode}: {said}")
-        return self._steps(scratch)
+        return self._steps(scratch, load)
 
     def _command(self, out: Path, recipe: str, steps: int) -> list[str]:
         launcher = [sys.executable]
@@ -94,7 +116,7 @@ class Trainers:
             "--out", str(out), *(word for each in settings for word in ("--set", each)),
         ]  # fmt: skip
 
-    def _steps(self, scratch: Path) -> list[float]:
+    def _steps(self, scratch: Path, load: Load) -> Steps:
         ends = [
             [
                 line["time"]
@@ -105,14 +127,45 @@ class Trainers:
         ]
         first, last = max(each[0] for each in ends), min(each[-1] for each in ends)
         counted = [
-            after - before
+            (before, after)
             for each in ends
             for before, after in pairwise(each)
             if before >= first and after <= last
         ]
         if not counted:
             raise TrainerError("the runs took no step at the same time; let them take more steps")
-        return counted
+        foreign = load.foreign(first, last)
+        quiet = [step for step in counted if load.foreign(*step) <= FOREIGN]
+        return Steps(
+            [after - before for before, after in quiet or counted],
+            quiet=len(quiet),
+            foreign=foreign,
+        )
+
+
+class Load:
+    """What others do on the cores of this process, sampled while trainers run."""
+
+    def __init__(self) -> None:
+        self._cores = os.sched_getaffinity(0)
+        self._samples: list[tuple[float, float, float]] = []  # time, all that is done, ours
+
+    def sample(self, pids: Sequence[int]) -> None:
+        """Take one more, unless the last one is fresh; ``pids`` and their children are ours."""
+        now = time.time()
+        if not self._samples or now - self._samples[-1][0] >= _SAMPLE_SECONDS:
+            ours = sum(cpu_seconds(pid) for pid in pids) + cpu_seconds(os.getpid())
+            self._samples.append((now, busy_seconds(self._cores), ours))
+
+    def foreign(self, begin: float, end: float) -> float:
+        """Share of the cores that others used between two times, widened to the samples."""
+        before = [sample for sample in self._samples if sample[0] <= begin]
+        after = [sample for sample in self._samples if sample[0] >= end]
+        if not before or not after or after[0][0] == before[-1][0]:
+            return 1.0  # unknown
+        (t0, busy0, ours0), (t1, busy1, ours1) = before[-1], after[0]
+        others = (busy1 - busy0) - (ours1 - ours0)
+        return max(others, 0.0) / (len(self._cores) * (t1 - t0))
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

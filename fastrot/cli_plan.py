@@ -145,6 +145,9 @@ def add_plan_commands(
             bool, typer.Option(help="Measure one rank beside others like it.")
         ] = True,
         bound: Annotated[float, typer.Option(help="Largest error, in percent.")] = 15.0,
+        patience: Annotated[
+            float, typer.Option(help="Seconds to run anew while others keep the machine busy.")
+        ] = 0.0,
         overrides: Overrides = None,
         json: Json = None,
         append: Append = None,
@@ -162,6 +165,7 @@ def add_plan_commands(
             steps=steps,
             neighbours=neighbours,
             bound=bound / 100,
+            patience=patience,
             overrides=overrides or (),
         )
         report.save(json, append)
