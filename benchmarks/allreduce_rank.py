@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 
 from fastrot.benchmarks.harness import rotated
-from fastrot.benchmarks.rank_processes import join
-from fastrot.distributed import pick_device, read_world
+from fastrot.distributed import joined, pick_device, read_world
 
 _WARM_UP = 3
 _MOST = 1000
@@ -70,13 +69,12 @@ def main() -> None:
     world = read_world()
     device = pick_device(wanted["device"], world)
     torch.set_num_threads(1)
-    join(world, device)
-    found = measure(
-        wanted["sizes"], rounds=wanted["rounds"], seconds=wanted["seconds"], device=device
-    )
+    with joined(world, device):
+        found = measure(
+            wanted["sizes"], rounds=wanted["rounds"], seconds=wanted["seconds"], device=device
+        )
     if world.is_main:
         print(json.dumps({str(size): values for size, values in found.items()}))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -9,28 +9,22 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
-from fastrot.distributed import World
 from fastrot.errors import PeerLostError
+from fastrot.launch import rank_environment
 
 _POLL_SECONDS = 0.05
-_STORE = "FASTROT_RANK_STORE"  # path of the file; beside torch's own variables
-_DEADLINE = timedelta(seconds=120)
 
 
 def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: float) -> str:
     """Run ``python -m module ARGUMENTS`` as so many ranks.
 
-    The file lies in a folder that no other user can enter; gloo and NCCL speak over the loopback
-    interface alone. When one rank fails, or the time is over, all are ended.
+    The file lies in a folder that no other user can enter. When one rank fails, or the time is
+    over, all are ended.
 
     Args:
-        module: calls ``join`` first.
+        module: joins with ``distributed.joined``.
         arguments: the same for all.
         ranks: how many.
         deadline: seconds.
@@ -47,11 +41,7 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, processes)
         for rank in range(ranks):
-            environment = os.environ | {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-                "LOCAL_WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo",
-                "NCCL_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", _STORE: f"{scratch}/store",
-            }  # fmt: skip
+            environment = os.environ | rank_environment(rank, ranks, Path(scratch, "store"))
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", module, *arguments], env=environment,
@@ -73,15 +63,6 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
                 raise PeerLostError(f"rank {rank} ended with {process.returncode}: {last}")
         out.seek(0)
         return out.read()
-
-
-def join(world: World, device: torch.device) -> None:
-    """Join the group of ``run_ranks``, as one of its ranks."""
-    store = torch._C._distributed_c10d.FileStore(os.environ[_STORE], world.size)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=store, rank=world.rank, world_size=world.size, timeout=_DEADLINE,
-    )  # fmt: skip
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -21,7 +21,7 @@ _WARM_UP = 5  # steps that are not counted: allocation, DDP's buckets, the neigh
 _SAMPLE_SECONDS = 0.4
 FOREIGN = 0.1
 """Share of the cores that others may use during a step that counts; ticks blur less than that."""
-_END_SECONDS = 60.0  # torchrun waits for its ranks
+_END_SECONDS = 60.0  # a checkpoint is written
 
 
 class TrainerError(FastrotError):
@@ -80,8 +80,7 @@ class Trainers:
                     subprocess.Popen(
                         self._command(scratch / str(copy), recipe, steps),
                         stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
-                                          "NCCL_SOCKET_IFNAME": "lo"},
+                        env=os.environ | {"OMP_NUM_THREADS": "1"},
                     )
                 )  # fmt: skip
             end = time.monotonic() + deadline
@@ -100,20 +99,15 @@ class Trainers:
         return self._steps(scratch, load)
 
     def _command(self, out: Path, recipe: str, steps: int) -> list[str]:
-        launcher = [sys.executable]
-        if self.ranks > 1:
-            launcher += [
-                *("-m", "torch.distributed.run", "--standalone"),
-                f"--nproc-per-node={self.ranks}",
-            ]
         settings = [
             *self.settings, f"train.max_steps={steps}", "train.epochs=1000000",
             "train.log_seconds=0.000001", "train.checkpoint_minutes=100000",
             "sinks.tensorboard=false",
         ]  # fmt: skip
         return [
-            *launcher, "-m", "fastrot", "train", "-c", recipe, "--loader", "synthetic",
-            "--out", str(out), *(word for each in settings for word in ("--set", each)),
+            sys.executable, "-m", "fastrot", "train", "-c", recipe, "--loader", "synthetic",
+            "--gpus", str(self.ranks), "--out", str(out),
+            *(word for each in settings for word in ("--set", each)),
         ]  # fmt: skip
 
     def _steps(self, scratch: Path, load: Load) -> Steps:
@@ -169,7 +163,7 @@ class Load:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """In order, so that torchrun takes its ranks with it."""
+    """By a signal, which the launcher of ranks hands on to them."""
     for process in processes:
         if process.poll() is None:
             process.terminate()

@@ -76,8 +76,8 @@ def add_plan_commands(
     ) -> None:
         """Predict hours, cost, reading, network and memory of a run on 1 to 1,024 GPUs."""
         from fastrot.benchmarks.harness import check_outputs
-        from fastrot.plan.command import Network
         from fastrot.plan.command import plan as run
+        from fastrot.plan.links import Network
 
         check_outputs(json)
         report = run(

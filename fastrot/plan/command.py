@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastrot.benchmarks.harness import check_positive
@@ -12,11 +11,12 @@ from fastrot.data.open import open_samples
 from fastrot.data.sizes import SIZES
 from fastrot.distributed import World
 from fastrot.errors import UsageError
-from fastrot.plan.allreduce import Fabric, Link
+from fastrot.plan.assumptions import loading_line, method_lines
+from fastrot.plan.links import Network, fabric_of
 from fastrot.plan.network import planned_network
+from fastrot.plan.phases import phases, together
 from fastrot.plan.predict import PlanInputs, Prediction, predict
 from fastrot.plan.records import (
-    LinkRecord,
     LoaderRecord,
     Record,
     StepRecord,
@@ -25,35 +25,12 @@ from fastrot.plan.records import (
 )
 from fastrot.plan.report import PlanReport
 from fastrot.plan.roofline_steps import roofline_steps
-from fastrot.plan.step_times import StepTimes, choose_steps
+from fastrot.plan.step_times import NoRecordError, StepTimes, choose_steps
 from fastrot.resolve import plan_batch
 
 MOST_GPUS = 1024
 _IMAGE_BYTES = 115_000.0
 _IMAGE_BYTES_WHY = "mean of ImageNet's training images as published, not re-encoded: assumed"
-
-
-@dataclass(frozen=True)
-class Network:
-    """Links as they were given; None: a default, which the plan calls an assumption.
-
-    Attributes:
-        gpus_per_node: ranks of a full node.
-        link: GB/s between two GPUs of a node, in one direction.
-        network: GB/s of a node to the others, all adapters together, in one direction.
-        link_latency: microseconds of a hop inside of a node.
-        latency: microseconds of a hop between nodes.
-    """
-
-    gpus_per_node: int = 8
-    link: float | None = None
-    network: float | None = None
-    link_latency: float | None = None
-    latency: float | None = None
-
-
-_LINK, _NETWORK = Link(3e-6, 200e9), Link(10e-6, 25e9)
-"""Cautious for GPUs joined by NVLink, and for nodes with 200 Gbit/s."""
 
 
 def plan(
@@ -104,28 +81,30 @@ def plan(
     known = read_records(records)
     if not any(isinstance(record, StepRecord) for record in known):
         known += read_records(shipped_paths())
-    steps: StepTimes
-    if roofline is not None:
-        steps = roofline_steps(roofline, config)
-    else:
-        measured = [record for record in known if isinstance(record, StepRecord)]
-        steps = choose_steps(
-            measured, config, hardware=hardware, batches=_batches(config, gpus, per_gpu)
+    cut = phases(config)
+    steps = [_steps(known, each, hardware, roofline, _batches(each, gpus, per_gpu)) for each in cut]
+    if len({each.hardware for each in steps}) > 1:
+        raise NoRecordError(
+            "records of the crop sizes are of several kinds of hardware: "
+            f"{'; '.join(each.hardware for each in steps)}; name one with --hardware"
         )
-    fabric, links = _fabric(known, steps, network)
+    fabric, links = fabric_of(known, steps[0], network)
     loader = _loader(known, config) if records else None
     count, size, read = _data(config, data, images, image_bytes)
-    planned = planned_network(config.model, config.data.resolution)
-    inputs = PlanInputs(
-        config=config, per_gpu=per_gpu, images=count, image_bytes=size, steps=steps,
-        network=planned, fabric=fabric, overlap=steps.on_gpu,
-        loader_rate=None if loader is None else loader.images_per_s, price=price,
-    )  # fmt: skip
+    inputs = [
+        PlanInputs(
+            config=each, per_gpu=per_gpu, images=count, image_bytes=size, steps=times,
+            network=planned_network(each.model, each.data.resolution), fabric=fabric,
+            overlap=times.on_gpu, loader_rate=None if loader is None else loader.images_per_s,
+            price=price,
+        )
+        for each, times in zip(cut, steps, strict=True)
+    ]  # fmt: skip
     rows: list[Prediction] = []
     refused: dict[int, str] = {}
     for world in dict.fromkeys(gpus):
         try:
-            rows.append(predict(inputs, world))
+            rows.append(together([predict(each, world) for each in inputs]))
         except UsageError as error:
             refused[world] = str(error)
     shared = (
@@ -134,16 +113,16 @@ def plan(
         else f"{per_gpu} images a GPU, whatever their number"
     )
     return PlanReport(
-        title=f"{Path(recipe).name}: {config.model.name}, {config.data.resolution} px, "
+        title=f"{Path(recipe).name}: {config.model.name}, {_sides(cut)} px, "
         f"{config.train.epochs:g} epochs of {count:,} images, {shared}",
         rows=rows,
         refused=refused,
         assumptions=[
-            *steps.describe(),
+            *dict.fromkeys(line for times in steps for line in times.describe()),
             *links,
-            *_method(inputs, rows),
+            *method_lines(inputs[-1], rows),
             read,
-            _loading(loader),
+            loading_line(loader),
             "not modelled: start, validation, checkpoints, jitter between ranks, other users of "
             "the network, and whatever sharing a node costs one GPU (clocks, memory of a CPU)",
         ],
@@ -153,6 +132,23 @@ def plan(
     )  # fmt: skip
 
 
+def _steps(
+    known: Sequence[Record],
+    config: Config,
+    hardware: str | None,
+    roofline: str | None,
+    batches: Sequence[int],
+) -> StepTimes:
+    if roofline is not None:
+        return roofline_steps(roofline, config)
+    measured = [record for record in known if isinstance(record, StepRecord)]
+    return choose_steps(measured, config, hardware=hardware, batches=batches)
+
+
+def _sides(cut: Sequence[Config]) -> str:
+    return ", ".join(str(each.data.resolution) for each in cut)
+
+
 def _batches(config: Config, gpus: Sequence[int], per_gpu: int | None) -> list[int]:
     """Source images of a pass of one GPU, for each number of GPUs that can share the batch."""
     if per_gpu is not None:
@@ -160,52 +156,6 @@ def _batches(config: Config, gpus: Sequence[int], per_gpu: int | None) -> list[i
     total = config.train.global_batch
     worlds = [World(size=n) for n in gpus if total % n == 0]
     return sorted({plan_batch(config, world).per_pass for world in worlds}) or [total]
-
-
-def _fabric(
-    records: Sequence[Record], steps: StepTimes, network: Network
-) -> tuple[Fabric, list[str]]:
-    """The links, and a line about each: what was given, else measured, else assumed."""
-    measured: dict[bool, LinkRecord] = {}
-    lines = []
-    for record in records:
-        if not isinstance(record, LinkRecord):
-            continue
-        if steps.hardware.startswith(record.hardware):
-            measured[record.nodes > 1] = record
-        else:
-            lines.append(
-                f"not used: the link of {record.source}, of other hardware: {record.hardware}"
-            )
-    inside, first = _link(
-        "inside of a node", measured.get(False), _LINK, network.link, network.link_latency
-    )
-    between, second = _link(
-        "of a node to the others", measured.get(True), _NETWORK, network.network, network.latency
-    )
-    return Fabric(inside, between, network.gpus_per_node), [first, second, *lines]
-
-
-def _link(
-    name: str,
-    record: LinkRecord | None,
-    default: Link,
-    bandwidth: float | None,
-    latency: float | None,
-) -> tuple[Link, str]:
-    source, link = "assumed", default
-    if record is not None:
-        link = record.link
-        source = f"measured: {record.ranks} ranks, {record.backend}, {record.source}"
-    chosen = Link(
-        link.latency if latency is None else 1e-6 * latency,
-        link.bandwidth if bandwidth is None else 1e9 * bandwidth,
-    )
-    speed, hop = (source if given is None else "given" for given in (bandwidth, latency))
-    return chosen, (
-        f"link {name}: {chosen.bandwidth / 1e9:.4g} GB/s ({speed}), "
-        f"{1e6 * chosen.latency:.4g} us a hop ({hop})"
-    )
 
 
 def _loader(records: Sequence[Record], config: Config) -> LoaderRecord | None:
@@ -238,57 +188,3 @@ def _data(
     why = _IMAGE_BYTES_WHY if image_bytes is None else "given"
     count = SIZES["imagenet", "train"] if images is None else images
     return count, size, f"bytes read: {size:,.0f} an image ({why}), each once an epoch"
-
-
-def _method(inputs: PlanInputs, rows: Sequence[Prediction]) -> list[str]:
-    fabric, network = inputs.fabric, inputs.network
-    share = inputs.steps.backward_share
-    backward = f"{100 * share:.0f} % of the step, as profiled" if share is not None else (
-        f"{100 * network.backward_flops / (network.forward_flops + network.backward_flops):.0f} % "
-        "of the step, its share of the FLOPs"
-    )  # fmt: skip
-    lines = [
-        "all-reduce: latency and bandwidth (alpha-beta); the fastest of ring, tree and two levels "
-        f"({fabric.gpus_per_node} GPUs a node); gradients in fp32, "
-        f"{network.gradient_bytes / 1e6:.1f} MB in DDP's buckets of 25 MiB, the first of 1 MiB",
-        f"overlap: each bucket is sent when its last gradient is ready, along a backward pass of "
-        f"{backward}, spread over layers by FLOPs"
-        if inputs.overlap
-        else "overlap: none; on a CPU the cores that compute also send",
-    ]
-    if inputs.config.model.sync_bn:
-        lines.append(
-            f"synchronised batch norm: {len(network.norms)} layers, each with an all-gather "
-            "(ring) forward and an all-reduce backward that the computation waits for"
-        )
-    if inputs.overlap and any(row.gpus > 1 for row in rows):
-        lines.append("sending takes no time from the GPU's computing (it takes a few of its SMs)")
-    if inputs.steps.cuda_graph and any(row.gpus > 1 for row in rows):
-        lines.append(
-            "the record's step is one CUDA graph; that of several ranks is taken to be as fast"
-        )
-    if any(row.memory is not None for row in rows):
-        row = next(row for row in rows if row.memory is not None)
-        lines.append(
-            f"memory: the record's peak, on the line through its batches; "
-            f"{row.fixed_memory / 1e6:,.0f} MB of it parameters, gradients (DDP's buckets are "
-            "these) and momentum; buffers of NCCL are not in it"
-        )
-    else:
-        lines.append(
-            f"memory: not measured (parameters, gradients and momentum alone: "
-            f"{3 * network.gradient_bytes / 1e6:,.0f} MB)"
-        )
-    return lines
-
-
-def _loading(loader: LoaderRecord | None) -> str:
-    if loader is None:
-        return (
-            "loading: taken to keep up (no record of a loader is named): /s/node is what it must "
-            "read; fastrot bench loader --append FILE measures it"
-        )
-    return (
-        f"loading: {loader.loader}, {loader.images_per_s:,.0f} images/s a node, measured on "
-        f"{loader.hardware} ({loader.source})"
-    )

@@ -15,6 +15,7 @@ from fastrot.plan.step_times import How, StepTimes
 from fastrot.resolve import plan_batch, with_values
 
 _FLAG_BYTES = 4  # every step the ranks agree that loss and gradients are finite
+_FLAGS = {True: 1, False: 3}  # on a CPU they also decide together, and tell which samples they saw
 
 
 @dataclass(frozen=True)
@@ -233,14 +234,14 @@ def _communicate(inputs: PlanInputs, gpus: int, seconds: float, passes: int) -> 
     timeline = simulate(
         layers, lambda nbytes: all_reduce(gpus, nbytes, fabric).seconds, overlap=inputs.overlap
     )
-    flag = all_reduce(gpus, _FLAG_BYTES, fabric)
+    flags = _FLAGS[inputs.steps.on_gpu] * [all_reduce(gpus, _FLAG_BYTES, fabric)]
     statistics = [*gathers, *(reduces[c] for c in network.norms if reduces)]
     forward = passes * sum(each.seconds for each in gathers)
     earlier = (passes - 1) * sum(layer.waits for layer in layers)
     reductions = tuple(all_reduce(gpus, nbytes, fabric) for nbytes in filled)
-    messages = [*reductions, flag, *(passes * statistics)]
+    messages = [*reductions, *flags, *(passes * statistics)]
     return _Communication(
-        exposed=forward + earlier + timeline.exposed + flag.seconds,
+        exposed=forward + earlier + timeline.exposed + sum(flag.seconds for flag in flags),
         sync_bn=forward + earlier + timeline.waiting,
         timeline=timeline,
         reductions=reductions,

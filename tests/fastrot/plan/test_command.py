@@ -15,7 +15,8 @@ from rich.console import Console
 from fastrot.data.sample import write_digits
 from fastrot.errors import UsageError
 from fastrot.plan import command
-from fastrot.plan.command import Network, plan
+from fastrot.plan.command import plan
+from fastrot.plan.links import Network
 from fastrot.plan.report import PlanReport
 from fastrot.plan.step_times import NoRecordError
 

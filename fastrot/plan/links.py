@@ -1,0 +1,85 @@
+"""The links of a plan: what the user gives goes before what was measured, then a default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastrot.plan.allreduce import Fabric, Link
+from fastrot.plan.records import LinkRecord, Record
+from fastrot.plan.step_times import StepTimes
+
+
+@dataclass(frozen=True)
+class Network:
+    """Links as they were given; None: a default, which the plan calls an assumption.
+
+    Attributes:
+        gpus_per_node: ranks of a full node.
+        link: GB/s between two GPUs of a node, in one direction.
+        network: GB/s of a node to the others, all adapters together, in one direction.
+        link_latency: microseconds of a hop inside of a node.
+        latency: microseconds of a hop between nodes.
+    """
+
+    gpus_per_node: int = 8
+    link: float | None = None
+    network: float | None = None
+    link_latency: float | None = None
+    latency: float | None = None
+
+
+_LINK, _NETWORK = Link(3e-6, 200e9), Link(10e-6, 25e9)
+"""Cautious for GPUs joined by NVLink, and for nodes with 200 Gbit/s."""
+
+
+def fabric_of(
+    records: Sequence[Record], steps: StepTimes, network: Network
+) -> tuple[Fabric, list[str]]:
+    """The links, and a line about each: what was given, else measured, else assumed.
+
+    Args:
+        records: those of links count that are of the hardware of the steps.
+        steps: of one GPU.
+        network: what was given.
+    """
+    measured: dict[bool, LinkRecord] = {}
+    lines = []
+    for record in records:
+        if not isinstance(record, LinkRecord):
+            continue
+        if steps.hardware.startswith(record.hardware):
+            measured[record.nodes > 1] = record
+        else:
+            lines.append(
+                f"not used: the link of {record.source}, of other hardware: {record.hardware}"
+            )
+    inside, first = _link(
+        "inside of a node", measured.get(False), _LINK, network.link, network.link_latency
+    )
+    between, second = _link(
+        "of a node to the others", measured.get(True), _NETWORK, network.network, network.latency
+    )
+    return Fabric(inside, between, network.gpus_per_node), [first, second, *lines]
+
+
+def _link(
+    name: str,
+    record: LinkRecord | None,
+    default: Link,
+    bandwidth: float | None,
+    latency: float | None,
+) -> tuple[Link, str]:
+    source, link = "assumed", default
+    if record is not None:
+        link = record.link
+        source = f"measured: {record.ranks} ranks, {record.backend}, {record.source}"
+    chosen = Link(
+        link.latency if latency is None else 1e-6 * latency,
+        link.bandwidth if bandwidth is None else 1e9 * bandwidth,
+    )
+    speed, hop = (source if given is None else "given" for given in (bandwidth, latency))
+    return chosen, (
+        f"link {name}: {chosen.bandwidth / 1e9:.4g} GB/s ({speed}), "
+        f"{1e6 * chosen.latency:.4g} us a hop ({hop})"
+    )
