@@ -138,28 +138,33 @@ class Trainers:
 
 
 class Load:
-    """What others do on the cores of this process, sampled while trainers run."""
+    """What others do on the cores of this process, sampled while trainers run.
+
+    Attributes:
+        cores: that count.
+        samples: seconds since 1970; of processor time, all that was used; what is ours of it.
+    """
 
     def __init__(self) -> None:
-        self._cores = os.sched_getaffinity(0)
-        self._samples: list[tuple[float, float, float]] = []  # time, all that is done, ours
+        self.cores = os.sched_getaffinity(0)
+        self.samples: list[tuple[float, float, float]] = []
 
     def sample(self, pids: Sequence[int]) -> None:
         """Take one more, unless the last one is fresh; ``pids`` and their children are ours."""
         now = time.time()
-        if not self._samples or now - self._samples[-1][0] >= _SAMPLE_SECONDS:
+        if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
             ours = sum(cpu_seconds(pid) for pid in pids) + cpu_seconds(os.getpid())
-            self._samples.append((now, busy_seconds(self._cores), ours))
+            self.samples.append((now, busy_seconds(self.cores), ours))
 
     def foreign(self, begin: float, end: float) -> float:
         """Share of the cores that others used between two times, widened to the samples."""
-        before = [sample for sample in self._samples if sample[0] <= begin]
-        after = [sample for sample in self._samples if sample[0] >= end]
+        before = [sample for sample in self.samples if sample[0] <= begin]
+        after = [sample for sample in self.samples if sample[0] >= end]
         if not before or not after or after[0][0] == before[-1][0]:
             return 1.0  # unknown
         (t0, busy0, ours0), (t1, busy1, ours1) = before[-1], after[0]
         others = (busy1 - busy0) - (ours1 - ours0)
-        return max(others, 0.0) / (len(self._cores) * (t1 - t0))
+        return max(others, 0.0) / (len(self.cores) * (t1 - t0))
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
