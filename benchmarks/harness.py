@@ -119,13 +119,18 @@ def machine_record() -> dict[str, Any]:
     pillow = features.version("pil") or ""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["fastrot", *map(_published, sys.argv[1:])]),
+        "command": published_command(),
         **record,
         "driver": _driver(),
         "simd": [flag for flag in _SIMD if flag in _processor_flags()],
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "pillow_simd": ".post" in pillow,  # how that fork numbers its releases
     }
+
+
+def published_command() -> str:
+    """The command line of this process, without the folders of absolute paths."""
+    return shlex.join(["fastrot", *map(_published, sys.argv[1:])])
 
 
 def _published(argument: str) -> str:

@@ -17,8 +17,10 @@ import typer
 from fastrot import __version__
 from fastrot.cli_bench import add_bench_commands
 from fastrot.cli_bench_step import add_step_commands
+from fastrot.cli_cluster import Cluster, Gpus, Nodes, Slurm, Wait, submitted
 from fastrot.cli_measure import add_commands
 from fastrot.cli_plan import add_plan_commands
+from fastrot.cli_sweep import add_sweep_command
 from fastrot.errors import FastrotError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def _version(
 
 @app.command()
 def train(
+    context: typer.Context,
     config: Annotated[
         str | None,
         typer.Option("-c", "--config", metavar="RECIPE", help="A YAML file or a shipped recipe."),
@@ -82,9 +85,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in the run folder.")
     ] = False,
     on_bad_sample: SkipOrFail = None,
-    gpus: Annotated[
-        int, typer.Option(min=1, help="Ranks on this machine: one a GPU, or a share of the CPU.")
-    ] = 1,
+    gpus: Gpus = 1,
     restarts: Annotated[
         int, typer.Option(min=0, help="With --gpus: start anew so often after a rank was lost.")
     ] = 0,
@@ -94,6 +95,10 @@ def train(
             "--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=10."
         ),
     ] = None,
+    cluster: Cluster = "local",
+    nodes: Nodes = 1,
+    slurm: Slurm = None,
+    wait: Wait = False,
 ) -> None:
     """Pretrain a backbone. With neither a recipe nor data: on the embedded digits."""
     from fastrot.config import load_config
@@ -116,6 +121,8 @@ def train(
     recipe = "digits" if config is None and not named else config
     loaded = load_config(recipe, settings)
     name = Path(recipe or os.path.abspath(named[0][1])).stem or "run"
+    if submitted(context.params, recipe, out or Path("runs") / name):
+        return
     if gpus > 1 and "RANK" not in os.environ:
         from fastrot.launch import fastrot_command, launch
 
@@ -352,6 +359,7 @@ add_commands(app, _show)
 add_bench_commands(bench, _show)
 add_step_commands(bench, _show)
 add_plan_commands(app, bench, _show)
+add_sweep_command(bench, _show)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

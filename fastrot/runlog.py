@@ -193,7 +193,7 @@ class RunFolder:
             raise UsageError(
                 f"{self.path}: holds {contents[0]} and is no run folder; choose another --out"
             )
-        if not resume and _has_begun(self.path):
+        if not resume and has_begun(self.path):
             raise UsageError(
                 f"{self.path}: already holds a run; "
                 "add --resume to go on with it, or choose another --out"
@@ -323,7 +323,7 @@ def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("status.json", "config.yaml", "checkpoints"))
 
 
-def _has_begun(folder: Path) -> bool:
+def has_begun(folder: Path) -> bool:
     """Whether there is something to lose: a run that failed before its first step has nothing."""
     return any(folder.glob("checkpoints/step-*")) or bool(read_status(folder).get("step", 0))
 

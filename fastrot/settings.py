@@ -83,6 +83,7 @@ def load_settings(
     *,
     folder: str = "configs",
     what: str = "recipe",
+    whole: bool = False,
 ) -> Settings:
     """Read a YAML file, apply overrides, validate.
 
@@ -93,6 +94,7 @@ def load_settings(
             ``optim.milestones=[30,50]`` works; or pairs of a key and its value as it is.
         folder: of the package, with the shipped files.
         what: such a file is called, in messages.
+        whole: overrides may also set keys that stand in no section.
 
     Raises:
         UsageError: unknown file, unknown key, or a value that breaks a rule.
@@ -103,12 +105,12 @@ def load_settings(
         tree = parse_yaml(settings_text(name_or_path, folder=folder, what=what), where, what)
     for override in overrides:
         if not isinstance(override, str):
-            _set(model, tree, *override)
+            _set(model, tree, *override, whole=whole)
             continue
         key, sign, text = override.partition("=")
         if not sign:
             raise UsageError(f"--set {override!r}: write section.key=value, e.g. train.epochs=10")
-        _set(model, tree, key.strip(), _parse_value(text, override))
+        _set(model, tree, key.strip(), _parse_value(text, override), whole=whole)
     return validate_tree(model, tree, where)
 
 
@@ -144,12 +146,25 @@ def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Se
 
 def keys_of(model: type[Section]) -> list[str]:
     """All keys that ``--set`` takes, dotted."""
-    keys = []
-    for section, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys += [f"{section}.{name}" for name in annotation.model_fields]
-    return keys
+    return [
+        f"{section}.{name}"
+        for section, annotation in _sections(model).items()
+        for name in annotation.model_fields
+    ]
+
+
+def _sections(model: type[Section]) -> dict[str, type[BaseModel]]:
+    annotations = {name: field.annotation for name, field in model.model_fields.items()}
+    return {
+        name: annotation
+        for name, annotation in annotations.items()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    }
+
+
+def _loose_keys(model: type[Section]) -> list[str]:
+    """Keys that stand in no section."""
+    return [name for name in model.model_fields if name not in _sections(model)]
 
 
 def _package_folder(folder: str) -> Traversable:
@@ -157,7 +172,7 @@ def _package_folder(folder: str) -> Traversable:
 
 
 def _unknown_key(model: type[Section], key: str, where: str) -> str:
-    keys = keys_of(model)
+    keys = [*keys_of(model), *_loose_keys(model)]
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
     leaf = key.rpartition(".")[2]
     same_leaf = [known for known in keys if known.rpartition(".")[2] == leaf]
@@ -165,7 +180,10 @@ def _unknown_key(model: type[Section], key: str, where: str) -> str:
     return f"{where}: unknown key {key!r}; the nearest known key is {nearest!r}"
 
 
-def _set(model: type[Section], tree: dict[str, Any], key: str, value: Any) -> None:
+def _set(model: type[Section], tree: dict[str, Any], key: str, value: Any, *, whole: bool) -> None:
+    if whole and key in _loose_keys(model):
+        tree[key] = value
+        return
     if key not in keys_of(model):
         raise UsageError(_unknown_key(model, key, "--set"))
     section, _, name = key.partition(".")

@@ -107,7 +107,7 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
     config = resolve(config, world, device)
     rung = choose_rung(config, world, device)
     config = with_values(config, {"train.step": rung.step})
-    _prepare_torch(config, device)
+    prepare_torch(config, device)
     deadline = config.train.deadline_seconds
     with (
         StopRequest() as stop,
@@ -133,7 +133,8 @@ def _check_recipe(saved: Config, request: TrainRequest) -> None:
         ) from None
 
 
-def _prepare_torch(config: Config, device: torch.device) -> None:
+def prepare_torch(config: Config, device: torch.device) -> None:
+    """Threads, determinism and arithmetic of this process, as the configuration has them."""
     torch.set_num_threads(config.train.threads or 1)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
@@ -222,8 +223,8 @@ def _last_validation(out: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _recorded(run: RunFolder) -> Iterator[None]:
-    """Leave the outcome in ``status.json`` whatever it is."""
+def out_of_memory_told() -> Iterator[None]:
+    """Around training: where memory did not suffice, an OutOfMemoryError says what would."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -231,15 +232,20 @@ def _recorded(run: RunFolder) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and (
             "can't allocate memory" not in str(error)
         ):
-            _record(run, FastrotError(f"{type(error).__name__}: {error}"))
             raise
-        failure = OutOfMemoryError(
+        raise OutOfMemoryError(
             f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}; make a pass "
             "smaller with --set train.micro_batch=N (batch norm then sees N images at a time) or "
             "lower data.resolution; checkpoints are intact"
-        )
-        _record(run, failure)
-        raise failure from error
+        ) from error
+
+
+@contextmanager
+def _recorded(run: RunFolder) -> Iterator[None]:
+    """Leave the outcome in ``status.json`` whatever it is."""
+    try:
+        with out_of_memory_told():
+            yield
     except FastrotError as error:
         _record(run, error)
         raise

@@ -1,0 +1,94 @@
+"""``fastrot train --cluster slurm``: the same command, as a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastrot.errors import UsageError
+
+Cluster = Annotated[
+    str, typer.Option(metavar="local|slurm", help="Train here, or submit a job that trains.")
+]
+Nodes = Annotated[int, typer.Option(min=1, help="slurm: machines.")]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Ranks of a machine: one a GPU, or a share of the CPU (slurm: 0 asks for no GPU).",
+    ),
+]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="E.g. partition=gpu, time_min=600."),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="slurm: stay until the run has ended.")]
+
+
+_SAME = {
+    "data": "--data",
+    "ffcv": "--ffcv",
+    "dali": "--dali",
+    "val": "--val",
+    "loader": "--loader",
+    "on_bad_sample": "--on-bad-sample",
+}
+"""Options that mean the same in the job."""
+
+
+def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool:
+    """Submit the run where ``--cluster`` asks for it, and say what to type next.
+
+    Args:
+        options: of ``fastrot train``, by the names of its parameters.
+        recipe: that it trains by; None: data alone was named.
+        out: run folder.
+
+    Raises:
+        UsageError: options that do not go together, a folder with a run, or Slurm refuses.
+        typer.Exit: with ``--wait``, once the run has ended.
+    """
+    slurm: Sequence[str] = options["slurm"] or ()
+    if options["cluster"] not in ("local", "slurm"):
+        raise UsageError(f"--cluster={options['cluster']!r}: choose local or slurm")
+    if options["cluster"] == "local":
+        if options["nodes"] > 1 or options["gpus"] < 1 or slurm or options["wait"]:
+            raise UsageError(
+                "--nodes, --gpus 0, --slurm and --wait are for --cluster slurm; add it, or leave "
+                "them out"
+            )
+        return False
+    from fastrot.cluster import parse_options, submit_train, wait_for
+    from fastrot.runlog import has_begun
+
+    asked = parse_options(slurm)
+    if not options["resume"] and has_begun(out):
+        raise UsageError(
+            f"{out}: already holds a run; add --resume to go on with it, or choose another --out"
+        )
+    submission = submit_train(
+        train_words(options, recipe),
+        out,
+        nodes=options["nodes"],
+        gpus=options["gpus"],
+        options=asked,
+    )
+    for line in submission.lines():
+        typer.echo(line)
+    if options["wait"]:
+        raise typer.Exit(wait_for(submission, typer.echo))
+    return True
+
+
+def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:
+    """The words of ``fastrot train`` that say the same again, but for the run folder."""
+    words = ["train", *(() if recipe is None else ("-c", recipe))]
+    for name, flag in _SAME.items():
+        if options.get(name) is not None:
+            words += [flag, str(options[name])]
+    for override in options.get("overrides") or ():
+        words += ["--set", override]
+    return words
