@@ -154,12 +154,16 @@ def cells_of(
     Args:
         sweep: what spans them.
         data: images in place of those that recipe and sweep name.
-        overrides: ``key=value``, stronger than the recipe and ``set``, weaker than an axis.
+        overrides: ``key=value``, stronger than the recipe and ``set``.
 
     Raises:
         UsageError: a cell is impossible: a value that a setting refuses, ranks that cannot be
             shared between nodes, no data.
     """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in sweep.grid:
+            raise UsageError(f"--set {override}: {key} is an axis of the sweep; change its grid")
     cells = list(_cells(sweep, data, overrides))
     if not cells:
         raise UsageError(f"sweep {sweep.name}: exclude leaves no cell of the grid")
