@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fastrot.errors import BadDataError, MismatchError, StorageError
-from fastrot.storage import make_folder
+from fastrot.storage import make_folder, open_regular
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -107,10 +107,12 @@ def save_checkpoint(
         _write_json(temporary / "COMMIT.json", {**commit, "record": _record_hash(commit)})
         _sync(temporary / "COMMIT.json")
         _sync(temporary)
+        damaged = folder / f".step-{step:08d}.tmp-{os.getpid()}-damaged"
         if final.exists():  # same step, but it did not verify: move it out of the way first
-            final.rename(folder / f".step-{step:08d}.tmp-{os.getpid()}-damaged")
+            final.rename(damaged)
         temporary.rename(final)
         _sync(folder)
+        shutil.rmtree(damaged, ignore_errors=True)
     except (OSError, SafetensorError, BadDataError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
@@ -170,22 +172,29 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
         )
     if run_id is not None and commit.get("run_id") != run_id:
         raise BadDataError(f"{path}: it belongs to run {commit.get('run_id')!r}, not {run_id!r}")
-    files, hashes = commit.get("files"), commit.get("tensors")
-    if not isinstance(files, dict) or not isinstance(hashes, dict):
+    files, hashes, step = commit.get("files"), commit.get("tensors"), commit.get("step")
+    if not (isinstance(files, dict) and isinstance(hashes, dict) and isinstance(step, int)):
         raise BadDataError(f"{path}/COMMIT.json: not a commit record")
+    if not {"state.json", "tensors.safetensors"} <= files.keys():
+        raise BadDataError(f"{path}/COMMIT.json: it lists no state and tensors")
+    if (name := _NAME.fullmatch(path.name)) and int(name[1]) != step:
+        raise BadDataError(f"{path}: renamed, it is the checkpoint of step {step}")
     for name, record in files.items():
         if Path(name).name != name or _file_record(path / name) != record:
             raise BadDataError(f"{path / name}: changed since it was written")
     tensors = _verify_tensors(path / "tensors.safetensors", hashes)
-    return Checkpoint(int(commit["step"]), tensors, _read_json(path / "state.json"))
+    return Checkpoint(step, tensors, _read_json(path / "state.json"))
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the newest ``keep`` checkpoints, and what dead writers left behind.
 
+    Those that are visibly damaged do not count as kept: with a file missing or of another size.
     A checkpoint that cannot be removed is a warning: training goes on.
     """
-    doomed = list_checkpoints(folder)[:-keep]
+    found = list_checkpoints(folder)
+    oldest = next(iter([path for path in found if _looks_whole(path)][-keep:]), None)
+    doomed = found[: found.index(oldest)] if oldest else []
     doomed += [path for path in folder.iterdir() if ".tmp-" in path.name and _is_stale(path)]
     for path in doomed:
         try:
@@ -195,6 +204,18 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
             shutil.rmtree(hidden)
         except OSError as error:
             log.warning("cannot remove %s: %s", path, error)
+
+
+def _looks_whole(path: Path) -> bool:
+    """Whether all files are there and as long as they were: what needs no reading of them."""
+    try:
+        commit = _read_json(path / "COMMIT.json")
+        if commit.pop("record", None) != _record_hash(commit):
+            return False
+        sizes = {path / name: record["bytes"] for name, record in commit["files"].items()}
+        return all(file.stat().st_size == size for file, size in sizes.items())
+    except (BadDataError, StorageError, OSError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _is_stale(path: Path) -> bool:
@@ -247,7 +268,7 @@ def _record_hash(commit: Mapping[str, Any]) -> str:
 def _file_record(path: Path) -> dict[str, Any]:
     digest = xxhash.xxh3_128()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(2**22):
                 digest.update(chunk)
             return {"bytes": file.tell(), "xxh3_128": digest.hexdigest()}
@@ -263,14 +284,16 @@ def _write_json(path: Path, tree: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
+        with open_regular(path) as file:
+            text = file.read(_MAX_JSON_BYTES + 1)
+        if len(text) > _MAX_JSON_BYTES:
             raise BadDataError(f"{path}: larger than {_MAX_JSON_BYTES} bytes")
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(text)
     except FileNotFoundError:
         raise BadDataError(f"{path}: missing") from None
     except OSError as error:
         raise StorageError(f"{path}: {error}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadDataError(f"{path}: not JSON") from None
     if not isinstance(tree, dict):
         raise BadDataError(f"{path}: not a JSON object")

@@ -83,7 +83,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise StorageError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadDataError(f"{file}: not JSON; remove {path} and extract again") from None
     if isinstance(tree, dict) and isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
         raise MismatchError(

@@ -278,7 +278,7 @@ def read_plan(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise StorageError(f"{path / PLAN}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict):
         raise BadDataError(f"{path / PLAN}: damaged; remove {path} and extract again")

@@ -162,14 +162,15 @@ class RunLock:
                     self.assert_held()
                     keep = True
                     return descriptor
-                if holder and not told:
+                if not told:
                     told = True
+                    who = "somebody (the file is damaged)"
+                    if holder:
+                        who = f"{holder.host}:{holder.pid} since {holder.since}"
                     _logger.warning(
-                        "%s: held by %s:%d since %s; waiting at most %d s for its heartbeat",
+                        "%s: held by %s; waiting at most %d s for its heartbeat",
                         self.path,
-                        holder.host,
-                        holder.pid,
-                        holder.since,
+                        who,
                         LEASE_SECONDS,
                     )
             finally:
@@ -288,7 +289,7 @@ def _read(path: Path) -> Holder | None:
     """The holder, or None where the file is missing, empty or not a lock."""
     try:
         return Holder(**json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 from fastrot.errors import MismatchError, StorageError, UsageError
 from fastrot.runlock import RunLock
-from fastrot.storage import make_folder, sync_folder, write_atomic
+from fastrot.storage import make_folder, open_regular, read_regular, sync_folder, write_atomic
 
 State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
@@ -225,6 +226,9 @@ class JsonLines:
             self._descriptor = os.open(path, flags, 0o600)
         except OSError as error:
             raise StorageError(f"{path}: cannot be opened ({error.strerror})") from None
+        if stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):  # reading it would wait for ever
+            self.close()
+            raise StorageError(f"{path}: a named pipe, not a file; remove it")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; numbers, strings, None, lists and mappings of them."""
@@ -289,7 +293,7 @@ class JsonLines:
 def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a file, in order; damaged lines are left out, a missing file is empty."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             for line in file:
                 record = _parse(line)
                 if record is not None:
@@ -301,9 +305,11 @@ def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
 def read_status(path: str | Path) -> dict[str, Any]:
     """The record in a run folder's ``status.json``; empty if there is none that can be read."""
     try:
-        return _parse((Path(path) / "status.json").read_bytes()) or {}
+        record = _parse(read_regular(Path(path) / "status.json")) or {}
     except OSError:
         return {}
+    numbers = record.get("step", 0), record.get("epoch", 0.0)
+    return record if all(isinstance(number, int | float) for number in numbers) else {}
 
 
 def read_run_id(path: str | Path) -> str | None:
@@ -313,8 +319,8 @@ def read_run_id(path: str | Path) -> str | None:
         return str(known)
     for commit in sorted(Path(path).glob("checkpoints/step-*/COMMIT.json"), reverse=True):
         try:
-            return str(json.loads(commit.read_bytes())["run_id"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(read_regular(commit))["run_id"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # damaged: an older one may know
     return None
 
@@ -334,7 +340,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -365,13 +371,18 @@ def _probe(folder: Path, *, resume: bool) -> None:
     try:
         write_atomic(probe / "probe", b"fastrot\n")
         sync_folder(folder)
-        ours, theirs = probe.stat(), folder.stat()
+        ours = probe.stat()
     finally:
         shutil.rmtree(probe, ignore_errors=True)
     # Compared with a folder just made here: network file systems map owners, some have no modes.
     shared = stat.S_IWGRP | stat.S_IWOTH
-    if resume and (theirs.st_uid != ours.st_uid or theirs.st_mode & ~ours.st_mode & shared):
-        raise MismatchError(
-            f"{folder}: other users may write here, and a planted checkpoint would be resumed; "
-            f"take the folder over with: chown $(id -u) {folder} && chmod go-w {folder}"
-        )
+    for place in (folder, folder / "checkpoints") if resume else ():
+        if not place.exists():
+            continue
+        theirs = place.stat()
+        if theirs.st_uid != ours.st_uid or theirs.st_mode & ~ours.st_mode & shared:
+            name = shlex.quote(str(place))
+            raise MismatchError(
+                f"{place}: other users may write here, and a planted checkpoint would be resumed; "
+                f"take the folder over with: chown $(id -u) {name} && chmod go-w {name}"
+            )

@@ -20,6 +20,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fastrot.errors import UsageError
 
 _MAX_RECIPE_BYTES = 64 * 1024
+_MAX_DEPTH = 16
+_OPENING = (
+    *(yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken),
+    *(yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken),
+)
+_CLOSING = yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken
 
 Override = str | tuple[str, Any]
 
@@ -63,7 +69,10 @@ def settings_text(name_or_path: str, *, folder: str = "configs", what: str = "re
     if path.suffix in (".yaml", ".yml") and path.is_file():
         if path.stat().st_size > _MAX_RECIPE_BYTES:
             raise UsageError(f"{path}: larger than 64 KiB, not a {what}")
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"{path}: not UTF-8 text, so not a {what}") from None
     shipped = _package_folder(folder) / f"{path.name.removesuffix('.yaml')}.yaml"
     if path.parent == Path(".") and shipped.is_file():
         return shipped.read_text(encoding="utf-8")
@@ -115,18 +124,33 @@ def load_settings(
 
 
 def parse_yaml(text: str, where: str, what: str = "recipe") -> dict[str, Any]:
-    """Parse a mapping with the safe loader; aliases are refused (they can expand without end)."""
+    """Parse a mapping with the safe loader."""
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise UsageError(f"{where}: YAML aliases are not allowed in a {what}")
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = _safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UsageError(f"{where}: a {what} is a mapping of sections, not {type(tree).__name__}")
     return tree
+
+
+def _safe_load(text: str) -> Any:
+    """Plain values of a YAML text without aliases (they can expand without end).
+
+    Raises:
+        yaml.YAMLError: it is not valid, or nested deeper than settings are.
+        ValueError: a date or a number that cannot be.
+    """
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise yaml.YAMLError("aliases are not allowed")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {_MAX_DEPTH} levels")
+    return yaml.safe_load(text)
 
 
 def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Settings:
@@ -195,9 +219,9 @@ def _set(model: type[Section], tree: dict[str, Any], key: str, value: Any, *, wh
 
 def _parse_value(text: str, override: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override!r}: the value is not valid YAML") from None
+        value = _safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise UsageError(f"--set {override[:200]!r}: the value is not valid YAML") from None
     if isinstance(value, str):
         try:  # YAML 1.1 reads 1e-4 as a string
             return float(value)

@@ -173,7 +173,7 @@ def recover(path: Path, fields: Sequence[Field]) -> Recovered | None:
         header = json.loads(line)
         temporary = header.pop("temporary")
         plan = Plan(**header)
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return None
     if not newline or not isinstance(temporary, str):
         return None

@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadDataError(f"{path}: damaged; remove it, and that part is done again") from None
     if not isinstance(record, dict):
         raise BadDataError(f"{path}: damaged; remove it, and that part is done again")

@@ -87,7 +87,7 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
             saved = json.loads((file.metadata() or {})["progress"])
         losses = [(dict(means), int(samples)) for means, samples in saved["losses"]]
         progress = Progress(dict(saved["curves"]), int(saved["step"]), losses)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise BadDataError(f"{path}: damaged; remove it, and the probe starts anew") from None
     return tensors, progress
 
