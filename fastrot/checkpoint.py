@@ -151,7 +151,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
@@ -186,14 +190,29 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
     return Checkpoint(step, tensors, _read_json(path / "state.json"))
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
+def prune_checkpoints(
+    folder: Path, keep: int, *, run_id: str | None = None, last: int | None = None
+) -> None:
     """Remove all but the newest ``keep`` checkpoints, and what dead writers left behind.
 
-    Those that are visibly damaged do not count as kept: with a file missing or of another size.
+    Those that no resume would take do not count as kept, and push out none that count: visibly
+    damaged (a file missing, or of another size), of another run, or of a later step than the run
+    has come to, which it went on without.
     A checkpoint that cannot be removed is a warning: training goes on.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        keep: at least 1.
+        run_id: whose checkpoints count; None: anybody's.
+        last: the newest step that counts; None: any.
     """
     found = list_checkpoints(folder)
-    oldest = next(iter([path for path in found if _looks_whole(path)][-keep:]), None)
+    counted = [
+        path
+        for path in found
+        if (last is None or _step(path) <= last) and _looks_whole(path, run_id)
+    ]
+    oldest = next(iter(counted[-keep:]), None)
     doomed = found[: found.index(oldest)] if oldest else []
     doomed += [path for path in folder.iterdir() if ".tmp-" in path.name and _is_stale(path)]
     for path in doomed:
@@ -206,11 +225,13 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
             log.warning("cannot remove %s: %s", path, error)
 
 
-def _looks_whole(path: Path) -> bool:
+def _looks_whole(path: Path, run_id: str | None) -> bool:
     """Whether all files are there and as long as they were: what needs no reading of them."""
     try:
         commit = _read_json(path / "COMMIT.json")
         if commit.pop("record", None) != _record_hash(commit):
+            return False
+        if run_id is not None and commit["run_id"] != run_id:
             return False
         sizes = {path / name: record["bytes"] for name, record in commit["files"].items()}
         return all(file.stat().st_size == size for file, size in sizes.items())

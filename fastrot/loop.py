@@ -391,6 +391,7 @@ class Loop:
             )
         except StorageError as error:
             return error
-        prune_checkpoints(self._run.checkpoints, self._plan.keep_checkpoints)
+        keep = self._plan.keep_checkpoints
+        prune_checkpoints(self._run.checkpoints, keep, run_id=self._run.run_id, last=done)
         self._run.write_status("running", step=done, epoch=done / self._plan.steps_per_epoch)
         return None

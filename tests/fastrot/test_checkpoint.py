@@ -145,6 +145,19 @@ def test_prune_keeps_the_newest_and_clears_what_dead_writers_left(tmp_path: Path
     ]
 
 
+def test_prune_counts_only_what_a_resume_would_take(tmp_path: Path) -> None:
+    """Planted, torn and abandoned ones push out none of ours."""
+    for step in (1, 2, 3, 7, 8, 9):
+        save(tmp_path, step)
+    rewrite_commit(tmp_path / "step-00000007", {"run_id": "f" * 16})
+    os.truncate(tmp_path / "step-00000008" / "state.json", 1)
+    prune_checkpoints(tmp_path, 2, run_id=RUN, last=3)
+    kept = [int(path.name[5:]) for path in list_checkpoints(tmp_path)]
+    assert kept == [2, 3, 7, 8, 9]
+    prune_checkpoints(tmp_path, 2, run_id=RUN)
+    assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == [3, 7, 8, 9]
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.slow
 def test_kill_at_every_system_call_of_a_save_loses_nothing(tmp_path: Path) -> None:
