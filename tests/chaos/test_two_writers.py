@@ -1,0 +1,104 @@
+"""Row 11: two programs that write the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from fastrot.data.verify import verify
+from fastrot.errors import MismatchError
+from fastrot.runlock import Holder
+from fastrot.runlog import RunFolder
+from tests.chaos.conftest import TinyRun, pairs
+from tests.chaos.program import poll
+from tests.conftest import FaultLog
+
+HOLD = "tests.chaos.test_two_writers:hold"
+
+
+def hold(folder: str, barrier: str) -> None:
+    """What the server's child runs: wait for the barrier, own the folder, wait for its end."""
+    poll(lambda: Path(barrier).exists(), "the start")
+    try:
+        with RunFolder(folder, resume=True) as run:
+            Path(f"{barrier}.won-{os.getpid()}").touch()
+            run.write_status("running", step=1, epoch=0.1)
+            poll(lambda: Path(f"{barrier}.over").exists(), "the end")
+    except MismatchError as error:
+        print(error)
+        raise SystemExit(error.exit_code) from None
+
+
+@pytest.mark.parametrize("turns", [4, pytest.param(50, marks=pytest.mark.chaos)])
+def test_of_two_that_start_together_one_wins(
+    turns: int, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
+) -> None:
+    for turn in range(turns):
+        folder, barrier = tmp_path / f"run{turn}", tmp_path / f"barrier{turn}"
+        if turn % 2:  # the lock of a process that was killed lies there
+            begun = tiny.server.start(HOLD, str(folder), str(barrier))
+            barrier.touch()
+            begun.until(lambda b=barrier: list(tmp_path.glob(f"{b.name}.won-*")), "it owns it")
+            begun.signal(signal.SIGKILL)
+            begun.end()
+            assert (folder / "run.lock").exists()
+            for path in tmp_path.glob(f"{barrier.name}*"):
+                path.unlink()
+        with fault_log(11) as trial:
+            both = [tiny.server.start(HOLD, str(folder), str(barrier)) for _ in range(2)]
+            barrier.touch()
+            poll(lambda b=both: not all(program.runs for program in b), "one is refused")
+            Path(f"{barrier}.over").touch()
+            ended = [program.end() for program in both]
+            assert sorted(each.code for each in ended) == [0, 78], [each.text for each in ended]
+            refused = next(each for each in ended if each.code == 78)
+            assert "is held by" in refused.line and " since " in refused.line
+            trial.seconds = 0.0
+            assert json.loads((folder / "status.json").read_text())["step"] == 1
+            assert sorted(path.name for path in folder.iterdir()) == ["status.json"]
+
+
+def test_two_trainings(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
+    out = tiny.copy(tmp_path / "run")
+    with fault_log(11) as trial:
+        both = [tiny.server.start(*tiny.resume(out)) for _ in range(2)]
+        ended = [program.end() for program in both]
+        codes = sorted(each.code for each in ended)
+        assert codes == [0, 78], [each.text for each in ended]
+        trial.seconds = 0.0
+        tiny.assert_same_end(out)
+
+
+def test_two_conversions(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
+    from tests.chaos.test_planted import jpeg
+
+    folder, out = tmp_path / "photos" / "a", tmp_path / "o.beton"
+    folder.mkdir(parents=True)
+    for i in range(40):
+        (folder / f"{i}.jpg").write_bytes(jpeg())
+    with fault_log(11) as trial:
+        arguments = ["prepare", str(folder.parent), str(out), "--workers", "1"]
+        both = [tiny.server.start(*arguments) for _ in range(2)]
+        ended = [program.end() for program in both]
+        codes = sorted(each.code for each in ended)
+        assert codes in ([0, 78], [0, 64]), [each.text for each in ended]  # 64: it is there already
+        trial.seconds = 0.0
+        assert verify(out, progress=False).exit_code == 0
+        assert not any(each.orphans for each in ended)
+
+
+def test_a_lock_of_before_a_reboot(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
+    """The pid in it may be anybody's by now; its heartbeat is old."""
+    out = tiny.copy(tmp_path / "run")
+    holder = vars(Holder.of_this_process()) | {"pid": 1, "boot_id": "of-another-boot"}
+    (out / "run.lock").write_text(json.dumps(holder))
+    os.utime(out / "run.lock", (1e9, 1e9))
+    with fault_log(11) as trial:
+        ended = tiny.server.run(*tiny.resume(out), *pairs())
+        assert ended.code == 0, ended.text
+        trial.seconds = 0.0
+        tiny.assert_same_end(out)
