@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,8 @@ from safetensors.torch import load_file
 
 from fastrot.checkpoint import newest_checkpoint
 from fastrot.data.sample import write_digits
-from tests.chaos.program import Ended, Server
-
-
-def pairs(*settings: str) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
+from tests.chaos.photos import Photos
+from tests.chaos.program import Ended, Server, pairs
 
 
 class TinyRun:
@@ -103,3 +100,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def tiny(server: Server, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """A small run to do things to."""
     return TinyRun(server, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def photos(
+    server: Server, tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], Path]
+) -> Photos:
+    """64 photos, as a folder and as a .beton."""
+    return Photos(test_data("imagenette-128"), tmp_path_factory.mktemp("photos"), server)

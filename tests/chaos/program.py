@@ -207,6 +207,11 @@ class Program:
         return found
 
 
+def pairs(*settings: str) -> list[str]:
+    """``--set`` before each setting."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
 def poll(condition: Callable[[], Any], what: str, seconds: float = HANG_SECONDS) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
