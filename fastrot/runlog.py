@@ -24,7 +24,14 @@ from typing import Any, Literal
 
 from fastrot.errors import MismatchError, StorageError, UsageError
 from fastrot.runlock import RunLock
-from fastrot.storage import make_folder, open_regular, read_regular, sync_folder, write_atomic
+from fastrot.storage import (
+    allow_open_files,
+    make_folder,
+    open_regular,
+    read_regular,
+    sync_folder,
+    write_atomic,
+)
 
 State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
@@ -32,6 +39,7 @@ _LEFTOVER = re.compile(
     r"\.(status\.json|config\.yaml|environment\.json|run\.lock)\.[0-9a-f]{8}\.tmp"
     r"|\.[0-9a-f]{8}\.probe"
 )
+_FILES_OF_A_RUN = 32  # its lock, logs and checkpoints, and the data it reads
 _UNFINISHED = ".step-*.tmp-*"  # a checkpoint that was being written or removed
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +59,7 @@ class RunFolder:
         UsageError: the path is a file, or holds something and ``resume`` is false.
         MismatchError: another process holds the run, or others could have planted files in it.
         StorageError: the folder cannot be created or written.
+        MismatchError: this process may open too few files.
 
     Example:
         >>> import tempfile
@@ -62,6 +71,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
+        allow_open_files(_FILES_OF_A_RUN)
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{path}: is a file, but a run needs a folder; choose another --out")
         lock = self.path / "run.lock"

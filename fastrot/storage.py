@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import BinaryIO
+
+from fastrot.errors import MismatchError
+
+_OPEN_AT_START = 16
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -80,3 +85,25 @@ def read_regular(path: Path) -> bytes:
     """All bytes of a regular file; raises as ``open_regular``."""
     with open_regular(path) as file:
         return file.read()
+
+
+def allow_open_files(more: int) -> None:
+    """Make room for ``more`` open files: the soft limit is ours to raise, up to the hard one.
+
+    Raises:
+        MismatchError: the hard limit is too low.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        needed = len(os.listdir("/proc/self/fd")) + more
+    except OSError:  # no such folder, or no descriptor left to look into it
+        needed = _OPEN_AT_START + more
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise MismatchError(
+            f"{needed} open files are needed and {hard} allowed; allow more with "
+            f"ulimit -n {max(1024, needed)} (in a container: --ulimit nofile=N), or lower "
+            "data.workers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

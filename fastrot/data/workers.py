@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.errors import FastrotError, OutOfMemoryError, StorageError
+from fastrot.storage import allow_open_files
 
 if sys.platform == "linux":
     # A forked worker starts at once and does not import the caller's __main__ again.
@@ -46,6 +47,8 @@ MAX_BATCH = 16
 _LINUX = sys.platform == "linux"
 _IN_FLIGHT = 2  # messages a worker: one at work, one waiting
 _POLL_SECONDS = 0.1  # until a wait notices that its results are no longer wanted
+_FILES_OF_A_WORKER = 4  # two ends of a pipe, and what tells of its end; both while it starts
+_FILES_TO_SPARE = 16
 _KILL_SECONDS = 5.0  # a killed process that still hangs in a dead file system is left behind
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
 
@@ -95,6 +98,9 @@ class WorkerPool(Generic[Request, Result]):
         setting: what the user lowers to have fewer workers.
         start: called in each worker before its first request.
 
+    Raises:
+        MismatchError: this process may open too few files for so many workers.
+
     Example:
         >>> with WorkerPool(len, workers=0) as pool:
         ...     list(pool.map(["a", "bb"]))
@@ -119,6 +125,7 @@ class WorkerPool(Generic[Request, Result]):
         # Also when nobody closes the pool; before multiprocessing's own exit, which only asks
         # (SIGTERM) and then waits.
         self._finalizer = Finalize(self, _end, (self._processes,), exitpriority=100)
+        allow_open_files(_FILES_OF_A_WORKER * workers + _FILES_TO_SPARE)
         for _ in range(workers):
             ours, theirs = multiprocessing.Pipe()
             # A fork inherits our ends of the pipes; while it holds one open, no other worker

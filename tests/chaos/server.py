@@ -23,8 +23,7 @@ import traceback
 import torch
 import torch._dynamo  # imported late by the first custom operation: once here, not in every fork
 
-import fastrot.screen
-import fastrot.train  # noqa: F401
+import tests.chaos.children  # noqa: F401
 from fastrot.cli import main
 
 CLONE_NEWNS = 0x00020000

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from fastrot.data.beton_samples import BetonSamples
-from fastrot.data.samples import BadSampleError
-from fastrot.errors import FastrotError
 from tests.chaos.photos import Photos, train_on
 from tests.chaos.program import Ended, Server, need_strace, pairs
 from tests.conftest import FaultLog
@@ -120,28 +118,12 @@ def test_a_bad_image_is_replaced_by_another_and_listed(
 # --- files that are not as they were written ------------------------------------------------
 
 
-def read_all(path: str) -> None:
-    """What the server's child runs: a digest of every sample, or the line that refuses."""
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    try:
-        samples = BetonSamples(path)
-        for i in range(len(samples)):
-            digest.update(samples.decode(i).tobytes())
-            digest.update(bytes(samples.labels[i]))
-    except (FastrotError, BadSampleError) as error:
-        print(f"fastrot: {error}")
-        raise SystemExit(65) from None
-    print(digest.hexdigest())
-
-
 @pytest.mark.parametrize("flips", [60, pytest.param(1500, marks=CHAOS)])
 def test_a_flipped_byte_is_refused_or_does_not_matter(
     flips: int, photos: Photos, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:
     path = photos.copy(tmp_path, beton=True)
-    whole = server.run("tests.chaos.test_bad_samples:read_all", str(path))
+    whole = server.run("tests.chaos.children:read_all", str(path))
     assert whole.code == 0, whole.text
     chance = random.Random(20261127)
     size, refused = path.stat().st_size, 0
@@ -152,7 +134,7 @@ def test_a_flipped_byte_is_refused_or_does_not_matter(
         position = chance.randrange(4096 if head else min(used, size))
         original = flip_byte(path, position, chance.randrange(1, 256))
         with fault_log(8) as trial:
-            ended = server.run("tests.chaos.test_bad_samples:read_all", str(path), seconds=10,
+            ended = server.run("tests.chaos.children:read_all", str(path), seconds=10,
                                limits={"AS_MORE": 2**31})  # fmt: skip
             trial.seconds = 0.0
             trial.wrong = int(ended.code == 0 and ended.line != whole.line)

@@ -15,23 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 
-from fastrot.checkpoint import newest_checkpoint, save_checkpoint
+from fastrot.checkpoint import newest_checkpoint
 from fastrot.errors import StorageError
+from tests.chaos.children import RUN_ID
 from tests.chaos.program import Server, need_strace
 from tests.conftest import FaultLog
 
-RUN_ID = "0123456789abcdef"
 CALLS = "openat,creat,mkdir,rename,renameat,renameat2,unlink,unlinkat,rmdir,write,pwrite64,fsync"
 WHERE = re.compile(r"\d+<([^>]*)>")  # strace -y: a descriptor and its path
-
-
-def save_two(folder: str) -> None:
-    """What the child of the server runs: one step upon another."""
-    for step in (1, 2):
-        tensors = {"model.w": torch.full((3000,), float(step))}
-        save_checkpoint(Path(folder), step, tensors, {"s": step}, run_id=RUN_ID)
 
 
 @dataclass
@@ -161,7 +153,7 @@ def saved(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
     """The trace of two saves, and the folder they made."""
     need_strace()
     folder = tmp_path_factory.mktemp("power") / "checkpoints"
-    done = server.run("tests.chaos.test_lost_writes:save_two", str(folder),
+    done = server.run("tests.chaos.children:save_two", str(folder),
                       strace=["-y", "-s", "300", "-e", f"trace={CALLS}"])  # fmt: skip
     assert done.code == 0, done.text
     return done.trace, folder

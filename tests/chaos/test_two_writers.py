@@ -10,27 +10,12 @@ from pathlib import Path
 import pytest
 
 from fastrot.data.verify import verify
-from fastrot.errors import MismatchError
 from fastrot.runlock import Holder
-from fastrot.runlog import RunFolder
 from tests.chaos.conftest import TinyRun, pairs
 from tests.chaos.program import poll
 from tests.conftest import FaultLog
 
-HOLD = "tests.chaos.test_two_writers:hold"
-
-
-def hold(folder: str, barrier: str) -> None:
-    """What the server's child runs: wait for the barrier, own the folder, wait for its end."""
-    poll(lambda: Path(barrier).exists(), "the start")
-    try:
-        with RunFolder(folder, resume=True) as run:
-            Path(f"{barrier}.won-{os.getpid()}").touch()
-            run.write_status("running", step=1, epoch=0.1)
-            poll(lambda: Path(f"{barrier}.over").exists(), "the end")
-    except MismatchError as error:
-        print(error)
-        raise SystemExit(error.exit_code) from None
+HOLD = "tests.chaos.children:hold_run"
 
 
 @pytest.mark.parametrize("turns", [4, pytest.param(50, marks=pytest.mark.chaos)])
