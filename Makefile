@@ -8,7 +8,7 @@ export PYTHON
 run := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test setup-test check lint types imports gpu clean
+.PHONY: help setup demo test chaos setup-test check lint types imports gpu clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -27,6 +27,11 @@ test: setup-test  ## set up with FFCV and DALI, check the sources, run all tests
 	@$(MAKE) --no-print-directory check
 	@$(run) pytest -n auto --maxprocesses 4 --dist loadfile
 
+chaos: setup-test  ## every row of the fault matrix, in full (minutes); prints the fault table
+	@rm -rf .chaos
+	@FASTROT_FAULT_LOG="$(CURDIR)/.chaos" $(run) pytest $(wildcard tests/chaos tests/slurm tests/fastrot/test_two_ranks*.py) -m "chaos or not chaos" -n auto --maxprocesses 4 --dist worksteal; tests=$$?; \
+	.venv/bin/python tests/chaos/fault_table.py .chaos --json chaos-report.json --markdown chaos-report.md && exit $$tests
+
 check: lint types imports  ## style, types, import layers
 
 lint:
@@ -43,6 +48,6 @@ gpu: setup-test  ## all GPU tests and benchmarks on this machine, with their rec
 	@DATA="$(DATA)" REPEAT="$(REPEAT)" TRAIN="$(TRAIN)" TEST="$(TEST)" APEX="$(APEX)" bash .ci/gpu
 
 clean:  ## remove .venv and what builds and tests left (runs/ stays)
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .test-data
+	rm -rf .venv .chaos chaos-report.* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .test-data
 	rm -f kernels/_native*.so kernels/_native_error.txt
 	find fastrot kernels benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
