@@ -31,6 +31,7 @@ class Ended:
         code: exit code; -N where signal N ended it.
         text: everything that it printed.
         at: time of its end, in seconds since 1970.
+        seconds: from its start to its end.
         orphans: processes that it had started and that outlived it by two seconds.
         trace: what strace saw; each line begins with the time of the call.
     """
@@ -38,6 +39,7 @@ class Ended:
     code: int
     text: str
     at: float
+    seconds: float
     orphans: list[int] = field(default_factory=list)
     trace: str = ""
 
@@ -121,6 +123,7 @@ class Program:
         self.output.touch()
         self._trace = server.folder / f"{self._tag}.trace"
         self._strace: subprocess.Popen[bytes] | None = None
+        self._started = time.time()
         self.pid: int = server.ask(
             op="start",
             arguments=list(arguments),
@@ -180,7 +183,8 @@ class Program:
         if hangs:
             raise Hang(f"no end within {seconds:.0f} s; it said: {text[-2000:]}")
         trace = self._trace.read_text(errors="replace") if self._strace else ""
-        return Ended(status["code"], text, status["at"], orphans, trace)
+        seconds = status["at"] - self._started
+        return Ended(status["code"], text, status["at"], seconds, orphans, trace)
 
     def _orphans(self) -> list[int]:
         """Processes with this program's tag that do not end by themselves; they are ended."""

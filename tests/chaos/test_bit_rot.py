@@ -101,7 +101,7 @@ def test_the_newest_that_verifies_is_resumed(
         ended = tiny.server.run(*tiny.resume(out))
         assert ended.code == 0, ended.text
         assert "trying the one before" in ended.text or damage == "a link to itself"
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         trial.lost = int(tiny.newest(out) != 4)
         tiny.assert_same_end(out)
         assert tiny.newest(out) == 4
@@ -120,7 +120,7 @@ def test_with_none_that_verifies_nothing_begins_anew(
             ended = tiny.server.run(*tiny.resume(out))
             assert ended.code == 74, ended.text
             assert "none of its 2 checkpoints verifies" in ended.line
-            trial.seconds = 0.0
+            trial.seconds = ended.seconds
             assert len(list((out / "checkpoints").iterdir())) == 2
 
 
@@ -132,8 +132,7 @@ def test_a_damaged_status_costs_nothing(
     out = tiny.copy(tmp_path / "run")
     (out / "status.json").write_text(text)
     with fault_log(21) as trial:
-        tiny.finish(out)
-        trial.seconds = 0.0
+        trial.seconds = tiny.finish(out).seconds
 
 
 # --- another version, model, data, configuration --------------------------------------------
@@ -158,7 +157,7 @@ def test_another_configuration(
         ended = tiny.server.run(*tiny.resume(out, *change))
         assert ended.code == code, ended.text
         assert says in " ".join(ended.text.split()), ended.text
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         if code:
             assert "Traceback" not in ended.text
             tiny.finish(out)
@@ -170,12 +169,12 @@ def test_other_data_and_a_newer_version(tiny: TinyRun, tmp_path: Path, fault_log
         held_out = tiny.data.with_name("digits-val.beton")
         ended = tiny.server.run(*tiny.resume(out, "--data", str(held_out)))
         assert ended.code == 78 and "not the data this run began with" in ended.line, ended.text
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
     with fault_log(20) as trial:
         rewrite_commit(newest_folder(out), {"format": 99})
         ended = tiny.server.run(*tiny.resume(out))
         assert ended.code == 78 and "checkpoint format 99" in ended.line, ended.text
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         rewrite_commit(newest_folder(out), {"format": 1})
         tiny.finish(out)
 
@@ -193,7 +192,7 @@ def test_what_cannot_be_removed_is_a_warning(
         ended = tiny.server.run(*tiny.resume(out), strace=deny)
         assert ended.code == 0, ended.text
         assert "cannot remove" in ended.text and "Traceback" not in ended.text
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         assert tiny.newest(out) == 4
         tiny.finish(out)  # and now they are gone
 
@@ -208,7 +207,7 @@ def test_torn_checkpoints_do_not_count_as_kept(
     with fault_log(23) as trial:
         ended = tiny.server.run(*tiny.resume(out))
         assert ended.code == 0, ended.text
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         for step in (3, 4):
             assert (newest_folder(out, step) / "COMMIT.json").exists(), "a whole one was removed"
         assert tiny.newest(out) == 4

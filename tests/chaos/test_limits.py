@@ -28,7 +28,7 @@ def test_shared_memory_of_a_megabyte(
             *train_on(data, tmp_path / "run", loader, "data.workers=2", "data.resolution=128"),
             namespace=disk.namespace,
         )
-        trial.seconds, trial.orphans = 0.0, len(ended.orphans)
+        trial.seconds, trial.orphans = ended.seconds, len(ended.orphans)
         assert ended.code == 0, ended.text
         assert trial.orphans == 0
 
@@ -41,7 +41,7 @@ def test_few_open_files(
     arguments = train_on(photos.folder, tmp_path / "run", "reference", "data.workers=32")
     with fault_log(31) as trial:
         ended = server.run(*arguments, limits={"NOFILE": files})
-        trial.seconds, trial.orphans = 0.0, len(ended.orphans)
+        trial.seconds, trial.orphans = ended.seconds, len(ended.orphans)
         assert ended.code == 78, ended.text
         assert "Traceback" not in ended.text and "ulimit -n" in ended.line, ended.text
         assert trial.orphans == 0

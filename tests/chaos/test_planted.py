@@ -47,7 +47,7 @@ def test_a_checkpoint_of_another_run(tiny: TinyRun, tmp_path: Path, fault_log: F
         ended = tiny.server.run(*tiny.resume(out))
         assert ended.code == 0, ended.text
         assert "it belongs to run" in ended.text
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         trial.wrong = int(tiny.newest(out) != 4)
         tiny.assert_same_end(out)
 
@@ -68,7 +68,7 @@ def test_a_folder_that_others_may_write(
         ended = tiny.server.run(*tiny.resume(out))
         assert ended.code == 78, ended.text
         assert "other users may write here" in ended.line and "chmod go-w" in ended.line
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         os.chown(out / place, os.geteuid(), -1)
         (out / place).chmod(0o700)
         tiny.finish(out)
@@ -97,7 +97,7 @@ def test_recipes(name: str, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) 
         ended = tiny.server.run(
             "train", "-c", str(recipe), "--data", str(tiny.data), "--out", str(tmp_path / "run")
         )
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         assert_refused(ended, canary)
         assert str(recipe) in ended.line and ended.text.count("\n") == 1
         assert not (tmp_path / "run").exists()
@@ -109,7 +109,7 @@ def test_settings_of_the_command_line(tiny: TinyRun, tmp_path: Path, fault_log: 
             ended = tiny.server.run(
                 *tiny.train(tmp_path / "run", *pairs(f"optim.learning_rate={value}"))
             )
-            trial.seconds = 0.0
+            trial.seconds = ended.seconds
             assert_refused(ended, tmp_path / "run")
 
 
@@ -123,7 +123,7 @@ def test_weights_that_are_a_pickle(tiny: TinyRun, tmp_path: Path, fault_log: Fau
         ended = tiny.server.run(
             "extract", str(weights), "--data", str(tiny.data), "--out", str(tmp_path / "features")
         )
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         assert_refused(ended, canary, (65, 78))
 
 
@@ -132,7 +132,7 @@ def test_features_that_are_a_pickle(tiny: TinyRun, tmp_path: Path, fault_log: Fa
     np.save(path / "pool.npy", np.array([Bomb(canary)], dtype=object), allow_pickle=True)
     with fault_log(28) as trial:
         ended = tiny.server.run("tests.chaos.children:read_features", str(path))
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         assert_refused(ended, canary, (65,))
 
 
@@ -196,7 +196,7 @@ def test_images(name: str, loader: str, tiny: TinyRun, tmp_path: Path, fault_log
         ended = tiny.server.run(
             *on_photos(tmp_path / "photos", tmp_path / "run", loader), limits=MORE_MEMORY
         )
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         assert_refused(ended, tmp_path / "none", (65,))
         assert "x.jpg" in ended.line
 
@@ -219,7 +219,7 @@ def test_names_that_a_shell_or_a_list_would_break_on(
         assert ended.code == 0, ended.text
         trained = tiny.server.run(*on_photos(folder.parent, tmp_path / "run", "native"))
         assert trained.code == 0, trained.text
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         assert not canary.exists()
 
 
@@ -242,7 +242,7 @@ def test_archives(name: str, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog)
     escaped = Path(os.path.normpath(archive.parent / name))
     with fault_log(28) as trial:
         ended = tiny.server.run(*on_photos(archive, tmp_path / "run", "native"))
-        trial.seconds = 0.0
+        trial.seconds = ended.seconds
         assert ended.code in (0, 65) and "Traceback" not in ended.text, ended.text
         assert not escaped.exists()
         assert sorted(path.name for path in archive.parent.iterdir()) == ["a.tar"]
@@ -289,7 +289,7 @@ def test_a_run_of_one_process_listens_nowhere(
         looked()
         program.signal(15)
         ended = program.end()
-        trial.seconds, trial.orphans = 0.0, len(ended.orphans)
+        trial.seconds, trial.orphans = ended.seconds, len(ended.orphans)
         assert seen == [] and ended.code == 75 and trial.orphans == 0, ended.text
 
 
