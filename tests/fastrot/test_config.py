@@ -72,6 +72,9 @@ def test_wrong_override_is_named_on_one_line(override: str, message: str) -> Non
     [
         ("train: {epoch: 3}", "nearest known key is 'train.epochs'"),
         ("a: &x [1]\nb: *x", "aliases are not allowed"),
+        ("a: " + "[" * 30_000, "nested deeper than 16 levels"),
+        ("optim: {learning_rate: 2001-99-99}", "month must be in 1..12"),
+        ("train: {seed: " + "9" * 5000 + "}", "not valid YAML"),
         ("- 1", "a recipe is a mapping"),
         ("train: !!python/object/apply:os.system ['true']", "not valid YAML"),
         ("train: [", "not valid YAML"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -160,6 +161,11 @@ def test_a_folder_that_others_may_write_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"planted.*chmod go-w"):
         RunFolder(run.path, resume=True)
     run.path.chmod(0o755)
+    run.checkpoints.mkdir()
+    run.checkpoints.chmod(0o775)
+    with pytest.raises(MismatchError, match=r"checkpoints: other users may write"):
+        RunFolder(run.path, resume=True)
+    run.checkpoints.chmod(0o755)
     RunFolder(run.path, resume=True).close()
 
 
@@ -286,6 +292,54 @@ def test_an_empty_lock_of_a_process_killed_while_creating_it(
     monkeypatch.setattr(runlock, "LEASE_SECONDS", 1.0)
     (tmp_path / "run.lock").touch()
     RunLock(tmp_path / "run.lock").release()
+
+
+def test_a_lock_names_its_holder_before_anybody_can_see_it(tmp_path: Path) -> None:
+    """A process that is killed anywhere while it takes a lock leaves none that names nobody."""
+    watch = (
+        "import os, sys\n"
+        f"lock = {str(tmp_path / 'run.lock')!r}\n"
+        "print('ready', flush=True)\n"
+        "seen = 0\n"
+        "while seen < 20:\n"
+        "    try:\n"
+        "        text = open(lock).read()\n"
+        "    except FileNotFoundError:\n"
+        "        continue\n"
+        "    assert 'nonce' in text, text\n"
+        "    seen += 1\n"
+    )
+    watcher = subprocess.Popen([sys.executable, "-c", watch], stdout=subprocess.PIPE)
+    assert watcher.stdout is not None and watcher.stdout.readline() == b"ready\n"
+    while watcher.poll() is None:
+        RunLock(tmp_path / "run.lock").release()
+    assert watcher.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_hard_links_a_lock_is_made_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with RunLock(tmp_path / "run.lock") as lock:
+        assert json.loads(lock.path.read_text())["pid"] == os.getpid()
+        assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_was_being_written_is_reaped_and_a_start_too(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.write_status("failed", step=3, epoch=0, exit_code=70)
+    unfinished = run.checkpoints / ".step-00000004.tmp-1-abcd"
+    unfinished.mkdir(parents=True)
+    (unfinished / "tensors.safetensors").write_text("x")
+    (tmp_path / ".run.lock.0123abcd.tmp").touch()
+    with RunFolder(tmp_path, resume=True):
+        assert not unfinished.exists()
+        assert not (tmp_path / ".run.lock.0123abcd.tmp").exists()
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
