@@ -117,12 +117,28 @@ def read_cell(path: Path) -> CellRecord:
     """
     try:
         tree = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_record(path, error) from error
+    return cell_of_json(tree, path)
+
+
+def cell_of_json(tree: Any, path: Path) -> CellRecord:
+    """A record out of the plain values that ``asdict`` makes of it.
+
+    Args:
+        tree: of one record.
+        path: the file they are from.
+
+    Raises:
+        BadDataError: they are no record of a cell.
+    """
+    try:
         if tree["format"] != FORMAT:
             raise BadDataError(
                 f"{path}: format {tree['format']}, and this fastrot reads format {FORMAT}; "
                 "measure the cell again"
             )
-        measured = tree.pop("measured")
+        measured = tree["measured"]
         if measured is not None:
             known = {each.name for each in fields(Measured)}
             values = {name: value for name, value in measured.items() if name in known}
@@ -130,12 +146,17 @@ def read_cell(path: Path) -> CellRecord:
                 values[name] = tuple(float(each) for each in values[name])
             measured = Measured(**values)
         known = {each.name for each in fields(CellRecord)}
-        return CellRecord(**{k: v for k, v in tree.items() if k in known}, measured=measured)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadDataError(
-            f"{path}: not the record of a cell ({type(error).__name__}: {error}); remove it, and "
-            "`fastrot bench sweep` measures the cell again"
-        ) from error
+        own = {name: value for name, value in tree.items() if name in known}
+        return CellRecord(**{**own, "measured": measured})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_record(path, error) from error
+
+
+def _no_record(path: Path, error: Exception) -> BadDataError:
+    return BadDataError(
+        f"{path}: not the record of a cell ({type(error).__name__}: {error}); remove it, and "
+        "`fastrot bench sweep` measures the cell again"
+    )
 
 
 def read_cells(folder: Path) -> list[CellRecord]:

@@ -1,4 +1,4 @@
-"""Commands that measure a backbone: ``fastrot extract`` and ``fastrot eval``."""
+"""Commands that measure a backbone: ``fastrot extract``, ``eval`` and ``report``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from fastrot.errors import UsageError
 
 Checkpoint = Annotated[
     Path, typer.Argument(help="A run, a checkpoint folder, or a file of weights.")
@@ -149,13 +151,39 @@ def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
 
     @app.command()
     def report(
-        run: Annotated[Path, typer.Argument(help="A run folder.")],
+        run: Annotated[
+            Path, typer.Argument(metavar="RUN|SWEEP", help="Folder of a run or of a sweep.")
+        ],
         out: Annotated[
-            Path | None, typer.Option(help="The page (default: RUN/report.html).")
+            Path | None,
+            typer.Option(
+                help="The page (default: report.html in the folder). Of a sweep also a folder: "
+                "report.csv and report.json are written beside the page."
+            ),
+        ] = None,
+        baseline: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="REPORT.json|SWEEP",
+                help="Of a sweep: an earlier one to compare with; exit code 79 if it is slower.",
+            ),
+        ] = None,
+        threshold: Annotated[
+            str | None,
+            typer.Option(metavar="PERCENT", help="How much slower is allowed (default: 5)."),
         ] = None,
         json: AsJson = False,
     ) -> None:
-        """Write one self-contained HTML page about a run and what was measured of it."""
+        """Write one self-contained HTML page about a run, or about a sweep with its tables."""
+        from fastrot.report.sweep_cells import is_sweep
+
+        if is_sweep(run):
+            from fastrot.report.sweep_make import make_sweep_report
+
+            show(make_sweep_report(run, out, baseline=baseline, threshold=threshold), json)
+            return
+        if baseline is not None or threshold is not None:
+            raise UsageError(f"{run}: --baseline and --threshold are for the folder of a sweep")
         from fastrot.report.make import make_report
 
         show(make_report(run, out, say=lambda text: typer.echo(text, err=True)), json)

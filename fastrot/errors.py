@@ -65,3 +65,10 @@ class MismatchError(FastrotError):
     """Two things that must agree do not: configuration, version, lock holder (78)."""
 
     exit_code = 78
+
+
+SLOWER = 79
+"""Exit code of a comparison that found a regression (``fastrot report --baseline``).
+
+No failure of the program: everything was read, written and shown.
+"""

@@ -17,15 +17,19 @@ class Table:
 
     Attributes:
         heads: one a column.
-        rows: cells of text, as many as heads.
+        rows: cells of text, as many as heads; the last cell of a shorter row takes what is left.
         title: shown above it, or what opens it beside a figure.
         numeric: all columns but the first are numbers, which are set to the right.
+        open: shown at once, not only when its title is opened.
+        noted: the last column is text, which is broken into lines; no other one is.
     """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = "Numbers"
     numeric: bool = True
+    open: bool = False
+    noted: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Section:
         lead: one or two sentences on what is shown.
         blocks: in order.
         missing: what is not shown, and why, one line each.
+        warnings: what to know before reading on, one line each.
     """
 
     id: str
@@ -128,6 +133,7 @@ class Section:
     lead: str = ""
     blocks: list[Block] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ svg.plot { display: block; width: 100%; height: auto; }
 .dot.s3, .bar.full.s3 { fill: var(--s3); } .dot.s4, .bar.full.s4 { fill: var(--s4); }
 .bar.open { fill: none; stroke-width: 1.5; }
 .cell { fill: none; stroke: var(--hair); stroke-width: 1; }
+.cell.blank { stroke-dasharray: 3 3; }
+.whisker { fill: none; stroke: var(--ink); stroke-width: 1.25; }
 details { margin-top: .4rem; font-size: .85rem; }
 summary { cursor: pointer; color: var(--s1); padding: .2rem 0; }
 .scroll { overflow-x: auto; max-width: 100%; }
@@ -83,6 +85,11 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0;
 thead th { color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 500; }
 table.numeric th + th, table.numeric td { text-align: right; }
+table.noted th, table.noted td { white-space: nowrap; }
+table.noted thead th { white-space: normal; vertical-align: bottom; }
+table.noted td:last-child { white-space: normal; min-width: 26rem; }
+table.noted th:last-child, table.noted td:last-child { text-align: left; }
+table.numeric td.rest { text-align: left; white-space: normal; }
 table.plain { width: 100%; max-width: 46rem; }
 table.plain tbody th { width: 45%; }
 table.plain td, table.plain th { overflow-wrap: anywhere; }

@@ -5,14 +5,16 @@ from __future__ import annotations
 TEMPLATE = """\
 {%- macro table(block) -%}
 <div class="scroll" tabindex="0" role="region" aria-label="{{ block.title }}">
-<table class="{{ 'numeric' if block.numeric else 'plain' }}">
+<table class="{{ 'numeric' if block.numeric else 'plain' }}{{ ' noted' if block.noted }}">
 <thead><tr>
 {%- for head in block.heads %}<th scope="col">{{ head }}</th>{% endfor -%}
 </tr></thead>
 <tbody>
 {%- for row in block.rows %}
 <tr><th scope="row">{{ row[0] }}</th>
-{%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- for cell in row[1:] %}<td
+{%- if loop.last and row | length < block.heads | length %} class="rest" colspan="
+{{- block.heads | length - row | length + 1 }}"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {%- endfor %}
 </tbody>
 </table>
@@ -101,6 +103,7 @@ TEMPLATE = """\
 <section id="{{ section.id }}">
 <h2>{{ section.title }}</h2>
 {%- if section.lead %}<p>{{ section.lead }}</p>{% endif %}
+{%- for line in section.warnings %}<p class="missing">{{ line }}</p>{% endfor %}
 {%- for line in section.missing %}<p class="missing">Not shown: {{ line }}.</p>{% endfor %}
 {%- for kind, blocks in section.blocks | runs %}
 {%- if kind == "Figure" %}
@@ -108,7 +111,8 @@ TEMPLATE = """\
 {%- elif kind == "Strips" %}{% for block in blocks %}{{ strips(block) }}{% endfor %}
 {%- elif kind == "Table" %}
 {%- for block in blocks %}
-<details><summary>{{ block.title }}</summary>{{ table(block) }}</details>
+<details{{ ' open' if block.open }}><summary>{{ block.title }}</summary>
+{{- table(block) }}</details>
 {%- endfor %}
 {%- else %}{% for block in blocks %}
 <pre tabindex="0"><code>{{ block.lines | join("\\n") }}</code></pre>{% endfor %}

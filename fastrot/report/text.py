@@ -59,6 +59,18 @@ def short(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def compact(value: float) -> str:
+    """A number to three digits, in thousands or millions where it has many.
+
+    Example:
+        >>> compact(8123.4), compact(23456.0), compact(1.5e6)
+        ('8,123', '23.5k', '1.5M')
+    """
+    if abs(value) >= 1e6:
+        return f"{short(value / 1e6, 3)}M"
+    return f"{short(value / 1e3, 3)}k" if abs(value) >= 1e4 else short(value, 3)
+
+
 def percent(value: float) -> str:
     """A value that is in percent already, to a tenth."""
     return f"{value:.1f}{_SPACE}%"
