@@ -176,7 +176,11 @@ def build_sweep(
         if key not in sound and key not in damaged
     ]
     names = AxisNames([cell.axes for cell in cells])
-    cells.sort(key=lambda cell: (names.sort_key(cell.axes), cell.environment, cell.key))
+    cells.sort(
+        key=lambda cell: (
+            names.sort_key(cell.axes), not cell.environment, cell.environment, cell.key
+        )
+    )  # fmt: skip
     return Sweep(name, cells, groups, names, tuple(notes))
 
 

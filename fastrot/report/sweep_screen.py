@@ -20,7 +20,7 @@ _SHORTER = {"batch per rank": "batch", "global batch": "batch", "resolution": "p
 
 
 def show_cells(sweep: Sweep, console: Console) -> None:
-    """Print the cells; of many, those without figures and the first."""
+    """Print the cells; of many, the fastest and those without figures."""
     shown = _shown(sweep.cells)
     names, axes = sweep.names, sweep.names.varying
     columns = axes if axes and sum(_width(sweep, axis) for axis in axes) <= _AXES_WIDTH else None
@@ -91,11 +91,15 @@ def _width(sweep: Sweep, axis: str) -> int:
 
 
 def _shown(cells: Sequence[Cell]) -> list[Cell]:
-    """At most as many as fit on a screen or two, in their order."""
+    """At most as many as fit on a screen or two, in their order: the fastest, and what failed."""
     if len(cells) <= _MOST_ROWS:
         return list(cells)
-    ordered = sorted(range(len(cells)), key=lambda i: (cells[i].figures is not None, i))
-    return [cells[i] for i in sorted(ordered[:_MOST_ROWS])]
+    rates = {cell.key: cell.figures.views_per_s.median for cell in cells if cell.figures}
+    fastest = sorted(rates, key=lambda key: -rates[key])
+    others = [cell.key for cell in cells if cell.figures is None]
+    kept = {*others[: max(_MOST_ROWS // 2, _MOST_ROWS - len(fastest))]}
+    kept |= {*fastest[: _MOST_ROWS - len(kept)]}
+    return [cell for cell in cells if cell.key in kept]
 
 
 def _row(cell: Cell) -> list[str]:
