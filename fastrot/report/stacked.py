@@ -63,7 +63,4 @@ def stacked_chart(stacks: Sequence[Stack]) -> Markup:
             line = path([(low, middle), (high, middle), None, (low, top + 1), (low, top + _BAR - 1),
                          None, (high, top + 1), (high, top + _BAR - 1)])  # fmt: skip
             drawn.append(element("path", d=line, class_="whisker"))
-    base = element(
-        "path", d=path([(1, _TOP + 10), (1, _TOP + len(stacks) * _PITCH)]), class_="axis"
-    )
-    return drawing(_TOP + len(stacks) * _PITCH, *drawn, base)
+    return drawing(_TOP + len(stacks) * _PITCH, *drawn)

@@ -93,6 +93,11 @@ class Comparison:
         return sorted(self.cells, key=key)
 
     @property
+    def changes(self) -> list[Compared]:
+        """The cells that are not as they were, in the same order."""
+        return [cell for cell in self.ordered if cell.outcome in (*REGRESSIONS, "faster", "new")]
+
+    @property
     def exit_code(self) -> int:
         """Of the command."""
         return SLOWER if self.regressions else 0
@@ -205,9 +210,10 @@ def _compared(now: Cell | None, then: Cell | None, threshold: float) -> Compared
     ratio = quotient(rate, old)
     notes = [f"now {told(execution)}"] if (execution := changed(before, after)) else []
     notes += ["1 repeat: its spread is not known"] if ratio.repeats < 2 else []
-    notes += [f"contaminated {when}: other programs used {100 * (each.busy or 0):.0f} % of the "
-              "cores" for when, each in (("now", mine), ("then", theirs))
-              if each.is_contaminated]  # fmt: skip
+    for when, each in (("now", mine), ("then", theirs)):
+        if each.is_contaminated:
+            share = 100 * (each.busy or 0)
+            notes.append(f"contaminated {when}: others used {share:.0f} % of the cores")
     outcome = _outcome(ratio.median, overlap(rate, old), threshold)
     return Compared(cell.axes, kind, outcome, ratio, rate, old, "; ".join(notes))
 

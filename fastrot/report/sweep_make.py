@@ -105,7 +105,8 @@ def make_sweep_report(
                 f"--baseline {baseline} would be overwritten by this report: copy it elsewhere "
                 "first, or write elsewhere with --out"
             )
-        comparison = compare(sweep, read_baseline(baseline), _percent(threshold), str(baseline))
+        name = baseline.name if baseline.is_absolute() else str(baseline)
+        comparison = compare(sweep, read_baseline(baseline), _percent(threshold), name)
     series = scaling_series(sweep)
     found = tuple(efficiencies(series))
     report = SweepReport(paths, sweep, found, comparison)

@@ -51,7 +51,8 @@ class AxisNames:
 
 def place(axes: Mapping[str, Any]) -> str:
     """Where a cell lies, by all its axes: for cells of several sweeps."""
-    return ", ".join(f"{clean(a).rpartition('.')[2]} {value(v)}" for a, v in axes.items())
+    ends = {axis: clean(axis).rpartition(".")[2].replace("_", " ") for axis in axes}
+    return ", ".join(f"{ends[axis]} {value(of_axis)}" for axis, of_axis in axes.items())
 
 
 def values_of(places: Sequence[Mapping[str, Any]], axis: str) -> list[Any]:

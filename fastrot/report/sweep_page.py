@@ -112,7 +112,7 @@ def _tiles(sweep: Sweep, found: Sequence[Efficiency], comparison: Comparison | N
     tiles = [Tile(done, "cells measured", f"{others} failed or missing" if others else "")]
     if comparison is not None:
         bad = len(comparison.regressions)
-        tiles.append(Tile(str(bad), "regressions", f"of {len(comparison.cells)} compared cells"))
+        tiles.append(Tile(str(bad), "regressions", f"of {len(comparison.cells)} cells"))
     if measured:
         cell, figures = max(measured, key=lambda each: each[1].views_per_s.median)
         rate = figures.views_per_s

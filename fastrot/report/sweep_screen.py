@@ -54,7 +54,7 @@ def show_cells(sweep: Sweep, console: Console) -> None:
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
-    """Print what differs from a baseline, regressions first."""
+    """Print what is not as in a baseline, regressions first, and how many cells are."""
     for line in comparison.lines:
         _line(console, line)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -63,7 +63,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     table.add_column("spread", justify="right", no_wrap=True)
     table.add_column("outcome", overflow="fold", ratio=2)
     table.add_column("notes", overflow="fold", ratio=2)
-    for each in comparison.ordered[:_MOST_ROWS]:
+    for each in comparison.changes[:_MOST_ROWS]:
         ratio, span = "", ""
         if each.ratio is not None:
             ratio = f"{each.ratio.median:.3f}"
@@ -71,10 +71,10 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         outcome = f"✗ {each.outcome}" if each.outcome in REGRESSIONS else each.outcome
         words = (place(each.axes), ratio, span, outcome, clean(each.note, 160))
         table.add_row(*map(escape, words))
-    if comparison.cells:
+    if comparison.changes:
         console.print(table)
-    if len(comparison.cells) > _MOST_ROWS:
-        _line(console, f"{len(comparison.cells) - _MOST_ROWS} more cells: see report.html")
+    if len(comparison.changes) > _MOST_ROWS:
+        _line(console, f"{len(comparison.changes) - _MOST_ROWS} more cells: see report.html")
     _line(console, f"{comparison.baseline}: {comparison.summary}")
 
 

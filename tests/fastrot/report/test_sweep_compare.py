@@ -126,7 +126,7 @@ def test_of_several_records_of_a_place_that_of_the_same_host_is_compared(cell: M
 def test_contaminated_and_lonely_repeats_are_told(cell: Make) -> None:
     (only,) = against(cell(rates=(90.0,), busy=0.4), cell(rates=OLD)).cells
     assert only.outcome == "slower"
-    assert "1 repeat" in only.note and "contaminated now: other programs used 40 %" in only.note
+    assert "1 repeat" in only.note and "contaminated now: others used 40 %" in only.note
 
 
 def test_a_report_is_a_baseline_as_good_as_its_folder(cell: Make, tmp_path: Path) -> None:
