@@ -49,6 +49,7 @@ def line_chart(
     y_to: float | None = None,
     rule: tuple[float, str] | None = None,
     places: Sequence[str] | None = None,
+    x_marks: Sequence[float] | None = None,
 ) -> Markup:
     """Draw lines over common axes.
 
@@ -62,6 +63,7 @@ def line_chart(
         y_to: where it ends at the most; None: near the largest value.
         rule: height and name of a level to compare with.
         places: names of x = 0, 1, 2 ... where that axis is no measure.
+        x_marks: where the horizontal axis is numbered; None: at round values.
     """
     ys = [y for line in lines for y in line.ys if y is not None]
     xs = [x for line in lines for x in line.xs]
@@ -74,7 +76,7 @@ def line_chart(
         marks = [mark for mark in marks if mark <= y_to]
     y = Scale(marks[0], max(marks[-1], max(ys)), _HEIGHT - _BOTTOM, _TOP)
     if places is None:
-        x_marks = ticks(min(xs), max(xs), 6)
+        x_marks = ticks(min(xs), max(xs), 6) if x_marks is None else x_marks
         x_marks = [mark for mark in x_marks if min(xs) <= mark <= max(xs)] or [min(xs)]
         x = Scale(min(xs), max(max(xs), min(xs) + 1e-9), _LEFT, WIDTH - _RIGHT)
         names = [short(mark) for mark in x_marks]

@@ -149,7 +149,7 @@ def build_sweep(
         try:
             if (found := figures_of(record)) is not None:
                 figures[record.key] = found
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             damaged[record.key] = f"not the record of a cell ({error}); remove it and measure again"
     sound = {record.key: record for record in records if record.key not in damaged}
     groups = environments([sound[key] for key in figures])

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from fastrot.report.blocks import Figure, Key, Section, Table
 from fastrot.report.lines import Line, line_chart
 from fastrot.report.sweep_cells import Sweep
-from fastrot.report.sweep_scaling import Efficiency, Mode, Series
+from fastrot.report.sweep_scaling import Efficiency, Mode, Series, obstacle
 from fastrot.report.sweep_tables import counted
 from fastrot.report.text import compact, percent, short
 
 _MOST_SERIES = 8
+_ROOM = 0.07  # of the axis, for a number
 _COUNT_AXES = ("ranks", "nodes", "batch_per_rank", "train.global_batch")
 
 
@@ -26,7 +27,10 @@ def scaling_section(sweep: Sweep, series: Sequence[Series], found: Sequence[Effi
     )
     if not series:
         section.lead = ""
-        section.missing.append("scaling: no two measured cells differ in their ranks alone")
+        why = obstacle(sweep)
+        section.missing.append(
+            f"scaling: no two measured cells differ in their ranks alone{f': {why}' if why else ''}"
+        )
         return section
     ordered = sorted(series, key=lambda each: -len(each.cells))
     efficiency = {(each.mode, each.cell, each.base): each for each in found}
@@ -52,7 +56,9 @@ def _curve(
         Line("ideal", "s4", ranks, ideal, dashed=True),
         Line("measured", "s1", ranks, rates, points=True),
     ]
-    chart = line_chart(lines, x_label="ranks", y_mark=compact, x_from=0, y_from=0)
+    chart = line_chart(
+        lines, x_label="ranks", y_mark=compact, x_from=0, y_from=0, x_marks=_marks(ranks)
+    )
     batch = first_figures.global_batch
     share = f"{short(batch / first_figures.ranks)} a rank" if series.mode == "weak" else "in all"
     images = "" if series.mode == "weak" else f"{batch:,} "
@@ -85,6 +91,15 @@ def _curve(
     return Figure(title, chart, alt, table, keys, note)
 
 
+def _marks(ranks: Sequence[float]) -> list[float]:
+    """Numbers of ranks to stand at the axis, from the largest on, as many as there is room for."""
+    marks = [ranks[-1]]
+    for rank in reversed(ranks):
+        if marks[-1] - rank >= _ROOM * ranks[-1]:
+            marks.append(rank)
+    return marks
+
+
 def _varying(sweep: Sweep, fixed: str) -> list[str]:
     """The name of a family, unless it only repeats what all cells have in common."""
     has = any(axis not in _COUNT_AXES for axis in sweep.names.varying)
@@ -110,10 +125,12 @@ def _table(sweep: Sweep, found: Sequence[Efficiency]) -> Table:
 
 def _notes(sweep: Sweep, each: Efficiency) -> str:
     found = [f"followed the ranks: {each.followed}"] if each.followed else []
-    for name, key in (("it", each.cell), ("what it is compared with", each.base)):
-        figures = sweep.by_key[key].figures
-        if figures is not None and figures.is_contaminated:
-            found.append(f"{name} is contaminated")
+    busy = [
+        name
+        for name, key in (("larger", each.cell), ("smaller", each.base))
+        if (figures := sweep.by_key[key].figures) is not None and figures.is_contaminated
+    ]
+    found += [f"contaminated: the {' and the '.join(busy)} cell"] if busy else []
     return "; ".join(found)
 
 

@@ -14,6 +14,7 @@ from fastrot.report.text import number
 BUSY = 0.1
 """Share of the cores in others' hands from which on a measurement is contaminated."""
 _LIKE = 0.1  # ceilings that are nearer to each other bound together: they are single values
+_MOST = 10**12  # of anything that is counted: beyond it no record is sound
 _REACHED = 0.75  # a ceiling that is not reached so far does not bound
 
 Bound = Literal["loader", "compute", "both", "neither", "unknown"]
@@ -177,9 +178,9 @@ def figures_of(record: CellRecord) -> Figures | None:
         raise ValueError("done, but without measurements")
     for name in ("ranks", "nodes", "global_batch", "views"):
         value = getattr(measured, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
             raise ValueError(f"{name} {value!r} is no count")
-    if not measured.images_per_s or not all(0 < r < math.inf for r in measured.images_per_s):
+    if not measured.images_per_s or not all(1 / _MOST < r < _MOST for r in measured.images_per_s):
         raise ValueError("images_per_s has to hold rates")
     waits = measured.data_wait
     if not all(0 <= wait <= 1 + 1e-6 for wait in waits):
@@ -222,4 +223,5 @@ def _peak_share(measured: Measured, images_per_s: float) -> float | None:
     flops, peak = _positive(measured, "flops_per_view"), _positive(measured, "peak_flops")
     if flops is None or peak is None:
         return None
-    return images_per_s * measured.views / measured.ranks * flops / peak
+    share = images_per_s * measured.views / measured.ranks * (flops / peak)
+    return share if math.isfinite(share) else None

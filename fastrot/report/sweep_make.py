@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def make_sweep_report(
     texts = (
         render(page),
         to_csv(sweep, found),
-        json.dumps(report.to_json(), allow_nan=False, default=str, indent=1) + "\n",
+        json.dumps(_finite(report.to_json()), allow_nan=False, default=str, indent=1) + "\n",
     )
     for path, text in zip(paths, texts, strict=True):
         try:
@@ -125,6 +126,15 @@ def make_sweep_report(
                 "with --out"
             ) from None
     return report
+
+
+def _finite(tree: Any) -> Any:
+    """Plain values with null for what JSON has no number for: a loss may be NaN."""
+    if isinstance(tree, dict):
+        return {str(key): _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _percent(threshold: str | None) -> float:

@@ -24,10 +24,6 @@ def maps_section(sweep: Sweep) -> Section:
         "Median views/s over all ranks; the darker, the faster within its map. Where there are "
         "more than two axes, a map shows one value of each other axis, named in its title.",
     )
-    if len(sweep.names.varying) < 2:
-        section.lead = ""
-        section.missing.append("maps: fewer than two axes have two values")
-        return section
     maps = [figure for pair in _pairs(sweep) for figure in _maps(sweep, *pair)]
     section.blocks += maps[:_MOST_MAPS]
     if len(maps) > _MOST_MAPS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastrot import __version__
 from fastrot.report.blocks import Commands, Section, Table, Tile
 from fastrot.report.page import Page
-from fastrot.report.sweep_cells import Sweep
+from fastrot.report.sweep_cells import Cell, Sweep
 from fastrot.report.sweep_compare import Comparison
 from fastrot.report.sweep_curves import scaling_section
 from fastrot.report.sweep_environment import differences
@@ -22,7 +22,7 @@ from fastrot.report.sweep_tables import (
     fastest_section,
     span,
 )
-from fastrot.report.sweep_times import loaders_section, times_section
+from fastrot.report.sweep_times import LOADER, loaders_section, times_section
 from fastrot.report.text import clean, percent, plain, short
 
 
@@ -43,16 +43,15 @@ def build_page(
         folder: of the sweep.
     """
     sections = [compared_section(comparison)] if comparison else []
-    sections += [
-        cells_section(sweep, found),
-        fastest_section(sweep),
-        maps_section(sweep),
-        scaling_section(sweep, series, found),
-        times_section(sweep),
-        loaders_section(sweep),
-        _environment_section(sweep),
-        _commands_section(folder),
-    ]
+    sections += [cells_section(sweep, found), fastest_section(sweep)]
+    if len(sweep.names.varying) > 1:
+        sections.append(maps_section(sweep))
+    if len({figures.ranks for _, figures in sweep.measured()}) > 1:
+        sections.append(scaling_section(sweep, series, found))
+    sections.append(times_section(sweep))
+    if LOADER in sweep.names.varying:
+        sections.append(loaders_section(sweep))
+    sections += [_environment_section(sweep), _commands_section(folder)]
     return Page(
         title=clean(sweep.name, 80),
         subtitle=_subtitle(sweep),
@@ -74,7 +73,7 @@ def counts(sweep: Sweep) -> str:
 def notes(sweep: Sweep) -> Iterator[str]:
     """What to know before comparing cells."""
     for note in sweep.notes:
-        yield f"{note[:1].upper()}{note[1:]}."
+        yield f"{note}."
     if len(sweep.environments) > 1:
         first = sweep.environments[0]
         parts = ", ".join(f"{e.name} ({counted(len(e.keys), 'cell')})" for e in sweep.environments)
@@ -116,24 +115,29 @@ def _tiles(sweep: Sweep, found: Sequence[Efficiency], comparison: Comparison | N
     if measured:
         cell, figures = max(measured, key=lambda each: each[1].views_per_s.median)
         rate = figures.views_per_s
-        note = f"{span(rate)}; {sweep.label(cell)}"
+        note = f"{span(rate)}; {_label(sweep, cell)}"
         tiles.append(Tile(short(rate.median), "views/s, highest median", note))
         cell, figures = max(measured, key=lambda each: each[1].views_per_s_rank.median)
         rate = figures.views_per_s_rank
-        note = f"{span(rate)}; {sweep.label(cell)}"
+        note = f"{span(rate)}; {_label(sweep, cell)}"
         tiles.append(Tile(short(rate.median), "views/s a rank, highest median", note))
     shares = [(f.peak_share, cell) for cell, f in measured if f.peak_share is not None]
     if shares:
         share, cell = max(shares, key=lambda each: each[0])
-        tiles.append(Tile(percent(100 * share), "highest share of peak", sweep.label(cell)))
+        tiles.append(Tile(percent(100 * share), "highest share of peak", _label(sweep, cell)))
     for mode in ("weak", "strong"):
         of_mode = [each for each in found if each.mode == mode and each.against == "1 rank"]
         if of_mode:
             last = max(of_mode, key=lambda each: each.ranks)
             value = percent(100 * last.efficiency.median)
-            note = sweep.label(sweep.by_key[last.cell])
+            note = _label(sweep, sweep.by_key[last.cell])
             tiles.append(Tile(value, f"{mode} scaling, {last.ranks} ranks", note))
     return tiles
+
+
+def _label(sweep: Sweep, cell: Cell) -> str:
+    busy = cell.figures is not None and cell.figures.is_contaminated
+    return f"{sweep.label(cell)}{'; contaminated' if busy else ''}"
 
 
 def _environment_section(sweep: Sweep) -> Section:

@@ -94,6 +94,20 @@ def efficiencies(series: Sequence[Series]) -> list[Efficiency]:
     return [found for each in series for found in _efficiencies(each)]
 
 
+def obstacle(sweep: Sweep) -> str:
+    """In what cells of other ranks differ besides; empty if there are none on the same axes."""
+    places: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell, _ in sweep.measured():
+        places.setdefault((cell.environment, _other_axes(cell)), []).append(cell)
+    for first, *others in places.values():
+        for other in others:
+            assert first.record is not None and other.record is not None
+            changes = changed(first.record.config, other.record.config, _FOLLOW - set(first.axes))
+            if changes:
+                return f"{sweep.label(first)} and {sweep.label(other)} differ in {told(changes)}"
+    return ""
+
+
 def by_cell(found: Sequence[Efficiency]) -> dict[str, list[Efficiency]]:
     """Efficiencies by the key of the larger cell."""
     cells: dict[str, list[Efficiency]] = {}
@@ -144,8 +158,11 @@ def _against(
 def _alike(cell: Cell) -> tuple[Any, ...]:
     """What has to be the same besides the batch."""
     assert cell.record is not None
-    axes = {key: value for key, value in flat(cell.axes).items() if key not in _COUNTS}
     follow = _FOLLOW - set(cell.axes) | {"train.global_batch"}
     config = {key: value for key, value in flat(cell.record.config).items() if key not in follow}
     kind = cell.record.kind
-    return cell.environment, kind, tuple(sorted(axes.items())), tuple(sorted(config.items()))
+    return cell.environment, kind, _other_axes(cell), tuple(sorted(config.items()))
+
+
+def _other_axes(cell: Cell) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((k, v) for k, v in flat(cell.axes).items() if k not in _COUNTS))

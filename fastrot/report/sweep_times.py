@@ -12,7 +12,7 @@ from fastrot.report.sweep_figures import Figures, overlap, quotient
 from fastrot.report.text import percent, plain, short
 
 _MOST_BARS, _MOST_GROUPS = 24, 8
-_LOADER = "data.loader"
+LOADER = "data.loader"
 NO_DIFFERENCE = "no difference beyond the spread"
 
 Measured = tuple[Cell, Figures]
@@ -103,13 +103,11 @@ def loaders_section(sweep: Sweep) -> Section:
 
 def _loader_groups(sweep: Sweep) -> Iterator[list[Measured]]:
     """Cells that are alike but for the loader, the fastest first."""
-    if _LOADER not in sweep.names.varying:
-        return
     groups: dict[tuple[object, ...], list[Measured]] = {}
     for cell, figures in sweep.measured():
         assert cell.record is not None
-        without = EXECUTION - set(cell.axes) | {_LOADER}
-        axes = tuple(sorted((k, plain(v)) for k, v in cell.axes.items() if k != _LOADER))
+        without = EXECUTION - set(cell.axes) | {LOADER}
+        axes = tuple(sorted((k, plain(v)) for k, v in cell.axes.items() if k != LOADER))
         config = tuple(
             sorted((k, v) for k, v in flat(cell.record.config).items() if k not in without)
         )
@@ -123,7 +121,7 @@ def _loaders(sweep: Sweep, group: Sequence[Measured]) -> Figure:
     best = group[0][1].views_per_s
     stacks, rows = [], []
     for cell, figures in group:
-        name, rate = plain(cell.axes[_LOADER]), figures.views_per_s
+        name, rate = plain(cell.axes[LOADER]), figures.views_per_s
         span = f"{short(rate.low)} to {short(rate.high)}"
         if figures is group[0][1]:
             beside = "highest median"
@@ -137,7 +135,7 @@ def _loaders(sweep: Sweep, group: Sequence[Measured]) -> Figure:
             Stack(name, f"{short(rate.median)}{mark}, {beside}", [part], (rate.low, rate.high))
         )
         rows.append([name, short(rate.median), span, beside])
-    others = sweep.names.cell(group[0][0].axes, without=(_LOADER,))
+    others = sweep.names.cell(group[0][0].axes, without=(LOADER,))
     where = f", environment {group[0][0].environment}" if len(sweep.environments) > 1 else ""
     fixed = f" ({others})" if others and len(sweep.names.varying) > 1 else ""
     title = f"Loaders, views/s{fixed}{where}"

@@ -63,6 +63,13 @@ def test_one_cell(cell: Make, tmp_path: Path) -> None:
     assert "400" in printed(report) and report.exit_code == 0
 
 
+def test_a_loss_that_is_not_finite_is_null(cell: Make, tmp_path: Path) -> None:
+    cell(loss=float("nan"), peak_flops=1e-300, flops_per_view=1e300).save(tmp_path)
+    (only,) = json.loads(make_sweep_report(tmp_path).paths[2].read_text())["cells"]
+    assert only["record"]["measured"]["loss"] is None
+    assert only["figures"]["loss"] is None and only["figures"]["share_of_peak"] is None
+
+
 def test_no_cell_is_done(cell: Make, tmp_path: Path) -> None:
     cell({"ranks": 1}, failed="out of memory: 9 GiB").save(tmp_path)
     tree = {"cells": [{"key": "k2", "axes": {"ranks": 2}}]}

@@ -9,7 +9,7 @@ import pytest
 from fastrot.benchmarks.harness import Spread
 from fastrot.benchmarks.sweep_record import CellRecord
 from fastrot.report.sweep_cells import build_sweep
-from fastrot.report.sweep_scaling import Efficiency, efficiencies, scaling_series
+from fastrot.report.sweep_scaling import Efficiency, efficiencies, obstacle, scaling_series
 
 Make = Callable[..., CellRecord]
 
@@ -98,6 +98,15 @@ def test_without_one_rank_there_is_a_curve_and_no_efficiency(cell: Make) -> None
     (series,) = scaling_series(sweep)
     assert [figures.ranks for _, figures in series.cells] == [2, 4]
     assert efficiencies([series]) == []
+
+
+def test_what_stands_in_the_way_is_told(cell: Make) -> None:
+    two = cell({"ranks": 2}, settings={"train.step": "eager"})
+    one = cell({"ranks": 1}, settings={"train.step": "fused"})
+    sweep = build_sweep("tried", [one, two])
+    assert efficiencies(scaling_series(sweep)) == []
+    assert obstacle(sweep) == "ranks 1 and ranks 2 differ in train.step fused -> eager"
+    assert obstacle(build_sweep("tried", [one])) == ""
 
 
 def test_failed_cells_scale_nothing(cell: Make) -> None:
