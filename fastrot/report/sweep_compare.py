@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastrot.benchmarks.harness import Spread
+from fastrot.benchmarks.sweep_record import CellRecord
 from fastrot.errors import SLOWER, UsageError
 from fastrot.report.sweep_cells import Cell, Sweep, read_sweep, sweep_of_report
 from fastrot.report.sweep_changes import EXECUTION, changed, told
 from fastrot.report.sweep_environment import differences, fingerprint
-from fastrot.report.sweep_figures import overlap, quotient
+from fastrot.report.sweep_figures import Figures, overlap, quotient
 from fastrot.report.text import clean, plain
 
 Outcome = Literal[
@@ -158,7 +160,14 @@ def compare(now: Sweep, then: Sweep, threshold: float, baseline: str) -> Compari
     mine, theirs = _by_place(now, None), _by_place(then, now)
     pairs = [(mine.get(place), theirs.get(place)) for place in dict.fromkeys([*mine, *theirs])]
     cells = [_compared(one, other, threshold) for one, other in pairs]
-    return Comparison(baseline, threshold, cells, list(_lines(pairs, then)))
+    lines = list(_lines(pairs, then))
+    for sweep, places, name in ((now, mine, "the sweep"), (then, theirs, "the baseline")):
+        if (others := len(_placed(sweep)) - len(places)) > 0:
+            lines.append(
+                f"not compared: {others} of {name}, for another record of "
+                "the same axes is what is asked for now, or is from the same host."
+            )
+    return Comparison(baseline, threshold, cells, lines)
 
 
 def _by_place(sweep: Sweep, beside: Sweep | None) -> dict[str, Cell]:
@@ -172,11 +181,20 @@ def _by_place(sweep: Sweep, beside: Sweep | None) -> dict[str, Cell]:
         return cell.is_expected, cell.figures is not None, same, date
 
     places: dict[str, Cell] = {}
-    for cell in sweep.cells:
-        place = plain(dict(sorted(cell.axes.items())))
+    for cell in _placed(sweep):
+        place = _place(cell)
         if place not in places or worth(cell) > worth(places[place]):
             places[place] = cell
     return places
+
+
+def _placed(sweep: Sweep) -> list[Cell]:
+    """The cells whose axes are known: a damaged record may not tell them."""
+    return [cell for cell in sweep.cells if cell.axes or cell.record is not None]
+
+
+def _place(cell: Cell) -> str:
+    return json.dumps(dict(cell.axes), sort_keys=True, default=str)
 
 
 def _compared(now: Cell | None, then: Cell | None, threshold: float) -> Compared:
@@ -197,18 +215,11 @@ def _compared(now: Cell | None, then: Cell | None, threshold: float) -> Compared
             cell.axes, kind, "missing now" if gone else "failed now", None, None, old, why
         )
     assert now.record is not None and then is not None and then.record is not None
-    before, after = then.record.config, now.record.config
-    without = EXECUTION - set(now.axes)
-    other = changed(before, after, without)
-    if then.record.kind != kind:
-        other["kind"] = f"{then.record.kind} -> {kind}"
-    for name in ("ranks", "nodes", "global_batch", "views"):
-        if getattr(theirs, name) != getattr(mine, name):
-            other[name] = f"{getattr(theirs, name)} -> {getattr(mine, name)}"
-    if other:
+    if other := _other_settings(now.record, then.record, mine, theirs):
         return Compared(cell.axes, kind, "other settings", None, rate, old, told(other))
     ratio = quotient(rate, old)
-    notes = [f"now {told(execution)}"] if (execution := changed(before, after)) else []
+    execution = changed(then.record.config, now.record.config)
+    notes = [f"now {told(execution)}"] if execution else []
     notes += ["1 repeat: its spread is not known"] if ratio.repeats < 2 else []
     for when, each in (("now", mine), ("then", theirs)):
         if each.is_contaminated:
@@ -216,6 +227,18 @@ def _compared(now: Cell | None, then: Cell | None, threshold: float) -> Compared
             notes.append(f"contaminated {when}: others used {share:.0f} % of the cores")
     outcome = _outcome(ratio.median, overlap(rate, old), threshold)
     return Compared(cell.axes, kind, outcome, ratio, rate, old, "; ".join(notes))
+
+
+def _other_settings(
+    now: CellRecord, then: CellRecord, mine: Figures, theirs: Figures
+) -> dict[str, str]:
+    """What differs in what was measured, and not only in how it was carried out."""
+    other = changed(then.config, now.config, EXECUTION - set(now.axes))
+    for name in ("kind", "ranks", "nodes", "global_batch", "views"):
+        before, after = getattr(theirs, name), getattr(mine, name)
+        if before != after:
+            other[name] = f"{before} -> {after}"
+    return other
 
 
 def _outcome(ratio: float, overlaps: bool, threshold: float) -> Outcome:

@@ -12,9 +12,10 @@ TEMPLATE = """\
 <tbody>
 {%- for row in block.rows %}
 <tr><th scope="row">{{ row[0] }}</th>
-{%- for cell in row[1:] %}<td
-{%- if loop.last and row | length < block.heads | length %} class="rest" colspan="
-{{- block.heads | length - row | length + 1 }}"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{%- for cell in row[1:] %}
+{%- if loop.last and row | length < block.heads | length -%}
+<td class="rest" colspan="{{ block.heads | length - row | length + 1 }}"><div>{{ cell }}</div></td>
+{%- else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
 {%- endfor %}
 </tbody>
 </table>

@@ -119,7 +119,9 @@ def test_another_host_is_told(cell: Make) -> None:
 def test_of_several_records_of_a_place_that_of_the_same_host_is_compared(cell: Make) -> None:
     near = cell(rates=(100.0,), machine={"date": "2026-01-01"})
     far = cell(rates=(500.0,), host="EPYC, 64 cores")
-    (only,) = compare(sweep(cell(rates=(100.0,))), sweep(near, far), 5, "old").cells
+    found = compare(sweep(cell(rates=(100.0,))), sweep(near, far), 5, "old")
+    (only,) = found.cells
+    assert found.lines[-1].startswith("not compared: 1 of the baseline")
     assert only.ratio is not None and only.ratio.median == 1
 
 
