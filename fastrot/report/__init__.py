@@ -1,1 +1,1 @@
-"""``fastrot report``: one self-contained page about a run, from what its folder holds."""
+"""``fastrot report``: one self-contained page about a run or a sweep, out of its folder."""
