@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from fastrot.errors import MismatchError, PeerLostError
-from fastrot.peers import Peers
+from fastrot.peers import Peers, lost_peers_named
 
 DEADLINE_SECONDS = 120.0
 """Longest wait for another rank, where the configuration names none."""
@@ -69,7 +70,7 @@ class World:
         if self.size == 1:
             return values[None]
         every = values.new_empty(self.size * values.numel())  # gloo wants it flat
-        with lost_peers_named(self):
+        with lost_peers_named(self.rank, self.size):
             dist.all_gather_into_tensor(every, values.flatten())
         return every.view(self.size, *values.shape)
 
@@ -90,34 +91,15 @@ class World:
     def copy_from_main(self, values: torch.Tensor) -> torch.Tensor:
         """The main rank's values, in place."""
         if self.size > 1:
-            with lost_peers_named(self):
+            with lost_peers_named(self.rank, self.size):
                 dist.broadcast(values, 0)
         return values
 
     def _reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
         if self.size > 1:
-            with lost_peers_named(self):
+            with lost_peers_named(self.rank, self.size):
                 dist.all_reduce(values, operation)
         return values
-
-
-@contextmanager
-def lost_peers_named(world: World) -> Iterator[None]:
-    """Around anything that waits for other ranks: its failure becomes a PeerLostError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if world.size == 1 or not _speaks_of_ranks(error):
-            raise
-        line = str(error).strip().splitlines()[0]
-        raise PeerLostError(f"rank {world.rank}: another rank is gone ({line})") from error
-
-
-def _speaks_of_ranks(error: RuntimeError) -> bool:
-    """Whether torch's communication failed: gloo has no type of its own for that."""
-    return isinstance(error, dist.DistError) or any(
-        word in str(error).lower() for word in ("gloo", "nccl", "connection", "process group")
-    )
 
 
 def read_world() -> World:
@@ -167,7 +149,8 @@ def joined(
     Args:
         world: the ranks.
         device: of this rank.
-        deadline: longest wait for another rank, in seconds.
+        deadline: longest wait for another rank, in seconds; at least a minute, until
+            ``shorten_waits``.
 
     Raises:
         PeerLostError: ranks are missing, died, or did not answer in time.
@@ -178,31 +161,38 @@ def joined(
     if world.local_size == world.size:  # one machine: nothing listens to any other
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, "lo")
-    peers = Peers(world.rank, world.size, _store(world))
+    # torchrun keeps its store when it starts all ranks anew; what was said before is not for them.
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    peers = Peers(world.rank, world.size, PrefixStore(f"start-{start}", _store(world)))
     peers.call_the_roll(JOIN_SECONDS)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    with lost_peers_named(world):
+    with peers.watching(), peers.explained():
         dist.init_process_group(
             backend,
             store=PrefixStore("group", peers.store),
             rank=world.rank,
             world_size=world.size,
-            timeout=timedelta(seconds=deadline),
+            timeout=timedelta(seconds=max(deadline, JOIN_SECONDS)),
         )
-    try:
-        with peers.watching(), peers.explained():
+        try:
             yield peers
-    except PeerLostError:
-        if device.type == "cpu":  # NCCL would wait for those who are gone
-            with suppress(RuntimeError):
-                dist.destroy_process_group()
-        raise
-    except BaseException:
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
-        raise
-    peers.tell_done()
-    dist.destroy_process_group()
+        except BaseException as error:
+            if not isinstance(error, PeerLostError) or device.type == "cpu":
+                # NCCL would wait for those who are gone.
+                with suppress(RuntimeError):
+                    dist.destroy_process_group()
+            raise
+        peers.tell_done()
+        dist.destroy_process_group()
+
+
+def shorten_waits(world: World, seconds: float) -> None:
+    """From now on no wait for another rank is longer; before, they read files and compile."""
+    if world.size > 1:
+        if hasattr(dist, "set_timeout"):  # torch 2.15
+            dist.set_timeout(timedelta(seconds=seconds))
+        else:
+            distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
 
 
 def _store(world: World) -> Store:

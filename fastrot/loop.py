@@ -16,7 +16,7 @@ import torch
 
 from fastrot.checkpoint import prune_checkpoints, save_checkpoint
 from fastrot.data.loader import Batch, Loader
-from fastrot.distributed import World, lost_peers_named
+from fastrot.distributed import World
 from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, StorageError
 from fastrot.optim import set_learning_rate
 from fastrot.runlog import JsonLines, RunFolder, read_json_lines
@@ -216,8 +216,7 @@ class Loop:
                 batches = iter(self._loader)
             drawn = self._draw(batches)
             set_learning_rate(self._step.optimizer, plan.rate(step))
-            with lost_peers_named(self._world):  # gradients are averaged in there
-                self._step(drawn, epoch)
+            self._step(drawn, epoch)
             self._alive()
             done = step + 1
             self._samples.note(done, epoch, drawn)

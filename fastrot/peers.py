@@ -32,6 +32,26 @@ _FIRST_STEP_SECONDS = 1800.0  # compilation, and the choice of convolution algor
 _MARGIN = 30.0  # after the deadline of a wait, which raises by itself where it can
 
 
+@contextmanager
+def lost_peers_named(rank: int, size: int) -> Iterator[None]:
+    """Around anything that waits for other ranks: its failure becomes a PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if size == 1 or not _speaks_of_ranks(error):
+            raise
+        line = str(error).strip().splitlines()[0]
+        raise PeerLostError(f"rank {rank}: another rank is gone ({line})") from error
+
+
+def _speaks_of_ranks(error: RuntimeError) -> bool:
+    """Whether torch's communication failed: gloo has no type of its own for that."""
+    text = str(error).lower()
+    return type(error).__name__.startswith("Dist") or any(
+        word in text for word in ("gloo", "nccl", "connection closed", "process group")
+    )
+
+
 class Peers:
     """The ranks of a run, seen from one of them. With a single rank there is nothing to see.
 
@@ -116,7 +136,8 @@ class Peers:
     def explained(self) -> Iterator[None]:
         """A PeerLostError of the block says who failed and how, with that rank's exit code."""
         try:
-            yield
+            with lost_peers_named(self._rank, self._size):
+                yield
         except PeerLostError as error:
             if self._store is None or getattr(error, "explained", False):
                 raise

@@ -14,7 +14,7 @@ import torch
 
 from fastrot.checkpoint import newest_checkpoint
 from fastrot.config import Config, load_config
-from fastrot.distributed import World, joined, pick_device, read_world
+from fastrot.distributed import World, joined, pick_device, read_world, shorten_waits
 from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError, UsageError
 from fastrot.ladder import Rung, choose_rung
 from fastrot.loop import Loop, Reporter
@@ -119,6 +119,7 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
             run = stack.enter_context(RunFolder(request.out, resume=request.resume))
             stack.enter_context(_recorded(run))
         stack.enter_context(peers.explained())
+        stack.enter_context(out_of_memory_told())
         world.sum(torch.zeros(1))  # the folder is ours before others look into it
         return _run(config, rung, request, run, world, device, screen, stack, stop, peers)
 
@@ -206,6 +207,7 @@ def _run(
         notices=parts.bad_samples,
         alive=peers.alive,
     )
+    shorten_waits(world, config.train.deadline_seconds)
     peers.expect_steps(
         config.train.deadline_seconds, lambda error: None if run is None else _record(run, error)
     )
@@ -244,8 +246,7 @@ def out_of_memory_told() -> Iterator[None]:
 def _recorded(run: RunFolder) -> Iterator[None]:
     """Leave the outcome in ``status.json`` whatever it is."""
     try:
-        with out_of_memory_told():
-            yield
+        yield
     except FastrotError as error:
         _record(run, error)
         raise

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fastrot.errors import OutOfMemoryError
 from fastrot.runlog import RunFolder
-from fastrot.train import _recorded
+from fastrot.train import _recorded, out_of_memory_told
 
 STEPS = 36
 
@@ -209,7 +209,12 @@ def test_non_finite_step_stops_with_70_and_keeps_the_last_good_state(tmp_path: P
 def test_only_what_is_out_of_memory_is_called_so(
     error: Exception, becomes: type[Exception], tmp_path: Path
 ) -> None:
-    with RunFolder(tmp_path / "run", resume=False) as run, pytest.raises(becomes), _recorded(run):
+    with (
+        RunFolder(tmp_path / "run", resume=False) as run,
+        pytest.raises(becomes),
+        _recorded(run),
+        out_of_memory_told(),
+    ):
         raise error
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["exit_code"] == (71 if becomes is OutOfMemoryError else 70)

@@ -137,3 +137,11 @@ def at_the_end(*words: str) -> None:
 
     RunScreen.finished = slow  # type: ignore[method-assign]
     _run(words)
+
+
+def impatient(*words: str) -> None:
+    """Ranks that wait two seconds for each other at the start."""
+    import fastrot.distributed
+
+    fastrot.distributed.JOIN_SECONDS = 2.0
+    _run(words)

@@ -100,7 +100,7 @@ def test_a_rank_that_waits_for_ever_ends_with_its_stacks(
     with fault_log(16) as trial:
         run = train(
             "run",
-            settings=(*SETTINGS, "train.deadline_seconds=4"),
+            settings=(*SETTINGS, "train.deadline_seconds=10"),
             program="tests.ranks.faulty:stuck",
         )
         run.reached(STEP - 1)
