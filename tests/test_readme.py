@@ -39,6 +39,11 @@ SHORT_BENCH = {
         *("-c", "photos_cpu", "--loaders", "native", "--repeat", "20", "--rounds", "1"),
         *("--seconds", "1", "--set", "model.width=8", "--set", "train.global_batch=8"),
     ],
+    "sweep": [
+        *("--set", "seconds=0.3", "--set", "repeats=1", "--set", "warm_up_steps=1"),
+        *("--set", "data.resolution=32", "--set", "model.width=8", "--set", "train.threads=1"),
+        *("--set", "train.global_batch=8"),
+    ],
     "extract": ["--resolution", "32", "--batch", "4", "--rounds", "1", "--seconds", "0.1"],
 }
 
@@ -72,6 +77,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], 
     subprocess.run([*fastrot, "imagenette.beton", "--split", "train"], cwd=root, check=True)
     subprocess.run([*fastrot, "imagenette-val.beton", "--split", "val"], cwd=root, check=True)
     shutil.copy(root / "imagenette.beton", root / "imagenet.beton")
+    (sweep,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (root / "first_look.yaml").write_text(sweep.replace("workers: [1, 2]", "workers: [1]"))
     return root
 
 
@@ -105,6 +112,8 @@ def run(words: list[str], folder: Path) -> None:
     elif words[1] == "bench":
         command += ["--rounds", "1", "--seconds", "0.2", "--starts", "1"]
         command += ["--repeat", "4", "--batch", "16"]
+    if "--gpus" in command and command[1] == "train":
+        command[command.index("--gpus") + 1] = "2"
     if command[0] == "torchrun":
         command[command.index("8")] = "2"
         command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
