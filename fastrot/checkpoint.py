@@ -15,6 +15,7 @@ before its successor is committed.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -86,6 +87,9 @@ def save_checkpoint(
     flat = {name: _flat(tensor) for name, tensor in tensors.items()}
     try:
         make_folder(folder)
+        needed = _bytes(flat) + sum(_bytes(export) for export in (exports or {}).values())
+        if shutil.disk_usage(folder).free < needed:  # before a full disk stops others, too
+            raise OSError(errno.ENOSPC, f"{needed / 2**20:.0f} MiB are needed")
         if (final / "COMMIT.json").exists() and _is_valid(final, run_id):
             return final
         temporary.mkdir()
@@ -255,6 +259,10 @@ def _is_valid(path: Path, run_id: str) -> bool:
     except (BadDataError, StorageError, MismatchError):
         return False
     return True
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:

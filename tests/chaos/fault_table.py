@@ -1,6 +1,7 @@
 """The fault table: what was tried, from the lines that the fixture ``fault_log`` wrote.
 
-``python tests/chaos/fault_table.py FOLDER --json FILE --markdown FILE``. Exit code 1 if anything
+``python tests/chaos/fault_table.py FOLDER --json FILE --markdown FILE --append FILE.jsonl``.
+Exit code 1 if anything
 that was tried was not survived.
 """
 
@@ -8,9 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +101,27 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def machine() -> dict[str, Any]:
+    """Where and with what this was tried."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "commit": commit,
+    }
+
+
 def main() -> int:
     """Print the table and write its files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--append", type=Path, help="A record a row, for benchmarks/results/.")
     options = parser.parse_args()
     trials = read_trials(options.folder)
     rows = table(trials)
@@ -110,6 +130,10 @@ def main() -> int:
         options.json.write_text(json.dumps({"rows": rows, "failed": failed}, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(as_markdown(rows))
+    if options.append:
+        about = machine()
+        with options.append.open("a") as file:
+            file.writelines(json.dumps({**row, **about}) + "\n" for row in rows if row["tried"])
     print(as_markdown(rows))
     for trial in failed:
         print(f"not survived: {trial['row']} {trial['test']}: {trial['reason']}")
