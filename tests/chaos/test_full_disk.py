@@ -172,7 +172,7 @@ def fail_at(
 def test_some_calls_fail(
     points: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
-    for i, (call, count) in enumerate(points[3 :: len(points) // 6]):
+    for i, (call, count) in enumerate(points[3 :: len(points) // 4]):
         fail_at(call, count, ("ENOSPC", "EIO", "ESTALE")[i % 3], tiny, tmp_path / str(i), fault_log)
 
 

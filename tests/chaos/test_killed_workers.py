@@ -101,7 +101,9 @@ def prepare(source: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("victim", ["parent", "worker"])
-@pytest.mark.parametrize("moment", [0.0, pytest.param(0.2, marks=CHAOS), 0.6])
+@pytest.mark.parametrize(
+    "moment", [pytest.param(0.0, marks=CHAOS), 0.2, pytest.param(0.6, marks=CHAOS)]
+)
 def test_a_conversion_is_killed(
     victim: str, moment: float, many: Path, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:
@@ -127,6 +129,7 @@ def test_a_conversion_is_killed(
         assert not any(".tmp" in name or "journal" in name or "lock" in name for name in left), left
 
 
+@pytest.mark.chaos
 def test_the_disk_is_full_while_converting(
     many: Path, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:
@@ -143,6 +146,7 @@ def test_the_disk_is_full_while_converting(
         assert again.code == 0, again.text
 
 
+@pytest.mark.chaos
 def test_a_source_image_is_bad(
     photos: Photos, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:

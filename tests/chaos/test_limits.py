@@ -11,6 +11,8 @@ from tests.chaos.photos import Photos, train_on
 from tests.chaos.program import Server
 from tests.conftest import FaultLog
 
+CHAOS = pytest.mark.chaos
+
 
 @pytest.mark.parametrize(
     "loader",
@@ -33,7 +35,9 @@ def test_shared_memory_of_a_megabyte(
         assert trial.orphans == 0
 
 
-@pytest.mark.parametrize("files", [8, 24, 64, 100])
+@pytest.mark.parametrize(
+    "files", [8, 64, pytest.param(24, marks=CHAOS), pytest.param(100, marks=CHAOS)]
+)
 def test_few_open_files(
     files: int, photos: Photos, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:

@@ -53,7 +53,9 @@ def test_a_checkpoint_of_another_run(tiny: TinyRun, tmp_path: Path, fault_log: F
 
 
 @pytest.mark.parametrize("place", [".", "checkpoints"])
-@pytest.mark.parametrize("how", ["group", "world", pytest.param("owner", marks=CHAOS)])
+@pytest.mark.parametrize(
+    "how", ["group", pytest.param("world", marks=CHAOS), pytest.param("owner", marks=CHAOS)]
+)
 def test_a_folder_that_others_may_write(
     place: str, how: str, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
@@ -87,9 +89,13 @@ RECIPES = {
     "not text": "\xff\xfe\0",
     "large": "# " + "x" * 70_000,
 }
+TAGS = {"a tag", "a target", "deep lists"}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in TAGS else CHAOS) for name in RECIPES],
+)
 def test_recipes(name: str, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     canary, recipe = tmp_path / "canary", tmp_path / "recipe.yaml"
     recipe.write_bytes(RECIPES[name].replace("CANARY", str(canary)).encode("latin-1"))
@@ -201,6 +207,7 @@ def test_images(name: str, loader: str, tiny: TinyRun, tmp_path: Path, fault_log
         assert "x.jpg" in ended.line
 
 
+@pytest.mark.chaos
 def test_names_that_a_shell_or_a_list_would_break_on(
     tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
@@ -223,7 +230,13 @@ def test_names_that_a_shell_or_a_list_would_break_on(
         assert not canary.exists()
 
 
-@pytest.mark.parametrize("name", ["../escaped.jpg", "/tmp/fastrot-escaped.jpg", "link", "device"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../escaped.jpg",
+        *(pytest.param(x, marks=CHAOS) for x in ("/tmp/escaped.jpg", "link", "device")),
+    ],
+)
 def test_archives(name: str, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     """Members are read as a stream and never put on the disk."""
     archive = tmp_path / "shards" / "a.tar"
