@@ -64,7 +64,7 @@ def test_a_cut_cache(
         assert name in ended.line
 
 
-@pytest.mark.parametrize("every", [40, pytest.param(1, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("every", [40, pytest.param(4, marks=pytest.mark.chaos)])
 def test_an_extraction_is_killed(
     every: int, whole: Path, tiny: TinyRun, photos: Photos, tmp_path: Path, fault_log: FaultLog
 ) -> None:
