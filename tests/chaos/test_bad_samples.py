@@ -287,6 +287,7 @@ def test_reading_fails_once_or_for_good(
             assert re.search("Stale file handle|Input/output error", ended.line)
 
 
+@pytest.mark.chaos
 def test_an_image_that_vanishes(
     photos: Photos, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:

@@ -145,7 +145,7 @@ def test_a_damaged_status_costs_nothing(
         pytest.param(pairs("data.resolution=28"), 78, "the run began with 32", marks=CHAOS),
         pytest.param(pairs("train.seed=3"), 78, "the run began with 0", marks=CHAOS),
         pytest.param(pairs("train.global_batch=32"), 78, "the run began with 64", marks=CHAOS),
-        (["-c", "cifar10_nin_rotnet"], 78, "is not what the run"),
+        pytest.param(["-c", "cifar10_nin_rotnet"], 78, "is not what the run", marks=CHAOS),
         (pairs("optim.learning_rate=0.05"), 0, "changed since the run began: optim.learning_rate"),
     ],
 )
@@ -163,6 +163,7 @@ def test_another_configuration(
             tiny.finish(out)
 
 
+@pytest.mark.chaos
 def test_other_data_and_a_newer_version(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     out = tiny.copy(tmp_path / "run")
     with fault_log(20) as trial:

@@ -67,6 +67,7 @@ def test_a_disk_that_was_full_for_a_while_costs_nothing_but_warnings(
         tiny.assert_same_end(disk.seen / "run")
 
 
+@pytest.mark.chaos
 def test_a_file_that_may_not_grow(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     """A short write, then EFBIG."""
     out = tiny.copy(tmp_path / "run")
@@ -95,6 +96,7 @@ def test_a_read_only_disk_is_found_before_the_first_step(
         assert before == sorted(path.name for path in (disk.seen / "run").rglob("*"))
 
 
+@pytest.mark.chaos
 def test_data_and_cache_on_a_read_only_disk(
     tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
@@ -172,7 +174,7 @@ def fail_at(
 def test_some_calls_fail(
     points: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
-    for i, (call, count) in enumerate(points[3 :: len(points) // 4]):
+    for i, (call, count) in enumerate(points[3 :: len(points) // 3]):
         fail_at(call, count, ("ENOSPC", "EIO", "ESTALE")[i % 3], tiny, tmp_path / str(i), fault_log)
 
 

@@ -60,6 +60,7 @@ def test_a_worker_of_the_loader_dies(
         assert trial.orphans == 0
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("loader", ["reference", pytest.param("dali", marks=CHAOS)])
 def test_workers_end_with_a_killed_trainer(
     loader: str, photos: Photos, server: Server, tmp_path: Path, fault_log: FaultLog
@@ -76,6 +77,7 @@ def test_workers_end_with_a_killed_trainer(
         assert ended.code == -signal.SIGKILL and trial.orphans == 0, ended.orphans
 
 
+@pytest.mark.chaos
 def test_too_little_memory(
     photos: Photos, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:

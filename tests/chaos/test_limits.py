@@ -14,6 +14,7 @@ from tests.conftest import FaultLog
 CHAOS = pytest.mark.chaos
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     "loader",
     ["reference", *(pytest.param(x, marks=pytest.mark.chaos) for x in ("native", "dali", "ffcv"))],

@@ -109,6 +109,7 @@ def test_recipes(name: str, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) 
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.chaos
 def test_settings_of_the_command_line(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     for value in ("[" * 5000, "2001-99-99", "!!python/name:os.system", "9" * 5000, "1e400"):
         with fault_log(28) as trial:

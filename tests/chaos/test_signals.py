@@ -71,7 +71,7 @@ def test_a_signal_during_some_calls(
     points: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
     codes = set()
-    for i, (call, count) in enumerate(points[:: len(points) // 4]):
+    for i, (call, count) in enumerate(points[:: len(points) // 3]):
         name = ("TERM", "INT", "USR2")[i % 3]
         codes.add(signal_at(call, count, name, tiny, tmp_path / f"{i}", fault_log))
     assert 75 in codes

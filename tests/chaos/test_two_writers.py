@@ -58,6 +58,7 @@ def test_two_trainings(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> No
         tiny.assert_same_end(out)
 
 
+@pytest.mark.chaos
 def test_two_conversions(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     from tests.chaos.test_planted import jpeg
 
@@ -76,6 +77,7 @@ def test_two_conversions(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> 
         assert not any(each.orphans for each in ended)
 
 
+@pytest.mark.chaos
 def test_a_lock_of_before_a_reboot(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     """The pid in it may be anybody's by now; its heartbeat is old."""
     out = tiny.copy(tmp_path / "run")
