@@ -28,7 +28,7 @@ from fastrot.benchmarks.harness import (
     machine_record,
     spread,
 )
-from fastrot.benchmarks.trainer_steps import Steps, Trainers
+from fastrot.benchmarks.trainer_steps import Steps, Trainers, wait_for_quiet
 from fastrot.config import Config, load_config
 from fastrot.errors import UsageError
 from fastrot.plan.allreduce import Fabric, Link
@@ -239,7 +239,8 @@ def run_plan_check(
             the record as it slows the run.
         overrides: further settings of all runs.
         bound: largest relative error.
-        patience: seconds for which a run is made anew as long as others keep the machine busy.
+        patience: seconds for which a run waits until others leave the machine alone, or is made
+            anew because they did not.
         deadline: seconds of a run.
         progress: say on standard error how far it is.
 
@@ -303,6 +304,7 @@ def _quiet(trainers: Trainers, steps: int, patience: float, deadline: float) -> 
     """Run until enough steps were quiet, or the patience is over; the best run counts."""
     end, best = time.monotonic() + patience, None
     while best is None or (best.quiet < _QUIET_STEPS and time.monotonic() < end):
+        wait_for_quiet(end)
         with tempfile.TemporaryDirectory(prefix="fastrot-check-") as scratch:
             found = trainers.run(Path(scratch), recipe=RECIPE, steps=steps, deadline=deadline)
         if best is None or found.quiet > best.quiet:

@@ -89,7 +89,7 @@ class Trainers:
                     break
                 if time.monotonic() > end:
                     raise TrainerError(f"training did not end within {deadline:g} s")
-                load.sample([process.pid for process in processes])
+                load.sample()
                 time.sleep(_POLL_SECONDS)
             for copy, process in enumerate(processes):
                 if process.returncode:
@@ -149,12 +149,11 @@ class Load:
         self.cores = os.sched_getaffinity(0)
         self.samples: list[tuple[float, float, float]] = []
 
-    def sample(self, pids: Sequence[int]) -> None:
-        """Take one more, unless the last one is fresh; ``pids`` and their children are ours."""
+    def sample(self) -> None:
+        """Take one more, unless the last one is fresh; ours: this process and its descendants."""
         now = time.time()
         if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
-            ours = sum(cpu_seconds(pid) for pid in pids) + cpu_seconds(os.getpid())
-            self.samples.append((now, busy_seconds(self.cores), ours))
+            self.samples.append((now, busy_seconds(self.cores), cpu_seconds(os.getpid())))
 
     def foreign(self, begin: float, end: float) -> float:
         """Share of the cores that others used between two times, widened to the samples."""
@@ -165,6 +164,28 @@ class Load:
         (t0, busy0, ours0), (t1, busy1, ours1) = before[-1], after[0]
         others = (busy1 - busy0) - (ours1 - ours0)
         return max(others, 0.0) / (len(self.cores) * (t1 - t0))
+
+
+def wait_for_quiet(deadline: float, *, seconds: float = 4.0) -> bool:
+    """Do nothing until others have left the cores alone for a while.
+
+    Args:
+        deadline: of the monotonic clock; then it returns in any case.
+        seconds: for which they must have.
+
+    Returns:
+        Whether they have.
+    """
+    load, since = Load(), time.time()
+    while time.monotonic() < deadline:
+        load.sample()
+        now = load.samples[-1][0]
+        if load.foreign(now - 2 * _SAMPLE_SECONDS, now) > FOREIGN:
+            since = now
+        if now - since >= seconds:
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -146,7 +146,7 @@ def add_plan_commands(
         ] = True,
         bound: Annotated[float, typer.Option(help="Largest error, in percent.")] = 15.0,
         patience: Annotated[
-            float, typer.Option(help="Seconds to run anew while others keep the machine busy.")
+            float, typer.Option(help="Seconds to wait for others to leave the machine alone.")
         ] = 0.0,
         overrides: Overrides = None,
         json: Json = None,
