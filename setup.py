@@ -214,6 +214,7 @@ setup(
             "ruff",
             "mypy",
             "import-linter",
+            "submitit",
             "types-PyYAML",
             "setuptools>=77",
             "nanobind>=2.4",
