@@ -188,14 +188,14 @@ def test_a_preempted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: P
     wait_until(trains(1))
     run_id = read_status(out)["run_id"]
     told("scancel", "--signal=USR2", job)  # what Slurm sends before the time limit
+    reference = undisturbed(alone)  # while the job waits in the queue
     wait_until(trains(2))
     told("scontrol", "requeue", job)  # what an administrator, or a job that matters more, does
-    wait_until(trains(3))
-    undisturbed(alone)
-    wait_until(lambda: read_status(out).get("state") == "done")
+    wait_until(lambda: read_status(out).get("state") == "done", 180)
+    assert [rank.wait(180) for rank in reference] == [0, 0]
     records = list(read_json_lines(starts))
     began = [record["step"] for record in records if record["kind"] == "start"]
-    assert began[0] == 0 < began[1] < began[2]
+    assert len(began) == 3 and began[0] == 0 < began[1] < began[2]
     assert [record["exit_code"] for record in records if record["kind"] == "end"][:2] == [75, 75]
     assert read_status(out)["run_id"] == run_id  # and so the trackers' runs
     same, other = (newest_checkpoint(each / "checkpoints", None) for each in (alone, out))
@@ -205,17 +205,16 @@ def test_a_preempted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: P
     wait_until(lambda: not job_states([job])[job].lives)
 
 
-def undisturbed(out: Path) -> None:
-    """The same two ranks without Slurm."""
+def undisturbed(out: Path) -> list[subprocess.Popen[bytes]]:
+    """The same two ranks without Slurm, just started."""
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "FASTROT_STORE": f"{out}.store"}
-    ranks = [
+    return [
         subprocess.Popen(
             [*FASTROT, *TRAIN, "--out", str(out)],
             env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
 
 
 def test_a_run_that_gets_nowhere_is_not_requeued_for_ever(tmp_path: Path) -> None:
