@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 
 from fastrot.benchmarks.harness import Countdown, published_command
@@ -128,9 +129,9 @@ class _Sweep:
         plan, todo = self._plan, self._plan.to_measure
         self._countdown = Countdown(len(todo), console=self._console)
         self._tell(plan, todo)
-        if self._request.dry_run or not todo:
-            return self._summary(dry=self._request.dry_run)
-        write_atomic(self._folder / "sweep.yaml", self._settings.to_yaml().encode())
+        if self._request.dry_run:
+            return self._summary(dry=True)
+        self._write_plan()
         jobs = {key: self._job(key, plan.cells[key]) for key in todo}
         for job in jobs.values():
             job.save()
@@ -141,6 +142,12 @@ class _Sweep:
             so_far = f"  ({failed} failed)" if failed else ""
             self._countdown.step(f"{plan.cells[record.key].title}: {outcome(record)}{so_far}")
         return self._summary(dry=False)
+
+    def _write_plan(self) -> None:
+        """``sweep.yaml``: the sweep and its cells, so that a report misses none."""
+        cells = [{"key": key, "axes": dict(cell.axes)} for key, cell in self._plan.cells.items()]
+        tree = {**self._settings.model_dump(mode="json"), "cells": cells}
+        write_atomic(self._folder / "sweep.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
 
     def _tell(self, plan: SweepPlan, todo: Sequence[str]) -> None:
         say = self._countdown.message

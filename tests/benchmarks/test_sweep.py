@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fastrot.benchmarks import sweep_plan
 from fastrot.benchmarks.sweep import SweepRequest, run_sweep
@@ -51,6 +52,8 @@ def test_a_cell_that_cannot_be_is_recorded_and_not_tried_again(tmp_path: Path) -
     assert done.measured is not None and len(done.measured.images_per_s) == 2
     assert "4096" in str(failed.reason) and failed.exit_code in (64, 65) and failed.measured is None
     assert (first.measured, first.skipped, first.known) == (2, 0, 0)
+    plan = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
+    assert {cell["key"] for cell in plan["cells"]} == {done.key, failed.key}
     again = run_sweep(request(tmp_path, sweep))
     assert (again.measured, again.skipped, again.known) == (0, 1, 1)
     retried = run_sweep(request(tmp_path, sweep, retry_failed=True))
