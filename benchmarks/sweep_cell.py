@@ -237,7 +237,10 @@ def _blame(job: CellJob, scratch: Path, rank: int, code: int) -> str:
     try:
         return who + " ".join(error_file(scratch, rank).read_text().split())
     except FileNotFoundError:
-        return f"{who}{describe_code(code)}{_last_words(job)}"
+        why = (
+            " (by somebody, or by the kernel for want of memory)" if code == -signal.SIGKILL else ""
+        )
+        return f"{who}{describe_code(code)}{why}{_last_words(job)}"
 
 
 def _last_words(job: CellJob) -> str:

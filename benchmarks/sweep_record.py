@@ -2,9 +2,10 @@
 
 The folder of a sweep::
 
-    sweep.yaml            what was asked for, resolved
+    sweep.yaml            what was asked for, resolved; key and axes of each of its cells
     cells/<key>.json      one record a cell, done or failed
     cells/<key>.log       what its processes said
+    cells/superseded/     records of other code, settings or machines; not read by reports
     jobs/                 what submitit keeps
     report.html  report.csv  report.json
 """

@@ -170,7 +170,8 @@ class SlurmSweep:
             record = failed_record(
                 self._jobs[key],
                 f"{reason}; no record was left",
-                code=_own_code(state),
+                # Whatever it was, the cell itself would have left a record: it is tried again.
+                code=state.code if state is not None and (state.code or 0) < 0 else None,
                 job_id=job,
                 host=self._place,
             )
@@ -181,11 +182,6 @@ class SlurmSweep:
         self._ended.pop(key, None)
         write_json(self._file, self._ids)
         return record
-
-
-def _own_code(state: JobState | None) -> int | None:
-    """Exit code of a job that failed by itself; a time limit or a cancellation has none."""
-    return state.code if state is not None and state.state == "FAILED" else None
 
 
 def _why(error: Exception) -> str:

@@ -107,7 +107,10 @@ def _from_accounts(ids: set[str], arrays: str) -> dict[str, JobState]:
 
 
 def _code(code: str, signal: str) -> int:
-    return -int(signal) if int(signal) else int(code)
+    if int(signal):
+        return -int(signal)
+    # The shell that runs a job says 128 + N of a task that signal N has ended.
+    return 128 - int(code) if 128 < int(code) < 128 + 65 else int(code)
 
 
 def _ask(*command: str) -> list[str]:

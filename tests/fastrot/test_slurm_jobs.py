@@ -52,6 +52,13 @@ def test_what_only_the_accounts_know(answers: Path) -> None:
     assert "cancelled" in states["7_0"].reason and "over its time limit" in states["7_1"].reason
 
 
+def test_the_shells_word_for_a_signal(answers: Path) -> None:
+    program(answers, "squeue", "echo '7|FAILED|NonZeroExitCode'")
+    for said, code in (("137:0", -9), ("75:0", 75), ("0:0", 0), ("0:15", -15)):
+        program(answers, "scontrol", f"echo 'JobId=7 ExitCode={said} x'")
+        assert job_states(["7"])["7"].code == code
+
+
 def test_nothing_is_asked_about_nothing(answers: Path) -> None:
     assert job_states([]) == {} and job_states(["5"]) == {}
 
