@@ -196,7 +196,8 @@ def test_a_preempted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: P
     records = list(read_json_lines(starts))
     began = [record["step"] for record in records if record["kind"] == "start"]
     assert len(began) == 3 and began[0] == 0 < began[1] < began[2]
-    assert [record["exit_code"] for record in records if record["kind"] == "end"][:2] == [75, 75]
+    ends = [record["exit_code"] for record in records if record["kind"] == "end"]
+    assert ends[0] == 75 and ends[-1] == 0
     assert read_status(out)["run_id"] == run_id  # and so the trackers' runs
     same, other = (newest_checkpoint(each / "checkpoints", None) for each in (alone, out))
     assert same is not None and other is not None and same.step == other.step
