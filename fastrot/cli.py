@@ -17,7 +17,7 @@ import typer
 from fastrot import __version__
 from fastrot.cli_bench import add_bench_commands
 from fastrot.cli_bench_step import add_step_commands
-from fastrot.cli_cluster import Cluster, Gpus, Nodes, Slurm, Wait, submitted
+from fastrot.cli_cluster import Cluster, Gpus, Nodes, Slurm, Wait, on_ranks, submitted
 from fastrot.cli_measure import add_commands
 from fastrot.cli_plan import add_plan_commands
 from fastrot.cli_sweep import add_sweep_command
@@ -123,12 +123,7 @@ def train(
     name = Path(recipe or os.path.abspath(named[0][1])).stem or "run"
     if submitted(context.params, recipe, out or Path("runs") / name):
         return
-    if gpus > 1 and "RANK" not in os.environ:
-        from fastrot.launch import fastrot_command, launch
-
-        command, again = fastrot_command(sys.argv[1:]), () if resume else ("--resume",)
-        say = partial(print, file=sys.stderr)
-        raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
+    on_ranks(gpus, restarts=restarts, again=() if resume else ("--resume",))
 
     from fastrot.distributed import read_world
     from fastrot.screen import RunScreen

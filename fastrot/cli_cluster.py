@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +23,9 @@ Gpus = Annotated[
         min=0,
         help="Ranks of a machine: one a GPU, or a share of the CPU (slurm: 0 asks for no GPU).",
     ),
+]
+Ranks = Annotated[
+    int, typer.Option("--gpus", min=1, help="Ranks of this machine that extract: one a GPU.")
 ]
 Slurm = Annotated[
     list[str] | None,
@@ -81,6 +87,26 @@ def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool
     if options["wait"]:
         raise typer.Exit(wait_for(submission, typer.echo))
     return True
+
+
+def on_ranks(gpus: int, *, restarts: int = 0, again: Sequence[str] = ()) -> None:
+    """Start this very command as so many ranks, unless it is one of them, and leave as they do.
+
+    Args:
+        gpus: ranks of this machine.
+        restarts: as for ``launch.launch``.
+        again: likewise.
+
+    Raises:
+        typer.Exit: all ranks have ended.
+    """
+    if gpus <= 1 or "RANK" in os.environ:
+        return
+    from fastrot.launch import fastrot_command, launch
+
+    say = partial(print, file=sys.stderr)
+    command = fastrot_command(sys.argv[1:])
+    raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
 
 
 def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastrot.cli_cluster import Ranks, on_ranks
 from fastrot.errors import UsageError
 
 Checkpoint = Annotated[
@@ -58,10 +59,13 @@ def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
         channel_order: ChannelOrder = "rgb",
         model: Model = None,
         random_init: RandomInit = False,
+        gpus: Ranks = 1,
         overrides: Overrides = None,
         json: AsJson = False,
     ) -> None:
         """Write the features of all images into a cache; after a kill, go on with it."""
+        on_ranks(gpus)
+        from fastrot.distributed import read_world
         from fastrot.extract import extract as run
 
         report = run(
@@ -77,7 +81,8 @@ def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
             overrides=tuple(overrides or ()),
             progress=not json,
         )
-        show(report, json)
+        if read_world().is_main:
+            show(report, json)
 
     @app.command("eval")
     def evaluate(
@@ -123,10 +128,12 @@ def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
         channel_order: ChannelOrder = "rgb",
         model: Model = None,
         random_init: RandomInit = False,
+        gpus: Ranks = 1,
         overrides: Overrides = None,
         json: AsJson = False,
     ) -> None:
         """Run a published protocol; what is done already is not done again."""
+        on_ranks(gpus)
         from fastrot.evaluation.command import evaluate as run
 
         sets = {"voc07": voc07, "imagenet": imagenet, "places205": places205, "inat18": inat18}

@@ -201,7 +201,8 @@ class TrainConfig(Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads; null: the cores this process may use, shared between the ranks."""
     deadline_seconds: Annotated[float, Field(ge=1)] = 120.0
-    """Longest wait for another rank; then the run ends (69) and names the one that is missing."""
+    """Longest wait for another rank; then the run ends (69) and names the one that is missing. More
+    than the main rank needs to write a checkpoint."""
     log_seconds: Annotated[float, Field(gt=0)] = 2.0
     """Seconds between two progress lines (on a GPU the only times the host waits for it)."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0

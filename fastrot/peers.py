@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import sys
 import threading
@@ -66,7 +67,7 @@ class Peers:
         self._store = store
         self._holders: dict[int, Holder] = {}
         self._record: Callable[[FastrotError], None] | None = None
-        self._deadline = _FIRST_STEP_SECONDS
+        self._deadline = math.inf  # until steps are expected
         self._alive_at = time.monotonic()
         self._told = False
 

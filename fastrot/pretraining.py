@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,6 +129,7 @@ class Pretraining:
         device: of this rank.
         stack: closes the loaders.
         say: one line to the user.
+        alive: called whenever a long measurement got on.
     """
 
     def __init__(
@@ -141,10 +142,11 @@ class Pretraining:
         device: torch.device,
         stack: ExitStack,
         say: Say,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         config = data.config
         self.data, self.config, self.world, self.device = data, config, world, device
-        self._stack, self._say = stack, say
+        self._stack, self._say, self._alive = stack, say, alive
         self.bad_samples = BadSamples(out / "bad_samples.jsonl", config.data.max_bad, world, say)
         dtype = autocast_dtype(config.train.precision)
         self.model = build_model(config.model, seed=config.train.seed).to(device)
@@ -272,6 +274,7 @@ class Pretraining:
             self._bank,
             device=self.device,
             world=self.world,
+            alive=self._alive,
         )
         return {**result.metrics(), "confusion": result.confusion.tolist()}
 

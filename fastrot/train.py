@@ -180,7 +180,14 @@ def _run(
     data = open_data(config, out, world, device, screen.message)
     screen.message(rung.describe())
     parts = Pretraining(
-        data, rung, out, world=world, device=device, stack=stack, say=screen.message
+        data,
+        rung,
+        out,
+        world=world,
+        device=device,
+        stack=stack,
+        say=screen.message,
+        alive=peers.alive,
     )
     if checkpoint is not None:
         parts.restore(checkpoint)

@@ -7,6 +7,7 @@ so its score is a trend to watch within a run, not a benchmark number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,7 @@ def validate(
     *,
     device: torch.device,
     world: World,
+    alive: Callable[[], None] = lambda: None,
 ) -> Validation:
     """Measure ``model`` in eval mode; its training state is the same afterwards.
 
@@ -64,6 +66,7 @@ def validate(
         bank: labelled training samples for the kNN, the same on every rank; None: no kNN.
         device: of the model.
         world: the ranks to sum over.
+        alive: called after each batch.
     """
     was_training = model.training
     model.eval()
@@ -71,9 +74,10 @@ def validate(
         counts = torch.zeros(TURNS * TURNS, dtype=torch.int64, device=device)
         loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
         votes = torch.zeros(2, dtype=torch.int64, device=device)
-        neighbours = None if bank is None else _Neighbours(model, task, bank)
+        neighbours = None if bank is None else _Neighbours(model, task, bank, alive)
         loader.set_epoch(0)
         for batch in loader:
+            alive()
             if not len(batch.images):
                 continue
             prediction = task.predict(model, task.inputs(batch, 0, views="all"))
@@ -102,10 +106,13 @@ class _Neighbours:
     Shapes: M bank rows, N queries, D features, K classes.
     """
 
-    def __init__(self, model: RotationModel, task: RotationTask, bank: Loader) -> None:
+    def __init__(
+        self, model: RotationModel, task: RotationTask, bank: Loader, alive: Callable[[], None]
+    ) -> None:
         features, labels = [], []
         bank.set_epoch(0)
         for batch in bank:
+            alive()
             features.append(F.normalize(task.embed(model, batch), dim=1))
             labels.append(batch.labels)
         self._features_MD = torch.cat(features)

@@ -106,3 +106,14 @@ def test_a_slow_rank_is_waited_for(small_run, many, tmp_path):
     done = call([*RANKS, str(script), *options])
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(FeatureCache.open(tmp_path / "slow").features("pool")) == 41
+
+
+@pytest.mark.slow
+def test_one_command_starts_its_ranks_and_reports_once(small_run, photos, tmp_path):
+    done = call([*FASTROT, *extract(small_run, photos, tmp_path / "two", "--gpus", "2", "--json")])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"] == 20  # one object: the other rank is silent
+    cache = FeatureCache.open(tmp_path / "two")
+    assert cache.manifest["made_by"]["ranks"] == 2
+    lost = call([*FASTROT, *extract(small_run, tmp_path / "no", tmp_path / "x", "--gpus", "2")])
+    assert lost.returncode in (64, 74) and "Traceback" not in lost.stderr, lost.stderr
