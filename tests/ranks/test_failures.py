@@ -119,7 +119,7 @@ def test_bad_samples_of_all_ranks_are_listed_and_counted(
         skip = ("train.global_batch=32", "data.on_bad_sample=skip", "data.loader=reference")
         runs = [
             train(
-                f"{size}", "--data", str(damaged.path), size=size,
+                f"{size}", "-c", "digits", "--data", str(damaged.path), size=size,
                 settings=(*skip, "data.max_bad=100", "train.epochs=1"),
             )
             for size in (1, 2)
@@ -134,6 +134,9 @@ def test_bad_samples_of_all_ranks_are_listed_and_counted(
         assert len(two) == len(one) == len(damaged.samples)
         assert runs[0].samples() == runs[1].samples()
         trial.wrong = 0
-        few = train("few", "--data", str(damaged.path), settings=(*skip, "data.max_bad=2"))
+        few = train(
+            "few", "-c", "digits", "--data", str(damaged.path),
+            settings=(*skip, "data.max_bad=2"),
+        )  # fmt: skip
         main, other = few.end(65, 65)
         assert "more than data.max_bad=2" in main.text and "Traceback" not in other.text
