@@ -191,7 +191,8 @@ def test_a_preempted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: P
     reference = undisturbed(alone)  # while the job waits in the queue
     wait_until(trains(2))
     told("scontrol", "requeue", job)  # what an administrator, or a job that matters more, does
-    wait_until(lambda: read_status(out).get("state") == "done", 180)
+    wait_until(lambda: not job_states([job])[job].lives, 240)
+    assert read_status(out)["state"] == "done"
     assert [rank.wait(180) for rank in reference] == [0, 0]
     records = list(read_json_lines(starts))
     began = [record["step"] for record in records if record["kind"] == "start"]
@@ -203,7 +204,6 @@ def test_a_preempted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: P
     assert same is not None and other is not None and same.step == other.step
     for name, tensor in same.tensors.items():
         assert tensor.equal(other.tensors[name]), name
-    wait_until(lambda: not job_states([job])[job].lives)
 
 
 def undisturbed(out: Path) -> list[subprocess.Popen[bytes]]:
