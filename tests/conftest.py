@@ -97,7 +97,7 @@ def fault_log(request: pytest.FixtureRequest) -> FaultLog:
         try:
             yield trial
         except BaseException as error:
-            if isinstance(error, pytest.skip.Exception):
+            if isinstance(error, pytest.skip.Exception | KeyboardInterrupt):
                 raise
             trial.survived = False
             trial.hang |= isinstance(error, TimeoutError | subprocess.TimeoutExpired)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -52,8 +53,10 @@ class Ended:
     def injected(self) -> float | None:
         """Seconds from the (first) fault that strace injected to the end; None: it never did."""
         for line in self.trace.splitlines():
-            if "(INJECTED" in line or "--- SIG" in line or "+++ killed" in line:
-                return self.at - float(line.split()[0])
+            if re.search(r"\(INJECTED|--- SIG(?!CONT|STOP|CHLD)|\+\+\+ killed", line):
+                time_of_day = re.search(r"\d+\.\d+", line)  # a process id may stand before it
+                assert time_of_day is not None, line
+                return self.at - float(time_of_day[0])
         return None
 
 
