@@ -37,6 +37,12 @@ class PeerLostError(FastrotError):
     exit_code = 69
 
 
+class DeviceFailedError(FastrotError):
+    """The GPU of a rank failed; a new start, or another GPU, may mend it (69)."""
+
+    exit_code = 69
+
+
 class NonFiniteError(FastrotError):
     """The loss or a gradient became NaN or infinite (70)."""
 

@@ -392,5 +392,8 @@ class Loop:
             return error
         keep = self._plan.keep_checkpoints
         prune_checkpoints(self._run.checkpoints, keep, run_id=self._run.run_id, last=done)
-        self._run.write_status("running", step=done, epoch=done / self._plan.steps_per_epoch)
+        try:
+            self._run.write_status("running", step=done, epoch=done / self._plan.steps_per_epoch)
+        except StorageError as error:  # the checkpoint itself is there
+            self._report.message(f"warning: {error}; training goes on")
         return None

@@ -15,7 +15,14 @@ import torch
 from fastrot.checkpoint import newest_checkpoint
 from fastrot.config import Config, load_config
 from fastrot.distributed import World, joined, pick_device, read_world, shorten_waits
-from fastrot.errors import FastrotError, MismatchError, OutOfMemoryError, StorageError, UsageError
+from fastrot.errors import (
+    DeviceFailedError,
+    FastrotError,
+    MismatchError,
+    OutOfMemoryError,
+    StorageError,
+    UsageError,
+)
 from fastrot.ladder import Rung, choose_rung
 from fastrot.loop import Loop, Reporter
 from fastrot.peers import Peers
@@ -120,6 +127,7 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
             stack.enter_context(_recorded(run))
         stack.enter_context(peers.explained())
         stack.enter_context(out_of_memory_told())
+        stack.enter_context(device_failure_told())
         world.sum(torch.zeros(1))  # the folder is ours before others look into it
         return _run(config, rung, request, run, world, device, screen, stack, stop, peers)
 
@@ -246,6 +254,21 @@ def out_of_memory_told() -> Iterator[None]:
             f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}; make a pass "
             "smaller with --set train.micro_batch=N (batch norm then sees N images at a time) or "
             "lower data.resolution; checkpoints are intact"
+        ) from error
+
+
+@contextmanager
+def device_failure_told() -> Iterator[None]:
+    """Around training: a GPU that failed becomes a DeviceFailedError, which a restart may mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        line = str(error).strip().partition("\n")[0]
+        if not line.startswith(("CUDA error", "cuDNN error", "CUBLAS error")):
+            raise
+        raise DeviceFailedError(
+            f"the GPU of this rank failed ({line}); look for Xid in the kernel's log (dmesg); "
+            "checkpoints are intact, the same command with --resume goes on"
         ) from error
 
 

@@ -84,29 +84,40 @@ class Trial:
 FaultLog = Callable[[int], AbstractContextManager[Trial]]
 
 
+@contextmanager
+def tried(row: int, test: str) -> Iterator[Trial]:
+    """Write down how a trial of a fault went."""
+    trial = Trial(row, test)
+    try:
+        yield trial
+    except BaseException as error:
+        if isinstance(error, pytest.skip.Exception | KeyboardInterrupt):
+            raise
+        trial.survived = False
+        trial.hang |= isinstance(error, TimeoutError | subprocess.TimeoutExpired)
+        trial.reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        _write_trial(trial)
+        raise
+    _write_trial(trial)
+
+
 @pytest.fixture
 def fault_log(request: pytest.FixtureRequest) -> FaultLog:
     """``with fault_log(row) as trial:`` around one tried fault and everything asserted about it.
 
     Appends a line to a file in the folder FASTROT_FAULT_LOG, if that is set.
     """
+    return lambda row: tried(row, request.node.nodeid)
 
-    @contextmanager
-    def log(row: int) -> Iterator[Trial]:
-        trial = Trial(row, request.node.nodeid)
-        try:
-            yield trial
-        except BaseException as error:
-            if isinstance(error, pytest.skip.Exception | KeyboardInterrupt):
-                raise
-            trial.survived = False
-            trial.hang |= isinstance(error, TimeoutError | subprocess.TimeoutExpired)
-            trial.reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            _write_trial(trial)
-            raise
-        _write_trial(trial)
 
-    return log
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """``@pytest.mark.fault(row)``: the whole test is one trial, without a time to its exit."""
+    marker = pyfuncitem.get_closest_marker("fault")
+    if marker is None:
+        return (yield)
+    with tried(*marker.args, pyfuncitem.nodeid):
+        return (yield)
 
 
 def _write_trial(trial: Trial) -> None:

@@ -159,7 +159,8 @@ def test_prune_counts_only_what_a_resume_would_take(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.fault(1)
 def test_kill_at_every_system_call_of_a_save_loses_nothing(tmp_path: Path) -> None:
     """SIGKILL at the n-th call of each kind that can change the disk, for every n."""
     script = tmp_path / "save.py"

@@ -40,6 +40,7 @@ def cut_back(run: Path, out: Path, step: int) -> None:
             shutil.rmtree(folder)
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("before", [1, 2])
 @pytest.mark.parametrize("after", [1, 2])
 def test_resume_after_every_step(

@@ -95,6 +95,7 @@ def array_tasks(folder: Path) -> dict[str, int]:
     return tasks
 
 
+@pytest.mark.fault(26)
 def test_a_sweep_as_a_job_array_survives_three_faults(tmp_path: Path) -> None:
     data, _ = write_digits(tmp_path)
     sweep, folder = tmp_path / "sweep.yaml", tmp_path / "out"
@@ -147,6 +148,7 @@ def rate_of(record: CellRecord) -> float:
     return min(record.measured.images_per_s)
 
 
+@pytest.mark.fault(26)
 def test_a_submission_that_slurm_refuses_is_recorded(tmp_path: Path) -> None:
     sweep, folder = tmp_path / "sweep.yaml", tmp_path / "out"
     sweep.write_text(SWEEP)
@@ -167,6 +169,7 @@ TRAIN = [
 ]
 
 
+@pytest.mark.fault(4)
 def test_a_preempted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     alone, out = tmp_path / "alone", tmp_path / "out"
     command = [*FASTROT, *TRAIN, "--out", str(out), "--cluster", "slurm", "--gpus", "0"]
@@ -218,6 +221,7 @@ def undisturbed(out: Path) -> list[subprocess.Popen[bytes]]:
     ]
 
 
+@pytest.mark.fault(4)
 def test_a_run_that_gets_nowhere_is_not_requeued_for_ever(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [*FASTROT, *TRAIN, "--out", str(out), "--cluster", "slurm", "--gpus", "0", "--wait"]
