@@ -17,7 +17,16 @@ import typer
 from fastrot import __version__
 from fastrot.cli_bench import add_bench_commands
 from fastrot.cli_bench_step import add_step_commands
-from fastrot.cli_cluster import Cluster, Gpus, Nodes, Slurm, Wait, on_ranks, submitted
+from fastrot.cli_cluster import (
+    Cluster,
+    Gpus,
+    Nodes,
+    Slurm,
+    Wait,
+    on_ranks,
+    said_by_another_rank,
+    submitted,
+)
 from fastrot.cli_measure import add_commands
 from fastrot.cli_plan import add_plan_commands
 from fastrot.cli_sweep import add_sweep_command
@@ -123,6 +132,8 @@ def train(
     name = Path(recipe or os.path.abspath(named[0][1])).stem or "run"
     if submitted(context.params, recipe, out or Path("runs") / name):
         return
+    if restarts and gpus < 2:
+        raise UsageError(f"--restarts={restarts} is for several ranks; add --gpus N")
     on_ranks(gpus, restarts=restarts, again=() if resume else ("--resume",))
 
     from fastrot.distributed import read_world
@@ -366,7 +377,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)
     except FastrotError as error:
-        _leave("" if error.told_elsewhere else f"fastrot: {error}", error.exit_code)
+        silent = error.told_elsewhere or said_by_another_rank(str(error))
+        _leave("" if silent else f"fastrot: {error}", error.exit_code)
     except typer.TyperException as error:
         text = error.format_message().strip().rstrip(".;")
         _leave(f"fastrot: {text}; `fastrot --help` shows what there is" if text else "", 64)

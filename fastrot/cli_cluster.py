@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -107,6 +109,22 @@ def on_ranks(gpus: int, *, restarts: int = 0, again: Sequence[str] = ()) -> None
     say = partial(print, file=sys.stderr)
     command = fastrot_command(sys.argv[1:])
     raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
+
+
+def said_by_another_rank(line: str) -> bool:
+    """Whether a rank of this launcher has printed this already: all of them read the same files."""
+    store = os.environ.get("FASTROT_STORE")
+    if not store:
+        return False
+    words = re.sub(r"^rank \d+: ", "", line)
+    mark = f"{store}.said-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return True
+    except OSError:  # the launcher has gone
+        pass
+    return False
 
 
 def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:

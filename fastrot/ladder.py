@@ -85,10 +85,16 @@ def choose_rung(config: Config, world: World, device: torch.device) -> Rung:
         batchnorm = "fused" if step == "fused" else "torch"
         if shared and device.type == "cpu":
             batchnorm = "fused"
-            why += "; batch-norm statistics over all ranks, which torch has for GPUs only"
+            why += (
+                "; statistics of all ranks together, by our slower reference: torch has them for "
+                "GPUs only (model.sync_bn=false: of each rank)"
+            )
     if batchnorm == "apex":
         _check_apex(config, world, device)
-    for operation in ("rotate_views", *(("batch_norm",) if batchnorm == "fused" else ())):
+    operations = ["rotate_views"]
+    if batchnorm == "fused" and not (step == "eager" and train.batchnorm == "auto"):
+        operations.append("batch_norm")
+    for operation in operations:
         why += _compromise(operation, device)
     wanted = step != "eager" if train.cuda_graph is None else train.cuda_graph
     graph = wanted and device.type == "cuda"

@@ -178,8 +178,8 @@ class Peers:
             if how := self._trouble(rank, holder):
                 return self._failure(
                     rank,
-                    f"rank {rank} (process {holder.pid}) {how}; checkpoints are intact, the same "
-                    "command with --resume goes on",
+                    f"rank {rank} (process {holder.pid}) {how}; the same command with --resume "
+                    "goes on from the last checkpoint",
                     PeerLostError.exit_code,
                 )
         return PeerLostError(second_hand) if second_hand else None

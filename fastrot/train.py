@@ -176,6 +176,8 @@ def _run(
             "checkpoint; restore the checkpoints, or start a new run with another --out"
         )
     start_step = checkpoint.step if checkpoint else 0
+    if checkpoint is not None:
+        screen.message(f"going on from the checkpoint of step {start_step}")
     if checkpoint is not None and checkpoint.state["world_size"] != world.size:
         screen.message(
             f"{world.size} ranks now, {checkpoint.state['world_size']} before: the same samples in "
@@ -187,6 +189,9 @@ def _run(
         run.write_status("running", step=0, epoch=0)
     data = open_data(config, out, world, device, screen.message)
     screen.message(rung.describe())
+    if world.size > 1:
+        share = data.batch.per_pass * data.batch.accumulation
+        screen.message(f"{world.size} ranks, each with {share} images of a step")
     parts = Pretraining(
         data,
         rung,
@@ -200,6 +205,11 @@ def _run(
     if checkpoint is not None:
         parts.restore(checkpoint)
     plan = parts.plan()
+    if start_step >= plan.total_steps:
+        screen.message(
+            f"the run is complete: {start_step} of {plan.total_steps} steps are done; to go on, "
+            "set more of train.epochs or train.max_steps"
+        )
     if run is not None:
         run.write_config(data.config.to_yaml())
         run.write_status("running", step=start_step, epoch=start_step / plan.steps_per_epoch)
