@@ -24,6 +24,7 @@ from fastrot.cli_cluster import (
     Slurm,
     Wait,
     on_ranks,
+    resumption,
     said_by_another_rank,
     submitted,
 )
@@ -130,11 +131,12 @@ def train(
     recipe = "digits" if config is None and not named else config
     loaded = load_config(recipe, settings)
     name = Path(recipe or os.path.abspath(named[0][1])).stem or "run"
-    if submitted(context.params, recipe, out or Path("runs") / name):
+    if restarts and (gpus < 2 or cluster == "slurm"):
+        raise UsageError(f"--restarts={restarts} is for --gpus N, and without --cluster slurm")
+    folder = out or Path("runs") / name
+    if submitted(context.params, recipe, folder):
         return
-    if restarts and gpus < 2:
-        raise UsageError(f"--restarts={restarts} is for several ranks; add --gpus N")
-    on_ranks(gpus, restarts=restarts, again=() if resume else ("--resume",))
+    on_ranks(gpus, restarts=restarts, again=lambda: resumption(folder, resume=resume))
 
     from fastrot.distributed import read_world
     from fastrot.screen import RunScreen
@@ -145,7 +147,7 @@ def train(
         config=loaded,
         recipe=config,
         overrides=tuple(settings),
-        out=out or Path("runs") / name,
+        out=folder,
         resume=resume,
     )
     with RunScreen(quiet=not read_world().is_main) as screen:
@@ -377,8 +379,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)
     except FastrotError as error:
-        silent = error.told_elsewhere or said_by_another_rank(str(error))
-        _leave("" if silent else f"fastrot: {error}", error.exit_code)
+        line = str(error) if error.rank is None else f"rank {error.rank}: {error}"
+        silent = error.told_elsewhere or said_by_another_rank(line)
+        _leave("" if silent else f"fastrot: {line}", error.exit_code)
     except typer.TyperException as error:
         text = error.format_message().strip().rstrip(".;")
         _leave(f"fastrot: {text}; `fastrot --help` shows what there is" if text else "", 64)

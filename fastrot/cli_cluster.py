@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,7 +91,9 @@ def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool
     return True
 
 
-def on_ranks(gpus: int, *, restarts: int = 0, again: Sequence[str] = ()) -> None:
+def on_ranks(
+    gpus: int, *, restarts: int = 0, again: Callable[[], Sequence[str]] = lambda: ()
+) -> None:
     """Start this very command as so many ranks, unless it is one of them, and leave as they do.
 
     Args:
@@ -109,6 +111,13 @@ def on_ranks(gpus: int, *, restarts: int = 0, again: Sequence[str] = ()) -> None
     say = partial(print, file=sys.stderr)
     command = fastrot_command(sys.argv[1:])
     raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
+
+
+def resumption(out: Path, *, resume: bool) -> Sequence[str]:
+    """What a new start adds to the command: ``--resume``, once there is something to go on with."""
+    from fastrot.runlog import has_begun
+
+    return ("--resume",) if not resume and has_begun(out) else ()
 
 
 def said_by_another_rank(line: str) -> bool:

@@ -13,6 +13,8 @@ class FastrotError(Exception):
     exit_code = 70
     told_elsewhere = False
     """Another rank prints it: one line is enough for all of them."""
+    rank: int | None = None
+    """The rank that failed by itself, where there are several."""
 
 
 class UsageError(FastrotError):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from fastrot.errors import PeerLostError
+from fastrot.errors import PeerLostError, PreemptedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
@@ -50,7 +50,7 @@ def launch(
     ranks: int,
     *,
     restarts: int = 0,
-    again: Sequence[str] = (),
+    again: Callable[[], Sequence[str]] = lambda: (),
     say: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Run a command as so many ranks until all have ended.
@@ -61,7 +61,7 @@ def launch(
         command: program and arguments, the same for all.
         ranks: how many.
         restarts: times that all are started anew after a rank was lost (69): killed, or silent.
-        again: arguments that are added for that.
+        again: gives arguments that are added for that.
         say: one line to the user.
 
     Returns:
@@ -71,7 +71,7 @@ def launch(
     previous = {number: signal.signal(number, group.forward) for number in _SIGNALS}
     try:
         for start in range(restarts + 1):
-            group.start([*command, *(again if start else ())], ranks)
+            group.start([*command, *(again() if start else ())], ranks)
             code, reason = group.wait()
             if code != PeerLostError.exit_code or group.stopping or start == restarts:
                 break
@@ -88,22 +88,29 @@ class _Ranks:
 
     def __init__(self) -> None:
         self.stopping = False
+        self._signals: list[int] = []
+        self._told: set[int] = set()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, command: Sequence[str], ranks: int) -> None:
         # The folder is of this user alone; ranks find each other by a file that is new each time.
         self._folder = tempfile.TemporaryDirectory(prefix="fastrot-ranks-")
         store = Path(self._folder.name) / secrets.token_hex(8)
-        self._processes = [
-            subprocess.Popen(
+        self._processes = []
+        launcher = os.getpid()
+        for rank in range(ranks):
+            process = subprocess.Popen(
                 list(command),
                 env=_environment(rank_environment(rank, ranks, store)),
                 # A Ctrl-C of the terminal would come twice, once from here.
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=lambda: _end_with_parent(launcher),
             )
-            for rank in range(ranks)
-        ]
+            self._processes.append(process)
+        for number in self._signals:  # those that came meanwhile; some ranks may have had them
+            for process in self._processes:
+                if process.poll() is None and process.pid not in self._told:
+                    process.send_signal(number)
 
     def wait(self) -> tuple[int, str]:
         """Exit code of the whole, and which rank it is from."""
@@ -132,6 +139,8 @@ class _Ranks:
             time.sleep(_POLL_SECONDS)
         self._folder.cleanup()
         rank, code = own or first or (0, 0)
+        if code < 0 and -code in self._signals:
+            return PreemptedError.exit_code, f"rank {rank} was stopped as it began"
         if code < 0:
             return PeerLostError.exit_code, f"rank {rank} was killed by {_name(-code)}"
         return code, f"rank {rank} left with {code}"
@@ -139,9 +148,11 @@ class _Ranks:
     def forward(self, number: int, frame: FrameType | None) -> None:
         """Hand a signal on; what it means is for the ranks to say."""
         self.stopping = True
+        self._signals.append(number)
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(number)
+                self._told.add(process.pid)
 
     def kill(self) -> None:
         """End what is left, also what is stopped, with the processes that it started."""
@@ -158,9 +169,14 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **more}
 
 
-def _end_with_parent() -> None:
-    """Were this launcher killed, the ranks would train on with nobody to tell; they stop."""
-    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+def _end_with_parent(launcher: int) -> None:
+    """Were the launcher killed, the ranks would train on with nobody to tell; they stop.
+
+    By a signal that nobody else sends: the second one of a kind ends a rank without saving.
+    """
+    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGHUP)
+    if os.getppid() != launcher:  # it died before
+        os._exit(PreemptedError.exit_code)
 
 
 def _name(number: int) -> str:

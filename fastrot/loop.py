@@ -18,6 +18,7 @@ from fastrot.checkpoint import prune_checkpoints, save_checkpoint
 from fastrot.data.loader import Batch, Loader
 from fastrot.distributed import World
 from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, StorageError
+from fastrot.meeting import Decision, Notices, decide
 from fastrot.optim import set_learning_rate
 from fastrot.runlog import JsonLines, RunFolder, read_json_lines
 from fastrot.sample_log import SampleLog
@@ -90,18 +91,6 @@ class Snapshot:
     exports: Mapping[str, Mapping[str, torch.Tensor]]
 
 
-class Notices(Protocol):
-    """What ranks have to tell each other, and the main rank to write down, besides numbers."""
-
-    def pending(self) -> bool:
-        """Whether this rank has something to tell."""
-        ...
-
-    def publish(self) -> None:
-        """Tell it; called by all ranks together, if one of them has something to tell."""
-        ...
-
-
 @dataclass
 class _Interval:
     """Time and images since the last log line."""
@@ -109,15 +98,6 @@ class _Interval:
     started: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     images: int = 0
-
-
-@dataclass(frozen=True)
-class _Decision:
-    """What all ranks do after a step."""
-
-    stop: bool
-    log: bool
-    save: bool
 
 
 class Loop:
@@ -153,7 +133,7 @@ class Loop:
         snapshot: Callable[[], Snapshot],
         validate: Callable[[], Mapping[str, float]] | None,
         notices: Notices | None = None,
-        alive: Callable[[], None] = lambda: None,
+        alive: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._plan = plan
         self._step = step
@@ -203,7 +183,7 @@ class Loop:
             records = read_json_lines(self._run.metrics)
             done += any(r.get("kind") == "validation" and r["step"] == step for r in records)
         if not bool(self._world.max(done)):  # the main rank alone keeps the log
-            self._record(step, {"kind": "validation", **self._validate()})
+            self._measure(step)
 
     def _train(self, start_step: int, stop: StopRequest) -> None:
         plan = self._plan
@@ -217,8 +197,8 @@ class Loop:
             drawn = self._draw(batches)
             set_learning_rate(self._step.optimizer, plan.rate(step))
             self._step(drawn, epoch)
-            self._alive()
             done = step + 1
+            self._alive(done)
             self._samples.note(done, epoch, drawn)
             if not self._ranks_meet(done):
                 continue
@@ -235,11 +215,12 @@ class Loop:
                     )
                 )
             if self._validate is not None and self._validation_due(done):
-                self._log(done)
-                self._record(done, {"kind": "validation", **self._validate()})
+                # Saved first: a validation takes long, and is made up for after a resume.
                 self._save(done)
+                self._log(done)
+                self._measure(done)
                 self._interval = _Interval()
-            elif decision.save:
+            elif decision.save or self._save_due(done):
                 self._save(done)
         self._log(plan.total_steps)
         self._save(plan.total_steps, final=True)
@@ -251,6 +232,13 @@ class Loop:
         self._interval.images += sum(len(batch.index) for batch in drawn)
         return drawn
 
+    def _measure(self, done: int) -> None:
+        assert self._validate is not None
+        self._record(done, {"kind": "validation", **self._validate()})
+        pending = self._notices is not None and self._notices.pending()
+        if bool(self._world.max(torch.tensor(float(pending)))) and self._notices is not None:
+            self._notices.publish()
+
     def _ranks_meet(self, done: int) -> bool:
         """Whether ranks decide together after this step: a pure function of the step."""
         return (
@@ -261,24 +249,20 @@ class Loop:
             or (self._validate is not None and self._validation_due(done))
         )
 
-    def _decide(self, stop: StopRequest, done: int) -> _Decision:
-        """What all ranks do now: whatever one of them wants, by its signals and its clock.
-
-        The clock is the main rank's: it alone writes.
-        """
+    def _decide(self, stop: StopRequest, done: int) -> Decision:
+        """What all ranks do now."""
         now = time.monotonic()
-        mine = [
-            bool(stop),
-            self._world.is_main and now - self._interval.started >= self._plan.log_seconds,
-            self._world.is_main and now - self._saved_at >= self._plan.checkpoint_seconds,
-            self._notices is not None and self._notices.pending(),
-        ]
-        flags = self._world.max(torch.tensor(mine, dtype=torch.uint8)).tolist()
-        wants_stop, wants_log, wants_save, has_notices = map(bool, flags)
+        decision = decide(
+            self._world,
+            stop=bool(stop),
+            log=now - self._interval.started >= self._plan.log_seconds,
+            save=now - self._saved_at >= self._plan.checkpoint_seconds,
+            publish=self._notices is not None and self._notices.pending(),
+        )
         self._samples.write()
-        if has_notices and self._notices is not None:
+        if decision.publish and self._notices is not None:
             self._notices.publish()
-        return _Decision(wants_stop, wants_log, wants_save or self._save_due(done))
+        return decision
 
     def _validation_due(self, done: int) -> bool:
         every = self._plan.validation_steps
@@ -360,7 +344,7 @@ class Loop:
         self._samples.flush_to_disk()
         error = self._write(done) if self._run is not None else None
         failed = bool(self._world.max(torch.tensor(float(error is not None))))
-        self._alive()
+        self._alive(0)
         self._saved_at = time.monotonic()
         self._interval = _Interval()
         if not failed:

@@ -11,6 +11,7 @@ import faulthandler
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -41,8 +42,13 @@ def lost_peers_named(rank: int, size: int) -> Iterator[None]:
     except RuntimeError as error:
         if size == 1 or not _speaks_of_ranks(error):
             raise
-        line = str(error).strip().splitlines()[0]
-        raise PeerLostError(f"rank {rank}: another rank is gone ({line})") from error
+        raise PeerLostError(f"rank {rank}: another rank is gone ({_gist(error)})") from error
+
+
+def _gist(error: RuntimeError) -> str:
+    """Of torch's words: without the line of its sources, and what else to do."""
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"^\[[^\]]*\.(cc|cpp|h):\d+\] ", "", line).partition(". ")[0]
 
 
 def _speaks_of_ranks(error: RuntimeError) -> bool:
@@ -60,13 +66,17 @@ class Peers:
         rank: this one.
         size: how many there are.
         store: where they met; None with a single rank.
+
+    Attributes:
+        record: what the watchdog calls with the failure before it ends the process.
     """
 
     def __init__(self, rank: int, size: int, store: Store | None = None) -> None:
         self._rank, self._size = rank, size
         self._store = store
         self._holders: dict[int, Holder] = {}
-        self._record: Callable[[FastrotError], None] | None = None
+        self.record: Callable[[FastrotError], None] | None = None
+        self._begun: Callable[[], None] | None = None
         self._deadline = math.inf  # until steps are expected
         self._alive_at = time.monotonic()
         self._told = False
@@ -125,6 +135,7 @@ class Peers:
                 f"left/{self._rank}",
                 json.dumps({"exit_code": code, "message": message, "lost": lost}),
             )
+            self._store.set(_SOMEBODY, "1")
 
     def tell_done(self) -> None:
         """Leave word that this rank has done all it had to: it may end before others do."""
@@ -146,6 +157,8 @@ class Peers:
             self.tell(explained)
             raise explained from error
         except BaseException as error:
+            if self._store is not None and isinstance(error, FastrotError) and not self._told:
+                error.rank = self._rank
             self.tell(error)
             raise
 
@@ -195,15 +208,23 @@ class Peers:
 
     # --- the watchdog ------------------------------------------------------------------------
 
-    def expect_steps(self, deadline: float, record: Callable[[FastrotError], None]) -> None:
-        """From now on a step takes less than ``deadline`` seconds; ``alive`` counts it."""
-        self._record = record
+    def expect_steps(self, deadline: float, begun: Callable[[], None]) -> None:
+        """From now on a step takes less than ``deadline`` seconds, but for the first.
+
+        Args:
+            deadline: in seconds.
+            begun: called after the first step.
+        """
+        self._begun = begun
         self._deadline = deadline + _MARGIN
         self._alive_at = time.monotonic() + _FIRST_STEP_SECONDS
 
-    def alive(self) -> None:
-        """This rank got on: a step, a batch of a validation, a checkpoint."""
+    def alive(self, step: int = 0) -> None:
+        """This rank got on: a batch of a validation, a checkpoint, or (``step``) a step."""
         self._alive_at = time.monotonic()
+        if step and self._begun is not None:
+            self._begun()
+            self._begun = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -240,7 +261,7 @@ class Peers:
 
     def _somebody_left(self) -> bool:
         with suppress(RuntimeError):
-            if any(self.store.check([f"left/{rank}"]) for rank in self._others()):
+            if self.store.check([_SOMEBODY]):
                 return True
         return any(self._trouble(*each) == _GONE for each in self._holders.items())
 
@@ -254,9 +275,9 @@ class Peers:
         return how
 
     def _leave(self, error: FastrotError) -> None:
-        if self._record is not None:
+        if self.record is not None:
             with suppress(Exception):
-                self._record(error)
+                self.record(error)
         self.tell(error)
         if not error.told_elsewhere:
             sys.stderr.write(f"fastrot: {error}\n")
@@ -264,6 +285,7 @@ class Peers:
         os._exit(error.exit_code)  # the main thread waits for what will not come
 
 
+_SOMEBODY = "left/any"  # one question to the store, however many ranks there are
 _GONE = "was killed or ended"
 
 

@@ -264,9 +264,8 @@ class Pretraining:
     def validate(self) -> Mapping[str, Any]:
         """Measure the model on the held-out samples."""
         assert self._val_loader is not None
-        if not self.config.model.sync_bn:  # a checkpoint has the main rank's running statistics
-            for buffer in self.model.buffers():
-                self.world.copy_from_main(buffer)
+        for buffer in self.model.buffers():  # those that a checkpoint has, also where ranks differ
+            self.world.copy_from_main(buffer)
         result = validate(
             self.model,
             self.task,

@@ -49,6 +49,7 @@ class Holder:
     process_start: str
     since: str
     nonce: str
+    pid_space: str = ""
 
     @classmethod
     def of_this_process(cls) -> Holder:
@@ -60,12 +61,15 @@ class Holder:
             process_start=_process_start(os.getpid()),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             nonce=secrets.token_hex(8),
+            pid_space=_pid_space(),
         )
 
     @property
     def of_this_machine(self) -> bool:
         """Whether its pid can be looked up here (same host name, and no reboot since)."""
-        return self.host == socket.gethostname() and self.boot_id == _boot_id()
+        # Containers of one host may share its name and boot, and not its process ids.
+        where = (socket.gethostname(), _boot_id(), _pid_space())
+        return (self.host, self.boot_id, self.pid_space or where[2]) == where
 
     @property
     def runs(self) -> bool:
@@ -296,6 +300,13 @@ def _read(path: Path) -> Holder | None:
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 

@@ -34,6 +34,7 @@ class RunScreen:
         self._progress: Progress | None = None
         self._sinks: Sinks | None = None
         self._fits_torchvision = False
+        self._tensorboard = False
 
     def begin(
         self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
@@ -60,6 +61,7 @@ class RunScreen:
             + (f", from step {step}" if step else "")
         )
         self.message(f"run folder: {run.path}")
+        self._tensorboard = config.sinks.tensorboard
         model = config.model
         self._fits_torchvision = (
             model.name != "rotnet_nin" and model.width == 64 and model.stem == "imagenet"
@@ -107,7 +109,8 @@ class RunScreen:
         newest = result.out / "checkpoints" / f"step-{result.step:08d}"
         fits = " (torchvision loads them)" if self._fits_torchvision else ""
         self.message(f"backbone weights: {newest / 'backbone.safetensors'}{fits}")
-        self.message(f"curves: tensorboard --logdir {result.out / 'tensorboard'}")
+        if self._tensorboard:
+            self.message(f"curves: tensorboard --logdir {result.out / 'tensorboard'}")
 
     def __enter__(self) -> RunScreen:
         return self

@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fastrot.errors import PeerLostError
+
 _ASK_SECONDS = 60.0
+_AGAIN_SECONDS = 5.0
+_PATIENCE_SECONDS = 600.0
 _LIVING = {
     *("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "RESIZING"),
     *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SIGNALING", "STAGE_OUT"),
@@ -78,7 +83,7 @@ def job_states(ids: Iterable[str]) -> dict[str, JobState]:
     if not arrays:
         return {}
     found: dict[str, JobState] = {}
-    for line in _ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", arrays):
+    for line in _answer("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", arrays):
         job, state, why = (*line.split("|", 2), "", "")[:3]
         found[job] = JobState(state, "" if why == "None" else why)
     for job in wanted & set(found):
@@ -111,6 +116,33 @@ def _code(code: str, signal: str) -> int:
         return -int(signal)
     # The shell that runs a job says 128 + N of a task that signal N has ended.
     return 128 - int(code) if 128 < int(code) < 128 + 65 else int(code)
+
+
+def _answer(*command: str) -> list[str]:
+    """As ``_ask``, but a controller that is busy or restarts is asked again, and waited for.
+
+    Raises:
+        PeerLostError: for ten minutes it gave no answer.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS)
+            if done.returncode == 0:
+                return done.stdout.splitlines()
+            words = done.stderr.strip()
+            if "Invalid job id" in words:  # it knows of none of these
+                return []
+        except subprocess.TimeoutExpired:
+            words = f"nothing within {_ASK_SECONDS:.0f} s"
+        except OSError as error:
+            words = str(error)
+        if time.monotonic() > end:
+            raise PeerLostError(
+                f"{command[0]} gives no answer for {_PATIENCE_SECONDS / 60:.0f} minutes ({words}); "
+                "jobs go on; the same command goes on with them once Slurm answers"
+            )
+        time.sleep(_AGAIN_SECONDS)
 
 
 def _ask(*command: str) -> list[str]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,6 +125,7 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
         run = None
         if world.is_main:
             run = stack.enter_context(RunFolder(request.out, resume=request.resume))
+            peers.record = partial(_record, run)
             stack.enter_context(_recorded(run))
         stack.enter_context(peers.explained())
         stack.enter_context(out_of_memory_told())
@@ -176,6 +178,7 @@ def _run(
             "checkpoint; restore the checkpoints, or start a new run with another --out"
         )
     start_step = checkpoint.step if checkpoint else 0
+    _check_agreed(world, start_step)
     if checkpoint is not None:
         screen.message(f"going on from the checkpoint of step {start_step}")
     if checkpoint is not None and checkpoint.state["world_size"] != world.size:
@@ -232,12 +235,26 @@ def _run(
         notices=parts.bad_samples,
         alive=peers.alive,
     )
-    shorten_waits(world, config.train.deadline_seconds)
-    peers.expect_steps(
-        config.train.deadline_seconds, lambda error: None if run is None else _record(run, error)
-    )
+    deadline = config.train.deadline_seconds
+    peers.expect_steps(deadline, begun=lambda: shorten_waits(world, deadline))
     loop.run(stop, start_step, resumed=checkpoint is not None)
     return TrainResult(out, max(start_step, plan.total_steps), _last_validation(out))
+
+
+def _check_agreed(world: World, start_step: int) -> None:
+    """Refuse to train where ranks would begin with different checkpoints.
+
+    Raises:
+        StorageError: they do; on all ranks.
+    """
+    steps = world.gather(torch.tensor(start_step)).tolist()
+    if len(set(steps)) > 1:
+        error = StorageError(
+            f"ranks find different newest checkpoints (steps {steps}, in the order of the ranks); "
+            "their file systems do not show them the same: mount the run folder anew, or wait"
+        )
+        error.told_elsewhere = not world.is_main
+        raise error
 
 
 def _last_validation(out: Path) -> dict[str, Any] | None:

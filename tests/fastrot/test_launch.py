@@ -55,7 +55,9 @@ def test_a_lost_rank_starts_all_anew_and_only_so_often(tmp_path: Path, restarts:
         "rank == 1 and os.kill(os.getpid(), 9)"
     )
     said: list[str] = []
-    assert launch(python(code), 2, restarts=restarts, again=("more",), say=said.append) == 69
+    assert (
+        launch(python(code), 2, restarts=restarts, again=lambda: ("more",), say=said.append) == 69
+    )
     lines = (tmp_path / "starts").read_text().splitlines()
     assert len(lines) == 2 * (restarts + 1)
     assert sum("more" in line for line in lines) == 2 * restarts

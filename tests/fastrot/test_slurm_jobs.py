@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fastrot.errors import PeerLostError
 from fastrot.slurm_jobs import (
     JobState,
     describe_code,
@@ -21,7 +22,9 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of programs that answer as Slurm's do; its own come first on the path."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name in ("squeue", "scontrol", "sacct"):
-        program(tmp_path, name, "exit 1")
+        program(
+            tmp_path, name, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+        )
     return tmp_path
 
 
@@ -61,6 +64,23 @@ def test_the_shells_word_for_a_signal(answers: Path) -> None:
 
 def test_nothing_is_asked_about_nothing(answers: Path) -> None:
     assert job_states([]) == {} and job_states(["5"]) == {}
+
+
+def test_a_busy_controller_is_asked_again(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastrot.slurm_jobs._AGAIN_SECONDS", 0.05)
+    busy = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
+    asked = answers / "asked"
+    program(
+        answers,
+        "squeue",
+        f"echo x >> {asked}; [ $(wc -l < {asked}) -ge 3 ] || {{ {busy}; }}; echo '7|RUNNING|None'",
+    )
+    assert job_states(["7"])["7"].lives
+    assert asked.read_text().count("x") == 3
+    monkeypatch.setattr("fastrot.slurm_jobs._PATIENCE_SECONDS", 0.2)
+    program(answers, "squeue", busy)
+    with pytest.raises(PeerLostError, match="Unable to contact slurm controller"):
+        job_states(["7"])
 
 
 def test_a_task_of_an_array() -> None:
