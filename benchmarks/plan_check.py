@@ -115,10 +115,22 @@ class CaseResult:
         pairs = zip(self.predicted, self.measured, strict=True)
         return [predicted / measured - 1 for predicted, measured in pairs]
 
+    def counted(self, values: Sequence[float]) -> list[float]:
+        """Those of the rounds that others did not disturb; of all where they disturbed all."""
+        quiet = [
+            value for value, steps in zip(values, self.quiet, strict=True) if steps >= _QUIET_STEPS
+        ]
+        return quiet or list(values)
+
+    @property
+    def disturbed(self) -> int:
+        """Rounds during which others kept the machine busy."""
+        return sum(steps < _QUIET_STEPS for steps in self.quiet)
+
     @property
     def error(self) -> float:
-        """The median."""
-        return statistics.median(self.errors)
+        """The median of the rounds that count."""
+        return statistics.median(self.counted(self.errors))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; times in milliseconds."""
@@ -126,13 +138,14 @@ class CaseResult:
             "model": self.case.model,
             "resolution": self.case.resolution,
             "batch_per_rank": self.case.batch,
-            "alone_ms": _ms(self.alone),
-            "predicted_ms": _ms(self.predicted),
-            "measured_ms": _ms(self.measured),
+            "alone_ms": _ms(self.counted(self.alone)),
+            "predicted_ms": _ms(self.counted(self.predicted)),
+            "measured_ms": _ms(self.counted(self.measured)),
             "latency_us": spread([1e6 * link.latency for link in self.links]).to_json(),
             "gb_per_s": spread([link.bandwidth / 1e9 for link in self.links]).to_json(),
             "error": float(f"{self.error:.4g}"),
             "errors": [float(f"{error:.4g}") for error in self.errors],
+            "disturbed_rounds": self.disturbed,
             "foreign": [round(share, 3) for share in self.foreign],
             "quiet_steps": list(self.quiet),
         }
@@ -187,21 +200,21 @@ class PlanCheckReport(PointsReport):
         for head in ("", "one rank", "predicted", "measured", "error", "of rounds"):
             table.add_column(head, justify="right" if head else "left")
         for result in self.results:
-            errors = spread(result.errors)
+            errors = spread(result.counted(result.errors))
             table.add_row(
                 str(result.case),
-                *(f"{1e3 * statistics.median(each):,.1f} ms"
+                *(f"{1e3 * statistics.median(result.counted(each)):,.1f} ms"
                   for each in (result.alone, result.predicted, result.measured)),
                 f"{100 * errors.median:+.1f} %",
                 f"{100 * errors.low:+.0f} to {100 * errors.high:+.0f} %",
             )  # fmt: skip
         console.print(table)
         for result in self.results:
-            if min(result.quiet) < _QUIET_STEPS:
+            if result.disturbed:
+                left = "none is left out" if result.disturbed == len(result.quiet) else "left out"
                 console.print(
-                    f"{result.case}: others kept the machine busy (up to "
-                    f"{100 * max(result.foreign):.0f} % of the cores): measure again, or with "
-                    "--patience SECONDS",
+                    f"{result.case}: others kept the machine busy in {result.disturbed} of "
+                    f"{len(result.quiet)} rounds ({left}); --patience SECONDS waits for them",
                     highlight=False,
                 )
         beside = "beside others like it" if self.settings["neighbours"] else "on its own"

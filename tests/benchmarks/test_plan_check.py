@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastrot.benchmarks.plan_check import Case, run_plan_check
+from fastrot.benchmarks.plan_check import Case, CaseResult, run_plan_check
 from fastrot.errors import UsageError
 
 SMALL = ("model.width=16", "train.device=cpu")
@@ -41,3 +41,12 @@ def test_wrong_arguments() -> None:
         Case.parse("resnet18")
     with pytest.raises(UsageError, match="two ranks and ten steps"):
         run_plan_check(ranks=1)
+
+
+def test_disturbed_rounds_do_not_count_unless_all_are() -> None:
+    result = CaseResult(Case("resnet18", 64, 8), predicted=[1.0, 1.1, 1.0], measured=[2.0, 1.0, 1.0],
+                        quiet=[0, 15, 20])  # fmt: skip
+    assert result.errors == pytest.approx([-0.5, 0.1, 0.0])
+    assert result.error == pytest.approx(0.05) and result.disturbed == 1
+    result.quiet = [0, 1, 2]
+    assert result.error == 0.0 and result.disturbed == 3
