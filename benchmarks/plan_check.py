@@ -231,7 +231,7 @@ def run_plan_check(
     ranks: int = 2,
     threads: int = 1,
     rounds: int = 3,
-    steps: int = 25,
+    steps: int = 20,
     neighbours: bool = True,
     overrides: Sequence[str] = (),
     bound: float = BOUND,
@@ -246,7 +246,7 @@ def run_plan_check(
         ranks: of the real runs, on this machine.
         threads: of torch, for each rank.
         rounds: of each case.
-        steps: of a run; the first five are not counted.
+        steps: of a run that are counted, at least, once it is warm.
         neighbours: measure one rank while as many others as there are ranks do the same, each for
             itself: what the ranks of a machine share (bandwidth of its memory, clocks) then slows
             the record as it slows the run.
@@ -263,8 +263,8 @@ def run_plan_check(
         PeerLostError: a rank of the all-reduces failed.
     """
     check_positive(threads=threads, rounds=rounds, bound=bound, deadline=deadline)
-    if ranks < 2 or steps < 10:
-        raise UsageError(f"--ranks={ranks} --steps={steps}: two ranks and ten steps at least")
+    if ranks < 2 or steps < 5:
+        raise UsageError(f"--ranks={ranks} --steps={steps}: two ranks and five steps at least")
     results = [CaseResult(Case.parse(text)) for text in cases]
     say = Countdown(len(results) * rounds * 3, console=Console(stderr=True) if progress else None)
     for turn in range(rounds):

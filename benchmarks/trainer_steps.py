@@ -59,16 +59,16 @@ class Trainers:
     ranks: int = 1
 
     def run(self, scratch: Path, *, recipe: str, steps: int, deadline: float) -> Steps:
-        """Train so many steps; those count that all copies took at the same time.
+        """Train until each copy has taken so many steps while all the others trained, too.
 
         Args:
             scratch: an empty folder.
             recipe: a YAML file or a shipped recipe.
-            steps: of each copy.
+            steps: of each copy, once all are warm.
             deadline: seconds for everything.
 
         Raises:
-            TrainerError: a trainer failed, took too long, or none of the steps can be counted.
+            TrainerError: a trainer ended by itself, or it took too long.
         """
         load = Load()
         with ExitStack() as stack:
@@ -78,29 +78,29 @@ class Trainers:
                 log = stack.enter_context((scratch / f"{copy}.log").open("w"))
                 processes.append(
                     subprocess.Popen(
-                        self._command(scratch / str(copy), recipe, steps),
+                        self._command(scratch / str(copy), recipe),
                         stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                         env=os.environ | {"OMP_NUM_THREADS": "1"},
                     )
                 )  # fmt: skip
             end = time.monotonic() + deadline
-            while any(process.poll() is None for process in processes):
-                if any(process.returncode for process in processes):
-                    break
+            while min(map(len, self._ends(scratch))) <= steps:
                 if time.monotonic() > end:
-                    raise TrainerError(f"training did not end within {deadline:g} s")
+                    raise TrainerError(f"{steps} steps took longer than {deadline:g} s")
+                for copy, process in enumerate(processes):
+                    if process.poll() is not None:
+                        raise TrainerError(
+                            f"training ended with {process.returncode}: "
+                            + _last_words(scratch / f"{copy}.log")
+                        )
                 load.sample()
                 time.sleep(_POLL_SECONDS)
-            for copy, process in enumerate(processes):
-                if process.returncode:
-                    words = (scratch / f"{copy}.log").read_text(errors="replace").splitlines()
-                    said = next((w for w in words if w.startswith("fastrot:")), words[-1:])
-                    raise TrainerError(f"training ended with {process.returncode}: {said}")
-        return self._steps(scratch, load)
+            load.sample(again=True)
+            return _counted(self._ends(scratch), load)
 
-    def _command(self, out: Path, recipe: str, steps: int) -> list[str]:
+    def _command(self, out: Path, recipe: str) -> list[str]:
         settings = [
-            *self.settings, f"train.max_steps={steps}", "train.epochs=1000000",
+            *self.settings, "train.epochs=1000000",
             "train.log_seconds=0.000001", "train.checkpoint_minutes=100000",
             "sinks.tensorboard=false",
         ]  # fmt: skip
@@ -110,7 +110,8 @@ class Trainers:
             *(word for each in settings for word in ("--set", each)),
         ]  # fmt: skip
 
-    def _steps(self, scratch: Path, load: Load) -> Steps:
+    def _ends(self, scratch: Path) -> list[list[float]]:
+        """When each copy ended its steps, while all were warm; seconds since 1970."""
         ends = [
             [
                 line["time"]
@@ -119,22 +120,25 @@ class Trainers:
             ]
             for copy in range(self.copies)
         ]
+        if not all(ends):
+            return [[] for _ in ends]
         first, last = max(each[0] for each in ends), min(each[-1] for each in ends)
-        counted = [
-            (before, after)
-            for each in ends
-            for before, after in pairwise(each)
-            if before >= first and after <= last
-        ]
-        if not counted:
-            raise TrainerError("the runs took no step at the same time; let them take more steps")
-        foreign = load.foreign(first, last)
-        quiet = [step for step in counted if load.foreign(*step) <= FOREIGN]
-        return Steps(
-            [after - before for before, after in quiet or counted],
-            quiet=len(quiet),
-            foreign=foreign,
-        )
+        return [[moment for moment in each if first <= moment <= last] for each in ends]
+
+
+def _counted(ends: Sequence[Sequence[float]], load: Load) -> Steps:
+    steps = [step for each in ends for step in pairwise(each)]
+    quiet = [step for step in steps if load.foreign(*step) <= FOREIGN]
+    return Steps(
+        [after - before for before, after in quiet or steps],
+        quiet=len(quiet),
+        foreign=load.foreign(min(each[0] for each in ends), max(each[-1] for each in ends)),
+    )
+
+
+def _last_words(log: Path) -> str:
+    words = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    return next((word for word in words if word.startswith("fastrot:")), words[-1])
 
 
 class Load:
@@ -149,10 +153,13 @@ class Load:
         self.cores = os.sched_getaffinity(0)
         self.samples: list[tuple[float, float, float]] = []
 
-    def sample(self) -> None:
-        """Take one more, unless the last one is fresh; ours: this process and its descendants."""
+    def sample(self, *, again: bool = False) -> None:
+        """Take one more, unless the last one is fresh (and it is not to be taken ``again``).
+
+        Ours is what this process and its descendants do.
+        """
         now = time.time()
-        if not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
+        if again or not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
             self.samples.append((now, busy_seconds(self.cores), cpu_seconds(os.getpid())))
 
     def foreign(self, begin: float, end: float) -> float:

@@ -140,7 +140,7 @@ def add_plan_commands(
         ranks: Annotated[int, typer.Option(help="Of the real run, on this machine.")] = 2,
         threads: Annotated[int, typer.Option(help="Of torch, for each rank.")] = 1,
         rounds: Rounds = 3,
-        steps: Annotated[int, typer.Option(help="Of a run; five of them warm up.")] = 25,
+        steps: Annotated[int, typer.Option(help="Of a run, once it is warm.")] = 20,
         neighbours: Annotated[
             bool, typer.Option(help="Measure one rank beside others like it.")
         ] = True,

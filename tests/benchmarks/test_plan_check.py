@@ -18,7 +18,7 @@ SMALL = ("model.width=16", "train.device=cpu")
 def test_two_ranks_take_about_as_long_as_predicted(tmp_path: Path) -> None:
     """Other tests run beside this one, so the bound is wide: it catches a wrong term, not noise."""
     report = run_plan_check(
-        cases=["resnet18:32:4"], rounds=1, steps=12, overrides=SMALL, bound=1.0, progress=False
+        cases=["resnet18:32:4"], rounds=1, steps=8, overrides=SMALL, bound=1.0, progress=False
     )
     (result,) = report.results
     assert result.predicted[0] > result.alone[0] > 0
@@ -39,13 +39,17 @@ def test_two_ranks_take_about_as_long_as_predicted(tmp_path: Path) -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(UsageError, match="resnet18:64:16"):
         Case.parse("resnet18")
-    with pytest.raises(UsageError, match="two ranks and ten steps"):
+    with pytest.raises(UsageError, match="two ranks and five steps"):
         run_plan_check(ranks=1)
 
 
 def test_disturbed_rounds_do_not_count_unless_all_are() -> None:
-    result = CaseResult(Case("resnet18", 64, 8), predicted=[1.0, 1.1, 1.0], measured=[2.0, 1.0, 1.0],
-                        quiet=[0, 15, 20])  # fmt: skip
+    result = CaseResult(
+        Case("resnet18", 64, 8),
+        predicted=[1.0, 1.1, 1.0],
+        measured=[2.0, 1.0, 1.0],
+        quiet=[0, 15, 20],
+    )
     assert result.errors == pytest.approx([-0.5, 0.1, 0.0])
     assert result.error == pytest.approx(0.05) and result.disturbed == 1
     result.quiet = [0, 1, 2]
