@@ -152,7 +152,8 @@ def run_allreduce(
         "fastrot.benchmarks.allreduce_rank", [json.dumps(wanted)], ranks=ranks,
         deadline=_START_SECONDS + 4 * len(whole) * (rounds + 1) * seconds,
     )  # fmt: skip
-    times = {int(size): values for size, values in json.loads(said.splitlines()[-1]).items()}
+    line = next(line for line in reversed(said.splitlines()) if line.startswith("{"))
+    times = {int(size): values for size, values in json.loads(line).items()}
     record = machine_record()
     on_gpu = device == "cuda" or (device == "auto" and bool(record.get("gpus")))
     return _report(times, ranks, 1, "nccl" if on_gpu else "gloo", record, main=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from fastrot.children import Child, end_children, start_child
 from fastrot.errors import PeerLostError
 from fastrot.launch import rank_environment
 
@@ -30,25 +29,23 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
         deadline: seconds.
 
     Returns:
-        What rank 0 printed.
+        What rank 0 printed, errors and warnings included.
 
     Raises:
         PeerLostError: a rank failed, with the last line of what it said; or the deadline passed.
     """
     with tempfile.TemporaryDirectory(prefix="fastrot-ranks-") as scratch, ExitStack() as stack:
-        said = [stack.enter_context(Path(scratch, f"{r}.log").open("w+")) for r in range(ranks)]
-        out = stack.enter_context(Path(scratch, "out").open("w+"))
-        processes: list[subprocess.Popen[bytes]] = []
-        stack.callback(_end, processes)
-        for rank in range(ranks):
-            environment = os.environ | rank_environment(rank, ranks, Path(scratch, "store"))
+        store, logs = Path(scratch, "store"), [Path(scratch, f"{r}.log") for r in range(ranks)]
+        processes: list[Child] = []
+        stack.callback(end_children, processes)
+        for rank, log in enumerate(logs):
             processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", module, *arguments], env=environment,
-                    stdin=subprocess.DEVNULL, stderr=said[rank],
-                    stdout=out if rank == 0 else subprocess.DEVNULL,
+                start_child(
+                    [sys.executable, "-m", module, *arguments],
+                    environment={"OMP_NUM_THREADS": "1", **rank_environment(rank, ranks, store)},
+                    output=stack.enter_context(log.open("wb")),
                 )
-            )  # fmt: skip
+            )
         end = time.monotonic() + deadline
         while any(process.poll() is None for process in processes):
             if any(process.returncode for process in processes):
@@ -58,15 +55,6 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
             time.sleep(_POLL_SECONDS)
         for rank, process in enumerate(processes):
             if process.returncode:
-                said[rank].seek(0)
-                last = (said[rank].read().strip().splitlines() or ["it said nothing"])[-1]
+                last = (logs[rank].read_text().strip().splitlines() or ["it said nothing"])[-1]
                 raise PeerLostError(f"rank {rank} ended with {process.returncode}: {last}")
-        out.seek(0)
-        return out.read()
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        return logs[0].read_text()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from fastrot.benchmarks.process_tree import busy_seconds, cpu_seconds
+from fastrot.children import Child, end_children, signal_children, start_child
 from fastrot.errors import FastrotError
 from fastrot.runlog import read_json_lines
 
@@ -72,17 +74,17 @@ class Trainers:
         """
         load = Load()
         with ExitStack() as stack:
-            processes: list[subprocess.Popen[bytes]] = []
+            processes: list[Child] = []
             stack.callback(_end, processes)
             for copy in range(self.copies):
-                log = stack.enter_context((scratch / f"{copy}.log").open("w"))
+                log = stack.enter_context((scratch / f"{copy}.log").open("wb"))
                 processes.append(
-                    subprocess.Popen(
+                    start_child(
                         self._command(scratch / str(copy), recipe),
-                        stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                        env=os.environ | {"OMP_NUM_THREADS": "1"},
+                        environment={"OMP_NUM_THREADS": "1"},
+                        output=log,
                     )
-                )  # fmt: skip
+                )
             end = time.monotonic() + deadline
             while min(map(len, self._ends(scratch))) <= steps:
                 if time.monotonic() > end:
@@ -195,14 +197,10 @@ def wait_for_quiet(deadline: float, *, seconds: float = 4.0) -> bool:
     return False
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """By a signal, which the launcher of ranks hands on to them."""
+def _end(processes: Sequence[Child]) -> None:
+    """By a signal first, which the launcher of ranks hands on to them."""
+    signal_children(processes, signal.SIGTERM)
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    end_children(processes)
