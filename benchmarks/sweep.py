@@ -79,6 +79,7 @@ def run_sweep(request: SweepRequest) -> SweepSummary:
     own, cell_overrides = split_overrides(request.overrides)
     settings = load_sweep(request.sweep, own)
     cells = cells_of(settings, data=request.data, overrides=cell_overrides)
+    _check_data(cells)
     if request.cluster == "slurm":
         require_slurm()
         _check_gpus(settings, cells)
@@ -89,6 +90,13 @@ def run_sweep(request: SweepRequest) -> SweepSummary:
                 each.mkdir(mode=0o700, parents=True, exist_ok=True)
             stack.enter_context(RunLock(folder / "sweep.lock", what=f"the sweep in {folder}"))
         return _Sweep(request, settings, cells, folder).run()
+
+
+def _check_data(cells: Sequence[Cell]) -> None:
+    """Before the first cell: all would fail, one after the other."""
+    for named in dict.fromkeys(str(cell.config.data.train) for cell in cells):
+        if not named.startswith("embedded:") and "{" not in named and not Path(named).exists():
+            raise UsageError(f"{named}: no such file or folder; check --data")
 
 
 def _check_gpus(settings: SweepSettings, cells: Sequence[Cell]) -> None:

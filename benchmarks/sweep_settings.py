@@ -202,9 +202,6 @@ def _cells(sweep: SweepSettings, data: Path | None, overrides: Sequence[str]) ->
                 f"sweep {sweep.name}: with data.progressive the side of a cell would depend on how "
                 "long it runs; set data.progressive=[] and make data.resolution an axis"
             )
-        named = config.data.train
-        if not named.startswith("embedded:") and "{" not in named and not os.path.exists(named):
-            raise UsageError(f"{named}: no such file or folder; check --data")
         yield Cell(axes, config, ranks, nodes)
 
 

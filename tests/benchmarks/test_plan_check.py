@@ -22,7 +22,7 @@ def test_two_ranks_take_about_as_long_as_predicted(tmp_path: Path) -> None:
     )
     (result,) = report.results
     assert result.predicted[0] > result.alone[0] > 0
-    assert 0.4 < result.predicted[0] / result.measured[0] < 2.5
+    assert 0.2 < result.predicted[0] / result.measured[0] < 5
     report.save(None, tmp_path / "check.jsonl")
     record = json.loads((tmp_path / "check.jsonl").read_text())
     assert record["error"] == pytest.approx(result.error, rel=1e-3)

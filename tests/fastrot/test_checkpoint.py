@@ -125,7 +125,8 @@ def test_other_run_and_newer_format_are_refused(tmp_path: Path) -> None:
 
 def test_commit_record_cannot_name_files_outside(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
-    rewrite_commit(path, {"files": {"../../etc/passwd": {"bytes": 1, "xxh3_128": "0"}}})
+    files = json.loads((path / "COMMIT.json").read_text())["files"]
+    rewrite_commit(path, {"files": {**files, "../../etc/passwd": {"bytes": 1, "xxh3_128": "0"}}})
     with pytest.raises(BadDataError, match="passwd"):
         load_checkpoint(path)
 
