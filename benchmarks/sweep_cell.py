@@ -13,11 +13,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from fastrot.benchmarks.harness import machine_record
@@ -26,8 +24,9 @@ from fastrot.benchmarks.sweep_job import CellJob, read_job
 from fastrot.benchmarks.sweep_key import host_name
 from fastrot.benchmarks.sweep_rank import RESULT, error_file
 from fastrot.benchmarks.sweep_record import CellRecord, Measured
-from fastrot.children import Child, end_children, start_child
+from fastrot.children import Child, end_children, signals_noted, start_child
 from fastrot.errors import PeerLostError, PreemptedError
+from fastrot.launch import rank_environment
 from fastrot.slurm_jobs import SlurmTask, describe_code, requeue, seconds_left, slurm_task
 
 _POLL_SECONDS = 0.1
@@ -66,7 +65,10 @@ def run_cell(path: str) -> None:
     task = slurm_task() if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else None
     cores = _cores()
     began, busy, own = time.monotonic(), busy_seconds(cores), cpu_seconds(os.getpid())
-    with _signals() as received, tempfile.TemporaryDirectory(prefix="fastrot-cell-") as folder:
+    with (
+        signals_noted(_SIGNALS) as received,
+        tempfile.TemporaryDirectory(prefix="fastrot-cell-") as folder,
+    ):
         outcome = _run(job, path, task, Path(folder), received)
     seconds = time.monotonic() - began
     if task is not None and task.node:
@@ -122,22 +124,6 @@ def _cores() -> Sequence[int]:
     return sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that came; whoever waits looks here. submitit's own handlers are put aside."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _run(
     job: CellJob, path: str, task: SlurmTask | None, scratch: Path, received: list[int]
 ) -> Outcome:
@@ -178,15 +164,15 @@ def _rank_environment(
 ) -> dict[str, str]:
     if job.ranks == 1:
         return {}
-    environment = {
-        "RANK": str(first + local_rank),
-        "WORLD_SIZE": str(job.ranks),
-        "LOCAL_RANK": str(local_rank),
-        "LOCAL_WORLD_SIZE": str(job.ranks // job.nodes),
-    }
-    if task is None or job.nodes == 1:
-        return {**environment, "FASTROT_STORE": str(scratch / "store")}
-    return {**environment, "MASTER_ADDR": task.first_host, "MASTER_PORT": str(task.port)}
+    alone = task is None or job.nodes == 1
+    return rank_environment(
+        first + local_rank,
+        job.ranks,
+        scratch / "store" if alone else None,
+        address=None if task is None or alone else (task.first_host, task.port),
+        local_rank=local_rank,
+        local_size=job.ranks // job.nodes,
+    )
 
 
 def _wait(

@@ -11,12 +11,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import IO
 
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
+_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None  # not loaded after a fork
 _KILL_SECONDS = 10.0  # a killed process that still hangs in a dead file system is left behind
 
 Child = subprocess.Popen[bytes]
@@ -27,15 +29,16 @@ def start_child(
     *,
     environment: Mapping[str, str] | None = None,
     output: IO[bytes] | None = None,
+    death_signal: int = signal.SIGKILL,
 ) -> Child:
-    """Start a process that is killed when this thread ends.
+    """Start a process that gets a signal when this thread ends.
 
     Args:
         command: program and arguments.
         environment: added to ours.
         output: takes both of its streams; None: ours.
+        death_signal: which.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
     return subprocess.Popen(
         list(command),
         env={**os.environ, **(environment or {})},
@@ -43,14 +46,38 @@ def start_child(
         stdout=output,
         stderr=output,
         start_new_session=True,
-        preexec_fn=partial(_die_with, library, os.getpid()) if library else None,
+        preexec_fn=partial(end_with_parent, os.getpid(), death_signal),
     )
 
 
-def _die_with(library: ctypes.CDLL, parent: int) -> None:
-    library.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os.kill(os.getpid(), signal.SIGKILL)
+def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when its parent ends (on Linux).
+
+    Args:
+        parent: its process id, taken there; it may have ended since.
+        number: the signal.
+    """
+    if _LIBRARY is not None:
+        _LIBRARY.prctl(_SET_PARENT_DEATH_SIGNAL, number)
+        if os.getppid() != parent:  # it died before the line above
+            os.kill(os.getpid(), number)
+
+
+@contextmanager
+def signals_noted(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Those of these signals that came, each once; other handlers are put aside meanwhile."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number not in received:
+            received.append(number)
+
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def signal_children(children: Iterable[Child], number: int) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from fastrot.errors import UsageError
+from fastrot.launch import STORE, fastrot_command, launch
 
 Cluster = Annotated[
     str, typer.Option(metavar="local|slurm", help="Train here, or submit a job that trains.")
@@ -106,8 +107,6 @@ def on_ranks(
     """
     if gpus <= 1 or "RANK" in os.environ:
         return
-    from fastrot.launch import fastrot_command, launch
-
     say = partial(print, file=sys.stderr)
     command = fastrot_command(sys.argv[1:])
     raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
@@ -122,7 +121,7 @@ def resumption(out: Path, *, resume: bool) -> Sequence[str]:
 
 def said_by_another_rank(line: str) -> bool:
     """Whether a rank of this launcher has printed this already: all of them read the same files."""
-    store = os.environ.get("FASTROT_STORE")
+    store = os.environ.get(STORE)
     if not store:
         return False
     words = re.sub(r"^rank \d+: ", "", line)

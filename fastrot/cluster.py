@@ -16,19 +16,19 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import yaml
 from pydantic import Field
 
-from fastrot.children import Child, end_children, signal_children, start_child
+from fastrot.children import Child, end_children, signal_children, signals_noted, start_child
 from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, UsageError
+from fastrot.launch import rank_environment
 from fastrot.runlog import JsonLines, RunFolder, read_json_lines, read_status
 from fastrot.settings import Section, validate_tree
 from fastrot.slurm_jobs import SlurmTask, job_states, requeue, slurm_task
@@ -222,11 +222,16 @@ class _Rank:
         )
         if made_no_progress(starts, began):
             return self._give_up(began)
-        with _signals() as received:
+        with signals_noted(_FORWARDED) as received:
             code = self._train(received)
             step = self._step()
-            self._note(kind="end", step=step, exit_code=code, signals=[*received])
-            if code != PreemptedError.exit_code or signal.SIGTERM.name in received:
+            self._note(
+                kind="end",
+                step=step,
+                exit_code=code,
+                signals=[signal.Signals(each).name for each in received],
+            )
+            if code != PreemptedError.exit_code or signal.SIGTERM in received:
                 # Slurm, or who cancelled the job, knows already what follows a SIGTERM.
                 return code
             if made_no_progress([*starts, began], step):
@@ -234,7 +239,7 @@ class _Rank:
             self._requeue(received)
         return code
 
-    def _train(self, received: Sequence[str]) -> int:
+    def _train(self, received: Sequence[int]) -> int:
         child = start_child(
             [sys.executable, "-m", "fastrot", *self._words, "--out", str(self._out), "--resume"],
             environment=self._environment(),
@@ -245,7 +250,7 @@ class _Rank:
             end_children([child])
             if self._is_main:
                 self._store.unlink(missing_ok=True)
-        if code < 0 and signal.Signals(-code).name in received:
+        if -code in received:
             return PreemptedError.exit_code  # so early that nothing caught it, or lost anything
         return 128 - code if code < 0 else code
 
@@ -258,17 +263,17 @@ class _Rank:
         task = self._task
         if task.tasks == 1:
             return {}
-        environment = {
-            "RANK": str(task.task),
-            "WORLD_SIZE": str(task.tasks),
-            "LOCAL_RANK": str(task.local_task),
-            "LOCAL_WORLD_SIZE": str(task.tasks // task.nodes),
-        }
-        if task.nodes == 1:  # nothing listens: the ranks find each other by a file
-            return {**environment, "FASTROT_STORE": str(self._store)}
-        return {**environment, "MASTER_ADDR": task.first_host, "MASTER_PORT": str(task.port)}
+        alone = task.nodes == 1
+        return rank_environment(
+            task.task,
+            task.tasks,
+            self._store if alone else None,
+            address=None if alone else (task.first_host, task.port),
+            local_rank=task.local_task,
+            local_size=task.tasks // task.nodes,
+        )
 
-    def _requeue(self, received: Sequence[str]) -> None:
+    def _requeue(self, received: Sequence[int]) -> None:
         """The main rank asks for another start; then all wait to be ended by Slurm."""
         if self._is_main:
             self._say(f"the checkpoint is written; job {self._task.job} is requeued")
@@ -277,7 +282,7 @@ class _Rank:
                 self._say(f"not requeued: {problem}; the same command with --resume goes on")
                 return
         end = time.monotonic() + _KILLED_SECONDS
-        while signal.SIGTERM.name not in received and time.monotonic() < end:
+        while signal.SIGTERM not in received and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
 
     def _give_up(self, step: int) -> int:
@@ -329,25 +334,7 @@ class _Rank:
             print(text, flush=True)
 
 
-@contextmanager
-def _signals() -> Iterator[list[str]]:
-    """Names of the signals that came, each once; submitit's own handlers are put aside."""
-    received: list[str] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if name not in received:
-            received.append(name)
-
-    before = {number: signal.signal(number, note) for number in _FORWARDED}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _hand_on(child: Child, received: Sequence[str]) -> int:
+def _hand_on(child: Child, received: Sequence[int]) -> int:
     """Wait for a process, handing each signal on once: a second one of a kind would kill it.
 
     Returns:
@@ -355,8 +342,8 @@ def _hand_on(child: Child, received: Sequence[str]) -> int:
     """
     sent = 0
     while child.poll() is None:
-        for name in received[sent:]:
-            signal_children([child], signal.Signals[name])
+        for number in received[sent:]:
+            signal_children([child], number)
             sent += 1
         time.sleep(_POLL_SECONDS)
     return int(child.returncode)

@@ -24,6 +24,7 @@ from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from fastrot.errors import MismatchError, PeerLostError
+from fastrot.launch import STORE
 from fastrot.peers import Peers, lost_peers_named
 
 DEADLINE_SECONDS = 120.0
@@ -31,9 +32,6 @@ DEADLINE_SECONDS = 120.0
 
 JOIN_SECONDS = 60.0
 """Longest wait for all ranks to appear; torch itself takes seconds to load."""
-
-STORE = "FASTROT_STORE"
-"""Environment variable: a file, by which the ranks of one machine find each other."""
 
 
 @dataclass(frozen=True)

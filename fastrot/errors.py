@@ -37,6 +37,8 @@ class PeerLostError(FastrotError):
     """Another rank died, or did not answer within its deadline (69)."""
 
     exit_code = 69
+    explained = False
+    """It says which rank, and why."""
 
 
 class DeviceFailedError(FastrotError):

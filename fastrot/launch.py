@@ -6,43 +6,57 @@ exit code of the rank that failed, so that a scheduler can tell what to requeue.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import secrets
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from fastrot.children import Child, end_children, signal_children, start_child
 from fastrot.errors import PeerLostError, PreemptedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
 _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 20.0  # ranks leave by themselves within ten seconds of another's failure
 _FINISH_SECONDS = 300.0  # the main rank may still hand its numbers to a tracker
-_LIBC = ctypes.CDLL(None)
+STORE = "FASTROT_STORE"
+"""Environment variable: a file, by which the ranks of one machine find each other."""
 
 
-def rank_environment(rank: int, size: int, store: Path) -> dict[str, str]:
-    """What tells a process of one machine that it is a rank; ``distributed.read_world`` reads it.
+def rank_environment(
+    rank: int,
+    size: int,
+    store: Path | None,
+    *,
+    address: tuple[str, int] | None = None,
+    local_rank: int | None = None,
+    local_size: int | None = None,
+) -> dict[str, str]:
+    """What tells a process that it is a rank; ``distributed.read_world`` reads it.
 
     Args:
         rank: of the process.
         size: number of ranks.
-        store: a file that does not exist yet, in a folder of this user alone, for one start.
+        store: ranks of one machine find each other by a file that does not exist yet, in a folder
+            of this user alone, for one start.
+        address: those of several by the first one's name and a port.
+        local_rank: of the process on its machine; None: there is one machine.
+        local_size: ranks of a machine; likewise.
     """
-    return {
+    environment = {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(size),
-        "FASTROT_STORE": str(store),
+        "LOCAL_RANK": str(rank if local_rank is None else local_rank),
+        "LOCAL_WORLD_SIZE": str(size if local_size is None else local_size),
     }
+    if store is not None:
+        environment[STORE] = str(store)
+    if address is not None:
+        environment |= {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
+    return environment
 
 
 def launch(
@@ -90,27 +104,27 @@ class _Ranks:
         self.stopping = False
         self._signals: list[int] = []
         self._told: set[int] = set()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Child] = []
 
     def start(self, command: Sequence[str], ranks: int) -> None:
         # The folder is of this user alone; ranks find each other by a file that is new each time.
         self._folder = tempfile.TemporaryDirectory(prefix="fastrot-ranks-")
         store = Path(self._folder.name) / secrets.token_hex(8)
         self._processes = []
-        launcher = os.getpid()
         for rank in range(ranks):
-            process = subprocess.Popen(
-                list(command),
-                env=_environment(rank_environment(rank, ranks, store)),
-                # A Ctrl-C of the terminal would come twice, once from here.
-                start_new_session=True,
-                preexec_fn=lambda: _end_with_parent(launcher),
+            self._processes.append(
+                start_child(
+                    command,
+                    environment=rank_environment(rank, ranks, store),
+                    # They save and stop. By a signal that nobody else sends: the second one of a
+                    # kind ends a rank without saving.
+                    death_signal=signal.SIGHUP,
+                )
             )
-            self._processes.append(process)
         for number in self._signals:  # those that came meanwhile; some ranks may have had them
-            for process in self._processes:
-                if process.poll() is None and process.pid not in self._told:
-                    process.send_signal(number)
+            signal_children(
+                [each for each in self._processes if each.pid not in self._told], number
+            )
 
     def wait(self) -> tuple[int, str]:
         """Exit code of the whole, and which rank it is from."""
@@ -149,34 +163,12 @@ class _Ranks:
         """Hand a signal on; what it means is for the ranks to say."""
         self.stopping = True
         self._signals.append(number)
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(number)
-                self._told.add(process.pid)
+        self._told |= {each.pid for each in self._processes}
+        signal_children(self._processes, number)
 
     def kill(self) -> None:
         """End what is left, also what is stopped, with the processes that it started."""
-        for process in self._processes:
-            if process.poll() is None:
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-                process.wait()
-
-
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, **more}
-
-
-def _end_with_parent(launcher: int) -> None:
-    """Were the launcher killed, the ranks would train on with nobody to tell; they stop.
-
-    By a signal that nobody else sends: the second one of a kind ends a rank without saving.
-    """
-    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGHUP)
-    if os.getppid() != launcher:  # it died before
-        os._exit(PreemptedError.exit_code)
+        end_children(self._processes)
 
 
 def _name(number: int) -> str:

@@ -151,7 +151,7 @@ class Peers:
             with lost_peers_named(self._rank, self._size):
                 yield
         except PeerLostError as error:
-            if self._store is None or getattr(error, "explained", False):
+            if self._store is None or error.explained:
                 raise
             explained = self._explain(error)
             self.tell(explained)
@@ -162,16 +162,16 @@ class Peers:
             self.tell(error)
             raise
 
-    def _explain(self, error: PeerLostError) -> FastrotError:
+    def _explain(self, error: PeerLostError) -> PeerLostError:
         end = time.monotonic() + _WORD_SECONDS
         while (found := self.culprit()) is None and time.monotonic() < end:
             time.sleep(0.05)
         if found is None:
             found = PeerLostError(f"{error}; all ranks of this machine still run")
-        found.explained = True  # type: ignore[attr-defined]
+        found.explained = True
         return found
 
-    def culprit(self) -> FastrotError | None:
+    def culprit(self) -> PeerLostError | None:
         """The failure of another rank, if there is one.
 
         Those that gave a reason of their own come first: what others saw follows from it.

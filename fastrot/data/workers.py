@@ -8,7 +8,6 @@ Importing this module imports no torch.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrot.children import end_with_parent
 from fastrot.errors import FastrotError, OutOfMemoryError, StorageError
 from fastrot.storage import allow_open_files
 
@@ -50,7 +50,6 @@ _POLL_SECONDS = 0.1  # until a wait notices that its results are no longer wante
 _FILES_OF_A_WORKER = 4  # two ends of a pipe, and what tells of its end; both while it starts
 _FILES_TO_SPARE = 16
 _KILL_SECONDS = 5.0  # a killed process that still hangs in a dead file system is left behind
-_SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
 
 # The most that a socket is sure to take while nobody reads. Something longer is sent only to a
 # worker that has nothing at work and so reads: one that writes a result while we write a request
@@ -295,10 +294,7 @@ def _serve(
     # signal means, and a worker ends when it is told to, or when its parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    if _LINUX:
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            return
+    end_with_parent(parent)
     for connection in inherited:
         connection.close()
     if start is not None:
