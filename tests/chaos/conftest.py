@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from fastrot.checkpoint import newest_checkpoint
 from fastrot.data.sample import write_digits
+from tests.chaos.calls import CALLS, changes
 from tests.chaos.photos import Photos
-from tests.chaos.program import Ended, Server, pairs
+from tests.chaos.program import Ended, Server, need_strace, pairs
 
 
 class TinyRun:
@@ -108,3 +109,19 @@ def photos(
 ) -> Photos:
     """64 photos, as a folder and as a .beton."""
     return Photos(test_data("imagenette-128"), tmp_path_factory.mktemp("photos"), server)
+
+
+@pytest.fixture(scope="session")
+def points(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
+    """Calls that change the disk, of a resume from step 2 to 4, from the lock to the last status.
+
+    Each is a name, and its number among those of this name.
+    """
+    need_strace()
+    out = tiny.copy(tmp_path_factory.mktemp("points") / "run")
+    done = tiny.server.run(*tiny.resume(out), strace=["-e", f"trace={','.join(CALLS)}"])
+    assert done.code == 0, done.text
+    tiny.assert_same_end(out)
+    found = changes(done.trace)
+    assert len(found) > 80 and len(set(found)) == len(found), done.trace
+    return found

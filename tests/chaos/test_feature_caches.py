@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fastrot.feature_cache import FeatureCache
+from tests.chaos.calls import CALLS, changes
 from tests.chaos.conftest import TinyRun
 from tests.chaos.photos import Photos
 from tests.chaos.program import need_strace
-from tests.chaos.test_killed_saves import CALLS, changes
 from tests.conftest import FaultLog
 
 

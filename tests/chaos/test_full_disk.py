@@ -10,8 +10,7 @@ import pytest
 
 from tests.chaos.conftest import TinyRun, leftovers, pairs
 from tests.chaos.mounted import mounted
-from tests.chaos.program import Ended, need_strace
-from tests.chaos.test_killed_saves import CALLS, changes
+from tests.chaos.program import Ended
 from tests.conftest import FaultLog
 
 MANY = pairs("train.max_steps=100")
@@ -138,15 +137,6 @@ def test_a_log_that_may_not_grow_stops_nothing(
 # --- any call may fail ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def points(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
-    need_strace()
-    out = tiny.copy(tmp_path_factory.mktemp("points") / "run")
-    done = tiny.server.run(*tiny.resume(out), strace=["-e", f"trace={','.join(CALLS)}"])
-    assert done.code == 0, done.text
-    return [point for point in changes(done.trace) if point[0] != "flock"]
-
-
 def fail_at(
     call: str, count: int, error: str, tiny: TinyRun, out: Path, fault_log: FaultLog
 ) -> None:
@@ -171,10 +161,16 @@ def fail_at(
             tiny.finish(out)
 
 
+@pytest.fixture(scope="module")
+def failing(points: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Calls that a disk may let fail: a lock is none."""
+    return [point for point in points if point[0] != "flock"]
+
+
 def test_some_calls_fail(
-    points: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
+    failing: list[tuple[str, int]], tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
-    for i, (call, count) in enumerate(points[3 :: len(points) // 3]):
+    for i, (call, count) in enumerate(failing[3 :: len(failing) // 3]):
         fail_at(call, count, ("ENOSPC", "EIO", "ESTALE")[i % 3], tiny, tmp_path / str(i), fault_log)
 
 
@@ -185,13 +181,13 @@ OFFSETS = {"ENOSPC": 0, "EIO": 1, "ESTALE": 2}  # together every call: each take
 @pytest.mark.parametrize("error", OFFSETS)
 def test_every_call_fails(
     error: str,
-    points: list[tuple[str, int]],
+    failing: list[tuple[str, int]],
     tiny: TinyRun,
     tmp_path: Path,
     fault_log: FaultLog,
 ) -> None:
     failed = []
-    for i, (call, count) in enumerate(points[OFFSETS[error] :: 3]):
+    for i, (call, count) in enumerate(failing[OFFSETS[error] :: 3]):
         try:
             fail_at(call, count, error, tiny, tmp_path / str(i), fault_log)
         except AssertionError as problem:

@@ -9,43 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import TinyRun
-from tests.chaos.program import need_strace
 from tests.conftest import FaultLog
 
-CALLS = (
-    *("mkdir", "openat", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "rename"),
-    *("renameat", "renameat2", "unlink", "unlinkat", "rmdir", "link", "symlink", "flock"),
-)
 RENAMED = re.compile(r'rename\("[^"]*", "[^"]*/step-(\d+)"\) += 0')
-
-
-def changes(trace: str) -> list[tuple[str, int]]:
-    """Calls of a trace that change the disk: name, and its number among those of this name."""
-    counts = dict.fromkeys(CALLS, 0)
-    points = []
-    for line in trace.splitlines():
-        match = re.match(r"[\d.]+ (\w+)\((.*)", line)
-        if match is None or match[1] not in counts:
-            continue
-        call, rest = match[1], match[2]
-        counts[call] += 1
-        reads = call == "openat" and not re.search(r"O_WRONLY|O_RDWR|O_CREAT", rest)
-        if not (reads or rest.startswith(("1,", "2,"))):  # to the terminal
-            points.append((call, counts[call]))
-    return points
-
-
-@pytest.fixture(scope="module")
-def points(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
-    """Of a resume from step 2 to step 4, from its first call to its last."""
-    need_strace()
-    out = tiny.copy(tmp_path_factory.mktemp("points") / "run")
-    done = tiny.server.run(*tiny.resume(out), strace=["-e", f"trace={','.join(CALLS)}"])
-    assert done.code == 0, done.text
-    tiny.assert_same_end(out)
-    found = changes(done.trace)
-    assert len(found) > 80 and len(set(found)) == len(found), done.trace
-    return found
 
 
 def kill_at(call: str, count: int, tiny: TinyRun, out: Path, fault_log: FaultLog) -> int:

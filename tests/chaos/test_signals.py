@@ -17,8 +17,7 @@ import pytest
 
 from fastrot.checkpoint import newest_checkpoint
 from tests.chaos.conftest import TinyRun, pairs
-from tests.chaos.program import ROOT, Ended, Server, need_strace, poll
-from tests.chaos.test_killed_saves import CALLS, changes
+from tests.chaos.program import ROOT, Ended, Server, poll
 from tests.conftest import FaultLog
 
 ENDLESS = pairs("train.max_steps=100000000", "train.epochs=1000000")
@@ -55,16 +54,6 @@ def signal_at(
         assert_stopped(ended, out, tiny)
         assert trial.orphans == 0
     return ended.code
-
-
-@pytest.fixture(scope="module")
-def points(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
-    """Calls that change the disk, from the lock to the last status."""
-    need_strace()
-    out = tiny.copy(tmp_path_factory.mktemp("points") / "run")
-    done = tiny.server.run(*tiny.resume(out), strace=["-e", f"trace={','.join(CALLS)}"])
-    assert done.code == 0, done.text
-    return changes(done.trace)
 
 
 def test_a_signal_during_some_calls(
