@@ -163,6 +163,8 @@ def joined(
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     peers = Peers(world.rank, world.size, PrefixStore(f"start-{start}", _store(world)))
     peers.call_the_roll(JOIN_SECONDS)
+    patience = timedelta(seconds=max(deadline, JOIN_SECONDS))
+    peers.store.set_timeout(patience)  # NCCL's ranks meet in it once more, at their first word
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with peers.watching(), peers.explained():
         dist.init_process_group(
@@ -170,7 +172,7 @@ def joined(
             store=PrefixStore("group", peers.store),
             rank=world.rank,
             world_size=world.size,
-            timeout=timedelta(seconds=max(deadline, JOIN_SECONDS)),
+            timeout=patience,
         )
         try:
             yield peers

@@ -217,7 +217,6 @@ class Loop:
             if self._validate is not None and self._validation_due(done):
                 # Saved first: a validation takes long, and is made up for after a resume.
                 self._save(done)
-                self._log(done)
                 self._measure(done)
                 self._interval = _Interval()
             elif decision.save or self._save_due(done):

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from fastrot.errors import FastrotError, PeerLostError
@@ -118,7 +117,6 @@ class Peers:
     def _read(self, key: str) -> dict[str, Any] | None:
         if not self.store.check([key]):
             return None
-        self.store.set_timeout(timedelta(seconds=_WORD_SECONDS))
         word: dict[str, Any] = json.loads(self.store.get(key))
         return word
 
