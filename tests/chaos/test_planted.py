@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from tests.chaos.conftest import SMALL, TinyRun, pairs
+from tests.chaos.listeners import listening
 from tests.chaos.program import Ended, poll
 from tests.chaos.test_bit_rot import newest_folder, rewrite_commit
 from tests.conftest import FaultLog
@@ -265,24 +266,6 @@ def test_archives(name: str, tiny: TinyRun, tmp_path: Path, fault_log: FaultLog)
 # --- listeners ------------------------------------------------------------------------------
 
 
-def listening(pid: int) -> list[str]:
-    """Lines of /proc/net/tcp and tcp6 about listening sockets of a process."""
-    own = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            own.add(os.readlink(descriptor))
-        except OSError:
-            continue
-    found = []
-    for table in ("tcp", "tcp6"):
-        path = Path(f"/proc/{pid}/net/{table}")
-        for line in path.read_text().splitlines()[1:] if path.exists() else ():
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
-                found.append(line)
-    return found
-
-
 def test_a_run_of_one_process_listens_nowhere(
     tiny: TinyRun, tmp_path: Path, fault_log: FaultLog
 ) -> None:
@@ -291,11 +274,11 @@ def test_a_run_of_one_process_listens_nowhere(
                     "data.workers=1")  # fmt: skip
     with fault_log(28) as trial:
         program = tiny.server.start(*tiny.train(out, "--loader", "reference", *endless))
-        seen: list[str] = []
+        seen: set[str] = set()
 
         def looked() -> bool:
             for pid in program.family():
-                seen.extend(listening(pid))
+                seen.update(listening(pid))
             return (out / "samples.jsonl").exists() and (out / "samples.jsonl").stat().st_size > 0
 
         poll(lambda: looked() or not program.runs, "it trains")
@@ -304,11 +287,11 @@ def test_a_run_of_one_process_listens_nowhere(
         program.signal(15)
         ended = program.end()
         trial.seconds, trial.orphans = ended.seconds, len(ended.orphans)
-        assert seen == [] and ended.code == 75 and trial.orphans == 0, ended.text
+        assert not seen and ended.code == 75 and trial.orphans == 0, ended.text
 
 
 def test_a_listener_is_found() -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)):
-        assert len(listening(os.getpid())) == 1
+        assert listening(os.getpid()) == {"127.0.0.1"}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.chaos.listeners import listening
 from tests.chaos.program import poll
 
 STEPS = 30
@@ -194,28 +195,3 @@ def test_nothing_listens_beyond_this_machine(train: Callable[..., Any], fault_lo
             rank.signal(signal.SIGTERM)
         run.end(75, 75)
         assert {address for addresses in found for address in addresses} == {"127.0.0.1"}
-
-
-def listening(pid: int) -> set[str]:
-    """Addresses on which a process listens."""
-    inodes = set()
-    for entry in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{entry}")
-        except OSError:
-            continue
-        if target.startswith("socket:["):
-            inodes.add(target[len("socket:[") : -1])
-    found = set()
-    for table in ("tcp", "tcp6"):
-        with open(f"/proc/net/{table}") as lines:
-            next(lines)
-            for line in lines:
-                fields = line.split()
-                if fields[3] == "0A" and fields[9] in inodes:
-                    host = fields[1].partition(":")[0]
-                    packed = bytes.fromhex(host)
-                    words = [packed[at : at + 4][::-1] for at in range(0, len(packed), 4)]
-                    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-                    found.add(socket.inet_ntop(family, b"".join(words)))
-    return found
