@@ -125,8 +125,10 @@ def _trainer(job: CellJob, parts: Pretraining, world: World, device: torch.devic
     clock = StepClock(parts.step, loader, world, stop, warm_up=job.warm_up_steps,
                       repeats=job.repeats, seconds=job.seconds)  # fmt: skip
     losses = _Losses(job.warm_up_steps)
-    plan = replace(parts.plan(), validation_steps=None, sample_log="none", checkpoint_seconds=1e9)
-    loop = Loop(plan, cast(TrainStep, clock), cast(Loader, loader), world=world, run=None,
+    timetable = replace(
+        parts.timetable(), validation_steps=None, sample_log="none", checkpoint_seconds=1e9
+    )
+    loop = Loop(timetable, cast(TrainStep, clock), cast(Loader, loader), world=world, run=None,
                 report=losses, snapshot=parts.snapshot, validate=None)  # fmt: skip
     try:
         loop.run(stop)

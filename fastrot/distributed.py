@@ -63,6 +63,10 @@ class World:
         """Maximum over the ranks, in place."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on one of the ranks, which all call this."""
+        return bool(self.max(torch.tensor(float(mine))))
+
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """The values of every rank, of shape (size, *values.shape); all must have that shape."""
         if self.size == 1:

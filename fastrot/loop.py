@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,7 @@ from fastrot.runlog import JsonLines, RunFolder, read_json_lines
 from fastrot.sample_log import SampleLog
 from fastrot.signals import StopRequest
 from fastrot.step import TrainStep
+from fastrot.timetable import Timetable
 
 _MEETING_STEPS = {"cpu": 1, "cuda": 10}  # on a GPU the host would have to wait each time
 _SAVE_ATTEMPTS = 3
@@ -43,37 +45,6 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """One line."""
         ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """When things happen; every duration is in steps, converted once.
-
-    Attributes:
-        total_steps: the run ends when this many optimizer steps are done.
-        steps_per_epoch: steps an epoch.
-        accumulation: batches a step.
-        views_per_image: views a source image.
-        rate: learning rate of a step.
-        validation_steps: steps between two validations; None: never.
-        checkpoint_steps: steps between two checkpoints; None: by time only.
-        checkpoint_seconds: time between two checkpoints.
-        log_seconds: time between two readings of the device.
-        keep_checkpoints: number of checkpoints to keep.
-        sample_log: ``digest``, ``ids`` or ``none``.
-    """
-
-    total_steps: int
-    steps_per_epoch: int
-    accumulation: int
-    views_per_image: int
-    rate: Callable[[int], float]
-    validation_steps: int | None
-    checkpoint_steps: int | None
-    checkpoint_seconds: float
-    log_seconds: float
-    keep_checkpoints: int
-    sample_log: str
 
 
 @dataclass(frozen=True)
@@ -101,17 +72,18 @@ class _Interval:
 
 
 class Loop:
-    """Run steps from ``start_step`` to ``plan.total_steps``.
+    """Run steps from ``start_step`` to ``timetable.total_steps``.
 
     Args:
-        plan: when things happen.
+        timetable: when things happen.
         step: trains on the batches of one step.
         loader: training batches of this rank.
         world: the ranks.
         run: the run folder; only the main rank writes to it.
         report: progress.
         snapshot: what to put into a checkpoint.
-        validate: measure the model; returns numbers for the log.
+        validate: measure the model; returns numbers for the log. It calls what it is given
+            before each batch, as often on all ranks.
         notices: what else ranks tell each other; None: nothing.
         alive: called whenever the run got on.
 
@@ -123,7 +95,7 @@ class Loop:
 
     def __init__(
         self,
-        plan: Plan,
+        timetable: Timetable,
         step: TrainStep,
         loader: Loader,
         *,
@@ -131,11 +103,11 @@ class Loop:
         run: RunFolder | None,
         report: Reporter,
         snapshot: Callable[[], Snapshot],
-        validate: Callable[[], Mapping[str, float]] | None,
+        validate: Callable[[Callable[[], None]], Mapping[str, float]] | None,
         notices: Notices | None = None,
         alive: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self._plan = plan
+        self._timetable = timetable
         self._step = step
         self._loader = loader
         self._world = world
@@ -147,7 +119,8 @@ class Loop:
         self._alive = alive
         self._metrics = JsonLines(run.metrics, warn=report.message) if run else None
         lines = JsonLines(run.samples, warn=report.message) if run else None
-        self._samples = SampleLog(lines, world, plan.sample_log)
+        self._samples = SampleLog(lines, world, timetable.sample_log)
+        self._meeting_steps = _MEETING_STEPS[step.device.type]
         self._first_step = 0
         self._failed_saves = 0
         self._saved_at = time.monotonic()
@@ -155,7 +128,7 @@ class Loop:
         self._interval = _Interval()
 
     def run(self, stop: StopRequest, start_step: int = 0, *, resumed: bool = False) -> None:
-        """Train until the plan ends or a stop is asked for."""
+        """Train until the timetable ends or a stop is asked for."""
         self._first_step = start_step
         if self._metrics is not None:
             self._metrics.cut_back(start_step)
@@ -167,35 +140,35 @@ class Loop:
                 self._save(start_step)
             stop.training = True
             if resumed:
-                self._make_up_validation(start_step)
+                self._make_up_validation(start_step, stop)
             self._train(start_step, stop)
         finally:
             if self._metrics is not None:
                 self._metrics.close()
             self._samples.close()
 
-    def _make_up_validation(self, step: int) -> None:
+    def _make_up_validation(self, step: int, stop: StopRequest) -> None:
         """Validate where a stop came between a step and its validation."""
-        if self._validate is None or step == 0 or not self._validation_due(step):
+        if self._validate is None or step == 0 or not self._timetable.validation_due(step):
             return
-        done = torch.zeros(1)
+        done = False
         if self._run is not None:
             records = read_json_lines(self._run.metrics)
-            done += any(r.get("kind") == "validation" and r["step"] == step for r in records)
-        if not bool(self._world.max(done)):  # the main rank alone keeps the log
-            self._measure(step)
+            done = any(r.get("kind") == "validation" and r["step"] == step for r in records)
+        if not self._world.any(done):  # the main rank alone keeps the log
+            self._measure(step, stop)
 
     def _train(self, start_step: int, stop: StopRequest) -> None:
-        plan = self._plan
+        timetable = self._timetable
         batches: Iterator[Batch] | None = None
         self._interval = _Interval()
-        for step in range(start_step, plan.total_steps):
-            epoch, index = divmod(step, plan.steps_per_epoch)
+        for step in range(start_step, timetable.total_steps):
+            epoch, index = divmod(step, timetable.steps_per_epoch)
             if batches is None or index == 0:
                 self._loader.set_epoch(epoch, index)
                 batches = iter(self._loader)
             drawn = self._draw(batches)
-            set_learning_rate(self._step.optimizer, plan.rate(step))
+            set_learning_rate(self._step.optimizer, timetable.rate(step))
             self._step(drawn, epoch)
             done = step + 1
             self._alive(done)
@@ -207,45 +180,52 @@ class Loop:
                 self._log(done)
             if decision.stop:
                 self._save(done, final=True)
-                raise self._agreed(
-                    PreemptedError(
-                        f"stopped by {stop.signal_name or 'a signal to another rank'} after step "
-                        f"{done} of {plan.total_steps}; the checkpoint is written; add --resume "
-                        "to the same command to go on"
-                    )
-                )
-            if self._validate is not None and self._validation_due(done):
+                raise self._stopped(stop, "", done)
+            if self._validate is not None and self._timetable.validation_due(done):
                 # Saved first: a validation takes long, and is made up for after a resume.
                 self._save(done)
-                self._measure(done)
+                self._measure(done, stop)
                 self._interval = _Interval()
-            elif decision.save or self._save_due(done):
+            elif decision.save or self._timetable.save_due(done):
                 self._save(done)
-        self._log(plan.total_steps)
-        self._save(plan.total_steps, final=True)
+        self._log(timetable.total_steps)
+        self._save(timetable.total_steps, final=True)
 
     def _draw(self, batches: Iterator[Batch]) -> list[Batch]:
         started = time.monotonic()
-        drawn = [next(batches) for _ in range(self._plan.accumulation)]
+        drawn = [next(batches) for _ in range(self._timetable.accumulation)]
         self._interval.waited += time.monotonic() - started
         self._interval.images += sum(len(batch.index) for batch in drawn)
         return drawn
 
-    def _measure(self, done: int) -> None:
+    def _measure(self, done: int, stop: StopRequest) -> None:
+        """Validate; a stop does not wait for the end, for the step is saved."""
         assert self._validate is not None
-        self._record(done, {"kind": "validation", **self._validate()})
+        batches = count()
+
+        def between() -> None:
+            self._alive(0)
+            if next(batches) % self._meeting_steps == 0 and self._world.any(bool(stop)):
+                raise self._stopped(stop, "in the validation ", done)
+
+        try:
+            numbers = self._validate(between)
+        except PreemptedError:
+            self._save(done, final=True)  # where it failed before the validation
+            raise
+        self._record(done, {"kind": "validation", **numbers})
         pending = self._notices is not None and self._notices.pending()
-        if bool(self._world.max(torch.tensor(float(pending)))) and self._notices is not None:
+        if self._world.any(pending) and self._notices is not None:
             self._notices.publish()
 
     def _ranks_meet(self, done: int) -> bool:
         """Whether ranks decide together after this step: a pure function of the step."""
         return (
             self._world.size == 1
-            or done % _MEETING_STEPS[self._step.device.type] == 0
-            or done == self._plan.total_steps
-            or self._save_due(done)
-            or (self._validate is not None and self._validation_due(done))
+            or done % self._meeting_steps == 0
+            or done == self._timetable.total_steps
+            or self._timetable.save_due(done)
+            or (self._validate is not None and self._timetable.validation_due(done))
         )
 
     def _decide(self, stop: StopRequest, done: int) -> Decision:
@@ -254,22 +234,14 @@ class Loop:
         decision = decide(
             self._world,
             stop=bool(stop),
-            log=now - self._interval.started >= self._plan.log_seconds,
-            save=now - self._saved_at >= self._plan.checkpoint_seconds,
+            log=now - self._interval.started >= self._timetable.log_seconds,
+            save=now - self._saved_at >= self._timetable.checkpoint_seconds,
             publish=self._notices is not None and self._notices.pending(),
         )
         self._samples.write()
         if decision.publish and self._notices is not None:
             self._notices.publish()
         return decision
-
-    def _validation_due(self, done: int) -> bool:
-        every = self._plan.validation_steps
-        return every is not None and (done % every == 0 or done == self._plan.total_steps)
-
-    def _save_due(self, done: int) -> bool:
-        every = self._plan.checkpoint_steps
-        return every is not None and done % every == 0
 
     def _log(self, done: int) -> None:
         """Read the device (the one place where the host waits for it) and report.
@@ -292,10 +264,10 @@ class Loop:
                 "kind": "train",
                 "loss": totals.loss,
                 "accuracy": totals.accuracy,
-                "learning_rate": self._plan.rate(done - 1),
+                "learning_rate": self._timetable.rate(done - 1),
                 "gradient_norm": totals.gradient_norm,
                 "images_per_second": images,
-                "views_per_second": images * self._plan.views_per_image,
+                "views_per_second": images * self._timetable.views_per_image,
                 "data_wait": sum(waits) / len(waits) / seconds,
                 # The rank that waits longest is the one that all others wait for.
                 **(
@@ -310,7 +282,7 @@ class Loop:
         )
 
     def _record(self, done: int, metrics: Mapping[str, Any]) -> None:
-        record = {"step": done, "epoch": done / self._plan.steps_per_epoch, **metrics}
+        record = {"step": done, "epoch": done / self._timetable.steps_per_epoch, **metrics}
         if self._metrics is not None:
             self._metrics.append({**record, "time": time.time()})
         numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
@@ -320,13 +292,22 @@ class Loop:
             self._report.update(step=done, metrics=numbers)
 
     def _raise_non_finite(self, step: int) -> None:
-        epoch, index = divmod(step, self._plan.steps_per_epoch)
+        epoch, index = divmod(step, self._timetable.steps_per_epoch)
         raise self._agreed(
             NonFiniteError(
                 f"loss or gradient became NaN or infinite in step {step} (epoch {epoch}, step "
                 f"{index} of it); that update and all later ones were discarded, the checkpoint "
                 f"of step {self._saved_step} is intact; lower optim.learning_rate or lengthen "
                 "optim.warmup_epochs, then start again"
+            )
+        )
+
+    def _stopped(self, stop: StopRequest, where: str, done: int) -> FastrotError:
+        return self._agreed(
+            PreemptedError(
+                f"stopped by {stop.signal_name or 'a signal to another rank'} {where}after step "
+                f"{done} of {self._timetable.total_steps}; the checkpoint is written; add --resume "
+                "to the same command to go on"
             )
         )
 
@@ -342,7 +323,7 @@ class Loop:
             self._log(done)  # never commit a state whose finite flag was not read
         self._samples.flush_to_disk()
         error = self._write(done) if self._run is not None else None
-        failed = bool(self._world.max(torch.tensor(float(error is not None))))
+        failed = self._world.any(error is not None)
         self._alive(0)
         self._saved_at = time.monotonic()
         self._interval = _Interval()
@@ -373,10 +354,12 @@ class Loop:
             )
         except StorageError as error:
             return error
-        keep = self._plan.keep_checkpoints
+        keep = self._timetable.keep_checkpoints
         prune_checkpoints(self._run.checkpoints, keep, run_id=self._run.run_id, last=done)
         try:
-            self._run.write_status("running", step=done, epoch=done / self._plan.steps_per_epoch)
+            self._run.write_status(
+                "running", step=done, epoch=done / self._timetable.steps_per_epoch
+            )
         except StorageError as error:  # the checkpoint itself is there
             self._report.message(f"warning: {error}; training goes on")
         return None

@@ -27,7 +27,7 @@ from fastrot.data.subset import spread
 from fastrot.distributed import World
 from fastrot.errors import MismatchError
 from fastrot.ladder import Rung, arrange
-from fastrot.loop import Plan, Snapshot
+from fastrot.loop import Snapshot
 from fastrot.model import build_model
 from fastrot.optim import (
     build_optimizer,
@@ -48,6 +48,7 @@ from fastrot.resolve import (
 )
 from fastrot.rotation import RotationTask
 from fastrot.step import TrainStep
+from fastrot.timetable import Timetable
 from fastrot.validate import validate
 
 EMBEDDED = "embedded:digits"
@@ -129,7 +130,6 @@ class Pretraining:
         device: of this rank.
         stack: closes the loaders.
         say: one line to the user.
-        alive: called whenever a long measurement got on.
     """
 
     def __init__(
@@ -142,11 +142,10 @@ class Pretraining:
         device: torch.device,
         stack: ExitStack,
         say: Say,
-        alive: Callable[[], None] = lambda: None,
     ) -> None:
         config = data.config
         self.data, self.config, self.world, self.device = data, config, world, device
-        self._stack, self._say, self._alive = stack, say, alive
+        self._stack, self._say = stack, say
         self.bad_samples = BadSamples(out / "bad_samples.jsonl", config.data.max_bad, world, say)
         dtype = autocast_dtype(config.train.precision)
         self.model = build_model(config.model, seed=config.train.seed).to(device)
@@ -241,13 +240,13 @@ class Pretraining:
         bank_order = SampleOrder(len(bank), batch, mode="sequential", drop_last=False)
         return loader, self._loader("reference", bank, bank_order, part="knn")
 
-    def plan(self) -> Plan:
+    def timetable(self) -> Timetable:
         """When things happen, in steps."""
         train, per_epoch = self.config.train, self.data.order.steps_per_epoch
         schedule_steps = max(1, round(train.epochs * per_epoch))
         total = min(schedule_steps, train.max_steps or schedule_steps)
         optim = self.config.optim
-        return Plan(
+        return Timetable(
             total_steps=total,
             steps_per_epoch=per_epoch,
             accumulation=self.data.batch.accumulation,
@@ -261,8 +260,8 @@ class Pretraining:
             sample_log=train.sample_log,
         )
 
-    def validate(self) -> Mapping[str, Any]:
-        """Measure the model on the held-out samples."""
+    def validate(self, between: Callable[[], None]) -> Mapping[str, Any]:
+        """Measure the model on the held-out samples; ``between`` is called before each batch."""
         assert self._val_loader is not None
         for buffer in self.model.buffers():  # those that a checkpoint has, also where ranks differ
             self.world.copy_from_main(buffer)
@@ -273,7 +272,7 @@ class Pretraining:
             self._bank,
             device=self.device,
             world=self.world,
-            alive=self._alive,
+            between=between,
         )
         return {**result.metrics(), "confusion": result.confusion.tolist()}
 

@@ -203,28 +203,27 @@ def _run(
         device=device,
         stack=stack,
         say=screen.message,
-        alive=peers.alive,
     )
     if checkpoint is not None:
         parts.restore(checkpoint)
-    plan = parts.plan()
-    if start_step >= plan.total_steps:
+    timetable = parts.timetable()
+    if start_step >= timetable.total_steps:
         screen.message(
-            f"the run is complete: {start_step} of {plan.total_steps} steps are done; to go on, "
-            "set more of train.epochs or train.max_steps"
+            f"the run is complete: {start_step} of {timetable.total_steps} steps are done; to go "
+            "on, set more of train.epochs or train.max_steps"
         )
     if run is not None:
         run.write_config(data.config.to_yaml())
-        run.write_status("running", step=start_step, epoch=start_step / plan.steps_per_epoch)
+        run.write_status("running", step=start_step, epoch=start_step / timetable.steps_per_epoch)
         screen.begin(
             run=run,
             config=data.config,
-            total_steps=plan.total_steps,
-            steps_per_epoch=plan.steps_per_epoch,
+            total_steps=timetable.total_steps,
+            steps_per_epoch=timetable.steps_per_epoch,
             step=start_step,
         )
     loop = Loop(
-        plan,
+        timetable,
         parts.step,
         parts.loader,
         world=world,
@@ -238,7 +237,7 @@ def _run(
     deadline = config.train.deadline_seconds
     peers.expect_steps(deadline, begun=lambda: shorten_waits(world, deadline))
     loop.run(stop, start_step, resumed=checkpoint is not None)
-    return TrainResult(out, max(start_step, plan.total_steps), _last_validation(out))
+    return TrainResult(out, max(start_step, timetable.total_steps), _last_validation(out))
 
 
 def _check_agreed(world: World, start_step: int) -> None:

@@ -55,7 +55,7 @@ def validate(
     *,
     device: torch.device,
     world: World,
-    alive: Callable[[], None] = lambda: None,
+    between: Callable[[], None] = lambda: None,
 ) -> Validation:
     """Measure ``model`` in eval mode; its training state is the same afterwards.
 
@@ -66,7 +66,8 @@ def validate(
         bank: labelled training samples for the kNN, the same on every rank; None: no kNN.
         device: of the model.
         world: the ranks to sum over.
-        alive: called after each batch.
+        between: called before each batch, as often on all ranks; what it raises ends the
+            validation.
     """
     was_training = model.training
     model.eval()
@@ -74,10 +75,10 @@ def validate(
         counts = torch.zeros(TURNS * TURNS, dtype=torch.int64, device=device)
         loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
         votes = torch.zeros(2, dtype=torch.int64, device=device)
-        neighbours = None if bank is None else _Neighbours(model, task, bank, alive)
+        neighbours = None if bank is None else _Neighbours(model, task, bank, between)
         loader.set_epoch(0)
         for batch in loader:
-            alive()
+            between()
             if not len(batch.images):
                 continue
             prediction = task.predict(model, task.inputs(batch, 0, views="all"))
@@ -107,12 +108,12 @@ class _Neighbours:
     """
 
     def __init__(
-        self, model: RotationModel, task: RotationTask, bank: Loader, alive: Callable[[], None]
+        self, model: RotationModel, task: RotationTask, bank: Loader, between: Callable[[], None]
     ) -> None:
         features, labels = [], []
         bank.set_epoch(0)
         for batch in bank:
-            alive()
+            between()
             features.append(F.normalize(task.embed(model, batch), dim=1))
             labels.append(batch.labels)
         self._features_MD = torch.cat(features)

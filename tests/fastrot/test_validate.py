@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
@@ -82,6 +83,27 @@ def test_accuracy_confusion_and_knn_are_those_computed_otherwise() -> None:
         weights=lambda distance: np.exp((1 - distance**2 / 2) / TEMPERATURE),
     ).fit(unit[0], bank.labels)
     assert result.knn_accuracy == np.mean(theirs.predict(unit[1]) == held_out.labels.numpy())
+
+
+def test_what_is_raised_between_batches_ends_it_and_leaves_the_model_in_training() -> None:
+    images, labels = digits()
+    bank, held_out = Batches(images[:40], labels[:40], 8), Batches(images[40:64], labels[40:64], 8)
+    model = build_model(CONFIG.model, seed=0)
+    task = RotationTask(CONFIG, CPU, None)
+    calls: list[int] = []
+
+    def between() -> None:
+        calls.append(len(calls))
+        if len(calls) == 5 + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        validate(model, task, held_out, bank, device=CPU, world=World(), between=between)
+    assert model.training
+    calls.clear()
+    calls.extend([-1] * 10)
+    validate(model, task, held_out, bank, device=CPU, world=World(), between=between)
+    assert len(calls) == 10 + 5 + 3
 
 
 def test_without_labels_there_is_no_knn() -> None:

@@ -51,6 +51,14 @@ class Folder:
         samples = self.out / "samples.jsonl"
         return samples.read_bytes().count(b"\n") if samples.is_file() else 0
 
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        """What its log tells of validations, apart from the time of day."""
+        records = [json.loads(line) for line in (self.out / "metrics.jsonl").open()]
+        for record in records:
+            del record["time"]
+        return [record for record in records if record["kind"] == "validation"]
+
     def samples(self) -> list[list[int]]:
         """Sample ids of every step."""
         return [json.loads(line)["ids"] for line in (self.out / "samples.jsonl").open()]

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from fastrot.step import TrainStep
 
 RANK = "FASTROT_TEST_RANK"  # where it happens
 STEP = 3  # before which it happens
+BEGUN = "FASTROT_TEST_BEGUN"  # a file that appears when a long validation begins
 
 
 def _run(words: tuple[str, ...]) -> None:
@@ -121,6 +123,22 @@ def in_validation(*words: str) -> None:
         return validate(*arguments, **options)
 
     fastrot.pretraining.validate = fail  # type: ignore[assignment]
+    _run(words)
+
+
+def long_validation(*words: str) -> None:
+    """Every validation takes a minute; a file in the working folder says that it has begun."""
+    validate = fastrot.pretraining.validate
+
+    def slow(*arguments: Any, between: Callable[[], None], **options: Any) -> Any:
+        def slowly() -> None:
+            Path(os.environ[BEGUN]).touch()
+            time.sleep(0.25)
+            between()
+
+        return validate(*arguments, between=slowly, **options)
+
+    fastrot.pretraining.validate = slow  # type: ignore[assignment]
     _run(words)
 
 

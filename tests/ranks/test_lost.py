@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from tests.chaos.listeners import listening
 from tests.chaos.program import poll
+from tests.ranks.faulty import BEGUN
 
 STEPS = 30
 SETTINGS = (
@@ -139,6 +141,30 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(
         resumed = train("run", "--resume", settings=SETTINGS)
         resumed.end()
         assert_same_end(resumed, undisturbed)
+
+
+@pytest.mark.parametrize(("size", "rank"), [(1, 0), (2, 1)])
+def test_a_stop_does_not_wait_for_the_end_of_a_validation(
+    train: Callable[..., Any], fault_log: Any, tmp_path: Path, size: int, rank: int
+) -> None:
+    settings = (*SETTINGS, "data.val=embedded:digits", "train.val_epochs=0.5")  # fmt: skip
+    with fault_log(3) as trial:
+        begun = tmp_path / "begun"
+        run = train("run", size=size, settings=settings, environment={BEGUN: str(begun)},
+                    program="tests.ranks.faulty:long_validation")  # fmt: skip
+        poll(begun.exists, "a validation begins")
+        sent = run.ranks[rank].signal(signal.SIGTERM)
+        ended = run.end(*[75] * size, seconds=20)
+        trial.seconds = max(each.at for each in ended) - sent
+        step = run.status["step"]
+        assert 0 < step and f"in the validation after step {step}" in ended[0].text
+        assert run.validations == []
+        resumed = train("run", "--resume", size=size, settings=settings)
+        resumed.end()
+        whole = train("whole", size=size, settings=settings)
+        whole.end()
+        assert resumed.validations == whole.validations and len(whole.validations) > 1
+        assert_same_end(resumed, whole)
 
 
 @pytest.mark.parametrize("how", ["signal", "killed"])

@@ -1,0 +1,47 @@
+"""When a run logs, validates, saves and ends, in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """When things happen; every duration is in steps, converted once.
+
+    Attributes:
+        total_steps: the run ends when this many optimizer steps are done.
+        steps_per_epoch: steps an epoch.
+        accumulation: batches a step.
+        views_per_image: views a source image.
+        rate: learning rate of a step.
+        validation_steps: steps between two validations; None: never.
+        checkpoint_steps: steps between two checkpoints; None: by time only.
+        checkpoint_seconds: time between two checkpoints.
+        log_seconds: time between two readings of the device.
+        keep_checkpoints: number of checkpoints to keep.
+        sample_log: ``digest``, ``ids`` or ``none``.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    accumulation: int
+    views_per_image: int
+    rate: Callable[[int], float]
+    validation_steps: int | None
+    checkpoint_steps: int | None
+    checkpoint_seconds: float
+    log_seconds: float
+    keep_checkpoints: int
+    sample_log: str
+
+    def validation_due(self, done: int) -> bool:
+        """Whether to validate after this many steps."""
+        every = self.validation_steps
+        return every is not None and (done % every == 0 or done == self.total_steps)
+
+    def save_due(self, done: int) -> bool:
+        """Whether to save after this many steps, whatever the time."""
+        every = self.checkpoint_steps
+        return every is not None and done % every == 0
