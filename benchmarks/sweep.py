@@ -152,9 +152,14 @@ class _Sweep:
         return self._summary(dry=False)
 
     def _write_plan(self) -> None:
-        """``sweep.yaml``: the sweep and its cells, so that a report misses none."""
+        """``sweep.yaml``: the sweep, what the command gave, the cells: a report misses none."""
         cells = [{"key": key, "axes": dict(cell.axes)} for key, cell in self._plan.cells.items()]
-        tree = {**self._settings.model_dump(mode="json"), "cells": cells}
+        request = self._request
+        given = {
+            "data": None if request.data is None else str(request.data.absolute()),
+            "overrides": list(request.overrides),
+        }
+        tree = {**self._settings.model_dump(mode="json"), "given": given, "cells": cells}
         write_atomic(self._folder / "sweep.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
 
     def _tell(self, plan: SweepPlan, todo: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 The folder of a sweep::
 
-    sweep.yaml            what was asked for, resolved; key and axes of each of its cells
+    sweep.yaml            what was asked for, resolved; --data and --set; key and axes of each cell
     cells/<key>.json      one record a cell, done or failed
     cells/<key>.log       what its processes said
     cells/superseded/     records of other code, settings or machines; not read by reports

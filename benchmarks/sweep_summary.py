@@ -15,10 +15,11 @@ from fastrot.benchmarks.sweep_record import CellRecord
 
 
 def outcome(record: CellRecord) -> str:
-    """The rate of a cell, or why it has none."""
+    """The rates of a cell, or why it has none."""
     if record.measured is None:
         return f"failed: {record.reason}"
-    return f"{statistics.median(record.measured.images_per_s):,.1f} images/s"
+    images = statistics.median(record.measured.images_per_s)
+    return f"{images:,.1f} images/s, {images * record.measured.views:,.1f} views/s"
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ def test_what_other_settings_measured_waits_aside(tmp_path: Path) -> None:
     assert other.records == {} and len(read_cells(tmp_path / "out")) == 2  # untouched
     run_sweep(request(tmp_path, sweep, overrides=["train.seed=1"]))
     assert len(read_cells(tmp_path / "out")) == 2
+    plan = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
+    assert plan["given"] == {"data": None, "overrides": ["train.seed=1"]}
     assert len(list((tmp_path / "out" / "cells" / sweep_plan.SUPERSEDED).glob("*.json"))) == 2
     back = run_sweep(request(tmp_path, sweep))
     assert (back.measured, back.skipped) == (0, 1)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -59,6 +63,28 @@ def test_no_duration_is_taken_from_the_time_of_day(fault_log: FaultLog) -> None:
         found = {name: lines for name, lines in found.items() if "/benchmarks/" not in name}
         assert found == {}
     assert wall_clock_differences("x = time.time() - start") == [1]
+
+
+def test_other_load_marks_what_is_measured_meanwhile(tmp_path: Path, fault_log: FaultLog) -> None:
+    """A program of ours on every core; the report tells of it, in its table and its notes."""
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "{name: loaded, kind: loader, recipe: digits, grid: {data.workers: [0]}, repeats: 2, "
+        "seconds: 1, warm_up_steps: 2, set: {data.padding: 2}}"
+    )
+    command = [sys.executable, "-m", "fastrot"]
+    with fault_log(27) as trial, ExitStack() as stack:
+        for _ in range(os.cpu_count() or 1):
+            burner = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while 1: pass"]))
+            stack.callback(burner.kill)
+        subprocess.run([*command, "bench", "sweep", str(sweep), "--out", str(tmp_path / "out")],
+                       check=True, cwd=ROOT)  # fmt: skip
+        stack.close()
+        subprocess.run([*command, "report", str(tmp_path / "out")], check=True, cwd=ROOT)
+        (cell,) = json.loads((tmp_path / "out" / "report.json").read_text())["cells"]
+        trial.seconds, figures = cell["record"]["seconds"], cell["figures"]
+        assert figures["contaminated"] is True and figures["busy"] > 0.2
+        assert "1 cell contaminated" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, pytest.param(86_400.0, marks=pytest.mark.chaos)])
