@@ -15,7 +15,8 @@ from rich.table import Table
 from fastrot.benchmarks.harness import write_json
 from fastrot.plan.predict import Prediction
 
-_MARKS = {"measured": "", "interpolated": "i", "extrapolated": "x", "bound": "B"}
+_MARKS = {"measured": "", "interpolated": "~", "extrapolated": "?", "bound": "≥"}
+"""Before a step's time: how it is known."""
 _WIDTH = 79
 
 
@@ -77,7 +78,7 @@ class PlanReport:
                 f"{row.gpus:,}",
                 f"{row.global_batch:,}",
                 _short(row.total_steps),
-                f"{_milliseconds(row.step)}{_MARKS[row.how]}",
+                f"{_MARKS[row.how]}{_milliseconds(row.step)}",
                 _short(1e3 * row.exposed),
                 _short(row.views_per_s),
                 f"{100 * row.efficiency:.0f} %",

@@ -118,7 +118,7 @@ def test_a_roofline_says_that_it_is_a_bound() -> None:
     assert "NOT MEASURED" in report.assumptions[0] and report.rows[0].how == "bound"
     # 10,200 views/s: the level that ``benchmarks/roofline.py`` names in its example.
     assert report.rows[0].views_per_s == pytest.approx(10_200, rel=0.01)
-    assert "B: bound" in shown(report)
+    assert "≥: bound" in shown(report) and "≥25" in shown(report)
     twice = plan(RECIPE, gpus=[1], roofline="1580:8.6", per_gpu=64)
     assert twice.rows[0].step == pytest.approx(report.rows[0].step / 2, rel=1e-6)
     with pytest.raises(UsageError, match=r"--roofline 790:4\.3"):
