@@ -48,13 +48,17 @@ def test_of_two_that_start_together_one_wins(
 
 
 def test_two_trainings(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
+    """The second one comes while the first one is at work: stopped, so that it is not over."""
     out = tiny.copy(tmp_path / "run")
     with fault_log(11) as trial:
-        both = [tiny.server.start(*tiny.resume(out)) for _ in range(2)]
-        ended = [program.end() for program in both]
-        codes = sorted(each.code for each in ended)
-        assert codes == [0, 78], [each.text for each in ended]
-        trial.seconds = max(each.seconds for each in ended)
+        first = tiny.server.start(*tiny.resume(out))
+        first.until((out / "run.lock").exists, "it holds the run")
+        first.signal(signal.SIGSTOP)
+        second = tiny.server.run(*tiny.resume(out))
+        assert second.code == 78 and "is held by" in second.line, second.text
+        first.signal(signal.SIGCONT)
+        assert first.end().code == 0
+        trial.seconds = second.seconds
         tiny.assert_same_end(out)
 
 
