@@ -103,6 +103,9 @@ class _Losses:
             self._steps += step - self._last
             self._last = step
 
+    def validating(self, *, step: int, batch: int, batches: int) -> None:
+        """Nothing is validated here."""
+
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing is validated here."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +35,10 @@ class Reporter(Protocol):
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Numbers of the last interval."""
+        ...
+
+    def validating(self, *, step: int, batch: int, batches: int) -> None:
+        """A validation has come so far."""
         ...
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
@@ -82,8 +85,8 @@ class Loop:
         run: the run folder; only the main rank writes to it.
         report: progress.
         snapshot: what to put into a checkpoint.
-        validate: measure the model; returns numbers for the log. It calls what it is given
-            before each batch, as often on all ranks.
+        validate: measure the model; returns numbers for the log. What it is given is called
+            before each batch, as in ``validate.Between``.
         notices: what else ranks tell each other; None: nothing.
         alive: called whenever the run got on.
 
@@ -103,7 +106,7 @@ class Loop:
         run: RunFolder | None,
         report: Reporter,
         snapshot: Callable[[], Snapshot],
-        validate: Callable[[Callable[[], None]], Mapping[str, float]] | None,
+        validate: Callable[[Callable[[int, int], None]], Mapping[str, float]] | None,
         notices: Notices | None = None,
         alive: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -201,12 +204,12 @@ class Loop:
     def _measure(self, done: int, stop: StopRequest) -> None:
         """Validate; a stop does not wait for the end, for the step is saved."""
         assert self._validate is not None
-        batches = count()
 
-        def between() -> None:
+        def between(batch: int, batches: int) -> None:
             self._alive(0)
-            if next(batches) % self._meeting_steps == 0 and self._world.any(bool(stop)):
+            if batch % self._meeting_steps == 0 and self._world.any(bool(stop)):
                 raise self._stopped(stop, "in the validation ", done)
+            self._report.validating(step=done, batch=batch, batches=batches)
 
         try:
             numbers = self._validate(between)

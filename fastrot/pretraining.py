@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,7 +49,7 @@ from fastrot.resolve import (
 from fastrot.rotation import RotationTask
 from fastrot.step import TrainStep
 from fastrot.timetable import Timetable
-from fastrot.validate import validate
+from fastrot.validate import Between, validate
 
 EMBEDDED = "embedded:digits"
 _BANK_IMAGES = 4096
@@ -260,7 +260,7 @@ class Pretraining:
             sample_log=train.sample_log,
         )
 
-    def validate(self, between: Callable[[], None]) -> Mapping[str, Any]:
+    def validate(self, between: Between) -> Mapping[str, Any]:
         """Measure the model on the held-out samples; ``between`` is called before each batch."""
         assert self._val_loader is not None
         for buffer in self.model.buffers():  # those that a checkpoint has, also where ranks differ

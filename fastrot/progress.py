@@ -19,6 +19,9 @@ _WINDOW = 30
 _CURVE = 40
 """Updates that the curve of the loss shows where there is room."""
 
+_REDRAWN = 0.1
+"""Seconds from one drawing of a validation's bar to the next: its batches may be many a second."""
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 _Format = Callable[[float], str]
@@ -72,8 +75,9 @@ class Progress:
         self._interval = interval
         self._console = console or Console(stderr=True)
         self._live: Live | None = None
+        self._newest = Group()
         self._started = time.monotonic()
-        self._next_line = self._started
+        self._next_line = self._next_drawing = self._validation_began = self._started
         self._recent: deque[tuple[float, int]] = deque([(self._started, first_step)], _WINDOW)
         self._losses: deque[float] = deque(maxlen=_CURVE)
 
@@ -91,10 +95,48 @@ class Progress:
         if "loss" in metrics:
             self._losses.append(metrics["loss"])
         if self._live is not None:
-            self._live.update(self._panel(step, metrics), refresh=True)
+            self._newest = self._panel(step, metrics)
+            self._live.update(self._newest, refresh=True)
         elif now >= self._next_line or step >= self._total:
             self._next_line = now + self._interval
             self._console.print(self._line(step, metrics), soft_wrap=True, highlight=False)
+
+    def validating(self, *, step: int, batch: int, batches: int) -> None:
+        """Show how far a validation has come, unless it is a short one.
+
+        Args:
+            step: steps done, over the whole run.
+            batch: batches of the validation that are done.
+            batches: all of them.
+        """
+        now = time.monotonic()
+        if not batch:
+            self._validation_began = now
+            self._next_line = max(self._next_line, now + self._interval)
+            return
+        seconds = now - self._validation_began
+        what = f"validation after step {step:,}"
+        rate = f"{batch / max(seconds, 1e-9):.1f} batches/s"
+        left = f"{_clock(seconds / batch * (batches - batch))} left"
+        if self._live is None and now >= self._next_line:
+            self._next_line = now + self._interval
+            self._console.print(
+                f"{what}: batch {batch:,}/{batches:,}  {rate}  {left}",
+                soft_wrap=True,
+                highlight=False,
+            )
+        if self._live is not None and seconds > 1 and now >= self._next_drawing:
+            self._next_drawing = now + _REDRAWN
+            row = Table.grid(padding=(0, 2))
+            bar = ProgressBar(total=batches, completed=batch, width=32)
+            share = Text(_percent(batch / batches), style="bold")
+            row.add_row(Text(what, style="bold"), bar, share, rate, Text(left, style="bold"))
+            self._live.update(row, refresh=True)
+
+    def validated(self) -> None:
+        """Show the metrics again."""
+        if self._live is not None:
+            self._live.update(self._newest, refresh=True)
 
     def message(self, text: str) -> None:
         """Print a line now, above the live panel if there is one; ``text`` is not markup."""

@@ -78,8 +78,15 @@ class RunScreen:
         if self._sinks is not None:
             self._sinks.scalars(step, {f"train/{key}": value for key, value in metrics.items()})
 
+    def validating(self, *, step: int, batch: int, batches: int) -> None:
+        """Show how far a validation has come."""
+        if self._progress is not None:
+            self._progress.validating(step=step, batch=batch, batches=batches)
+
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Show the numbers of a validation and hand them to the sinks."""
+        if self._progress is not None:
+            self._progress.validated()
         text = f"validation after step {step} (epoch {metrics['epoch']:.2f}): rotation accuracy "
         text += f"{100 * metrics['val_accuracy']:.2f} %, loss {metrics['val_loss']:.4f}"
         if "val_knn" in metrics:

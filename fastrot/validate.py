@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,10 @@ from fastrot.data.loader import Loader
 from fastrot.distributed import World
 from fastrot.model import TURNS, RotationModel
 from fastrot.rotation import RotationTask
+
+Between = Callable[[int, int], None]
+"""Called before each batch of a validation with the batches done and all there are: the same on
+all ranks. What it raises ends the validation."""
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -55,7 +60,7 @@ def validate(
     *,
     device: torch.device,
     world: World,
-    between: Callable[[], None] = lambda: None,
+    between: Between = lambda done, of: None,
 ) -> Validation:
     """Measure ``model`` in eval mode; its training state is the same afterwards.
 
@@ -66,8 +71,7 @@ def validate(
         bank: labelled training samples for the kNN, the same on every rank; None: no kNN.
         device: of the model.
         world: the ranks to sum over.
-        between: called before each batch, as often on all ranks; what it raises ends the
-            validation.
+        between: called before each batch.
     """
     was_training = model.training
     model.eval()
@@ -75,10 +79,15 @@ def validate(
         counts = torch.zeros(TURNS * TURNS, dtype=torch.int64, device=device)
         loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
         votes = torch.zeros(2, dtype=torch.int64, device=device)
-        neighbours = None if bank is None else _Neighbours(model, task, bank, between)
+        batches, total = count(), len(loader) + (0 if bank is None else len(bank))
+
+        def next_batch() -> None:
+            between(next(batches), total)
+
+        neighbours = None if bank is None else _Neighbours(model, task, bank, next_batch)
         loader.set_epoch(0)
         for batch in loader:
-            between()
+            next_batch()
             if not len(batch.images):
                 continue
             prediction = task.predict(model, task.inputs(batch, 0, views="all"))
@@ -108,12 +117,12 @@ class _Neighbours:
     """
 
     def __init__(
-        self, model: RotationModel, task: RotationTask, bank: Loader, between: Callable[[], None]
+        self, model: RotationModel, task: RotationTask, bank: Loader, next_batch: Callable[[], None]
     ) -> None:
         features, labels = [], []
         bank.set_epoch(0)
         for batch in bank:
-            between()
+            next_batch()
             features.append(F.normalize(task.embed(model, batch), dim=1))
             labels.append(batch.labels)
         self._features_MD = torch.cat(features)

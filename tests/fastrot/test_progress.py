@@ -82,6 +82,33 @@ def test_no_rate_is_no_promise(clock: Clock) -> None:
     assert text(console).endswith("loss nan  elapsed 0:00:00  left -:--\n")
 
 
+def test_a_long_validation_tells_how_far_it_is_and_a_short_one_does_not(clock: Clock) -> None:
+    console = plain()
+    with Progress(total_steps=9000, interval=10, console=console) as progress:
+        for batches in (9, 50):
+            for batch in range(batches):
+                progress.validating(step=5000, batch=batch, batches=batches)
+                clock.now += 1
+    assert text(console).splitlines() == [
+        f"validation after step 5,000: batch {batch}/50  1.0 batches/s  0:00:{50 - batch} left"
+        for batch in (10, 20, 30, 40)
+    ]
+
+
+def test_a_validation_has_a_bar_on_a_terminal(clock: Clock) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, legacy_windows=False)
+    with Progress(total_steps=9000, console=console) as progress:
+        progress.update(step=12, metrics={"loss": 1.0})
+        for batch in range(400):
+            progress.validating(step=12, batch=batch, batches=400)
+            clock.now += 0.03
+        progress.validated()
+    shown = text(console)
+    assert "validation after step 12" in shown and "99.5 %" in shown and "33.3 batches/s" in shown
+    assert 50 < shown.count("validation after step 12") < 125
+    assert "training" in shown[shown.rindex("99.5 %") :]
+
+
 def test_messages_are_not_markup(clock: Clock) -> None:
     console = plain()
     with Progress(total_steps=10, console=console) as progress:

@@ -90,20 +90,21 @@ def test_what_is_raised_between_batches_ends_it_and_leaves_the_model_in_training
     bank, held_out = Batches(images[:40], labels[:40], 8), Batches(images[40:64], labels[40:64], 8)
     model = build_model(CONFIG.model, seed=0)
     task = RotationTask(CONFIG, CPU, None)
-    calls: list[int] = []
+    calls: list[tuple[int, int]] = []
 
-    def between() -> None:
-        calls.append(len(calls))
-        if len(calls) == 5 + 2:
+    def between(done: int, of: int) -> None:
+        calls.append((done, of))
+        if fails and done == 5 + 2:
             raise KeyboardInterrupt
 
+    fails = True
     with pytest.raises(KeyboardInterrupt):
         validate(model, task, held_out, bank, device=CPU, world=World(), between=between)
     assert model.training
+    fails = False
     calls.clear()
-    calls.extend([-1] * 10)
     validate(model, task, held_out, bank, device=CPU, world=World(), between=between)
-    assert len(calls) == 10 + 5 + 3
+    assert calls == [(batch, 5 + 3) for batch in range(5 + 3)]
 
 
 def test_without_labels_there_is_no_knn() -> None:

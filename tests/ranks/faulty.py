@@ -18,6 +18,7 @@ from fastrot.cli import main
 from fastrot.data.samples import BadSampleError
 from fastrot.errors import UsageError
 from fastrot.step import TrainStep
+from fastrot.validate import Between
 
 RANK = "FASTROT_TEST_RANK"  # where it happens
 STEP = 3  # before which it happens
@@ -130,11 +131,11 @@ def long_validation(*words: str) -> None:
     """Every validation takes a minute; a file in the working folder says that it has begun."""
     validate = fastrot.pretraining.validate
 
-    def slow(*arguments: Any, between: Callable[[], None], **options: Any) -> Any:
-        def slowly() -> None:
+    def slow(*arguments: Any, between: Between, **options: Any) -> Any:
+        def slowly(done: int, of: int) -> None:
             Path(os.environ[BEGUN]).touch()
             time.sleep(0.25)
-            between()
+            between(done, of)
 
         return validate(*arguments, between=slowly, **options)
 
