@@ -19,8 +19,8 @@ _WINDOW = 30
 _CURVE = 40
 """Updates that the curve of the loss shows where there is room."""
 
-_REDRAWN = 0.1
-"""Seconds from one drawing of a validation's bar to the next: its batches may be many a second."""
+_SHORT, _REDRAWN = 1.0, 0.1
+"""Seconds of a validation before its bar is drawn, and between two drawings."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -77,7 +77,7 @@ class Progress:
         self._live: Live | None = None
         self._newest = Group()
         self._started = time.monotonic()
-        self._next_line = self._next_drawing = self._validation_began = self._started
+        self._next_line = self._next_look = self._validation_began = self._started
         self._recent: deque[tuple[float, int]] = deque([(self._started, first_step)], _WINDOW)
         self._losses: deque[float] = deque(maxlen=_CURVE)
 
@@ -112,26 +112,23 @@ class Progress:
         now = time.monotonic()
         if not batch:
             self._validation_began = now
-            self._next_line = max(self._next_line, now + self._interval)
+            self._next_look = now + (self._interval if self._live is None else _SHORT)
+        if now < self._next_look:
             return
+        self._next_look = now + (self._interval if self._live is None else _REDRAWN)
         seconds = now - self._validation_began
         what = f"validation after step {step:,}"
-        rate = f"{batch / max(seconds, 1e-9):.1f} batches/s"
+        rate = f"{batch / seconds:.1f} batches/s"
         left = f"{_clock(seconds / batch * (batches - batch))} left"
-        if self._live is None and now >= self._next_line:
-            self._next_line = now + self._interval
-            self._console.print(
-                f"{what}: batch {batch:,}/{batches:,}  {rate}  {left}",
-                soft_wrap=True,
-                highlight=False,
-            )
-        if self._live is not None and seconds > 1 and now >= self._next_drawing:
-            self._next_drawing = now + _REDRAWN
-            row = Table.grid(padding=(0, 2))
-            bar = ProgressBar(total=batches, completed=batch, width=32)
-            share = Text(_percent(batch / batches), style="bold")
-            row.add_row(Text(what, style="bold"), bar, share, rate, Text(left, style="bold"))
-            self._live.update(row, refresh=True)
+        if self._live is None:
+            line = f"{what}: batch {batch:,}/{batches:,}  {rate}  {left}"
+            self._console.print(line, soft_wrap=True, highlight=False)
+            return
+        row = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=batches, completed=batch, width=32)
+        share = Text(_percent(batch / batches), style="bold")
+        row.add_row(Text(what, style="bold"), bar, share, rate, Text(left, style="bold"))
+        self._live.update(row, refresh=True)
 
     def validated(self) -> None:
         """Show the metrics again."""

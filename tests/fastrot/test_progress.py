@@ -95,6 +95,17 @@ def test_a_long_validation_tells_how_far_it_is_and_a_short_one_does_not(clock: C
     ]
 
 
+def test_short_validations_put_no_line_of_the_training_off(clock: Clock) -> None:
+    console = plain()
+    with Progress(total_steps=100, interval=10, console=console) as progress:
+        for step in range(1, 61):
+            clock.now += 1
+            progress.update(step=step, metrics={"loss": 1.0})
+            progress.validating(step=step, batch=0, batches=1)
+    steps = [line.split()[1] for line in text(console).splitlines()]
+    assert steps == [f"{step}/100" for step in range(1, 61, 10)]
+
+
 def test_a_validation_has_a_bar_on_a_terminal(clock: Clock) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, legacy_windows=False)
     with Progress(total_steps=9000, console=console) as progress:

@@ -128,7 +128,7 @@ def in_validation(*words: str) -> None:
 
 
 def long_validation(*words: str) -> None:
-    """Every validation takes a minute; a file in the working folder says that it has begun."""
+    """Each batch of a validation takes its time; a file says that the first one has begun."""
     validate = fastrot.pretraining.validate
 
     def slow(*arguments: Any, between: Between, **options: Any) -> Any:

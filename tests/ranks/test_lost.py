@@ -147,7 +147,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(
 def test_a_stop_does_not_wait_for_the_end_of_a_validation(
     train: Callable[..., Any], fault_log: Any, tmp_path: Path, size: int, rank: int
 ) -> None:
-    settings = (*SETTINGS, "data.val=embedded:digits", "train.val_epochs=0.5")  # fmt: skip
+    settings = (*SETTINGS, "data.val=embedded:digits", "train.val_epochs=0.5")
     with fault_log(3) as trial:
         begun = tmp_path / "begun"
         run = train("run", size=size, settings=settings, environment={BEGUN: str(begun)},
