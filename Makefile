@@ -29,7 +29,7 @@ test: setup-test  ## set up with FFCV and DALI, check the sources, run all tests
 
 chaos: setup-test  ## every row of the fault matrix, in full (minutes); prints the fault table
 	@rm -rf .chaos
-	@FASTROT_FAULT_LOG="$(CURDIR)/.chaos" $(run) pytest tests/chaos tests/slurm tests/ranks tests/fastrot/test_checkpoint.py tests/fastrot/test_peers.py -m "chaos or not chaos" -n auto --maxprocesses 4 --dist worksteal; tests=$$?; \
+	@FASTROT_FAULT_LOG="$(CURDIR)/.chaos" $(run) pytest tests/chaos tests/slurm tests/ranks tests/fastrot/runs/test_checkpoint.py tests/fastrot/distributed/test_rank_monitor.py -m "chaos or not chaos" -n auto --maxprocesses 4 --dist worksteal; tests=$$?; \
 	.venv/bin/python tests/chaos/fault_table.py .chaos --json chaos-report.json --markdown chaos-report.md && exit $$tests
 
 check: lint types imports  ## style, types, import layers

@@ -78,7 +78,7 @@ class OptionalBuildExt(build_ext):
         ext.define_macros += [("NDEBUG", None), ("NB_COMPACT_ASSERTIONS", None)]
         ext.define_macros += [("NB_DOMAIN", "fastrot")]
         if self._finds_libraries():
-            ext.sources[1:1] = sorted(map(str, (KERNELS / "decode").glob("*.cpp")))
+            ext.sources[1:1] = sorted(map(str, (KERNELS / "decode" / "native").glob("*.cpp")))
             ext.libraries.append("jpeg")
             ext.define_macros.append(("FASTROT_WITH_DECODE", None))
         else:
@@ -180,7 +180,7 @@ setup(
     },
     ext_modules=[NATIVE],
     cmdclass={"build_ext": OptionalBuildExt},
-    entry_points={"console_scripts": ["fastrot = fastrot.cli:main"]},
+    entry_points={"console_scripts": ["fastrot = fastrot.cli.app:main"]},
     install_requires=[
         "torch>=2.10",
         "torchvision",

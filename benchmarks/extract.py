@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.benchmarks.harness import (
+from fastrot.benchmarks.common.harness import (
     Countdown,
     PointsReport,
     Spread,
@@ -36,20 +36,20 @@ from fastrot.benchmarks.harness import (
     spread,
 )
 from fastrot.config import DataConfig, load_config
-from fastrot.data.augment import Crop
 from fastrot.data.loader import Batch, LoaderSpec, build_loader
 from fastrot.data.open import open_samples
-from fastrot.data.order import SampleOrder
-from fastrot.distributed import World, pick_device
-from fastrot.environment import usable_cores
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.distributed.world import World, pick_device
 from fastrot.errors import UsageError
-from fastrot.feature_network import FeatureNetwork, pipelined
-from fastrot.feature_plan import FeaturePlan, feature_precision
-from fastrot.features import pass_size
-from fastrot.ladder import fastest_batch_norm
-from fastrot.layers import Engine
-from fastrot.model import build_model
-from fastrot.weights import Backbone, load_backbone, weights_digest
+from fastrot.features.extract import pass_size
+from fastrot.features.forward import FeatureNetwork, pipelined
+from fastrot.features.spec import FeaturePlan
+from fastrot.models.backbones import build_model
+from fastrot.models.layers import Engine, fastest_batch_norm
+from fastrot.models.precision import feature_precision
+from fastrot.system.machine import usable_cores
+from fastrot.weights.load import Backbone, load_backbone, weights_digest
 
 _ENGINES: tuple[Engine, ...] = ("fused", "torch")
 _FROM_DATA = "from data"

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from fastrot.data import manifest
-from fastrot.data.augment import Crop
-from fastrot.data.beton_format import (
+from fastrot.data.beton import manifest
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.format import (
     ALLOCATION,
     HEADER,
     MIN_PAGE_SIZE,
@@ -35,11 +35,11 @@ from fastrot.data.beton_format import (
     pack_descriptors,
     record_dtype,
 )
-from fastrot.data.beton_reader import BetonFile
-from fastrot.data.beton_samples import BetonSamples
-from fastrot.data.manifest import Manifest
-from fastrot.data.order import SampleOrder
-from fastrot.data.replace import CropSource
+from fastrot.data.beton.manifest import Manifest
+from fastrot.data.beton.reader import BetonFile
+from fastrot.data.loaders.substitution import CropSource
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
 
 _FIELDS = (Field("image", Kind.IMAGE), Field("label", Kind.INT))
 _CLASSES = 1000

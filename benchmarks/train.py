@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.benchmarks.harness import (
+from fastrot.benchmarks.common.harness import (
     Countdown,
     PointsReport,
     Spread,
@@ -34,11 +34,11 @@ from fastrot.benchmarks.harness import (
     rotated,
     spread,
 )
-from fastrot.benchmarks.loader_data import prepare_data
+from fastrot.benchmarks.loader.data import prepare_data
 from fastrot.config import load_config
 from fastrot.data.loader import LOADERS
 from fastrot.errors import FastrotError, UsageError
-from fastrot.runlog import read_json_lines
+from fastrot.system.jsonl import read_json_lines
 
 CEILING = "synthetic"
 _START_SECONDS = 600.0  # to the first lines of the log: imports, compilation, recording

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastrot.cli import main
+from fastrot.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fastrot.settings import (
+from fastrot.system.yaml_config import (
     Override,
     Section,
     keys_of,
@@ -43,7 +43,7 @@ class DataConfig(Section):
     """[first epoch, side] one after the other: training crops grow to resolution, which validation
     has from the start. Empty: they have it, too."""
     crop: Literal["random_resized", "padded", "center", "whole"] = "random_resized"
-    """How training crops are drawn (fastrot/data/augment.py describes each)."""
+    """How training crops are drawn (fastrot/data/sampling/crops.py describes each)."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest share of the image's area in a random_resized crop."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

@@ -21,15 +21,11 @@ TOP_LEVEL = {
     *("README.md", "LICENSE", "CHANGELOG.md", "Makefile", "setup.py", "pyproject.toml"),
     *("constraints.txt", "MANIFEST.in", ".ci", ".gitignore"),
 }
-# Modules of fastrot.data that hand over tensors. All others are read by commands that must start
-# at once, and by the tests of damaged files under a memory cap: they import no torch.
-TENSOR_MODULES = {
-    f"fastrot.data.{name}"
-    for name in (
-        *("buffers", "dali", "epochs", "ffcv", "ffcv_stream", "loader", "native", "reference"),
-        *("progressive", "synthetic", "thread_counts"),
-    )
-}
+TENSOR_ROOMS = ("fastrot.data.loader", "fastrot.data.loaders")
+"""Modules of fastrot.data that hand over tensors. All others are read by commands that must start
+at once, and by the tests of damaged files under a memory cap: they import no torch."""
+MAX_ENTRIES = 20  # of fastrot/
+MAX_FILES = 16  # of any folder; a .cpp and its header are one
 
 
 def sources(*suffixes: str) -> list[Path]:
@@ -75,19 +71,69 @@ def test_kernels_import_nothing_of_fastrot(graph: grimp.ImportGraph) -> None:
         assert ours <= kernels, f"{module} imports {ours - kernels}"
 
 
+def readers(graph: grimp.ImportGraph) -> set[str]:
+    """Modules of fastrot.data that hand over no tensors."""
+    return {
+        module
+        for module in graph.find_descendants("fastrot.data")
+        if module not in TENSOR_ROOMS and module.rpartition(".")[0] not in TENSOR_ROOMS
+    }
+
+
 def test_reading_data_imports_no_torch(graph: grimp.ImportGraph) -> None:
-    readers = graph.find_descendants("fastrot.data") - TENSOR_MODULES
-    assert "fastrot.data.order" in readers
-    for module in sorted(readers):
+    assert "fastrot.data.sampling.sampler" in readers(graph)
+    assert "fastrot.data.open" in readers(graph)
+    for module in sorted(readers(graph)):
         chain = graph.find_shortest_chain(module, "torch")
-        assert chain is None, f"{' -> '.join(chain)}: break it, or add it to TENSOR_MODULES"
+        assert chain is None, f"{' -> '.join(chain)}: break it, or move it to the loaders"
 
 
-def test_the_contract_about_torch_forgets_no_module(graph: grimp.ImportGraph) -> None:
+def test_the_contract_about_torch_forgets_no_package(graph: grimp.ImportGraph) -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     (contract,) = (c for c in contracts["contracts"] if "torch" in c.get("forbidden_modules", ()))
     listed = {m for m in contract["source_modules"] if m.startswith("fastrot.data.")}
-    assert listed == graph.find_descendants("fastrot.data") - TENSOR_MODULES
+    packages = {m for m in readers(graph) if graph.find_children(m)}
+    assert listed == packages
+    assert {"fastrot.config", "fastrot.errors", "fastrot.system"} <= set(contract["source_modules"])
+
+
+def cycles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of nodes that reach each other (strongly connected, more than one node)."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = [start]
+        while ahead:
+            for node in arrows[ahead.pop()] - seen:
+                seen.add(node)
+                ahead.append(node)
+        return seen
+
+    reach = {node: reached(node) for node in arrows}
+    groups = {frozenset(m for m in reach[n] if n in reach[m]) for n in arrows if n in reach[n]}
+    return [set(group) for group in groups]
+
+
+def room(module: str) -> str:
+    """The folder or file directly inside of ``fastrot/`` that a module belongs to."""
+    return module.split(".")[1] if "." in module else module
+
+
+def test_no_circle_between_files_or_rooms(graph: grimp.ImportGraph) -> None:
+    modules = {m for m in graph.modules if m.split(".")[0] == "fastrot"}
+    files = {m: graph.find_modules_directly_imported_by(m) & modules for m in modules}
+    assert len(files) > 300
+    assert cycles(files) == []
+    rooms: dict[str, set[str]] = {room(m): set() for m in modules}
+    for module, imported in files.items():
+        rooms[room(module)] |= {room(m) for m in imported} - {room(module), "fastrot"}
+    assert len(rooms) > 15
+    assert cycles(rooms) == []
+
+
+def test_a_circle_is_found() -> None:
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert cycles(arrows) == [{"b", "c"}]
 
 
 def test_light_modules_load_nothing_heavy() -> None:
@@ -101,9 +147,18 @@ def test_light_modules_load_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+LIGHT_DATA = ("beton.inspect", "beton.verify", "prepare.convert", "sampling.sampler", "open")
+
+
 def light_modules() -> list[str]:
-    names = ["fastrot.cli", "fastrot.doctor", "fastrot.config", "fastrot.sinks", "fastrot.runlog"]
-    return names + [f"fastrot.data.{n}" for n in ("inspect", "verify", "convert", "order", "open")]
+    names = [
+        "fastrot.cli.app",
+        "fastrot.cli.doctor",
+        "fastrot.config",
+        "fastrot.runs.trackers",
+        "fastrot.runs.folder",
+    ]
+    return names + [f"fastrot.data.{n}" for n in LIGHT_DATA]
 
 
 # --- files ----------------------------------------------------------------------------------
@@ -121,6 +176,18 @@ def test_no_file_is_too_long() -> None:
     }
     assert len(lengths) > 40
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+def test_folders_are_short() -> None:
+    entries = {name.split("/")[1] for name in tracked("fastrot/*")}
+    assert len(entries) <= MAX_ENTRIES, sorted(entries)
+    folders: dict[Path, set[str]] = {}
+    for path in sources(".py", ".cpp", ".h", ".cu"):
+        folder = folders.setdefault(path.parent, set())
+        folder.add(path.name if path.suffix == ".py" else path.stem)
+    assert len(folders) > 30
+    long = {str(folder): len(files) for folder, files in folders.items() if len(files) > MAX_FILES}
+    assert long == {}
 
 
 def test_no_file_is_named_after_nothing() -> None:

@@ -17,7 +17,7 @@ import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fastrot.cli import app
+from fastrot.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -159,7 +159,7 @@ def test_a_failed_step_shows_its_words_and_stops(copy: Path) -> None:
 
 def test_a_stage_is_repeated_only_when_something_changed(copy: Path) -> None:
     (copy / "kernels" / "decode").mkdir(parents=True)
-    for name in ("native.cpp", "decode/decode.cpp"):
+    for name in ("native.cpp", "decode/native/decode.cpp"):
         (copy / "kernels" / name).write_text("int a;")
     commands = (
         "headers=(); python_header=/none\n"

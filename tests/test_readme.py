@@ -131,7 +131,7 @@ def run(words: list[str], folder: Path) -> None:
 
 
 def test_python_of_the_readme_is_what_torchvision_takes() -> None:
-    """The block itself is run by tests/fastrot/test_train.py's loading of backbone.safetensors."""
+    """tests/fastrot/training/test_run.py runs the block itself on its backbone.safetensors."""
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     compile(block, "README.md", "exec")
     assert "torchvision.models.resnet50()" in block and "backbone.safetensors" in block

@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple, Protocol
 
 import torch
 
-from fastrot.data.augment import Crop
-from fastrot.data.order import SampleOrder
-from fastrot.data.samples import BadSampleError, Samples
+from fastrot.data.dataset import BadSampleError, Samples
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
 from fastrot.errors import UsageError
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
 
@@ -115,13 +115,15 @@ class _Engine(NamedTuple):
 
 
 _ENGINES = {
-    "native": _Engine("fastrot.data.native", "NativeLoader"),
-    "reference": _Engine("fastrot.data.reference", "ReferenceLoader"),
-    "ffcv": _Engine("fastrot.data.ffcv", "FfcvLoader", "ffcv", "pip install 'fastrot[ffcv]'"),
-    "dali": _Engine(
-        "fastrot.data.dali", "DaliLoader", "nvidia.dali", "pip install 'fastrot[dali]'"
+    "native": _Engine("fastrot.data.loaders.native", "NativeLoader"),
+    "reference": _Engine("fastrot.data.loaders.reference", "ReferenceLoader"),
+    "ffcv": _Engine(
+        "fastrot.data.loaders.ffcv", "FfcvLoader", "ffcv", "pip install 'fastrot[ffcv]'"
     ),
-    "synthetic": _Engine("fastrot.data.synthetic", "SyntheticLoader"),
+    "dali": _Engine(
+        "fastrot.data.loaders.dali", "DaliLoader", "nvidia.dali", "pip install 'fastrot[dali]'"
+    ),
+    "synthetic": _Engine("fastrot.data.loaders.synthetic", "SyntheticLoader"),
 }
 
 LOADERS = tuple(_ENGINES)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastrot.data.beton_samples import BetonSamples
-from fastrot.data.folder_samples import FolderSamples
-from fastrot.data.samples import Samples
-from fastrot.data.sources import SourceKind, find_layout
-from fastrot.data.tar_samples import TarSamples
-from fastrot.data.tar_shards import has_only_shards, is_pattern
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.dataset import Samples
+from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.find import SourceKind, find_layout
+from fastrot.data.tar.dataset import TarSamples
+from fastrot.data.tar.shards import has_only_shards, is_pattern
 from fastrot.errors import UsageError
 
 _NAMES = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrot.data.dataset import BadSampleError, Encoded, Samples
 from fastrot.data.labels import Labels
-from fastrot.data.samples import BadSampleError, Encoded, Samples
 
 
 @dataclass

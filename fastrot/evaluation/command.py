@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastrot.distributed import read_world
+from fastrot.distributed.world import read_world
 from fastrot.errors import UsageError
-from fastrot.evaluation.mode import TEST_TRANSFORM, parse_mode
+from fastrot.evaluation.protocol import TEST_TRANSFORM, parse_mode
 from fastrot.evaluation.run import Measurement, measure
-from fastrot.evaluation.run_report import EvalReport
-from fastrot.evaluation.suite import run_suite
-from fastrot.evaluation.suite_report import SuiteReport
-from fastrot.output import Say
-from fastrot.settings import Override
+from fastrot.evaluation.suite import SuiteReport, run_suite
+from fastrot.evaluation.tables import EvalReport
+from fastrot.system.console import Say
+from fastrot.system.yaml_config import Override
 
 SUITE = "suite"
 DEFAULT_MODE = "cached-4"

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from fastrot.data.labels import count_classes
 from fastrot.errors import BadDataError, MismatchError, UsageError
-from fastrot.evaluation.journal import Journal
+from fastrot.evaluation.metrics import label_ranks
+from fastrot.evaluation.partial_results import Journal
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
-from fastrot.feature_cache import FeatureCache
-from fastrot.metrics import label_ranks
-from fastrot.output import Say
+from fastrot.features.cache import FeatureCache
 from fastrot.solvers.topk import nearest_rows
+from fastrot.system.console import Say
 
 _UNIT = 8192  # test images whose search is one part that survives a kill
 _VOTE_BYTES = 2**26

@@ -14,26 +14,31 @@ import xxhash
 
 from fastrot.data.labels import check_same_classes, count_classes
 from fastrot.data.open import open_samples
-from fastrot.data.sources import size_note
-from fastrot.distributed import World, joined, pick_device, read_world
-from fastrot.environment import environment_record
+from fastrot.data.sources.find import size_note
+from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.errors import UsageError
-from fastrot.evaluation.journal import Journal
+from fastrot.evaluation.extract import architecture, divide_overrides, extract_for
 from fastrot.evaluation.knn import evaluate_knn
-from fastrot.evaluation.linear import evaluate_linear
-from fastrot.evaluation.linear_live import evaluate_linear_live, live_identity
-from fastrot.evaluation.lowshot import evaluate_lowshot
-from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
-from fastrot.evaluation.protocol import EvalConfig, load_protocol, protocol_names
+from fastrot.evaluation.linear.cached import evaluate_linear
+from fastrot.evaluation.linear.online import evaluate_linear_live, live_identity
+from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.protocol import (
+    TEST_TRANSFORM,
+    EvalConfig,
+    Mode,
+    load_protocol,
+    protocol_names,
+)
 from fastrot.evaluation.result import Result, Score
-from fastrot.evaluation.svm import evaluate_svm
-from fastrot.extract import architecture, divide_overrides, extract_for
-from fastrot.feature_cache import FeatureCache
-from fastrot.identity import differing_fields, identity_digest, plain
-from fastrot.output import Say
-from fastrot.settings import Override
-from fastrot.storage import write_atomic
-from fastrot.weights import Backbone, load_backbone
+from fastrot.evaluation.svm.lowshot import evaluate_lowshot
+from fastrot.evaluation.svm.voc07 import evaluate_svm
+from fastrot.features.cache import FeatureCache
+from fastrot.system.console import Say
+from fastrot.system.files import write_atomic
+from fastrot.system.fingerprint import differing_fields, identity_digest, plain
+from fastrot.system.machine import environment_record
+from fastrot.system.yaml_config import Override
+from fastrot.weights.load import Backbone, load_backbone
 
 _EVALUATORS = {
     "svm": evaluate_svm,

@@ -10,21 +10,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from fastrot.data.open import open_samples
 from fastrot.errors import TooFewImagesError, UsageError
-from fastrot.evaluation.draws import possible_shots
-from fastrot.evaluation.linear_training import mode_gap
-from fastrot.evaluation.mode import TEST_TRANSFORM, Mode
+from fastrot.evaluation.linear.training import mode_gap
+from fastrot.evaluation.protocol import TEST_TRANSFORM, Mode
 from fastrot.evaluation.result import Result
 from fastrot.evaluation.run import Measurement, measure
-from fastrot.evaluation.suite_table import suite_csv, suite_markdown, suite_rows
-from fastrot.output import Say
-from fastrot.storage import write_atomic
+from fastrot.evaluation.svm.draws import possible_shots
+from fastrot.evaluation.tables import (
+    number_cells,
+    number_heads,
+    shown_rows,
+    suite_csv,
+    suite_markdown,
+    suite_notes,
+    suite_rows,
+)
+from fastrot.system.console import Say
+from fastrot.system.files import write_atomic
 
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "voc07": ("voc07-svm", "voc07-lowshot"),
@@ -192,3 +203,40 @@ def _gap(result: Result, before: Sequence[Result]) -> dict[str, float]:
         name: round(value, 4)
         for name, value in mode_gap(pair[True].scores, pair[False].scores).items()
     }
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """What ``fastrot eval suite`` prints.
+
+    Attributes:
+        suite: what was found.
+    """
+
+    suite: Suite
+    exit_code: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``suite.json`` holds."""
+        return self.suite.to_json()
+
+    def show(self, console: Console) -> None:
+        """Print measured beside published, then what is to be known before comparing."""
+        rows = shown_rows(suite_rows(self.suite.results))
+        for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
+            table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
+            for column in ("", "metric", *number_heads(rows)):
+                table.add_column(column, justify="left" if column in ("", "metric") else "right")
+            for row in group:
+                table.add_row(row.name, row.metric, *number_cells(row, rows))
+            console.print(table)
+        lines = [
+            f"{protocol}, augmented minus cached: {name} {value:+.2f} points"
+            for protocol, gap in self.suite.gaps.items()
+            for name, value in gap.items()
+        ]
+        lines += [f"not run: {name}: {why}" for name, why in self.suite.left_out.items()]
+        lines += suite_notes(self.suite.results)
+        lines += [f"{self.suite.folder / name}" for name in ("suite.json", "suite.md", "suite.csv")]
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -10,11 +10,7 @@ from __future__ import annotations
 import torch
 import triton
 
-from fastrot.kernels.batchnorm.triton_parts import (
-    coefficients_kernel,
-    finish_kernel,
-    merge_kernel,
-)
+from fastrot.kernels.batchnorm.triton_parts import coefficients_kernel, finish_kernel, merge_kernel
 from fastrot.kernels.batchnorm.triton_passes import (
     gradient_kernel,
     moments_kernel,

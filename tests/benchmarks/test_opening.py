@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fastrot.benchmarks.opening import first_boxes, write_tiny
-from fastrot.data.augment import Crop
-from fastrot.data.beton_reader import BetonFile
-from fastrot.data.beton_samples import BetonSamples
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.reader import BetonFile
 from fastrot.data.loader import LoaderSpec
-from fastrot.data.order import SampleOrder
-from fastrot.data.reference import ReferenceLoader
+from fastrot.data.loaders.reference import ReferenceLoader
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
 
 MILLION = 1_000_000
 KINDS = pytest.mark.parametrize(

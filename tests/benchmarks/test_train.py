@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from fastrot.benchmarks.train import TurnError, run_train
-from fastrot.data.sample import write_digits
+from fastrot.data.digits import write_digits
 from fastrot.errors import UsageError
 
 SMALL = ("model.width=8", "train.threads=1", "data.workers=0")

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 import xxhash
 
-from fastrot.checkpoint import save_checkpoint
-from fastrot.cli import main
-from fastrot.data.beton_samples import BetonSamples
+from fastrot.cli.app import main
+from fastrot.data.beton.dataset import BetonSamples
 from fastrot.errors import FastrotError, MismatchError
-from fastrot.feature_cache import FeatureCache
-from fastrot.runlog import RunFolder
+from fastrot.features.cache import FeatureCache
+from fastrot.runs.checkpoint import save_checkpoint
+from fastrot.runs.folder import RunFolder
 
 RUN_ID = "0123456789abcdef"
 

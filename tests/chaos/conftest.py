@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastrot.checkpoint import newest_checkpoint
-from fastrot.data.sample import write_digits
+from fastrot.data.digits import write_digits
+from fastrot.runs.checkpoint import newest_checkpoint
 from tests.chaos.calls import CALLS, changes
 from tests.chaos.photos import Photos
 from tests.chaos.program import Ended, Server, need_strace, pairs

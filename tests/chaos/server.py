@@ -24,7 +24,7 @@ import torch
 import torch._dynamo  # imported late by the first custom operation: once here, not in every fork
 
 import tests.chaos.children  # noqa: F401
-from fastrot.cli import main
+from fastrot.cli.app import main
 
 CLONE_NEWNS = 0x00020000
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.data.beton_samples import BetonSamples
+from fastrot.data.beton.dataset import BetonSamples
 from tests.chaos.photos import Photos, train_on
 from tests.chaos.program import Ended, Server, need_strace, pairs
 from tests.conftest import FaultLog
@@ -86,7 +86,7 @@ def test_a_bad_image_ends_the_run_and_is_named(
 
 
 def still_decodes(folder: Path, name: str) -> bool:
-    from fastrot.data.images import DecodeError, decode_image
+    from fastrot.data.images.decode import DecodeError, decode_image
 
     try:
         decode_image(next(folder.rglob(name)).read_bytes(), apply_exif=True)

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.conftest import TinyRun, pairs
 from tests.chaos.program import need_strace
 from tests.conftest import FaultLog
-from tests.fastrot.test_checkpoint import rewrite_commit
+from tests.fastrot.runs.test_checkpoint import rewrite_commit
 
 CHAOS = pytest.mark.chaos
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.feature_cache import FeatureCache
+from fastrot.features.cache import FeatureCache
 from tests.chaos.calls import CALLS, changes
 from tests.chaos.conftest import TinyRun
 from tests.chaos.photos import Photos

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.data.verify import verify
+from fastrot.data.beton.verify import verify
 from tests.chaos.mounted import mounted
 from tests.chaos.photos import Photos, train_on
 from tests.chaos.program import Program, Server

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.checkpoint import newest_checkpoint
 from fastrot.errors import StorageError
+from fastrot.runs.checkpoint import newest_checkpoint
 from tests.chaos.children import RUN_ID
 from tests.chaos.program import Server, need_strace
 from tests.conftest import FaultLog

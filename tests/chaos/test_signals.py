@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.checkpoint import newest_checkpoint
+from fastrot.runs.checkpoint import newest_checkpoint
 from tests.chaos.conftest import TinyRun, pairs
 from tests.chaos.program import ROOT, Ended, Server, poll
 from tests.conftest import FaultLog

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.data.verify import verify
-from fastrot.runlock import Holder
+from fastrot.data.beton.verify import verify
+from fastrot.system.processes import Holder
 from tests.chaos.conftest import TinyRun, pairs
 from tests.chaos.program import poll
 from tests.conftest import FaultLog

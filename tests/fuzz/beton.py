@@ -17,9 +17,9 @@ import atheris
 with atheris.instrument_imports(include=["fastrot.data", "fastrot.kernels"]):
     import numpy as np
 
-    from fastrot.data.beton_format import RAW
-    from fastrot.data.beton_samples import BetonSamples
-    from fastrot.data.samples import BadSampleError
+    from fastrot.data.beton.dataset import BetonSamples
+    from fastrot.data.beton.format import RAW
+    from fastrot.data.dataset import BadSampleError
     from fastrot.errors import FastrotError
     from fastrot.kernels.decode.crop import CropDecoder, Crops, SourceFile
 

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../../kernels/decode/crop.h"
+#include "../../kernels/decode/native/crop.h"
 
 namespace {
 

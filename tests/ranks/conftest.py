@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fastrot.launch import rank_environment
+from fastrot.distributed.rank_environment import rank_environment
 from tests.chaos.program import Ended, Hang, Program, Server, poll, process_state
 
 SMALL = (

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-import fastrot.loop
-import fastrot.pretraining
-from fastrot.cli import main
-from fastrot.data.samples import BadSampleError
+import fastrot.training.loop
+import fastrot.training.trainer
+from fastrot.cli.app import main
+from fastrot.data.dataset import BadSampleError
 from fastrot.errors import UsageError
-from fastrot.step import TrainStep
-from fastrot.validate import Between
+from fastrot.training.step import TrainStep
+from fastrot.training.validate import Between
 
 RANK = "FASTROT_TEST_RANK"  # where it happens
 STEP = 3  # before which it happens
@@ -87,7 +87,7 @@ def stuck(*words: str) -> None:
 
 def disk_full(*words: str) -> None:
     """The main rank cannot write checkpoints any more."""
-    save, count = fastrot.loop.save_checkpoint, [0]
+    save, count = fastrot.training.loop.save_checkpoint, [0]
 
     def fail(*arguments: Any, **options: Any) -> Any:
         count[0] += 1
@@ -97,39 +97,39 @@ def disk_full(*words: str) -> None:
             raise StorageError(f"{os.strerror(errno.ENOSPC)}: 0 MB free, 2 MB needed")
         return save(*arguments, **options)
 
-    fastrot.loop.save_checkpoint = fail  # type: ignore[assignment]
+    fastrot.training.loop.save_checkpoint = fail  # type: ignore[assignment]
     _run(words)
 
 
 def no_data(*words: str) -> None:
     """The data set of the main rank is not what it should be."""
-    open_samples = fastrot.pretraining.open_samples
+    open_samples = fastrot.training.trainer.open_samples
 
     def fail(*arguments: Any, **options: Any) -> Any:
         if _mine():
             raise UsageError("train.beton: no such file")
         return open_samples(*arguments, **options)
 
-    fastrot.pretraining.open_samples = fail  # type: ignore[assignment]
+    fastrot.training.trainer.open_samples = fail  # type: ignore[assignment]
     _run(words)
 
 
 def in_validation(*words: str) -> None:
     """The validation of one rank fails."""
-    validate = fastrot.pretraining.validate
+    validate = fastrot.training.trainer.validate
 
     def fail(*arguments: Any, **options: Any) -> Any:
         if _mine():
             raise BadSampleError(3, "photo-3.jpg", "not a JPEG")
         return validate(*arguments, **options)
 
-    fastrot.pretraining.validate = fail  # type: ignore[assignment]
+    fastrot.training.trainer.validate = fail  # type: ignore[assignment]
     _run(words)
 
 
 def long_validation(*words: str) -> None:
     """Each batch of a validation takes its time; a file says that the first one has begun."""
-    validate = fastrot.pretraining.validate
+    validate = fastrot.training.trainer.validate
 
     def slow(*arguments: Any, between: Between, **options: Any) -> Any:
         def slowly(done: int, of: int) -> None:
@@ -139,13 +139,13 @@ def long_validation(*words: str) -> None:
 
         return validate(*arguments, between=slowly, **options)
 
-    fastrot.pretraining.validate = slow  # type: ignore[assignment]
+    fastrot.training.trainer.validate = slow  # type: ignore[assignment]
     _run(words)
 
 
 def at_the_end(*words: str) -> None:
     """The main rank takes its time after the last step, while the other one has left."""
-    from fastrot.screen import RunScreen
+    from fastrot.runs.reporter import RunScreen
 
     finished = RunScreen.finished
 
@@ -160,7 +160,7 @@ def at_the_end(*words: str) -> None:
 
 def impatient(*words: str) -> None:
     """Ranks that wait two seconds for each other at the start."""
-    import fastrot.distributed
+    import fastrot.distributed.world
 
-    fastrot.distributed.JOIN_SECONDS = 2.0
+    fastrot.distributed.world.JOIN_SECONDS = 2.0
     _run(words)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastrot.data.order import SampleOrder
+from fastrot.data.sampling.sampler import SampleOrder
 
 STEPS, BATCH, DIGITS = 5, 512, 1497  # two steps an epoch
 GRID = (

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from fastrot.benchmarks.sweep_record import CellRecord, read_cells
-from fastrot.checkpoint import newest_checkpoint
-from fastrot.data.sample import write_digits
-from fastrot.runlog import read_json_lines, read_status
-from fastrot.slurm_jobs import job_states
+from fastrot.benchmarks.sweep.record import CellRecord, read_cells
+from fastrot.data.digits import write_digits
+from fastrot.distributed.slurm import job_states
+from fastrot.runs.checkpoint import newest_checkpoint
+from fastrot.runs.folder import read_status
+from fastrot.system.jsonl import read_json_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 
@@ -60,8 +61,8 @@ def ranks_of(folder: Path) -> dict[str, int]:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
         except (OSError, NotADirectoryError):
             continue
-        if "fastrot.benchmarks.sweep_rank" in words:
-            job = Path(words[words.index("fastrot.benchmarks.sweep_rank") + 1])
+        if "fastrot.benchmarks.sweep.rank" in words:
+            job = Path(words[words.index("fastrot.benchmarks.sweep.rank") + 1])
             if job.is_relative_to(folder):
                 found[job.stem] = int(entry.name)
     return found

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastrot.cli import main
-from fastrot.data.convert import prepare
+from fastrot.cli.app import main
+from fastrot.data.dataset import Samples
 from fastrot.data.labels import check_same_classes
 from fastrot.data.open import open_samples
-from fastrot.data.samples import Samples
+from fastrot.data.prepare.convert import prepare
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ MEMORY_BYTES = 2**31
 resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 from fastrot.data.beton import Kind  # noqa: E402 - under the limit
-from fastrot.data.beton_samples import BetonSamples  # noqa: E402
-from fastrot.data.samples import BadSampleError  # noqa: E402
+from fastrot.data.beton.dataset import BetonSamples  # noqa: E402
+from fastrot.data.dataset import BadSampleError  # noqa: E402
 from fastrot.errors import FastrotError  # noqa: E402
 
 

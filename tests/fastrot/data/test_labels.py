@@ -11,19 +11,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastrot.data import manifest as manifests
-from fastrot.data.augment import Crop
 from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind
-from fastrot.data.beton_samples import BetonSamples
-from fastrot.data.convert import prepare
-from fastrot.data.inspect import inspect
+from fastrot.data.beton import manifest as manifests
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.inspect import inspect
+from fastrot.data.beton.verify import verify
 from fastrot.data.labels import check_same_classes, check_several
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.open import open_samples
-from fastrot.data.order import SampleOrder
-from fastrot.data.sources import list_source
+from fastrot.data.prepare.convert import prepare
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sources.find import list_source
 from fastrot.data.subset import spread
-from fastrot.data.verify import verify
 from fastrot.errors import BadDataError, MismatchError
 
 
@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_with_them(test_data, tmp_path):
     prepare(test_data("coco-mini"), whole, **options)
     source = list_source(test_data("coco-mini"), split="val")
     with pytest.MonkeyPatch.context() as patch:
-        from fastrot.data import convert
+        from fastrot.data.prepare import convert
 
         real, calls = convert.Encode.keep, []
 

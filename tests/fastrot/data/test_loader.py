@@ -22,23 +22,17 @@ import pytest
 import torch
 
 from fastrot.data import loader as contract
-from fastrot.data.augment import Crop, replacement
-from fastrot.data.beton_format import Field, Kind
-from fastrot.data.beton_samples import BetonSamples
-from fastrot.data.beton_writer import BetonWriter
-from fastrot.data.folder_samples import FolderSamples
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.format import Field, Kind
+from fastrot.data.beton.writer import BetonWriter
+from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader, choose_loader
-from fastrot.data.order import SampleOrder
-from fastrot.data.samples import BadSampleError
+from fastrot.data.loaders.ffcv_stream import thread_counts_kept
+from fastrot.data.sampling.crops import Crop, replacement
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sources.dataset import FolderSamples
 from fastrot.data.subset import SubsetSamples
-from fastrot.data.thread_counts import thread_counts_kept
-from fastrot.errors import (
-    BadDataError,
-    FastrotError,
-    MismatchError,
-    OutOfMemoryError,
-    UsageError,
-)
+from fastrot.errors import BadDataError, FastrotError, MismatchError, OutOfMemoryError, UsageError
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 
 N, BATCH, SIDE, SEED = 97, 16, 64, 5
@@ -380,7 +374,7 @@ def test_what_dali_refuses_comes_from_the_reference_decoder(part, photos, monkey
 
     The other images of the batch, and the batches that it was at work on, are not touched.
     """
-    from fastrot.data import dali
+    from fastrot.data.loaders import dali
 
     samples = FolderSamples(photos)
     built = build_loader("dali", spec_of(samples, 2))
@@ -434,7 +428,7 @@ def test_ffcv_reports_what_its_decoder_refuses(damaged, beton):
     """A file without checksums that changes after it was checked: the return code tells."""
     path, _ = damaged
     with thread_counts_kept():
-        from fastrot.data.ffcv_stream import FfcvStream
+        from fastrot.data.loaders.ffcv_stream import FfcvStream
 
     file = BetonSamples(path).file
     sample = int(np.flatnonzero(file.modes == 0)[25])
@@ -503,7 +497,7 @@ def test_an_exception_in_a_worker_is_raised(engine, photos):
 def test_an_exception_in_ffcvs_thread_is_raised(beton, monkeypatch):
     """FFCV's own loop handles only the end of the epoch: its consumer would wait for ever."""
     built = build_loader("ffcv", spec_of(BetonSamples(beton), 2))
-    from fastrot.data import ffcv_stream
+    from fastrot.data.loaders import ffcv_stream
 
     def explode(*_):
         raise ZeroDivisionError("line one\nline two")
@@ -530,10 +524,10 @@ def test_a_killed_worker_ends_the_wait(photos):
 LOADING = """
 import multiprocessing, os, signal, sys, time, torch
 from pathlib import Path
-from fastrot.data.augment import Crop
-from fastrot.data.folder_samples import FolderSamples
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sources.dataset import FolderSamples
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.order import SampleOrder
+from fastrot.data.sampling.sampler import SampleOrder
 from fastrot.errors import FastrotError
 samples = FolderSamples(Path(sys.argv[1]))
 spec = LoaderSpec(
@@ -724,10 +718,10 @@ def test_ffcv_takes_new_boxes_every_epoch_without_compiling_again(n, beton, tmp_
 
 THREADS = """
 import sys, torch
-from fastrot.data.augment import Crop
-from fastrot.data.beton_samples import BetonSamples
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.beton.dataset import BetonSamples
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.order import SampleOrder
+from fastrot.data.sampling.sampler import SampleOrder
 import numba
 torch.set_num_threads(1)
 numba_threads = numba.get_num_threads()

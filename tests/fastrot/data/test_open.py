@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrot.data.beton_samples import BetonSamples
-from fastrot.data.convert import prepare
-from fastrot.data.folder_samples import FolderSamples
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.digits import write_digits
 from fastrot.data.open import open_samples
-from fastrot.data.sample import write_digits
-from fastrot.data.sources import list_source
+from fastrot.data.prepare.convert import prepare
+from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.find import list_source
 from fastrot.errors import BadDataError, UsageError
 
 

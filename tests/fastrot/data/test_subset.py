@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fastrot.data.augment import Crop
-from fastrot.data.folder_samples import FolderSamples
+from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.order import SampleOrder
-from fastrot.data.samples import BadSampleError
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sources.dataset import FolderSamples
 from fastrot.data.subset import SubsetSamples, spread
 
 BAD_WHOLE, BAD = 6, 3  # the same image: its number in the folder, and among every second one

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.images import decode_image
-from fastrot.feature_cache import FeatureCache
+from fastrot.data.images.decode import decode_image
+from fastrot.features.cache import FeatureCache
 
 
 def thumbnails(folder: Path, each: int, classes: int, *, skip: int = 0) -> NDArray[np.float32]:

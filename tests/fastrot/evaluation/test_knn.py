@@ -12,15 +12,15 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from fastrot.data.images import decode_image
+from fastrot.data.images.decode import decode_image
 from fastrot.errors import BadDataError, FastrotError, MismatchError, UsageError
 from fastrot.evaluation import knn
-from fastrot.evaluation.journal import Journal
 from fastrot.evaluation.knn import evaluate_knn, vote
+from fastrot.evaluation.metrics import label_ranks
+from fastrot.evaluation.partial_results import Journal
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.evaluation.result import Score
-from fastrot.feature_cache import FeatureCache
-from fastrot.metrics import label_ranks
+from fastrot.features.cache import FeatureCache
 
 QUIET = Journal(None, {})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastrot.errors import UsageError
-from fastrot.evaluation.mode import TEST_TRANSFORM, parse_mode
+from fastrot.evaluation.protocol import TEST_TRANSFORM, parse_mode
 
 
 def test_modes_by_name() -> None:

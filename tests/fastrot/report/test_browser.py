@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastrot.evaluation.result import Score
-from fastrot.report.make import make_report
+from fastrot.report.run.make import make_report
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
-from fastrot.data.images import decode_image
+from fastrot.data.images.decode import decode_image
 from fastrot.solvers import gram_svm
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import Solution, Stack, solve_parts, solve_path

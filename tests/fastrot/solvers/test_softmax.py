@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fastrot.data.images import decode_image
+from fastrot.data.images.decode import decode_image
 from fastrot.errors import UsageError
 from fastrot.solvers.softmax import Solution, certificate, solve_path
 from fastrot.solvers.softmax_cyanure import solve_with_cyanure

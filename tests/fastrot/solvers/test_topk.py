@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from fastrot.data.images import decode_image
+from fastrot.data.images.decode import decode_image
 from fastrot.solvers import topk
 from fastrot.solvers.topk import nearest_rows
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastrot.data.images import DecodeError, decode_image, measure
+from fastrot.data.images.decode import DecodeError, decode_image, measure
 from fastrot.kernels.decode.crop import CropDecoder, Crops, SourceFile, Spans
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 from fastrot.kernels.decode.op import JpegError, decode_jpeg

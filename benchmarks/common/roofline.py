@@ -1,0 +1,112 @@
+"""The least time that a training step can take: every kernel at full bandwidth or full speed.
+
+Kernels run one after another, so the bound of a step is the sum over its kernels of the larger of
+bytes / bandwidth and FLOPs / peak. Which kernels there are depends on what is fused
+(``kernel_work.py``).
+
+Example:
+    >>> layers = layers_of(ModelConfig(name="resnet50"), 224)
+    >>> fused = bounds(layers, peak=790e12, bandwidth=4.3e12, batch=256)["a2"]
+    >>> round(fused.views_per_second, -2)
+    10200.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastrot.benchmarks.common.kernel_work import CONVS, LEVELS, kernels
+from fastrot.benchmarks.common.layer_shapes import VIEWS, Layer, trace
+from fastrot.config import ModelConfig
+from fastrot.models.backbones import build_model
+
+REFERENCE = {"peak": 790e12, "bandwidth": 4.3e12}
+"""Of an H200: FLOP/s of half-precision matrices, bytes/s of a copy (``performance.md``)."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bound of one level.
+
+    Attributes:
+        level: key of ``LEVELS``, or ``convs``.
+        title: in words.
+        seconds: for one view, at least.
+        nbytes: for one view.
+        flops: for one view.
+        memory_share: of the seconds, in kernels that bandwidth bounds.
+    """
+
+    level: str
+    title: str
+    seconds: float
+    nbytes: float
+    flops: float
+    memory_share: float
+
+    @property
+    def views_per_second(self) -> float:
+        """At most."""
+        return 1 / self.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "level": self.level,
+            "title": self.title,
+            "views_per_s": round(self.views_per_second, 1),
+            "megabytes": round(self.nbytes / 1e6, 3),
+            "gflop": round(self.flops / 1e9, 3),
+            "memory_share": round(self.memory_share, 4),
+        }
+
+
+def layers_of(config: ModelConfig, resolution: int) -> list[Layer]:
+    """The layers of a rotation network for views of (3, resolution, resolution)."""
+    with torch.device("meta"):
+        model = build_model(config, seed=0)
+    return trace(model, (3, resolution, resolution))
+
+
+def step_flops(layers: Sequence[Layer]) -> int:
+    """Of one view in a training step: forward, and the gradients of inputs and weights."""
+    return sum(layer.flops * (2 if VIEWS in layer.inputs else 3) for layer in layers)
+
+
+def bounds(
+    layers: list[Layer],
+    *,
+    peak: float,
+    bandwidth: float,
+    batch: int,
+    value_bytes: int = 2,
+    levels: Sequence[str] = ("a0", "a2", "c", "b", CONVS),
+) -> dict[str, Bound]:
+    """What no step of these levels can beat.
+
+    Args:
+        layers: of ``layers.trace``.
+        peak: FLOP/s of matrix multiplication in the precision of the activations.
+        bandwidth: bytes/s.
+        batch: views.
+        value_bytes: of an activation, of its gradient, and of the copy of a weight: 2 or 4.
+        levels: keys of ``LEVELS``, and ``convs``.
+    """
+    found = {}
+    for name in levels:
+        works = kernels(layers, name, batch=batch, value_bytes=value_bytes)
+        seconds = [work.seconds(peak, bandwidth) for work in works]
+        memory = (s for w, s in zip(works, seconds, strict=True) if w.nbytes / bandwidth >= s)
+        found[name] = Bound(
+            level=name,
+            title=LEVELS[name].title if name in LEVELS else "convolutions alone",
+            seconds=sum(seconds),
+            nbytes=sum(work.nbytes for work in works),
+            flops=sum(work.flops for work in works),
+            memory_share=sum(memory) / sum(seconds),
+        )
+    return found

@@ -1,0 +1,174 @@
+"""The outcome of a contest of throughput: JSON, records for a results file, and a table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.common.harness import PointsReport, Spread, ratios, spread
+from fastrot.benchmarks.compare.runner import Contest, Measured
+
+_QUIET_CORES = 0.1
+
+
+@dataclass(frozen=True)
+class BenchReport(PointsReport):
+    """What was measured.
+
+    Attributes:
+        bench: ``loader`` or ``prepare``.
+        subject: what it is all about.
+        compared: whose rate is divided by that of each peer, by the peer's name.
+        contest: the measurements.
+        bytes_an_image: mean size of what is read of one.
+        settings: what was asked for.
+        data: what was read.
+        record: the machine, the versions, the command.
+    """
+
+    bench: str
+    subject: str
+    compared: Mapping[str, str]
+    contest: Contest
+    bytes_an_image: float
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+    record: Mapping[str, Any]
+    exit_code: int = field(default=0, init=False)
+
+    @cached_property
+    def ratios(self) -> dict[str, Spread]:
+        """How many times faster than each peer what it is compared with is."""
+        measured = self.contest.measured
+        return {
+            peer: ratios(measured[ours].rates(), measured[peer].rates())
+            for peer, ours in self.compared.items()
+            if peer in measured and ours in measured
+        }
+
+    def points(self) -> dict[str, dict[str, Any]]:
+        """What was measured of each contender, by name."""
+        return {name: self._point(each) for name, each in self.contest.measured.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values; ``ratios`` holds the medians."""
+        return {
+            "bench": self.bench,
+            "ratios": {name: float(f"{r.median:.4g}") for name, r in self.ratios.items()},
+            "ratio_spreads": {name: r.to_json() for name, r in self.ratios.items()},
+            "subject": self.subject,
+            "points": self.points(),
+            "left_out": self.contest.left_out,
+            "settings": dict(self.settings),
+            "data": dict(self.data),
+            "record": dict(self.record),
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """One object for each contender that stands alone: for a results file."""
+        return [
+            {
+                "bench": self.bench,
+                "point": name,
+                "subject": self.subject,
+                "ratio": self.ratios[name].to_json() if name in self.ratios else None,
+                **point,
+                "settings": dict(self.settings),
+                "data": dict(self.data),
+                "record": dict(self.record),
+            }
+            for name, point in self.points().items()
+        ]
+
+    def show(self, console: Console) -> None:
+        """Print it for people: settings, measurements, ratios last."""
+        settings = "  ".join(f"{key} {value}" for key, value in self.settings.items())
+        data = "  ".join(f"{key} {_short(value)}" for key, value in self.data.items())
+        for line in (f"data: {data}", f"settings: {settings}"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        table = _table(f"{self.bench}: medians of the rounds", "", "images/s", "of rounds",
+                       "CPU s/1k", "first s", "import s", "peak MB")  # fmt: skip
+        for name, measured in self.contest.measured.items():
+            table.add_row(name, *self._cells(measured))
+        console.print(table)
+        for line in (*self._left_out(), *self._disturbed()):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        versus = _table("ratios: how many times faster", "", "ratio", "of rounds")
+        for name, ratio in self.ratios.items():
+            pair = f"{self.compared[name]} / {name}"
+            versus.add_row(pair, f"{ratio.median:.2f}", f"{ratio.low:.2f}-{ratio.high:.2f}")
+        console.print(versus)
+
+    def _left_out(self) -> list[str]:
+        return [f"left out: {name}: {why}" for name, why in self.contest.left_out.items()]
+
+    def _disturbed(self) -> list[str]:
+        foreign = statistics.fmean(
+            turn["foreign_cores"] for each in self.contest.measured.values() for turn in each.turns
+        )
+        if foreign < _QUIET_CORES:
+            return []
+        return [f"others used {foreign:.1f} of the cores meanwhile: repeat this on a quiet machine"]
+
+    def _cells(self, measured: Measured) -> list[str]:
+        rate = spread(measured.rates())
+        cpu = spread(_cpu_seconds(measured)).median
+        first = spread([start["first_seconds"] for start in measured.starts])
+        imports = spread([start["import_seconds"] for start in measured.starts])
+        peak = max(turn["peak_bytes"] for turn in measured.turns)
+        return [
+            f"{rate.median:,.0f}",
+            f"{rate.low:,.0f}-{rate.high:,.0f}",
+            f"{cpu:.2f}",
+            f"{first.median:.2f}",
+            f"{imports.median:.2f}",
+            f"{peak / 1e6:,.0f}",
+        ]
+
+    def _point(self, measured: Measured) -> dict[str, Any]:
+        starts, turns = measured.starts, measured.turns
+        rates = spread(measured.rates())
+        return {
+            "images_per_second": rates.to_json(),
+            "bytes_per_second": round(rates.median * self.bytes_an_image),
+            "cpu_seconds_per_1000": spread(_cpu_seconds(measured)).to_json(),
+            "first_seconds": spread([start["first_seconds"] for start in starts]).to_json(),
+            "import_seconds": spread([start["import_seconds"] for start in starts]).to_json(),
+            "process_seconds": spread([start["process_seconds"] for start in starts]).to_json(),
+            "peak_bytes": max(turn["peak_bytes"] for turn in turns),
+            "steady_bytes": max(turn["steady_bytes"] for turn in turns),
+            "file_page_bytes": max(turn["file_page_bytes"] for turn in turns),
+            "foreign_cores": spread([turn["foreign_cores"] for turn in turns]).to_json(),
+            "storage_bytes": sum(turn["storage_bytes"] for turn in turns),
+            "notes": starts[-1]["notes"],
+        }
+
+
+def _cpu_seconds(measured: Measured) -> list[float]:
+    """Seconds of a core for 1,000 images, in each round."""
+    return [1000 * turn["cpu_seconds"] / turn["images"] for turn in measured.turns]
+
+
+def _table(title: str, *heads: str) -> Table:
+    """Names to the left, numbers to the right, within 80 columns."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,1 @@
+"""Benchmarks of the kernels: every implementation beside its reference."""

@@ -1,0 +1,142 @@
+"""Inputs of the operations of ``fastrot bench kernels``, and their results in float64.
+
+Shapes: N images, V views of each, C channels, S side; x of (N V, C, S, S), channels-last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fastrot.benchmarks.kernels import optimizer as kernel_optimizer
+from fastrot.benchmarks.kernels.cases import VIEWS, Case
+from fastrot.benchmarks.kernels.optimizer import Weights
+from fastrot.kernels.rotate import reference as rotate
+
+MOMENTUM, EPS = 0.1, 1e-5
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """What ``rotate_views`` takes.
+
+    Attributes:
+        images: of shape (N, S, S, 3), uint8.
+        turns: of shape (N, V), uint8: 0, 1, 2, 3, which the peers take for granted.
+        flips: of shape (N,), bool.
+        table: of shape (256, 3).
+        channels: of a view.
+    """
+
+    images: torch.Tensor
+    turns: torch.Tensor
+    flips: torch.Tensor
+    table: torch.Tensor
+    channels: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a batch normalisation takes.
+
+    Attributes:
+        x: of shape (N V, C, S, S), channels-last.
+        residual: likewise, or None.
+        dy: likewise, the gradient of the result.
+        weight: of shape (C,), float32.
+        bias: likewise.
+        running_mean: likewise.
+        running_var: likewise.
+    """
+
+    x: torch.Tensor
+    residual: torch.Tensor | None
+    dy: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+
+def photos(case: Case, device: torch.device) -> Photos:
+    """Random pixels."""
+    random = torch.Generator(device).manual_seed(0)
+    n = case.shape[0]
+    images = torch.randint(0, 256, case.shape, dtype=torch.uint8, device=device, generator=random)
+    return Photos(
+        images=images,
+        turns=torch.arange(VIEWS, dtype=torch.uint8, device=device).repeat(n, 1),
+        flips=torch.arange(n, device=device) % 2 == 1,
+        table=rotate.normalisation_table(MEAN, STD, case.dtype).to(device),
+        channels=case.op.channels,
+    )
+
+
+def layer(case: Case, device: torch.device) -> Layer:
+    """Normal values; every channel has a mean, a spread, a weight and a bias of its own."""
+    random = torch.Generator(device).manual_seed(0)
+    n, channels, height, width = case.shape
+
+    def batch() -> torch.Tensor:
+        rows = (n, height, width, channels)
+        return torch.randn(rows, dtype=case.dtype, device=device, generator=random).permute(
+            0, 3, 1, 2
+        )
+
+    def vector() -> torch.Tensor:
+        return torch.rand(channels, device=device, generator=random) + 0.5
+
+    return Layer(
+        x=batch().mul_(vector()[:, None, None]).add_(vector()[:, None, None]),
+        residual=batch() if case.op.residual else None,
+        dy=batch(),
+        weight=vector(),
+        bias=vector() - 1,
+        running_mean=vector(),
+        running_var=vector(),
+    )
+
+
+def make(case: Case, device: torch.device) -> Photos | Layer | Weights:
+    """What this case takes."""
+    if case.op.kind == "sgd":
+        return kernel_optimizer.weights(device)
+    return photos(case, device) if case.op.kind == "rotate" else layer(case, device)
+
+
+def exact(case: Case, inputs: Photos | Layer | Weights) -> torch.Tensor:
+    """The result: views, y, or dx; in float64, views in their own dtype.
+
+    It agrees with every implementation, up to rounding, but for elements of dx so near the edge
+    of ReLU that rounding decides on which side they are.
+    """
+    if isinstance(inputs, Weights):
+        return kernel_optimizer.exact(inputs)
+    if isinstance(inputs, Photos):
+        n, side = inputs.images.shape[:2]
+        views = inputs.table.new_empty(n * VIEWS, side, side, inputs.channels)
+        rotate.rotate_views(inputs.images, inputs.turns, inputs.flips, inputs.table, views)
+        return views.permute(0, 3, 1, 2)
+    x = inputs.x.double()
+    if case.op.kind == "frozen":
+        variance, mean = inputs.running_var.double(), inputs.running_mean.double()
+    else:
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    rstd = torch.rsqrt(variance + EPS)
+    straight = x.sub_(mean[:, None, None]).mul_(rstd[:, None, None])
+    weight, bias = inputs.weight.double()[:, None, None], inputs.bias.double()[:, None, None]
+    y = straight * weight + bias
+    if inputs.residual is not None:
+        y += inputs.residual
+    if case.op.kind != "backward":
+        return y.relu_()
+    g = inputs.dy.double().mul_(y > 0)
+    del y
+    along = (g * straight).mean((0, 2, 3), keepdim=True)
+    return (
+        g.sub_(g.mean((0, 2, 3), keepdim=True))
+        .sub_(straight.mul_(along))
+        .mul_(weight * rstd[:, None, None])
+    )

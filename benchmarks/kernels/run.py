@@ -1,0 +1,291 @@
+"""``fastrot bench kernels``: our kernels beside torch, its compiler and apex, at a layer's sizes.
+
+Every operation is measured at the shapes that ResNet-50 gives it. A time is worth something only
+next to two others, so a copy of as many bytes is timed in the same rounds, as are the peers; and
+only if the results agree, so they are compared with float64's first.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.common.harness import (
+    Countdown,
+    PointsReport,
+    key_fields,
+    machine_record,
+    ratios,
+    rotated,
+    spread,
+)
+from fastrot.benchmarks.kernels import inputs as kernel_inputs
+from fastrot.benchmarks.kernels.cases import OPS, Case, cases
+from fastrot.benchmarks.kernels.clock import Clock, copying
+from fastrot.benchmarks.kernels.implementations import NAMES, Contender, contender, missing
+from fastrot.errors import FastrotError, UsageError
+
+_PEERS = NAMES[1:]
+_FLUSH = {"cuda": 2**28, "cpu": 2**25}
+_SAID_EVERY = 2.0  # seconds
+_OF_SUMS = 2e-5  # relative error of a long sum in float32
+
+
+class DisagreementError(FastrotError):
+    """An implementation computes something else: its time would mean nothing (70)."""
+
+
+@dataclass
+class Point:
+    """One implementation of one case.
+
+    Attributes:
+        name: of the contender.
+        worst: largest difference from float64's result.
+        mean: mean difference.
+        seconds: of each round: the median of its runs.
+    """
+
+    name: str
+    worst: float
+    mean: float
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Measured:
+    """One case.
+
+    Attributes:
+        case: which.
+        copy: seconds of each round of a copy.
+        copy_bytes: what that copy moves.
+        points: of all who took part; the subject first.
+        left_out: the others, and why.
+    """
+
+    case: Case
+    copy: list[float]
+    copy_bytes: int
+    points: list[Point]
+    left_out: dict[str, str]
+
+    def point(self, each: Point) -> dict[str, Any]:
+        """Plain values; a share is taken round by round."""
+        moved = self.case.bytes
+        rates = [moved / s for s in each.seconds]
+        share = ratios(rates, [self.copy_bytes / s for s in self.copy])
+        return {
+            "op": self.case.name,
+            "shape": list(self.case.shape),
+            "dtype": str(self.case.dtype).removeprefix("torch."),
+            "implementation": each.name,
+            "microseconds": spread([1e6 * s for s in each.seconds]).to_json(),
+            "bytes": moved,
+            "gbytes_per_s": _short(statistics.median(rates) / 1e9),
+            "share_of_copy": _short(share.median),
+            "times_ours": _short(ratios(each.seconds, self.points[0].seconds).median),
+            "largest_difference": _short(each.worst),
+            "mean_difference": _short(each.mean),
+        }
+
+
+@dataclass(frozen=True)
+class KernelsReport(PointsReport):
+    """What was measured.
+
+    Attributes:
+        measured: by case.
+        settings: what was asked for.
+        record: the machine, the versions, the command.
+    """
+
+    measured: Sequence[Measured]
+    settings: Mapping[str, Any]
+    record: Mapping[str, Any]
+    exit_code: int = field(default=0, init=False)
+
+    def points(self) -> list[dict[str, Any]]:
+        """Of all cases."""
+        return [each.point(point) for each in self.measured for point in each.points]
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values."""
+        return {
+            "bench": "kernels",
+            "points": self.points(),
+            "copies": [
+                {"op": each.case.name, "shape": list(each.case.shape), "bytes": each.copy_bytes,
+                 "microseconds": spread([1e6 * s for s in each.copy]).to_json()}
+                for each in self.measured
+            ],
+            "left_out": [
+                {"op": each.case.name, "shape": list(each.case.shape), **each.left_out}
+                for each in self.measured
+                if each.left_out
+            ],
+            "settings": dict(self.settings),
+            "record": dict(self.record),
+        }  # fmt: skip
+
+    def records(self) -> list[dict[str, Any]]:
+        """One object for each point that stands alone: for a results file."""
+        about = key_fields(self.record)
+        return [
+            {"bench": "kernels", **point, **about, "settings": dict(self.settings),
+             "record": dict(self.record)}
+            for point in self.points()
+        ]  # fmt: skip
+
+    def show(self, console: Console) -> None:
+        """Print it for people, within 80 columns: a table for each operation."""
+        line = "  ".join(f"{key} {value}" for key, value in self.settings.items())
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print("medians of the rounds; GB/s of what an operation must move", highlight=False)
+        for op in dict.fromkeys(each.case.name for each in self.measured):
+            console.print(_table(op, [each for each in self.measured if each.case.name == op]))
+        reasons = {(name, why) for each in self.measured for name, why in each.left_out.items()}
+        for name, why in sorted(reasons):
+            console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+
+
+def run_kernels(
+    *,
+    ops: Sequence[str] = tuple(OPS),
+    resolution: int = 224,
+    batch: int = 64,
+    dtype: str = "bfloat16",
+    device: str | None = None,
+    peers: Sequence[str] = _PEERS,
+    rounds: int = 5,
+    runs: int = 20,
+    progress: bool = True,
+) -> KernelsReport:
+    """Measure operations at the shapes of ResNet-50, one after another.
+
+    Args:
+        ops: names of ``kernel_cases.OPS``.
+        resolution: side of the images.
+        batch: images before rotation.
+        dtype: float16, bfloat16 or float32.
+        device: cuda or cpu; None: a GPU where there is one.
+        peers: names of ``kernel_contenders.NAMES`` besides our own.
+        rounds: in each of them every contender has its turn, in another order each time.
+        runs: of a contender in a round; their median counts.
+        progress: say on standard error how far it is.
+
+    Raises:
+        UsageError: an argument is wrong.
+        DisagreementError: a contender's result is not that of float64.
+    """
+    for name, number in (("rounds", rounds), ("runs", runs)):
+        if number < 1:
+            raise UsageError(f"--{name}={number} must be at least 1")
+    if unknown := set(peers) - set(_PEERS):
+        raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(_PEERS)}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in _FLUSH or (device == "cuda" and not torch.cuda.is_available()):
+        raise UsageError(f"--device={device} cannot be used here; use cpu, or cuda with a GPU")
+    where = torch.device(device)
+    wanted = cases(ops, resolution=resolution, batch=batch, dtype=dtype)
+    console = Console(stderr=True) if progress else None
+    countdown = Countdown(len(wanted) * rounds, console=console)
+    clock = Clock(where, flush=_FLUSH[where.type])
+    names = [name for name in NAMES if name == NAMES[0] or name in peers]
+    measured = [_measure(case, names, clock, where, rounds, runs, countdown) for case in wanted]
+    return KernelsReport(
+        measured=measured,
+        settings={"device": where.type, "resolution": resolution, "batch": batch, "dtype": dtype,
+                  "rounds": rounds, "runs": runs},
+        record=machine_record(),
+    )  # fmt: skip
+
+
+def _measure(
+    case: Case,
+    names: Sequence[str],
+    clock: Clock,
+    device: torch.device,
+    rounds: int,
+    runs: int,
+    countdown: Countdown,
+) -> Measured:
+    inputs = kernel_inputs.make(case, device)
+    left_out = {name: why for name in names if (why := missing(name, case)) is not None}
+    expected = kernel_inputs.exact(case, inputs)
+    points, contenders = [], {}
+    for name in names:
+        if name not in left_out:
+            contenders[name] = contender(name, case, inputs)
+            points.append(_compared(name, case, contenders[name], expected))
+    del expected
+    copy, copy_bytes = copying(case.bytes, device)
+    everyone: dict[str, Contender] = {**contenders, "copy": copy}
+    seconds: dict[str, list[float]] = {name: [] for name in everyone}
+    for each in everyone.values():
+        clock.seconds(each)  # warm
+    for turn in range(rounds):
+        for name in rotated(list(everyone), turn):
+            times = [clock.seconds(everyone[name]) for _ in range(runs)]
+            seconds[name].append(statistics.median(times))
+        ours = 1e6 * seconds[points[0].name][-1]
+        countdown.step(f"{case}: {_digits(ours)} us", every=_SAID_EVERY)
+    for point in points:
+        point.seconds = seconds[point.name]
+    return Measured(case, seconds["copy"], copy_bytes, points, left_out)
+
+
+def _compared(name: str, case: Case, contender: Contender, expected: torch.Tensor) -> Point:
+    """How far from float64 its result is: at most a rounding, on average."""
+    found = contender.run(contender.begin())
+    if found.shape != expected.shape or found.dtype != case.dtype:
+        raise DisagreementError(f"{name}: {case.name} gives {found.dtype} {tuple(found.shape)}")
+    apart = (found.detach() - expected).abs_()
+    point = Point(name, float(apart.max()), float(apart.mean()))
+    # Near ReLU's edge rounding decides, so only the mean is bounded.
+    bound = max(torch.finfo(case.dtype).eps, _OF_SUMS) * max(1.0, float(expected.abs().mean()))
+    if not point.mean <= bound:
+        raise DisagreementError(
+            f"{name}: {case} differs from float64 by {point.mean:.2g} on average, "
+            f"more than {bound:.2g}"
+        )
+    return point
+
+
+def _table(op: str, cases: Sequence[Measured]) -> Table:
+    table = Table(title=op, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    heads = ("shape", "", "us", "of rounds", "GB/s", "of copy", "x ours", "mean diff.")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number > 1 else "left", no_wrap=True)
+    for each in cases:
+        shape = "x".join(map(str, each.case.shape))
+        for point in map(each.point, each.points):
+            times = point["microseconds"]
+            table.add_row(
+                shape,
+                point["implementation"],
+                _digits(times["median"]),
+                f"{_digits(times['low'])}-{_digits(times['high'])}",
+                _digits(point["gbytes_per_s"]),
+                f"{100 * point['share_of_copy']:.0f} %",
+                f"{point['times_ours']:.2f}",
+                f"{point['mean_difference']:.1e}",
+            )
+            shape = ""
+    return table
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _digits(value: float) -> str:
+    """Three of them, or the whole number."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""Benchmarks of loading and of converting data sets."""

@@ -1,0 +1,48 @@
+"""What all converters are given: the same folder of images and the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fastrot.benchmarks.compare.stream import Delivery, Stream
+from fastrot.data.sources.find import list_source
+
+
+@dataclass(frozen=True)
+class ConversionJob:
+    """One job for all.
+
+    Attributes:
+        source: folder of images.
+        out: file to write; replaced by every conversion.
+        max_side: longest side of a stored image, in pixels; None: as it is.
+        quality: of the JPEGs.
+        workers: processes or threads.
+        copy: of our own: keep the bytes of the JPEGs.
+    """
+
+    source: str
+    out: str
+    max_side: int | None
+    quality: int
+    workers: int
+    copy: bool = False
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """All images, in the order of their names."""
+        listing = list_source(self.source, kind="folder")
+        return [Path(listing.root) / name for name in listing.paths]
+
+
+def conversions(convert: Callable[[], int]) -> Stream:
+    """A stream of conversions; ``convert`` returns how many images it stored."""
+    return Stream(_again(convert))
+
+
+def _again(convert: Callable[[], int]) -> Iterator[Delivery]:
+    while True:
+        yield Delivery(convert())

@@ -1,0 +1,30 @@
+"""``fastrot prepare``: strict decoding, shuffled order, checksums, manifest, synced to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastrot.benchmarks.compare.stream import Stream
+from fastrot.benchmarks.loader.converters.job import ConversionJob, conversions
+from fastrot.data.prepare.convert import prepare
+
+
+def open_stream(job: Mapping[str, Any]) -> Stream:
+    """Conversions by ``prepare``, re-encoding or, with ``job["copy"]``, keeping the bytes."""
+    asked = ConversionJob(**job)
+
+    def convert() -> int:
+        return prepare(
+            asked.source,
+            asked.out,
+            kind="folder",
+            max_side=None if asked.copy else asked.max_side,
+            quality=None if asked.copy else asked.quality,
+            copy=asked.copy,
+            workers=asked.workers,
+            overwrite=True,
+            progress=False,
+        ).num_samples
+
+    return conversions(convert)

@@ -1,0 +1,60 @@
+"""FFCV 1.0.2: its own Loader and compiled pipeline with our boxes, nothing checked.
+
+``os_cache=True`` (the file is mapped and in memory), one thread a core, FFCV's usual three
+batches ahead. Its JPEG decoder and INTER_AREA resize; no copy: batches are FFCV's buffers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastrot.benchmarks.compare.stream import Delivery, Stream
+from fastrot.benchmarks.loader.readers.device import delivered
+from fastrot.benchmarks.loader.readers.job import LoaderJob
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.loaders.ffcv_stream import FfcvStream
+from fastrot.data.open import open_samples
+from fastrot.errors import MismatchError
+
+_BATCHES_AHEAD = 5  # three in FFCV's queue, one at work, one in hand
+
+
+def open_stream(job: Mapping[str, Any]) -> Stream:
+    """Batches of FFCV's pipeline.
+
+    Raises:
+        MismatchError: FFCV cannot read such data.
+    """
+    asked = LoaderJob(**job)
+    samples = open_samples(asked.data, checksums=False)
+    if not isinstance(samples, BetonSamples):
+        raise MismatchError("FFCV reads only .beton files; fastrot prepare makes one")
+    if asked.crops().leaves_image:
+        raise MismatchError("FFCV cannot draw crops that leave the image")
+    stream = FfcvStream(
+        Path(asked.data),
+        [field.name for field in samples.file.fields],
+        samples.file.image_field.name,
+        len(samples),
+        size=asked.size,
+        chunk=asked.batch,
+        workers=asked.workers,
+    )
+    images = delivered(_rows(stream, asked, samples), asked.device)
+    return Stream(images, ahead=_BATCHES_AHEAD, notes={"os_cache": True, "batches_ahead": 3})
+
+
+def _rows(stream: FfcvStream, job: LoaderJob, samples: BetonSamples) -> Iterator[Delivery]:
+    crops, order = job.crops(), job.order(len(samples))
+    for epoch in itertools.count():
+        ids = np.concatenate(list(order.batches(epoch)))
+        sizes = samples.sizes(ids)
+        boxes = crops.boxes(job.seed, epoch, ids, sizes[:, 0], sizes[:, 1])
+        for _, rows, _ in stream.rows(ids, boxes):
+            yield Delivery(len(rows), torch.from_numpy(rows))

@@ -1,0 +1,31 @@
+"""What a copy from pinned host memory to the GPU can deliver: the same batch again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from fastrot.benchmarks.compare.stream import Delivery, Stream
+from fastrot.benchmarks.loader.readers.job import LoaderJob
+
+_COPIES = 16  # between two looks at the clock
+
+
+def open_stream(job: Mapping[str, Any]) -> Stream:
+    """Copies of one batch of uint8 on a side stream."""
+    return Stream(_copies(LoaderJob(**job)))
+
+
+def _copies(job: LoaderJob) -> Iterator[Delivery]:
+    shape = (job.batch, job.size, job.size, 3)
+    host = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
+    device = torch.empty(shape, dtype=torch.uint8, device="cuda")
+    stream = torch.cuda.Stream()
+    while True:
+        with torch.cuda.stream(stream):
+            for _ in range(_COPIES):
+                device.copy_(host, non_blocking=True)
+        stream.synchronize()
+        yield Delivery(_COPIES * job.batch)

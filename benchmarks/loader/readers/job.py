@@ -1,0 +1,113 @@
+"""What all contenders of ``fastrot bench loader`` are given: the same samples, boxes and order.
+
+Shapes: N images of a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.format import RAW
+from fastrot.data.dataset import Samples
+from fastrot.data.open import open_samples
+from fastrot.data.sampling.crops import Boxes, Crop, CropKind
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.errors import MismatchError
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class LoaderJob:
+    """One job for all.
+
+    Attributes:
+        data: a .beton file or a folder.
+        loader: of ``peers.own``: which of our loaders.
+        size: S, pixels.
+        batch: N.
+        workers: threads or processes.
+        crop: how crops are drawn.
+        checksums: our loaders compare checksums while reading.
+        exact: our native loader, and the decoder alone, decode at full resolution.
+        device: ``cpu`` or ``cuda``: where batches are delivered.
+    """
+
+    data: str
+    loader: str = "native"
+    size: int = 224
+    batch: int = 128
+    workers: int = 1
+    crop: CropKind = "random_resized"
+    checksums: bool = True
+    exact: bool = False
+    device: str = "cpu"
+
+    @property
+    def seed(self) -> int:
+        """Of order and crops."""
+        return _SEED
+
+    def crops(self) -> Crop:
+        """How crops are drawn."""
+        return Crop(self.crop, self.size)
+
+    def order(self, num_samples: int) -> SampleOrder:
+        """Which samples make up which batch."""
+        return SampleOrder(num_samples, self.batch, seed=_SEED)
+
+    def batches(self, samples: Samples) -> Iterator[tuple[NDArray[np.int64], Boxes]]:
+        """Ids (N,) and boxes (N, 4) of batch after batch, epoch after epoch, without an end."""
+        crops, order = self.crops(), self.order(len(samples))
+        for epoch in itertools.count():
+            for ids in order.batches(epoch):
+                sizes = samples.sizes(ids)
+                yield ids, crops.boxes(_SEED, epoch, ids, sizes[:, 0], sizes[:, 1])
+
+
+class Stored:
+    """The stored bytes of every image, unchecked, as fast as they can be had.
+
+    A .beton file is mapped: its bytes are not copied. The files of a folder are read.
+
+    Args:
+        path: the data.
+
+    Attributes:
+        samples: the data set.
+        raw: whether the images are stored as pixels.
+
+    Raises:
+        MismatchError: a .beton file with both kinds; no peer reads that.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.samples = open_samples(path, checksums=False)
+        self.raw = False
+        self._mapped: NDArray[np.uint8] | None = None
+        if isinstance(self.samples, BetonSamples):
+            file = self.samples.file
+            raw = file.modes == RAW
+            self.raw = bool(raw.any())
+            if self.raw and not raw.all():
+                raise MismatchError(f"{path}: JPEGs and raw images in one file; prepare it anew")
+            self._mapped = np.memmap(path, np.uint8, mode="c")  # private: torch wants it writable
+            self._starts = file.data_pointers.astype(np.int64)
+            self._ends = self._starts + file.data_sizes.astype(np.int64)
+
+    def __getitem__(self, sample: int) -> NDArray[np.uint8]:
+        """Bytes of a file, of shape (n,), or, where ``raw``, pixels of shape (H, W, 3)."""
+        if self._mapped is None:
+            return np.fromfile(self.samples.name(sample), np.uint8)
+        data = self._mapped[self._starts[sample] : self._ends[sample]]
+        if not self.raw:
+            return data
+        width, height = self.samples.sizes(np.array([sample]))[0]
+        return data.reshape(height, width, 3)

@@ -1,0 +1,192 @@
+"""``fastrot plan``: gather what is known, predict each number of GPUs, state what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastrot.benchmarks.common.harness import check_positive
+from fastrot.benchmarks.plan.gradients import planned_network
+from fastrot.benchmarks.plan.links import Network, fabric_of
+from fastrot.benchmarks.plan.predict import PlanInputs, Prediction, phases, predict, together
+from fastrot.benchmarks.plan.records import (
+    LoaderRecord,
+    Record,
+    StepRecord,
+    read_records,
+    shipped_paths,
+)
+from fastrot.benchmarks.plan.report import PlanReport, loading_line, method_lines
+from fastrot.benchmarks.plan.step_times import (
+    NoRecordError,
+    StepTimes,
+    choose_steps,
+    roofline_steps,
+)
+from fastrot.config import Config, load_config
+from fastrot.data.open import open_samples
+from fastrot.data.sources.listing import SIZES
+from fastrot.distributed.world import World
+from fastrot.errors import UsageError
+from fastrot.training.resolve import plan_batch
+
+MOST_GPUS = 1024
+_IMAGE_BYTES = 115_000.0
+_IMAGE_BYTES_WHY = "mean of ImageNet's training images as published, not re-encoded: assumed"
+
+
+def plan(
+    recipe: str,
+    *,
+    gpus: Sequence[int],
+    overrides: Sequence[str] = (),
+    records: Sequence[Path] = (),
+    hardware: str | None = None,
+    roofline: str | None = None,
+    network: Network | None = None,
+    per_gpu: int | None = None,
+    data: str | None = None,
+    images: int | None = None,
+    image_bytes: float | None = None,
+    price: float | None = None,
+) -> PlanReport:
+    """Predict a run for several numbers of GPUs.
+
+    Args:
+        recipe: a YAML file or the name of a shipped recipe.
+        gpus: one row each.
+        overrides: as for ``fastrot train --set``.
+        records: results files and folders of sweeps; with no step in them, those of the
+            checkout, too.
+        hardware: part of the name of the hardware whose records are meant.
+        roofline: take the bound for this GPU in place of a record.
+        network: links; what it leaves open is measured, if a record says so, or assumed.
+        per_gpu: source images a step of each GPU, whatever their number.
+        data: the images that will be read, for their number and bytes.
+        images: how many there are, without ``data`` (default: ImageNet's training set).
+        image_bytes: mean bytes of one, without ``data``.
+        price: of a GPU for an hour.
+
+    Raises:
+        UsageError: an argument is wrong, or there is no record that fits.
+        BadDataError: a record or the data are damaged.
+    """
+    network = network or Network()
+    check_positive(
+        price=price, link=network.link, network=network.network, latency_us=network.latency,
+        link_latency_us=network.link_latency, gpus_per_node=network.gpus_per_node,
+        batch_per_gpu=per_gpu, images=images, image_bytes=image_bytes,
+    )  # fmt: skip
+    if wrong := [n for n in gpus if not 1 <= n <= MOST_GPUS]:
+        raise UsageError(f"--gpus {wrong[0]} must be between 1 and {MOST_GPUS:,}")
+    config = load_config(recipe, list(overrides))
+    known = read_records(records)
+    if not any(isinstance(record, StepRecord) for record in known):
+        known += read_records(shipped_paths())
+    cut = phases(config)
+    steps = [_steps(known, each, hardware, roofline, _batches(each, gpus, per_gpu)) for each in cut]
+    if len({each.hardware for each in steps}) > 1:
+        raise NoRecordError(
+            "records of the crop sizes are of several kinds of hardware: "
+            f"{'; '.join(each.hardware for each in steps)}; name one with --hardware"
+        )
+    fabric, links = fabric_of(known, steps[0], network)
+    loader = _loader(known, config) if records else None
+    count, size, read = _data(config, data, images, image_bytes)
+    inputs = [
+        PlanInputs(
+            config=each, per_gpu=per_gpu, images=count, image_bytes=size, steps=times,
+            network=planned_network(each.model, each.data.resolution), fabric=fabric,
+            overlap=times.on_gpu, loader_rate=None if loader is None else loader.images_per_s,
+            price=price,
+        )
+        for each, times in zip(cut, steps, strict=True)
+    ]  # fmt: skip
+    rows: list[Prediction] = []
+    refused: dict[int, str] = {}
+    for world in dict.fromkeys(gpus):
+        try:
+            rows.append(together([predict(each, world) for each in inputs]))
+        except UsageError as error:
+            refused[world] = str(error)
+    shared = (
+        f"global batch {config.train.global_batch}"
+        if per_gpu is None
+        else f"{per_gpu} images a GPU, whatever their number"
+    )
+    return PlanReport(
+        title=f"{Path(recipe).name}: {config.model.name}, {_sides(cut)} px, "
+        f"{config.train.epochs:g} epochs of {count:,} images, {shared}",
+        rows=rows,
+        refused=refused,
+        assumptions=[
+            *dict.fromkeys(line for times in steps for line in times.describe()),
+            *links,
+            *method_lines(inputs[-1], rows),
+            read,
+            loading_line(loader),
+            "not modelled: start, validation, checkpoints, jitter between ranks, other users of "
+            "the network, and whatever sharing a node costs one GPU (clocks, memory of a CPU)",
+        ],
+        settings={"recipe": Path(recipe).name, "set": list(overrides), "gpus": list(gpus),
+                  "price": price, "per_gpu": per_gpu, "records": [p.name for p in records]},
+        exit_code=0 if rows else UsageError.exit_code,
+    )  # fmt: skip
+
+
+def _steps(
+    known: Sequence[Record],
+    config: Config,
+    hardware: str | None,
+    roofline: str | None,
+    batches: Sequence[int],
+) -> StepTimes:
+    if roofline is not None:
+        return roofline_steps(roofline, config)
+    measured = [record for record in known if isinstance(record, StepRecord)]
+    return choose_steps(measured, config, hardware=hardware, batches=batches)
+
+
+def _sides(cut: Sequence[Config]) -> str:
+    return ", ".join(str(each.data.resolution) for each in cut)
+
+
+def _batches(config: Config, gpus: Sequence[int], per_gpu: int | None) -> list[int]:
+    """Source images of a pass of one GPU, for each number of GPUs that can share the batch."""
+    if per_gpu is not None:
+        return [per_gpu]
+    total = config.train.global_batch
+    worlds = [World(size=n) for n in gpus if total % n == 0]
+    return sorted({plan_batch(config, world).per_pass for world in worlds}) or [total]
+
+
+def _loader(records: Sequence[Record], config: Config) -> LoaderRecord | None:
+    """The fastest of our loaders at this resolution."""
+    from fastrot.data.loader import LOADERS
+
+    found = [
+        record
+        for record in records
+        if isinstance(record, LoaderRecord)
+        and record.resolution == config.data.resolution
+        and record.loader in LOADERS
+        and record.loader != "synthetic"
+    ]
+    return max(found, key=lambda record: record.images_per_s, default=None)
+
+
+def _data(
+    config: Config, data: str | None, images: int | None, image_bytes: float | None
+) -> tuple[int, float, str]:
+    """Number of images, mean bytes, and the line about them."""
+    if data is not None:
+        if images is not None or image_bytes is not None:
+            raise UsageError("--data says how many images there are and how large; leave out "
+                             "--images and --image-bytes")  # fmt: skip
+        samples = open_samples(data)
+        size = samples.stored_bytes / len(samples)
+        return len(samples), size, f"bytes read: {size:,.0f} an image, stored in {Path(data).name}"
+    size = _IMAGE_BYTES if image_bytes is None else image_bytes
+    why = _IMAGE_BYTES_WHY if image_bytes is None else "given"
+    count = SIZES["imagenet", "train"] if images is None else images
+    return count, size, f"bytes read: {size:,.0f} an image ({why}), each once an epoch"

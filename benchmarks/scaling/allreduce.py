@@ -1,0 +1,185 @@
+"""``fastrot bench allreduce``: the link between ranks, for ``fastrot plan --record``.
+
+Ranks of this machine are started here (NCCL where each has a GPU, gloo else). Under torchrun or
+srun the ranks are those that were started, so that links between nodes are measured, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.common.harness import (
+    PointsReport,
+    check_positive,
+    key_fields,
+    machine_record,
+    spread,
+)
+from fastrot.benchmarks.plan.collectives import Fabric, Link, ring
+from fastrot.benchmarks.plan.links import fit_link
+from fastrot.benchmarks.scaling.allreduce_rank import measure
+from fastrot.benchmarks.scaling.rank_processes import run_ranks
+from fastrot.distributed.world import joined, pick_device, read_world
+from fastrot.errors import UsageError
+
+SIZES = (1024, 16 * 1024, 256 * 1024, 1024**2, 4 * 1024**2, 25 * 1024**2, 64 * 1024**2)
+_START_SECONDS = 180.0  # imports, rendezvous, NCCL's set-up
+
+
+@dataclass(frozen=True)
+class AllReduceReport(PointsReport):
+    """What was measured.
+
+    Attributes:
+        times: seconds by bytes of the buffer, one value a round.
+        ranks: that took part.
+        nodes: that they ran on.
+        backend: nccl or gloo.
+        link: fitted to the medians.
+        fit_error: median relative error of the fit.
+        record: the machine, the versions, the command.
+        main: whether this process is to print: rank 0, or the one that started the ranks.
+    """
+
+    times: Mapping[int, Sequence[float]]
+    ranks: int
+    nodes: int
+    backend: str
+    link: Link
+    fit_error: float
+    record: Mapping[str, Any]
+    main: bool = True
+    exit_code: int = field(default=0, init=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values."""
+        return {
+            "bench": "allreduce",
+            "ranks": self.ranks,
+            "nodes": self.nodes,
+            "backend": self.backend,
+            "latency_us": float(f"{1e6 * self.link.latency:.5g}"),
+            "gb_per_s": float(f"{self.link.bandwidth / 1e9:.5g}"),
+            "fit_error": float(f"{self.fit_error:.3g}"),
+            **key_fields(self.record),
+            "points": [
+                {"bytes": size, "seconds": spread(values).to_json()}
+                for size, values in self.times.items()
+            ],
+            "record": dict(self.record),
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """One: the link belongs to all points."""
+        return [self.to_json()]
+
+    def save(self, json: Any, append: Any) -> None:
+        """As every report; only the main rank writes."""
+        if self.main:
+            super().save(json, append)
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        if not self.main:
+            return
+        where = f"{self.nodes} nodes" if self.nodes > 1 else "one machine"
+        table = Table(
+            title=f"all-reduce, {self.ranks} ranks of {where}, {self.backend}: medians",
+            title_justify="left",
+        )
+        for head in ("bytes", "ms", "of rounds", "GB/s", "fit"):
+            table.add_column(head, justify="right")
+        fabric = Fabric(self.link, self.link, 1 if self.nodes > 1 else self.ranks)
+        for size, values in self.times.items():
+            time = spread(values)
+            sent = 2 * (self.ranks - 1) / self.ranks * size
+            fitted = ring(self.ranks, size, fabric).seconds
+            table.add_row(
+                f"{size:,}",
+                f"{1e3 * time.median:,.3f}",
+                f"{1e3 * time.low:,.3f} - {1e3 * time.high:,.3f}",
+                f"{sent / time.median / 1e9:,.3f}",
+                f"{100 * (fitted / time.median - 1):+.0f} %",
+            )
+        console.print(table)
+        console.print(
+            f"link: {1e6 * self.link.latency:,.1f} us a hop, {self.link.bandwidth / 1e9:,.3f} GB/s "
+            f"(what one rank sends in a ring); median error of the fit "
+            f"{100 * self.fit_error:.0f} %",
+            highlight=False,
+        )
+
+
+def run_allreduce(
+    *,
+    ranks: int = 2,
+    sizes: Sequence[int] = SIZES,
+    device: str = "auto",
+    rounds: int = 5,
+    seconds: float = 0.3,
+) -> AllReduceReport:
+    """Measure all-reduces of several sizes.
+
+    Args:
+        ranks: processes that are started here; under torchrun there are as many as it started.
+        sizes: bytes of the buffer, rounded up to whole float32 values.
+        device: auto, cpu or cuda.
+        rounds: in which each size is timed once.
+        seconds: for which a size is repeated in a round.
+
+    Raises:
+        UsageError: an argument is wrong.
+        MismatchError: there are fewer GPUs than ranks.
+        PeerLostError: a rank failed.
+    """
+    check_positive(rounds=rounds, seconds=seconds)
+    whole = sorted({-(-size // 4) * 4 for size in sizes})
+    if len(whole) < 2 or whole[0] <= 0:
+        raise UsageError(f"--sizes={list(sizes)}: name two sizes or more, in bytes above 0")
+    if "RANK" in os.environ:
+        return _among_ranks(whole, device, rounds, seconds)
+    if ranks < 2:
+        raise UsageError(f"--ranks={ranks}: one rank has nobody to talk to; name two or more")
+    wanted = {"sizes": whole, "device": device, "rounds": rounds, "seconds": seconds}
+    said = run_ranks(
+        "fastrot.benchmarks.scaling.allreduce_rank", [json.dumps(wanted)], ranks=ranks,
+        deadline=_START_SECONDS + 4 * len(whole) * (rounds + 1) * seconds,
+    )  # fmt: skip
+    line = next(line for line in reversed(said.splitlines()) if line.startswith("{"))
+    times = {int(size): values for size, values in json.loads(line).items()}
+    record = machine_record()
+    on_gpu = device == "cuda" or (device == "auto" and bool(record.get("gpus")))
+    return _report(times, ranks, 1, "nccl" if on_gpu else "gloo", record, main=True)
+
+
+def _among_ranks(sizes: Sequence[int], device: str, rounds: int, seconds: float) -> AllReduceReport:
+    world = read_world()
+    if world.size < 2:
+        raise UsageError("torchrun started one rank, which has nobody to talk to; start two")
+    where = pick_device(device, world)
+    with joined(world, where):
+        times = measure(sizes, rounds=rounds, seconds=seconds, device=where)
+    nodes = -(-world.size // world.local_size)
+    backend = "nccl" if where.type == "cuda" else "gloo"
+    return _report(times, world.size, nodes, backend, machine_record(), main=world.is_main)
+
+
+def _report(
+    times: Mapping[int, Sequence[float]],
+    ranks: int,
+    nodes: int,
+    backend: str,
+    record: Mapping[str, Any],
+    *,
+    main: bool,
+) -> AllReduceReport:
+    medians = {size: spread(values).median for size, values in times.items()}
+    link, error = fit_link(medians, ranks=ranks, nodes=nodes)
+    return AllReduceReport(times, ranks, nodes, backend, link, error, record, main)

@@ -1,0 +1,60 @@
+"""Ranks of one machine as processes that meet in a file: no port is opened for the rendezvous."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from fastrot.distributed.rank_environment import rank_environment
+from fastrot.errors import PeerLostError
+from fastrot.system.processes import Child, end_children, start_child
+
+_POLL_SECONDS = 0.05
+
+
+def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: float) -> str:
+    """Run ``python -m module ARGUMENTS`` as so many ranks.
+
+    The file lies in a folder that no other user can enter. When one rank fails, or the time is
+    over, all are ended.
+
+    Args:
+        module: joins with ``distributed.joined``.
+        arguments: the same for all.
+        ranks: how many.
+        deadline: seconds.
+
+    Returns:
+        What rank 0 printed, errors and warnings included.
+
+    Raises:
+        PeerLostError: a rank failed, with the last line of what it said; or the deadline passed.
+    """
+    with tempfile.TemporaryDirectory(prefix="fastrot-ranks-") as scratch, ExitStack() as stack:
+        store, logs = Path(scratch, "store"), [Path(scratch, f"{r}.log") for r in range(ranks)]
+        processes: list[Child] = []
+        stack.callback(end_children, processes)
+        for rank, log in enumerate(logs):
+            processes.append(
+                start_child(
+                    [sys.executable, "-m", module, *arguments],
+                    environment={"OMP_NUM_THREADS": "1", **rank_environment(rank, ranks, store)},
+                    output=stack.enter_context(log.open("wb")),
+                )
+            )
+        end = time.monotonic() + deadline
+        while any(process.poll() is None for process in processes):
+            if any(process.returncode for process in processes):
+                break
+            if time.monotonic() > end:
+                raise PeerLostError(f"{ranks} ranks of {module} did not end in {deadline:g} s")
+            time.sleep(_POLL_SECONDS)
+        for rank, process in enumerate(processes):
+            if process.returncode:
+                last = (logs[rank].read_text().strip().splitlines() or ["it said nothing"])[-1]
+                raise PeerLostError(f"rank {rank} ended with {process.returncode}: {last}")
+        return logs[0].read_text()

@@ -1,0 +1,1 @@
+"""Benchmarks of the solvers beside the libraries that solve the same problems."""

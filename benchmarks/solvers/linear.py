@@ -1,0 +1,284 @@
+"""``fastrot bench linear``: softmax regression to equal objective, beside cyanure and others.
+
+Quality comes first: the least objective is known from our solver's duality gap at 1e-8, each
+contender goes up its ladder of tolerances until it is within 1e-5 of that, and only then are
+rounds timed, all contenders one after another in each, at the rung that was enough. A contender
+that does not get there is left out for that strength, with what it reached.
+
+Shapes: n samples, D dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.common.harness import (
+    Countdown,
+    Spread,
+    limited,
+    machine_record,
+    ratio_fields,
+    ratios,
+    rotated,
+    spread,
+)
+from fastrot.benchmarks.solvers.linear_baselines import LADDERS, SOLVERS, Job, Rung, missing
+from fastrot.errors import UsageError
+from fastrot.evaluation.linear.standardise import channel_statistics, read_rows, standardise
+from fastrot.features.cache import FeatureCache
+from fastrot.solvers.softmax import certificate, solve_path
+from fastrot.system.machine import usable_cores
+
+_EQUAL = 1e-5  # of the objective
+_KNOWN = 1e-8  # gap of the reference
+
+
+@dataclass
+class Point:
+    """One contender at one strength.
+
+    Attributes:
+        name: of the contender.
+        strength: s.
+        rung: at which it was timed.
+        excess: of its objective over the least one, relative.
+        gap: the certificate of its solution.
+        wall: seconds of each round.
+        cpu: seconds of all its threads, of each round.
+    """
+
+    name: str
+    strength: float
+    rung: Rung
+    excess: float
+    gap: float
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "point": self.name,
+            "strength": self.strength,
+            "tolerance": self.rung.tolerance,
+            "dtype": str(self.rung.dtype).removeprefix("torch."),
+            "excess": float(f"{self.excess:.3g}"),
+            "gap": float(f"{self.gap:.3g}"),
+            "seconds": spread(self.wall).to_json(),
+            "cpu_seconds": spread(self.cpu).to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class LinearReport:
+    """What was measured.
+
+    Attributes:
+        points: who reached the objective, the subject first of each strength.
+        left_out: who did not take part, or did not reach it, and why.
+        settings: strengths, threads, rounds.
+        data: what was solved.
+        record: the machine, the versions, the command.
+    """
+
+    points: Sequence[Point]
+    left_out: Mapping[str, str]
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+    record: Mapping[str, Any]
+    exit_code: int = field(default=0, init=False)
+
+    def ratios(self, clock: str = "wall") -> dict[str, Spread]:
+        """How many times longer each peer takes than we do, over the strengths that it reached.
+
+        Args:
+            clock: ``wall``, or ``cpu`` for seconds of all threads, which other work on the
+                machine changes less.
+        """
+        subject = next(iter(SOLVERS))
+        ours = {p.strength: getattr(p, clock) for p in self.points if p.name == subject}
+        found = {}
+        for name in dict.fromkeys(p.name for p in self.points if p.name != subject):
+            theirs = {p.strength: getattr(p, clock) for p in self.points if p.name == name}
+            found[name] = ratios(
+                np.sum(list(theirs.values()), axis=0).tolist(),
+                np.sum([ours[strength] for strength in theirs], axis=0).tolist(),
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values; ``ratios`` holds the medians."""
+        return {
+            "bench": "linear",
+            **ratio_fields(self.ratios()),
+            "cpu_ratios": {name: r.to_json() for name, r in self.ratios("cpu").items()},
+            "quality": {
+                f"{p.name} {p.strength:g}": {"excess": p.excess, "gap": p.gap} for p in self.points
+            },
+            "points": [point.to_json() for point in self.points],
+            "left_out": dict(self.left_out),
+            "settings": dict(self.settings),
+            "data": dict(self.data),
+            "record": dict(self.record),
+        }
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        for what in (self.data, self.settings):
+            line = "  ".join(f"{key} {value}" for key, value in what.items())
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        table = Table(title="linear: medians of the rounds", title_justify="left")
+        for head in ("", "strength", "seconds", "of rounds", "CPU s", "excess"):
+            table.add_column(head, justify="right" if head else "left")
+        for point in self.points:
+            wall, cpu = spread(point.wall), spread(point.cpu)
+            table.add_row(
+                point.name,
+                f"{point.strength:g}",
+                f"{wall.median:.2f}",
+                f"{wall.low:.2f} - {wall.high:.2f}",
+                f"{cpu.median:.2f}",
+                f"{point.excess:.1e}",
+            )
+        console.print(table)
+        for name, why in self.left_out.items():
+            console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+        cpu_ratios = self.ratios("cpu")
+        for name, ratio in self.ratios().items():
+            console.print(
+                f"fastrot is {ratio.median:.1f} x as fast as {name} "
+                f"({ratio.low:.1f} - {ratio.high:.1f}; CPU time {cpu_ratios[name].median:.1f} x)",
+                highlight=False,
+            )
+
+
+def run_linear(
+    features: Path,
+    *,
+    layer: str = "layer3",
+    strengths: Sequence[float] = (1e-2, 1e-3, 1e-4),
+    samples: int | None = None,
+    peers: Sequence[str] = ("cyanure", "sklearn", "torch-lbfgs"),
+    rounds: int = 3,
+    limit: float = 300.0,
+    threads: int | None = None,
+    progress: bool = True,
+) -> LinearReport:
+    """Measure the time to equal objective.
+
+    Args:
+        features: a feature cache of real images, with one label each, of three classes at least.
+        layer: which features of it; they are standardised as the probes do it.
+        strengths: of the penalty; each is solved from nothing.
+        samples: n, the first ones of a fixed shuffle; None: all.
+        peers: names of ``SOLVERS`` besides our own.
+        rounds: solutions by each contender that are timed.
+        limit: seconds of a solution after which a contender goes up no further.
+        threads: of each contender; None: all usable cores.
+        progress: say on standard error how far it is.
+
+    Raises:
+        UsageError: an argument is wrong, or the cache does not fit.
+    """
+    for name, number in (("rounds", rounds), ("samples", samples or 1), ("limit", limit)):
+        if number <= 0:
+            raise UsageError(f"--{name}={number} must be more than 0")
+    if not strengths or not all(0 < strength < float("inf") for strength in strengths):
+        raise UsageError(f"--strengths={list(strengths)} must be positive numbers, one at least")
+    if unknown := set(peers) - set(SOLVERS):
+        raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SOLVERS)}")
+    threads = threads or usable_cores()
+    x, y = _rows(FeatureCache.open(features), layer, samples)
+    left_out = {name: why for name in peers if (why := missing(name)) is not None}
+    names = [n for n in SOLVERS if n == "fastrot" or (n in peers and n not in left_out)]
+    say = Countdown(len(names) * len(strengths) * rounds, console=_console(progress))
+    points: list[Point] = []
+    with limited(threads):
+        for strength in strengths:
+            (known,) = solve_path(x, y, [strength], tolerance=_KNOWN)
+            least = known.objective * (1 - known.gap)  # no one can be below: the dual says so
+            job = Job(x, y, strength, least * (1 + _EQUAL), limit, threads)
+            reached: dict[str, Point] = {}
+            for name in names:
+                point, best = _climb(name, job, least, say)
+                if point is None:
+                    left_out[f"{name} at {strength:g}"] = best
+                    say.skip(rounds)
+                else:
+                    reached[name] = point
+            for turn in range(rounds):
+                for name in rotated(list(reached), turn):
+                    _timed(reached[name], job)
+                    say.step(
+                        f"{strength:g} round {turn + 1} {name}: {reached[name].wall[-1]:.2f} s"
+                    )
+            points += reached.values()
+    if not any(point.name == "fastrot" for point in points):
+        raise UsageError("no strength was solved; name a larger --limit or larger --strengths")
+    kept = {p.strength for p in points if p.name == "fastrot"}
+    return LinearReport(
+        points=[p for p in points if p.strength in kept],
+        left_out=left_out,
+        settings={"strengths": list(strengths), "equal": _EQUAL, "threads": threads,
+                  "rounds": rounds, "limit": limit},
+        data={"layer": layer, "samples": len(x), "dims": x.shape[1],
+              "classes": int(y.max()) + 1, "made": "features of real images, standardised"},
+        record=machine_record(),
+    )  # fmt: skip
+
+
+def _climb(name: str, job: Job, least: float, say: Countdown) -> tuple[Point | None, str]:
+    """The loosest rung that reaches the target; or None, and what the best one came to."""
+    best, ended = float("inf"), "the end of its ladder"
+    for rung in LADDERS[name]:
+        started = time.perf_counter()
+        weight, intercept = SOLVERS[name](job, rung)
+        seconds = time.perf_counter() - started
+        objective, gap = certificate(job.x, job.y, job.strength, weight, intercept)
+        excess = objective / least - 1
+        say.message(
+            f"{job.strength:g} {name} at {rung.tolerance:g}: {excess:.1e} above, {seconds:.1f} s"
+        )
+        if objective <= job.target:
+            return Point(name, job.strength, rung, excess, gap), ""
+        best = min(best, excess)
+        if seconds > job.limit:
+            ended = f"{seconds:.0f} s"
+            break
+    return None, f"its objective is still {best:.1e} above the least after {ended}"
+
+
+def _timed(point: Point, job: Job) -> None:
+    wall, cpu = time.perf_counter(), time.process_time()
+    SOLVERS[point.name](job, point.rung)
+    point.wall.append(time.perf_counter() - wall)
+    point.cpu.append(time.process_time() - cpu)
+
+
+def _rows(
+    cache: FeatureCache, layer: str, samples: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardised features (n, D), float32, and classes (n,), numbered without holes."""
+    labels = np.asarray(cache.labels)
+    if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0:
+        raise UsageError(f"{cache.path}: each image must have one label; choose labelled features")
+    ids = np.sort(np.random.default_rng(0).permutation(len(labels))[:samples])
+    rows = read_rows(cache, layer, ids)
+    x = standardise(rows, channel_statistics(rows, cache.layers[layer].channels))
+    classes, y = np.unique(labels[ids], return_inverse=True)
+    if len(classes) < 3:
+        raise UsageError(f"{cache.path}: {len(classes)} classes; the comparison needs three")
+    return x, torch.from_numpy(y.astype(np.int64))
+
+
+def _console(progress: bool) -> Console | None:
+    return Console(stderr=True) if progress else None

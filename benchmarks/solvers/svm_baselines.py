@@ -1,0 +1,238 @@
+"""Other SVM solvers, each problem in a process of its own kind that can be stopped.
+
+A peer takes features x (m, D) float64, signs (m,), C and the weight of positives, and returns w of
+shape (D + 1,), the last one for the intercept, which is regularised.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.benchmarks.solvers.svm_problems import Problem, objective
+
+Solver = Callable[[NDArray[np.float64], NDArray[np.int8], float, float, int], NDArray[np.float64]]
+
+
+def linearsvc(
+    x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
+) -> NDArray[np.float64]:
+    """scikit-learn's LinearSVC with the settings of the published scripts."""
+    import warnings
+
+    from sklearn.svm import LinearSVC
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it did not converge; the objective tells
+        fitted = LinearSVC(
+            C=cost,
+            class_weight={1: weight, -1: 1},
+            intercept_scaling=1.0,
+            penalty="l2",
+            loss="squared_hinge",
+            dual=True,
+            tol=1e-4,
+            max_iter=2000,
+        ).fit(x, y)
+    return np.append(fitted.coef_.ravel(), fitted.intercept_)
+
+
+def cyanure(
+    x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
+) -> NDArray[np.float64]:
+    """Cyanure to a relative duality gap of 1e-4; a positive of weight 2 is there twice."""
+    from cyanure.estimators import Classifier
+
+    copies = np.where(y > 0, round(weight), 1)
+    rows = np.repeat(np.arange(len(y)), copies)
+    wide = np.hstack([x, np.ones((len(x), 1))])[rows]
+    fitted = Classifier(
+        loss="sqhinge",
+        penalty="l2",
+        fit_intercept=False,
+        tol=1e-4,
+        max_iter=2000,
+        lambda_1=1 / (2 * len(rows) * cost),
+        n_threads=threads,
+        verbose=False,
+    ).fit(wide, y[rows].astype(np.int64))
+    return np.asarray(fitted.coef_, np.float64).ravel()
+
+
+def liblinear_multicore(
+    x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
+) -> NDArray[np.float64]:
+    """liblinear-multicore's dual solver (-s 1 -m) with the published tolerance."""
+    import scipy.sparse
+    from liblinear import liblinearutil
+
+    data = liblinearutil.problem(y.astype(np.float64), scipy.sparse.csr_matrix(x), bias=1)
+    options = f"-s 1 -c {cost!r} -w1 {weight!r} -w-1 1 -B 1 -e 0.0001 -m {threads} -q"
+    model = liblinearutil.train(data, liblinearutil.parameter(options))
+    w, bias = model.get_decfun()
+    return np.append(np.asarray(w, np.float64)[: x.shape[1]], bias)
+
+
+PEERS: dict[str, tuple[Solver, str, bool]] = {
+    "linearsvc": (linearsvc, "sklearn", False),
+    "cyanure": (cyanure, "cyanure", False),
+    "liblinear-multicore": (liblinear_multicore, "liblinear", True),
+}
+"""By name: the solver, the module it needs, and whether one process uses all threads."""
+
+
+class Fit(NamedTuple):
+    """One problem, solved by a peer.
+
+    Attributes:
+        problem: its number in the sample.
+        seconds: of the fit alone; the limit where it was stopped.
+        objective: P(w); infinite where it was stopped.
+        w: of shape (D + 1,); None where it was stopped.
+        failure: what went wrong, if anything did.
+    """
+
+    problem: int
+    seconds: float
+    objective: float
+    w: NDArray[np.float64] | None
+    failure: str = ""
+
+
+def missing(name: str) -> str | None:
+    """Why a peer cannot take part; None: it can."""
+    module = PEERS[name][1]
+    return None if importlib.util.find_spec(module) else f"the package {module} is not installed"
+
+
+def fit_all(
+    name: str,
+    features: Path,
+    problems: Sequence[Problem],
+    positive_weight: float,
+    *,
+    threads: int,
+    limit: float,
+) -> Iterator[Fit]:
+    """Fit all problems: one process a thread, or one process with all threads.
+
+    Args:
+        name: of the peer.
+        features: a .npy file of float64, (n, D), that every process maps.
+        problems: to be fitted.
+        positive_weight: of all of them.
+        threads: cores that may be used.
+        limit: seconds after which a fit is stopped.
+    """
+    _, _, shares = PEERS[name]
+    count, each = (1, threads) if shares else (threads, 1)
+    left = list(enumerate(problems))[::-1]
+    workers = [_Worker(name, features, positive_weight, each) for _ in range(count)]
+    try:
+        while left or any(worker.busy for worker in workers):
+            for worker in workers:
+                if left and not worker.busy:
+                    worker.start(*left.pop())
+            busy = [worker for worker in workers if worker.busy]
+            until = max(0.0, limit - max(worker.age for worker in busy))
+            ready = wait([worker.connection for worker in busy], timeout=until)
+            for worker in workers:
+                if worker.connection in ready:
+                    yield worker.result()
+                elif worker.busy and worker.age >= limit:
+                    yield Fit(worker.busy[0], limit, float("inf"), None, "stopped at the limit")
+                    worker.close()
+                    worker.renew()
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+class _Worker:
+    """A process that fits one problem at a time."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+        self.renew()
+
+    def renew(self) -> None:
+        """A fresh process."""
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        # Read by the libraries as they are loaded.
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = str(self._arguments[-1])
+        self.process.start()
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+        theirs.close()
+        self.connection.recv()  # its imports are done, and its file is mapped
+        self.busy: tuple[int, Problem] | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since its fit began."""
+        return time.monotonic() - self._began
+
+    def start(self, number: int, problem: Problem) -> None:
+        """Hand it a problem."""
+        self.busy, self._began = (number, problem), time.monotonic()
+        self.connection.send(self.busy)
+
+    def result(self) -> Fit:
+        """What it found."""
+        assert self.busy is not None
+        number, self.busy = self.busy[0], None
+        try:
+            return Fit(*self.connection.recv())
+        except EOFError:
+            code = self.process.exitcode
+            self.renew()
+            return Fit(number, float("nan"), float("inf"), None, f"its process ended ({code})")
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _serve(
+    connection: Connection, name: str, path: Path, positive_weight: float, threads: int
+) -> None:
+    solver = PEERS[name][0]
+    features = np.load(path, mmap_mode="r")
+    tiny = np.eye(4)  # what is imported at the first fit is not timed
+    solver(tiny, np.array([1, -1, 1, -1], np.int8), 1.0, positive_weight, threads)
+    connection.send(None)
+    while True:
+        try:
+            number, problem = connection.recv()
+        except EOFError:
+            return
+        x = np.array(features[problem.rows])
+        started = time.perf_counter()
+        try:
+            w = solver(x, problem.signs, problem.cost, positive_weight, threads)
+        except Exception as error:
+            connection.send((number, float("nan"), float("inf"), None, repr(error)))
+            continue
+        seconds = time.perf_counter() - started
+        # Libraries differ in which of two labels is the first, whose side is positive.
+        value, w = min(
+            ((objective(side, x, problem, positive_weight), side) for side in (w, -w)),
+            key=lambda pair: pair[0],
+        )
+        connection.send((number, seconds, value, w))

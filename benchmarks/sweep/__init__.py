@@ -1,0 +1,1 @@
+"""Grids of measurements: cells, jobs, records."""

@@ -1,0 +1,274 @@
+"""Measure one cell: start its ranks, wait for them with a deadline, and write its record.
+
+The same code runs in the process of a local sweep and in each task of Slurm's job array (one a
+node). Whatever ends a cell, its record says so; but a cell that Slurm takes the machine away from
+leaves none: Slurm starts it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fastrot.benchmarks.common.harness import machine_record
+from fastrot.benchmarks.common.process_tree import busy_seconds, cpu_seconds
+from fastrot.benchmarks.sweep.key import host_name
+from fastrot.benchmarks.sweep.rank import RESULT, error_file
+from fastrot.benchmarks.sweep.record import CellJob, CellRecord, Measured, read_job
+from fastrot.distributed.rank_environment import rank_environment
+from fastrot.distributed.slurm import SlurmTask, describe_code, requeue, seconds_left, slurm_task
+from fastrot.errors import FastrotError, PeerLostError, PreemptedError
+from fastrot.system.processes import Child, end_children, signals_noted, start_child
+
+_POLL_SECONDS = 0.1
+_FOLLOW_SECONDS = 15.0  # for the other ranks, once one has failed
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+_WARNING_SECONDS = 90.0  # so much earlier than asked Slurm may tell of the time limit
+_LAST_WORDS = 4096  # bytes of a log that are looked at
+
+
+class TakenAway(Exception):
+    """Slurm ends this start, and starts the cell again or has cancelled it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a start of a cell ended.
+
+    Attributes:
+        reason: why it failed, one line; None: it did not.
+        code: exit code of the first rank that failed; negative: a signal; None: none failed.
+        result: what the main rank left.
+    """
+
+    reason: str | None
+    code: int | None
+    result: Mapping[str, Any]
+
+
+def run_cell(path: str) -> None:
+    """Measure the cell that a job file describes, and write its record.
+
+    Raises:
+        TakenAway: Slurm wants the machine back; there is no record.
+    """
+    job = read_job(path)
+    task = slurm_task() if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else None
+    cores = _cores()
+    began, busy, own = time.monotonic(), busy_seconds(cores), cpu_seconds(os.getpid())
+    with (
+        signals_noted(_SIGNALS) as received,
+        tempfile.TemporaryDirectory(prefix="fastrot-cell-") as folder,
+    ):
+        outcome = _run(job, path, task, Path(folder), received)
+    seconds = time.monotonic() - began
+    if task is not None and task.node:
+        return  # the first node's process writes
+    others = (busy_seconds(cores) - busy) - (cpu_seconds(os.getpid()) - own)
+    share = min(max(others / (seconds * max(len(cores), 1)), 0.0), 1.0)
+    save_record(job, outcome, seconds=seconds, busy=share, task=task)
+
+
+def run_task(path: str) -> None:
+    """``run_cell`` as a task of a job: submitit calls it."""
+    try:
+        run_cell(path)
+    except TakenAway as error:
+        print(error, file=sys.stderr)
+        sys.exit(PreemptedError.exit_code)
+
+
+def save_record(
+    job: CellJob, outcome: Outcome, *, seconds: float, busy: float | None, task: SlurmTask | None
+) -> CellRecord:
+    """Write what became of a start of a cell on this machine."""
+    result = outcome.result
+    measured = None
+    if result:
+        values = {**result["measured"], "busy": busy}
+        for name in ("images_per_s", "data_wait"):
+            values[name] = tuple(values[name])
+        measured = Measured(**values)
+    record = CellRecord(
+        key=job.key,
+        sweep=job.sweep,
+        kind=job.kind,
+        axes=job.axes,
+        config=result.get("config", job.config),
+        code=job.code,
+        host=host_name(),
+        status="failed" if outcome.reason else "done",
+        reason=outcome.reason,
+        exit_code=outcome.code,
+        attempts=job.attempts + 1 + (task.restarts if task else 0),
+        seconds=seconds,
+        job=task.job if task else None,
+        record={**result.get("record", machine_record()), "command": job.command},
+        measured=None if outcome.reason else measured,
+    )
+    record.save(Path(job.folder))
+    return record
+
+
+def _cores() -> Sequence[int]:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
+
+
+def _run(
+    job: CellJob, path: str, task: SlurmTask | None, scratch: Path, received: list[int]
+) -> Outcome:
+    local = job.ranks // job.nodes
+    first = local * (task.node if task else 0)
+    began = time.monotonic()
+    with job.log.open("ab") as log:
+        start = job.attempts + 1 + (task.restarts if task else 0)
+        where = f", job {task.job}" if task else ""
+        log.write(f"--- start {start} of {dict(job.axes)}{where}\n".encode())
+        log.flush()
+        ranks = {
+            first + each: start_child(
+                [sys.executable, "-m", "fastrot.benchmarks.sweep.rank", path, str(scratch)],
+                environment=_rank_environment(job, task, first, each, scratch),
+                output=log,
+            )
+            for each in range(local)
+        }
+        try:
+            reason = _wait(job, ranks, received, task, began)
+        finally:
+            end_children(ranks.values())
+    failed = {rank: child.returncode for rank, child in ranks.items() if child.returncode}
+    if reason is not None:
+        return Outcome(f"{reason}{_last_words(job)}", None, {})
+    if failed:
+        # A rank that only lost another one is not the one to blame.
+        rank = min(failed, key=lambda each: (failed[each] == PeerLostError.exit_code, each))
+        return Outcome(_blame(job, scratch, rank, failed[rank]), failed[rank], {})
+    if first:
+        return Outcome(None, None, {})
+    return Outcome(None, 0, json.loads((scratch / RESULT).read_text()))
+
+
+def _rank_environment(
+    job: CellJob, task: SlurmTask | None, first: int, local_rank: int, scratch: Path
+) -> dict[str, str]:
+    if job.ranks == 1:
+        return {}
+    alone = task is None or job.nodes == 1
+    return rank_environment(
+        first + local_rank,
+        job.ranks,
+        scratch / "store" if alone else None,
+        address=None if task is None or alone else (task.first_host, task.port),
+        local_rank=local_rank,
+        local_size=job.ranks // job.nodes,
+    )
+
+
+def _wait(
+    job: CellJob,
+    ranks: Mapping[int, Child],
+    received: list[int],
+    task: SlurmTask | None,
+    began: float,
+) -> str | None:
+    """Until all ranks have ended, or must be ended; then the reason, unless a rank has its own.
+
+    Raises:
+        TakenAway: by Slurm.
+    """
+    end = began + job.deadline_s
+    while True:
+        codes = [child.poll() for child in ranks.values()]
+        if None not in codes:
+            return None
+        if received:
+            return _told(job, received[0], task, began)
+        if any(codes):
+            end = min(end, time.monotonic() + _FOLLOW_SECONDS)
+        if time.monotonic() > end:
+            return None if any(codes) else f"not done within deadline_s={job.deadline_s:g} s"
+        time.sleep(_POLL_SECONDS)
+
+
+def _told(job: CellJob, number: int, task: SlurmTask | None, began: float) -> str:
+    """What a signal of Slurm means: before the time limit it is a reason to fail.
+
+    Raises:
+        TakenAway: the machine is wanted for something else.
+    """
+    ran = time.monotonic() - began
+    if number == signal.SIGUSR2 and task is not None:
+        left = seconds_left(task)
+        left = 60 * job.time_min - ran if left is None else left
+        if left <= job.signal_delay_s + _WARNING_SECONDS:
+            return f"over its time limit: stopped {left:.0f} s before it, after {ran:.0f} s"
+        if task.node == 0:
+            requeue(task)  # a job that ends in its time of grace would not be started again
+    raise TakenAway(f"stopped by {signal.Signals(number).name} after {ran:.0f} s")
+
+
+def _blame(job: CellJob, scratch: Path, rank: int, code: int) -> str:
+    who = f"rank {rank}: " if job.ranks > 1 else ""
+    try:
+        return who + " ".join(error_file(scratch, rank).read_text().split())
+    except FileNotFoundError:
+        why = (
+            " (by somebody, or by the kernel for want of memory)" if code == -signal.SIGKILL else ""
+        )
+        return f"{who}{describe_code(code)}{why}{_last_words(job)}"
+
+
+def _last_words(job: CellJob) -> str:
+    """The last line of the log, if the start that has just ended wrote any."""
+    text = job.log.read_bytes()[-_LAST_WORDS:].decode(errors="replace")
+    words = text.rpartition("--- start ")[2].strip().splitlines()[1:]
+    return f"; its last words: {words[-1].strip()[:200]}" if words else "; it said nothing"
+
+
+def failed_record(
+    job: CellJob, reason: str, *, code: int | None = None, job_id: str | None = None, host: str
+) -> CellRecord:
+    """The record of a cell that could not write its own, already saved."""
+    record = save_record(job, Outcome(reason, code, {}), seconds=0.0, busy=None, task=None)
+    record = replace(record, job=job_id, host=host)
+    record.save(Path(job.folder))
+    return record
+
+
+def debug_cell(path: str) -> None:
+    """Measure the cell that a job file describes; one of several ranks as ``run_cell`` does.
+
+    There is no deadline, and an error that is no FastrotError is raised as it is.
+    """
+    job = read_job(path)
+    if job.ranks > 1:
+        run_cell(path)
+        return
+    from fastrot.benchmarks.sweep.measure import measure
+    from fastrot.training.run import out_of_memory_told
+
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fastrot-cell-") as folder:
+        try:
+            with out_of_memory_told():
+                measured, config = measure(job, Path(folder))
+        except FastrotError as error:
+            outcome = Outcome(" ".join(str(error).split()), error.exit_code, {})
+        else:
+            result = {
+                "measured": asdict(measured),
+                "config": config.model_dump(mode="json"),
+                "record": machine_record(),
+            }
+            outcome = Outcome(None, 0, result)
+    save_record(job, outcome, seconds=time.monotonic() - began, busy=None, task=None)

@@ -1,0 +1,276 @@
+"""One rank of a cell: the trainer itself for a while, then its loader alone and its step alone."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from fastrot.benchmarks.common.machine_speed import measure_speed, percentile
+from fastrot.benchmarks.sweep.clock import LoaderClock, StepClock
+from fastrot.benchmarks.sweep.record import CellJob, Measured
+from fastrot.config import Config, validate
+from fastrot.data.loader import Batch, Loader, LoaderSpec, build_loader
+from fastrot.distributed.world import World, joined, pick_device, read_world
+from fastrot.errors import PreemptedError
+from fastrot.models.backbones import TURNS
+from fastrot.models.precision import autocast_dtype
+from fastrot.system.stop_request import StopRequest
+from fastrot.training.data import RunData, open_data, train_crop
+from fastrot.training.loop import Loop
+from fastrot.training.resolve import resolve, with_values
+from fastrot.training.run import prepare_torch
+from fastrot.training.step import TrainStep
+from fastrot.training.step_backend import choose_rung
+from fastrot.training.trainer import Pretraining
+
+_ENDLESS_EPOCHS = 1e6
+_MOST_EPOCHS = 10**6  # as integers: a loader alone never comes to so many
+
+
+def measure(job: CellJob, scratch: Path) -> tuple[Measured, Config]:
+    """Measure a cell; every rank of it calls this, and all get the same.
+
+    Args:
+        job: what to measure.
+        scratch: folder for what a run writes; removed afterwards by whoever made it.
+
+    Returns:
+        The measurements, and the configuration with every ``auto`` resolved.
+
+    Raises:
+        FastrotError: it cannot run here.
+    """
+    world = read_world()
+    config = validate(dict(job.config), f"cell {job.key}")
+    config = with_values(config, {"train.epochs": _ENDLESS_EPOCHS})
+    device = pick_device(config.train.device, world)
+    config = resolve(config, world, device)
+    prepare_torch(config, device)
+    with joined(world, device, deadline=config.train.deadline_seconds), ExitStack() as stack:
+        if job.kind == "loader":
+            data = open_data(config, scratch, world, device, _say)
+            loader = stack.enter_context(closing(_loader(data, device)))
+            return _loader_alone(job, data.config, loader, world, device), data.config
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        rung = choose_rung(config, world, device)
+        config = with_values(config, {"train.step": rung.step})
+        data = open_data(config, scratch, world, device, _say)
+        _say(rung.describe())
+        parts = Pretraining(data, rung, scratch, world=world, device=device, stack=stack, say=_say)
+        return _trainer(job, parts, world, device), data.config
+
+
+def _loader(data: RunData, device: torch.device) -> Loader:
+    """The loader of training images, as a run has it."""
+    config = data.config
+    spec = LoaderSpec(
+        samples=data.train,
+        order=data.order,
+        crop=train_crop(config),
+        seed=config.train.seed,
+        device=device,
+        workers=config.data.workers or 0,
+        on_bad_sample=config.data.on_bad_sample,
+        exact=config.data.exact_decode,
+    )
+    return build_loader(config.data.loader, spec)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+class _Losses:
+    """A reporter that keeps the losses of the measured steps."""
+
+    def __init__(self, warm_up: int) -> None:
+        self._last = warm_up
+        self._sum, self._steps = 0.0, 0
+
+    def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers of an interval; those that began in the warm-up count from its end."""
+        if step > self._last:
+            self._sum += metrics["loss"] * (step - self._last)
+            self._steps += step - self._last
+            self._last = step
+
+    def validating(self, *, step: int, batch: int, batches: int) -> None:
+        """Nothing is validated here."""
+
+    def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing is validated here."""
+
+    def message(self, text: str) -> None:
+        """One line."""
+        _say(text)
+
+    @property
+    def mean(self) -> float | None:
+        """Over the measured steps."""
+        return self._sum / self._steps if self._steps else None
+
+
+def _trainer(job: CellJob, parts: Pretraining, world: World, device: torch.device) -> Measured:
+    from fastrot.benchmarks.common.roofline import layers_of, step_flops  # takes a second to load
+
+    config = parts.config
+    stop = StopRequest()  # never entered: no signal sets it, only the clock of the main rank
+    loader = LoaderClock(parts.loader)
+    clock = StepClock(parts.step, loader, world, stop, warm_up=job.warm_up_steps,
+                      repeats=job.repeats, seconds=job.seconds)  # fmt: skip
+    losses = _Losses(job.warm_up_steps)
+    timetable = replace(
+        parts.timetable(), validation_steps=None, sample_log="none", checkpoint_seconds=1e9
+    )
+    loop = Loop(timetable, cast(TrainStep, clock), cast(Loader, loader), world=world, run=None,
+                report=losses, snapshot=parts.snapshot, validate=None)  # fmt: skip
+    try:
+        loop.run(stop)
+    except PreemptedError:  # how the loop ends when it is asked to
+        pass
+    del loop  # with what it had drawn
+    repeats = clock.repeats()
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device)
+    else:
+        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    every = list(itertools.chain(*(repeat.steps for repeat in repeats)))
+    batch = config.train.global_batch
+    compute = _step_alone(parts, clock.last, statistics.median(every), job.seconds, world, device)
+    alone = _loader_rates(parts.loader, 1, job.seconds, device, epoch=1)
+    speed = measure_speed(device, autocast_dtype(config.train.precision) or _dtype(config))
+    return Measured(
+        ranks=world.size,
+        nodes=job.nodes,
+        global_batch=batch,
+        views=parts.task.views_per_image,
+        images_per_s=tuple(batch * len(each.steps) / sum(each.steps) for each in repeats),
+        steps_ms={f"p{n}": 1e3 * percentile(every, n / 100) for n in (50, 95, 99)},
+        data_wait=tuple(each.waited / sum(each.steps) for each in repeats),
+        first_batch_s=loader.first,
+        loader_images_per_s=_total(world, alone[0]),
+        compute_images_per_s=compute,
+        flops_per_view=float(step_flops(layers_of(config.model, config.data.resolution))),
+        peak_flops=speed.peak,
+        memory_bytes=int(_worst(world, [float(memory)])[0]),
+        loss=losses.mean,
+        busy=None,
+    )
+
+
+def _loader_alone(
+    job: CellJob, config: Config, loader: Loader, world: World, device: torch.device
+) -> Measured:
+    clock = LoaderClock(loader)
+    batches: list[float] = []
+    rates = _loader_rates(cast(Loader, clock), job.repeats, job.seconds, device, epoch=0,
+                          warm_up=job.warm_up_steps, batches=batches)  # fmt: skip
+    totals = tuple(_total(world, rate) for rate in rates)
+    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Measured(
+        ranks=world.size,
+        nodes=job.nodes,
+        global_batch=config.train.global_batch,
+        views=TURNS if config.pretext.views == "all" else 1,
+        images_per_s=totals,
+        steps_ms={f"p{n}": 1e3 * percentile(batches, n / 100) for n in (50, 95, 99)},
+        data_wait=(1.0,) * len(totals),  # nothing else is done
+        first_batch_s=clock.first,
+        loader_images_per_s=statistics.median(totals),
+        compute_images_per_s=None,
+        flops_per_view=None,
+        peak_flops=None,
+        memory_bytes=int(_worst(world, [float(memory)])[0]),
+        loss=None,
+        busy=None,
+    )
+
+
+def _loader_rates(
+    loader: Loader,
+    repeats: int,
+    seconds: float,
+    device: torch.device,
+    *,
+    epoch: int,
+    warm_up: int = 3,
+    batches: list[float] | None = None,
+) -> list[float]:
+    """Source images/s of this rank in each repeat, once what lay ready is used up."""
+    stream = _endless(loader, epoch)
+    for _ in range(warm_up):
+        next(stream)
+    rates = []
+    for _ in range(repeats):
+        images, began = 0, time.perf_counter()
+        last = began
+        while last - began < seconds:
+            images += len(next(stream).index)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            now = time.perf_counter()
+            if batches is not None:
+                batches.append(now - last)
+            last = now
+        rates.append(images / (last - began))
+    return rates
+
+
+def _endless(loader: Loader, epoch: int) -> Iterator[Batch]:
+    for each in range(epoch, _MOST_EPOCHS):
+        loader.set_epoch(each)
+        yield from loader
+
+
+def _step_alone(
+    parts: Pretraining,
+    batches: Sequence[Batch],
+    step_seconds: float,
+    seconds: float,
+    world: World,
+    device: torch.device,
+) -> float:
+    """Source images/s over all ranks with batches that are there already.
+
+    All ranks take the same number of steps: they wait for each other in each.
+    """
+    count = int(world.copy_from_main(torch.tensor([max(3.0, seconds / step_seconds)])))
+    parts.step(batches, 0)
+    _settled(device)
+    world.sum(torch.zeros(1))
+    began = time.perf_counter()
+    for _ in range(count):
+        parts.step(batches, 0)
+    _settled(device)
+    elapsed = _worst(world, [time.perf_counter() - began])[0]
+    return count * parts.config.train.global_batch / elapsed
+
+
+def _settled(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _worst(world: World, values: Sequence[float]) -> list[float]:
+    """The largest of each over the ranks."""
+    worst: list[float] = world.max(torch.tensor(values, dtype=torch.float64)).tolist()
+    return worst
+
+
+def _total(world: World, value: float) -> float:
+    """Over the ranks, which all work at the same time."""
+    return float(world.sum(torch.tensor([value], dtype=torch.float64)))
+
+
+def _dtype(config: Config) -> torch.dtype:
+    return torch.float64 if config.train.precision == "fp64" else torch.float32

@@ -1,0 +1,58 @@
+"""A rank of a cell as a process: ``python -m fastrot.benchmarks.sweep.rank JOB.json SCRATCH``.
+
+It leaves ``result.json`` (the main rank) or ``error-<rank>.txt`` in SCRATCH, and an exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+
+from fastrot.benchmarks.common.harness import machine_record, write_json
+from fastrot.benchmarks.sweep.record import read_job
+from fastrot.errors import FastrotError
+
+RESULT = "result.json"
+_FAILED = 1  # what Python leaves with after an error that nobody caught
+
+
+def error_file(scratch: Path, rank: int) -> Path:
+    """Where a rank leaves its last words."""
+    return scratch / f"error-{rank}.txt"
+
+
+def main(path: str, folder: str) -> int:
+    """Measure, and say how it went."""
+    from fastrot.benchmarks.sweep.measure import measure
+    from fastrot.distributed.world import read_world
+    from fastrot.training.run import out_of_memory_told
+
+    scratch, world = Path(folder), read_world()
+    try:
+        with out_of_memory_told():
+            measured, config = measure(read_job(path), scratch)
+    except FastrotError as error:
+        error_file(scratch, world.rank).write_text(str(error))
+        print(f"fastrot: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:  # whatever it is, the cell's record tells of it
+        line = (str(error).strip() or "no message").splitlines()[0]
+        error_file(scratch, world.rank).write_text(f"{type(error).__name__}: {line}")
+        traceback.print_exc()
+        return _FAILED
+    if world.is_main:
+        write_json(
+            scratch / RESULT,
+            {
+                "measured": asdict(measured),
+                "config": config.model_dump(mode="json"),
+                "record": machine_record(),
+            },
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""The cells of a sweep as a job array of Slurm, through submitit; and what became of each.
+
+submitit keeps its own files in the sweep's ``jobs`` folder, among them a pickle of the name of
+each cell's job file. ``jobs/submitted.json`` tells a later command which cells wait or run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from fastrot.benchmarks.common.harness import write_json
+from fastrot.benchmarks.sweep.cell import failed_record, run_task
+from fastrot.benchmarks.sweep.record import CellJob, CellRecord, read_cell
+from fastrot.benchmarks.sweep.settings import SlurmSettings
+from fastrot.distributed.slurm import JobState, job_states
+from fastrot.errors import BadDataError, UsageError
+
+_POLL_SECONDS = 1.0
+_ASK_SECONDS = 5.0  # between two questions to Slurm's controller, which many users share
+_GRACE_SECONDS = 10.0  # until a record written on another machine is seen here
+
+
+def require_slurm() -> None:
+    """Refuse before anything is written.
+
+    Raises:
+        UsageError: a package or a program is missing.
+    """
+    if find_spec("submitit") is None:
+        raise UsageError("--cluster slurm needs the package submitit: pip install 'fastrot[slurm]'")
+    import shutil
+
+    if shutil.which("sbatch") is None:
+        raise UsageError("--cluster slurm: no sbatch here; run it on a node that submits jobs")
+
+
+class SlurmSweep:
+    """The jobs of a sweep.
+
+    Args:
+        folder: of the sweep, on a file system that the nodes share.
+        jobs: by key, their files written.
+        place: what a cell's record names as its host if it never came to run.
+    """
+
+    def __init__(self, folder: Path, jobs: Mapping[str, CellJob], place: str) -> None:
+        self._folder, self._jobs, self._place = folder, jobs, place
+        self._file = folder / "jobs" / "submitted.json"
+        self._ids: dict[str, str] = self._read()
+        self._ended: dict[str, float] = {}
+        self.states: dict[str, JobState] = {}
+
+    def _read(self) -> dict[str, str]:
+        try:
+            tree = json.loads(self._file.read_text())
+            return {key: str(job) for key, job in tree.items() if key in self._jobs}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def attach(self, keys: Sequence[str]) -> list[str]:
+        """Cells of an earlier command that wait or run: they are not submitted again.
+
+        Those of its jobs that have ended without a record get one.
+        """
+        earlier = {key: self._ids[key] for key in keys if key in self._ids}
+        states = job_states(earlier.values())
+        living = [key for key, job in earlier.items() if job in states and states[job].lives]
+        self._ids = {key: self._ids[key] for key in living}
+        return living
+
+    def submit(self, keys: Sequence[str], name: str, settings: SlurmSettings) -> list[CellRecord]:
+        """Submit cells: one array for each number of nodes, since an array's tasks are alike.
+
+        Returns:
+            Records of those that Slurm refused.
+        """
+        refused: list[CellRecord] = []
+        by_nodes = sorted(keys, key=lambda key: self._jobs[key].nodes)
+        for nodes, group in groupby(by_nodes, key=lambda key: self._jobs[key].nodes):
+            array = list(group)
+            try:
+                ids = self._submit(array, nodes, name, settings)
+            except Exception as error:  # submitit has many; each means that nothing was submitted
+                reason = f"submission refused: {_why(error)}"
+                refused += [
+                    failed_record(self._jobs[key], reason, host=self._place) for key in array
+                ]
+                continue
+            self._ids |= dict(zip(array, ids, strict=True))
+            write_json(self._file, self._ids)
+        return refused
+
+    def _submit(
+        self, keys: Sequence[str], nodes: int, name: str, settings: SlurmSettings
+    ) -> list[str]:
+        submitit: Any = importlib.import_module("submitit")
+        executor = submitit.AutoExecutor(folder=self._folder / "jobs", cluster="slurm")
+        asked = {
+            "slurm_partition": settings.partition,
+            "slurm_account": settings.account,
+            "slurm_constraint": settings.constraint,
+            "slurm_array_parallelism": settings.array_parallelism,
+            "slurm_signal_delay_s": settings.signal_delay_s,
+            "timeout_min": settings.time_min,
+            "cpus_per_task": settings.cpus_per_task,
+            "gpus_per_node": settings.gpus_per_node,
+            "mem_gb": settings.mem_gb,
+        }
+        executor.update_parameters(
+            name=f"fastrot-{name}",
+            nodes=nodes,
+            tasks_per_node=1,
+            **{key: value for key, value in asked.items() if value is not None},
+        )
+        paths = [str(self._folder / "jobs" / f"{key}.json") for key in keys]
+        return [str(job.job_id) for job in executor.map_array(run_task, paths)]
+
+    @property
+    def arrays(self) -> list[str]:
+        """Ids of the jobs that wait or run, without the tasks' numbers."""
+        return sorted({job.partition("_")[0] for job in self._ids.values()})
+
+    def wait(self, waiting: Callable[[int, int, str], None]) -> Iterator[CellRecord]:
+        """The records of the submitted cells, as they come; the queue is waited for without end.
+
+        Args:
+            waiting: told now and then how many run, how many wait, and why.
+        """
+        asked = 0.0
+        while self._ids:
+            yield from self._written()
+            if time.monotonic() - asked >= _ASK_SECONDS:
+                asked = time.monotonic()
+                self.states = job_states(self._ids.values())
+                yield from self._lost()
+                running = sum(state.state == "RUNNING" for state in self.states.values())
+                why = {state.why for state in self.states.values() if state.state == "PENDING"}
+                waiting(running, len(self._ids) - running, ", ".join(sorted(why - {""})))
+            time.sleep(_POLL_SECONDS)
+
+    def _written(self) -> Iterator[CellRecord]:
+        for key, job in list(self._ids.items()):
+            try:
+                record = read_cell(self._folder / "cells" / f"{key}.json")
+            except BadDataError:
+                continue  # there is none yet
+            if record.job == job:
+                yield self._forget(key, record)
+
+    def _lost(self) -> Iterator[CellRecord]:
+        """Cells whose job has ended and left nothing."""
+        now = time.monotonic()
+        for key, job in list(self._ids.items()):
+            state = self.states.get(job)
+            if state is not None and state.lives:
+                self._ended.pop(key, None)
+                continue
+            if now - self._ended.setdefault(key, now) < _GRACE_SECONDS:
+                continue
+            reason = "Slurm does not know its job any more" if state is None else state.reason
+            record = failed_record(
+                self._jobs[key],
+                f"{reason}; no record was left",
+                # Whatever it was, the cell itself would have left a record: it is tried again.
+                code=state.code if state is not None and (state.code or 0) < 0 else None,
+                job_id=job,
+                host=self._place,
+            )
+            yield self._forget(key, record)
+
+    def _forget(self, key: str, record: CellRecord) -> CellRecord:
+        del self._ids[key]
+        self._ended.pop(key, None)
+        write_json(self._file, self._ids)
+        return record
+
+
+def _why(error: Exception) -> str:
+    """One line: what sbatch said, where it was sbatch that failed."""
+    said = getattr(error, "stderr", None)
+    if isinstance(error, subprocess.CalledProcessError) and said:
+        return " ".join((said if isinstance(said, str) else said.decode()).split())
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,0 +1,94 @@
+"""What a sweep has measured so far, for people and programs; ``fastrot report`` tells more."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.sweep.record import CellRecord
+
+
+def outcome(record: CellRecord) -> str:
+    """The rates of a cell, or why it has none."""
+    if record.measured is None:
+        return f"failed: {record.reason}"
+    images = statistics.median(record.measured.images_per_s)
+    return f"{images:,.1f} images/s, {images * record.measured.views:,.1f} views/s"
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """A sweep after a command.
+
+    Attributes:
+        name: of it.
+        folder: with its records.
+        cells: title of each cell, by key.
+        records: of those that have one.
+        skipped: cells that were measured before.
+        known: cells that had failed by themselves before, and were not tried again.
+        measured: cells that this command measured, or tried to.
+        dry_run: whether nothing was to be measured.
+    """
+
+    name: str
+    folder: Path
+    cells: Mapping[str, str]
+    records: Mapping[str, CellRecord]
+    skipped: int
+    known: int
+    measured: int
+    dry_run: bool
+
+    @property
+    def failed(self) -> int:
+        """Cells whose record is a failure."""
+        return sum(record.status == "failed" for record in self.records.values())
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a cell failed, so that a script notices; else 0."""
+        return 1 if self.failed and not self.dry_run else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values."""
+        return {
+            "sweep": self.name,
+            "folder": str(self.folder),
+            "cells": len(self.cells),
+            "done": len(self.records) - self.failed,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "known_to_fail": self.known,
+            "measured": self.measured,
+            "dry_run": self.dry_run,
+            "records": [asdict(record) for record in self.records.values()],
+        }
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        table = Table(title=f"sweep {self.name}", title_justify="left")
+        table.add_column("cell")
+        table.add_column("outcome")
+        table.add_column("starts", justify="right")
+        for key, title in self.cells.items():
+            record = self.records.get(key)
+            table.add_row(
+                title,
+                outcome(record) if record else "to be measured",
+                str(record.attempts) if record else "",
+            )
+        console.print(table)
+        console.print(
+            f"{len(self.cells)} cells: {len(self.records) - self.failed} done, {self.failed} "
+            f"failed; report: fastrot report {self.folder}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,383 @@
+"""The outcome of ``fastrot bench train-step``: JSON, records for a results file, and tables."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.benchmarks.common.harness import (
+    PointsReport,
+    Spread,
+    key_fields,
+    ratio_fields,
+    ratios,
+    spread,
+)
+from fastrot.benchmarks.common.machine_speed import MachineSpeed, percentile
+from fastrot.benchmarks.common.roofline import Bound
+from fastrot.benchmarks.train_step.time_table import PHASES, KernelTable
+from fastrot.benchmarks.train_step.verdict import verdict
+
+_SHORT = {  # 14 columns of a table have four letters each
+    "forward": "fwd",
+    "backward": "bwd",
+    "update": "upd",
+    "step": "step",
+    "convolution": "conv",
+    "batch norm": "norm",
+    "elementwise": "elem",
+    "pooling": "pool",
+    "matmul": "gemm",
+    "copy/cast": "copy",
+    "optimizer": "opt",
+    "rotate": "rot",
+    "other": "else",
+}
+
+INTERRUPTED = "the rest"
+"""What is left out after Ctrl-C."""
+
+_LOSSES_APART = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
+_CHANCE = 4.0
+"""Mean distance of the first losses from those of eager: at most the first, or so many times what
+a rounding of the weights does to eager itself. (Gradients of an untrained ResNet-50 are so badly
+conditioned that float32's are 2 % off: single losses differ, whoever computes them.)"""
+
+
+@dataclass
+class StepPoint:
+    """One implementation at one size.
+
+    Attributes:
+        step: name of the implementation.
+        batchnorm: who normalises.
+        cuda_graph: whether the step is one CUDA graph.
+        resolution: S.
+        batch: N, source images a step.
+        views: of a step.
+        flops: of one view in a training step.
+        losses: of the first steps.
+        control: the same of one implementation of this size, from weights a rounding away.
+        memory: bytes at most.
+        measured: bounds at the speeds measured, by level.
+        reference: bounds at the speeds of an H200.
+        rounds: seconds of every step, by round.
+        together: whether it took turns with the others, all of them built.
+        table: where the time goes; None: not profiled.
+    """
+
+    step: str
+    batchnorm: str
+    cuda_graph: bool
+    resolution: int
+    batch: int
+    views: int
+    flops: int
+    losses: list[float]
+    control: list[float]
+    memory: int
+    measured: Mapping[str, Bound]
+    reference: Mapping[str, Bound]
+    rounds: list[list[float]] = field(default_factory=list)
+    together: bool = False
+    table: KernelTable | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Resolution and batch."""
+        return self.resolution, self.batch
+
+    def rates(self) -> list[float]:
+        """Views a second, by round."""
+        return [self.views * len(each) / sum(each) for each in self.rounds]
+
+    @property
+    def views_per_second(self) -> float:
+        """Median of the rounds."""
+        return spread(self.rates()).median
+
+    @property
+    def tflops(self) -> float:
+        """What the convolutions' and the linear layer's arithmetic comes to."""
+        return self.views_per_second * self.flops / 1e12
+
+    def milliseconds(self, share: float) -> float:
+        """A percentile of all steps."""
+        return 1e3 * percentile([seconds for each in self.rounds for seconds in each], share)
+
+    def verdict(self) -> str:
+        """What bounds it."""
+        return verdict(self.table, self.milliseconds(0.5) / 1e3, self.views, self.measured)
+
+
+@dataclass(frozen=True)
+class TrainStepReport(PointsReport):
+    """What was measured.
+
+    Attributes:
+        points: one for each implementation and size.
+        left_out: what could not run, and why.
+        speed: of the machine.
+        settings: what was asked for.
+        record: the machine, the versions, the command.
+    """
+
+    points: Sequence[StepPoint]
+    left_out: Mapping[str, str]
+    speed: MachineSpeed
+    settings: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """70 if an implementation did not train as the others; 130 if Ctrl-C cut it short."""
+        least = _LOSSES_APART[self.settings["precision"]]
+        if not all(
+            self.mean_loss_difference(point) <= max(least, _CHANCE * self.chance(point))
+            for point in self.points
+        ):  # NaN is not
+            return 70
+        return 130 if INTERRUPTED in self.left_out else 0
+
+    def _same(self, point: StepPoint) -> list[StepPoint]:
+        """All points of its size."""
+        return [other for other in self.points if other.size == point.size]
+
+    def _first_of(self, point: StepPoint) -> StepPoint:
+        """What a point is compared with: the first one of its size, eager if that was asked."""
+        same = self._same(point)
+        return next((other for other in same if other.step == "eager"), same[0])
+
+    def loss_difference(self, point: StepPoint) -> float:
+        """The largest between its losses and those of eager, step by step; infinite for NaN."""
+        apart = [abs(difference) for difference in self._losses_apart(point)]
+        return float("inf") if any(map(math.isnan, apart)) else max(apart)
+
+    def mean_loss_difference(self, point: StepPoint) -> float:
+        """The mean distance between them."""
+        return statistics.fmean(map(abs, self._losses_apart(point)))
+
+    def chance(self, point: StepPoint) -> float:
+        """The same for eager itself, from weights that differ by a rounding."""
+        first = self._first_of(point)
+        pairs = zip(first.control, first.losses, strict=True)
+        return statistics.fmean(abs(control - loss) for control, loss in pairs)
+
+    def _losses_apart(self, point: StepPoint) -> list[float]:
+        pairs = zip(point.losses, self._first_of(point).losses, strict=True)
+        return [ours - theirs for ours, theirs in pairs]
+
+    def ratios(self, point: StepPoint) -> dict[str, Spread]:
+        """How many times as fast as each other one of its size it is, round by round."""
+        return {
+            other.step: ratios(point.rates(), other.rates())
+            for other in self._same(point)
+            if other is not point
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values."""
+        return {
+            "bench": "train-step",
+            "points": [self._point(point) for point in self.points],
+            "left_out": dict(self.left_out),
+            "measured": self.speed.to_json(),
+            "settings": dict(self.settings),
+            "record": dict(self.record),
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """One self-contained object for each point, as ``benchmarks/results`` keeps them."""
+        return [
+            {
+                "bench": "train-step",
+                "model": self.settings["model"],
+                **self._point(point),
+                **key_fields(self.record),
+                "measured": self.speed.to_json(),
+                "settings": dict(self.settings),
+                "record": dict(self.record),
+            }
+            for point in self.points
+        ]
+
+    def _point(self, point: StepPoint) -> dict[str, Any]:
+        rate = point.views_per_second
+        return {
+            "step": point.step,
+            "batchnorm": point.batchnorm,
+            "cuda_graph": point.cuda_graph,
+            "resolution": point.resolution,
+            "batch": point.batch,
+            "views": point.views,
+            "precision": self.settings["precision"],
+            "views_per_s": float(f"{rate:.5g}"),
+            "images_per_s": float(f"{rate * point.batch / point.views:.5g}"),
+            "rounds": spread(point.rates()).to_json(),
+            "together": point.together,
+            "step_ms_p50": float(f"{point.milliseconds(0.5):.5g}"),
+            "step_ms_p95": float(f"{point.milliseconds(0.95):.5g}"),
+            "tflops": float(f"{point.tflops:.5g}"),
+            "peak_share": float(f"{1e12 * point.tflops / self.speed.peak:.4g}"),
+            "peak_memory_bytes": point.memory,
+            "roofline": {
+                "measured": _bounds(point.measured, rate),
+                "reference": _bounds(point.reference, rate),
+            },
+            **ratio_fields(self.ratios(point)),
+            "losses": [float(f"{loss:.6g}") for loss in point.losses],
+            "mean_loss_difference": float(f"{self.mean_loss_difference(point):.3g}"),
+            "mean_loss_difference_by_chance": float(f"{self.chance(point):.3g}"),
+            "loss_difference": float(f"{self.loss_difference(point):.3g}"),
+            "verdict": point.verdict(),
+            "attributed": None if point.table is None else round(point.table.attributed, 4),
+            "kernels": None if point.table is None else point.table.to_json(),
+        }
+
+    def show(self, console: Console) -> None:
+        """Print it for people, in at most 80 columns."""
+        for line in self._head():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for size in dict.fromkeys(point.size for point in self.points):
+            points = [point for point in self.points if point.size == size]
+            console.print(self._speeds(points))
+            for line in self._versus(points):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(_roofline(points))
+            for point in points:
+                if point.table is not None:
+                    console.print(_kernels(point, point.table))
+                line = f"{point.step}: {point.verdict()}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for name, why in self.left_out.items():
+            console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+        if self.exit_code == 70:
+            console.print(
+                "the losses differ: not all of these steps train the same", highlight=False
+            )
+
+    def _head(self) -> Iterator[str]:
+        yield "  ".join(f"{key} {value}" for key, value in self.settings.items())
+        yield (
+            f"this machine: {self.speed.peak / 1e12:,.4g} TFLOP/s of a matrix product, "
+            f"{self.speed.bandwidth / 1e9:,.4g} GB/s of a copy"
+        )
+
+    def _versus(self, points: Sequence[StepPoint]) -> Iterator[str]:
+        for position, point in enumerate(points):
+            found = self.ratios(point)
+            for other in points[:position]:
+                ratio = found[other.step]
+                yield (
+                    f"{point.step} is {ratio.median:.2f} x as fast as {other.step} "
+                    f"({ratio.low:.2f}-{ratio.high:.2f})"
+                )
+        if len(points) > 1:
+            yield (
+                f"loss: mean distance from {self._first_of(points[0]).step} over the first "
+                f"{len(points[0].losses)} steps; its own, from weights a rounding away, is "
+                f"{self.chance(points[0]):.1e}"
+            )
+        if len(points) > 1 and not points[0].together:
+            yield "timed one after the other: the memory does not hold all of them at once"
+
+    def _speeds(self, points: Sequence[StepPoint]) -> Table:
+        side, batch = points[0].size
+        table = _table(f"{side} px, {batch} source images: medians of the rounds", "", "views/s",
+                       "of rounds", "img/s", "TF/s", "peak", "p50 ms", "p95 ms", "GB",
+                       "loss")  # fmt: skip
+        for point in points:
+            rate = spread(point.rates())
+            table.add_row(
+                point.step,
+                f"{rate.median:,.0f}",
+                f"{rate.low:,.0f}-{rate.high:,.0f}",
+                f"{rate.median * point.batch / point.views:,.0f}",
+                f"{point.tflops:.3g}",
+                f"{100e12 * point.tflops / self.speed.peak:.0f} %",
+                f"{point.milliseconds(0.5):.2f}",
+                f"{point.milliseconds(0.95):.2f}",
+                f"{point.memory / 1e9:.2f}",
+                f"{self.mean_loss_difference(point):.1e}",
+            )
+        return table
+
+
+def _bounds(found: Mapping[str, Bound], rate: float) -> dict[str, Any]:
+    return {
+        name: {
+            "views_per_s": float(f"{bound.views_per_second:.5g}"),
+            "share": float(f"{rate / bound.views_per_second:.4g}"),
+        }
+        for name, bound in found.items()
+    }
+
+
+def _roofline(points: Sequence[StepPoint]) -> Table:
+    """Bounds at the measured speeds with the share reached; then at those of an H200."""
+    names = [point.step for point in points]
+    table = _table("roofline: views/s at most, and what is reached of it", "fusion", "MB/view",
+                   "here", *(f"{name} %" for name in names), "H200")  # fmt: skip
+    for level, bound in points[0].measured.items():
+        reached = (100 * point.views_per_second / bound.views_per_second for point in points)
+        table.add_row(
+            f"{level} {bound.title}" if level != "convs" else bound.title,
+            f"{bound.nbytes / 1e6:.1f}",
+            f"{bound.views_per_second:,.0f}",
+            *(f"{share:.1f}" for share in reached),
+            f"{points[0].reference[level].views_per_second:,.0f}",
+        )
+    return table
+
+
+def _kernels(point: StepPoint, kernels: KernelTable) -> Table:
+    """Stages down, kinds of work across, in percent of the time."""
+    what = "kernels" if kernels.device == "cuda" else "operations"
+    kinds = kernels.kinds()
+    phases = [phase for phase in PHASES if kernels.share(phase=phase)]
+    table = _table(
+        f"{point.step}: {1e3 * kernels.total:.2f} ms of {what}, in percent", "stage", "all",
+        *(_SHORT[phase] for phase in phases), *(_SHORT[kind] for kind in kinds),
+    )  # fmt: skip
+    for stage in kernels.stages():
+        table.add_row(
+            stage,
+            _percent(kernels.share(stage=stage)),
+            *(_percent(kernels.share(stage=stage, phase=phase)) for phase in phases),
+            *(_percent(kernels.share(stage=stage, kind=kind)) for kind in kinds),
+        )
+    table.add_row(
+        "all",
+        "100",
+        *(_percent(kernels.share(phase=phase)) for phase in phases),
+        *(_percent(kernels.share(kind=kind)) for kind in kinds),
+    )
+    return table
+
+
+def _percent(share: float) -> str:
+    """Two digits, or nothing: a table of so many columns has no room for more."""
+    if not share:
+        return ""
+    return f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}"
+
+
+def _table(title: str, *heads: str) -> Table:
+    """Names to the left, numbers to the right."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    return table

@@ -1,0 +1,330 @@
+"""``fastrot bench train-step``: the implementations of the training step, side by side.
+
+Each implementation trains the same model from the same start on the same random images; first the
+losses of its first steps are compared, since a speed means nothing without them. Then all are
+timed in rounds, each for a moment in every round and in another order each time. What they reach
+is set against the roofline of this model and size (``roofline.py``), at the speeds that this
+machine shows in the same run, and a profiled step says where the time goes.
+
+Shapes: N source images a step, 4 N views, S side.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fastrot.benchmarks.common.harness import (
+    Countdown,
+    check_outputs,
+    check_positive,
+    limited,
+    machine_record,
+    rotated,
+)
+from fastrot.benchmarks.common.machine_speed import MachineSpeed, durations, measure_speed
+from fastrot.benchmarks.common.roofline import REFERENCE, bounds, layers_of, step_flops
+from fastrot.benchmarks.train_step.report import INTERRUPTED, StepPoint, TrainStepReport
+from fastrot.benchmarks.train_step.subject import STEPS, StepSubject
+from fastrot.benchmarks.train_step.time_table import KernelTable
+from fastrot.config import Config, validate
+from fastrot.distributed.world import World
+from fastrot.errors import FastrotError, UsageError
+from fastrot.models.precision import autocast_dtype
+from fastrot.training.resolve import resolve
+
+_RATE = 0.001  # constant; a step costs the same at any rate, and the losses stay comparable
+_LEAST_WARM_UP = 5  # a CUDA graph is recorded in the fourth step
+
+Missed = dict[str, str]  # what could not run, and why
+Profile = Callable[[StepPoint, StepSubject], KernelTable] | None
+
+
+def run_train_step(
+    *,
+    model: str = "resnet50",
+    width: int = 64,
+    stem: str = "imagenet",
+    steps: Sequence[str] = ("eager", "compile", "fused"),
+    resolution: Sequence[int] = (224,),
+    batch: Sequence[int] = (64,),
+    precision: str = "auto",
+    device: str = "auto",
+    rounds: int = 5,
+    seconds: float = 2.0,
+    parity_steps: int = 20,
+    peak: float | None = None,
+    bandwidth: float | None = None,
+    kernels: bool = True,
+    trace: Path | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> TrainStepReport:
+    """Measure every implementation at every resolution and batch size.
+
+    Args:
+        model: name of the backbone.
+        width: channels of its first stage.
+        stem: ``imagenet`` or ``small``.
+        steps: names of ``step_subject.STEPS``.
+        resolution: S, one or more.
+        batch: N, one or more.
+        precision: auto, fp32, bf16 or fp16.
+        device: auto, cpu or cuda.
+        rounds: in which each implementation is timed once.
+        seconds: for which it runs in a round.
+        parity_steps: first steps whose losses are compared; they are not timed.
+        peak: FLOP/s for the roofline; None: of a matrix product, measured.
+        bandwidth: bytes/s for the roofline; None: of a copy, measured.
+        kernels: profile one step of each, for the table of where the time goes.
+        trace: keep the profiler's traces (Perfetto shows them); with several points the name
+            of each is put before the ending. Compressed if the name ends in ``.gz``.
+        threads: of torch; None: all usable cores.
+        progress: say on standard error how far it is.
+
+    Raises:
+        UsageError: an argument is wrong, or nothing could be measured.
+        KeyboardInterrupt: Ctrl-C before the first size was done; later ones keep what there is.
+    """
+    check_positive(peak=peak, bandwidth=bandwidth)
+    steps = list(dict.fromkeys(steps))
+    _check(steps, {"resolution": resolution, "batch": batch, "rounds": [rounds],
+                   "seconds": [seconds], "parity-steps": [parity_steps]})  # fmt: skip
+    check_outputs(trace)
+    where = _device(device)
+    console = Console(stderr=True) if progress else None
+    points: list[StepPoint] = []
+    left_out: Missed = {}
+    sizes = [(side, count) for side in resolution for count in batch]
+    countdown = Countdown(len(sizes) * len(steps) * (rounds + 2), console=console)
+    wanted = {"model.name": model, "model.width": width, "model.stem": stem,
+              "train.precision": precision, "train.threads": threads}  # fmt: skip
+    configs = [_config(wanted, side, count, where) for side, count in sizes]
+    train = configs[0].train
+
+    def profile(point: StepPoint, subject: StepSubject) -> KernelTable:
+        only = len(sizes) * len(steps) == 1
+        return subject.table(trace if only or trace is None else _named(trace, point))
+
+    dtype = autocast_dtype(train.precision) or torch.float32
+    with limited(train.threads or 1), _as_in_training(where):
+        speed = measure_speed(where, dtype)
+        _free(where)
+        speed = MachineSpeed(
+            speed.peak if peak is None else peak,
+            speed.bandwidth if bandwidth is None else bandwidth,
+        )
+        for config in configs:
+            size = _Size(config, where, speed, countdown, rounds, seconds, parity_steps)
+            try:
+                found, missed = size.measure(steps, profile if kernels else None)
+            except KeyboardInterrupt:
+                if not points:
+                    raise
+                left_out[INTERRUPTED] = f"stopped at {size.name}"
+                break
+            points, left_out = points + found, left_out | missed
+    if not points:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise UsageError(f"no implementation could run here: {reasons}")
+    return TrainStepReport(
+        points=points,
+        left_out=left_out,
+        speed=speed,
+        settings={"model": model, "width": width, "stem": stem, "precision": train.precision,
+                  "device": where.type, "rounds": rounds, "seconds": seconds,
+                  "parity_steps": max(parity_steps, _LEAST_WARM_UP), "threads": train.threads,
+                  "data": "random"},
+        record=machine_record(),
+    )  # fmt: skip
+
+
+class _Size:
+    """All implementations at one resolution and batch size."""
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        speed: MachineSpeed,
+        countdown: Countdown,
+        rounds: int,
+        seconds: float,
+        parity_steps: int,
+    ) -> None:
+        self._config, self._device, self._countdown = config, device, countdown
+        self._rounds, self._seconds = rounds, seconds
+        self._warm_up = max(parity_steps, _LEAST_WARM_UP)
+        self._side, self._count = config.data.resolution, config.train.global_batch
+        self._control: list[float] | None = None
+        self.name = f"{self._side} px, batch {self._count}"
+        layers = layers_of(config.model, self._side)
+        value_bytes = 4 if config.train.precision == "fp32" else 2
+        self._flops = step_flops(layers)
+        views = 4 * self._count
+        self._measured, self._reference = (
+            bounds(layers, peak=peak, bandwidth=bandwidth, batch=views, value_bytes=value_bytes)
+            for peak, bandwidth in (
+                (speed.peak, speed.bandwidth),
+                (REFERENCE["peak"], REFERENCE["bandwidth"]),
+            )
+        )
+
+    def measure(self, steps: Sequence[str], profile: Profile) -> tuple[list[StepPoint], Missed]:
+        """What was measured; and what could not run, with the reason.
+
+        Implementations are timed in turns while all of them are built. Where the memory is too
+        small for that, one after the other.
+        """
+        if len(steps) > 1:
+            try:
+                return self._run(steps, profile)
+            except torch.OutOfMemoryError:
+                self._countdown.message(f"{self.name}: not enough memory for all at once")
+            _free(self._device)
+        points: list[StepPoint] = []
+        left_out: Missed = {}
+        for name in steps:
+            try:
+                made, missed = self._run([name], profile)
+            except torch.OutOfMemoryError as error:
+                made, missed = [], {f"{name}, {self.name}": f"out of memory: {_first(error)}"}
+                self._countdown.skip(self._rounds + 2)
+            points, left_out = points + made, left_out | missed
+            _free(self._device)
+        return points, left_out
+
+    def _run(self, steps: Sequence[str], profile: Profile) -> tuple[list[StepPoint], Missed]:
+        built: dict[str, tuple[StepPoint, StepSubject]] = {}
+        left_out: Missed = {}
+        for name in steps:
+            try:
+                if len(steps) > 1 and self._control is None:
+                    self._control = self._moved("eager" if "eager" in steps else name)
+                built[name] = self._build(name)
+            except torch.OutOfMemoryError:
+                raise
+            except (FastrotError, RuntimeError) as error:
+                left_out[f"{name}, {self.name}"] = _first(error)
+                self._countdown.skip(self._rounds + 2)
+            if name not in built:
+                _free(self._device)  # what a half-built one still held
+        for turn in range(self._rounds):
+            for name in rotated(list(built), turn):
+                self._time(*built[name], turn)
+        for name, (point, subject) in built.items():
+            point.together = len(steps) > 1
+            if profile is not None:
+                point.table = profile(point, subject)
+            subject.release()
+            _free(self._device)
+            self._countdown.step(f"{self.name}, {name}: {point.verdict()}")
+        return [point for point, _ in built.values()], left_out
+
+    def _moved(self, name: str) -> list[float]:
+        """Losses of one of them from weights that differ by a rounding: so far chance goes."""
+        self._countdown.message(f"{self.name}, {name}: the same from weights a rounding away")
+        subject = StepSubject(name, self._config, self._device, moved=True)
+        losses = subject.warm(self._warm_up)
+        subject.release()
+        _free(self._device)
+        return losses
+
+    def _build(self, name: str) -> tuple[StepPoint, StepSubject]:
+        more = ", compiled before: a minute or more" if name == "compile" else ""
+        self._countdown.message(f"{self.name}, {name}: {self._warm_up} first steps{more}")
+        subject = StepSubject(name, self._config, self._device)
+        losses = subject.warm(self._warm_up)
+        self._countdown.step(f"{self.name}, {name}: warmed up, loss {losses[-1]:.4f}")
+        point = StepPoint(
+            step=name,
+            batchnorm=subject.rung.batchnorm,
+            cuda_graph=subject.rung.graph,
+            resolution=self._side,
+            batch=self._count,
+            views=subject.views,
+            flops=self._flops,
+            losses=losses,
+            control=self._control or losses,
+            memory=subject.memory,
+            measured=self._measured,
+            reference=self._reference,
+        )
+        return point, subject
+
+    def _time(self, point: StepPoint, subject: StepSubject, turn: int) -> None:
+        each = statistics.median(durations(subject, 2, self._device))
+        count = max(2, math.ceil(self._seconds / each))
+        point.rounds.append(durations(subject, count, self._device))
+        rate = point.views * count / sum(point.rounds[-1])
+        self._countdown.step(f"{self.name}, round {turn + 1}, {point.step}: {rate:,.0f} views/s")
+
+
+def _named(trace: Path, point: StepPoint) -> Path:
+    """``trace.json.gz`` as ``trace-fused-224px-64.json.gz``."""
+    stem, dot, ending = trace.name.partition(".")
+    label = f"{point.step}-{point.resolution}px-{point.batch}"
+    return trace.with_name(f"{stem}-{label}{dot}{ending}")
+
+
+def _check(steps: Sequence[str], numbers: dict[str, Sequence[float]]) -> None:
+    if unknown := set(steps) - set(STEPS):
+        raise UsageError(f"steps {sorted(unknown)} are not known; known: {', '.join(STEPS)}")
+    if not steps:
+        raise UsageError(f"name one of --steps at least: {', '.join(STEPS)}")
+    for name, values in numbers.items():
+        if not values or not all(math.isfinite(value) and value > 0 for value in values):
+            raise UsageError(f"--{name}={list(values)} must be positive, one at least")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device=cuda: there is no GPU that torch can use here; see doctor")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"--device={name} must be auto, cpu or cuda")
+    return torch.device(name)
+
+
+def _config(wanted: dict[str, Any], side: int, count: int, device: torch.device) -> Config:
+    tree: dict[str, Any] = {"optim": {"learning_rate": _RATE}}
+    given = {**wanted, "data.resolution": side, "train.global_batch": count}
+    for key, value in given.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    return resolve(validate(tree, "bench train-step"), World(), device)
+
+
+@contextmanager
+def _as_in_training(device: torch.device) -> Iterator[None]:
+    """What ``fastrot train`` sets for the whole process: it changes which kernels run."""
+    benchmark = torch.backends.cudnn.benchmark
+    precision = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _first(error: BaseException) -> str:
+    """The first line of a message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,175 @@
+"""One implementation of the training step, built as ``fastrot train`` builds it, on random data."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+from itertools import cycle
+from pathlib import Path
+
+import torch
+
+from fastrot.benchmarks.train_step.time_table import KernelTable, kernel_table
+from fastrot.config import Config
+from fastrot.data.loader import Batch
+from fastrot.distributed.world import World
+from fastrot.models.backbones import build_model
+from fastrot.models.precision import autocast_dtype
+from fastrot.training.optim import build_optimizer, keep_rate_on_device
+from fastrot.training.resolve import with_values
+from fastrot.training.rotation import RotationTask
+from fastrot.training.step import TrainStep
+from fastrot.training.step_backend import arrange, choose_rung
+
+STEPS = {
+    "eager": {"train.step": "eager"},
+    "compile": {"train.step": "compile"},
+    "fused": {"train.step": "fused"},
+    "apex": {"train.step": "fused", "train.batchnorm": "apex"},
+}
+"""Settings of each implementation; ``apex`` is the fused step with NVIDIA apex's batch norm."""
+
+_BATCHES = 2  # that take turns
+
+
+class StepSubject:
+    """Trains on random images that lie on the device; every call is one optimizer step.
+
+    Args:
+        name: of ``STEPS``.
+        config: resolved; ``train.global_batch`` source images of ``data.resolution`` a step.
+        device: where.
+        moved: begin with weights that differ by about a rounding of the precision.
+
+    Attributes:
+        name: of it.
+        views: of one step.
+        rung: what the ladder chose.
+        memory: bytes it took at most since it was built, after ``warm``: on a GPU what it
+            allocated, on a CPU the largest size of the process.
+
+    Raises:
+        FastrotError: this implementation cannot run here.
+    """
+
+    def __init__(
+        self, name: str, config: Config, device: torch.device, *, moved: bool = False
+    ) -> None:
+        config = with_values(config, STEPS[name])
+        self.name, self._device = name, device
+        self.memory = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+        self.rung = choose_rung(config, World(), device)
+        if self.rung.step == "compile":
+            # What other models left: after eight of them torch would quietly stop compiling.
+            torch.compiler.reset()
+        self._dtype = autocast_dtype(config.train.precision)
+        self._model = build_model(config.model, seed=config.train.seed)
+        if moved:
+            _move(self._model, _rounding(self._dtype, device))
+        self._model = self._model.to(device)
+        if config.train.channels_last:
+            self._model = self._model.to(memory_format=torch.channels_last)
+        self._task = RotationTask(config, device, self._dtype, channels=self.rung.channels)
+        self._optimizer = build_optimizer(self._model, config.optim)
+        self._scaler = torch.amp.GradScaler(device.type) if self._half else None
+        self._arranged = arrange(self._model, self.rung, world=World(), device=device,
+                                 sync_bn=False, static_graph=True, say=_quiet)  # fmt: skip
+        if self.rung.graph:
+            keep_rate_on_device(self._optimizer, device)
+        self._step = self._train_step(graph=self.rung.graph)
+        self._batches = cycle(_random_batches(config, device))
+        self.views = config.train.global_batch * self._task.views_per_image
+
+    @property
+    def _half(self) -> bool:
+        return self._dtype == torch.float16
+
+    def _train_step(self, *, graph: bool) -> TrainStep:
+        return TrainStep(
+            self._arranged,
+            self._optimizer,
+            self._task.inputs,
+            self._task.predict,
+            device=self._device,
+            scaler=self._scaler,
+            graph=graph,
+        )
+
+    def __call__(self) -> None:
+        """Train one step."""
+        self._step([next(self._batches)], 0)
+
+    def warm(self, steps: int) -> list[float]:
+        """The first steps, with the loss of each; all that happens once happens here."""
+        losses = []
+        for _ in range(steps):
+            self()
+            losses.append(self._step.read().loss)
+        if self._device.type == "cuda":
+            self.memory = torch.cuda.max_memory_allocated(self._device) - self._before
+        else:
+            self.memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return losses
+
+    def table(self, trace: Path | None) -> KernelTable:
+        """Where its time goes; a CUDA graph is told by stages as the same step without one.
+
+        With no memory left for that the graph itself is looked at, where stages are not known.
+        """
+        model = None if self.rung.step == "compile" else self._model
+        if not self.rung.graph:
+            return kernel_table(self, device=self._device, model=model, trace=trace)
+        plain = self._train_step(graph=False)
+        batch = [next(self._batches)]
+        with suppress(torch.OutOfMemoryError):
+            plain(batch, 0)
+            return kernel_table(
+                lambda: plain(batch, 0), device=self._device, model=model, trace=trace
+            )
+        return kernel_table(self, device=self._device, model=None, trace=trace)
+
+    def release(self) -> None:
+        """Give the memory back; it cannot run any more."""
+        del self._step, self._arranged, self._model, self._optimizer, self._batches
+
+
+def _rounding(dtype: torch.dtype | None, device: torch.device) -> float:
+    """Of the arithmetic, relative; convolutions in float32 on a GPU are done in TensorFloat."""
+    if dtype is not None:
+        return torch.finfo(dtype).eps / 2
+    return 2.0**-12 if device.type == "cuda" else 2.0**-24
+
+
+def _move(model: torch.nn.Module, share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + share * torch.randn(parameter.shape, generator=generator))
+
+
+def _quiet(_: str) -> None:
+    return
+
+
+def _random_batches(config: Config, device: torch.device) -> list[Batch]:
+    """The same for every implementation."""
+    count, side = config.train.global_batch, config.data.resolution
+    generator = torch.Generator().manual_seed(config.train.seed)
+    batches = []
+    for number in range(_BATCHES):
+        pixels = torch.randint(
+            0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator
+        )
+        flips = torch.rand(count, generator=generator) < 0.5
+        batches.append(
+            Batch(
+                images=pixels.to(device),
+                labels=torch.full((count,), -1, device=device),
+                index=torch.arange(count) + number * count,
+                flips=flips.to(device),
+            )
+        )
+    return batches

@@ -1,0 +1,1 @@
+"""The command line: each command parses its options into one request and calls one function."""

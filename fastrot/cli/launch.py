@@ -1,0 +1,147 @@
+"""``fastrot train --cluster slurm``: the same command, as a job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastrot.distributed.launch import fastrot_command, launch
+from fastrot.distributed.rank_environment import STORE
+from fastrot.errors import UsageError
+
+Cluster = Annotated[
+    str, typer.Option(metavar="local|slurm", help="Train here, or submit a job that trains.")
+]
+Nodes = Annotated[int, typer.Option(min=1, help="slurm: machines.")]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Ranks of a machine: one a GPU, or a share of the CPU (slurm: 0 asks for no GPU).",
+    ),
+]
+Ranks = Annotated[
+    int, typer.Option("--gpus", min=1, help="Ranks of this machine that extract: one a GPU.")
+]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="E.g. partition=gpu, time_min=600."),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="slurm: stay until the run has ended.")]
+
+
+_SAME = {
+    "data": "--data",
+    "ffcv": "--ffcv",
+    "dali": "--dali",
+    "val": "--val",
+    "loader": "--loader",
+    "on_bad_sample": "--on-bad-sample",
+}
+"""Options that mean the same in the job."""
+
+
+def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool:
+    """Submit the run where ``--cluster`` asks for it, and say what to type next.
+
+    Args:
+        options: of ``fastrot train``, by the names of its parameters.
+        recipe: that it trains by; None: data alone was named.
+        out: run folder.
+
+    Raises:
+        UsageError: options that do not go together, a folder with a run, or Slurm refuses.
+        typer.Exit: with ``--wait``, once the run has ended.
+    """
+    slurm: Sequence[str] = options["slurm"] or ()
+    if options["cluster"] not in ("local", "slurm"):
+        raise UsageError(f"--cluster={options['cluster']!r}: choose local or slurm")
+    if options["cluster"] == "local":
+        if options["nodes"] > 1 or options["gpus"] < 1 or slurm or options["wait"]:
+            raise UsageError(
+                "--nodes, --gpus 0, --slurm and --wait are for --cluster slurm; add it, or leave "
+                "them out"
+            )
+        return False
+    from fastrot.runs.folder import has_begun
+    from fastrot.runs.slurm_job import parse_options, submit_train, wait_for
+
+    asked = parse_options(slurm)
+    if not options["resume"] and has_begun(out):
+        raise UsageError(
+            f"{out}: already holds a run; add --resume to go on with it, or choose another --out"
+        )
+    submission = submit_train(
+        train_words(options, recipe),
+        out,
+        nodes=options["nodes"],
+        gpus=options["gpus"],
+        options=asked,
+    )
+    for line in submission.lines():
+        typer.echo(line)
+    if options["wait"]:
+        raise typer.Exit(wait_for(submission, typer.echo))
+    return True
+
+
+def on_ranks(
+    gpus: int, *, restarts: int = 0, again: Callable[[], Sequence[str]] = lambda: ()
+) -> None:
+    """Start this very command as so many ranks, unless it is one of them, and leave as they do.
+
+    Args:
+        gpus: ranks of this machine.
+        restarts: as for ``launch.launch``.
+        again: likewise.
+
+    Raises:
+        typer.Exit: all ranks have ended.
+    """
+    if gpus <= 1 or "RANK" in os.environ:
+        return
+    say = partial(print, file=sys.stderr)
+    command = fastrot_command(sys.argv[1:])
+    raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
+
+
+def resumption(out: Path, *, resume: bool) -> Sequence[str]:
+    """What a new start adds to the command: ``--resume``, once there is something to go on with."""
+    from fastrot.runs.folder import has_begun
+
+    return ("--resume",) if not resume and has_begun(out) else ()
+
+
+def said_by_another_rank(line: str) -> bool:
+    """Whether a rank of this launcher has printed this already: all of them read the same files."""
+    store = os.environ.get(STORE)
+    if not store:
+        return False
+    words = re.sub(r"^rank \d+: ", "", line)
+    mark = f"{store}.said-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return True
+    except OSError:  # the launcher has gone
+        pass
+    return False
+
+
+def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:
+    """The words of ``fastrot train`` that say the same again, but for the run folder."""
+    words = ["train", *(() if recipe is None else ("-c", recipe))]
+    for name, flag in _SAME.items():
+        if options.get(name) is not None:
+            words += [flag, str(options[name])]
+    for override in options.get("overrides") or ():
+        words += ["--set", override]
+    return words

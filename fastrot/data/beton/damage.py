@@ -1,0 +1,306 @@
+"""Which samples of a ``.beton`` file are damaged: every byte is read, every image decoded strictly.
+
+Where the compiled decoder is there, its threads do it, without Python. They read each JPEG to its
+end but make only an eighth of its pixels a side: what the decoder warns about lies in the codes,
+and these are all read. Otherwise processes decode one image after the other.
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.format import JPEG, MAX_PIXELS, RAW, Kind
+from fastrot.data.beton.manifest import Manifest
+from fastrot.data.beton.reader import BetonFile
+from fastrot.data.dataset import BadSampleError
+from fastrot.data.images.decode import DecodeError, decode_image
+from fastrot.errors import FastrotError, StorageError
+from fastrot.kernels.decode.crop import CropDecoder, CropJob, Crops, SourceFile, Spans
+from fastrot.kernels.dispatch import KernelUnavailableError, choose
+from fastrot.system.files import write_atomic
+from fastrot.system.progress import Meter
+from fastrot.system.worker_pool import DEADLINE_SECONDS, WorkerPool
+
+Checksums = NDArray[np.uint64]
+Advance = Callable[[int, int], None]
+"""Called with a number of samples that are done, and their bytes."""
+
+_CHUNK = 256  # samples that the threads are given at a time
+_CHUNKS_AHEAD = 4
+_POLL_SECONDS = 0.2  # between two looks at signals
+_MIN_SAMPLES_A_WORKER = 256
+
+
+def find_damage(
+    file: BetonFile,
+    checksums: Checksums | None,
+    *,
+    decode: bool = True,
+    workers: int,
+    advance: Advance | None = None,
+) -> dict[int, str]:
+    """The damaged samples of an open file, in order, and what is wrong with each.
+
+    Args:
+        file: its structure is sound, or it would not be open.
+        checksums: of shape (n,), from its manifest; None: there are none.
+        decode: also decode the images, and read the JSON fields.
+        workers: threads or processes; 0: none, or a single thread.
+        advance: told of the progress.
+
+    Raises:
+        StorageError: nothing was read for ``DEADLINE_SECONDS``.
+        OutOfMemoryError: a worker was killed.
+    """
+    check = _Check(file, checksums, decode)
+    if decode and _native_can(file):
+        suspects = sorted(set(_failures(file, checksums, max(1, workers), advance)))
+        # The words, and the last word, are Python's.
+        judged = {sample: check(sample)[0] for sample in suspects}
+        return {sample: reason for sample, reason in judged.items() if reason is not None}
+    if len(file) < 2 * _MIN_SAMPLES_A_WORKER:
+        workers = 0
+    found = {}
+    with WorkerPool(check, workers=workers) as pool:
+        for sample, (reason, size) in enumerate(pool.map(range(len(file)))):
+            if reason is not None:
+                found[sample] = reason
+            if advance is not None:
+                advance(1, size)
+    return found
+
+
+def _native_can(file: BetonFile) -> bool:
+    """Whether the compiled decoder can check all that is in the file, and is there."""
+    kinds = {field.kind for field in file.fields}
+    if Kind.IMAGE not in kinds or Kind.JSON in kinds:
+        return False
+    try:
+        choose("crop_decode")
+    except KernelUnavailableError:
+        return False
+    return True
+
+
+def _failures(
+    file: BetonFile, checksums: Checksums | None, threads: int, advance: Advance | None
+) -> Iterator[int]:
+    """Samples that the compiled decoder refuses."""
+    decoder = CropDecoder(threads, size=1, exact=False, colour_only=True, max_pixels=MAX_PIXELS)
+    # By position: a file may be larger than the memory, and each byte is read but once.
+    source = SourceFile(file.descriptor, map_memory=False)
+    jobs: deque[tuple[NDArray[np.int64], int, CropJob]] = deque()
+    try:
+        for ids, size, crops, spans in _work(file, checksums):
+            jobs.append((ids, size, decoder.submit(None, crops, source, spans, announce=True)))
+            if len(jobs) > _CHUNKS_AHEAD:
+                yield from _finish(*jobs.popleft(), file, advance)
+        while jobs:
+            yield from _finish(*jobs.popleft(), file, advance)
+    finally:
+        decoder.discard()
+
+
+def _work(
+    file: BetonFile, checksums: Checksums | None
+) -> Iterator[tuple[NDArray[np.int64], int, Crops, Spans]]:
+    """Chunks of samples, the bytes to count for them (once), and what the threads are to do."""
+    in_pages = [field.name for field in file.fields if not field.is_scalar]
+    images = [field.name for field in file.fields if field.kind is Kind.IMAGE]
+    records = file.metadata.view(np.uint8).reshape(len(file), -1)
+    for name in images:
+        column = file.metadata[str([field.name for field in file.fields].index(name))]
+        first = name == images[0]
+        for start in range(0, len(file), _CHUNK):
+            ids = np.arange(start, min(start + _CHUNK, len(file)))
+            offsets, sizes = file.spans(ids)
+            whole = np.zeros((len(ids), 4), np.int32)
+            whole[:, 2], whole[:, 3] = column["width"][ids], column["height"][ids]
+            crops = Crops(
+                boxes=whole,
+                sizes=np.ascontiguousarray(whole[:, 2:]),
+                orientation=np.ones(len(ids), np.uint8),
+                raw=column["mode"][ids] == RAW,
+                to_end=np.ones(len(ids), np.bool_),
+            )
+            # Checksums cover all fields of a sample: once is enough.
+            compared = checksums[ids] if first and checksums is not None else None
+            spans = Spans(offsets, sizes, in_pages.index(name), records[ids], compared)
+            yield ids, int(sizes.sum()) if first else 0, crops, spans
+
+
+def _finish(
+    ids: NDArray[np.int64], size: int, job: CropJob, file: BetonFile, advance: Advance | None
+) -> Iterator[int]:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not job.wait(_POLL_SECONDS):
+        if time.monotonic() > end:
+            raise StorageError(
+                f"{file.path}: nothing was read for {DEADLINE_SECONDS:.0f} s: the storage stalls"
+            )
+    for row, _ in job.failures():
+        yield int(ids[row])
+    if advance is not None and size:
+        advance(len(ids), size)
+
+
+class _Check:
+    """Called with a sample: what is wrong with it, or None, and its bytes."""
+
+    def __init__(self, file: BetonFile, checksums: Checksums | None, decode: bool) -> None:
+        self._file, self._checksums, self._decode = file, checksums, decode
+
+    def __call__(self, sample: int) -> tuple[str | None, int]:
+        try:
+            payloads = self._file.payloads(sample)
+            size = sum(map(len, payloads.values()))
+            if self._checksums is not None:
+                found = self._file.checksum(sample, payloads)
+                if found != self._checksums[sample]:
+                    return "its bytes do not have the checksum of the manifest", size
+            if self._decode:
+                self._read_values(sample, payloads)
+        except (BadSampleError, DecodeError) as error:
+            return error.reason, 0
+        except FastrotError as error:  # the file was cut meanwhile, or cannot be read there
+            return str(error), 0
+        return None, size
+
+    def _read_values(self, sample: int, payloads: dict[str, bytes]) -> None:
+        for position, field in enumerate(self._file.fields):
+            row = self._file.metadata[str(position)][sample]
+            if field.kind is Kind.IMAGE and row["mode"] == JPEG:
+                decode_image(payloads[field.name], apply_exif=False)
+            elif field.kind is Kind.JSON:
+                self._file.value(sample, field.name)
+
+
+_FORMAT = "fastrot-beton-checked"
+
+
+_VERSION = 1
+
+
+_SUFFIX = ".checked.json"
+
+
+_PROGRESS_BYTES = 2**28  # smaller files take a moment
+
+
+_MAX_STAMP_BYTES = 2**26
+
+
+def bad_samples(samples: BetonSamples, *, workers: int = 0) -> dict[int, BadSampleError]:
+    """The bad samples of a file and why, by sample id.
+
+    Checksums are compared where the manifest says that all images were decoded when the file was
+    made; otherwise every image is decoded, now or by an earlier ``fastrot verify``.
+
+    Args:
+        samples: the open file.
+        workers: threads or processes that share the work; 0: this one.
+
+    Raises:
+        StorageError: the file cannot be read.
+        BadDataError: it changes meanwhile.
+    """
+    found = known(samples)
+    if found is not None:
+        return found
+    file = samples.file
+    big = file.identity.size >= _PROGRESS_BYTES
+    meter = Meter(f"check {samples.path.name} (once)", total=len(samples)) if big else None
+    with meter or nullcontext():
+        reasons = find_damage(
+            file,
+            samples.checksums,
+            decode=not samples.checksums_suffice,
+            workers=workers,
+            advance=None if meter is None else meter.count,
+        )
+    samples.check_unchanged()
+    _write(_identity(file, samples.digest, samples.checksums_suffice), samples.path, reasons)
+    return _errors(samples, reasons)
+
+
+def known(samples: BetonSamples) -> dict[int, BadSampleError] | None:
+    """As ``bad_samples``, if an earlier check of this very file told; None: it did not."""
+    identity = _identity(samples.file, samples.digest, samples.checksums_suffice)
+    for place in (_beside(samples.path), _in_cache(samples.path)):
+        if (reasons := _load(place, identity, len(samples))) is not None:
+            return _errors(samples, reasons)
+    return None
+
+
+def remember(file: BetonFile, manifest: Manifest | None, reasons: Mapping[int, str]) -> None:
+    """Keep what a complete check found: every checksum compared, every image decoded.
+
+    Raises:
+        BadDataError: the file changed meanwhile.
+    """
+    file.check_unchanged()
+    digest = file.structure if manifest is None else manifest.digest
+    suffice = manifest is not None and manifest.pixels_decoded
+    _write(_identity(file, digest, suffice), file.path, reasons)
+
+
+def _errors(samples: BetonSamples, reasons: Mapping[int, str]) -> dict[int, BadSampleError]:
+    return {i: BadSampleError(i, samples.name(i), why) for i, why in reasons.items()}
+
+
+def _identity(file: BetonFile, digest: str, checksums_suffice: bool) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "file": list(file.identity),
+        "digest": digest,
+        "by": "checksums" if checksums_suffice else "decoding",
+    }
+
+
+def _write(identity: dict[str, Any], beton: Path, reasons: Mapping[int, str]) -> None:
+    stamp = identity | {"bad": {str(sample): reason for sample, reason in reasons.items()}}
+    for place in (_beside(beton), _in_cache(beton)):
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(place, json.dumps(stamp, indent=1).encode(), mode=0o644)
+            return
+        except OSError:  # a read-only place: the next one, or check again next time
+            continue
+
+
+def _load(place: Path, identity: dict[str, Any], count: int) -> dict[int, str] | None:
+    """What an earlier check found; None when there is none of this very file."""
+    try:
+        with open(place, "rb") as file:
+            stamp = json.loads(file.read(_MAX_STAMP_BYTES))
+        reasons = {int(sample): str(why) for sample, why in stamp.pop("bad").items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None  # absent or damaged: it only saves time
+    if stamp != identity or any(not 0 <= sample < count for sample in reasons):
+        return None
+    return reasons
+
+
+def _beside(beton: Path) -> Path:
+    return beton.with_name(beton.name + _SUFFIX)
+
+
+def _in_cache(beton: Path) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(os.fsencode(beton.resolve())).hexdigest()[:32]
+    return Path(root) / "fastrot" / f"{name}{_SUFFIX}"

@@ -1,0 +1,212 @@
+"""A ``.beton`` file as a data set for the loaders."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.beton import manifest
+from fastrot.data.beton.format import MAX_PIXELS, RAW, Kind
+from fastrot.data.beton.reader import BetonFile
+from fastrot.data.dataset import BadSampleError, Encoded
+from fastrot.data.images.decode import DecodeError, decode_image
+from fastrot.data.labels import Labels, check_several
+from fastrot.errors import BadDataError
+from fastrot.kernels.decode.crop import Spans
+
+
+class BetonSamples:
+    """The images of a ``.beton`` file (its first image field) and their labels.
+
+    Thread-safe; a copy in another process, forked or pickled, reads through its own position.
+    A pickled copy opens the file when it first reads, and refuses it if it changed meanwhile.
+
+    Args:
+        path: the file.
+        checksums: compare each sample with the manifest's checksum when there is a manifest.
+        max_pixels: refuse larger images.
+
+    Attributes:
+        path: the file.
+        labels: read-only; of shape (n,), int64, -1 where there is none: the first Int field.
+            Where there is none, of shape (n, K), int8: the first array of this dtype with one
+            dimension.
+        class_names: from the manifest, else None.
+        digest: of the manifest, which covers every byte; without one, of everything but the
+            images' data.
+        stored_bytes: of all images together.
+        applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
+        has_checksums: whether ``read`` compares checksums.
+        checksums_suffice: whether what ``read`` returns is known to decode.
+
+    Raises:
+        UsageError: there is no such file.
+        BadDataError: the file or its manifest is damaged, or a label has no class name.
+        StorageError: the system cannot read it.
+    """
+
+    applies_exif: bool = False
+
+    def __init__(
+        self, path: str | Path, *, checksums: bool = True, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self.path = Path(path)
+        self._max_pixels = max_pixels
+        self._opening = threading.Lock()
+        file = BetonFile.open(self.path, max_pixels=max_pixels)
+        try:
+            self._identity, self._image = file.identity, file.image_field.name
+            described = manifest.load(file)
+            self.class_names = None if described is None else described.class_names
+            self.digest = file.structure if described is None else described.digest
+            self._checksums = described.checksums if described is not None and checksums else None
+            self._decoded = described is not None and described.pixels_decoded
+            self.labels = _labels(file, self.class_names)
+            self.stored_bytes = int(file.data_sizes.sum())
+        except BaseException:
+            file.close()
+            raise
+        self._file: BetonFile | None = file
+
+    @property
+    def file(self) -> BetonFile:
+        """The open file; a pickled copy opens it here.
+
+        Raises:
+            BadDataError: it is not the file any more that was opened first.
+        """
+        file = self._file
+        if file is None:
+            with self._opening:
+                if self._file is None:
+                    fresh = BetonFile.open(self.path, max_pixels=self._max_pixels)
+                    fresh.check_unchanged(self._identity)
+                    self._file = fresh
+                file = self._file
+        return file
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether ``read`` compares checksums."""
+        return self._checksums is not None
+
+    @property
+    def checksums(self) -> NDArray[np.uint64] | None:
+        """Of shape (n,), what ``read`` compares with; None: nothing."""
+        return self._checksums
+
+    @property
+    def checksums_suffice(self) -> bool:
+        """Whether ``read`` compares checksums, of images that were all decoded once.
+
+        A file made with ``prepare --copy`` has checksums of images that nobody decoded.
+        """
+        return self.has_checksums and self._decoded
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, sample: int) -> str:
+        """``FILE.beton sample 17``."""
+        return f"{self.path} sample {sample}"
+
+    def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Widths and heights of shape (N, 2)."""
+        file = self.file
+        return np.stack([file.widths[samples], file.heights[samples]], axis=1).astype(np.int32)
+
+    def spans(self, samples: NDArray[np.int64]) -> Spans:
+        """Where samples are in the file, for a reader of its own, and their checksums."""
+        file = self.file
+        offsets, sizes = file.spans(samples)
+        return Spans(
+            offsets=offsets,
+            sizes=sizes,
+            image=[f.name for f in file.fields if not f.is_scalar].index(self._image),
+            # By bytes: a copy of records would leave out the padding between their fields.
+            records=file.metadata.view(np.uint8).reshape(len(file), -1)[samples],
+            checksums=None if self._checksums is None else self._checksums[samples],
+        )
+
+    def read(self, sample: int) -> Encoded:
+        """The stored bytes, checked against the manifest's checksum if there is one.
+
+        Raises:
+            BadSampleError: bytes changed, or a JPEG header that does not fit the metadata.
+            BadDataError: the file was cut while in use.
+            StorageError: the system cannot read it.
+        """
+        file = self.file
+        if self._checksums is None:
+            data = file.payload(sample, self._image)
+        else:
+            payloads = file.payloads(sample)
+            if file.checksum(sample, payloads) != self._checksums[sample]:
+                raise BadSampleError(
+                    sample, self.name(sample), "its bytes do not have the manifest's checksum"
+                )
+            data = payloads[self._image]
+        return Encoded(
+            data=data,
+            kind="raw" if file.modes[sample] == RAW else "file",
+            width=int(file.widths[sample]),
+            height=int(file.heights[sample]),
+        )
+
+    def decode(self, sample: int) -> NDArray[np.uint8]:
+        """Pixels of shape (H, W, 3), RGB.
+
+        Raises:
+            BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
+        """
+        encoded = self.read(sample)
+        shape = (encoded.height, encoded.width, 3)
+        if encoded.kind == "raw":
+            return np.frombuffer(encoded.data, np.uint8).reshape(shape).copy()
+        try:
+            pixels = decode_image(encoded.data, apply_exif=False, max_pixels=self._max_pixels)
+        except DecodeError as error:
+            raise BadSampleError(sample, self.name(sample), error.reason) from None
+        if pixels.shape != shape:
+            reason = f"decodes to shape {pixels.shape}, metadata says {shape}"
+            raise BadSampleError(sample, self.name(sample), reason)
+        return pixels
+
+    def check_unchanged(self) -> None:
+        """Check that the file is still the one that was opened; loaders do once an epoch.
+
+        Raises:
+            BadDataError: it was replaced, removed, cut or written to.
+        """
+        self.file.check_unchanged()
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_opening": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._opening = threading.Lock()
+
+
+def _labels(file: BetonFile, class_names: tuple[str, ...] | None) -> Labels:
+    found = file.labels()
+    labels: Labels = np.full(len(file), -1, np.int64) if found is None else found
+    if labels.ndim == 2:
+        try:
+            check_several(labels, class_names)
+        except ValueError as error:
+            raise BadDataError(f"{file.path}: {error}; make the file again") from None
+    elif (field := file.first(Kind.INT)) is not None and class_names is not None:
+        file.check_labels(field.name, len(class_names))
+    labels = labels.copy()  # contiguous, and free of the metadata
+    labels.flags.writeable = False
+    return labels

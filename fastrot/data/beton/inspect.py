@@ -1,0 +1,180 @@
+"""Says what is in a ``.beton`` file, from its header and metadata alone: fast at any size.
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from fastrot.data.beton import manifest as manifests
+from fastrot.data.beton.format import JPEG, Field, Kind
+from fastrot.data.beton.reader import BetonFile
+from fastrot.data.labels import PRESENT, Labels
+
+_SHOWN_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, median and largest of a quantity."""
+
+    smallest: int
+    median: int
+    largest: int
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Spread:
+        """The spread of values of shape (n,), n >= 1."""
+        return cls(int(values.min()), int(np.median(values)), int(values.max()))
+
+    def __str__(self) -> str:
+        if self.smallest == self.largest:
+            return f"{self.smallest:,}"
+        return f"{self.smallest:,} to {self.largest:,}, median {self.median:,}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in a ``.beton`` file.
+
+    Attributes:
+        path: the file.
+        file_bytes: its size.
+        page_bytes: size of a page.
+        num_samples: n.
+        fields: (name, type) in file order; arrays with dtype and shape.
+        images: number of images by mode, ``jpg`` and ``raw``; None: no image field.
+        width: pixels; None: no image field.
+        height: pixels; None: no image field.
+        image_bytes: stored bytes an image; None: no image field.
+        labels: number of samples by label (of the first Int field), or in which a class is
+            present (where an image can have several); None: no labels.
+        several: whether an image can have several classes.
+        class_names: from the manifest; None: unknown.
+        has_manifest: whether there is a manifest with checksums.
+        source_hash: from the manifest: identity of what the file was made from.
+        made_by: from the manifest: how.
+    """
+
+    path: Path
+    file_bytes: int
+    page_bytes: int
+    num_samples: int
+    fields: tuple[tuple[str, str], ...]
+    images: dict[str, int] | None
+    width: Spread | None
+    height: Spread | None
+    image_bytes: Spread | None
+    labels: dict[int, int] | None
+    several: bool
+    class_names: tuple[str, ...] | None
+    has_manifest: bool
+    source_hash: str | None
+    made_by: dict[str, Any]
+    exit_code: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values."""
+        document = asdict(self) | {"path": str(self.path), "fields": [list(f) for f in self.fields]}
+        del document["exit_code"]
+        return document
+
+    def show(self, console: Console) -> None:
+        """Print the contents for people."""
+        from rich.table import Table  # here, so that --json answers sooner
+
+        table = Table(title=str(self.path), title_justify="left", show_header=False)
+        for name, value in self._rows():
+            table.add_row(name, value)
+        console.print(table, markup=False)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [
+            ("samples", f"{self.num_samples:,}"),
+            ("file", f"{self.file_bytes:,} bytes, pages of {self.page_bytes:,}"),
+            ("fields", ", ".join(f"{name} ({kind})" for name, kind in self.fields)),
+        ]
+        if self.images is not None:
+            modes = (f"{count:,} {mode}" for mode, count in self.images.items() if count)
+            rows += [
+                ("images", ", ".join(modes)),
+                ("width", f"{self.width} px"),
+                ("height", f"{self.height} px"),
+                ("stored", f"{self.image_bytes} bytes an image"),
+            ]
+        if self.labels is not None:
+            rows.append(("labels", _label_summary(self.labels, self.several)))
+            shown = list(self.labels.items())[:_SHOWN_CLASSES]
+            rows += [(f"  {self._class_name(label)}", f"{count:,}") for label, count in shown]
+            if (more := len(self.labels) - len(shown)) > 0:
+                rows.append(("  ...", f"{more:,} more classes (--json lists all)"))
+        made_by = ", ".join(f"{key}={value}" for key, value in self.made_by.items())
+        manifest = "yes: checksums" + (", class names" if self.class_names else "")
+        rows.append(("manifest", manifest if self.has_manifest else "none: no checksums"))
+        if made_by:
+            rows.append(("made by", made_by))
+        return rows
+
+    def _class_name(self, label: int) -> str:
+        if self.class_names is not None and 0 <= label < len(self.class_names):
+            return f"{label} {self.class_names[label]}"
+        return str(label)
+
+
+def inspect(path: str | Path) -> Contents:
+    """Read what a ``.beton`` file contains; its structure is checked, its pixels are not.
+
+    Raises:
+        UsageError: there is no such file.
+        BadDataError: it, or its manifest, is damaged or is something else.
+        StorageError: it cannot be read.
+    """
+    with BetonFile.open(path) as file:
+        manifest = manifests.load(file)
+        image = file.first(Kind.IMAGE)
+        labels = file.labels()
+        jpgs = int((file.modes == JPEG).sum()) if image else 0
+        return Contents(
+            path=file.path,
+            file_bytes=file.identity.size,
+            page_bytes=file.page_size,
+            num_samples=len(file),
+            fields=tuple((field.name, _type_name(field)) for field in file.fields),
+            images={"jpg": jpgs, "raw": len(file) - jpgs} if image else None,
+            width=Spread.of(file.widths) if image else None,
+            height=Spread.of(file.heights) if image else None,
+            image_bytes=Spread.of(file.data_sizes) if image else None,
+            labels=_count(labels) if labels is not None else None,
+            several=labels is not None and labels.ndim == 2,
+            class_names=manifest.class_names if manifest else None,
+            has_manifest=manifest is not None,
+            source_hash=manifest.source_hash if manifest else None,
+            made_by=dict(manifest.made_by) if manifest else {},
+        )
+
+
+def _type_name(field: Field) -> str:
+    name = str(field.kind.name).lower()
+    return f"{name} {field.dtype} {list(field.shape)}" if field.shape else name
+
+
+def _count(labels: Labels) -> dict[int, int]:
+    if labels.ndim == 2:
+        return dict(enumerate((labels == PRESENT).sum(axis=0).tolist()))
+    values, counts = np.unique(labels, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _label_summary(labels: dict[int, int], several: bool) -> str:
+    if set(labels) == {-1}:
+        return "none"
+    counts = np.array(list(labels.values()))
+    what = "classes, several an image" if several else "classes"
+    return f"{len(labels):,} {what}, {Spread.of(counts)} samples each"

@@ -1,0 +1,271 @@
+"""Which entry of the allocation table belongs to which value of the metadata, for all samples.
+
+An entry must have exactly the pointer that the metadata has, belong to that sample, and serve no
+other value. FFCV's writer and ours put the entries of a sample together in the order of its
+fields, so that one comparison in that order settles it. Where a table differs, every pointer is
+looked up, which takes ten times as long; that is also how a broken one is found and named.
+
+Shapes: n samples, F fields with data in pages, m = n * F entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.beton.format import ALLOCATION, Field, Kind, metadata_start
+from fastrot.errors import BadDataError
+
+U64 = NDArray[np.uint64]
+_SIZED = (Kind.BYTES, Kind.JSON)  # these have their size in the metadata, too
+
+
+def match_entries(
+    path: Path,
+    table: int,
+    metadata: NDArray[Any],
+    fields: Mapping[int, Field],
+    entries: NDArray[Any],
+) -> dict[int, U64]:
+    """The size in bytes of every piece of data, by the position of its field.
+
+    Args:
+        path: for messages.
+        table: offset of the allocation table, for messages.
+        metadata: of shape (n,).
+        fields: those with data in pages, by their position in the file.
+        entries: the checked table, of shape (m,).
+
+    Returns:
+        Sizes of shape (n,), by field.
+
+    Raises:
+        BadDataError: metadata and table do not agree; the message names the first sample.
+    """
+    sizes = _compare(metadata, fields, entries)
+    return _look_up(path, table, metadata, fields, entries) if sizes is None else sizes
+
+
+def _compare(
+    metadata: NDArray[Any], fields: Mapping[int, Field], entries: NDArray[Any]
+) -> dict[int, U64] | None:
+    """Sizes by field, if the entries of each sample lie together and every value has its own."""
+    samples = len(metadata)
+    rows = entries.reshape(samples, len(fields))
+    sizes: dict[int, U64] = {i: np.empty(samples, np.uint64) for i in fields}
+    if not fields:
+        return sizes
+    in_file_order, owner = _owners(rows["sample"])
+    if owner is None:
+        return None
+    for column, (i, field) in enumerate(fields.items()):
+        values = metadata[str(i)]
+        claims = [values["ptr"], values["size"]] if field.kind in _SIZED else [values["ptr"]]
+        if not in_file_order:
+            claims = [np.ascontiguousarray(claim) for claim in claims]
+        for block in blocks(samples):
+            found = rows[block, column]
+            who = block if in_file_order else owner[block]
+            for claim, entry in zip(claims, (found["ptr"], found["size"]), strict=False):
+                if (claim[who] != entry).any():
+                    return None
+            if field.kind is not Kind.BYTES and not found["size"].all():
+                return None
+            sizes[i][who] = found["size"]
+    return sizes
+
+
+def _owners(ids: NDArray[np.uint64]) -> tuple[bool, NDArray[np.int64] | None]:
+    """Whose entries each row has, of shape (n,), and whether row s has those of sample s.
+
+    Args:
+        ids: samples of the entries, of shape (n, F).
+
+    Returns:
+        (whether the rows are in the order of the samples, owners); the owners are None where a
+        row has entries of several samples, or several rows have those of one.
+    """
+    owner = np.ascontiguousarray(ids[:, 0]).view(np.int64)
+    if any((ids[block] != ids[block, :1]).any() for block in blocks(len(ids))):
+        return False, None
+    if all(
+        (owner[block] == np.arange(block.start, block.stop)).all() for block in blocks(len(ids))
+    ):
+        return True, owner
+    has_row = np.zeros(len(ids), bool)
+    has_row[owner] = True
+    return False, owner if has_row.all() else None
+
+
+def _look_up(
+    path: Path,
+    table: int,
+    metadata: NDArray[Any],
+    fields: Mapping[int, Field],
+    entries: NDArray[Any],
+) -> dict[int, U64]:
+    """As ``match_entries``, for entries in any order."""
+    columns = metadata.dtype.fields
+    assert columns is not None
+    start, stride = metadata_start(len(columns)), metadata.dtype.itemsize
+
+    def refuse_first(field: int, broken: NDArray[np.bool_], rule: str) -> None:
+        if broken.any():
+            sample = int(np.argmax(broken))
+            offset = start + sample * stride + columns[str(field)][1]
+            refuse(path, offset, f"sample {sample}, field {fields[field].name!r}: {rule}")
+
+    unclaimed = _Unclaimed(entries)
+    sizes: dict[int, U64] = {}
+    empty: list[tuple[U64, U64]] = []
+    for i, field in fields.items():
+        column = metadata[str(i)]
+        pointers: U64 = np.ascontiguousarray(column["ptr"])
+        is_empty = column["size"] == 0 if field.kind is Kind.BYTES else np.False_
+        size, good = unclaimed.claim(pointers, ~is_empty)
+        refuse_first(i, ~(good | is_empty), "its pointer has no entry of this sample in the table")
+        if field.kind in _SIZED:
+            size = np.where(is_empty, np.uint64(0), size)
+            refuse_first(i, column["size"] != size, "its size is not that of its table entry")
+        if field.kind is Kind.BYTES:
+            samples: U64 = np.flatnonzero(is_empty).astype(np.uint64)
+            empty.append((samples, pointers[is_empty]))
+        sizes[i] = size
+    none: U64 = np.zeros(0, np.uint64)
+    if not unclaimed.has_empty(
+        np.concatenate([none, *(samples for samples, _ in empty)]),
+        np.concatenate([none, *(pointers for _, pointers in empty)]),
+    ):
+        refuse(path, table, "empty entries that the metadata does not have")
+    return sizes
+
+
+class _Unclaimed:
+    """The entries by pointer, each to be claimed once."""
+
+    def __init__(self, entries: NDArray[Any]) -> None:
+        filled = entries[entries["size"] > 0]
+        ordered = filled[np.argsort(filled["ptr"])]
+        self._ptr: U64 = np.ascontiguousarray(ordered["ptr"])
+        self._size: U64 = np.ascontiguousarray(ordered["size"])
+        self._sample: U64 = np.ascontiguousarray(ordered["sample"])
+        self._used = np.zeros(len(ordered), bool)
+        # FFCV gives an empty byte string the pointer of whatever comes next, so these entries
+        # are kept apart: they own no bytes and prove nothing.
+        self._empty = entries[entries["size"] == 0]
+
+    def claim(
+        self, pointers: U64, wanted: NDArray[np.bool_] | np.bool_
+    ) -> tuple[U64, NDArray[np.bool_]]:
+        """Sizes of the data of samples 0 to n-1 in one field, and which of them are good.
+
+        Args:
+            pointers: of shape (n,).
+            wanted: of shape (n,), or one for all: the others take no entry and are not good.
+        """
+        if not len(self._ptr):
+            return np.zeros(len(pointers), np.uint64), np.zeros(len(pointers), bool)
+        place = np.minimum(np.searchsorted(self._ptr, pointers), len(self._ptr) - 1)
+        good = (self._ptr[place] == pointers) & ~self._used[place]
+        good &= wanted
+        good &= self._sample[place] == np.arange(len(pointers), dtype=np.uint64)
+        self._used[place[good]] = True
+        return self._size[place], good
+
+    def has_empty(self, samples: U64, pointers: U64) -> bool:
+        """Whether the empty byte strings of the metadata are those of the table."""
+        listed = np.sort(self._empty[["sample", "ptr"]], order=["sample", "ptr"])
+        order = np.lexsort((pointers, samples))
+        return (
+            len(samples) == len(listed)
+            and np.array_equal(listed["sample"], samples[order])
+            and np.array_equal(listed["ptr"], pointers[order])
+        )
+
+
+_BLOCK = 2**14
+
+
+def refuse(path: Path, offset: int, rule: str) -> NoReturn:
+    """Raise the error of a file that breaks a rule.
+
+    Raises:
+        BadDataError: always.
+    """
+    raise BadDataError(
+        f"{path}: at byte {offset}: {rule}; the file is damaged or was not finished: "
+        "make it again with fastrot prepare, or restore it from a copy"
+    )
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of a size that the cache holds, which together cover ``count`` rows."""
+    return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
+
+
+def check_entries(path: Path, header: np.void, data_start: int, entries: NDArray[Any]) -> None:
+    """Check that every entry names a sample and bytes of its own, inside the pages.
+
+    Args:
+        path: for messages.
+        header: the checked header.
+        data_start: offset of the first page.
+        entries: the table, of shape (m,).
+
+    Raises:
+        BadDataError: it breaks a rule; the message names the first entry that does.
+    """
+    table, page_size = int(header["alloc_table_ptr"]), int(header["page_size"])
+    samples, end, start = header["num_samples"], np.uint64(table), np.uint64(data_start)
+    shift, one = np.uint64(page_size.bit_length() - 1), np.uint64(1)
+    refuse_first = partial(_refuse_first, path, table)
+    last, in_order = np.uint64(0), True
+    for block in blocks(len(entries)):
+        rows = np.arange(block.start, block.stop)
+        ptr, size = entries["ptr"][block], entries["size"][block]
+        refuse_first(rows, entries["sample"][block] >= samples, "no sample has its id")
+        refuse_first(rows, ptr > end, "it points beyond the data")
+        filled = size > 0
+        if not filled.all():
+            rows, ptr, size = rows[filled], ptr[filled], size[filled]
+        if not len(rows):
+            continue
+        if table % page_size or table <= data_start:
+            refuse(path, 16, f"allocation table at {table}, must follow whole pages")
+        refuse_first(rows, ptr < start, "it points before the data")
+        refuse_first(rows, size > end - ptr, "its data ends beyond the pages")
+        stop = ptr + size
+        refuse_first(rows, (ptr >> shift) != ((stop - one) >> shift), "its data crosses a page")
+        in_order = in_order and last <= ptr[0] and bool((stop[:-1] <= ptr[1:]).all())
+        last = stop[-1]
+    if not in_order:
+        _check_overlaps(path, table, entries)
+
+
+def _check_overlaps(path: Path, table: int, entries: NDArray[Any]) -> None:
+    """Check that no byte belongs to two entries; they lie in any order."""
+    filled = np.flatnonzero(entries["size"])
+    ptr = entries["ptr"][filled]
+    stop = ptr + entries["size"][filled]
+    # Sorted apart, which is much faster than finding their order: as many starts lie at or before
+    # a byte as entries have begun there, as many ends as have ended, so at most one covers it.
+    if (np.sort(stop)[:-1] <= np.sort(ptr)[1:]).all():
+        return
+    order = np.argsort(ptr, kind="stable")
+    overlap = stop[order][:-1] > ptr[order][1:]
+    _refuse_first(
+        path, table, filled[order][:-1], overlap, "its data overlaps that of another entry"
+    )
+
+
+def _refuse_first(
+    path: Path, table: int, rows: NDArray[np.intp], broken: NDArray[np.bool_], rule: str
+) -> None:
+    if broken.any():
+        row = int(rows[int(np.argmax(broken))])
+        refuse(path, table + row * ALLOCATION.itemsize, f"allocation table entry {row}: {rule}")

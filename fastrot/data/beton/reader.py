@@ -1,0 +1,398 @@
+"""Read ``.beton`` files without trusting them.
+
+``BetonFile.open`` checks the whole structure (``beton_check.py``); ``payload`` checks a sample's
+own bytes. Nothing here decodes pixels, and nothing imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fastrot.data.beton import check as beton_check
+from fastrot.data.beton.format import (
+    ALLOCATION,
+    DESCRIPTOR,
+    HEADER,
+    JPEG,
+    MAX_PIXELS,
+    Field,
+    Kind,
+    metadata_start,
+    record_dtype,
+)
+from fastrot.data.dataset import BadSampleError
+from fastrot.data.labels import Labels
+from fastrot.errors import BadDataError, OutOfMemoryError, UsageError
+from fastrot.kernels.decode.header import jpeg_header
+from fastrot.system.pread_file import FileIdentity, PositionedFile
+
+
+class BetonFile:
+    """An open, checked ``.beton`` file. Reading is thread-safe, also in forked processes.
+
+    Use ``BetonFile.open``. All arrays are read-only.
+
+    Attributes:
+        path: of the file.
+        fields: in file order.
+        num_samples: n.
+        page_size: bytes.
+        identity: of the file when it was opened.
+        structure: xxh3_128 of everything but the pages: header, descriptors, metadata,
+            allocation table.
+    """
+
+    path: Path
+    fields: tuple[Field, ...]
+    num_samples: int
+    page_size: int
+    identity: FileIdentity
+    structure: str
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self.path = path
+        self._file = PositionedFile(path)
+        self.identity = self._file.identity
+        try:
+            self._load(max_pixels)
+        except MemoryError:
+            self.close()
+            raise OutOfMemoryError(
+                f"{path}: too little memory for the metadata of a file of {self.identity.size} "
+                "bytes; free some or use a larger machine"
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, deep: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> BetonFile:
+        """Open a file and check its structure; a tenth of a second for a million samples.
+
+        Args:
+            path: the file.
+            deep: also read all data and check the header of every JPEG.
+            max_pixels: refuse larger images.
+
+        Raises:
+            UsageError: there is no such file.
+            BadDataError: it breaks a rule of the format; the message says where.
+            StorageError: the system cannot read it.
+        """
+        file = cls(Path(path), max_pixels)
+        if deep:
+            for bad in file.bad_payloads():
+                file.close()
+                raise bad
+        return file
+
+    def _load(self, max_pixels: int) -> None:
+        size = self.identity.size
+        head = self._file.read_array(0, min(size, HEADER.itemsize)).tobytes()
+        header = beton_check.check_header(self.path, size, head)
+        self.page_size, self.num_samples = int(header["page_size"]), int(header["num_samples"])
+        descriptors = self._file.read_array(
+            HEADER.itemsize, int(header["num_fields"]) * DESCRIPTOR.itemsize
+        ).tobytes()
+        self.fields = beton_check.check_fields(self.path, descriptors, self.page_size)
+        beton_check.check_sections(self.path, size, header, self.fields)
+        record, table = record_dtype(self.fields), int(header["alloc_table_ptr"])
+        rows = self._file.read_array(
+            metadata_start(len(self.fields)), self.num_samples * record.itemsize
+        )
+        entries = self._file.read_array(table, size - table)
+        digest = xxhash.xxh3_128(head + descriptors)
+        digest.update(rows.data)
+        digest.update(entries.data)
+        self.structure = digest.hexdigest()
+        self.metadata: NDArray[Any] = rows.view(record)
+        self._sizes = beton_check.check_structure(
+            self.path, header, self.fields, self.metadata, entries.view(ALLOCATION), max_pixels
+        )
+        self._positions = {field.name: i for i, field in enumerate(self.fields)}
+        for array in (self.metadata, *self._sizes.values()):
+            array.flags.writeable = False
+
+    @property
+    def descriptor(self) -> int:
+        """Number of the open file in this process, -1 once it is closed."""
+        return self._file.descriptor
+
+    @property
+    def widths(self) -> NDArray[np.uint16]:
+        """Pixels of the first image field, of shape (n,)."""
+        return self._image_column("width")
+
+    @property
+    def heights(self) -> NDArray[np.uint16]:
+        """Pixels of the first image field, of shape (n,)."""
+        return self._image_column("height")
+
+    @property
+    def modes(self) -> NDArray[np.uint8]:
+        """0 (JPEG) or 1 (raw) of the first image field, of shape (n,)."""
+        return self._image_column("mode")
+
+    @property
+    def data_pointers(self) -> NDArray[np.uint64]:
+        """Offsets in the file of the first image field's data, of shape (n,)."""
+        return self._image_column("ptr")
+
+    @property
+    def data_sizes(self) -> NDArray[np.uint64]:
+        """Bytes of the first image field's data, of shape (n,)."""
+        return self.sizes(self.image_field.name)
+
+    @property
+    def image_field(self) -> Field:
+        """The first image field.
+
+        Raises:
+            BadDataError: there is none.
+        """
+        field = self.first(Kind.IMAGE)
+        if field is None:
+            names = ", ".join(field.name for field in self.fields)
+            raise BadDataError(f"{self.path}: has no image field, only {names}; name another file")
+        return field
+
+    def first(self, kind: Kind) -> Field | None:
+        """The first field of a kind, None if there is none."""
+        return next((field for field in self.fields if field.kind is kind), None)
+
+    def labels(self) -> Labels | None:
+        """The first Int field, else the first array of shape (K,), int8; None: neither.
+
+        Their values are not checked; see ``Labels`` and ``arrays``.
+        """
+        if (field := self.first(Kind.INT)) is not None:
+            return self.ints(field.name)
+        several = (f.name for f in self.fields if f.dtype == np.int8 and len(f.shape) == 1)
+        name = next(several, None)
+        return None if name is None else self.arrays(name)
+
+    def ints(self, name: str) -> NDArray[np.int64]:
+        """All values of an Int field, of shape (n,)."""
+        column: NDArray[np.int64] = self.metadata[str(self._position(name, Kind.INT))]
+        return column
+
+    def floats(self, name: str) -> NDArray[np.float64]:
+        """All values of a Float field, of shape (n,)."""
+        column: NDArray[np.float64] = self.metadata[str(self._position(name, Kind.FLOAT))]
+        return column
+
+    def arrays(self, name: str) -> NDArray[Any]:
+        """All values of an array field, of shape (n, *shape); each is a read of its own.
+
+        Raises:
+            UsageError: no such field, or it has no arrays.
+            BadDataError: the file was cut meanwhile.
+            StorageError: the system cannot read it.
+        """
+        position = self._position(name)
+        field = self.fields[position]
+        if field.dtype is None:
+            raise UsageError(f"{self.path}: field {name!r} has no arrays; read its values")
+        rows = np.empty((self.num_samples, field.nbytes), np.uint8)
+        pointers = self.metadata[str(position)]["ptr"]
+        for sample in np.argsort(pointers, kind="stable").tolist():
+            rows[sample] = self._file.read_array(int(pointers[sample]), field.nbytes)
+        return rows.view(field.dtype).reshape(self.num_samples, *field.shape)
+
+    def sizes(self, name: str) -> NDArray[np.uint64]:
+        """Bytes of data of every sample in a field that has data in pages, of shape (n,)."""
+        position = self._position(name)
+        if position not in self._sizes:
+            raise UsageError(f"{self.path}: field {name!r} is a number and has no data")
+        return self._sizes[position]
+
+    def spans(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Offsets and sizes of shape (N, F) of the F fields that have data in pages."""
+        columns = [str(i) for i, field in enumerate(self.fields) if not field.is_scalar]
+        offsets = [self.metadata[column]["ptr"][samples] for column in columns]
+        sizes = [self._sizes[int(column)][samples] for column in columns]
+        return np.stack(offsets, axis=1), np.stack(sizes, axis=1)
+
+    def payload(self, sample: int, field: str) -> bytes:
+        """The stored bytes of one sample in a field that has data in pages.
+
+        A JPEG has its start and end marker, three components of 8 bits, and the width and
+        height of the metadata; its pixels are not decoded here.
+
+        Raises:
+            BadSampleError: the bytes are not what the metadata says.
+            BadDataError: the file was cut meanwhile.
+            StorageError: the system cannot read it.
+        """
+        size = int(self.sizes(field)[self._row(sample)])
+        position = self._positions[field]
+        if not size:
+            return b""
+        row = self.metadata[str(position)][sample]
+        data = self._file.read(int(row["ptr"]), size)
+        if self.fields[position].kind is Kind.IMAGE and row["mode"] == JPEG:
+            try:
+                height, width = check_jpeg(data)
+                if (width, height) != (row["width"], row["height"]):
+                    raise ValueError(
+                        f"JPEG of {width} x {height} pixels, metadata says "
+                        f"{row['width']} x {row['height']}"
+                    )
+            except ValueError as error:
+                raise BadSampleError(sample, self.name(sample), str(error)) from None
+        return data
+
+    def payloads(self, sample: int) -> dict[str, bytes]:
+        """``payload`` of all fields that have data in pages, in field order."""
+        names = [field.name for field in self.fields if not field.is_scalar]
+        return {name: self.payload(sample, name) for name in names}
+
+    def checksum(self, sample: int, payloads: dict[str, bytes]) -> int:
+        """xxh3_64 of a sample's metadata record and its ``payloads``: what the manifest holds."""
+        return sample_checksum(self.metadata[self._row(sample)].tobytes(), payloads.values())
+
+    def value(self, sample: int, field: str) -> Any:
+        """The value of one sample in a field that is no image.
+
+        Returns:
+            Float: float. Int: int. Bytes: bytes. JSON: what the text says. Array and tensor:
+            a numpy array of the field's shape and dtype.
+
+        Raises:
+            BadSampleError: a JSON text that is none.
+            UsageError: the field is an image: use ``payload``.
+        """
+        position = self._position(field)
+        kind, row = self.fields[position].kind, self._row(sample)
+        if kind is Kind.IMAGE:
+            raise UsageError(f"{self.path}: field {field!r} is an image; read its payload")
+        if kind in (Kind.INT, Kind.FLOAT):
+            return self.metadata[str(position)][row].item()
+        data = self.payload(sample, field)
+        if kind is Kind.BYTES:
+            return data
+        if kind is not Kind.JSON:
+            spec = self.fields[position]
+            return np.frombuffer(data, spec.dtype).reshape(spec.shape)
+        try:
+            if data.find(b"\0") != len(data) - 1:
+                raise ValueError("must end at its only NUL byte")
+            return json.loads(data[:-1].decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # also JSON and Unicode errors
+            reason = f"field {field!r} is not a JSON text: {error}"
+            raise BadSampleError(sample, self.name(sample), reason) from None
+
+    def name(self, sample: int) -> str:
+        """Where a sample is, for messages."""
+        return f"{self.path} sample {sample}"
+
+    def bad_payloads(self) -> Iterator[BadSampleError]:
+        """Read all data once, in file order of the samples; yield each sample with bad bytes."""
+        for sample in range(self.num_samples):
+            try:
+                for field in self.fields:
+                    if field.kind is not Kind.IMAGE:
+                        self.value(sample, field.name)
+                    else:
+                        self.payload(sample, field.name)
+            except BadSampleError as error:
+                yield error
+
+    def check_labels(self, name: str, num_classes: int) -> None:
+        """Check that an Int field lies in [0, num_classes).
+
+        Raises:
+            BadDataError: it does not; the first sample is named.
+        """
+        labels = self.ints(name)
+        if labels.min() < 0 or labels.max() >= num_classes:
+            sample = int(np.argmax((labels < 0) | (labels >= num_classes)))
+            raise BadDataError(
+                f"{self.path}: sample {sample}: {name} {labels[sample]} is not in "
+                f"[0, {num_classes}), the number of classes; make the file again"
+            )
+
+    def check_unchanged(self, since: FileIdentity | None = None) -> None:
+        """Check that the path still leads to the file that was opened, and that it is as it was.
+
+        Args:
+            since: compare with this instead of ``identity``.
+
+        Raises:
+            BadDataError: it was replaced, removed, cut or written to.
+        """
+        self._file.check_unchanged(since)
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        self._file.close()
+
+    def __enter__(self) -> BetonFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def _image_column(self, part: str) -> NDArray[Any]:
+        column: NDArray[Any] = self.metadata[str(self._positions[self.image_field.name])][part]
+        return column
+
+    def _position(self, name: str, kind: Kind | None = None) -> int:
+        position = self._positions.get(name)
+        if position is None or kind not in (None, self.fields[position].kind):
+            wanted = f" of type {kind.name}" if kind is not None else ""
+            known = ", ".join(f"{field.name} ({field.kind.name})" for field in self.fields)
+            raise UsageError(f"{self.path}: no field {name!r}{wanted}; it has {known}")
+        return position
+
+    def _row(self, sample: int) -> int:
+        if not 0 <= sample < self.num_samples:
+            raise IndexError(f"sample {sample} is not in [0, {self.num_samples})")
+        return sample
+
+
+def check_jpeg(data: bytes | memoryview) -> tuple[int, int]:
+    """Check that a JPEG is whole, and one that every decoder here and FFCV's reads.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ValueError: it is not; the message says why.
+    """
+    header = jpeg_header(data)
+    if not header.ends_with_eoi:
+        raise ValueError("truncated JPEG: no end marker in the last two bytes")
+    if header.components != 3 or header.precision != 8:
+        raise ValueError(
+            f"JPEG with {header.components} components of {header.precision} bits, must be 3 of 8"
+        )
+    if header.process:
+        raise ValueError(f"{header.process} JPEG, must be baseline or progressive")
+    return header.height, header.width
+
+
+def sample_checksum(record: bytes, payloads: Iterable[bytes | memoryview]) -> int:
+    """xxh3_64 of a metadata record followed by the payloads in field order."""
+    digest = xxhash.xxh3_64(record)
+    for payload in payloads:
+        digest.update(payload)
+    return digest.intdigest()

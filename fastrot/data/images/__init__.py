@@ -1,0 +1,1 @@
+"""Image files: what type they are, their headers, and decoding."""

@@ -1,0 +1,1 @@
+"""Loaders: each fills batches with pixels; order and crops come from the sampler."""

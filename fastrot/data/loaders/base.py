@@ -1,0 +1,109 @@
+"""What every loader shares: its length, the chosen epoch, and one iteration at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.dataset import BadSampleError
+from fastrot.data.loader import Batch, LoaderSpec
+from fastrot.data.tar.dataset import TarSamples
+from fastrot.errors import UsageError
+
+
+class EpochLoader(ABC):
+    """The bookkeeping of the ``Loader`` contract; a subclass yields the batches of one epoch.
+
+    Args:
+        spec: everything a loader needs.
+
+    Attributes:
+        reads: how the data set is read and why, in one line; empty where there is no choice.
+    """
+
+    reads = ""
+
+    def __init__(self, spec: LoaderSpec) -> None:
+        self.spec = spec
+        self.batch_size = spec.order.batch_size
+        self.num_samples = len(spec.samples)
+        self._epoch = 0
+        self._start_step = 0
+        self._closed = False
+        self._current: Generator[Batch, None, None] | None = None
+        self._reported: set[int] = set()
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch (steps x accumulation), equal on all ranks."""
+        return self.spec.order.steps_per_epoch * self.spec.order.accumulation
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch, and the step within it, that the next iteration starts with.
+
+        An iteration after that one gives the same epoch again, from its beginning.
+
+        Raises:
+            UsageError: the epoch is negative or the step is not in the epoch (its end is).
+        """
+        steps = self.spec.order.steps_per_epoch
+        if epoch < 0 or not 0 <= start_step <= steps:
+            raise UsageError(f"epoch {epoch}, start_step {start_step}: not in [0, {steps}]")
+        self._epoch, self._start_step = epoch, start_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the chosen epoch in order; an earlier iteration ends.
+
+        Raises:
+            BadDataError: a .beton file or a tar shard was replaced, cut or written to since it
+                was opened.
+        """
+        if self._closed:
+            raise UsageError("this loader is closed; build a new one")
+        self._end_iteration()
+        if isinstance(self.spec.samples, BetonSamples | TarSamples):
+            self.spec.samples.check_unchanged()
+        self._current = self._batches(self._epoch, self._start_step)
+        self._start_step = 0
+        return self._current
+
+    def close(self) -> None:
+        """Stop workers and free buffers; safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._end_iteration()
+            self._release()
+
+    def _end_iteration(self) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            current.close()
+
+    @abstractmethod
+    def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]: ...
+
+    @abstractmethod
+    def _release(self) -> None: ...
+
+    def _report(self, bad: Iterable[BadSampleError]) -> None:
+        """Tell the run of each bad sample, once for the life of the loader."""
+        for error in bad:
+            if error.sample not in self._reported:
+                self._reported.add(error.sample)
+                if self.spec.on_bad is not None:
+                    self.spec.on_bad(error)
+
+    def _batch(self, images: torch.Tensor, ids: NDArray[np.int64], epoch: int) -> Batch:
+        """Complete host images to a batch on the device; pinned ones are copied without a wait."""
+        spec = self.spec
+        flips = spec.crop.flips(spec.seed, epoch, ids)
+        return Batch(
+            images=images.to(spec.device, non_blocking=True),
+            labels=torch.from_numpy(spec.samples.labels[ids]).to(spec.device, non_blocking=True),
+            index=torch.from_numpy(ids.copy()),
+            flips=torch.from_numpy(flips).to(spec.device, non_blocking=True),
+        )

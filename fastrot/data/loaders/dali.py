@@ -1,0 +1,276 @@
+"""The DALI loader: NVIDIA DALI decodes and resizes, on the host or with nvJPEG on a GPU.
+
+Files are read by ours, ahead and in threads; DALI gets the bytes of each JPEG, which nobody
+copies, and the box to cut out, and is some batches ahead of whoever takes them. Raw samples, and
+files that DALI would show otherwise than the reference (PNG, CMYK), reach it as pixels.
+
+On a GPU the bytes go up, and pixels exist there only: nvJPEG decodes, DALI resizes, and the batch
+is DALI's own memory, bound to the stream that is current when it is taken. Use it on that stream,
+or make the other one wait; no host thread waits for either.
+
+DALI ignores libjpeg's warnings, and shows grey where data is missing. So it only gets bytes that
+are known to be good: they have the checksum of an image that was decoded when the file was made,
+or ``fastrot verify`` decoded the file. Otherwise (in folders, in shards, in files without a
+manifest or made with ``prepare --copy``) the strict decoder accepted them when this loader first
+met them, which costs a second decode in the first epoch.
+
+Tolerance on the host, from the reference: 0.2 levels on average, 0.6 in the worst crop, 20 in
+the worst pixel. The decoders agree; the resizes round differently, and at the rim of a box DALI's
+upsampling of colour sees no pixels outside. nvJPEG has its own decoder.
+
+Shapes: N source images in a batch, S side of a crop.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
+
+from fastrot.data.beton import damage as checked
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.dataset import BadSampleError, Encoded, Samples
+from fastrot.data.images.jpeg_header import read_jpeg_header
+from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
+from fastrot.data.loaders.base import EpochLoader
+from fastrot.data.loaders.dali_pipeline import HW_DECODER_LOAD, DaliCrops, DaliDecodeError
+from fastrot.data.loaders.reference import decode_row
+from fastrot.data.loaders.substitution import CropSource, Substitution
+from fastrot.errors import FastrotError
+from fastrot.kernels.decode.crop_reference import cut
+from fastrot.system.prefetch import Prefetcher
+
+_READ_AHEAD = 2
+_DECODED_AHEAD = 2
+_KEPT = 8  # batches whose bytes a GPU may still be reading after they were delivered
+
+_Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is stored of a sample: a JPEG that DALI decodes right, else pixels (H, W, 3)."""
+
+    file: _Bytes | None = None
+    pixels: _Bytes | None = None
+
+
+@dataclass
+class _Flight:
+    """A batch that was read, and that DALI is at work on: some rows are files, others pixels.
+
+    ``patched`` has the finished rows of what DALI refused.
+    """
+
+    chosen: Substitution
+    files: dict[int, _Bytes] = field(default_factory=dict)
+    pixels: dict[int, _Bytes] = field(default_factory=dict)
+    patched: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+class DaliLoader(EpochLoader):
+    """Batches by DALI; see the ``Loader`` contract.
+
+    Args:
+        spec: everything a loader needs; ``workers`` are threads that read, and as many that
+            decode.
+        hw_decoder_load: share of the JPEGs for the hardware engine of a GPU that has one.
+    """
+
+    def __init__(self, spec: LoaderSpec, *, hw_decoder_load: float = HW_DECODER_LOAD) -> None:
+        super().__init__(spec)
+        self._source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
+        self._device = spec.device
+        if spec.device.type == "cuda" and spec.device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        self._threads = max(1, spec.workers)
+        self._good = _known_to_decode(spec.samples)
+        self._is_beton = isinstance(spec.samples, BetonSamples)
+        self._crops: DaliCrops | None = DaliCrops(
+            size=spec.crop.size,
+            batch_size=self.batch_size,
+            threads=self._threads,
+            gpu=self._device.index,
+            applies_exif=spec.samples.applies_exif,
+            leaves_image=spec.crop.leaves_image,
+            hw_decoder_load=hw_decoder_load,
+        )
+        self._kept: deque[tuple[torch.cuda.Event, _Flight]] = deque()
+
+    def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
+        assert self._crops is not None
+        flights: deque[_Flight] = deque()
+        failure: FastrotError | None = None
+        read = Prefetcher(
+            self._read(epoch, start_step), depth=_READ_AHEAD, deadline=READ_DEADLINE_SECONDS
+        )
+        try:
+            while failure is None:
+                try:
+                    flight = next(read)
+                except StopIteration:
+                    break
+                except FastrotError as error:  # raised in its turn: others are ahead of it
+                    failure = error
+                    break
+                self._submit(flight, epoch)
+                flights.append(flight)
+                if len(flights) > _DECODED_AHEAD:
+                    yield self._land(flights, epoch)
+            while flights:
+                yield self._land(flights, epoch)
+            if failure is not None:
+                raise failure
+        finally:
+            read.close()
+            self._crops.discard()
+
+    # In a thread of its own
+
+    def _read(self, epoch: int, start_step: int) -> Generator[_Flight, None, None]:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="fastrot-read") as pool:
+            for ids in self.spec.order.batches(epoch, start_step):
+                flight = _Flight(Substitution(self._source, ids))
+                flight.chosen.boxes(epoch)  # replaces samples whose headers cannot be read
+                parts = np.array_split(flight.chosen.ids, self._threads)
+                found = [sample for part in pool.map(self._find_all, parts) for sample in part]
+                for row in range(len(ids)):
+                    while isinstance(error := found[row], BadSampleError):
+                        flight.chosen.replace(row, error)
+                        (found[row],) = self._find_all(flight.chosen.ids[row : row + 1])
+                boxes = flight.chosen.boxes(epoch)
+                for row, sample in enumerate(found):
+                    assert isinstance(sample, _Found)
+                    if sample.file is not None:
+                        flight.files[row] = sample.file
+                    elif sample.pixels is not None:
+                        flight.pixels[row] = np.ascontiguousarray(cut(sample.pixels, boxes[row]))
+                yield flight
+
+    def _find_all(self, ids: NDArray[np.int64]) -> list[_Found | BadSampleError]:
+        found: list[_Found | BadSampleError] = []
+        for sample in ids.tolist():
+            try:
+                found.append(self._find(sample))
+            except BadSampleError as error:
+                found.append(error)
+        return found
+
+    def _find(self, sample: int) -> _Found:
+        samples = self.spec.samples
+        if not self._good[sample]:
+            samples.decode(sample)  # or it raises
+            self._good[sample] = True
+        encoded = samples.read(sample)
+        if encoded.kind == "raw":
+            shape = (encoded.height, encoded.width, 3)
+            return _Found(pixels=np.frombuffer(encoded.data, np.uint8).reshape(shape))
+        if self._is_beton or _is_plain_jpeg(encoded):  # a .beton has no other JPEGs
+            return _Found(file=np.frombuffer(encoded.data, np.uint8))
+        return _Found(pixels=samples.decode(sample))
+
+    # In the caller's thread
+
+    def _submit(self, flight: _Flight, epoch: int) -> None:
+        assert self._crops is not None
+        self._submit_files(flight, epoch)
+        if flight.pixels:
+            self._crops.submit_pixels(list(flight.pixels.values()))
+
+    def _submit_files(self, flight: _Flight, epoch: int) -> None:
+        assert self._crops is not None
+        if flight.files:
+            rows = list(flight.files)
+            boxes = flight.chosen.boxes(epoch)[rows]
+            sizes = self.spec.samples.sizes(flight.chosen.ids[rows])
+            self._crops.submit_files(list(flight.files.values()), boxes, sizes)
+
+    def _land(self, flights: deque[_Flight], epoch: int) -> Batch:
+        """Take the batch whose turn it is."""
+        assert self._crops is not None
+        flight = flights[0]
+        parts: list[tuple[list[int], torch.Tensor]] = []
+        on_gpu = self._device.type == "cuda"
+        stream = torch.cuda.current_stream(self._device) if on_gpu else None
+        while flight.files:
+            try:
+                crops = from_dlpack(self._crops.files.take(stream))
+                parts.append((list(flight.files), crops))
+                break
+            except DaliDecodeError as error:
+                self._patch(flight, error.position, epoch)
+                self._crops.restart_files()
+                for waiting in flights:
+                    self._submit_files(waiting, epoch)
+        if flight.pixels:
+            crops = from_dlpack(self._crops.pixels.take(stream))
+            parts.append((list(flight.pixels), crops))
+        flights.popleft()
+        if stream is not None:
+            self._keep(flight, stream)
+        images = self._assembled(parts, flight)
+        self._report(flight.chosen.bad)
+        return self._batch(images, flight.chosen.ids, epoch)
+
+    def _keep(self, flight: _Flight, stream: torch.cuda.Stream) -> None:
+        """Hold the bytes, which DALI did not copy, until the GPU has made the batch of them."""
+        event = torch.cuda.Event()
+        event.record(stream)
+        self._kept.append((event, flight))
+        while self._kept and (len(self._kept) > _KEPT or self._kept[0][0].query()):
+            self._kept.popleft()[0].synchronize()
+
+    def _patch(self, flight: _Flight, position: int | None, epoch: int) -> None:
+        """Let the reference decode what DALI refuses, though the strict decoder accepted it."""
+        rows = list(flight.files)
+        for row in rows if position is None else rows[position : position + 1]:
+            del flight.files[row]
+            boxes = flight.chosen.boxes(epoch)
+            crop, _ = decode_row(self._source, flight.chosen, row, epoch, boxes)
+            flight.patched[row] = torch.from_numpy(crop)
+
+    def _assembled(
+        self, parts: list[tuple[list[int], torch.Tensor]], flight: _Flight
+    ) -> torch.Tensor:
+        """Crops of shape (N, S, S, 3) on the device; DALI's memory where it made all of them."""
+        count, size = len(flight.chosen.ids), self.spec.crop.size
+        if len(parts) == 1 and len(parts[0][0]) == count:
+            return parts[0][1]
+        images = torch.empty((count, size, size, 3), dtype=torch.uint8, device=self._device)
+        for rows, crops in parts:
+            images[rows] = crops
+        for row, image in flight.patched.items():
+            images[row] = image.to(self._device)
+        return images
+
+    def _release(self) -> None:
+        self._crops = None
+        while self._kept:
+            self._kept.popleft()[0].synchronize()
+
+
+def _known_to_decode(samples: Samples) -> NDArray[np.bool_]:
+    """Which samples need no strict decode of ours, of shape (n,)."""
+    if not isinstance(samples, BetonSamples):
+        return np.zeros(len(samples), np.bool_)
+    good = np.full(len(samples), samples.checksums_suffice)
+    if not samples.checksums_suffice and (bad := checked.known(samples)) is not None:
+        good[:] = True
+        good[list(bad)] = False
+    return good
+
+
+def _is_plain_jpeg(encoded: Encoded) -> bool:
+    """Whether DALI decodes these bytes as the reference does."""
+    try:
+        header = read_jpeg_header(io.BytesIO(encoded.data))
+    except ValueError:
+        return False
+    return header.components in (1, 3) and header.bits == 8

@@ -1,0 +1,143 @@
+"""The FFCV loader: FFCV 1.0.2 reads, decodes and resizes; order and crop boxes are ours.
+
+It reads ``.beton`` files only, and only ones of which every sample was checked before: FFCV
+itself checks nothing and shows stale pixels, or crashes, on damage.
+
+Tolerance. FFCV decodes with libjpeg-turbo's fast DCT and resizes with OpenCV's INTER_AREA, the
+reference with the accurate DCT and an antialiased triangle filter. Where a box shrinks or keeps
+its size the two average the same pixels with other weights; where it grows INTER_AREA nearly
+repeats pixels. tests/fastrot/data/test_loader.py holds the bounds on 128 px photos.
+
+Shapes: N source images in a batch, S side of a crop, M samples of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.data.beton.damage import bad_samples
+from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.loader import Batch, LoaderSpec
+from fastrot.data.loaders.base import EpochLoader
+from fastrot.data.loaders.ffcv_stream import thread_counts_kept
+from fastrot.data.loaders.reference import decode_row
+from fastrot.data.loaders.substitution import CropSource, Substitution
+from fastrot.errors import MismatchError, UsageError
+
+if TYPE_CHECKING:
+    from fastrot.data.loaders.ffcv_stream import FfcvStream
+
+_Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]
+
+
+class FfcvLoader(EpochLoader):
+    """Batches by FFCV; see the ``Loader`` contract.
+
+    Building one checks every sample of the file, once for each file: the result is kept beside
+    it. The first batch takes seconds longer: numba compiles.
+
+    Args:
+        spec: everything a loader needs; ``workers`` are threads.
+
+    Raises:
+        UsageError: the data set is not a .beton file.
+        MismatchError: crops leave the image, which FFCV's resize cannot do.
+        BadSampleError: a sample is bad, and bad samples are fatal.
+    """
+
+    def __init__(self, spec: LoaderSpec) -> None:
+        super().__init__(spec)
+        if not isinstance(spec.samples, BetonSamples):
+            raise UsageError(
+                f"{spec.samples.path}: FFCV reads only .beton files; use --loader native, dali or "
+                "reference, or make one from a folder with fastrot prepare FOLDER OUT.beton"
+            )
+        if spec.crop.leaves_image:
+            raise MismatchError(
+                f"data.padding={spec.crop.padding}: FFCV cannot draw crops that leave the image; "
+                "use --loader native, dali or reference, or --set data.padding=0"
+            )
+        self._source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
+        self._bad = bad_samples(spec.samples, workers=spec.workers)
+        if self._bad and spec.on_bad_sample == "fail":
+            raise self._bad[min(self._bad)]
+        with thread_counts_kept():
+            from fastrot.data.loaders.ffcv_stream import FfcvStream
+        self._stream: FfcvStream = FfcvStream(
+            spec.samples.path,
+            [field.name for field in spec.samples.file.fields],
+            spec.samples.file.image_field.name,
+            self.num_samples,
+            size=spec.crop.size,
+            chunk=self.batch_size,
+            workers=spec.workers,
+        )
+
+    def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
+        batches = [self._substituted(ids) for ids in self.spec.order.batches(epoch, start_step)]
+        ids = np.concatenate([batch.ids for batch in batches]) if batches else np.zeros(0, np.int64)
+        boxes = self._source.boxes(epoch, ids)
+        reader = _RowReader(self._stream.rows(ids, boxes))
+        try:
+            for batch in batches:
+                images = self._empty(len(batch.ids))
+                failed = reader.read_into(images.numpy())
+                for row in np.flatnonzero(failed).tolist():
+                    # Right pixels or a named error: what libjpeg refused here, the reference
+                    # decoder judges. It replaces the sample as the other loaders do.
+                    boxes = batch.boxes(epoch)
+                    crop, _ = decode_row(self._source, batch, row, epoch, boxes)
+                    images[row] = torch.from_numpy(crop)
+                self._report(batch.bad)
+                yield self._batch(images, batch.ids, epoch)
+        finally:
+            reader.close()
+
+    def _substituted(self, ids: NDArray[np.int64]) -> Substitution:
+        """The ids of a batch with known bad ones replaced, as ``decode_batch`` would."""
+        batch = Substitution(self._source, ids)
+        if self._bad:
+            for row in range(len(ids)):
+                while (error := self._bad.get(int(batch.ids[row]))) is not None:
+                    batch.replace(row, error)
+        return batch
+
+    def _empty(self, count: int) -> torch.Tensor:
+        size = self.spec.crop.size
+        pinned = self.spec.device.type == "cuda"
+        return torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+
+    def _release(self) -> None:
+        self._stream.close()
+
+
+class _RowReader:
+    """Cuts a stream of chunks into batches of any size."""
+
+    def __init__(self, chunks: Generator[_Chunk, None, None]) -> None:
+        self._chunks = chunks
+        self._rows: NDArray[np.uint8] = np.zeros((0, 0, 0, 3), np.uint8)
+        self._failed: NDArray[np.bool_] = np.zeros(0, np.bool_)
+
+    def read_into(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Fill images (N, S, S, 3) with the next N rows; which of them failed, (N,)."""
+        failed = np.zeros(len(images), np.bool_)
+        done = 0
+        while done < len(images):
+            if not len(self._rows):
+                _, self._rows, self._failed = next(self._chunks)
+            count = min(len(self._rows), len(images) - done)
+            images[done : done + count] = self._rows[:count]
+            failed[done : done + count] = self._failed[:count]
+            self._rows, self._failed = self._rows[count:], self._failed[count:]
+            done += count
+        return failed
+
+    def close(self) -> None:
+        """End the stream."""
+        self._chunks.close()

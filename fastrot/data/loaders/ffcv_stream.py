@@ -1,0 +1,193 @@
+"""FFCV's Loader as a stream of decoded rows that can fail, stop and start again.
+
+What is FFCV's: the reader, the page lookup, the compiled pipeline, the JPEG decoder, the
+resize. What is ours: the order, the boxes, and the thread's main loop, because FFCV's own lets
+an exception end the thread without a word to the consumer, who then waits for ever.
+
+Importing this module imports FFCV, which sets the thread counts of torch and numba: do so with
+``thread_counts_kept``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from ffcv.loader import Loader as FfcvsOwnLoader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline import PipelineSpec
+from ffcv.traversal_order.base import TraversalOrder
+from numpy.typing import NDArray
+
+from fastrot.data.loader import READ_DEADLINE_SECONDS
+from fastrot.data.loaders.ffcv_decoder import DECODED, BoxDecoder
+from fastrot.errors import FastrotError, StorageError
+
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 60.0
+
+# numba's simplest threading layer aborts the process when two threads run parallel code at the
+# same time, as the loaders of training and validation would. They compete for the same cores
+# anyway, so one at a time costs nothing.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class _GivenOrder(TraversalOrder):  # type: ignore[misc]
+    """The ids that we set. FFCV takes an order only as a class or an instance that it can call."""
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        self.ids = ids
+
+    def __call__(self, _loader: FfcvsOwnLoader) -> _GivenOrder:
+        return self
+
+    def sample_order(self, _epoch: int) -> NDArray[np.int64]:
+        return self.ids
+
+
+class _Epoch(EpochIterator):  # type: ignore[misc]
+    """FFCV's producer thread; whatever happens in it goes through the queue."""
+
+    def run(self) -> None:
+        """Decode batch after batch until the order ends or ``stop`` is called."""
+        try:
+            numba.set_num_threads(self.loader.num_workers)  # a setting of each thread
+            slots = self.loader.batches_ahead + 2
+            for number, ids in enumerate(self.iter_ixes):
+                with _ONE_AT_A_TIME:
+                    (rows,) = self.run_pipeline(number, ids, number % slots, None)
+                if not self._put((ids, rows)):
+                    return
+            self._put(None)
+        except BaseException as error:  # the consumer raises it; nothing may get lost here
+            self._put(error)
+
+    def _put(self, item: object) -> bool:
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(item, timeout=_POLL_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def take(self) -> Any:
+        """The next item, within the deadline.
+
+        Raises:
+            StorageError: there was none.
+        """
+        end = time.monotonic() + READ_DEADLINE_SECONDS
+        while time.monotonic() < end and (self.is_alive() or not self.output_queue.empty()):
+            try:
+                return self.output_queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+        raise StorageError(
+            f"FFCV gave no batch for {READ_DEADLINE_SECONDS:.0f} s: the storage of the data set "
+            "stalls; or try --loader reference"
+        )
+
+    def stop(self) -> None:
+        """End the thread, whether or not its batches were taken."""
+        self.terminate_event.set()
+        end = time.monotonic() + _STOP_SECONDS
+        while self.is_alive() and time.monotonic() < end:
+            try:
+                self.output_queue.get_nowait()
+            except queue.Empty:
+                self.join(timeout=_POLL_SECONDS / 5)
+
+
+class FfcvStream:
+    """Decode the image field of a ``.beton`` file in any order, row by row.
+
+    Args:
+        path: the file, validated: FFCV reads out of bounds in a damaged one.
+        fields: names of all fields.
+        image: name of the image field; no other is read.
+        num_samples: n.
+        size: S, side of a crop.
+        chunk: images decoded at a time.
+        workers: decoding threads.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fields: Iterable[str],
+        image: str,
+        num_samples: int,
+        *,
+        size: int,
+        chunk: int,
+        workers: int,
+    ) -> None:
+        self._decoder = BoxDecoder(size, num_samples)
+        self._order = _GivenOrder(np.arange(num_samples, dtype=np.int64))
+        workers = min(max(workers, 1), numba.config.NUMBA_NUM_THREADS)
+        pipelines: dict[str, PipelineSpec | None] = dict.fromkeys(fields)  # None: not read
+        pipelines[image] = PipelineSpec(image, decoder=self._decoder)
+        with thread_counts_kept():
+            self._loader: FfcvsOwnLoader | None = FfcvsOwnLoader(
+                str(path),
+                batch_size=chunk,
+                num_workers=workers,
+                os_cache=True,
+                order=self._order,
+                drop_last=False,
+                pipelines=pipelines,
+            )
+
+    def rows(
+        self, ids: NDArray[np.int64], boxes: NDArray[np.int32]
+    ) -> Generator[tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]], None, None]:
+        """Yield ids (K,), rows (K, S, S, 3) and which failed (K,), chunk by chunk, in order.
+
+        The rows are FFCV's buffer: copy them before the next chunk is taken.
+
+        Args:
+            ids: sample ids of shape (M,).
+            boxes: their crop boxes of shape (M, 4), inside their images.
+        """
+        if not len(ids) or self._loader is None:
+            return
+        self._decoder.boxes[ids] = boxes
+        self._decoder.status[:] = 0
+        self._order.ids = np.ascontiguousarray(ids, dtype=np.int64)
+        epoch = _Epoch(self._loader, self._loader.next_traversal_order())
+        try:
+            while (item := epoch.take()) is not None:
+                if isinstance(item, BaseException):
+                    first_line = next(iter(str(item).splitlines()), "")
+                    raise FastrotError(
+                        f"FFCV failed: {type(item).__name__}: {first_line}; "
+                        "try --loader reference or dali"
+                    ) from item
+                chunk, rows = item
+                yield chunk, rows, self._decoder.status[chunk] != DECODED
+        finally:
+            epoch.stop()
+
+    def close(self) -> None:
+        """Let go of the file and the buffers; safe to call twice."""
+        self._loader = None
+
+
+@contextmanager
+def thread_counts_kept() -> Iterator[None]:
+    """Both counts are after the block what they were before it."""
+    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        yield
+    finally:
+        numba.set_num_threads(numba_threads)
+        torch.set_num_threads(torch_threads)  # last: over OpenMP numba's call sets torch's, too

@@ -1,0 +1,226 @@
+"""What ``fastrot prepare`` was asked to do, and what it did: checked options, dry run, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from fastrot.data.beton.format import (
+    ALLOCATION,
+    Field,
+    Kind,
+    align_up,
+    metadata_start,
+    record_dtype,
+)
+from fastrot.data.images.decode import DecodeError
+from fastrot.data.prepare.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image, keep_file
+from fastrot.data.sources.find import Source
+from fastrot.errors import UsageError
+from fastrot.kernels.decode.walk import announce_files
+
+_SHOWN = 20
+_TRIED = 24  # images that a dry run encodes to estimate the size
+
+
+class Skipped(NamedTuple):
+    """A source image that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What ``prepare`` did, or (``dry_run``) would do.
+
+    Attributes:
+        out: the file.
+        dry_run: whether nothing was written.
+        source: the folder that was listed.
+        kind: what it was taken for: ``folder``, ``coco`` ...
+        num_samples: images in the file.
+        class_names: in label order; None: the images have no labels.
+        file_bytes: size of the file; of a dry run, an estimate.
+        seconds: wall time.
+        resumed: images that an interrupted run had stored; what follows does not count them.
+        kept: with ``copy``, JPEGs whose bytes were kept.
+        reencoded: with ``copy``, the number of the others by reason.
+        skipped: bad source images that were left out.
+    """
+
+    out: Path
+    dry_run: bool
+    source: Path
+    kind: str
+    num_samples: int
+    class_names: tuple[str, ...] | None
+    file_bytes: int = 0
+    seconds: float = 0.0
+    resumed: int = 0
+    kept: int = 0
+    reencoded: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+    exit_code: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """One object of plain values."""
+        return {
+            "out": str(self.out),
+            "dry_run": self.dry_run,
+            "source": str(self.source),
+            "kind": self.kind,
+            "num_samples": self.num_samples,
+            "class_names": self.class_names and list(self.class_names),
+            "file_bytes": self.file_bytes,
+            "seconds": round(self.seconds, 3),
+            "resumed": self.resumed,
+            "kept": self.kept,
+            "reencoded": dict(self.reencoded),
+            "skipped": [skipped._asdict() for skipped in self.skipped],
+        }
+
+    def show(self, console: Console) -> None:
+        """Print it for people."""
+        labels = "without labels"
+        if self.class_names is not None:
+            labels = f"in {len(self.class_names):,} classes"
+        size = f"{self.file_bytes / 1e6:,.1f} MB"
+        if self.dry_run:
+            lines = [
+                f"{self.source}: {self.num_samples:,} images {labels}",
+                f"would write {self.out}, about {size}; nothing was written",
+            ]
+        else:
+            rate = (self.num_samples - self.resumed) / max(self.seconds, 1e-9)
+            lines = [
+                f"{self.out}: {self.num_samples:,} images {labels}, {size}, "
+                f"{self.seconds:.1f} s ({rate:,.0f} images/s)"
+            ]
+        if self.resumed == self.num_samples:
+            lines = [f"{self.out}: {self.num_samples:,} images {labels}, {size}; it was finished"]
+        elif self.resumed:
+            lines.append(f"{self.resumed:,} images were done by the interrupted run")
+        if self.kept or self.reencoded:
+            lines.append(f"kept the bytes of {self.kept:,} JPEGs")
+        if self.kept:
+            lines.append(f"their pixels were not decoded: fastrot verify {self.out} does that")
+        lines += [f"re-encoded {n:,}: {reason}" for reason, n in sorted(self.reencoded.items())]
+        lines += [f"skipped {path!r}: {reason}" for path, reason in self.skipped[:_SHOWN]]
+        if (more := len(self.skipped) - _SHOWN) > 0:
+            lines.append(f"... and {more:,} more skipped (--json lists all)")
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_options(
+    *,
+    max_side: int | None,
+    quality: int | None,
+    copy: bool,
+    workers: int | None,
+    seed: int,
+    on_bad_sample: str,
+) -> Encoding:
+    """How images are to be stored, from options that fit together.
+
+    Raises:
+        UsageError: they contradict each other, or one is out of its range.
+    """
+    for flag, value in (("--max-side", max_side), ("--quality", quality)):
+        if copy and value is not None:
+            raise UsageError(
+                f"--copy keeps the bytes of the images and {flag}={value} would change them; "
+                "give one of the two"
+            )
+    if max_side is not None and not 1 <= max_side <= 65500:
+        raise UsageError(f"--max-side={max_side} must be from 1 to 65500 pixels")
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"--quality={quality} must be from 1 to 100 ({DEFAULT_QUALITY} is usual)")
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers={workers} must be at least 0 (0: no extra processes)")
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"--seed={seed} must be from 0 to 2**64 - 1")
+    if on_bad_sample not in ("fail", "skip"):
+        raise UsageError(f"--on-bad-sample={on_bad_sample!r} is not known; choose fail or skip")
+    return Encoding(copy, max_side, quality)
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Check that ``out`` may be written.
+
+    Raises:
+        UsageError: it is a folder, is in no folder, or exists and is not to be overwritten.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out}: a folder; name the file to write, e.g. {out / 'train.beton'}")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out}: no such folder {out.parent}; make it first")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: already exists; choose another name or give --overwrite")
+
+
+def page_bytes(source: Source) -> int:
+    """Page size: FFCV's usual 8 MiB, more where a source file suggests larger images.
+
+    A page must hold the largest image. A re-encoded image may be larger than its file, so twice
+    the largest file is allowed for. It depends on the source alone: a resumed run finds the same.
+    """
+    largest = 2 * int(source.sizes.max())
+    return min(max(2**23, 1 << (largest - 1).bit_length()), 2**31)
+
+
+def fields_of(source: Source) -> tuple[Field, Field]:
+    """The fields of the file: FFCV's usual names, the image first."""
+    image = Field("image", Kind.IMAGE)
+    if source.labels.ndim == 1:
+        return image, Field("label", Kind.INT)
+    return image, Field("labels", Kind.ARRAY, np.dtype(np.int8), source.labels.shape[1:])
+
+
+def estimate_bytes(source: Source, encoding: Encoding, page_size: int) -> int:
+    """About how large the file will be, from encoding a few images spread over the source."""
+    tried = np.unique(np.linspace(0, len(source) - 1, _TRIED).astype(int))
+    stored = read = 0
+    for sample in tried:
+        try:
+            stored += encode_image(source.load(int(sample)), encoding).nbytes
+            read += int(source.sizes[sample])
+        except (DecodeError, OSError):
+            continue  # it is the run itself that reports bad images
+    images = int(source.sizes.sum() * (stored / read if read else 1))
+    fields = fields_of(source)
+    in_pages = sum(not field.is_scalar for field in fields)
+    metadata = metadata_start(len(fields)) + len(source) * record_dtype(fields).itemsize
+    pages = images + len(source) * sum(field.nbytes for field in fields)
+    table = len(source) * in_pages * ALLOCATION.itemsize
+    return align_up(metadata, page_size) + align_up(pages, page_size) + table
+
+
+class Encode:
+    """Called with the position of a source image: its payload, or why there is none."""
+
+    def __init__(self, source: Source, encoding: Encoding) -> None:
+        self._source, self._encoding = source, encoding
+
+    def __call__(self, sample: int) -> Payload | Skipped:
+        """Encode one image; problems come back as values, so that they keep their words."""
+        try:
+            return encode_image(self._source.load(sample), self._encoding)
+        except DecodeError as error:
+            return Skipped(self._source.paths[sample], error.reason)
+        except OSError as error:
+            return Skipped(self._source.paths[sample], error.strerror or str(error))
+
+    def keep(self, sample: int) -> Payload | None:
+        """The payload of a file whose bytes can be kept; None: it has to be encoded."""
+        return keep_file(self._source.file(sample), int(self._source.sizes[sample]))
+
+    def announce(self, samples: Sequence[int]) -> None:
+        """Have files that are wanted soon read into memory."""
+        announce_files([self._source.file(sample) for sample in samples])

@@ -1,0 +1,136 @@
+"""Which samples make up which step: a pure function of (seed, epoch, world, step).
+
+Nothing here has state, so resuming is one integer and the number of ranks or workers cannot
+change what an epoch contains: step g of epoch e is the same global set of sample ids always.
+
+Shapes: n samples, B global batch, W ranks, A accumulation steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.sampling.block_shuffle import WINDOW, Blocks, stable_argsort
+from fastrot.data.sampling.philox import Stream, philox_u64
+from fastrot.errors import UsageError
+
+OrderMode = Literal["random", "sequential", "block"]
+
+
+@lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Sort the ids by a random 64-bit key each.
+
+    Not ``Generator.permutation``: numpy may change that stream between versions, and a resumed
+    run must continue the order it began with.
+    """
+    keys = philox_u64(seed, epoch, np.arange(n, dtype=np.uint64), Stream.ORDER)
+    permutation = stable_argsort(keys)
+    permutation.flags.writeable = False
+    return permutation
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """The sample ids of every step of every epoch, for one rank.
+
+    Training (``drop_last=True``): every step has exactly ``global_batch`` samples and the last
+    short batch of an epoch is dropped. Evaluation (``drop_last=False``): every sample appears
+    exactly once, the last step may be short, and a rank's share of it may be empty.
+
+    Args:
+        num_samples: n, samples in the data set.
+        global_batch: B, source images a step over all ranks, before rotation.
+        seed: 64-bit key of the permutation.
+        mode: ``random`` draws a new permutation each epoch, ``sequential`` keeps file order,
+            ``block`` draws one that reads neighbours together (``block_order.py``).
+        drop_last: drop the last short batch (training) or keep it (evaluation).
+        rank: this rank, in [0, world).
+        world: W, number of ranks.
+        accumulation: A, forward passes a step; a rank's share is cut into A equal batches.
+        block: samples of a block (mode ``block``), from ``block_length``.
+        window: blocks that are shuffled together (mode ``block``).
+
+    Raises:
+        UsageError: B is not divisible by W * A in training, or an epoch would have no step.
+
+    Example:
+        >>> order = SampleOrder(10, 4, seed=0, mode="sequential", world=2, rank=1)
+        >>> order.steps_per_epoch, order.rank_ids(0, 1).tolist()
+        (2, [6, 7])
+    """
+
+    num_samples: int
+    global_batch: int
+    seed: int = 0
+    mode: OrderMode = "random"
+    drop_last: bool = True
+    rank: int = 0
+    world: int = 1
+    accumulation: int = 1
+    block: int = 64
+    window: int = WINDOW
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise UsageError(f"num_samples={self.num_samples}: the data set is empty")
+        if self.global_batch < 1 or self.accumulation < 1:
+            raise UsageError(
+                f"global_batch={self.global_batch}, accumulation={self.accumulation}: "
+                "both must be at least 1"
+            )
+        if self.block < 1 or self.window < 1:
+            raise UsageError(f"block={self.block}, window={self.window}: both must be at least 1")
+        if not 0 <= self.rank < self.world:
+            raise UsageError(f"rank={self.rank} is not in [0, {self.world})")
+        if self.drop_last and self.global_batch % (self.world * self.accumulation):
+            raise UsageError(
+                f"global_batch={self.global_batch} must be a multiple of ranks x accumulation = "
+                f"{self.world} x {self.accumulation}; set train.global_batch to one"
+            )
+        if self.drop_last and self.num_samples < self.global_batch:
+            raise UsageError(
+                f"global_batch={self.global_batch} is larger than the data set "
+                f"({self.num_samples} samples): no full step; lower it, e.g. with "
+                f"--set train.global_batch={self.num_samples}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch, equal on all ranks."""
+        if self.drop_last:
+            return self.num_samples // self.global_batch
+        return -(-self.num_samples // self.global_batch)
+
+    @property
+    def batch_size(self) -> int:
+        """Source images of this rank a batch (the largest one, in evaluation)."""
+        return -(-self.global_batch // (self.world * self.accumulation))
+
+    def global_ids(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Sample ids of one step over all ranks, of shape (B,), fewer in a last short step."""
+        if not 0 <= step < self.steps_per_epoch:
+            raise IndexError(f"step {step} is not in [0, {self.steps_per_epoch})")
+        start = step * self.global_batch
+        stop = min(start + self.global_batch, self.num_samples)
+        if self.mode == "sequential":
+            return np.arange(start, stop, dtype=np.int64)
+        if self.mode == "block":
+            blocks = Blocks(self.num_samples, self.block, self.window, self.seed)
+            return blocks.ids(epoch, start, stop)
+        return _permutation(self.num_samples, self.seed, epoch)[start:stop]
+
+    def rank_ids(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """This rank's share of ``global_ids``: contiguous, shares differ by at most one."""
+        return np.array_split(self.global_ids(epoch, step), self.world)[self.rank]
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[NDArray[np.int64]]:
+        """Yield this rank's ids batch by batch, ``accumulation`` batches a step."""
+        for step in range(start_step, self.steps_per_epoch):
+            yield from np.array_split(self.rank_ids(epoch, step), self.accumulation)

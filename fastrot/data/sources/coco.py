@@ -1,0 +1,185 @@
+"""MS COCO: 80 categories of which an image can show several.
+
+``annotations/instances_SPLITYEAR.json`` with the images in ``SPLITYEAR/``. A category is present
+where an instance of it is outlined, not counted where there is only a crowd of it, and absent
+otherwise. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.labels import ABSENT, PRESENT, UNCOUNTED
+from fastrot.data.sources.listing import Source, listed_source
+from fastrot.errors import BadDataError, UsageError
+
+_INSTANCES = re.compile(r"instances_((?:train|val)[0-9]{4})\.json")
+
+
+def find(root: Path) -> Path | None:
+    """The folder of COCO that is ``root``, or ``coco`` in it; None: there is none."""
+    return next((folder for folder in (root, root / "coco") if _parts(folder)), None)
+
+
+def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
+    """List one split: labels of shape (n, 80).
+
+    Args:
+        root: the folder with ``annotations/``.
+        split: train or val, with the year (train2017) where there are several.
+        boundary: no link may lead out of this folder; None: links may lead anywhere.
+
+    Raises:
+        UsageError: no COCO layout, or no such split.
+        BadDataError: the annotations are damaged, or an image of them is missing.
+        OSError: as the system reports it.
+    """
+    base = find(root)
+    if base is None:
+        raise UsageError(
+            f"{root}: not COCO, which has annotations/instances_train2017.json and the images "
+            "in train2017/; name the folder with both, or choose another --kind"
+        )
+    parts = _parts(base)
+    chosen = [part for part in parts if split in (part, part[:-4])]
+    if len(chosen) != 1:
+        asked = "has several parts" if split is None or chosen else f"has no split {split!r}"
+        raise UsageError(f"{base} {asked}: choose --split {' or '.join(parts)}")
+    folder = base / chosen[0]
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; unpack the images of {chosen[0]} there")
+    lists = base / "annotations" / f"instances_{chosen[0]}.json"
+    found = read_annotations(lists)
+    labels = np.full((len(found.names), len(found.categories)), ABSENT, np.int8)
+    labels[found.image[found.crowd], found.category[found.crowd]] = UNCOUNTED
+    labels[found.image[~found.crowd], found.category[~found.crowd]] = PRESENT
+    return listed_source(
+        folder,
+        "coco",
+        names=found.names,
+        labels=labels,
+        class_names=found.categories,
+        listed_in=lists,
+        boundary=boundary,
+    )
+
+
+def _parts(base: Path) -> list[str]:
+    """Names like train2017 of the parts that have annotations."""
+    folder = base / "annotations"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [match[1] for name in names if (match := _INSTANCES.fullmatch(name))]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What image-level labels need of a file; n images, m annotations, K categories.
+
+    Attributes:
+        names: n file names.
+        categories: K names, in order of their ids.
+        image: of shape (m,), int64, position in ``names``.
+        category: of shape (m,), int64, position in ``categories``.
+        crowd: of shape (m,), bool.
+    """
+
+    names: list[str]
+    categories: list[str]
+    image: NDArray[np.int64]
+    category: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+
+class _Image(NamedTuple):
+    id: int
+    name: str
+
+
+class _Annotation(NamedTuple):
+    image: int
+    category: int
+    crowd: int
+
+
+class _Category(NamedTuple):
+    id: int
+    name: str
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read an annotation file.
+
+    Raises:
+        BadDataError: no such JSON file, or it contradicts itself.
+        OSError: as the system reports it.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file, object_hook=_slim)
+        image_ids, names = _columns(document, "images", _Image, (int, str))
+        of_image, of_category, crowd = _columns(
+            document, "annotations", _Annotation, (int, int, int)
+        )
+        category_ids, categories = _columns(document, "categories", _Category, (int, str))
+        ids, order = _in_order("image", image_ids)
+        known, by_id = _in_order("category", category_ids)
+        return Annotations(
+            names=[names[i] for i in order],
+            categories=[categories[i] for i in by_id],
+            image=_look_up("image_id", ids, of_image),
+            category=_look_up("category_id", known, of_category),
+            crowd=np.array(crowd, np.int64) != 0,
+        )
+    except (ValueError, OverflowError, RecursionError) as error:  # also JSON and Unicode errors
+        raise BadDataError(
+            f"{path}: not annotations in COCO's format: {error}; unpack it again"
+        ) from None
+
+
+def _slim(value: dict[str, Any]) -> Any:
+    """What is kept of one JSON object."""
+    if "image_id" in value and "category_id" in value:
+        return _Annotation(value["image_id"], value["category_id"], value.get("iscrowd", 0))
+    if "file_name" in value and "id" in value:
+        return _Image(value["id"], value["file_name"])
+    if "name" in value and "id" in value:
+        return _Category(value["id"], value["name"])
+    return value
+
+
+def _columns(
+    document: Any, key: str, kind: type[Any], types: tuple[type[Any], ...]
+) -> list[tuple[Any, ...]]:
+    """The entries of a list as one tuple a value, each of one type."""
+    entries = document.get(key) if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"no list {key!r}")
+    if set(map(type, entries)) == {kind}:
+        columns = list(zip(*entries, strict=True))
+        if all(set(map(type, c)) == {t} for c, t in zip(columns, types, strict=True)):
+            return columns
+    raise ValueError(f"an entry of {key!r} lacks a value or has one of a wrong type")
+
+
+def _in_order(what: str, ids: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """The ids in order, and where each was."""
+    array = np.array(ids, np.int64)
+    order = np.argsort(array, kind="stable")
+    if (twice := np.flatnonzero(np.diff(array[order]) == 0)).size:
+        raise ValueError(f"two entries have the {what} id {array[order][twice[0]]}")
+    return array[order], order
+
+
+def _look_up(what: str, ids: NDArray[np.int64], wanted: tuple[int, ...]) -> NDArray[np.int64]:
+    asked = np.array(wanted, np.int64)
+    found = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
+    if (wrong := np.flatnonzero(ids[found] != asked)).size:
+        raise ValueError(f"an annotation has the {what} {asked[wrong[0]]}, which is not listed")
+    return found.astype(np.int64)

@@ -1,0 +1,149 @@
+"""Finds the images of a data set on disk, whatever its layout, and their labels.
+
+Each layout has a module of its own; this one looks which it is. Only names, sizes and lists are
+read. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from fastrot.data.sources import cifar, coco, imagenet, inat18, places205, voc
+from fastrot.data.sources.folders import list_folder, scan_folder
+from fastrot.data.sources.listing import Kind, Source, make_source, size_note
+from fastrot.errors import BadDataError, StorageError, UsageError
+
+__all__ = ["KINDS", "Kind", "Source", "SourceKind", "find_layout", "list_source", "size_note"]
+
+SourceKind = Literal["auto"] | Kind
+
+KINDS = ("auto", *get_args(Kind))
+
+_Lister = Callable[[Path, str | None, Path | None], Source]
+
+
+def list_source(
+    path: str | Path,
+    *,
+    kind: SourceKind = "auto",
+    split: str | None = None,
+    follow_symlinks: bool = False,
+) -> Source:
+    """List a data set.
+
+    Args:
+        path: the folder.
+        kind: what it is; ``auto`` looks. ``folder``: ``root/CLASS/**/x.jpg`` (the first folder is
+            the class), ``root/SPLIT/CLASS/...``, or ``root/x.jpg`` (no labels). ``cifar``: the
+            binary version, or its images unpacked to ``train/CLASS/`` and ``test/CLASS/``. For
+            the others see the modules of their names. ``imagenet``, ``places205`` and ``inat18``
+            must have all of their classes; a part of them is taken as class folders (``folder``).
+        split: which part of a data set that has parts (train, val, test ...).
+        follow_symlinks: also follow links that lead out of the folder.
+
+    Raises:
+        UsageError: no such folder, an unknown kind or not of this kind, or a split that is
+            missing or not there.
+        BadDataError: no images in it, a damaged list, or a layout with two meanings.
+        StorageError: it cannot be read.
+    """
+    root = Path(path)
+    if kind not in KINDS:
+        raise UsageError(f"kind={kind!r} is not known; choose {', '.join(KINDS[:-1])} or inat18")
+    if not root.exists():
+        raise UsageError(f"{root}: no such folder; check the path")
+    if not root.is_dir():
+        raise UsageError(f"{root}: a file, not a folder of images; name the folder that holds it")
+    boundary = None if follow_symlinks else Path(os.path.realpath(root))
+    try:
+        return _lister(root, find_layout(root) if kind == "auto" else kind)(root, split, boundary)
+    except OSError as error:
+        raise StorageError(f"{root}: cannot be listed: {error}") from None
+
+
+def find_layout(root: Path) -> Kind:
+    """What a folder is, by the files that only this layout has; ``folder`` where there are none.
+
+    Raises:
+        BadDataError: CIFAR's python version, a pickle.
+        OSError: as the system reports it.
+    """
+    if cifar.find(root) is not None:
+        return "cifar"
+    if voc.find(root) is not None:
+        return "voc07"
+    if coco.find(root) is not None:
+        return "coco"
+    if places205.find(root) is not None:
+        return "places205"
+    if inat18.find(root) is not None:
+        return "inat18"
+    if imagenet.has_flat_val(root):
+        return "imagenet"
+    return "folder"
+
+
+def _lister(root: Path, kind: Kind) -> _Lister:
+    if kind == "cifar":
+        return _list_cifar
+    if kind == "voc07":
+        return voc.list_voc
+    if kind == "coco":
+        return coco.list_coco
+    if kind == "places205":
+        return places205.list_places
+    if kind == "inat18":
+        return inat18.list_inaturalist
+    if kind == "imagenet":
+        return imagenet.list_imagenet
+    return list_folder
+
+
+def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
+    binary = cifar.find(root)
+    if binary is None:
+        if _has_cifar_folders(root):
+            _check_cifar_classes(root)
+            return list_folder(root, split, boundary)
+        raise UsageError(
+            f"{root}: neither CIFAR's binary version (.bin files) nor its images in "
+            "train/CLASS/ and test/CLASS/; leave --kind out to take it as it is"
+        )
+    records = cifar.list_records(binary, split)
+    return make_source(
+        binary,
+        "cifar",
+        paths=records.paths,
+        sizes=np.full(len(records.paths), cifar.RECORD_PIXELS, dtype=np.int64),
+        labels=records.labels,
+        class_names=records.class_names,
+        contents=records.contents,
+    )
+
+
+def _check_cifar_classes(root: Path) -> None:
+    train, test = (scan_folder(root / part, ".", None).folders for part in ("train", "test"))
+    if train != test:
+        only = sorted(set(train) ^ set(test))[0]
+        raise BadDataError(
+            f"{root}: class folder {only!r} is only in one of train/ and test/; unpack it again"
+        )
+    if len(train) not in (10, 100):
+        raise BadDataError(
+            f"{root}: {len(train)} classes, CIFAR has 10 or 100; unpack it again, or leave --kind "
+            "out"
+        )
+
+
+def _has_cifar_folders(root: Path) -> bool:
+    """Whether ``root`` holds just ``train`` and ``test``, and these just class folders."""
+    top = scan_folder(root, ".", None)
+    if top.images or top.folders != ["test", "train"]:
+        return False
+    parts = [scan_folder(root / name, ".", None) for name in top.folders]
+    return all(part.folders and not part.images for part in parts)

@@ -1,0 +1,135 @@
+"""Lists of the labels of ImageNet's images: Kaggle's, Caffe's, the devkit's. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.errors import BadDataError
+
+NUM_CLASSES = 1000
+
+_DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "meta")
+
+
+class LabelList(NamedTuple):
+    """Of n images: names, labels of shape (n,), int64, and the names of the classes."""
+
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+    class_names: Sequence[str]
+
+
+def find_list(root: Path, base: Path, split: str) -> Path | None:
+    """The list of a split: the first that is there of those that ``read_list`` knows.
+
+    Args:
+        root: the folder that the user named.
+        base: the folder with ``train/`` and ``val/``.
+        split: train or val.
+    """
+    places = [folder / f"LOC_{split}_solution.csv" for folder in (root, root.parent, base)]
+    places += [base / "meta" / f"{split}.txt", base / f"{split}.txt"]
+    if split == "val":
+        places += [base / name / "ILSVRC2012_validation_ground_truth.txt" for name in _DEVKIT]
+    return next((place for place in places if place.is_file()), None)
+
+
+def read_list(path: Path, split: str, wnids: Sequence[str]) -> LabelList:
+    """Read a list, of whatever kind it is.
+
+    Args:
+        path: from ``find_list``.
+        split: train or val.
+        wnids: the classes of ``train``, in order; empty: not known, those of the list.
+
+    Raises:
+        BadDataError: it is damaged, or has another class than ``train``.
+        OSError: as the system reports it.
+    """
+    if path.suffix == ".csv":
+        return _read_kaggle(path, wnids)
+    if path.name == f"{split}.txt":
+        names, labels = read_labelled_list(path, num_classes=NUM_CLASSES)
+        return LabelList(names, labels, wnids or [str(i) for i in range(NUM_CLASSES)])
+    return _read_devkit(path, wnids)
+
+
+def _read_kaggle(path: Path, wnids: Sequence[str]) -> LabelList:
+    """Lines ``ILSVRC2012_val_00000001,n01751748 111 108 230 366 ...`` behind one of headings."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[1:]
+    pairs = [line.split(",", 1) for line in lines if line.strip()]
+    try:
+        classes = [rest.split(" ", 1)[0] for _, rest in pairs]
+        class_names = wnids or sorted(set(classes))
+        numbers = {name: i for i, name in enumerate(class_names)}
+        labels = np.array([numbers[name] for name in classes], np.int64)
+    except (ValueError, KeyError) as error:
+        raise BadDataError(
+            f"{path}: not Kaggle's list of image and class ({error} is no class of train/); "
+            "download it again"
+        ) from None
+    return LabelList([f"{name}.JPEG" for name, _ in pairs], labels, class_names)
+
+
+def _read_devkit(path: Path, wnids: Sequence[str]) -> LabelList:
+    """One number a line, in the devkit's own order of classes, which ``meta.mat`` resolves."""
+    table = path.with_name("meta.mat")
+    if not table.is_file():
+        raise BadDataError(f"{table}: missing: it says which class a number of {path.name} means")
+    from scipy.io import loadmat  # here: importing it takes longer than most commands
+
+    try:
+        synsets = loadmat(table, squeeze_me=True)["synsets"]
+        of_number = {
+            int(row["ILSVRC2012_ID"]): str(row["WNID"])
+            for row in synsets
+            if int(row["ILSVRC2012_ID"]) <= NUM_CLASSES
+        }
+        class_names = wnids or sorted(of_number.values())
+        position = {name: i for i, name in enumerate(class_names)}
+        numbers = [int(line) for line in path.read_text(encoding="ascii").split()]
+        labels = np.array([position[of_number[number]] for number in numbers], np.int64)
+    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
+        raise BadDataError(
+            f"{path}: it and meta.mat are not those of ImageNet's devkit: "
+            f"{type(error).__name__}: {error}; unpack it again"
+        ) from None
+    names = [f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, len(numbers) + 1)]
+    return LabelList(names, labels, class_names)
+
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDArray[np.int64]]:
+    """Names and labels, of shape (n,), in the order of the file.
+
+    Args:
+        path: of the file.
+        num_classes: labels must be below it.
+
+    Raises:
+        BadDataError: a line is something else.
+        OSError: as the system reports it.
+    """
+    names: list[str] = []
+    labels: list[int] = []
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            *name, label = line.rsplit(maxsplit=1) or [""]
+            # At most nine digits and no sign: int() would take more than a list has.
+            if name and _NUMBER.fullmatch(label) and int(label) < num_classes:
+                names.append(name[0].lstrip())
+                labels.append(int(label))
+            elif label:
+                raise BadDataError(
+                    f"{path}: line {number}, {line.strip()[:200]!r}, is not the name of an image "
+                    f"and a label below {num_classes}; unpack or make the list again"
+                )
+    return names, np.array(labels, np.int64)

@@ -1,0 +1,95 @@
+"""iNaturalist 2018: 8,142 species.
+
+``train2018.json`` and ``val2018.json`` name images as ``train_val2018/GROUP/CLASS/x.jpg``, and the
+classes as their ``categories`` do. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fastrot.data.sources.class_folders import (
+    ImageList,
+    check_every_class,
+    check_none_unlisted,
+    one_folder_a_class,
+)
+from fastrot.data.sources.coco import read_annotations
+from fastrot.data.sources.listing import Source, listed_source
+from fastrot.errors import BadDataError, UsageError
+
+NUM_CLASSES = 8142
+
+_LISTS = {"train": "train2018.json", "val": "val2018.json"}
+
+
+def find(root: Path) -> Path | None:
+    """``root`` if it has a list of iNaturalist 2018; None: it has none."""
+    return root if any((root / name).is_file() for name in _LISTS.values()) else None
+
+
+def list_inaturalist(root: Path, split: str | None, boundary: Path | None) -> Source:
+    """List one split: labels of shape (n,).
+
+    Args:
+        root: the folder with the lists and ``train_val2018/``.
+        split: train or val.
+        boundary: no link may lead out of this folder; None: links may lead anywhere.
+
+    Raises:
+        UsageError: no such layout, or no such split.
+        BadDataError: a list is damaged, has another number of classes, contradicts the folders
+            of its images or the other list, or an image of it is missing.
+        OSError: as the system reports it.
+    """
+    there = [name for name, file in _LISTS.items() if (root / file).is_file()]
+    if not there:
+        raise UsageError(
+            f"{root}: not iNaturalist 2018, which has train2018.json, val2018.json and "
+            "train_val2018/; name the folder with them, or choose another --kind"
+        )
+    if split not in there:
+        asked = "has the splits of its lists" if split is None else f"has no split {split!r}"
+        raise UsageError(f"{root} {asked}: choose --split {' or '.join(there)}")
+    read = {part: _read(root / _LISTS[part]) for part in there}
+    (path, names, labels), categories = read[split]
+    for listed, others in read.values():
+        if others != categories:
+            raise BadDataError(f"{listed.path}: other categories than {path}; unpack both again")
+    lists = {part: listed for part, (listed, _) in read.items()}
+    one_folder_a_class(tuple(lists.values()))
+    for listed in lists.values():
+        check_every_class(listed, NUM_CLASSES)
+    source = listed_source(
+        root,
+        "inat18",
+        names=names,
+        labels=labels,
+        class_names=categories,
+        listed_in=path,
+        boundary=boundary,
+    )
+    check_none_unlisted(root, "inat18", lists)
+    return source
+
+
+def _read(path: Path) -> tuple[ImageList, list[str]]:
+    """The list, and the names of its categories."""
+    found = read_annotations(path)
+    if len(found.categories) != NUM_CLASSES:
+        raise BadDataError(
+            f"{path}: {len(found.categories):,} categories, must be the {NUM_CLASSES:,} of "
+            "iNaturalist 2018; unpack it again, or take a part of the data as class "
+            "folders, with --kind folder"
+        )
+    counts = np.bincount(found.image, minlength=len(found.names))
+    if (wrong := np.flatnonzero(counts != 1)).size:
+        raise BadDataError(
+            f"{path}: image {found.names[wrong[0]]!r} has {counts[wrong[0]]} annotations, must "
+            "have one; unpack it again"
+        )
+    labels = np.zeros(len(found.names), np.int64)
+    labels[found.image] = found.category
+    return ImageList(path, found.names, labels), found.categories

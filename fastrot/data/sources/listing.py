@@ -1,0 +1,225 @@
+"""What a data set on disk consists of: names, labels, sizes. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fastrot.data.labels import Labels
+from fastrot.data.sources import cifar
+from fastrot.errors import BadDataError
+
+Kind = Literal["folder", "cifar", "voc07", "coco", "imagenet", "places205", "inat18"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of a data set, in order of their names.
+
+    Attributes:
+        root: folder that ``paths`` are relative to.
+        paths: n names; of a CIFAR binary, "FILE#RECORD".
+        labels: see ``Labels``.
+        class_names: one per class, or None for a flat folder.
+        sizes: of shape (n,), int64, bytes on disk.
+        kind: what the data set is; ``cifar`` is CIFAR's binary version.
+        digest: hash over names, sizes, labels and class names.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: Labels
+    class_names: tuple[str, ...] | None
+    sizes: NDArray[np.int64]
+    kind: Kind
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, sample: int) -> bytes | NDArray[np.uint8]:
+        """The bytes of an image file, or the pixels of a CIFAR record, of shape (32, 32, 3).
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self.kind == "cifar":
+            return cifar.read_record(self.root, self.paths[sample])
+        with open(self.file(sample), "rb") as file:
+            return file.read()
+
+    def file(self, sample: int) -> str:
+        """Path of an image file; CIFAR's binary version has none."""
+        return os.path.join(self.root, self.paths[sample])
+
+
+def make_source(
+    root: Path,
+    kind: Kind,
+    *,
+    paths: Sequence[str],
+    sizes: NDArray[np.int64],
+    labels: Labels,
+    class_names: Sequence[str] | None,
+    contents: bytes | None = None,
+) -> Source:
+    """A source with its digest.
+
+    Args:
+        root: see ``Source``.
+        kind: see ``Source``.
+        paths: in order.
+        sizes: of shape (n,), int64.
+        labels: see ``Labels``.
+        class_names: one per class, or None.
+        contents: what the digest covers in place of the sizes.
+    """
+    names = None if class_names is None else tuple(class_names)
+    digest = xxhash.xxh3_128()
+    for part in (
+        b"\0".join(os.fsencode(path) for path in paths),
+        sizes.tobytes() if contents is None else contents,
+        labels.tobytes(),
+        b"\0".join(os.fsencode(name) for name in names or ()),
+    ):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return Source(root, tuple(paths), labels, names, sizes, kind, digest.hexdigest())
+
+
+def listed_source(
+    root: Path,
+    kind: Kind,
+    *,
+    names: Sequence[str],
+    labels: Labels,
+    class_names: Sequence[str],
+    listed_in: Path,
+    boundary: Path | None,
+) -> Source:
+    """A source of images that a list names; the result is in order of the names.
+
+    Args:
+        root: folder that the names are relative to.
+        kind: see ``Source``.
+        names: as the list has them.
+        labels: in the order of the names.
+        class_names: one per class.
+        listed_in: the list, for messages.
+        boundary: no link may lead out of this folder; None: links may lead anywhere.
+
+    Raises:
+        BadDataError: the list is empty, names an image twice, one that is not there, or a path
+            out of ``root``.
+    """
+    if not names:
+        raise BadDataError(f"{listed_in}: names no image; unpack it again")
+    order = sorted(range(len(names)), key=names.__getitem__)
+    paths = [names[i] for i in order]
+    for earlier, later in itertools.pairwise(paths):
+        if earlier == later:
+            raise BadDataError(f"{listed_in}: names {later!r} twice; remove one of the two")
+    sizes = _sizes(root, paths, listed_in, boundary)
+    return make_source(
+        root, kind, paths=paths, sizes=sizes, labels=labels[order], class_names=class_names
+    )
+
+
+def check_link(path: str, boundary: Path | None) -> None:
+    """Check that a symbolic link leads somewhere, and not out of the data set.
+
+    Raises:
+        BadDataError: it does not.
+    """
+    target = os.path.realpath(path)
+    if not os.path.exists(target):
+        raise BadDataError(f"{path}: a symbolic link to {target}, which does not exist; remove it")
+    if boundary is not None and not Path(target).is_relative_to(boundary):
+        raise BadDataError(
+            f"{path}: a symbolic link out of the data set, to {target}; if that is meant, "
+            "convert it with fastrot prepare --follow-symlinks"
+        )
+
+
+def _sizes(
+    root: Path, paths: list[str], listed_in: Path, boundary: Path | None
+) -> NDArray[np.int64]:
+    sizes = np.zeros(len(paths), np.int64)
+    missing: list[str] = []
+    folders: set[str] = set()
+    for i, name in enumerate(paths):
+        folder = os.path.dirname(name)
+        if folder not in folders:
+            if os.path.isabs(name) or ".." in name.split("/"):
+                raise BadDataError(f"{listed_in}: {name!r} leads out of {root}; mend the list")
+            folders.add(folder)
+            if os.path.exists(root / folder):
+                check_link(os.path.join(root, folder), boundary)
+        path = os.path.join(root, name)
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                check_link(path, boundary)
+                status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(name)
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            raise BadDataError(f"{path}: not a regular file, but {listed_in} names it")
+        sizes[i] = status.st_size
+    if missing:
+        raise BadDataError(
+            f"{listed_in}: names {len(missing):,} of {len(paths):,} images that are not there, "
+            f"the first {missing[0]!r} in {root}; unpack all of the data set"
+        )
+    return sizes
+
+
+SIZES = {
+    ("voc07", "trainval"): 5011,
+    ("voc07", "test"): 4952,
+    ("voc07", "train"): 2501,
+    ("voc07", "val"): 2510,
+    ("imagenet", "train"): 1281167,
+    ("imagenet", "val"): 50000,
+    ("places205", "train"): 2448873,
+    ("places205", "val"): 20500,
+    ("inat18", "train"): 437513,
+    ("inat18", "val"): 24426,
+    ("cifar", "train"): 50000,
+    ("cifar", "test"): 10000,
+}
+"""Images by kind and split, as the pages of the data sets state them."""
+
+
+def size_note(kind: str, split: str, count: int) -> str | None:
+    """What to say beside scores if a split is not the whole one that a benchmark uses.
+
+    Args:
+        kind: ``voc07``, ``imagenet`` ...; others have no known size.
+        split: of it.
+        count: images that there are.
+
+    Returns:
+        One line; None where the split is whole, or its size not known.
+
+    Example:
+        >>> size_note("voc07", "test", 115)
+        '115 images, but voc07 test has 4,952: scores are not comparable with published ones'
+    """
+    genuine = SIZES.get((kind, split))
+    if genuine is None or count == genuine:
+        return None
+    return (
+        f"{count:,} images, but {kind} {split} has {genuine:,}: scores are not comparable with "
+        "published ones"
+    )

@@ -1,0 +1,160 @@
+"""PASCAL VOC 2007: 20 classes of which an image can show several.
+
+``VOC2007/JPEGImages/ID.jpg``, the ids of a split in ``ImageSets/Main/SPLIT.txt``, and its labels
+in ``ImageSets/Main/CLASS_SPLIT.txt``: 1 present, -1 absent, 0 present but only in instances
+marked difficult, which the benchmark does not count. ``Annotations/ID.xml`` must say the same
+where it is there (it does so for every image of the genuine data set), and is all that is needed
+where the lists are missing. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.labels import ABSENT, PRESENT, UNCOUNTED
+from fastrot.data.sources.listing import Source, listed_source
+from fastrot.errors import BadDataError, UsageError
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+"""In the order of the benchmark, which is the alphabet's."""
+
+_SPLITS = ("trainval", "test", "train", "val")
+_VALUES = {"1": PRESENT, "0": UNCOUNTED, "-1": ABSENT}
+
+
+def find(root: Path) -> Path | None:
+    """The folder VOC2007 that is ``root``, or in it; None: there is none."""
+    for folder in (root, root / "VOC2007", root / "VOCdevkit" / "VOC2007"):
+        if (folder / "JPEGImages").is_dir() and (folder / "ImageSets" / "Main").is_dir():
+            return folder
+    return None
+
+
+def list_voc(root: Path, split: str | None, boundary: Path | None) -> Source:
+    """List one split: labels of shape (n, 20).
+
+    Args:
+        root: VOC2007, VOCdevkit, or the folder that holds it.
+        split: trainval, test, train or val.
+        boundary: no link may lead out of this folder; None: links may lead anywhere.
+
+    Raises:
+        UsageError: no VOC layout, or no such split.
+        BadDataError: a list or an annotation is missing or damaged, the two contradict each
+            other, or an image is missing.
+        OSError: as the system reports it.
+    """
+    base = find(root)
+    if base is None:
+        raise UsageError(
+            f"{root}: not VOC 2007, which has JPEGImages/ and ImageSets/Main/ in "
+            "VOCdevkit/VOC2007/; name that folder, or choose another --kind"
+        )
+    ids, labels = _labels(base, split)
+    return listed_source(
+        base,
+        "voc07",
+        names=[f"JPEGImages/{name}.jpg" for name in ids],
+        labels=labels,
+        class_names=CLASSES,
+        listed_in=base / "ImageSets" / "Main" / f"{split}.txt",
+        boundary=boundary,
+    )
+
+
+def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]:
+    """Ids in the order of the split's list, and their labels of shape (n, 20)."""
+    lists = base / "ImageSets" / "Main"
+    there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
+    if split not in there:
+        asked = "has several splits" if split is None else f"has no split {split!r}"
+        raise UsageError(f"{base} {asked}: choose --split {' or '.join(there) or '(none found)'}")
+    ids = _read_lines(lists / f"{split}.txt")
+    if len(set(ids)) < len(ids):
+        twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+        raise BadDataError(f"{lists / split}.txt: names {twice!r} twice; remove one of the two")
+    listed = _from_lists([lists / f"{name}_{split}.txt" for name in CLASSES], ids)
+    annotations = base / "Annotations"
+    if listed is not None and not annotations.is_dir():
+        return ids, listed
+    rows = [_from_annotation(annotations / f"{name}.xml") for name in ids]
+    seen = np.array(rows, np.int8).reshape(len(ids), len(CLASSES))
+    if listed is not None and (differs := np.argwhere(seen != listed)).size:
+        i, j = differs[0]
+        raise BadDataError(
+            f"{lists}/{CLASSES[j]}_{split}.txt: has {listed[i, j]} for image {ids[i]!r}, but "
+            f"{annotations / ids[i]}.xml says {seen[i, j]}; unpack all of the data set again"
+        )
+    return ids, seen
+
+
+def _from_lists(files: list[Path], ids: list[str]) -> NDArray[np.int8] | None:
+    """Labels of shape (n, 20); None: there are no lists."""
+    missing = [file for file in files if not file.is_file()]
+    if missing and len(missing) < len(files):
+        raise BadDataError(
+            f"{missing[0]}: missing, but {len(files) - len(missing)} of {len(files)} classes have "
+            "a list of this split; unpack all of the data set"
+        )
+    _, _, of_split = files[0].name.rpartition("_")
+    if extra := sorted(set(files[0].parent.glob(f"*_{of_split}")) - set(files)):
+        raise BadDataError(
+            f"{extra[0]}: a list of none of the {len(CLASSES)} classes of VOC 2007; remove it"
+        )
+    return None if missing else np.stack([_from_list(file, ids) for file in files], axis=1)
+
+
+def _read_lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _from_list(path: Path, ids: list[str]) -> NDArray[np.int8]:
+    """Labels of one class, of shape (n,), in the order of the ids."""
+    found: dict[str, int] = {}
+    for line in _read_lines(path):
+        name, _, value = line.partition(" ")
+        if value.strip() not in _VALUES:
+            raise BadDataError(f"{path}: {line!r} is not ID and 1, 0 or -1; unpack it again")
+        if name in found:
+            raise BadDataError(f"{path}: has image {name!r} twice; unpack it again")
+        found[name] = _VALUES[value.strip()]
+    if missing := [name for name in ids if name not in found]:
+        raise BadDataError(f"{path}: has no label of image {missing[0]!r}; unpack it again")
+    if len(found) > len(ids):
+        extra = next(iter(found.keys() - set(ids)))
+        raise BadDataError(
+            f"{path}: has {len(found):,} images, but the split {len(ids):,}: {extra!r} is not in "
+            "it; unpack it again"
+        )
+    return np.array([found[name] for name in ids], np.int8)
+
+
+def _from_annotation(path: Path) -> NDArray[np.int8]:
+    """Labels of one image, of shape (20,)."""
+    labels = np.full(len(CLASSES), ABSENT, np.int8)
+    try:
+        data = path.read_bytes()
+        if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
+            raise ValueError("it declares entities, which no annotation has")
+        for thing in ElementTree.fromstring(data).findall("object"):
+            label = CLASSES.index(thing.findtext("name", "").strip())
+            if thing.findtext("difficult", "0").strip() != "1":
+                labels[label] = PRESENT
+            elif labels[label] == ABSENT:
+                labels[label] = UNCOUNTED
+    except FileNotFoundError:
+        raise BadDataError(
+            f"{path}: missing, but a split has this image; unpack all of the data set"
+        ) from None
+    except (ValueError, ElementTree.ParseError) as error:
+        raise BadDataError(f"{path}: not an annotation of VOC 2007: {error}") from None
+    return labels

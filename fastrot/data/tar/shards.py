@@ -1,0 +1,251 @@
+"""What a set of tar shards holds: which images, where, and their labels, from the headers alone.
+
+The naming rules are WebDataset's: the files of a sample share a key, the path up to the first dot
+of the base name, and what follows is the extension. ``.jpg``, ``.jpeg``, ``.png`` and ``.webp``
+are images; ``.cls`` holds a class number in decimal digits; a ``.json`` object may have one under
+"label". Other extensions are never read. Importing this module imports no torch.
+
+Shapes: n samples.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fastrot.data.images.decode import SUFFIXES
+from fastrot.data.tar.headers import Member, TarWindow, walk
+from fastrot.errors import BadDataError, UsageError
+from fastrot.system.pread_file import FileIdentity, PositionedFile
+
+MAX_SHARDS = 2**16
+MAX_IMAGE_BYTES = 2**28
+_IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+_MAX_CLS_BYTES = 32
+_MAX_JSON_BYTES = 2**20
+_MAX_LABEL = 2**31 - 1
+_THREADS = 8  # reading headers waits for the disk much more than it computes, where it is cold
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The images of some tar files, file by file, in the order in which they lie there.
+
+    Attributes:
+        paths: of the files.
+        identities: of the files when they were listed.
+        shard: which file each image is in, of shape (n,), int32.
+        offsets: of its first byte there, of shape (n,), int64.
+        sizes: bytes, of shape (n,), int64.
+        names: of the members.
+        labels: of shape (n,), int64, -1 where there is none.
+    """
+
+    paths: tuple[Path, ...]
+    identities: tuple[FileIdentity, ...]
+    shard: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    @property
+    def digest(self) -> str:
+        """Hash over the files' and the members' names, places, sizes and labels."""
+        digest = xxhash.xxh3_128()
+        for part in (
+            _joined(path.name for path in self.paths),
+            _joined(self.names),
+            *(array.tobytes() for array in (self.shard, self.offsets, self.sizes, self.labels)),
+        ):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        return digest.hexdigest()
+
+
+def is_pattern(path: str | Path) -> bool:
+    """Whether a path names several files: has braces, or a wildcard before ``.tar``."""
+    text = str(path)
+    return text.endswith(".tar") and bool(_BRACES.search(text) or glob.has_magic(text))
+
+
+def has_only_shards(folder: Path) -> bool:
+    """Whether a folder has tar files, and neither images nor folders beside them."""
+    with os.scandir(folder) as entries:
+        if not any(entry.name.endswith(".tar") for entry in entries):
+            return False
+    with os.scandir(folder) as entries:
+        return not any(
+            entry.is_dir() or os.path.splitext(entry.name)[1].lower() in SUFFIXES
+            for entry in entries
+        )
+
+
+def find_shards(path: str | Path) -> tuple[Path, ...]:
+    """The files that a path means: a ``.tar``, a folder of them, or a pattern.
+
+    A pattern has ranges and lists in braces, ``shard-{000000..000009}.tar``, taken in that order,
+    or wildcards as a shell's, taken in order of the names.
+
+    Raises:
+        UsageError: there is none, one of them is missing, or there are too many.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob("*.tar"))
+    elif path.exists() or not is_pattern(path):
+        found = [path]
+    else:
+        found = []
+        for text in itertools.islice(_expand(str(path)), MAX_SHARDS + 1):
+            if glob.has_magic(text):
+                found += sorted(map(Path, glob.glob(text)))
+            else:
+                found.append(Path(text))
+    if missing := [shard for shard in found if not shard.is_file()]:
+        raise UsageError(
+            f"{missing[0]}: no such file ({len(missing)} of {len(found)} that {path} names); "
+            "check the path"
+        )
+    if not 1 <= len(found) <= MAX_SHARDS:
+        raise UsageError(f"{path}: {len(found)} .tar files, must be 1 to {MAX_SHARDS}")
+    return tuple(found)
+
+
+def list_shards(paths: Sequence[Path]) -> Shards:
+    """Walk over the headers of tar files.
+
+    Raises:
+        BadDataError: a file is damaged or no tar archive, has members that no data set needs,
+            two images or labels for one key, a label without an image, or no image at all.
+        UsageError: a file is missing.
+        StorageError: the system cannot read it.
+    """
+    with ThreadPoolExecutor(min(_THREADS, len(paths))) as pool:
+        listed = list(pool.map(_list_shard, paths))
+    counts = [len(shard.members) for shard in listed]
+    members = [member for shard in listed for member in shard.members]
+    return Shards(
+        paths=tuple(paths),
+        identities=tuple(shard.identity for shard in listed),
+        shard=np.repeat(np.arange(len(paths), dtype=np.int32), counts),
+        offsets=np.fromiter((member.offset for member in members), np.int64, len(members)),
+        sizes=np.fromiter((member.size for member in members), np.int64, len(members)),
+        names=tuple(member.name for member in members),
+        labels=np.concatenate([shard.labels for shard in listed]),
+    )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    identity: FileIdentity
+    members: list[Member]
+    labels: NDArray[np.int64]
+
+
+def _list_shard(path: Path) -> _Shard:
+    images: dict[str, Member] = {}
+    labels: dict[str, dict[str, int]] = {"cls": {}, "json": {}}
+    file = PositionedFile(path)
+    try:
+        window, members = walk(file)
+        for member in members:
+            key, extension = _key(member.name)
+            if extension in _IMAGES:
+                if key in images:
+                    raise _wrong(path, member, f"a second image beside {images[key].name!r}")
+                if member.size > MAX_IMAGE_BYTES:
+                    raise _wrong(path, member, f"{member.size} bytes, at most {MAX_IMAGE_BYTES}")
+                images[key] = member
+            elif extension in labels:
+                if key in labels[extension]:
+                    raise _wrong(path, member, "the second of this name")
+                label = _cls(path, window, member) if extension == "cls" else None
+                label = _json(path, window, member) if label is None else label
+                if label is not None:
+                    labels[extension][key] = label
+    finally:
+        file.close()
+    if not images:
+        raise BadDataError(
+            f"{path}: no .jpg, .jpeg, .png or .webp member; unpack it, and convert what is in it "
+            "with fastrot prepare"
+        )
+    if unused := sorted(labels["cls"].keys() - images.keys()):
+        raise BadDataError(f"{path}: {unused[0]}.cls has no image beside it; make this shard again")
+    known = labels["json"] | labels["cls"]
+    numbers = np.fromiter((known.get(key, -1) for key in images), np.int64, len(images))
+    return _Shard(file.identity, list(images.values()), numbers)
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Key and extension of a member; the extension is empty where WebDataset would skip it."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (folder + slash + stem, extension.lower()) if stem else (name, "")
+
+
+def _cls(path: Path, window: TarWindow, member: Member) -> int:
+    text = window.read(member.offset, member.size) if member.size <= _MAX_CLS_BYTES else b""
+    digits = text.strip()
+    if not digits.isdigit() or int(digits) > _MAX_LABEL:
+        raise _wrong(path, member, f"{text!r} is no class number in decimal digits")
+    return int(digits)
+
+
+def _json(path: Path, window: TarWindow, member: Member) -> int | None:
+    """The label of a JSON object, None if it has none."""
+    if member.size > _MAX_JSON_BYTES:
+        raise _wrong(path, member, f"{member.size} bytes, at most {_MAX_JSON_BYTES}")
+    try:
+        document = json.loads(window.read(member.offset, member.size))
+    except (ValueError, RecursionError):  # also Unicode errors
+        raise _wrong(path, member, "no JSON text") from None
+    label = document.get("label") if isinstance(document, dict) else None
+    if label is not None and not (type(label) is int and 0 <= label <= _MAX_LABEL):
+        raise _wrong(path, member, f'"label": {label!r} is no class number')
+    return label
+
+
+def _wrong(path: Path, member: Member, rule: str) -> BadDataError:
+    return BadDataError(
+        f"{path}: member {member.name!r} at byte {member.offset}: {rule}; make this shard again"
+    )
+
+
+def _expand(pattern: str) -> Iterable[str]:
+    """The texts that the braces of a pattern stand for, the last ones varying fastest."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return [pattern]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    if "{" in before:
+        raise UsageError(f"{pattern}: braces within braces; list those shards side by side")
+    span = _RANGE.fullmatch(braces[1])
+    if span is None:
+        choices = braces[1].split(",")
+    else:
+        first, last, width = int(span[1]), int(span[2]), len(span[1])
+        if not 0 <= last - first < MAX_SHARDS:
+            raise UsageError(
+                f"{pattern}: the range {braces[0]} must go up, by at most {MAX_SHARDS} files"
+            )
+        choices = [f"{number:0{width}}" for number in range(first, last + 1)]
+    return itertools.chain.from_iterable(_expand(before + choice + after) for choice in choices)
+
+
+def _joined(names: Iterable[str]) -> bytes:
+    return b"\0".join(name.encode("utf-8", "surrogateescape") for name in names)

@@ -1,0 +1,149 @@
+"""Several ranks of one machine: ``fastrot train --gpus 8``.
+
+torchrun does it, too; this opens no port, hands every signal on to every rank, and leaves with the
+exit code of the rank that failed, so that a scheduler can tell what to requeue.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from fastrot.distributed.rank_environment import rank_environment
+from fastrot.errors import PeerLostError, PreemptedError
+from fastrot.system.processes import Child, end_children, signal_children, start_child
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_POLL_SECONDS = 0.1
+_LEAVE_SECONDS = 20.0  # ranks leave by themselves within ten seconds of another's failure
+_FINISH_SECONDS = 300.0  # the main rank may still hand its numbers to a tracker
+
+
+def launch(
+    command: Sequence[str],
+    ranks: int,
+    *,
+    restarts: int = 0,
+    again: Callable[[], Sequence[str]] = lambda: (),
+    say: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Run a command as so many ranks until all have ended.
+
+    Once one has failed, the others have some seconds to leave; then they are killed.
+
+    Args:
+        command: program and arguments, the same for all.
+        ranks: how many.
+        restarts: times that all are started anew after a rank was lost (69): killed, or silent.
+        again: gives arguments that are added for that.
+        say: one line to the user.
+
+    Returns:
+        The exit code: of the rank that failed first, for its own reason if one had any.
+    """
+    group = _Ranks()
+    previous = {number: signal.signal(number, group.forward) for number in _SIGNALS}
+    try:
+        for start in range(restarts + 1):
+            group.start([*command, *(again() if start else ())], ranks)
+            code, reason = group.wait()
+            if code != PeerLostError.exit_code or group.stopping or start == restarts:
+                break
+            say(f"{reason}; starting all ranks anew ({start + 1} of {restarts} restarts)")
+        return code
+    finally:
+        group.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Ranks:
+    """The processes of one start."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._signals: list[int] = []
+        self._told: set[int] = set()
+        self._processes: list[Child] = []
+
+    def start(self, command: Sequence[str], ranks: int) -> None:
+        # The folder is of this user alone; ranks find each other by a file that is new each time.
+        self._folder = tempfile.TemporaryDirectory(prefix="fastrot-ranks-")
+        store = Path(self._folder.name) / secrets.token_hex(8)
+        self._processes = []
+        for rank in range(ranks):
+            self._processes.append(
+                start_child(
+                    command,
+                    environment=rank_environment(rank, ranks, store),
+                    # They save and stop. By a signal that nobody else sends: the second one of a
+                    # kind ends a rank without saving.
+                    death_signal=signal.SIGHUP,
+                )
+            )
+        for number in self._signals:  # those that came meanwhile; some ranks may have had them
+            signal_children(
+                [each for each in self._processes if each.pid not in self._told], number
+            )
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code of the whole, and which rank it is from."""
+        first: tuple[int, int] | None = None  # rank and code of what failed first
+        own: tuple[int, int] | None = None  # the same, where it is not another rank's failure
+        ended: dict[int, int] = {}
+        deadline = float("inf")
+        while len(ended) < len(self._processes):
+            for rank, process in enumerate(self._processes):
+                code = process.poll()
+                if rank in ended or code is None:
+                    continue
+                ended[rank] = code
+                orderly = code in (0, 75)
+                wait = _FINISH_SECONDS if orderly else _LEAVE_SECONDS
+                deadline = min(deadline, time.monotonic() + wait)
+                if code:
+                    first = first or (rank, code)
+                    if code != PeerLostError.exit_code and own is None:
+                        own = (rank, code)
+            if time.monotonic() > deadline:
+                own = own or next(
+                    ((rank, 69) for rank in range(len(self._processes)) if rank not in ended), None
+                )
+                self.kill()
+            time.sleep(_POLL_SECONDS)
+        self._folder.cleanup()
+        rank, code = own or first or (0, 0)
+        if code < 0 and -code in self._signals:
+            return PreemptedError.exit_code, f"rank {rank} was stopped as it began"
+        if code < 0:
+            return PeerLostError.exit_code, f"rank {rank} was killed by {_name(-code)}"
+        return code, f"rank {rank} left with {code}"
+
+    def forward(self, number: int, frame: FrameType | None) -> None:
+        """Hand a signal on; what it means is for the ranks to say."""
+        self.stopping = True
+        self._signals.append(number)
+        self._told |= {each.pid for each in self._processes}
+        signal_children(self._processes, number)
+
+    def kill(self) -> None:
+        """End what is left, also what is stopped, with the processes that it started."""
+        end_children(self._processes)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def fastrot_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of this fastrot with other arguments."""
+    return [sys.executable, "-m", "fastrot", *arguments]

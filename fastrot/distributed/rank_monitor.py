@@ -1,0 +1,299 @@
+"""The other ranks as processes: who they are, and which of them failed, and how.
+
+A collective tells that somebody is gone, not who. So ranks leave word for each other in the store
+by which they met: who they are when they begin, and why they leave when they fail. Those of this
+machine can be looked up besides, so that one that was killed or stopped is named, too.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import math
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from fastrot.errors import FastrotError, PeerLostError
+from fastrot.system.processes import Holder
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+_LOOK_SECONDS = 0.5  # between two looks of the watchdog
+_WORD_SECONDS = 3.0  # a rank that fails may still be writing why
+_LEAVE_SECONDS = 10.0  # to leave in order once another rank has failed
+_FIRST_STEP_SECONDS = 1800.0  # compilation, and the choice of convolution algorithms
+_MARGIN = 30.0  # after the deadline of a wait, which raises by itself where it can
+
+
+@contextmanager
+def lost_peers_named(rank: int, size: int) -> Iterator[None]:
+    """Around anything that waits for other ranks: its failure becomes a PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if size == 1 or not _speaks_of_ranks(error):
+            raise
+        raise PeerLostError(f"rank {rank}: another rank is gone ({_gist(error)})") from error
+
+
+def _gist(error: RuntimeError) -> str:
+    """Of torch's words: without the line of its sources, and what else to do."""
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"^\[[^\]]*\.(cc|cpp|h):\d+\] ", "", line).partition(". ")[0]
+
+
+def _speaks_of_ranks(error: RuntimeError) -> bool:
+    """Whether torch's communication failed: gloo has no type of its own for that."""
+    text = str(error).lower()
+    return type(error).__name__.startswith("Dist") or any(
+        word in text for word in ("gloo", "nccl", "connection closed", "process group")
+    )
+
+
+class Peers:
+    """The ranks of a run, seen from one of them. With a single rank there is nothing to see.
+
+    Args:
+        rank: this one.
+        size: how many there are.
+        store: where they met; None with a single rank.
+
+    Attributes:
+        record: what the watchdog calls with the failure before it ends the process.
+    """
+
+    def __init__(self, rank: int, size: int, store: Store | None = None) -> None:
+        self._rank, self._size = rank, size
+        self._store = store
+        self._holders: dict[int, Holder] = {}
+        self.record: Callable[[FastrotError], None] | None = None
+        self._begun: Callable[[], None] | None = None
+        self._deadline = math.inf  # until steps are expected
+        self._alive_at = time.monotonic()
+        self._told = False
+
+    @property
+    def store(self) -> Store:
+        """Where the ranks met."""
+        assert self._store is not None
+        return self._store
+
+    def call_the_roll(self, seconds: float) -> None:
+        """Say who we are, and wait for all others to say so.
+
+        Raises:
+            PeerLostError: some did not in time; they are named.
+        """
+        me = Holder.of_this_process()
+        self.store.set(f"here/{self._rank}", json.dumps(asdict(me)))
+        missing = [rank for rank in range(self._size) if rank != self._rank]
+        end = time.monotonic() + seconds
+        while missing:
+            missing = [rank for rank in missing if not self._know(rank)]
+            if missing and time.monotonic() > end:
+                ranks = ", ".join(map(str, missing))
+                raise PeerLostError(
+                    f"rank {self._rank} waited {seconds:.0f} s for ranks {ranks} of {self._size}, "
+                    "which did not come; look for what ended them, or start as many as "
+                    "WORLD_SIZE says"
+                )
+            if missing:
+                time.sleep(0.05)
+
+    def _know(self, rank: int) -> bool:
+        word = self._read(f"here/{rank}")
+        if word is not None:
+            self._holders[rank] = Holder(**word)
+        return word is not None
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        if not self.store.check([key]):
+            return None
+        word: dict[str, Any] = json.loads(self.store.get(key))
+        return word
+
+    def tell(self, error: BaseException) -> None:
+        """Leave word of why this rank leaves."""
+        if self._store is None or self._told:
+            return
+        self._told = True
+        code = getattr(error, "exit_code", 1)
+        message = str(error) or type(error).__name__
+        lost = isinstance(error, PeerLostError)
+        with suppress(RuntimeError):  # the store may be gone with the rank that kept it
+            self._store.set(
+                f"left/{self._rank}",
+                json.dumps({"exit_code": code, "message": message, "lost": lost}),
+            )
+            self._store.set(_SOMEBODY, "1")
+
+    def tell_done(self) -> None:
+        """Leave word that this rank has done all it had to: it may end before others do."""
+        if self._store is not None:
+            self._told = True
+            with suppress(RuntimeError):
+                self._store.set(f"done/{self._rank}", "1")
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """A PeerLostError of the block says who failed and how, with that rank's exit code."""
+        try:
+            with lost_peers_named(self._rank, self._size):
+                yield
+        except PeerLostError as error:
+            if self._store is None or error.explained:
+                raise
+            explained = self._explain(error)
+            self.tell(explained)
+            raise explained from error
+        except BaseException as error:
+            if self._store is not None and isinstance(error, FastrotError) and not self._told:
+                error.rank = self._rank
+            self.tell(error)
+            raise
+
+    def _explain(self, error: PeerLostError) -> PeerLostError:
+        end = time.monotonic() + _WORD_SECONDS
+        while (found := self.culprit()) is None and time.monotonic() < end:
+            time.sleep(0.05)
+        if found is None:
+            found = PeerLostError(f"{error}; all ranks of this machine still run")
+        found.explained = True
+        return found
+
+    def culprit(self) -> PeerLostError | None:
+        """The failure of another rank, if there is one.
+
+        Those that gave a reason of their own come first: what others saw follows from it.
+        """
+        second_hand = None
+        for rank in self._others():
+            try:
+                word = self._read(f"left/{rank}")
+            except RuntimeError:
+                continue
+            if word is None:
+                continue
+            if not word["lost"]:
+                return self._failure(rank, f"rank {rank}: {word['message']}", word["exit_code"])
+            second_hand = second_hand or word["message"]
+        for rank, holder in self._holders.items():
+            if how := self._trouble(rank, holder):
+                return self._failure(
+                    rank,
+                    f"rank {rank} (process {holder.pid}) {how}; the same command with --resume "
+                    "goes on from the last checkpoint",
+                    PeerLostError.exit_code,
+                )
+        return PeerLostError(second_hand) if second_hand else None
+
+    def _failure(self, culprit: int, message: str, exit_code: int) -> PeerLostError:
+        error = PeerLostError(message)
+        error.exit_code = exit_code
+        error.told_elsewhere = self._rank != 0 and culprit != 0  # by the main rank
+        return error
+
+    def _others(self) -> list[int]:
+        return [rank for rank in range(self._size) if rank != self._rank]
+
+    # --- the watchdog ------------------------------------------------------------------------
+
+    def expect_steps(self, deadline: float, begun: Callable[[], None]) -> None:
+        """From now on a step takes less than ``deadline`` seconds, but for the first.
+
+        Args:
+            deadline: in seconds.
+            begun: called after the first step.
+        """
+        self._begun = begun
+        self._deadline = deadline + _MARGIN
+        self._alive_at = time.monotonic() + _FIRST_STEP_SECONDS
+
+    def alive(self, step: int = 0) -> None:
+        """This rank got on: a batch of a validation, a checkpoint, or (``step``) a step."""
+        self._alive_at = time.monotonic()
+        if step and self._begun is not None:
+            self._begun()
+            self._begun = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """End this process if it hangs, or stays although another rank has failed.
+
+        Neither a lost GPU nor a stopped rank raises anything in a thread that waits for it.
+        """
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(over,), name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _watch(self, over: threading.Event) -> None:
+        failed_at = None
+        while not over.wait(_LOOK_SECONDS):
+            silence = time.monotonic() - self._alive_at
+            if silence > self._deadline:
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                self._leave(
+                    self.culprit()
+                    or PeerLostError(
+                        f"rank {self._rank} did not get on for {silence:.0f} s; the stacks of its "
+                        "threads are above; checkpoints are intact"
+                    )
+                )
+            if failed_at is None and self._somebody_left():
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > _LEAVE_SECONDS:
+                self._leave(self.culprit() or PeerLostError("another rank is gone"))
+
+    def _somebody_left(self) -> bool:
+        with suppress(RuntimeError):
+            if self.store.check([_SOMEBODY]):
+                return True
+        return any(self._trouble(*each) == _GONE for each in self._holders.items())
+
+    def _trouble(self, rank: int, holder: Holder) -> str:
+        """What is wrong with another rank's process; empty if nothing is, or nobody can see."""
+        how = _state(holder) if holder.of_this_machine else ""
+        if how == _GONE:
+            with suppress(RuntimeError):
+                if self.store.check([f"done/{rank}"]):
+                    return ""
+        return how
+
+    def _leave(self, error: FastrotError) -> None:
+        if self.record is not None:
+            with suppress(Exception):
+                self.record(error)
+        self.tell(error)
+        if not error.told_elsewhere:
+            sys.stderr.write(f"fastrot: {error}\n")
+            sys.stderr.flush()
+        os._exit(error.exit_code)  # the main thread waits for what will not come
+
+
+_SOMEBODY = "left/any"  # one question to the store, however many ranks there are
+_GONE = "was killed or ended"
+
+
+def _state(holder: Holder) -> str:
+    """How a process of this machine is; empty where nothing is wrong with it."""
+    try:
+        with open(f"/proc/{holder.pid}/stat") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return _GONE
+    if state in "ZX" or not holder.runs:
+        return _GONE
+    return "is stopped (by a signal, or a debugger)" if state in "Tt" else ""

@@ -1,0 +1,80 @@
+"""Training rows made anew in every epoch: decode, crop, colour, one frozen forward pass, pool.
+
+Shapes: N images of a batch, S side of a crop, D features of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fastrot.data.dataset import BadSampleError
+from fastrot.data.loader import Batch, Loader
+from fastrot.errors import BadDataError
+from fastrot.evaluation.linear.colour import coloured_views, draw_colours
+from fastrot.evaluation.linear.rows import Rows
+from fastrot.features.forward import FeatureNetwork
+from fastrot.weights.load import Backbone
+
+
+class LiveRows:
+    """Features of every sample once an epoch, each epoch of crops and colours of its own.
+
+    A row is a pure function of the seed, the epoch and the sample.
+
+    Args:
+        network: frozen, entered (``with network``).
+        reader: of the training images.
+        backbone: says mean and deviation.
+        seed: of the colours; the reader has that of crops and flips.
+        coloured: jitter colours, and light (``colour.py``).
+        images_a_pass: in one forward pass.
+    """
+
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        reader: Loader,
+        backbone: Backbone,
+        *,
+        seed: int,
+        coloured: bool,
+        images_a_pass: int,
+    ) -> None:
+        self._network, self._reader, self._backbone = network, reader, backbone
+        self._seed, self._coloured, self._images_a_pass = seed, coloured, images_a_pass
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch; the last may be short."""
+        return len(self._reader)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
+        """Every sample once, but for the first ``start_step`` batches.
+
+        Features are of shape (N, D), float32.
+
+        Raises:
+            BadDataError: an image cannot be read.
+        """
+        self._reader.set_epoch(epoch, start_step)
+        try:
+            for batch in self._reader:
+                passes = self.views(batch, epoch).split(self._images_a_pass)
+                parts = [self._network.features(views) for views in passes]
+                features = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+                yield Rows(features, batch.labels)
+        except BadSampleError as error:
+            raise BadDataError(
+                f"bad sample {error.sample} ({error.name}): {error.reason}; mend or remove it, and "
+                "run the same command again"
+            ) from None
+
+    def views(self, batch: Batch, epoch: int) -> torch.Tensor:
+        """What the backbone is shown, of shape (N, 3, S, S)."""
+        if not self._coloured:
+            return self._network.views(batch)
+        colours = draw_colours(self._seed, epoch, batch.index.numpy())
+        mean, std = self._backbone.mean, self._backbone.std
+        return coloured_views(batch.images, batch.flips, colours, mean, std)

@@ -1,0 +1,213 @@
+"""The exact optimum of a linear probe: what SGD with a schedule only comes near.
+
+On each layer the features are standardised as the probes' batch norm does it (``standardise``;
+with ``linear.batchnorm`` off they stay as they are), and softmax regression with an L2 penalty is
+solved to its optimum (``solvers.softmax``). The strength of the penalty is chosen by top-1 on a
+tenth of the training samples, balanced over the classes, and all of them are solved again with
+it; the test set has no say. Samples are seen by the test transform, or as the first crop of a
+cache that holds crops. No publication has these numbers: they are an upper mark of what weight
+decay and a schedule can find on unaugmented features.
+
+Shapes: n samples in the cache, m that are trained on, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.data.sampling.philox import Stream, philox_u64
+from fastrot.distributed.world import World, pick_device
+from fastrot.errors import BadDataError
+from fastrot.evaluation.linear.standardise import channel_statistics, read_rows, standardise
+from fastrot.evaluation.metrics import top_k_accuracy
+from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.protocol import EvalConfig, LinearConfig
+from fastrot.evaluation.result import Score
+from fastrot.features.cache import FeatureCache
+from fastrot.solvers.softmax import Solution, certificate, solve_path
+from fastrot.solvers.softmax_cyanure import solve_with_cyanure
+from fastrot.system.console import Say
+
+_SHARE = 0.1
+_TOP = 5
+
+_Ids = NDArray[np.int64]
+
+
+def optimum_scores(
+    train: FeatureCache,
+    test: FeatureCache,
+    layers: Sequence[str],
+    ids: _Ids,
+    config: EvalConfig,
+    journal: Journal,
+    say: Say,
+    *,
+    device: str = "auto",
+) -> list[Score]:
+    """Top-1 and top-5 of the optimum on each layer, in percent, named ``layer3 optimum``.
+
+    Layers that the journal remembers are not solved again.
+
+    Args:
+        train: features to train on, of shape (n, D) or (n, K, D), labelled with one class each;
+            a layer is held in memory in float32, with what ``solve_path`` needs.
+        test: features to score on, of the same classes.
+        layers: which.
+        ids: rows of ``train`` to train on, of shape (m,), int64.
+        config: section ``linear``: batchnorm, seed, strengths, tolerance, solver.
+        journal: remembers finished layers.
+        say: shows a line.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        BadDataError: there are several strengths, and no class has two samples.
+        UsageError: a layer is not in a cache; cyanure is asked for and not installed.
+    """
+    where = pick_device(device, World())
+    scores: list[Score] = []
+    for layer in layers:
+        record = journal.get(f"optimum {layer}")
+        if record is None:
+            started = time.monotonic()
+            found = _of_layer(train, test, layer, ids, config.linear, where)
+            record = {"scores": [score.to_json() for score in found]}
+            journal.put(f"optimum {layer}", record)
+            detail = found[0].detail
+            say(
+                f"{found[0].name}: top-1 {found[0].value:.2f}, strength {detail['strength']:g}"
+                f"{', the end of the list' if detail['at_end'] else ''}, gap {detail['gap']:.1e}, "
+                f"{time.monotonic() - started:.0f} s"
+            )
+        scores += [Score.from_json(score) for score in record["scores"]]
+    return scores
+
+
+def hold_out(labels: _Ids, ids: _Ids, seed: int) -> NDArray[np.bool_]:
+    """Which samples choose the strength, of shape (m,).
+
+    A tenth of each class, rounded, at least one and never all: a class of one sample keeps it
+    for training. Whether a sample is among them depends on the other samples' numbers and
+    classes only, not on their order.
+
+    Args:
+        labels: of shape (m,).
+        ids: numbers of the samples, of shape (m,).
+        seed: 64-bit key.
+
+    Example:
+        >>> hold_out(np.repeat([0, 1], 20), np.arange(40), seed=0).sum()
+        np.int64(4)
+    """
+    _, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    wanted = np.minimum(np.maximum(1, np.rint(_SHARE * sizes)), sizes - 1)
+    order = np.lexsort((philox_u64(seed, 0, ids, Stream.HOLD_OUT), own))
+    starts = np.cumsum(sizes) - sizes
+    chosen = np.zeros(len(labels), np.bool_)
+    chosen[order] = np.arange(len(labels)) - starts[own[order]] < wanted[own[order]]
+    return chosen
+
+
+def _of_layer(
+    train: FeatureCache,
+    test: FeatureCache,
+    layer: str,
+    ids: _Ids,
+    config: LinearConfig,
+    device: torch.device,
+) -> list[Score]:
+    train_labels, test_labels = _labels(train), _labels(test)
+    names = train.class_names or test.class_names
+    classes = len(names) if names else int(max(train_labels.max(), test_labels.max())) + 1
+
+    def solve(
+        rows: _Ids, seen: FeatureCache, seen_rows: _Ids, strengths: Sequence[float]
+    ) -> Iterator[tuple[Solution, NDArray[np.float32]]]:
+        """Optima on some rows of train, with the logits of other rows."""
+        x, other = read_rows(train, layer, rows), read_rows(seen, layer, seen_rows)
+        if config.batchnorm:
+            statistics = channel_statistics(x, train.layers[layer].channels)
+            x, other = standardise(x, statistics), standardise(other, statistics)
+        x, other = x.to(device), other.to(device)
+        labels = torch.from_numpy(train_labels[rows]).to(device)
+        for solution in _solutions(x, labels, strengths, classes, config):
+            yield solution, solution.logits(other).cpu().numpy()
+
+    table: list[dict[str, float]] = []
+    chosen = config.strengths[0]
+    held = np.zeros(len(ids), np.bool_)
+    if len(config.strengths) > 1:
+        held = hold_out(train_labels[ids], ids, config.seed)
+        if not held.any():
+            raise BadDataError(
+                f"{train.path}: no class has two samples, so none can choose between the "
+                f"strengths {list(config.strengths)}; name one with --set linear.strengths=..."
+            )
+        rights = train_labels[ids[held]]
+        found = {
+            solution.strength: {
+                "strength": solution.strength,
+                "top1": round(100 * top_k_accuracy(rights, logits), 4),
+                **_reached(solution),
+            }
+            for solution, logits in solve(ids[~held], train, ids[held], config.strengths)
+        }
+        # In the order of the list, so that a tie goes to the first one.
+        table = [found[strength] for strength in config.strengths]
+        chosen = max(table, key=lambda row: row["top1"])["strength"]
+    ((solution, logits),) = solve(ids, test, np.arange(test.num_samples), [chosen])
+    detail: dict[str, Any] = {
+        "mode": f"first of {train.crops} crops" if train.crops else "test transform",
+        "strength": chosen,
+        "at_end": len(table) > 1 and chosen in (min(config.strengths), max(config.strengths)),
+        **_reached(solution),
+        "solver": config.solver,
+        "images": len(ids),
+        "held_out": int(held.sum()),
+        "validation": table,
+    }
+    return [
+        Score(
+            f"{layer} optimum", metric, 100 * top_k_accuracy(test_labels, logits, k), layer, detail
+        )
+        for metric, k in (("top1", 1), ("top5", _TOP))
+    ]
+
+
+def _solutions(
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    strengths: Sequence[float],
+    classes: int,
+    config: LinearConfig,
+) -> Iterator[Solution]:
+    if config.solver == "fastrot":
+        yield from solve_path(x, labels, strengths, classes=classes, tolerance=config.tolerance)
+        return
+    for strength in strengths:
+        weight, intercept = solve_with_cyanure(
+            x, labels, strength, classes=classes, tolerance=config.tolerance
+        )
+        weight, intercept = weight.to(x.device), intercept.to(x.device)
+        objective, gap = certificate(x, labels, strength, weight, intercept)
+        yield Solution(strength, weight, intercept, objective, gap, 0, 0)
+
+
+def _reached(solution: Solution) -> dict[str, float]:
+    return {
+        "objective": float(f"{solution.objective:.9g}"),
+        "gap": float(f"{solution.gap:.3g}"),
+    }
+
+
+def _labels(cache: FeatureCache) -> _Ids:
+    labels = np.asarray(cache.labels)
+    if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0:
+        raise BadDataError(f"{cache.path}: the optimum needs one class for each sample; label them")
+    return labels.astype(np.int64)

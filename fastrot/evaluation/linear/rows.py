@@ -1,0 +1,195 @@
+"""What a linear probe demands of its data, and how rows reach the device.
+
+Shapes: n samples, K crops of each (0: one, the test transform), D features, B samples a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.data.labels import Labelled, count_classes
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.errors import BadDataError
+from fastrot.system.prefetch import Prefetcher
+
+_READ_DEADLINE = 600.0
+_AHEAD = 2
+_BLOCK_BYTES = 2**20
+_WINDOW = 4096  # blocks: an epoch of at most 4 GiB is shuffled as a whole
+_RESIDENT_SHARE = 0.5
+
+
+class Features(Labelled, Protocol):
+    """The part of ``FeatureCache`` that a probe reads."""
+
+    @property
+    def num_samples(self) -> int:
+        """How many: n."""
+        ...
+
+    @property
+    def crops(self) -> int:
+        """Of each sample: K, or 0."""
+        ...
+
+    def features(self, layer: str) -> NDArray[np.float16]:
+        """Of shape (n, D), or (n, K, D)."""
+        ...
+
+
+def check_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> int:
+    """The number of classes that a probe has, or why it cannot be trained.
+
+    Args:
+        train: with labels of shape (n,).
+        test: with labels of shape (m,).
+        sizes: n and m.
+
+    Raises:
+        BadDataError: as ``count_classes``, or all training images are of one class.
+        MismatchError: train and test have other classes.
+    """
+    classes = count_classes(train, test, sizes)
+    if len(np.unique(train.labels)) < 2:
+        raise BadDataError(
+            f"{train.path}: all samples are of one class, and a probe needs at least two; give "
+            "data of several classes"
+        )
+    return classes
+
+
+class Rows(NamedTuple):
+    """A batch on the device.
+
+    Attributes:
+        features: of shape (B, D), float16, by layer.
+        labels: of shape (B,), int64.
+    """
+
+    features: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+
+class RowReader:
+    """Batches of cached features, read ahead by a thread, or kept on a GPU that can hold them.
+
+    Args:
+        cache: what to read.
+        layers: which features of it.
+        ids: the samples that are meant, of shape (m,), int64.
+        batch: samples a batch.
+        seed: key of the order.
+        device: where batches go.
+
+    Raises:
+        UsageError: a layer is unknown.
+        BadDataError: it has no row for each sample.
+    """
+
+    def __init__(
+        self,
+        cache: Features,
+        layers: Sequence[str],
+        ids: NDArray[np.int64],
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._ids, self._device = ids, device
+        self._crops = max(1, cache.crops)
+        self._labels = np.asarray(cache.labels, dtype=np.int64)
+        self._maps: Mapping[str, NDArray[np.float16]] = {
+            layer: _flat(cache.features(layer), cache, layer) for layer in layers
+        }
+        row = sum(array.shape[1] * array.itemsize for array in self._maps.values())
+        self._batch = batch
+        # Rows that lie side by side are read together, so that a cache larger than memory comes
+        # from the disk once an epoch. What is one window long or less is shuffled as a whole.
+        self._order = SampleOrder(
+            len(ids),
+            batch,
+            seed=seed,
+            mode="block",
+            drop_last=False,
+            block=max(1, _BLOCK_BYTES // max(row, 1)),
+            window=_WINDOW,
+        )
+        self._resident: dict[str, torch.Tensor] | None = None
+        if device.type == "cuda":
+            needed = sum(array.nbytes for array in self._maps.values())
+            if needed < _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+                self._resident = {
+                    layer: torch.from_numpy(np.array(array)).to(device)
+                    for layer, array in self._maps.items()
+                }
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch; the last may be short."""
+        return self._order.steps_per_epoch
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Rows, None, None]:
+        """Every sample once, in the order of this epoch; crop ``epoch`` modulo K of each.
+
+        The first ``start_step`` batches are left out.
+        """
+        yield from self._ahead(self._shuffled(epoch, start_step))
+
+    def once(self) -> Generator[Rows, None, None]:
+        """Every sample once, in the order of the data; the first crop of each."""
+        yield from self._ahead(
+            (self._ids[at : at + self._batch], 0) for at in range(0, len(self._ids), self._batch)
+        )
+
+    def _shuffled(
+        self, epoch: int, start_step: int
+    ) -> Generator[tuple[NDArray[np.int64], int], None, None]:
+        for chosen in self._order.batches(epoch, start_step):
+            # A batch is a set: in the order of the file it is read sooner.
+            yield np.sort(self._ids[chosen]), epoch % self._crops
+
+    def _ahead(
+        self, batches: Generator[tuple[NDArray[np.int64], int], None, None]
+    ) -> Generator[Rows, None, None]:
+        if self._resident is not None:
+            yield from (self._pick(ids, crop) for ids, crop in batches)
+            return
+        rows = (self._read(ids, crop) for ids, crop in batches)
+        with Prefetcher(rows, depth=_AHEAD, deadline=_READ_DEADLINE) as ahead:
+            for features, labels in ahead:
+                yield Rows(
+                    {k: v.to(self._device, non_blocking=True) for k, v in features.items()},
+                    labels.to(self._device, non_blocking=True),
+                )
+
+    def _pick(self, ids: NDArray[np.int64], crop: int) -> Rows:
+        assert self._resident is not None
+        rows = torch.from_numpy(ids * self._crops + crop).to(self._device)
+        labels = torch.from_numpy(self._labels[ids]).to(self._device)
+        return Rows({k: v.index_select(0, rows) for k, v in self._resident.items()}, labels)
+
+    def _read(self, ids: NDArray[np.int64], crop: int) -> Rows:
+        rows, pin = ids * self._crops + crop, self._device.type == "cuda"
+        features = {k: torch.from_numpy(v.take(rows, axis=0)) for k, v in self._maps.items()}
+        labels = torch.from_numpy(self._labels[ids])
+        if pin:
+            features = {k: v.pin_memory() for k, v in features.items()}
+        return Rows(features, labels)
+
+
+def _flat(array: NDArray[np.float16], cache: Features, layer: str) -> NDArray[np.float16]:
+    """The same memory of shape (n * K, D)."""
+    crops = cache.crops
+    expected = (cache.num_samples, crops) if crops else (cache.num_samples,)
+    if array.shape[:-1] != expected:
+        raise BadDataError(
+            f"layer {layer!r}: features of shape {array.shape} for {cache.num_samples} samples "
+            f"and {crops} crops; make the cache again"
+        )
+    return array.reshape(-1, array.shape[-1])

@@ -1,0 +1,98 @@
+"""The state of a linear probe under way, in one file that is either whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fastrot.errors import BadDataError, StorageError
+from fastrot.system.files import sync_folder
+
+Curves = dict[str, list[list[float]]]
+"""By layer: [training loss, top-1, top-5 in percent] of every epoch so far."""
+
+
+@dataclass
+class Progress:
+    """How far a probe is.
+
+    Attributes:
+        curves: of the epochs that are done.
+        step: how many steps of the next one are.
+        losses: mean training losses by layer, and samples, of the stretches of these steps.
+    """
+
+    curves: Curves
+    step: int = 0
+    losses: list[tuple[dict[str, float], int]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(next(iter(self.curves.values())))
+
+    def fits(self, layers: Mapping[str, object], steps: int) -> bool:
+        """Whether it is of these layers, and of epochs of so many steps."""
+        return (
+            self.curves.keys() == layers.keys()
+            and len({len(curve) for curve in self.curves.values()}) == 1
+            and 0 <= self.step < steps
+            and all(losses.keys() == layers.keys() for losses, _ in self.losses)
+        )
+
+
+def save_state(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progress) -> None:
+    """Replace the file by this state.
+
+    Raises:
+        StorageError: it cannot be written; the state before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        save_file(dict(tensors), temporary, metadata={"progress": json.dumps(asdict(progress))})
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.rename(path)
+        sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error}); free space and run the same command again: it "
+            "continues"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
+    """What ``save_state`` wrote; None: nothing.
+
+    Raises:
+        BadDataError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            saved = json.loads((file.metadata() or {})["progress"])
+        losses = [(dict(means), int(samples)) for means, samples in saved["losses"]]
+        progress = Progress(dict(saved["curves"]), int(saved["step"]), losses)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        raise BadDataError(f"{path}: damaged; remove it, and the probe starts anew") from None
+    return tensors, progress
+
+
+def remove_dead_writes(path: Path) -> None:
+    """What a killed writer of this file left beside it."""
+    for stale in path.parent.glob(f".{path.name}.*.tmp"):
+        stale.unlink(missing_ok=True)

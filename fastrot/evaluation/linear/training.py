@@ -1,0 +1,234 @@
+"""The schedule of a linear probe: epochs, scores, state; where rows come from is its caller's.
+
+Shapes: B samples, K classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from fastrot.errors import BadDataError
+from fastrot.evaluation.linear.heads import LinearHeads
+from fastrot.evaluation.linear.rows import Rows
+from fastrot.evaluation.linear.state import (
+    Curves,
+    Progress,
+    load_state,
+    remove_dead_writes,
+    save_state,
+)
+from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.protocol import LinearConfig
+from fastrot.evaluation.result import Score
+from fastrot.system.console import Say
+
+_CHECK_STEPS = 100  # between two looks at the loss, each of which waits for the device
+_SAY_SECONDS = 5.0
+_TOP = 5
+
+
+class Source(Protocol):
+    """Where training rows come from."""
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterable[Rows]:
+        """Every sample once, in batches; the first ``start_step`` of them are left out."""
+        ...
+
+
+def train_heads(
+    heads: LinearHeads,
+    source: Source,
+    test: Callable[[], Iterable[Rows]],
+    config: LinearConfig,
+    state: Path | None,
+    say: Say,
+    *,
+    save_seconds: float,
+) -> Curves:
+    """Train to the last epoch, from the saved state if there is one.
+
+    Args:
+        heads: fresh.
+        source: of training rows.
+        test: every test sample once, at each call.
+        config: of the protocol.
+        state: file of the state; None: a kill loses everything.
+        say: shows a line.
+        save_seconds: least time between two saved states.
+
+    Returns:
+        The curve of every head.
+
+    Raises:
+        NonFiniteError: a loss is NaN or infinite.
+        BadDataError: the saved state is damaged.
+        StorageError: the state cannot be written.
+    """
+    progress = Progress({layer: [] for layer in heads.shapes})
+    if state is not None:
+        remove_dead_writes(state)
+        if (saved := load_state(state)) is not None:
+            progress = _taken_up(heads, *saved, source.steps, state)
+            say(f"linear probe: continues after {_place(progress)} of {config.epochs}")
+    began = said = saved_at = time.monotonic()
+    done, seen = 0, 0
+    total = source.steps * (config.epochs - progress.epoch) - progress.step
+    for epoch in range(progress.epoch, config.epochs):
+        rate = learning_rate(config, epoch)
+        for step, rows in enumerate(source.epoch(epoch, progress.step), progress.step + 1):
+            heads.step(rows.features, rows.labels, rate)
+            done += 1
+            seen += len(rows.labels)
+            now = time.monotonic()
+            if step % _CHECK_STEPS == 0 or step == source.steps:
+                progress.losses.append(heads.losses())
+                progress.step = step
+                if state is not None and step < source.steps and now - saved_at >= save_seconds:
+                    save_state(state, heads.state(), progress)
+                    saved_at = time.monotonic()
+            if now - said > _SAY_SECONDS:
+                said = now
+                left = (total - done) * (now - began) / done
+                say(
+                    f"linear probe: epoch {epoch + 1}/{config.epochs}  "
+                    f"{seen / (now - began):,.0f} images/s  left {left:,.0f} s"
+                )
+        scores = score_heads(heads, test())
+        for layer, curve in progress.curves.items():
+            curve.append([_mean(progress.losses, layer), *scores[layer]])
+        progress = Progress(progress.curves)
+        last = epoch + 1 == config.epochs
+        if state is not None and (last or time.monotonic() - saved_at >= save_seconds):
+            save_state(state, heads.state(), progress)
+            saved_at = time.monotonic()
+    return progress.curves
+
+
+def learning_rate(config: LinearConfig, epoch: int) -> float:
+    """Of all steps of an epoch."""
+    return config.learning_rate * config.gamma ** sum(epoch >= m for m in config.milestones)
+
+
+def remembered(
+    journal: Journal, unit: str, train: Callable[[Path | None], list[Score]]
+) -> list[Score]:
+    """What a finished probe scored, or what ``train`` does, given the file for its state."""
+    saved = journal.get(unit)
+    if saved is None:
+        state = journal.file(unit, ".safetensors")
+        saved = {"scores": [score.to_json() for score in train(state)]}
+        journal.put(unit, saved)
+        if state is not None:
+            state.unlink(missing_ok=True)
+    return [Score.from_json(score) for score in saved["scores"]]
+
+
+@torch.no_grad()
+def score_heads(heads: LinearHeads, test: Iterable[Rows]) -> dict[str, tuple[float, float]]:
+    """Top-1 and top-5 in percent, by layer; among equal logits the lower class wins."""
+    hits = {layer: torch.zeros(2, dtype=torch.int64) for layer in heads.shapes}
+    count = 0
+    for rows in test:
+        count += len(rows.labels)
+        for layer in heads.shapes:
+            rank = ranks(heads.logits(layer, rows.features[layer]), rows.labels)
+            hit = torch.stack([(rank < 1).sum(), (rank < _TOP).sum()])
+            hits[layer] = hits[layer].to(hit.device) + hit
+    return {layer: (100 * int(h[0]) / count, 100 * int(h[1]) / count) for layer, h in hits.items()}
+
+
+def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many classes stand before the right one, of shape (B,), int64, for logits (B, K)."""
+    own = logits.gather(1, labels[:, None])
+    lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return ((logits > own) | ((logits == own) & lower)).sum(1)
+
+
+def scores_of(
+    curves: Curves, config: LinearConfig, mode: str, notes: dict[str, Any]
+) -> list[Score]:
+    """Top-1 and top-5 of every head at the epoch that the protocol reports.
+
+    Args:
+        curves: of the finished training.
+        config: of the protocol.
+        mode: how training rows were made.
+        notes: more that each score is to say.
+    """
+    scores = []
+    for layer, curve in curves.items():
+        best = max(range(len(curve)), key=lambda epoch: curve[epoch][1])  # the first on ties
+        reported = best if config.report == "best" else len(curve) - 1
+        for column, metric in ((1, "top1"), (2, "top5")):
+            detail: dict[str, Any] = {
+                "mode": mode,
+                "epoch": reported + 1,
+                "last": curve[-1][column],
+                "best": curve[best][column],
+                "best_epoch": best + 1,
+                "curve": [round(epoch[column], 4) for epoch in curve],
+                "loss": [float(f"{epoch[0]:.6g}") for epoch in curve],
+                **notes,
+            }
+            if config.report == "best":
+                detail["selected_on"] = "test"
+            scores.append(Score(layer, metric, curve[reported][column], layer, detail))
+    return scores
+
+
+def mode_gap(augmented: Sequence[Score], cached: Sequence[Score]) -> dict[str, float]:
+    """What caching the features costs: augmented minus cached, in points, by "layer metric".
+
+    Raises:
+        BadDataError: the scores are not of these modes, or of other heads.
+    """
+    values = []
+    for scores, wanted in ((augmented, "augmented"), (cached, "cached-")):
+        probes = [score for score in scores if "mode" in score.detail]
+        wrong = [s.detail["mode"] for s in probes if not s.detail["mode"].startswith(wanted)]
+        if wrong or not probes:
+            raise BadDataError(
+                f"scores of mode {wrong[0] if wrong else '(none)'!r}, not {wanted}...: give the "
+                "augmented result first and the cached one second"
+            )
+        values.append({f"{score.name} {score.metric}": score.value for score in probes})
+    if values[0].keys() != values[1].keys():
+        only = sorted(values[0].keys() ^ values[1].keys())
+        raise BadDataError(f"{', '.join(only)}: only in one of the two results; run both alike")
+    return {name: values[0][name] - values[1][name] for name in values[0]}
+
+
+def _mean(losses: list[tuple[dict[str, float], int]], layer: str) -> float:
+    """Of an epoch, whose stretches are equally long but for the last."""
+    total = sum(samples for _, samples in losses)
+    return sum(means[layer] * samples for means, samples in losses) / total
+
+
+def _place(progress: Progress) -> str:
+    return f"epoch {progress.epoch}" + (f" and {progress.step} steps" if progress.step else "")
+
+
+def _taken_up(
+    heads: LinearHeads,
+    tensors: dict[str, torch.Tensor],
+    progress: Progress,
+    steps: int,
+    path: Path,
+) -> Progress:
+    """A saved state, once it is known to be of these heads."""
+    if not progress.fits(heads.shapes, steps):
+        raise BadDataError(f"{path}: damaged; remove it, and the probe starts anew")
+    heads.load(tensors, str(path))
+    # In the order of the heads, which JSON need not have kept.
+    progress.curves = {layer: progress.curves[layer] for layer in heads.shapes}
+    return progress

@@ -1,0 +1,101 @@
+"""Finished parts of an evaluation on disk: after a kill a rerun goes on, with the same numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastrot.errors import BadDataError, MismatchError, StorageError
+from fastrot.system.files import write_atomic
+from fastrot.system.fingerprint import differing_fields, plain
+
+_MAX_JSON_BYTES = 2**28
+
+
+class Journal:
+    """Remember what each unit of an evaluation gave, under what all of it depends on.
+
+    Args:
+        folder: where; it is created. None: nothing is remembered.
+        identity: plain JSON values: settings, caches, seeds. Another one than the folder holds
+            is refused.
+
+    Raises:
+        MismatchError: the folder holds units of something else; the message names the fields.
+        BadDataError: a file of the folder is damaged.
+        StorageError: it cannot be read or written.
+
+    Example:
+        >>> journal = Journal(None, {"protocol": "knn"})
+        >>> journal.get("layer1") is None
+        True
+    """
+
+    def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.identity: dict[str, Any] = plain(identity)
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            saved = _read(folder / "identity.json")
+            if saved is None:
+                write_atomic(folder / "identity.json", _bytes(self.identity))
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        if saved is not None and (fields := differing_fields(saved, self.identity)):
+            raise MismatchError(
+                f"{folder}: holds results of another evaluation: {'; '.join(fields)}; name another "
+                "--out, or remove that folder"
+            )
+
+    def get(self, unit: str) -> dict[str, Any] | None:
+        """What a unit gave, or None if it is still to be done."""
+        return None if self.folder is None else _read(self.folder / f"{_file_name(unit)}.json")
+
+    def put(self, unit: str, record: Mapping[str, Any]) -> None:
+        """Remember what a unit gave.
+
+        Raises:
+            StorageError: it cannot be written; what was there before is untouched.
+        """
+        if self.folder is None:
+            return
+        path = self.folder / f"{_file_name(unit)}.json"
+        try:
+            write_atomic(path, _bytes(record))
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror or error}); free space and run the "
+                "same command again: it continues"
+            ) from None
+
+    def file(self, unit: str, suffix: str) -> Path | None:
+        """Where the bulky state of a unit goes; None: nowhere."""
+        return None if self.folder is None else self.folder / f"{_file_name(unit)}{suffix}"
+
+
+def _file_name(unit: str) -> str:
+    return "".join(c if c.isalnum() or c in "-=." else "_" for c in unit)
+
+
+def _bytes(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise BadDataError(f"{path}: larger than {_MAX_JSON_BYTES} bytes; remove it")
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError):
+        raise BadDataError(f"{path}: damaged; remove it, and that part is done again") from None
+    if not isinstance(record, dict):
+        raise BadDataError(f"{path}: damaged; remove it, and that part is done again")
+    return record

@@ -1,0 +1,1 @@
+"""The VOC07 SVM protocols."""

@@ -1,0 +1,155 @@
+"""Low-shot VOC07 classification: SVMs on k positives and 19 k negatives a class.
+
+Goyal et al., 2019, as MMSelfSup 0.x runs it: the features, scaling and SVMs of ``svm.py``; for
+each number of shots, five draws; the score is mean AP on the whole test set (difficult images left
+out), averaged over the draws, at the one cost for all classes and draws that is best *on test*.
+So every number says ``selected_on: test``.
+
+Shapes: n training and m test images, C classes, P problems: one a draw and class.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.data.labels import check_same_classes
+from fastrot.evaluation.metrics import average_precision, mean_over_classes
+from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.protocol import EvalConfig
+from fastrot.evaluation.result import Score
+from fastrot.evaluation.svm.draws import Signs, draw_signs, read_targets
+from fastrot.evaluation.svm.voc07 import several_labels, solver_device, unit_rows
+from fastrot.features.cache import FeatureCache
+from fastrot.solvers.gram import Gram
+from fastrot.solvers.gram_svm import solve_parts
+from fastrot.system.console import Say
+
+
+def evaluate_lowshot(
+    train: FeatureCache, test: FeatureCache, config: EvalConfig, journal: Journal, say: Say
+) -> list[Score]:
+    """Mean over the draws of test mAP, in percent, by number of shots and layer.
+
+    Args:
+        train: features of the training images; labels of several classes (n, C), or one class
+            an image, which makes one problem a class.
+        test: of the test images, with the same classes.
+        config: sections ``features``, ``lowshot`` and ``svm`` (costs, weight, tolerance).
+        journal: numbers of shots that are done already.
+        say: one line to the user.
+
+    Raises:
+        BadDataError: labels are missing, or a class has too few positives.
+        MismatchError: training and test data have other classes, or fixed draws other images.
+        UsageError: a layer is not in the cache, or a fixed draw is not there.
+    """
+    check_same_classes(train, test)
+    labels, test_labels = several_labels(train, test), several_labels(test, train)
+    shots = config.lowshot.shots
+    drawn = {k: _draws(labels, k, config, train) for k in shots}
+    scores = []
+    for layer in config.features.layers:
+        names = {k: f"{k}-shot {layer}" for k in shots}
+        records = {k: journal.get(name) for k, name in names.items()}
+        done = {k: Score.from_json(record) for k, record in records.items() if record is not None}
+        left = [k for k in shots if k not in done]
+        if left:
+            features = unit_rows(train, layer).to(solver_device())
+            gram = Gram(features)
+            outputs = features @ unit_rows(test, layer).to(features.device).T + 1
+            del features
+        for k in left:
+            started = time.monotonic()
+            score = _score(names[k], layer, gram, outputs, drawn[k], test_labels, config, train)
+            journal.put(names[k], score.to_json())
+            done[k] = score
+            say(f"{names[k]}: {score.value:.2f} mAP, {time.monotonic() - started:.0f} s")
+        scores += [done[k] for k in shots]
+    return scores
+
+
+def _draws(labels: NDArray[np.int8], k: int, config: EvalConfig, train: FeatureCache) -> Signs:
+    """All draws, of shape (draws, n, C)."""
+    lowshot = config.lowshot
+    if lowshot.targets is not None:
+        folder = Path(lowshot.targets)
+        draws = [read_targets(folder, k, draw, labels) for draw in range(lowshot.draws)]
+    else:
+        draws = [
+            draw_signs(
+                labels,
+                k,
+                draw,
+                negatives=lowshot.negatives,
+                seed=lowshot.seed,
+                class_names=train.class_names,
+            )
+            for draw in range(lowshot.draws)
+        ]
+    return np.stack(draws)
+
+
+def _score(
+    name: str,
+    layer: str,
+    gram: Gram,
+    outputs: torch.Tensor,
+    draws: Signs,
+    test_labels: NDArray[np.int8],
+    config: EvalConfig,
+    train: FeatureCache,
+) -> Score:
+    """One number of shots.
+
+    Args:
+        name: of the score.
+        layer: of the score.
+        gram: of the training images.
+        outputs: x.x' + 1 of training and test images, of shape (n, m).
+        draws: of shape (draws, n, C).
+        test_labels: of shape (m, C).
+        config: as for ``evaluate_lowshot``.
+        train: for names of classes.
+    """
+    costs = config.svm.costs
+    shape = (len(draws), test_labels.shape[1])
+    precision = np.empty((len(costs), *shape))
+    gap = 0.0
+    signs = torch.from_numpy(draws).permute(0, 2, 1).reshape(-1, draws.shape[1]).to(gram.device)
+    for stack in solve_parts(
+        gram,
+        signs,
+        costs,
+        positive_weight=config.svm.positive_weight,
+        tolerance=config.svm.tolerance,
+    ):
+        for i, problem in enumerate(stack.problems.tolist()):
+            draw, c = divmod(problem, shape[1])
+            decisions = stack.coefficients[i].float() @ outputs[stack.members[i]]
+            precision[:, draw, c] = average_precision(
+                test_labels[:, c], decisions.T.cpu().numpy(), "voc2010"
+            )
+        gap = max(gap, float(stack.gap.max()))
+    by_draw = mean_over_classes(precision.transpose(2, 0, 1), train.class_names)  # (costs, draws)
+    best = int(by_draw.mean(axis=1).argmax())
+    values = 100 * by_draw[best]
+    return Score(
+        name=name,
+        metric="mAP",
+        value=float(values.mean()),
+        layer=layer,
+        detail={
+            "draws": [round(value, 4) for value in values.tolist()],
+            "lowest": round(float(values.min()), 4),
+            "highest": round(float(values.max()), 4),
+            "deviation": round(float(values.std()), 4),
+            "cost": costs[best],
+            "selected_on": "test",
+            "largest_gap": gap,
+        },
+    )

@@ -1,0 +1,183 @@
+"""The table of a suite: measured beside published, row by row, in the order of the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.evaluation.published import PublishedRow, lookup, published
+from fastrot.evaluation.result import Result, Score
+
+BEST = "best layer"
+
+
+class SuiteRow(NamedTuple):
+    """One number.
+
+    Attributes:
+        protocol: its name.
+        mode: how training rows were made.
+        name: of the score.
+        metric: of the score.
+        measured: in percent.
+        random: the same of the random initialisation; None: not measured.
+        published: of rotation prediction; None: there is none.
+        source: who published it, and of which checkpoint.
+    """
+
+    protocol: str
+    mode: str
+    name: str
+    metric: str
+    measured: float
+    random: float | None
+    published: float | None
+    source: str
+
+
+def suite_rows(results: Sequence[Result]) -> list[SuiteRow]:
+    """All numbers; after the layers of ``voc07-svm`` the best one, which is what is published."""
+    rows = []
+    for result in results:
+        random = {(score.name, score.metric): score.value for score in result.random or ()}
+        for score in result.scores:
+            row = lookup(result.protocol, score.name, score.metric)
+            rows.append(_row(result, score, random.get((score.name, score.metric)), row))
+        if any(row.name == BEST for row in published(result.protocol)) and result.scores:
+            best = max(result.scores, key=lambda score: score.value)
+            named = Score(BEST, best.metric, best.value, best.layer)
+            other = max(random.values(), default=None)
+            rows.append(_row(result, named, other, lookup(result.protocol, BEST, best.metric)))
+    return rows
+
+
+def _row(result: Result, score: Score, random: float | None, row: PublishedRow | None) -> SuiteRow:
+    return SuiteRow(
+        result.protocol,
+        result.label,
+        score.name,
+        score.metric,
+        round(score.value, 4),
+        None if random is None else round(random, 4),
+        None if row is None else row.value,
+        "" if row is None else f"{row.source}, {row.checkpoint}",
+    )
+
+
+def shown_rows(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
+    """Without the low-shot numbers of layers of which nothing is published: there are dozens."""
+    return [
+        row for row in rows if row.protocol != "voc07-lowshot" or row.published is not None
+    ] or list(rows)
+
+
+def number_heads(rows: Sequence[SuiteRow]) -> list[str]:
+    """Columns of numbers; without the random initialisation where nothing was measured of it."""
+    random = ["random init"] if any(row.random is not None for row in rows) else []
+    return ["measured", *random, "published"]
+
+
+def number_cells(row: SuiteRow, rows: Sequence[SuiteRow]) -> list[str]:
+    """The numbers of one row, under ``number_heads(rows)``."""
+    values = {"measured": row.measured, "random init": row.random, "published": row.published}
+    numbers = [values[head] for head in number_heads(rows)]
+    return ["" if value is None else f"{value:.2f}" for value in numbers]
+
+
+def suite_csv(results: Sequence[Result]) -> str:
+    """Every row, with a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SuiteRow._fields)
+    writer.writerows(suite_rows(results))
+    return text.getvalue()
+
+
+def suite_markdown(
+    results: Sequence[Result],
+    left_out: Mapping[str, str],
+    gaps: Mapping[str, Mapping[str, float]],
+) -> str:
+    """A page: the table, gaps between modes, what was left out, what differs from the page."""
+    rows = shown_rows(suite_rows(results))
+    heads = ["protocol", "mode", "", "metric", *number_heads(rows)]
+    rules = ["---"] * 4 + ["---:"] * (len(heads) - 4)
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(rules)}|"]
+    for row in rows:
+        texts = [row.protocol, row.mode, row.name, row.metric]
+        cells = [*map(_cell, texts), *number_cells(row, rows)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [""] + [
+        f"- {protocol}, augmented minus cached: "
+        + ", ".join(f"{name} {value:+.2f}" for name, value in gap.items())
+        for protocol, gap in gaps.items()
+    ]
+    lines += [f"- not run: {_cell(name)}: {_cell(why)}" for name, why in left_out.items()]
+    lines += [f"- {_cell(line)}" for line in suite_notes(results)]
+    sources = {row.source for row in rows if row.source}
+    lines += [f"- published: {_cell(source)}" for source in sorted(sources)]
+    return "\n".join(lines) + "\n"
+
+
+def suite_notes(results: Sequence[Result]) -> list[str]:
+    """Weights, and what differs from the published settings and data, each line once."""
+    protocols: dict[str, dict[str, None]] = {}
+    for result in results:
+        for text in (*result.changed, *result.notes):
+            protocols.setdefault(text, {})[result.protocol] = None
+    weights = {str(result.weights["source"]) for result in results}
+    lines = [f"weights: {text}" for text in sorted(weights)]
+    return lines + [f"{text} ({', '.join(names)})" for text, names in protocols.items()]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """A result, and where it is.
+
+    Attributes:
+        result: what was measured.
+        folder: with ``result.json``.
+    """
+
+    result: Result
+    folder: Path
+    exit_code: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``result.json`` holds."""
+        return self.result.to_json()
+
+    def show(self, console: Console) -> None:
+        """Print a table, and what to know before comparing."""
+        result = self.result
+        table = Table(title=f"{result.protocol} ({result.label})", title_justify="left")
+        columns = ["", "metric", "measured", "random init", "published"]
+        if result.random is None:
+            columns.remove("random init")
+        for column in columns:
+            table.add_column(column, justify="left" if column in ("", "metric") else "right")
+        random = {(s.name, s.metric): s.value for s in result.random or ()}
+        for score in result.scores:
+            row = lookup(result.protocol, score.name, score.metric)
+            other = random.get((score.name, score.metric))
+            cells = [score.name, score.metric, f"{score.value:.2f}"]
+            if result.random is not None:
+                cells.append("" if other is None else f"{other:.2f}")
+            table.add_row(*cells, "" if row is None else f"{row.value:.2f}")
+        console.print(table)
+        lines = [f"weights: {result.weights['source']}"]
+        lines += [f"not the protocol's own setting: {change}" for change in result.changed]
+        lines += [*result.notes, f"{self.folder / 'result.json'}"]
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)

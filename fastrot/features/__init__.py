@@ -1,0 +1,1 @@
+"""Features of frozen backbones: what is extracted, the forward pass, and the cache."""

@@ -1,0 +1,302 @@
+"""Features on disk: what a backbone says about every sample, once, for all evaluators.
+
+A folder with ``manifest.json``, ``<layer>.npy`` (float16, row i is sample i) and ``labels.npy``.
+The arrays are numpy's own format, so ``numpy.load(path, mmap_mode="r")`` reads them anywhere. The
+manifest comes last: a folder without one is unfinished. What the features depend on (weights,
+data, transform, seed ...) is its ``identity``, and a cache that is not the expected one is
+refused by naming the fields that differ.
+
+Shapes: n samples, K crops of each, D values of a layer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fastrot import __version__
+from fastrot.errors import BadDataError, NonFiniteError, StorageError, UsageError
+from fastrot.features.manifest import FORMAT, MANIFEST, check_identity, layer_name, read_manifest
+from fastrot.features.manifest import LayerInfo as LayerInfo
+from fastrot.system.files import write_atomic
+from fastrot.system.fingerprint import identity_digest, plain
+
+LABELS = "labels.npy"
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+Features = NDArray[np.float16]
+Labels = NDArray[np.int64] | NDArray[np.int8]
+
+
+class FeatureCache:
+    """An open, complete cache; arrays are read as they are used.
+
+    Args:
+        path: the folder.
+        manifest: its checked manifest.
+
+    Attributes:
+        path: the folder.
+        manifest: everything that it says.
+        identity: what the features depend on.
+        digest: hash of the identity.
+        layers: their names, in order of depth, and how their values lie.
+        labels: of shape (n,), int64, -1 where there is none; or (n, C), int8: see ``Samples``.
+        class_names: one a class, or None when unknown.
+        num_samples: n.
+        crops: K random crops of each sample; 0: the test transform.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = dict(manifest)
+        self.identity: dict[str, Any] = manifest["identity"]
+        self.digest: str = manifest["digest"]
+        self.num_samples: int = manifest["num_samples"]
+        self.crops: int = manifest["crops"]
+        names = manifest["class_names"]
+        self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
+        self.layers = {
+            name: LayerInfo(info["channels"], info["grid"], info["dim"], info["window"])
+            for name, info in manifest["layers"].items()
+        }
+        shape, dtype = tuple(manifest["labels"]["shape"]), manifest["labels"]["dtype"]
+        self.labels: Labels = np.array(_map(path / LABELS, shape, dtype))
+        if labels_digest(self.labels) != manifest["labels"]["xxh3_128"]:
+            raise BadDataError(f"{path / LABELS}: changed since it was written; extract again")
+
+    @classmethod
+    def open(cls, path: Path, *, expect: Mapping[str, Any] | None = None) -> FeatureCache:
+        """Open a complete cache.
+
+        Args:
+            path: the folder.
+            expect: the identity that it must have; None: any.
+
+        Raises:
+            UsageError: there is no such folder.
+            BadDataError: it is unfinished or damaged.
+            MismatchError: it holds other features, or is of a newer format; the message lists
+                the fields.
+            StorageError: it cannot be read.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if expect is not None:
+            check_identity(path, manifest["identity"], expect)
+        cache = cls(path, manifest)
+        for name in cache.layers:
+            cache.features(name)
+        return cache
+
+    def features(self, layer: str) -> Features:
+        """Features of a layer, a read-only memory map of shape (n, D), or (n, K, D) with crops.
+
+        Raises:
+            UsageError: there is no such layer.
+            BadDataError: its file is damaged.
+        """
+        if layer not in self.layers:
+            raise UsageError(f"{self.path}: no layer {layer!r}; it holds {', '.join(self.layers)}")
+        shape = array_shape(self.num_samples, self.crops, self.layers[layer].dim)
+        return _map(self.path / f"{layer}.npy", shape, "<f2")
+
+    @staticmethod
+    def write_arrays(
+        path: Path,
+        *,
+        features: Mapping[str, NDArray[Any]],
+        labels: NDArray[Any],
+        identity: Mapping[str, Any],
+        layers: Mapping[str, LayerInfo] | None = None,
+        class_names: tuple[str, ...] | None = None,
+    ) -> FeatureCache:
+        """Make a complete cache from arrays, for example from features of one's own.
+
+        Args:
+            path: the folder; it is created. One that holds the same identity is written anew.
+            features: by layer, of shape (n, D), or (n, K, D) for K crops of each sample.
+            labels: of shape (n,) or (n, C).
+            identity: plain values that the features depend on.
+            layers: how the values lie; None: D channels.
+            class_names: one a class.
+
+        Raises:
+            UsageError: shapes do not fit.
+            NonFiniteError: a value is not finite as float16.
+            MismatchError: the folder holds a cache of another identity.
+            StorageError: it cannot be written.
+        """
+        path = Path(path)
+        shapes = {array.shape[:-1] for array in features.values()}
+        if len(shapes) != 1 or len(next(iter(shapes))) not in (1, 2):
+            raise UsageError(f"features of shapes {shapes}: all must be (n, D), or all (n, K, D)")
+        count, *crops = next(iter(shapes))
+        if len(labels) != count:
+            raise UsageError(f"{len(labels)} labels for {count} samples; there must be one each")
+        if labels.ndim > 2 or labels.dtype.kind not in "iu":
+            raise UsageError(
+                f"labels of shape {labels.shape}, {labels.dtype}: must be integers, (n,) or (n, C)"
+            )
+        infos = layers or {
+            name: LayerInfo(array.shape[-1], 1, array.shape[-1], "as given")
+            for name, array in features.items()
+        }
+        for name, array in features.items():
+            if layer_name(name) not in infos or infos[name].dim != array.shape[-1]:
+                raise UsageError(
+                    f"layer {name!r}: {array.shape[-1]} values, `layers` says otherwise"
+                )
+        identity = plain(identity)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / MANIFEST).exists():
+                check_identity(path, read_manifest(path)["identity"], identity)
+                (path / MANIFEST).unlink()
+            for name, array in features.items():
+                write_atomic(path / f"{name}.npy", _npy(to_half(array, name, path)))
+            return commit(
+                path,
+                identity=identity,
+                layers={name: infos[name] for name in features},
+                crops=crops[0] if crops else 0,
+                labels=labels,
+                class_names=class_names,
+            )
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def commit(
+    path: Path,
+    *,
+    identity: Mapping[str, Any],
+    layers: Mapping[str, LayerInfo],
+    crops: int,
+    labels: NDArray[Any],
+    class_names: tuple[str, ...] | None,
+    record: Mapping[str, Any] | None = None,
+) -> FeatureCache:
+    """Write labels and manifest beside arrays that are on the disk, and open the cache.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    labels = np.ascontiguousarray(labels, np.int8 if labels.ndim == 2 else np.int64)
+    write_atomic(path / LABELS, _npy(labels))
+    manifest = {
+        "format": FORMAT,
+        "fastrot": __version__,
+        "identity": dict(identity),
+        "digest": identity_digest(identity),
+        "num_samples": len(labels),
+        "crops": crops,
+        "layers": {name: asdict(info) for name, info in layers.items()},
+        "labels": {
+            "shape": list(labels.shape),
+            "dtype": labels.dtype.str,
+            "xxh3_128": labels_digest(labels),
+        },
+        "class_names": None if class_names is None else list(class_names),
+        "made_by": dict(record or {}),
+    }
+    write_atomic(path / MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
+    return FeatureCache.open(path, expect=identity)
+
+
+def array_shape(samples: int, crops: int, dim: int) -> tuple[int, ...]:
+    """Shape of a layer's array."""
+    return (samples, crops, dim) if crops else (samples, dim)
+
+
+def array_header(shape: tuple[int, ...]) -> bytes:
+    """What stands before the values in a ``.npy`` file of float16."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "<f2", "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+def to_half(values: NDArray[Any], layer: str, path: Path) -> Features:
+    """Values as float16.
+
+    Raises:
+        NonFiniteError: one is not finite, or too large for float16.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = np.ascontiguousarray(values, "<f2")
+    if not np.isfinite(half).all():
+        raise NonFiniteError(f"{path}: {what_is_wrong(values, layer, first_sample=0)}")
+    return half
+
+
+def what_is_wrong(values: NDArray[Any], layer: str, *, first_sample: int) -> str:
+    """Which sample's values are not finite as float16, and in which way.
+
+    Args:
+        values: of shape (N, ...), before they were cut to float16.
+        layer: whose.
+        first_sample: number of row 0.
+    """
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.abs(values.astype(np.float32)) <= _LARGEST)
+    row = int(np.flatnonzero(bad.reshape(len(values), -1).any(1))[0])
+    value = float(values[row][bad[row]].reshape(-1)[0])
+    what = f"{value:g} is larger than float16 holds ({_LARGEST:g})"
+    if not np.isfinite(value):
+        what = f"{value} is not a finite number"
+    return (
+        f"layer {layer!r} of sample {first_sample + row}: {what}; nothing of it is stored; check "
+        "the weights, and mean and deviation of the images"
+    )
+
+
+def labels_digest(labels: NDArray[Any]) -> str:
+    """Hash of the labels."""
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(labels).tobytes())
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def _map(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """A read-only memory map, of exactly this shape, type and size on the disk."""
+    try:
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("another version of the format")
+            found, fortran, kind = np.lib.format.read_array_header_1_0(file)
+            offset, size = file.tell(), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise BadDataError(f"{path}: missing; extract again") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise BadDataError(f"{path}: not a .npy file ({error}); extract again") from None
+    for what, is_now, should in (
+        ("shape", found, shape),
+        ("type", kind.str, dtype),
+        ("order", "Fortran" if fortran else "C", "C"),
+        ("bytes", size, offset + int(np.prod(shape)) * np.dtype(dtype).itemsize),
+    ):
+        if is_now != should:
+            raise BadDataError(
+                f"{path}: {what}: the manifest says {should}, the file {is_now}; extract again"
+            )
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)

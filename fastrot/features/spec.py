@@ -1,0 +1,201 @@
+"""Everything that features depend on, settled before anything is computed.
+
+The test transforms take one box of the image to the crop in one resize. The published ones take
+two steps of Pillow: the short side to 256, then the centre, or a resize to the square. Measured
+between the two, decoding included (levels of 0 to 255; features of a ResNet-18 that was trained
+by rotation, norm of the difference over the norm, mean of 32 photos, the worst layer):
+
+========================================== ==== ======= ======== =============
+photos, transform                          mean largest features worst feature
+========================================== ==== ======= ======== =============
+imagenet-300, centre 224 of 256            1.84 90      0.8 %    1.7 %
+imagenet-300, squash to 224                1.45 84      1.8 %    4.0 %
+imagenette-128, centre 224 of 256          0.27 50      0.4 %    0.6 %
+imagenette-128, squash to 224              1.17 49      2.6 %    5.6 %
+imagenette-128, centre 112 of 128          0    0       0        0
+imagenette-128, squash to 112              0.19 1       0.2 %    0.3 %
+========================================== ==== ======= ======== =============
+
+A centre crop differs because its box has whole pixels of the image, two steps cut fractions of
+them; squashing, because two resizes blur more than one.
+
+Shapes: S side of a crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+
+from fastrot.data.dataset import Samples
+from fastrot.data.loader import LoaderSpec, choose_loader
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.subset import SubsetSamples
+from fastrot.distributed.world import World, pick_device
+from fastrot.errors import BadDataError, UsageError
+from fastrot.models.precision import feature_precision
+from fastrot.system.fingerprint import plain
+from fastrot.weights.load import Backbone
+
+DEFINITION = 2
+"""Of a row, given all else of the identity: raised whenever boxes, resizing or pooling change, so
+that a cache of an earlier fastrot is refused. 2: the centre crop's box follows torchvision's
+two steps."""
+
+_RANDOM = ("random_resized", "padded", "center_random")
+
+
+class FeaturePlan(NamedTuple):
+    """Settled arguments.
+
+    Attributes:
+        layers: in order of depth.
+        crop: as it is drawn.
+        seed: of random crops.
+        loader: an engine by name.
+        precision: fp32, bf16 or fp16.
+        identity: plain values that the features depend on; the number of ranks, the batch and
+            the number of workers are not among them.
+    """
+
+    layers: tuple[str, ...]
+    crop: Crop
+    seed: int
+    loader: str
+    precision: str
+    identity: dict[str, Any]
+
+
+def protocol_crop(
+    transform: str, backbone: Backbone, *, resolution: int | None = None, resize: int | None = None
+) -> Crop:
+    """The crop of a protocol's test transform.
+
+    Args:
+        transform: ``center``: short side to ``resize``, centre square. ``squash``: the whole
+            image to a square.
+        backbone: whose resolution is taken where none is given.
+        resolution: S in pixels.
+        resize: in pixels; None: 8/7 of the resolution, which is 256 at 224.
+
+    Raises:
+        UsageError: an unknown transform, or a crop that is larger than what it is cut out of.
+    """
+    side = resolution or backbone.resolution
+    if transform == "squash":
+        return Crop("whole", side)
+    if transform != "center":
+        raise UsageError(f"transform {transform!r} is not known; choose center or squash")
+    if resize and resize < side:
+        raise UsageError(
+            f"features.resize={resize} must be at least the resolution, which is {side}, that is "
+            "cut out of it"
+        )
+    return Crop("center", side, resize=resize or round(side * 8 / 7))
+
+
+def feature_identity(
+    backbone: Backbone,
+    samples: Samples,
+    *,
+    layers: Sequence[str],
+    crop: Crop,
+    crops: int = 0,
+    seed: int = 0,
+    loader: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    world: World | None = None,
+) -> dict[str, Any]:
+    """What the features of ``extract_features`` with these arguments depend on.
+
+    Raises:
+        UsageError: a layer or another argument is wrong.
+    """
+    target = pick_device(device, world or World())
+    plan = plan_features(backbone, samples, layers, crop, crops, seed, loader, target, precision)
+    return plan.identity
+
+
+def plan_features(
+    backbone: Backbone,
+    samples: Samples,
+    layers: Sequence[str],
+    crop: Crop,
+    crops: int,
+    seed: int,
+    loader: str,
+    device: torch.device,
+    precision: str,
+) -> FeaturePlan:
+    """Settle what ``extract_features`` is asked for; its arguments.
+
+    Raises:
+        UsageError: a layer or another argument is wrong.
+        BadDataError: the data set has not one label for each sample.
+    """
+    known = backbone.model.stage_names
+    if unknown := [name for name in layers if name not in known]:
+        raise UsageError(f"layers {', '.join(unknown)}: this backbone has {', '.join(known)}")
+    if not layers or len(samples) < 1 or crops < 0:
+        raise UsageError(
+            f"{len(layers)} layers of {len(samples)} samples, {crops} crops: name a layer, data "
+            "with samples, and 0 crops or more"
+        )
+    if len(samples.labels) != len(samples):
+        raise BadDataError(
+            f"{samples.path}: {len(samples.labels)} labels for {len(samples)} samples; there must "
+            "be one each: check its list of labels"
+        )
+    if crops and crop.kind not in _RANDOM:
+        crop = Crop("random_resized", crop.size, flip=0.5)
+    elif not crops and (crop.kind in _RANDOM or crop.flip):
+        raise UsageError(f"crop {crop.kind!r} is random; say how many with crops=K")
+    if loader == "auto":
+        order = SampleOrder(len(samples), 1, mode="sequential", drop_last=False)
+        name, _ = choose_loader(LoaderSpec(samples, order, crop, seed, device, 0))
+        loader = "native" if name == "native" else "reference"
+    if loader == "synthetic":
+        raise UsageError("loader 'synthetic' reads no images; choose another for features")
+    precision = feature_precision(precision, device)
+    chosen = tuple(name for name in known if name in layers)
+    identity = {
+        "definition": DEFINITION,
+        "weights": backbone.digest,
+        "mean": backbone.mean,
+        "std": backbone.std,
+        "data": _data_digest(samples),
+        "samples": len(samples),
+        "layers": chosen,
+        "crop": _crop_fields(crop),
+        "crops": crops,
+        "seed": seed if crops else None,
+        "decoding": f"{loader}, exact",
+        "precision": precision,
+    }
+    return FeaturePlan(chosen, crop, seed, loader, precision, plain(identity))
+
+
+def _crop_fields(crop: Crop) -> dict[str, Any]:
+    """What of a crop matters for its kind."""
+    fields: dict[str, Any] = {"kind": crop.kind, "size": crop.size}
+    if crop.kind in ("center", "center_random"):
+        fields["resize"] = crop.resize
+    if crop.kind == "padded":
+        fields["padding"] = crop.padding
+    if crop.kind == "random_resized":
+        fields |= {"scale": crop.scale, "ratio": crop.ratio}
+    return fields | ({"flip": crop.flip} if crop.kind in _RANDOM else {})
+
+
+def _data_digest(samples: Samples) -> str:
+    """Of the data set, and of which of its samples are meant."""
+    if not isinstance(samples, SubsetSamples):
+        return samples.digest
+    ids = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(samples.ids).tobytes())
+    return f"{_data_digest(samples.samples)} {ids}"

@@ -1,0 +1,346 @@
+"""Rows of a feature cache on their way to the disk: any process may be killed at any moment.
+
+The arrays are made at their full size first, so that a full disk is found out before anything
+is computed. Rows are written in place. Which batches of rows are there is kept in ``done.bin``,
+one byte a batch, and a byte is set only after the rows of its batch are synced: what it says is
+true whatever was killed. Several ranks write to the same files, each its own rows; no rank needs
+to ask another. At the end labels and manifest make a cache of it.
+
+Shapes: N samples of a batch, n samples in all, K crops, D values.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.errors import BadDataError, StorageError, UsageError
+from fastrot.features.cache import LABELS, FeatureCache, Features, array_header, array_shape, commit
+from fastrot.features.manifest import MANIFEST, LayerInfo, check_identity, layer_name
+from fastrot.system.files import sync_folder, write_atomic
+from fastrot.system.fingerprint import plain
+
+PLAN = "unfinished.json"
+DONE = "done.bin"
+LOCK = "run.lock"
+SYNC_SECONDS = 5.0
+
+_RESERVED = 2**20
+"""Bytes that labels and manifest may take besides 8 a sample."""
+
+
+class FeatureWriter:
+    """Write the rows of an unfinished cache, batch by batch.
+
+    Args:
+        path: the folder, in which ``begin`` was called.
+        sync_seconds: time between two syncs; work since the last one is lost in a kill.
+
+    Attributes:
+        batch: samples of a batch; batch b is the samples from ``b * batch`` on.
+        samples: n.
+        crops: K; 0: the test transform.
+
+    Raises:
+        BadDataError: the record of what is done is damaged.
+        StorageError: the files cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, sync_seconds: float = SYNC_SECONDS) -> None:
+        self.path = path
+        plan = read_plan(path)
+        if plan is None:
+            raise BadDataError(f"{path / PLAN}: missing; remove {path} and extract again")
+        try:
+            self.identity: dict[str, Any] = plan["identity"]
+            self.batch, self.samples, self.crops = (
+                int(plan[key]) for key in ("batch", "samples", "crops")
+            )
+            self.layers = {name: LayerInfo(**info) for name, info in plan["layers"].items()}
+        except (KeyError, TypeError, ValueError):
+            raise BadDataError(f"{path / PLAN}: damaged; remove {path}, extract again") from None
+        self._sync_seconds, self._synced = sync_seconds, time.monotonic()
+        self._fresh: list[int] = []
+        self._files: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
+        self._done = -1
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            for name, shape in _shapes(self.layers, self.samples, self.crops).items():
+                file = path / f"{layer_name(name)}.npy"
+                self._files[name] = os.open(file, flags)
+                self._offsets[name] = len(array_header(shape))
+                if os.fstat(self._files[name]).st_size != _bytes(shape):
+                    raise BadDataError(f"{file}: of another size; remove {path}, extract again")
+            self._done = os.open(path / DONE, flags)
+        except OSError as error:
+            self.close()
+            raise StorageError(f"{path}: {error.filename}: {error.strerror or error}") from None
+        except BadDataError:
+            self.close()
+            raise
+
+    @staticmethod
+    def begin(
+        path: Path,
+        *,
+        identity: Mapping[str, Any],
+        layers: Mapping[str, LayerInfo],
+        samples: int,
+        crops: int,
+        batch: int,
+    ) -> None:
+        """Make the files, or find those of an earlier start; called by one process.
+
+        Args:
+            path: the folder; it is created.
+            identity: what the features depend on.
+            layers: names and dimensions.
+            samples: n.
+            crops: K; 0: the test transform.
+            batch: samples of a batch; an earlier start's is kept, so that a resumed extraction
+                runs the same batches and gives the same bits.
+
+        Raises:
+            MismatchError: the folder holds unfinished features of another identity.
+            UsageError: it holds something else.
+            StorageError: there is too little space, or the folder cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for left in filter(_is_left_over, path.iterdir()):
+                left.unlink()
+            plan = read_plan(path)
+            if plan is not None:
+                check_identity(path, plan.get("identity", {}), identity)
+                if plan.get("ready"):
+                    return
+            elif strangers := sorted({p.name for p in path.iterdir()} - {LOCK}):
+                raise UsageError(
+                    f"{path}: no features, but other files ({', '.join(strangers[:3])}); name a "
+                    "new folder"
+                )
+            shapes = _shapes(layers, samples, crops)
+            tree = {
+                "ready": False,
+                "identity": plain(identity),
+                "layers": {name: asdict(info) for name, info in layers.items()},
+                "samples": samples,
+                "crops": crops,
+                "batch": batch,
+            }
+            _check_space(path, sum(map(_bytes, shapes.values())) + 8 * samples + _RESERVED)
+            write_atomic(path / PLAN, _json(tree))
+            for name, shape in shapes.items():
+                _allocate(path / f"{layer_name(name)}.npy", array_header(shape), _bytes(shape))
+            _allocate(path / DONE, b"", max(1, crops) * -(-samples // batch))
+            sync_folder(path)
+            write_atomic(path / PLAN, _json(tree | {"ready": True}))
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+    def missing(self, crop: int = 0) -> NDArray[np.int64]:
+        """Numbers of the batches that are still to be written, in order.
+
+        Args:
+            crop: which of the K crops.
+
+        Raises:
+            BadDataError: the record of what is done is damaged.
+        """
+        batches = -(-self.samples // self.batch)
+        done = np.frombuffer(os.pread(self._done, batches, crop * batches), np.uint8)
+        if len(done) != batches or done.max(initial=0) > 1:
+            raise BadDataError(f"{self.path / DONE}: damaged; remove {self.path}, extract again")
+        return np.flatnonzero(done == 0)
+
+    def write(self, batch: int, crop: int, features: Mapping[str, Features]) -> None:
+        """Write one batch of rows.
+
+        Args:
+            batch: its number.
+            crop: which of the K crops, 0 for the test transform.
+            features: by layer, of shape (N, D), float16, contiguous; all layers of the cache.
+
+        Raises:
+            StorageError: they cannot be written; what is synced stays.
+        """
+        first, crops = batch * self.batch, max(1, self.crops)
+        try:
+            for name, rows in features.items():
+                row_bytes = rows.shape[1] * rows.itemsize
+                start = self._offsets[name] + (first * crops + crop) * row_bytes
+                if crops == 1:
+                    _write_all(self._files[name], rows, start)
+                    continue
+                for row in range(len(rows)):
+                    _write_all(self._files[name], rows[row], start + row * crops * row_bytes)
+            self._fresh.append(crop * -(-self.samples // self.batch) + batch)
+            if time.monotonic() - self._synced >= self._sync_seconds:
+                self.sync()
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be written ({error.strerror or error}); free space and run "
+                "the same command again: it goes on"
+            ) from None
+
+    def sync(self) -> None:
+        """Make the written rows durable, then record them as done."""
+        if self._fresh:
+            for descriptor in self._files.values():
+                os.fdatasync(descriptor)
+            for position in self._fresh:
+                os.pwrite(self._done, b"\1", position)
+            os.fdatasync(self._done)
+            self._fresh.clear()
+        self._synced = time.monotonic()
+
+    def finish(
+        self,
+        labels: NDArray[Any],
+        class_names: tuple[str, ...] | None,
+        record: Mapping[str, Any] | None = None,
+    ) -> FeatureCache:
+        """Make a cache of what is written; called by one process, after all have synced.
+
+        Raises:
+            BadDataError: rows are missing.
+            StorageError: labels or manifest cannot be written.
+        """
+        if left := sum(len(self.missing(crop)) for crop in range(max(1, self.crops))):
+            raise BadDataError(f"{self.path}: {left} batches are missing; run the command again")
+        try:
+            cache = commit(
+                self.path,
+                identity=self.identity,
+                layers=self.layers,
+                crops=self.crops,
+                labels=labels,
+                class_names=class_names,
+                record=record,
+            )
+            remove_plan(self.path)
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror or error}") from None
+        return cache
+
+    def close(self) -> None:
+        """Close the files; what is not synced is not recorded. Safe to call twice."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+        if self._done >= 0:
+            os.close(self._done)
+            self._done = -1
+
+    def __enter__(self) -> FeatureWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if not isinstance(value, StorageError):
+                self.sync()  # a bad image or Ctrl-C costs nothing that was computed before
+        finally:
+            self.close()
+
+
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """What an unfinished cache is to become; None: there is no unfinished cache.
+
+    Raises:
+        BadDataError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    try:
+        tree = json.loads((path / PLAN).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StorageError(f"{path / PLAN}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise BadDataError(f"{path / PLAN}: damaged; remove {path} and extract again")
+    return tree
+
+
+def remove_plan(path: Path) -> None:
+    """Remove what only an unfinished cache needs.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    if (path / MANIFEST).exists():
+        (path / PLAN).unlink(missing_ok=True)
+        (path / DONE).unlink(missing_ok=True)
+
+
+def bytes_needed(layers: Mapping[str, LayerInfo], samples: int, crops: int) -> int:
+    """Size of the arrays of a cache."""
+    return sum(map(_bytes, _shapes(layers, samples, crops).values()))
+
+
+def _is_left_over(file: Path) -> bool:
+    """Whether a start that was killed has left it: half a plan, labels or manifest."""
+    names = (PLAN, LABELS, MANIFEST)
+    return file.suffix == ".tmp" and file.name.startswith(tuple(f".{name}." for name in names))
+
+
+def _shapes(
+    layers: Mapping[str, LayerInfo], samples: int, crops: int
+) -> dict[str, tuple[int, ...]]:
+    return {name: array_shape(samples, crops, info.dim) for name, info in layers.items()}
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    values = 1
+    for size in shape:
+        values *= size
+    return len(array_header(shape)) + 2 * values
+
+
+def _json(tree: Mapping[str, Any]) -> bytes:
+    return json.dumps(tree, indent=1).encode() + b"\n"
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise StorageError(
+            f"{path}: {needed / 1e9:,.2f} GB are needed for the features and {free / 1e9:,.2f} GB "
+            "are free; name another disk, or fewer layers or crops"
+        )
+
+
+def _allocate(path: Path, header: bytes, size: int) -> None:
+    """A file of its full size, whose blocks are the file system's to give now, not later."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+        os.pwrite(descriptor, header, 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, rows: NDArray[Any], offset: int) -> None:
+    data = rows.data.cast("B")
+    while len(data):
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,143 @@
+"""The two layers of our networks that a fused step computes in another way.
+
+Both are torch's own layers until ``use_batch_norm`` says otherwise, with torch's parameters under
+torch's names, so that weights do not depend on how they were trained.
+
+Shapes: N views, C channels, H and W rows and columns.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastrot.kernels.batchnorm.op import batch_norm
+from fastrot.kernels.dispatch import KernelUnavailableError, choose
+
+Engine = Literal["torch", "fused", "apex"]
+
+
+def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
+    """Who normalises fastest on this device, ``fused`` or ``torch``, and why."""
+    if device.type != "cuda":
+        return "torch", "the fastest on a CPU"
+    try:
+        choice = choose("batch_norm", device.type)
+    except KernelUnavailableError as error:
+        return "torch", f"not fused: {error}"
+    if choice.implementation != "triton":
+        return "torch", f"not fused: {choice.reason}"
+    return "fused", "the fastest on this GPU"
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation and what follows it in a ResNet: the residual is added, ReLU applied.
+
+    Args:
+        channels: C.
+        relu: whether ReLU follows.
+
+    Attributes:
+        engine: ``torch``: three operations of torch. ``fused``: one of ours. ``apex``: one of
+            NVIDIA apex, in float16 on a GPU.
+        group: name of the ranks that share their statistics; ``fused`` alone knows it. (The
+            group itself could not be copied with the model.)
+    """
+
+    def __init__(self, channels: int, *, relu: bool = True) -> None:
+        super().__init__(channels)
+        self.relu = relu
+        self.engine: Engine = "torch"
+        self.group = ""
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Map (N, C, H, W) to the same shape; ``residual`` has it, too."""
+        if self.engine == "fused":
+            return self._fused(x, residual)
+        if self.engine == "apex" and self.training:
+            from fastrot.models.apex import batch_norm as apex_batch_norm
+
+            return apex_batch_norm(self, x, residual)
+        return after(super().forward(x), residual, relu=self.relu)
+
+    def _fused(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.momentum is not None and self.num_batches_tracked is not None
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return batch_norm(
+            x,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            residual=residual,
+            relu=self.relu,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+            group=self.group,
+        )
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """The same with torch's statistics over all ranks, which it has for GPUs only."""
+
+    def __init__(self, norm: BatchNorm) -> None:
+        super().__init__(norm.num_features)
+        self.relu = norm.relu
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """As ``BatchNorm.forward``."""
+        return after(super().forward(x), residual, relu=self.relu)
+
+
+class FirstConv2d(nn.Conv2d):
+    """A convolution that takes views with a fourth channel of zeros, too.
+
+    Tensor cores want an even number of input channels. The weight keeps its three; it is padded
+    with zeros when it is used, so the result is the same, and so is the gradient.
+    """
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        """Map (N, 3 or 4, H, W) to (N, out_channels, H', W')."""
+        more = views.shape[1] - self.in_channels
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, more)) if more else self.weight
+        return F.conv2d(views, weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+def after(normal: torch.Tensor, residual: torch.Tensor | None, *, relu: bool) -> torch.Tensor:
+    """What follows a normalisation, in torch's operations; ``normal`` may be overwritten."""
+    if residual is not None:
+        normal = normal + residual
+    return torch.relu_(normal) if relu else normal
+
+
+def use_batch_norm(
+    model: nn.Module, engine: Engine, group: torch.distributed.ProcessGroup | None = None
+) -> None:
+    """Let every ``BatchNorm`` of a model compute with this engine.
+
+    Args:
+        model: is changed.
+        engine: how; NIN and ResNets have nothing but our ``BatchNorm``.
+        group: ranks that share their statistics (``fused`` only).
+    """
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.engine = engine
+            module.group = "" if group is None else group.group_name
+
+
+def share_batch_norm(model: nn.Module) -> None:
+    """Put torch's SyncBatchNorm in the place of every ``BatchNorm``, with the same tensors."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BatchNorm):
+                setattr(module, name, SyncBatchNorm(child))

@@ -1,0 +1,51 @@
+"""Bar charts: groups of horizontal bars, each with its number at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from fastrot.report.charts.svg import WIDTH, Scale, drawing, element, hint, label, path
+
+_LEFT, _RIGHT = 62.0, 44.0
+_BAR, _GAP, _BETWEEN = 13.0, 2.0, 12.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: whose it is, its class of colour, its value in percent; ``open``: outline only."""
+
+    name: str
+    style: str
+    value: float
+    open: bool = False
+
+
+def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, unit: str = "%") -> Markup:
+    """Draw groups of bars from zero; the axis ends at a round value above the largest.
+
+    Args:
+        groups: name and bars of each.
+        unit: of the values.
+    """
+    top = max((bar.value for _, bars in groups for bar in bars), default=0.0)
+    end = next((edge for edge in (5, 10, 20, 40, 60, 80) if top <= edge), 100)
+    x = Scale(0.0, float(max(end, top)), _LEFT, WIDTH - _RIGHT)
+    parts, y = [], 8.0
+    for name, bars in groups:
+        height = len(bars) * (_BAR + _GAP) - _GAP
+        parts.append(label(_LEFT - 8, y + height / 2 + 4, name, "end", "strong"))
+        for bar in bars:
+            width = max(x(bar.value) - _LEFT, 0.5)
+            text = hint(f"{name}, {bar.name}: {bar.value:.2f} {unit}")
+            style = f"bar {'open' if bar.open else 'full'} {bar.style}"
+            parts.append(
+                element("rect", text, x=_LEFT, y=y, width=width, height=_BAR, class_=style)
+            )
+            parts.append(label(_LEFT + width + 5, y + _BAR - 2.5, f"{bar.value:.1f}"))
+            y += _BAR + _GAP
+        y += _BETWEEN
+    base = element("path", d=path([(_LEFT, 2), (_LEFT, y - _BETWEEN + 4)]), class_="axis")
+    return drawing(y, *parts, base)

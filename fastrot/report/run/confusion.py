@@ -1,0 +1,93 @@
+"""Which turn the network sees: the confusion matrix of the four rotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastrot.distributed.world import World
+from fastrot.report.charts.matrix import matrix_chart
+from fastrot.report.html.blocks import Figure, Section, Table
+from fastrot.report.html.text import number, percent
+from fastrot.report.run.files import RunFiles
+from fastrot.report.run.network import Images, Network, build_reader, chosen
+from fastrot.system.console import Say
+from fastrot.training.validate import validate
+
+NAMES = ("0°", "90°", "180°", "270°")
+_MOST_IMAGES = 2000
+
+
+def confusion_section(
+    run: RunFiles, network: Network | None, images: Images | None, why: str, say: Say
+) -> Section:
+    """The matrix of the newest checkpoint on held-out images, or else the last recorded one.
+
+    Args:
+        run: the run.
+        network: None: there is none.
+        images: None: they cannot be read.
+        why: what is missing, where something is.
+        say: one line to the user.
+    """
+    section = Section("confusion", "Which turn the network sees")
+    if network is not None and images is not None and images.held_out:
+        ids = chosen(images, network, _MOST_IMAGES)
+        say(f"confusion matrix: {len(ids):,} {images.name}")
+        loader = build_reader(images, ids, network, say)
+        try:
+            result = validate(
+                network.model, network.task, loader, None, device=network.device, world=World()
+            )
+        finally:
+            loader.close()
+        section.lead = (
+            f"The checkpoint of step {network.step:,} on {len(ids):,} of "
+            f"{len(images.samples):,} held-out images, all four views of each: "
+            f"{percent(100 * result.accuracy)} right (chance: {percent(25)})."
+        )
+        section.blocks.append(_figure(result.confusion.tolist()))
+        return section
+    section.missing.append(f"confusion matrix of the newest checkpoint: {why}")
+    for record in reversed(run.validation):
+        counts = record.get("confusion")
+        if _is_matrix(counts):
+            step = number(record, "step")
+            at = "" if step is None else f" after step {step:,.0f}"
+            total = sum(map(sum, counts))
+            right = sum(counts[i][i] for i in range(len(NAMES)))
+            section.lead = (
+                f"As recorded by the last validation{at}: {percent(100 * right / max(1, total))} "
+                f"of {total:,} views right (chance: {percent(25)})."
+            )
+            section.blocks.append(_figure(counts))
+            break
+    return section
+
+
+def _figure(counts: Sequence[Sequence[int]]) -> Figure:
+    shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
+    said = "; ".join(
+        f"{name} is seen as {name} in {row[i]:.1f} % of views"
+        for i, (name, row) in enumerate(zip(NAMES, shares, strict=True))
+    )
+    rows = [
+        [name, *(f"{count:,} ({share:.1f} %)" for count, share in zip(c, s, strict=True))]
+        for name, c, s in zip(NAMES, counts, shares, strict=True)
+    ]
+    return Figure(
+        "True turn against the turn that is seen",
+        matrix_chart(counts, NAMES, rows="true turn", columns="seen as"),
+        f"Confusion matrix of four turns: {said}.",
+        Table(["true turn", *(f"seen as {name}" for name in NAMES)], rows),
+        note="Turns are counter-clockwise; each row is of as many views.",
+    )
+
+
+def _is_matrix(counts: Any) -> bool:
+    return (
+        isinstance(counts, list)
+        and len(counts) == len(NAMES)
+        and all(isinstance(row, list) and len(row) == len(NAMES) for row in counts)
+        and all(type(cell) is int and 0 <= cell < 2**53 for row in counts for cell in row)
+    )

@@ -1,0 +1,154 @@
+"""The network of a run's newest valid checkpoint, and the images that it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.config import Config, validate
+from fastrot.data.dataset import Samples
+from fastrot.data.digits import TRAIN_NAME, VAL_NAME
+from fastrot.data.loader import Loader, LoaderSpec, build_loader
+from fastrot.data.open import open_samples
+from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.subset import SubsetSamples
+from fastrot.distributed.world import World, pick_device
+from fastrot.errors import FastrotError, MismatchError, UsageError
+from fastrot.models.backbones import RotationModel, build_model
+from fastrot.report.run.files import RunFiles
+from fastrot.runs.checkpoint import newest_checkpoint
+from fastrot.runs.folder import read_run_id
+from fastrot.system.console import Say
+from fastrot.training.data import EMBEDDED, val_crop
+from fastrot.training.rotation import RotationTask
+
+_CPU_PIXELS = 2000 * 96**2  # of the source images of one section: a minute or two
+_LEAST = 200
+_BATCH_PIXELS = 2**19
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network, in eval mode, in float32.
+
+    Attributes:
+        model: backbone and head, on ``device``.
+        config: of the run, as the checkpoint has it.
+        step: optimizer steps that it was trained for.
+        device: where it is.
+        task: makes the views.
+    """
+
+    model: RotationModel
+    config: Config
+    step: int
+    device: torch.device
+    task: RotationTask
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of the run's data.
+
+    Attributes:
+        samples: the data set.
+        crop: the run's own test transform.
+        name: for people.
+        held_out: whether they are the run's held-out images.
+    """
+
+    samples: Samples
+    crop: Crop
+    name: str
+    held_out: bool
+
+
+def load_network(run: RunFiles) -> Network:
+    """Load the newest valid checkpoint of a run.
+
+    Raises:
+        FastrotError: there is none, or it does not fit.
+    """
+    checkpoint = newest_checkpoint(run.path / "checkpoints", read_run_id(run.path))
+    if checkpoint is None:
+        raise UsageError("the run has no checkpoint")
+    try:
+        config: Config = validate(checkpoint.state["config"], "its checkpoint's settings")
+        model = build_model(config.model, seed=config.train.seed)
+        model.load_state_dict(
+            {
+                name.removeprefix("model."): tensor
+                for name, tensor in checkpoint.tensors.items()
+                if name.startswith("model.")
+            }
+        )
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise MismatchError(
+            f"the checkpoint of step {checkpoint.step} does not fit: {error}"
+        ) from None
+    # A run that goes on may need all of the GPU.
+    device = pick_device("cpu" if run.is_live else "auto", World())
+    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    return Network(model, config, checkpoint.step, device, RotationTask(config, device, None))
+
+
+def open_images(run: RunFiles, config: Config) -> Images:
+    """The held-out images of a run, or its training images where it has none.
+
+    Raises:
+        FastrotError: they are not where the settings say, or are damaged.
+    """
+    name, part = config.data.val, VAL_NAME
+    if name is None:
+        name, part = config.data.train, TRAIN_NAME
+    if name is None:
+        raise UsageError("the settings name no data")
+    path = run.path / "data" / part if name == EMBEDDED else run.locate(name)
+    samples = open_samples(path, checksums=config.data.checksums)
+    if not len(samples):
+        raise UsageError(f"{path}: holds no images")
+    held_out = config.data.val is not None
+    words = "held-out images" if held_out else "training images"
+    return Images(samples, val_crop(config), words, held_out)
+
+
+def chosen(images: Images, network: Network, most: int) -> NDArray[np.int64]:
+    """At most ``most`` samples, evenly spaced; fewer large ones on a CPU, which is slow.
+
+    Returns:
+        Sample ids of shape (M,), increasing.
+    """
+    if network.device.type == "cpu":
+        most = min(most, max(_LEAST, _CPU_PIXELS // images.crop.size**2))
+    count = min(most, len(images.samples))
+    return np.linspace(0, len(images.samples) - 1, count).astype(np.int64)
+
+
+def build_reader(images: Images, ids: NDArray[np.int64], network: Network, say: Say) -> Loader:
+    """A loader of some of the images in the order of ``ids``, by the reference decoder.
+
+    A bad sample is replaced as in training, and named.
+    """
+    subset = SubsetSamples(images.samples, ids)
+    batch = max(1, min(len(ids), _BATCH_PIXELS // images.crop.size**2))
+    spec = LoaderSpec(
+        subset,
+        SampleOrder(len(ids), batch, mode="sequential", drop_last=False),
+        images.crop,
+        0,
+        network.device,
+        0,
+        on_bad_sample="skip",
+        on_bad=lambda error: say(f"replaced bad sample {error.name}: {error.reason}"),
+        exact=True,
+    )
+    return build_loader("reference", spec)
+
+
+def reason(error: FastrotError) -> str:
+    """The first sentence of an error, as the page gives it."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

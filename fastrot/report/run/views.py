@@ -1,0 +1,76 @@
+"""Sample views: the four turned copies of some images, as the network is shown them.
+
+Shapes: N images, S side of a crop.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastrot.kernels.rotate.op import rotate_views
+from fastrot.kernels.rotate.reference import normalisation_table
+from fastrot.models.backbones import TURNS
+from fastrot.report.html.blocks import Picture, Section, Strips
+from fastrot.report.html.pictures import picture_uri
+from fastrot.report.run.confusion import NAMES
+from fastrot.report.run.network import Images, Network, build_reader, chosen
+from fastrot.system.console import Say
+
+_IMAGES = 8
+PIXELATED_UP_TO = 64
+
+
+def views_section(network: Network | None, images: Images | None, why: str, say: Say) -> Section:
+    """Four views of a few images, with what the network sees in each; its arguments as before."""
+    section = Section("views", "What the network is shown")
+    if network is None or images is None:
+        section.missing.append(f"sample views: {why}")
+        return section
+    ids = chosen(images, network, _IMAGES)
+    loader = build_reader(images, ids, network, say)
+    rows = []
+    plain = normalisation_table((0, 0, 0), (1, 1, 1), torch.float32).to(network.device)
+    try:
+        loader.set_epoch(0)
+        for batch in loader:
+            count = len(batch.images)
+            turns = torch.arange(TURNS, dtype=torch.uint8, device=network.device).expand(count, -1)
+            views = rotate_views(batch.images, turns, batch.flips, plain)
+            pixels = (views * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            with torch.no_grad():
+                inputs = network.task.inputs(batch, 0, views="all")
+                logits = network.task.predict(network.model, inputs).logits
+            shares = logits.float().softmax(1).cpu()
+            for n in range(count):
+                rows.append(
+                    [
+                        _picture(
+                            picture_uri(pixels[n * TURNS + turn]),
+                            f"image {int(ids[batch.index[n]])}",
+                            turn,
+                            shares[n * TURNS + turn],
+                        )
+                        for turn in range(TURNS)
+                    ]
+                )
+    finally:
+        loader.close()
+    size = images.crop.size
+    section.lead = (
+        f"Centre crops of {len(rows)} {images.name} at {size} px, each turned counter-clockwise "
+        f"by 0°, 90°, 180° and 270°, and the turn that the checkpoint of step {network.step:,} "
+        "sees in each, with its probability."
+    )
+    section.blocks.append(Strips(rows, TURNS, pixelated=size <= PIXELATED_UP_TO))
+    return section
+
+
+def _picture(uri: str, name: str, turn: int, shares: torch.Tensor) -> Picture:
+    seen = int(shares.argmax())
+    share = 100 * float(shares[seen])
+    return Picture(
+        uri,
+        f"{name}, turned by {NAMES[turn]}",
+        f"{NAMES[seen]} {share:.0f} %",
+        "good" if seen == turn else "bad",
+    )

@@ -1,0 +1,1 @@
+"""What a run leaves and tells: its folder, checkpoints, logs and messages."""

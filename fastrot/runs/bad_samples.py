@@ -1,0 +1,78 @@
+"""Bad samples that a run has replaced: listed once, counted over all ranks, limited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastrot.data.dataset import BadSampleError
+from fastrot.distributed.world import World
+from fastrot.errors import BadDataError
+from fastrot.system.console import Say
+from fastrot.system.jsonl import JsonLines, read_json_lines
+
+
+class BadSamples:
+    """What ``bad_samples.jsonl`` of a run folder says. A sample is listed and counted once.
+
+    Args:
+        path: the file; earlier starts of the run may have written to it.
+        limit: different bad samples that a run may have.
+        world: the ranks; the main one writes.
+        say: one line to the user.
+    """
+
+    def __init__(self, path: Path, limit: int, world: World, say: Say) -> None:
+        self._path, self._limit, self._world, self._say = path, limit, world, say
+        self._known = {
+            (str(record["part"]), int(record["sample"])) for record in read_json_lines(path)
+        }
+        self._new: list[dict[str, Any]] = []
+
+    def note(self, part: str, error: BadSampleError) -> None:
+        """A loader of this rank has replaced a sample.
+
+        Raises:
+            BadDataError: there are too many by now.
+        """
+        record = {"part": part, "sample": error.sample, "name": error.name}
+        if (part, error.sample) in self._known or any(
+            (each["part"], each["sample"]) == (part, error.sample) for each in self._new
+        ):
+            return
+        self._new.append({**record, "reason": error.reason})
+        if self._world.size == 1:
+            self.publish()
+
+    def pending(self) -> bool:
+        """Whether this rank knows of some that the others do not."""
+        return bool(self._new)
+
+    def publish(self) -> None:
+        """Tell all ranks, which call this together; the main one lists them.
+
+        Raises:
+            BadDataError: there are too many over all ranks.
+        """
+        told, self._new = self._world.gather_json(self._new), []
+        lines = JsonLines(self._path, warn=self._say) if self._world.is_main else None
+        for record in (each for rank in told for each in rank):
+            key = (str(record["part"]), int(record["sample"]))
+            if key in self._known:
+                continue
+            self._known.add(key)
+            if lines is not None:
+                lines.append(record)
+            self._say(
+                f"replaced bad sample {record['sample']} ({record['name']}): {record['reason']}"
+            )
+        if lines is not None:
+            lines.close()
+        if len(self._known) > self._limit:
+            error = BadDataError(
+                f"{len(self._known)} bad samples, more than data.max_bad={self._limit}; "
+                "bad_samples.jsonl of the run folder lists them; mend the data, or raise "
+                "data.max_bad"
+            )
+            error.told_elsewhere = not self._world.is_main
+            raise error

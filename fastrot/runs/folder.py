@@ -1,0 +1,271 @@
+"""What a run leaves on disk besides its checkpoints: its folder, its state, its lines of metrics.
+
+A run folder holds ``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl`` and
+``samples.jsonl``, ``tensorboard/`` and ``checkpoints/``. One process owns it (``run.lock``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import shlex
+import shutil
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from fastrot.errors import MismatchError, StorageError, UsageError
+from fastrot.system.files import (
+    allow_open_files,
+    make_folder,
+    read_regular,
+    sync_folder,
+    write_atomic,
+)
+from fastrot.system.jsonl import _parse
+from fastrot.system.lock import RunLock
+
+State = Literal["running", "done", "failed", "preempted"]
+# What a kill can leave half-written, by its exact name: nobody else's files match.
+_LEFTOVER = re.compile(
+    r"\.(status\.json|config\.yaml|environment\.json|run\.lock)\.[0-9a-f]{8}\.tmp"
+    r"|\.[0-9a-f]{8}\.probe"
+)
+_FILES_OF_A_RUN = 32  # its lock, logs and checkpoints, and the data it reads
+_UNFINISHED = ".step-*.tmp-*"  # a checkpoint that was being written or removed
+
+
+class RunFolder:
+    """The folder of one run, locked, and proven writable before the first step.
+
+    Args:
+        path: created (mode 0700) if missing.
+        resume: go on with the run that is there; without it a folder in use is refused.
+
+    Attributes:
+        path: the folder.
+        run_id: 16 hex digits, drawn when the run begins and kept when it is resumed.
+
+    Raises:
+        UsageError: the path is a file, or holds something and ``resume`` is false.
+        MismatchError: another process holds the run, or others could have planted files in it.
+        StorageError: the folder cannot be created or written.
+        MismatchError: this process may open too few files.
+
+    Example:
+        >>> import tempfile
+        >>> with RunFolder(Path(tempfile.mkdtemp()) / "run") as folder:
+        ...     folder.write_status("running", step=0, epoch=0)
+        ...     folder.path.name
+        'run'
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
+        self.path = Path(path)
+        allow_open_files(_FILES_OF_A_RUN)
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{path}: is a file, but a run needs a folder; choose another --out")
+        lock = self.path / "run.lock"
+        if not lock.exists():
+            self._refuse_if_used(resume=resume)  # before anything is put into what is not ours
+        try:
+            make_folder(self.path, mode=0o700)
+            self._lock = RunLock(lock)
+            try:
+                self._refuse_if_used(resume=resume)
+                _probe(self.path, resume=resume)
+                self._reap()
+                self.run_id = read_run_id(self.path) or secrets.token_hex(8)
+            except BaseException:
+                self._lock.release()
+                raise
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror or error}); "
+                "free space, mend the permissions, or choose another --out"
+            ) from None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Where the metrics go: one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Where the ids (or their hash) of the samples of each step go."""
+        return self.path / "samples.jsonl"
+
+    def write_config(self, text: str) -> None:
+        """Write the resolved configuration to ``config.yaml``.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._write("config.yaml", text)
+
+    def write_status(
+        self,
+        state: State,
+        *,
+        step: int,
+        epoch: float,
+        exit_code: int | None = None,
+        message: str = "",
+    ) -> None:
+        """Replace ``status.json``, which is how other programs learn how the run stands.
+
+        Args:
+            state: running, done, failed or preempted.
+            step: optimizer steps done.
+            epoch: epochs done.
+            exit_code: what the process leaves with; None while it runs.
+            message: one line for people.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        record = {
+            "state": state,
+            "step": step,
+            "epoch": epoch,
+            "exit_code": exit_code,
+            "message": message,
+            "run_id": self.run_id,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._write("status.json", json.dumps(record) + "\n")
+
+    def assert_held(self) -> None:
+        """Check, before a checkpoint is committed, that this process still owns the run.
+
+        Raises:
+            MismatchError: the lock was lost (the process had been stopped for too long).
+        """
+        self._lock.assert_held()
+
+    def close(self) -> None:
+        """Give the lock back; safe to call twice."""
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomic(self.path / name, text.encode())
+        except OSError as error:
+            raise StorageError(
+                f"{self.path / name}: cannot be written ({error.strerror or error}); "
+                "the old file is untouched: free space and resume"
+            ) from None
+
+    def _contents(self) -> list[str]:
+        """Names of what a run leaves; the lock and what a killed process left do not count."""
+        if not self.path.is_dir():
+            return []
+        names = sorted(entry.name for entry in self.path.iterdir())
+        return [name for name in names if name != "run.lock" and not _is_leftover(name)]
+
+    def _reap(self) -> None:
+        """Remove what a killed process left half-written; the lock says that none is at work."""
+        left = [entry for entry in self.path.iterdir() if _is_leftover(entry.name)]
+        for entry in [*left, *self.checkpoints.glob(_UNFINISHED)]:
+            with contextlib.suppress(OSError):  # in nobody's way
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _refuse_if_used(self, *, resume: bool) -> None:
+        """Keep out of folders that are no run's, and of runs that have something to lose."""
+        contents = self._contents()
+        if not contents:
+            return
+        if not _is_run(self.path):
+            raise UsageError(
+                f"{self.path}: holds {contents[0]} and is no run folder; choose another --out"
+            )
+        if not resume and has_begun(self.path):
+            raise UsageError(
+                f"{self.path}: already holds a run; "
+                "add --resume to go on with it, or choose another --out"
+            )
+
+
+def read_status(path: str | Path) -> dict[str, Any]:
+    """The record in a run folder's ``status.json``; empty if there is none that can be read."""
+    try:
+        record = _parse(read_regular(Path(path) / "status.json")) or {}
+    except OSError:
+        return {}
+    numbers = record.get("step", 0), record.get("epoch", 0.0)
+    return record if all(isinstance(number, int | float) for number in numbers) else {}
+
+
+def read_run_id(path: str | Path) -> str | None:
+    """Identity of the run in a folder: from its status, or else from its newest checkpoint."""
+    known = read_status(path).get("run_id")
+    if known:
+        return str(known)
+    for commit in sorted(Path(path).glob("checkpoints/step-*/COMMIT.json"), reverse=True):
+        try:
+            return str(json.loads(read_regular(commit))["run_id"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # damaged: an older one may know
+    return None
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("status.json", "config.yaml", "checkpoints"))
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is something to lose: a run that failed before its first step has nothing."""
+    return any(folder.glob("checkpoints/step-*")) or bool(read_status(folder).get("step", 0))
+
+
+def _is_leftover(name: str) -> bool:
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def _probe(folder: Path, *, resume: bool) -> None:
+    """Do once what a checkpoint will do (create, sync, rename), and look at who owns the folder.
+
+    Raises:
+        OSError: the file system refused.
+        MismatchError: to be resumed, but other users could have put files there.
+    """
+    probe = folder / f".{secrets.token_hex(4)}.probe"
+    probe.mkdir(mode=0o700)
+    try:
+        write_atomic(probe / "probe", b"fastrot\n")
+        sync_folder(folder)
+        ours = probe.stat()
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+    # Compared with a folder just made here: network file systems map owners, some have no modes.
+    shared = stat.S_IWGRP | stat.S_IWOTH
+    for place in (folder, folder / "checkpoints") if resume else ():
+        if not place.exists():
+            continue
+        theirs = place.stat()
+        if theirs.st_uid != ours.st_uid or theirs.st_mode & ~ours.st_mode & shared:
+            name = shlex.quote(str(place))
+            raise MismatchError(
+                f"{place}: other users may write here, and a planted checkpoint would be resumed; "
+                f"take the folder over with: chown $(id -u) {name} && chmod go-w {name}"
+            )

@@ -1,0 +1,190 @@
+"""What a training run shows and where its numbers go: terminal, TensorBoard and other sinks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from fastrot.config import Config
+from fastrot.runs.folder import RunFolder
+from fastrot.runs.live_panel import Progress
+from fastrot.runs.trackers import Sinks
+from fastrot.system.files import write_atomic
+from fastrot.system.machine import environment_record
+
+_NOT_SHOWN = ("gradient_norm", "data_wait_most", "data_wait_rank")
+
+
+class Reporter(Protocol):
+    """What the loop tells people."""
+
+    def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers of the last interval."""
+        ...
+
+    def validating(self, *, step: int, batch: int, batches: int) -> None:
+        """A validation has come so far."""
+        ...
+
+    def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers of a validation."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line."""
+        ...
+
+
+class Screen(Reporter, Protocol):
+    """A reporter that is told first what it will report on."""
+
+    def begin(
+        self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
+    ) -> None:
+        """Called once on the main rank, before the first step."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves.
+
+    Attributes:
+        out: run folder.
+        step: optimizer steps done.
+        validation: the last validation's numbers and confusion matrix, or None.
+    """
+
+    out: Path
+    step: int
+    validation: dict[str, Any] | None
+
+
+class RunScreen:
+    """The reporter of a run; a context manager. Other ranks than the main one stay silent.
+
+    Args:
+        quiet: show nothing (ranks other than the first).
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._stack = ExitStack()
+        self._progress: Progress | None = None
+        self._sinks: Sinks | None = None
+        self._fits_torchvision = False
+        self._tensorboard = False
+
+    def begin(
+        self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
+    ) -> None:
+        """Open the sinks, write down the environment, start the progress display."""
+        record = json.dumps(environment_record(), indent=1, default=str)
+        write_atomic(run.path / "environment.json", record.encode() + b"\n")
+        self._sinks = self._stack.enter_context(
+            Sinks(
+                config.sinks,
+                run.path,
+                run.run_id,
+                settings=config.model_dump(mode="json"),
+                resume_step=step or None,
+                warn=self.message,
+            )
+        )
+        train = config.train
+        self.message(
+            f"{config.model.name} at {config.data.resolution} px on {train.device}, "
+            f"{train.precision}, {train.threads} threads, {config.data.loader} loader with "
+            f"{config.data.workers} workers; batch {train.global_batch} images; "
+            f"{total_steps} steps ({total_steps / steps_per_epoch:g} epochs)"
+            + (f", from step {step}" if step else "")
+        )
+        self.message(f"run folder: {run.path}")
+        self._tensorboard = config.sinks.tensorboard
+        model = config.model
+        self._fits_torchvision = (
+            model.name != "rotnet_nin" and model.width == 64 and model.stem == "imagenet"
+        )
+        self._progress = self._stack.enter_context(
+            Progress(total_steps=total_steps, first_step=step, console=self._console)
+        )
+
+    def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the numbers of the last interval and hand them to the sinks."""
+        shown = {key: value for key, value in metrics.items() if key not in _NOT_SHOWN}
+        if self._progress is not None:
+            self._progress.update(step=step, metrics=shown)
+        if self._sinks is not None:
+            self._sinks.scalars(step, {f"train/{key}": value for key, value in metrics.items()})
+
+    def validating(self, *, step: int, batch: int, batches: int) -> None:
+        """Show how far a validation has come."""
+        if self._progress is not None:
+            self._progress.validating(step=step, batch=batch, batches=batches)
+
+    def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the numbers of a validation and hand them to the sinks."""
+        if self._progress is not None:
+            self._progress.validated()
+        text = f"validation after step {step} (epoch {metrics['epoch']:.2f}): rotation accuracy "
+        text += f"{100 * metrics['val_accuracy']:.2f} %, loss {metrics['val_loss']:.4f}"
+        if "val_knn" in metrics:
+            text += f", quick kNN {100 * metrics['val_knn']:.2f} %"
+        self.message(text)
+        if self._sinks is not None:
+            self._sinks.scalars(
+                step, {key.replace("val_", "val/"): value for key, value in metrics.items()}
+            )
+
+    def message(self, text: str) -> None:
+        """Print a line now."""
+        if self._progress is not None:
+            self._progress.message(text)
+        else:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def finished(self, result: TrainResult) -> None:
+        """Report what was learnt and where it is."""
+        self._stack.close()
+        if result.validation is not None:
+            self._console.print(_confusion_table(result.validation["confusion"]))
+            text = f"held-out rotation accuracy {100 * result.validation['val_accuracy']:.2f} %"
+            if "val_knn" in result.validation:
+                text += f", quick kNN {100 * result.validation['val_knn']:.2f} %"
+            self.message(f"{text} (chance: 25 % for rotations)")
+        newest = result.out / "checkpoints" / f"step-{result.step:08d}"
+        fits = " (torchvision loads them)" if self._fits_torchvision else ""
+        self.message(f"backbone weights: {newest / 'backbone.safetensors'}{fits}")
+        if self._tensorboard:
+            self.message(f"curves: tensorboard --logdir {result.out / 'tensorboard'}")
+
+    def __enter__(self) -> RunScreen:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def _confusion_table(confusion: Sequence[Sequence[int]]) -> Table:
+    """True turn against predicted turn, in percent of each row."""
+    table = Table(title="Held-out views: which turn the model sees", title_justify="left")
+    table.add_column("true turn", justify="right")
+    for turn in range(len(confusion)):
+        table.add_column(f"sees {90 * turn}°", justify="right")
+    for turn, row in enumerate(confusion):
+        shares = (f"{100 * count / max(1, sum(row)):.1f} %" for count in row)
+        table.add_row(f"{90 * turn}°", *shares)
+    return table

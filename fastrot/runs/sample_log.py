@@ -1,0 +1,70 @@
+"""Which samples each step saw, over all ranks: what ``samples.jsonl`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+from fastrot.data.loader import Batch
+from fastrot.distributed.world import World
+from fastrot.system.jsonl import JsonLines
+
+
+class SampleLog:
+    """One record a step, with the ids in the order of the ranks, as they were delivered.
+
+    The ids are those that loaders delivered, not those that were ordered, so the log of a run is
+    the same on any number of ranks only if its loaders are right.
+
+    Args:
+        lines: where to; None on ranks that write nothing.
+        world: the ranks.
+        kind: ``digest``: a 64-bit hash of the ids. ``ids``: the ids. ``none``: nothing.
+    """
+
+    def __init__(self, lines: JsonLines | None, world: World, kind: str) -> None:
+        self._lines = lines
+        self._world = world
+        self._kind = kind
+        self._noted: list[tuple[int, int, list[torch.Tensor]]] = []
+
+    def note(self, step: int, epoch: int, batches: Sequence[Batch]) -> None:
+        """Remember what this rank saw in a step."""
+        if self._kind != "none":
+            self._noted.append((step, epoch, [batch.index for batch in batches]))
+
+    def write(self) -> None:
+        """Write what was noted since; on all ranks together, after the same step."""
+        if not self._noted:
+            return
+        mine = torch.stack([torch.cat(ids) for _, _, ids in self._noted])  # (steps, N)
+        every = self._world.gather(mine).numpy()  # (ranks, steps, N)
+        if self._lines is not None:
+            for position, (step, epoch, _) in enumerate(self._noted):
+                ids = np.ascontiguousarray(every[:, position].reshape(-1))
+                self._lines.append({"step": step, "epoch": epoch, **self._digest(ids)})
+        self._noted.clear()
+
+    def _digest(self, ids: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, Any]:
+        if self._kind == "ids":
+            return {"ids": ids.tolist()}
+        return {"ids_xxh3_64": xxhash.xxh3_64_hexdigest(ids.tobytes())}
+
+    def cut_back(self, step: int) -> None:
+        """Forget what came after a step."""
+        if self._lines is not None:
+            self._lines.cut_back(step)
+
+    def flush_to_disk(self) -> None:
+        """Make sure that what was written stays."""
+        if self._lines is not None:
+            self._lines.flush_to_disk()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._lines is not None:
+            self._lines.close()

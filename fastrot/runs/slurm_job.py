@@ -1,0 +1,356 @@
+"""``fastrot train --cluster slurm``: one task a rank, started again where it was stopped.
+
+Each task runs ``fastrot train --resume`` as a process of its own and hands Slurm's signals on to
+it, so that the trainer's own handler sets its flag and all ranks save at the same step (75). Then
+the job is requeued, under the same id, until the run is complete, or two starts in a row have got
+nowhere (70). The run folder is the run's identity: its trackers go on with the same run.
+
+``NAME.slurm`` beside the run folder keeps what submitit needs, the logs, and ``starts.jsonl``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from fastrot.distributed.rank_environment import rank_environment
+from fastrot.distributed.slurm import SlurmTask, job_states, requeue, slurm_task
+from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, UsageError
+from fastrot.runs.folder import RunFolder, read_status
+from fastrot.system.jsonl import JsonLines, read_json_lines
+from fastrot.system.processes import (
+    Child,
+    end_children,
+    signal_children,
+    signals_noted,
+    start_child,
+)
+from fastrot.system.yaml_config import Section, validate_tree
+
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+_POLL_SECONDS = 0.2
+_KILLED_SECONDS = 120.0  # from a requeue until Slurm has ended this start
+_WATCH_SECONDS = 5.0
+
+
+class ClusterOptions(Section):
+    """What ``--slurm key=value`` sets; null: what the cluster gives."""
+
+    partition: str | None = None
+    """Partition of the job."""
+    account: str | None = None
+    """Account that is charged."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have, e.g. h100."""
+    time_min: Annotated[int, Field(ge=1)] = 24 * 60
+    """Time limit of one start, minutes; the run goes on in the next one."""
+    signal_delay_s: Annotated[int, Field(ge=1)] = 120
+    """Seconds before the limit at which the run is told to save: a step and a checkpoint."""
+    cpus_per_task: Annotated[int, Field(ge=1)] | None = None
+    """Cores of each rank."""
+    mem_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory of each node, GB."""
+    tasks_per_node: Annotated[int, Field(ge=1)] | None = None
+    """Ranks on each node; null: one a GPU, or one where there is none."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that was submitted.
+
+    Attributes:
+        job: Slurm's id; it stays through all requeues.
+        folder: with its logs.
+        out: run folder.
+    """
+
+    job: str
+    folder: Path
+    out: Path
+
+    def lines(self) -> list[str]:
+        """What to type next."""
+        return [
+            f"submitted job {self.job}; the run: {self.out}",
+            f"log: {self.folder}/{self.job}_0_log.out (and .err)",
+            f"follow: tail -F {self.folder}/{self.job}_0_log.*; state: squeue -j {self.job}",
+            f"stop, saving a checkpoint: scancel {self.job}; go on: the same command and --resume",
+        ]
+
+
+def parse_options(settings: Sequence[str]) -> ClusterOptions:
+    """Options from ``key=value`` texts.
+
+    Raises:
+        UsageError: an unknown key, or a value that breaks a rule.
+    """
+    tree: dict[str, Any] = {}
+    for text in settings:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--slurm {text!r}: write key=value, e.g. --slurm partition=gpu")
+        try:
+            tree[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--slurm {text!r}: the value is not valid YAML") from None
+    return validate_tree(ClusterOptions, tree, "--slurm")
+
+
+def submit_train(
+    words: Sequence[str], out: Path, *, nodes: int, gpus: int, options: ClusterOptions
+) -> Submission:
+    """Submit a training run.
+
+    Args:
+        words: of ``fastrot train``, its options but ``--out`` and ``--resume``.
+        out: run folder, on a file system that the nodes share.
+        nodes: machines.
+        gpus: GPUs of each, and as many ranks; 0: none, and ``options.tasks_per_node`` ranks.
+        options: what else is asked of Slurm.
+
+    Raises:
+        UsageError: a package or program is missing, or Slurm refuses.
+    """
+    if find_spec("submitit") is None:
+        raise UsageError("--cluster slurm needs the package submitit: pip install 'fastrot[slurm]'")
+    if shutil.which("sbatch") is None:
+        raise UsageError("--cluster slurm: no sbatch here; run it on a node that submits jobs")
+    tasks = options.tasks_per_node or max(gpus, 1)
+    if gpus and tasks != gpus:
+        raise UsageError(f"--slurm tasks_per_node={tasks}: a rank has one GPU, and --gpus={gpus}")
+    out = out.absolute()
+    folder = out.with_name(f"{out.name}.slurm")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    submitit: Any = importlib.import_module("submitit")
+    asked = {
+        "slurm_partition": options.partition,
+        "slurm_account": options.account,
+        "slurm_qos": options.qos,
+        "slurm_constraint": options.constraint,
+        "cpus_per_task": options.cpus_per_task,
+        "mem_gb": options.mem_gb,
+        "gpus_per_node": gpus or None,
+    }
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+        executor.update_parameters(
+            name=f"fastrot-{re.sub(r'[^A-Za-z0-9._-]', '_', out.name)[:50]}",
+            nodes=nodes,
+            tasks_per_node=tasks,
+            timeout_min=options.time_min,
+            slurm_signal_delay_s=options.signal_delay_s,
+            slurm_additional_parameters={"requeue": True},
+            **{key: value for key, value in asked.items() if value is not None},
+        )
+        job = executor.submit(run_task, list(words), str(out), str(folder))
+    except Exception as error:  # submitit has many; each means that nothing was submitted
+        raise UsageError(
+            f"Slurm refuses the job: {' '.join(str(error).split())[:400]}; change --slurm options"
+        ) from error
+    return Submission(str(job.job_id), folder, out)
+
+
+def wait_for(submission: Submission, say: Callable[[str], None]) -> int:
+    """Wait until a job has ended for good.
+
+    Returns:
+        Exit code of the run.
+    """
+    told = ""
+    while True:
+        state = job_states([submission.job]).get(submission.job)
+        if state is None or not state.lives:
+            break
+        line = f"job {submission.job}: {state.state}" + (f" ({state.why})" if state.why else "")
+        if line != told:
+            say(line)
+            told = line
+        time.sleep(_WATCH_SECONDS)
+    status = read_status(submission.out)
+    say(f"job {submission.job}: {state.reason if state else 'ended'}; {status.get('message', '')}")
+    code = status.get("exit_code")
+    if code is None and state is not None and state.code is not None and state.code > 0:
+        code = state.code
+    return FastrotError.exit_code if code is None else int(code)
+
+
+def run_task(words: Sequence[str], out: str, folder: str) -> None:
+    """One rank of the run, as a task of the job; submitit calls it, and exits with its code."""
+    task = slurm_task()
+    if task is None:
+        raise UsageError("this is no task of a Slurm job")
+    sys.exit(_Rank(words, Path(out), Path(folder), task).run())
+
+
+def made_no_progress(starts: Sequence[int], now: int) -> bool:
+    """Whether the last two starts of a job got nowhere.
+
+    Args:
+        starts: step at which each start of the job began.
+        now: step of the newest checkpoint.
+
+    Example:
+        >>> made_no_progress([0, 40], 40), made_no_progress([0, 40, 40], 40)
+        (False, True)
+    """
+    return len(starts) >= 2 and starts[-2] == starts[-1] == now
+
+
+class _Rank:
+    """Starts the trainer, hands signals on, and decides what follows."""
+
+    def __init__(self, words: Sequence[str], out: Path, folder: Path, task: SlurmTask) -> None:
+        self._words, self._out, self._folder, self._task = words, out, folder, task
+        self._is_main = task.task == 0
+
+    def run(self) -> int:
+        """Exit code of this task."""
+        task, began = self._task, self._step()
+        starts = self._earlier_starts()
+        self._note(kind="start", step=began)
+        self._say(
+            f"start {task.restarts + 1} of job {task.job} (SLURM_RESTART_COUNT={task.restarts}) "
+            f"from step {began}"
+        )
+        if made_no_progress(starts, began):
+            return self._give_up(began)
+        with signals_noted(_FORWARDED) as received:
+            code = self._train(received)
+            step = self._step()
+            self._note(
+                kind="end",
+                step=step,
+                exit_code=code,
+                signals=[signal.Signals(each).name for each in received],
+            )
+            if code != PreemptedError.exit_code or signal.SIGTERM in received:
+                # Slurm, or who cancelled the job, knows already what follows a SIGTERM.
+                return code
+            if made_no_progress([*starts, began], step):
+                return self._give_up(step)
+            self._requeue(received)
+        return code
+
+    def _train(self, received: Sequence[int]) -> int:
+        child = start_child(
+            [sys.executable, "-m", "fastrot", *self._words, "--out", str(self._out), "--resume"],
+            environment=self._environment(),
+        )
+        try:
+            code = _hand_on(child, received)
+        finally:
+            end_children([child])
+            if self._is_main:
+                self._store.unlink(missing_ok=True)
+        if -code in received:
+            return PreemptedError.exit_code  # so early that nothing caught it, or lost anything
+        return 128 - code if code < 0 else code
+
+    @property
+    def _store(self) -> Path:
+        """By which the ranks of one machine find each other: a fresh file for every start."""
+        return self._folder / f"store-{self._task.job}-{self._task.restarts}"
+
+    def _environment(self) -> Mapping[str, str]:
+        task = self._task
+        if task.tasks == 1:
+            return {}
+        alone = task.nodes == 1
+        return rank_environment(
+            task.task,
+            task.tasks,
+            self._store if alone else None,
+            address=None if alone else (task.first_host, task.port),
+            local_rank=task.local_task,
+            local_size=task.tasks // task.nodes,
+        )
+
+    def _requeue(self, received: Sequence[int]) -> None:
+        """The main rank asks for another start; then all wait to be ended by Slurm."""
+        if self._is_main:
+            self._say(f"the checkpoint is written; job {self._task.job} is requeued")
+            problem = requeue(self._task)
+            if problem is not None:
+                self._say(f"not requeued: {problem}; the same command with --resume goes on")
+                return
+        end = time.monotonic() + _KILLED_SECONDS
+        while signal.SIGTERM not in received and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+
+    def _give_up(self, step: int) -> int:
+        """Say that it would go on for ever."""
+        code = NonFiniteError.exit_code  # 70: this run does not get on
+        line = (
+            f"job {self._task.job}: two starts in a row ended at step {step}, where they had "
+            "begun; it is not requeued again; give it more time (--slurm time_min=...), write "
+            "checkpoints more often (--set train.checkpoint_minutes=...), or look for what ended "
+            f"it in {self._folder}"
+        )
+        self._say(f"fastrot: {line}")
+        if self._is_main:
+            self._note(kind="stop", step=step, exit_code=code)
+            with suppress(FastrotError), RunFolder(self._out, resume=True) as run:
+                epoch = float(read_status(self._out).get("epoch", 0.0))
+                run.write_status("failed", step=step, epoch=epoch, exit_code=code, message=line)
+        return code
+
+    def _step(self) -> int:
+        """Of the newest checkpoint."""
+        return int(read_status(self._out).get("step", 0))
+
+    def _earlier_starts(self) -> list[int]:
+        """Steps at which this job has begun before; all tasks read the same."""
+        return [
+            int(record["step"])
+            for record in read_json_lines(self._folder / "starts.jsonl")
+            if record.get("kind") == "start"
+            and record.get("job") == self._task.job
+            and record.get("restart", 0) < self._task.restarts
+        ]
+
+    def _note(self, **record: Any) -> None:
+        if self._is_main:
+            lines = JsonLines(self._folder / "starts.jsonl")
+            lines.append(
+                {
+                    "job": self._task.job,
+                    "restart": self._task.restarts,
+                    "time": time.time(),
+                    **record,
+                }
+            )
+            lines.close()
+
+    def _say(self, text: str) -> None:
+        if self._is_main:
+            print(text, flush=True)
+
+
+def _hand_on(child: Child, received: Sequence[int]) -> int:
+    """Wait for a process, handing each signal on once: a second one of a kind would kill it.
+
+    Returns:
+        Its exit code; negative: the signal that ended it.
+    """
+    sent = 0
+    while child.poll() is None:
+        for number in received[sent:]:
+            signal_children([child], number)
+            sent += 1
+        time.sleep(_POLL_SECONDS)
+    return int(child.returncode)

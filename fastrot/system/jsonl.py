@@ -1,0 +1,139 @@
+"""Files of JSON lines that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastrot.errors import StorageError
+from fastrot.system.files import open_regular
+
+_logger = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """Append records to a file, one JSON object a line, each in a single system call.
+
+    A line is whole or absent: what a full disk cut off is taken back at once, what a crash cut
+    off is dropped by ``cut_back`` and ignored by ``read_json_lines``. A write that fails warns
+    once and is lost; a log never stops training. NaN and infinity become null, which keeps the
+    lines valid JSON.
+
+    Args:
+        path: created (mode 0600) if missing.
+        warn: called once, with one line, when a write failed.
+
+    Raises:
+        StorageError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path, *, warn: Callable[[str], None] = _logger.warning) -> None:
+        self.path = Path(path)
+        self._warn = warn
+        self._warned = False
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be opened ({error.strerror})") from None
+        if stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):  # reading it would wait for ever
+            self.close()
+            raise StorageError(f"{path}: a named pipe, not a file; remove it")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record; numbers, strings, None, lists and mappings of them."""
+        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                size = os.fstat(self._descriptor).st_size
+                os.ftruncate(self._descriptor, size - written)
+                raise OSError(f"{written} of {len(line)} bytes written")
+        except OSError as error:
+            self._lost(error)
+
+    def flush_to_disk(self) -> None:
+        """Make all lines durable: before the commit of a checkpoint that counts on them."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._lost(error)
+
+    def cut_back(self, last_step: int) -> None:
+        """Drop everything after the last record whose ``step`` is at most ``last_step``.
+
+        Called on resume with the checkpoint's step, so that steps done twice are logged once.
+        Records without a step stay with the record before them.
+
+        Raises:
+            StorageError: the file cannot be read or cut.
+        """
+        keep = position = 0
+        try:
+            with self.path.open("rb") as file:
+                for line in file:
+                    position += len(line)
+                    record = _parse(line)
+                    if record is None:
+                        continue
+                    step = record.get("step")
+                    if isinstance(step, int | float) and step > last_step:
+                        break
+                    keep = position
+            os.ftruncate(self._descriptor, keep)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be cut back ({error.strerror})") from None
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _lost(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(
+                f"{self.path}: a line was lost ({error.strerror or error}); training goes on, "
+                "further losses are not reported: free space on that disk"
+            )
+
+
+def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, in order; damaged lines are left out, a missing file is empty."""
+    try:
+        with open_regular(Path(path)) as file:
+            for line in file:
+                record = _parse(line)
+                if record is not None:
+                    yield record
+    except FileNotFoundError:
+        return
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """One line as an object; None if it is torn (no newline) or damaged."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

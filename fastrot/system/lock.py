@@ -1,0 +1,266 @@
+"""One process per run folder: ``run.lock``.
+
+Two locks work together. An advisory ``flock`` excludes processes of the same machine (and of
+others, on file systems that share it), without races, and the kernel drops it when its holder
+dies. Some cluster file systems keep ``flock`` to one machine, so the file also names its holder
+and gets a heartbeat: a lock of another machine counts as alive until its heartbeat has stood
+still for ``LEASE_SECONDS``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import secrets
+import tempfile
+import threading
+import time
+import weakref
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+from fastrot.errors import MismatchError
+from fastrot.system.processes import Holder
+
+HEARTBEAT_SECONDS = 10.0
+LEASE_SECONDS = 60.0
+_logger = logging.getLogger(__name__)
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_NO_LINK = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+# All records have this length, so that one replaces another in a single write: a process killed
+# between two would leave a lock that names nobody, and the next start would wait for its lease.
+_RECORD_BYTES = 1024
+
+
+class RunLock:
+    """Hold ``run.lock`` from construction to ``release()``.
+
+    Args:
+        path: the lock file; its folder must exist.
+        what: what it guards, with its path, for messages; default: the run in the lock's folder.
+
+    Raises:
+        MismatchError: another process holds it; the message says which, and since when.
+        OSError: the file cannot be created or written.
+    """
+
+    def __init__(self, path: Path, *, what: str | None = None) -> None:
+        self.path = path
+        self.what = what or f"the run in {path.parent}"
+        self.holder = Holder.of_this_process()
+        self._stop = threading.Event()
+        self._descriptor = self._acquire()
+        _HELD.add(self)
+        self._heart = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+        self._heart.start()
+
+    def assert_held(self) -> None:
+        """Check that nobody took the lock over while this process was stopped for too long.
+
+        Raises:
+            MismatchError: someone did, or removed the file; this process must not write any more.
+        """
+        holder = _read(self.path)
+        if holder is None or holder.nonce != self.holder.nonce:
+            now = f"now held by {holder.host}:{holder.pid}" if holder else "removed"
+            raise MismatchError(
+                f"the lock of {self.what} was lost ({now}); stopping before two processes write "
+                "the same: resume once the other has ended"
+            )
+
+    def release(self) -> None:
+        """Give the lock back; safe to call twice, and in a forked child (where it does nothing)."""
+        if self._descriptor < 0:
+            return
+        self._stop.set()
+        self._heart.join()
+        with contextlib.suppress(OSError, MismatchError):
+            self.assert_held()
+            self.path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = -1
+        _HELD.discard(self)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _acquire(self) -> int:
+        first_beat: float | None = None
+        told = False
+        while True:
+            descriptor, created = _open(self.path, self._record())
+            keep = False
+            try:
+                if not _flock(descriptor, patient=created):
+                    raise self._refusal(_read(self.path))
+                if not _same_file(descriptor, self.path):
+                    continue  # its holder released it between our open and our flock
+                holder = None if created else _read(self.path)
+                if created or (holder and holder.of_this_machine and not holder.runs):
+                    self._claim(descriptor)
+                    _reap(self.path)
+                    keep = True
+                    return descriptor
+                if holder and holder.of_this_machine:
+                    raise self._refusal(holder)  # reached only where flock does not work
+                beat = os.fstat(descriptor).st_mtime
+                if first_beat is not None and beat != first_beat:
+                    raise self._refusal(holder)
+                first_beat = beat
+                if _now_of(self.path.parent) - beat > LEASE_SECONDS:
+                    self._claim(descriptor)
+                    time.sleep(1)  # another machine may claim it in the same moment: last wins
+                    self.assert_held()
+                    keep = True
+                    return descriptor
+                if not told:
+                    told = True
+                    who = "somebody (the file is damaged)"
+                    if holder:
+                        who = f"{holder.host}:{holder.pid} since {holder.since}"
+                    _logger.warning(
+                        "%s: held by %s; waiting at most %d s for its heartbeat",
+                        self.path,
+                        who,
+                        LEASE_SECONDS,
+                    )
+            finally:
+                if not keep:
+                    os.close(descriptor)
+            time.sleep(0.05 if holder is None else 1)
+
+    def _record(self) -> bytes:
+        return json.dumps(asdict(self.holder)).encode().ljust(_RECORD_BYTES)
+
+    def _claim(self, descriptor: int) -> None:
+        os.pwrite(descriptor, self._record(), 0)
+        os.fsync(descriptor)
+
+    def _refusal(self, holder: Holder | None) -> MismatchError:
+        who = f"{holder.host}:{holder.pid} since {holder.since}" if holder else "another process"
+        return MismatchError(
+            f"{self.what} is held by {who}; wait for it or stop it, or choose another output"
+        )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):  # a full or hanging disk must not stop training
+                os.utime(self._descriptor)
+
+
+_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # A forked loader worker shares the flock; were it to outlive a killed parent, the run would
+    # stay locked. Closing the child's descriptor leaves the parent's lock in place.
+    for lock in _HELD:
+        if lock._descriptor >= 0:
+            os.close(lock._descriptor)
+            lock._descriptor = -1
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _open(path: Path, record: bytes) -> tuple[int, bool]:
+    """Descriptor of the lock file and whether this call created it."""
+    while True:
+        if not os.path.lexists(path):
+            descriptor = _create(path, record)
+            if descriptor is not None:
+                return descriptor, True
+        with contextlib.suppress(FileNotFoundError):  # released in between: create it
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), False
+
+
+def _create(path: Path, record: bytes) -> int | None:
+    """A lock file that names its holder from the first moment; None where there is one already.
+
+    Written under another name first: a link, unlike a rename, replaces nothing, on NFS too.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        os.pwrite(descriptor, record, 0)
+        os.fsync(descriptor)
+        _flock(descriptor, patient=False)  # before anybody can see it
+        try:
+            os.link(temporary, path)
+        except (FileExistsError, FileNotFoundError):  # another was first, and may have reaped ours
+            if os.fstat(descriptor).st_nlink < 2:  # an answer of NFS that came twice
+                os.close(descriptor)
+                return None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_LINK:
+                raise
+            with contextlib.suppress(FileExistsError):  # this file system has no links
+                return os.open(path, flags, 0o600)
+            return None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return descriptor
+
+
+def _reap(path: Path) -> None:
+    """Remove what starts that were killed in ``_create`` left beside the lock."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for entry in path.parent.iterdir():
+        if name.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
+
+
+def _flock(descriptor: int, *, patient: bool) -> bool:
+    """Take the lock; the creator of the file outwaits others that only look into it."""
+    deadline = time.monotonic() + (5 if patient else 0.2)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise
+            return True  # this file system has no flock: the file's contents decide
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(path: Path) -> Holder | None:
+    """The holder, or None where the file is missing, empty or not a lock."""
+    try:
+        return Holder(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _now_of(folder: Path) -> float:
+    """The file system's own time, which a heartbeat is compared with: clocks may disagree."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        file.flush()
+        return os.fstat(file.fileno()).st_mtime

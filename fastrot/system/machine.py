@@ -1,0 +1,166 @@
+"""The machine as this process may use it, and the record of it that travels with every number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_RECORDED_PACKAGES = (
+    "fastrot",
+    "torch",
+    "torchvision",
+    "triton",
+    "numpy",
+    "pillow",
+    "numba",
+    "ffcv",
+    "safetensors",
+)
+_RECORDED_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "WORLD_SIZE")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity mask, and the quota of its container.
+
+    ``os.cpu_count()`` counts the machine, which in a container or a Slurm job starts far too many
+    threads.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _quota()
+    return max(1, min(cores, int(quota + 0.5))) if quota else cores
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its container's limit.
+
+    0 where the system does not tell.
+    """
+    limits = [_number(_CGROUP / "memory.max"), _number(_CGROUP / "memory/memory.limit_in_bytes")]
+    try:
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        limits.append(None)
+    return min((limit for limit in limits if limit), default=0)
+
+
+def free_memory() -> int:
+    """Bytes that could be had now without swapping, counting what caches give back; 0: unknown."""
+    free = [_available(Path("/proc/meminfo"))]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        most, now = _number(_CGROUP / limit), _number(_CGROUP / used)
+        if most is not None and now is not None:
+            free.append(max(0, most - now))
+    return min((number for number in free if number is not None), default=0)
+
+
+def _available(meminfo: Path) -> int | None:
+    try:
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def environment_record() -> dict[str, Any]:
+    """Hardware, versions, commit and command line, as plain values for JSON."""
+    return {
+        "command": sys.argv,
+        "folder": os.getcwd(),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "memory_bytes": usable_memory(),
+        "packages": {name: version(name) for name in _RECORDED_PACKAGES if version(name)},
+        "dali": dali_version(),
+        "commit": git_commit(),
+        "variables": {key: os.environ[key] for key in _RECORDED_VARIABLES if key in os.environ},
+        **_torch_record(),
+    }
+
+
+def version(package: str) -> str | None:
+    """Installed version of a distribution, without importing it; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def dali_version() -> str | None:
+    """Version of NVIDIA DALI, whose package is named after its CUDA release."""
+    found = (version(f"nvidia-dali-cuda{release}") for release in ("130", "120", "110"))
+    return next((name for name in found if name), None)
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that fastrot runs from, "-dirty" if it was edited; else None."""
+    checkout = Path(__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (checkout / ".git").exists():
+        return None
+    command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # another user's checkout, or a disk that hangs: a record is not worth a run
+    return done.stdout.strip() or None
+
+
+def _torch_record() -> dict[str, Any]:
+    """What torch runs on, if this process uses torch: a record is no reason to import it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    cuda = torch.cuda.is_available()
+    cudnn = torch.backends.cudnn
+    return {
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version() if cuda and cudnn.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if cuda
+        else [],
+    }
+
+
+def _quota() -> float | None:
+    """Cores that the container's scheduler grants (cgroup v2, then v1); None: no limit."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        limit = _number(_CGROUP / "cpu/cpu.cfs_quota_us")
+        span = _number(_CGROUP / "cpu/cpu.cfs_period_us")
+        return limit / span if limit and span and limit > 0 else None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Rotation pretraining, from a request to the last step."""

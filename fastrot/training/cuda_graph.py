@@ -1,0 +1,114 @@
+"""A training step as a CUDA graph: recorded once, then started with one call of the host.
+
+A step of a ResNet-50 is about a thousand kernels. Started one by one, the small ones wait for the
+host; in a graph they do not. While a replay runs, the host draws the next batch, whose copy goes
+over a stream of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fastrot.errors import FastrotError
+from fastrot.training.rotation import Inputs
+
+_WARM_UP = 3  # convolution algorithms are chosen, workspaces allocated
+_WARM_UP_RANKS = 11  # DistributedDataParallel arranges its buckets anew in the first ten
+_AHEAD = 3  # steps: each that is queued holds its batch in the device's memory
+
+
+class GraphError(FastrotError):
+    """The step cannot be recorded."""
+
+
+class StepGraph:
+    """Calls run ``body``: the first few as they are, all others as a replay of the next one.
+
+    All steps train: none is repeated or thrown away for the recording.
+
+    Args:
+        body: works on the device alone, with memory that stays where it is: tensors that outlive
+            a call are written in place. Where the shapes of what it takes change, it is recorded
+            anew.
+        device: a GPU.
+        ranks: how many train together.
+    """
+
+    def __init__(
+        self, body: Callable[[Sequence[Inputs]], None], device: torch.device, *, ranks: int = 1
+    ) -> None:
+        self._warm_up = _WARM_UP if ranks == 1 else _WARM_UP_RANKS
+        self._body = body
+        self._device = device
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._held: list[Inputs] = []
+        self._shapes: list[torch.Size] = []
+        self._aside_stream = torch.cuda.Stream(device)
+        self._queued: deque[torch.cuda.Event] = deque()
+
+    def __call__(self, passes: Sequence[Inputs]) -> None:
+        """Run the step on these inputs.
+
+        Raises:
+            GraphError: it does something that a graph cannot hold.
+        """
+        shapes = [tensor.shape for inputs in passes for tensor in inputs]
+        if shapes != self._shapes:  # crops grow from epoch to epoch: record anew
+            self._shapes, self._graph, self._held, self._calls = shapes, None, [], 0
+        if self._graph is not None:
+            self._hold(passes)
+            self._graph.replay()
+            self._wait_for_an_earlier_one()
+        elif self._calls < self._warm_up:
+            self._aside(passes)
+        else:
+            self._graph = self._record(passes)
+            self._graph.replay()  # recording ran nothing
+        self._calls += 1
+
+    def _hold(self, passes: Sequence[Inputs]) -> None:
+        """Copy the inputs to where the graph reads them."""
+        if not self._held:
+            self._held = [Inputs(*(tensor.clone() for tensor in inputs)) for inputs in passes]
+            return
+        for held, inputs in zip(self._held, passes, strict=True):
+            for there, tensor in zip(held, inputs, strict=True):
+                there.copy_(tensor, non_blocking=True)
+
+    def _wait_for_an_earlier_one(self) -> None:
+        """Single kernels fill the queue and stop the host; replays would let it run far ahead."""
+        self._queued.append(torch.cuda.Event())
+        self._queued[-1].record()
+        if len(self._queued) > _AHEAD:
+            self._queued.popleft().synchronize()
+
+    def _aside(self, passes: Sequence[Inputs]) -> None:
+        """Run it on another stream, as it will be recorded."""
+        here, aside = torch.cuda.current_stream(self._device), self._aside_stream
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            self._body(passes)
+        here.wait_stream(aside)
+        for inputs in passes:
+            for tensor in inputs:
+                tensor.record_stream(aside)
+
+    def _record(self, passes: Sequence[Inputs]) -> torch.cuda.CUDAGraph:
+        self._hold(passes)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Threads of a loader may allocate meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._body(self._held)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise GraphError(
+                f"the step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); set "
+                "train.cuda_graph=false"
+            ) from error
+        return graph

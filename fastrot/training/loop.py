@@ -1,0 +1,350 @@
+"""The training loop: it knows steps, time, signals and checkpoints, and no task.
+
+Everything that decides what is computed is a pure function of the step, so a run that was
+killed anywhere and resumed ends with the same bits as one that was not (same machine, same
+thread count).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fastrot.data.loader import Batch, Loader
+from fastrot.distributed.step_sync import Decision, Notices, decide
+from fastrot.distributed.world import World
+from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, StorageError
+from fastrot.runs.checkpoint import prune_checkpoints, save_checkpoint
+from fastrot.runs.folder import RunFolder
+from fastrot.runs.reporter import Reporter
+from fastrot.runs.sample_log import SampleLog
+from fastrot.system.jsonl import JsonLines, read_json_lines
+from fastrot.system.stop_request import StopRequest
+from fastrot.training.optim import set_learning_rate
+from fastrot.training.schedule import Timetable
+from fastrot.training.step import TrainStep
+
+_MEETING_STEPS = {"cpu": 1, "cuda": 10}  # on a GPU the host would have to wait each time
+_SAVE_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds besides the step, asked for when one is due.
+
+    Attributes:
+        tensors: model and optimizer.
+        state: plain JSON values.
+        exports: further safetensors files by name.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+    exports: Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass
+class _Interval:
+    """Time and images since the last log line."""
+
+    started: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    images: int = 0
+
+
+class Loop:
+    """Run steps from ``start_step`` to ``timetable.total_steps``.
+
+    Args:
+        timetable: when things happen.
+        step: trains on the batches of one step.
+        loader: training batches of this rank.
+        world: the ranks.
+        run: the run folder; only the main rank writes to it.
+        report: progress.
+        snapshot: what to put into a checkpoint.
+        validate: measure the model; returns numbers for the log. What it is given is called
+            before each batch, as in ``validate.Between``.
+        notices: what else ranks tell each other; None: nothing.
+        alive: called whenever the run got on.
+
+    Raises (from ``run``):
+        PreemptedError: a signal came; the checkpoint is written.
+        NonFiniteError: loss or gradient became NaN or infinite; nothing after it was kept.
+        StorageError: checkpoints could not be written three times in a row, or at the end.
+    """
+
+    def __init__(
+        self,
+        timetable: Timetable,
+        step: TrainStep,
+        loader: Loader,
+        *,
+        world: World,
+        run: RunFolder | None,
+        report: Reporter,
+        snapshot: Callable[[], Snapshot],
+        validate: Callable[[Callable[[int, int], None]], Mapping[str, float]] | None,
+        notices: Notices | None = None,
+        alive: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self._timetable = timetable
+        self._step = step
+        self._loader = loader
+        self._world = world
+        self._run = run
+        self._report = report
+        self._snapshot = snapshot
+        self._validate = validate
+        self._notices = notices
+        self._alive = alive
+        self._metrics = JsonLines(run.metrics, warn=report.message) if run else None
+        lines = JsonLines(run.samples, warn=report.message) if run else None
+        self._samples = SampleLog(lines, world, timetable.sample_log)
+        self._meeting_steps = _MEETING_STEPS[step.device.type]
+        self._first_step = 0
+        self._failed_saves = 0
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+        self._interval = _Interval()
+
+    def run(self, stop: StopRequest, start_step: int = 0, *, resumed: bool = False) -> None:
+        """Train until the timetable ends or a stop is asked for."""
+        self._first_step = start_step
+        if self._metrics is not None:
+            self._metrics.cut_back(start_step)
+        self._samples.cut_back(start_step)
+        try:
+            if resumed:
+                self._saved_step = start_step
+            else:
+                self._save(start_step)
+            stop.training = True
+            if resumed:
+                self._make_up_validation(start_step, stop)
+            self._train(start_step, stop)
+        finally:
+            if self._metrics is not None:
+                self._metrics.close()
+            self._samples.close()
+
+    def _make_up_validation(self, step: int, stop: StopRequest) -> None:
+        """Validate where a stop came between a step and its validation."""
+        if self._validate is None or step == 0 or not self._timetable.validation_due(step):
+            return
+        done = False
+        if self._run is not None:
+            records = read_json_lines(self._run.metrics)
+            done = any(r.get("kind") == "validation" and r["step"] == step for r in records)
+        if not self._world.any(done):  # the main rank alone keeps the log
+            self._measure(step, stop)
+
+    def _train(self, start_step: int, stop: StopRequest) -> None:
+        timetable = self._timetable
+        batches: Iterator[Batch] | None = None
+        self._interval = _Interval()
+        for step in range(start_step, timetable.total_steps):
+            epoch, index = divmod(step, timetable.steps_per_epoch)
+            if batches is None or index == 0:
+                self._loader.set_epoch(epoch, index)
+                batches = iter(self._loader)
+            drawn = self._draw(batches)
+            set_learning_rate(self._step.optimizer, timetable.rate(step))
+            self._step(drawn, epoch)
+            done = step + 1
+            self._alive(done)
+            self._samples.note(done, epoch, drawn)
+            if not self._ranks_meet(done):
+                continue
+            decision = self._decide(stop, done)
+            if decision.log:
+                self._log(done)
+            if decision.stop:
+                self._save(done, final=True)
+                raise self._stopped(stop, "", done)
+            if self._validate is not None and self._timetable.validation_due(done):
+                # Saved first: a validation takes long, and is made up for after a resume.
+                self._save(done)
+                self._measure(done, stop)
+                self._interval = _Interval()
+            elif decision.save or self._timetable.save_due(done):
+                self._save(done)
+        self._log(timetable.total_steps)
+        self._save(timetable.total_steps, final=True)
+
+    def _draw(self, batches: Iterator[Batch]) -> list[Batch]:
+        started = time.monotonic()
+        drawn = [next(batches) for _ in range(self._timetable.accumulation)]
+        self._interval.waited += time.monotonic() - started
+        self._interval.images += sum(len(batch.index) for batch in drawn)
+        return drawn
+
+    def _measure(self, done: int, stop: StopRequest) -> None:
+        """Validate; a stop does not wait for the end, for the step is saved."""
+        assert self._validate is not None
+
+        def between(batch: int, batches: int) -> None:
+            self._alive(0)
+            if batch % self._meeting_steps == 0 and self._world.any(bool(stop)):
+                raise self._stopped(stop, "in the validation ", done)
+            self._report.validating(step=done, batch=batch, batches=batches)
+
+        try:
+            numbers = self._validate(between)
+        except PreemptedError:
+            self._save(done, final=True)  # where it failed before the validation
+            raise
+        self._record(done, {"kind": "validation", **numbers})
+        pending = self._notices is not None and self._notices.pending()
+        if self._world.any(pending) and self._notices is not None:
+            self._notices.publish()
+
+    def _ranks_meet(self, done: int) -> bool:
+        """Whether ranks decide together after this step: a pure function of the step."""
+        return (
+            self._world.size == 1
+            or done % self._meeting_steps == 0
+            or done == self._timetable.total_steps
+            or self._timetable.save_due(done)
+            or (self._validate is not None and self._timetable.validation_due(done))
+        )
+
+    def _decide(self, stop: StopRequest, done: int) -> Decision:
+        """What all ranks do now."""
+        now = time.monotonic()
+        decision = decide(
+            self._world,
+            stop=bool(stop),
+            log=now - self._interval.started >= self._timetable.log_seconds,
+            save=now - self._saved_at >= self._timetable.checkpoint_seconds,
+            publish=self._notices is not None and self._notices.pending(),
+        )
+        self._samples.write()
+        if decision.publish and self._notices is not None:
+            self._notices.publish()
+        return decision
+
+    def _log(self, done: int) -> None:
+        """Read the device (the one place where the host waits for it) and report.
+
+        All ranks do it after the same step: the numbers are those of all of them.
+        """
+        interval, self._interval = self._interval, _Interval()
+        if not interval.images:
+            return
+        totals = self._step.read()
+        if totals.finite_steps < done - self._first_step:
+            self._raise_non_finite(self._first_step + totals.finite_steps)
+        now = time.monotonic()
+        seconds = max(now - interval.started, 1e-9)
+        waits = self._world.gather(torch.tensor(interval.waited)).tolist()
+        images = interval.images * self._world.size / seconds
+        self._record(
+            done,
+            {
+                "kind": "train",
+                "loss": totals.loss,
+                "accuracy": totals.accuracy,
+                "learning_rate": self._timetable.rate(done - 1),
+                "gradient_norm": totals.gradient_norm,
+                "images_per_second": images,
+                "views_per_second": images * self._timetable.views_per_image,
+                "data_wait": sum(waits) / len(waits) / seconds,
+                # The rank that waits longest is the one that all others wait for.
+                **(
+                    {
+                        "data_wait_most": max(waits) / seconds,
+                        "data_wait_rank": waits.index(max(waits)),
+                    }
+                    if len(waits) > 1
+                    else {}
+                ),
+            },
+        )
+
+    def _record(self, done: int, metrics: Mapping[str, Any]) -> None:
+        record = {"step": done, "epoch": done / self._timetable.steps_per_epoch, **metrics}
+        if self._metrics is not None:
+            self._metrics.append({**record, "time": time.time()})
+        numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+        if metrics["kind"] == "validation":
+            self._report.validated(step=done, metrics=numbers)
+        else:
+            self._report.update(step=done, metrics=numbers)
+
+    def _raise_non_finite(self, step: int) -> None:
+        epoch, index = divmod(step, self._timetable.steps_per_epoch)
+        raise self._agreed(
+            NonFiniteError(
+                f"loss or gradient became NaN or infinite in step {step} (epoch {epoch}, step "
+                f"{index} of it); that update and all later ones were discarded, the checkpoint "
+                f"of step {self._saved_step} is intact; lower optim.learning_rate or lengthen "
+                "optim.warmup_epochs, then start again"
+            )
+        )
+
+    def _stopped(self, stop: StopRequest, where: str, done: int) -> FastrotError:
+        return self._agreed(
+            PreemptedError(
+                f"stopped by {stop.signal_name or 'a signal to another rank'} {where}after step "
+                f"{done} of {self._timetable.total_steps}; the checkpoint is written; add --resume "
+                "to the same command to go on"
+            )
+        )
+
+    def _agreed(self, error: FastrotError) -> FastrotError:
+        """All ranks raise it: the main one tells."""
+        error.told_elsewhere = not self._world.is_main
+        return error
+
+    def _save(self, done: int, *, final: bool = False) -> None:
+        if done == self._saved_step:
+            return
+        if done > self._first_step:
+            self._log(done)  # never commit a state whose finite flag was not read
+        self._samples.flush_to_disk()
+        error = self._write(done) if self._run is not None else None
+        failed = self._world.any(error is not None)
+        self._alive(0)
+        self._saved_at = time.monotonic()
+        self._interval = _Interval()
+        if not failed:
+            self._failed_saves = 0
+            self._saved_step = done
+            return
+        error = error or StorageError("the main rank could not write its checkpoint")
+        self._failed_saves += 1
+        if final or self._failed_saves >= _SAVE_ATTEMPTS:
+            raise self._agreed(error)
+        self._report.message(f"warning: {error}; training goes on")
+
+    def _write(self, done: int) -> StorageError | None:
+        """The checkpoint, on the main rank; what went wrong, if something did."""
+        assert self._run is not None and self._metrics is not None
+        self._metrics.flush_to_disk()
+        snapshot = self._snapshot()
+        self._run.assert_held()
+        try:
+            save_checkpoint(
+                self._run.checkpoints,
+                done,
+                snapshot.tensors,
+                snapshot.state,
+                run_id=self._run.run_id,
+                exports=snapshot.exports,
+            )
+        except StorageError as error:
+            return error
+        keep = self._timetable.keep_checkpoints
+        prune_checkpoints(self._run.checkpoints, keep, run_id=self._run.run_id, last=done)
+        try:
+            self._run.write_status(
+                "running", step=done, epoch=done / self._timetable.steps_per_epoch
+            )
+        except StorageError as error:  # the checkpoint itself is there
+            self._report.message(f"warning: {error}; training goes on")
+        return None

@@ -1,0 +1,144 @@
+"""The pretext task: which of four quarter turns was applied?
+
+Class k means k quarter turns COUNTER-clockwise (``torch.rot90(image, k)``), as in RotNet and
+MMSelfSup 0.x; MMSelfSup 1.x turns clockwise, so exchange classes 1 and 3 of its heads. Rows are
+image-major: row ``n * V + v`` is view v of image n. Crop and flip come before the turn, and all
+views of an image share them.
+
+Shapes: N source images, V views an image (4, or 1), S side in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+
+from fastrot.config import Config
+from fastrot.data.loader import Batch
+from fastrot.data.sampling.philox import Stream, draw
+from fastrot.kernels.rotate.op import rotate_views
+from fastrot.kernels.rotate.reference import normalisation_table
+from fastrot.models.backbones import TURNS, RotationModel
+
+
+def draw_turns(views: str, seed: int, epoch: int, ids: ArrayLike) -> NDArray[np.uint8]:
+    """Quarter turns of every view, of shape (N, V).
+
+    Args:
+        views: ``all``: 0, 1, 2, 3 for every image. ``one``: one random turn an image, after
+            crop and flip (VISSL turns the image before them, so its crops differ).
+        seed: of the run.
+        epoch: number of the epoch.
+        ids: sample ids of shape (N,).
+    """
+    ids = np.asarray(ids)
+    if views == "all":
+        return np.tile(np.arange(TURNS, dtype=np.uint8), (len(ids), 1))
+    bits, _, _, _ = draw(seed, epoch, ids, Stream.TURN)
+    return (bits >> np.uint32(30)).astype(np.uint8)[:, None]
+
+
+class Inputs(NamedTuple):
+    """What one forward pass takes, on the device.
+
+    Attributes:
+        images: of shape (N, S, S, 3), uint8.
+        turns: quarter turns of the views, of shape (N, V), uint8.
+        flips: of shape (N,), bool.
+    """
+
+    images: torch.Tensor
+    turns: torch.Tensor
+    flips: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one forward pass says about a batch; everything stays on the device.
+
+    Attributes:
+        loss: mean cross-entropy over the views, scalar, float32 (float64 if the model is).
+        correct: of shape (N * V,), bool.
+        targets: of shape (N * V,), int64.
+        logits: of shape (N * V, 4).
+    """
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+    targets: torch.Tensor
+    logits: torch.Tensor
+
+
+class RotationTask:
+    """Turns batches into a loss.
+
+    Args:
+        config: of the run.
+        device: where the model is.
+        autocast_dtype: half precision of the forward pass; None: that of the model, float32 or
+            float64 (train.precision=fp64).
+        channels: of the views: 3, or 4 for one of zeros, which tensor cores like.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        autocast_dtype: torch.dtype | None,
+        *,
+        channels: int = 3,
+    ) -> None:
+        self.views_per_image = TURNS if config.pretext.views == "all" else 1
+        self._views = config.pretext.views
+        self._seed = config.train.seed
+        self._device = device
+        self._channels = channels
+        self._autocast_dtype = autocast_dtype
+        self._double = config.train.precision == "fp64"
+        dtype = autocast_dtype or torch.float32
+        self._table = normalisation_table(config.data.mean, config.data.std, dtype).to(device)
+
+    def inputs(self, batch: Batch, epoch: int, *, views: str | None = None) -> Inputs:
+        """Draw the turns of a batch and send them to the device.
+
+        Args:
+            batch: source images.
+            epoch: selects the random turns.
+            views: instead of the configured one; validation measures all four.
+        """
+        turns = draw_turns(views or self._views, self._seed, epoch, batch.index.numpy())
+        on_device = torch.from_numpy(turns).to(self._device, non_blocking=True)
+        return Inputs(batch.images, on_device, batch.flips)
+
+    def predict(self, model: torch.nn.Module, inputs: Inputs) -> Prediction:
+        """Rotate, run the model, compare. All of it happens on the device.
+
+        Args:
+            model: maps views (N * V, 3 or 4, S, S) to logits (N * V, 4).
+            inputs: images and their turns.
+        """
+        targets = inputs.turns.flatten().long()
+        logits = self._run(model, inputs)
+        loss = F.cross_entropy(logits if self._double else logits.float(), targets)
+        return Prediction(loss, logits.argmax(1) == targets, targets, logits)
+
+    def embed(self, model: RotationModel, batch: Batch) -> torch.Tensor:
+        """Pooled backbone features of the unturned images, of shape (N, D), float32."""
+        turns = torch.zeros(len(batch.images), 1, dtype=torch.uint8, device=self._device)
+        return self._run(model.backbone, Inputs(batch.images, turns, batch.flips)).float()
+
+    def _run(self, module: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
+        images, turns, flips = inputs
+        views = rotate_views(images, turns, flips, self._table, channels=self._channels)
+        if self._double:
+            views = views.double()
+        with torch.autocast(
+            self._device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None
+        ):
+            output: torch.Tensor = module(views)
+        return output

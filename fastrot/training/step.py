@@ -1,0 +1,167 @@
+"""One optimizer step: forward, backward, finite check, update. The host never waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
+
+from fastrot.data.loader import Batch
+from fastrot.distributed.world import World
+from fastrot.training.cuda_graph import StepGraph
+from fastrot.training.rotation import Inputs, Prediction
+
+# The attribute by which torch's GradScaler, too, tells a fused optimizer to skip a step.
+_SKIP = "found_inf"
+
+Prepare = Callable[[Batch, int], Inputs]
+Predict = Callable[[nn.Module, Inputs], Prediction]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What happened since the last reading, over all ranks.
+
+    Attributes:
+        loss: mean over the views.
+        accuracy: share of correct views, in [0, 1].
+        gradient_norm: of the last step, after averaging over the ranks.
+        finite_steps: steps whose loss and gradients were finite, since the start.
+    """
+
+    loss: float
+    accuracy: float
+    gradient_norm: float
+    finite_steps: int
+
+
+class TrainStep:
+    """Calls accumulate their results on the device; ``read`` is the only host sync.
+
+    A step whose loss or gradient is NaN or infinite changes no parameter and no momentum, and
+    neither does any later one: the flag is sticky, on the device, and given to the fused
+    optimizer as its "skip" input. So when the host reads the flag (``finite_steps`` fell
+    behind), parameters and optimizer are still those of the last good step. With a gradient
+    scaler (fp16) infinite gradients are part of its search for a scale and no fault; a
+    non-finite loss is.
+
+    Args:
+        model: what is trained, wrapped for distribution or not.
+        optimizer: a fused one (it must take ``found_inf``).
+        prepare: (batch, epoch) to what the forward pass takes; runs on the host.
+        predict: (model, inputs) to a prediction with a loss; runs on the device alone.
+        device: of the model.
+        scaler: for fp16; None otherwise.
+        world: the ranks that must agree on the flag.
+        graph: record the step as a CUDA graph and replay it. The learning rate must be a tensor.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.SGD,
+        prepare: Prepare,
+        predict: Predict,
+        *,
+        device: torch.device,
+        scaler: torch.amp.GradScaler | None = None,
+        world: World | None = None,
+        graph: bool = False,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.device = device
+        self._prepare = prepare
+        self._predict = predict
+        self._world = world or World()
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        # Written in place, never replaced: a graph knows them by their addresses.
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._skip = torch.zeros((), device=device)
+        self._finite_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss * views, correct
+        self._norm = torch.zeros((), device=device)
+        self._views = 0
+        self._run = (
+            StepGraph(self._on_device, device, ranks=self._world.size) if graph else self._on_device
+        )
+
+    def __call__(self, batches: Sequence[Batch], epoch: int) -> None:
+        """Train on the batches of one step; more than one accumulate their gradients."""
+        inputs = [self._prepare(batch, epoch) for batch in batches]
+        self._views += sum(each.turns.numel() for each in inputs)
+        self._run(inputs)
+
+    def _on_device(self, passes: Sequence[Inputs]) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for position, inputs in enumerate(passes):
+            last = position == len(passes) - 1
+            with self._without_reduction(skip=not last):
+                prediction = self._predict(self.model, inputs)
+                self._finite.logical_and_(torch.isfinite(prediction.loss.detach()))
+                self._backward(prediction.loss / len(passes))
+            with torch.no_grad():
+                self._sums[0] += prediction.loss.double() * len(prediction.targets)
+                self._sums[1] += prediction.correct.sum()
+        self._update()
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        if self.scaler is None:
+            loss.backward()
+        else:
+            # A NaN loss stays NaN for good, so that the scaler skips every later step too.
+            sticky = torch.ones_like(loss).masked_fill_(~self._finite, torch.nan)
+            self.scaler.scale(loss * sticky).backward()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+            self._norm.copy_(get_total_norm(gradients))
+            self._agree()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self._norm.copy_(get_total_norm(gradients))
+            self._finite.logical_and_(torch.isfinite(self._norm))
+            self._agree()
+            self._skip.copy_(~self._finite)
+            setattr(self.optimizer, _SKIP, self._skip)
+            self.optimizer.step()
+        self._finite_steps.add_(self._finite)
+
+    def _agree(self) -> None:
+        if self._world.size > 1:
+            bad = (~self._finite).float()
+            self._finite.copy_(self._world.max(bad) == 0)
+
+    def _without_reduction(self, *, skip: bool) -> AbstractContextManager[None]:
+        """Gradients of all but the last accumulated batch stay on their rank."""
+        if skip and isinstance(self.model, DistributedDataParallel):
+            return cast(AbstractContextManager[None], self.model.no_sync())
+        return nullcontext()
+
+    def read(self) -> Totals:
+        """Wait for the device, return the totals since the last reading and reset them.
+
+        All ranks read after the same step, and so get the same.
+        """
+        loss_sum, correct = self._world.sum(self._sums.clone()).tolist()
+        views = max(1, self._views * self._world.size)
+        totals = Totals(
+            loss=loss_sum / views,
+            accuracy=correct / views,
+            gradient_norm=float(self._norm),
+            finite_steps=int(self._finite_steps),
+        )
+        self._sums.zero_()
+        self._views = 0
+        return totals

@@ -1,0 +1,201 @@
+"""The implementations of one training step, from plain to fast; all of them train the same.
+
+``eager``: torch's operations, one by one. ``compile``: the model through ``torch.compile``.
+``fused``: our batch normalisation with residual and ReLU as one operation, four input channels.
+The latter two are recorded as a CUDA graph on a GPU.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastrot.config import Config
+from fastrot.distributed.world import World
+from fastrot.errors import UsageError
+from fastrot.kernels.dispatch import KernelUnavailableError, choose
+from fastrot.models.apex import require_apex
+from fastrot.models.layers import Engine, fastest_batch_norm, share_batch_norm, use_batch_norm
+from fastrot.system.console import Say
+
+_SYNC_BUFFERS = next(  # torch 2.15 gave it another name, and warns of the old one
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+
+StepName = Literal["eager", "compile", "fused"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One implementation.
+
+    Attributes:
+        step: eager, compile or fused.
+        batchnorm: who normalises: torch, fused (ours) or apex.
+        graph: whether the whole step is one CUDA graph.
+        why: the reason of the choice, for people.
+    """
+
+    step: StepName
+    batchnorm: Engine
+    graph: bool
+    why: str
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the first convolution: the fourth is for tensor cores."""
+        return 4 if self.step == "fused" else 3
+
+    def describe(self) -> str:
+        """One line."""
+        graph = ", one CUDA graph" if self.graph else ""
+        return f"step: {self.step} (batch norm: {self.batchnorm}{graph}): {self.why}"
+
+
+def choose_rung(config: Config, world: World, device: torch.device) -> Rung:
+    """The implementation that the configuration names, or the fastest that works here.
+
+    Args:
+        config: with the precision resolved.
+        world: the ranks.
+        device: where the model is trained.
+
+    Raises:
+        UsageError: what it names cannot run here.
+    """
+    train = config.train
+    if train.step == "auto":
+        step, why = _fastest(device)
+    else:
+        step, why = train.step, "as set by train.step"
+        _check(step, device)
+    batchnorm = cast(Engine, train.batchnorm)
+    shared = config.model.sync_bn and world.size > 1
+    if train.batchnorm == "auto":
+        batchnorm = "fused" if step == "fused" else "torch"
+        if shared and device.type == "cpu":
+            batchnorm = "fused"
+            why += (
+                "; statistics of all ranks together, by our slower reference: torch has them for "
+                "GPUs only (model.sync_bn=false: of each rank)"
+            )
+    if batchnorm == "apex":
+        _check_apex(config, world, device)
+    operations = ["rotate_views"]
+    if batchnorm == "fused" and not (step == "eager" and train.batchnorm == "auto"):
+        operations.append("batch_norm")
+    for operation in operations:
+        why += _compromise(operation, device)
+    wanted = step != "eager" if train.cuda_graph is None else train.cuda_graph
+    graph = wanted and device.type == "cuda"
+    if graph and world.size > 1 and not train.cuda_graph:
+        graph = False  # never measured: NCCL in a graph waits for a machine with two GPUs
+        why += "; no CUDA graph with several ranks (train.cuda_graph=true records one)"
+    if train.cuda_graph and device.type != "cuda":
+        why += "; no CUDA graph on a CPU"
+    return Rung(step, batchnorm, graph, why)
+
+
+def _fastest(device: torch.device) -> tuple[StepName, str]:
+    if device.type == "cpu":
+        return "eager", "no GPU; compile would gain a few percent, and takes a minute to begin"
+    engine, why = fastest_batch_norm(device)
+    return ("fused" if engine == "fused" else "eager"), why
+
+
+def _compromise(operation: str, device: torch.device) -> str:
+    """What to say of a kernel that is not the one for this device.
+
+    Raises:
+        UsageError: FASTROT_KERNELS forces one that cannot run.
+    """
+    try:
+        choice = choose(operation, device.type)
+    except KernelUnavailableError as error:
+        raise UsageError(str(error)) from None
+    if choice.implementation != "reference":
+        return ""
+    return f"; {operation} by its slow reference: {choice.reason}"
+
+
+def _check(step: str, device: torch.device) -> None:
+    if step != "compile":
+        return
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++")):
+        raise UsageError(
+            "train.step=compile: torch.compile needs a C++ compiler on a CPU, and there is no g++ "
+            "or clang++; install one (apt-get install g++), or leave train.step out"
+        )
+
+
+def _check_apex(config: Config, world: World, device: torch.device) -> None:
+    if device.type != "cuda" or config.train.precision != "fp16" or world.size > 1:
+        raise UsageError(
+            f"train.batchnorm=apex is for fp16 on one GPU, not {config.train.precision} on "
+            f"{device.type} with {world.size} ranks; set train.precision=fp16, or leave "
+            "train.batchnorm out"
+        )
+    require_apex()
+
+
+def arrange(
+    model: nn.Module,
+    rung: Rung,
+    *,
+    world: World,
+    device: torch.device,
+    sync_bn: bool,
+    static_graph: bool,
+    say: Say,
+) -> nn.Module:
+    """The model as a step runs it; it shares all tensors with ``model``, which is changed.
+
+    Args:
+        model: on the device.
+        rung: how.
+        world: the ranks.
+        device: of the model.
+        sync_bn: share batch-norm statistics between the ranks.
+        static_graph: every pass of a rank is followed by a reduction of the gradients.
+        say: one line to the user.
+    """
+    shared = sync_bn and world.size > 1
+    group = torch.distributed.group.WORLD if shared and rung.batchnorm == "fused" else None
+    use_batch_norm(model, rung.batchnorm, group)
+    if shared and rung.batchnorm == "torch":
+        if device.type == "cuda":
+            share_batch_norm(model)
+        else:
+            say(
+                "batch-norm statistics stay on each rank: torch shares them on GPUs only "
+                "(--set train.batchnorm=fused shares them here)"
+            )
+    arranged = model
+    if rung.step == "compile":
+        if device.type == "cpu":  # it would miss a CUDA that nobody asked for
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        arranged = cast(nn.Module, torch.compile(model, dynamic=False))
+    if world.size == 1:
+        return arranged
+    # What a graph is to hold must not have been on the stream that all others wait for.
+    aside = torch.cuda.stream(torch.cuda.Stream(device)) if rung.graph else nullcontext()
+    with aside:
+        return DistributedDataParallel(
+            arranged,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            # Running statistics: the same anyway, or (sync_bn=false) taken from the main rank
+            # when they are used.
+            **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
+            gradient_as_bucket_view=True,
+            static_graph=static_graph,
+        )

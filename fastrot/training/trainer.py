@@ -1,0 +1,266 @@
+"""The parts of one pretraining run, built from its configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastrot import __version__
+from fastrot.data.dataset import Samples
+from fastrot.data.loader import Loader, LoaderSpec, build_loader
+from fastrot.data.loaders.progressive import ProgressiveLoader
+from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.subset import spread
+from fastrot.distributed.world import World
+from fastrot.errors import MismatchError
+from fastrot.models.backbones import build_model
+from fastrot.models.precision import autocast_dtype
+from fastrot.runs.bad_samples import BadSamples
+from fastrot.runs.checkpoint import Checkpoint
+from fastrot.system.console import Say
+from fastrot.training.data import RunData, train_crop, val_crop
+from fastrot.training.loop import Snapshot
+from fastrot.training.optim import (
+    build_optimizer,
+    keep_rate_on_device,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from fastrot.training.rotation import RotationTask
+from fastrot.training.schedule import Timetable
+from fastrot.training.step import TrainStep
+from fastrot.training.step_backend import Rung, arrange
+from fastrot.training.validate import Between, validate
+
+_BANK_IMAGES = 4096
+
+log = logging.getLogger(__name__)
+
+
+class Pretraining:
+    """Model, optimizer, loaders and validation of one run on one rank.
+
+    Args:
+        data: opened data sets and final configuration.
+        rung: how a step is computed.
+        out: the run folder.
+        world: the ranks.
+        device: of this rank.
+        stack: closes the loaders.
+        say: one line to the user.
+    """
+
+    def __init__(
+        self,
+        data: RunData,
+        rung: Rung,
+        out: Path,
+        *,
+        world: World,
+        device: torch.device,
+        stack: ExitStack,
+        say: Say,
+    ) -> None:
+        config = data.config
+        self.data, self.config, self.world, self.device = data, config, world, device
+        self._stack, self._say = stack, say
+        self.bad_samples = BadSamples(out / "bad_samples.jsonl", config.data.max_bad, world, say)
+        dtype = autocast_dtype(config.train.precision)
+        self.model = build_model(config.model, seed=config.train.seed).to(device)
+        if config.train.precision == "fp64":
+            self.model = self.model.double()
+        if config.train.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.task = RotationTask(config, device, dtype, channels=rung.channels)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+        arranged = arrange(
+            self.model,
+            rung,
+            world=world,
+            device=device,
+            sync_bn=config.model.sync_bn,
+            # Accumulation skips the reduction of some passes, which a static graph cannot.
+            static_graph=data.batch.accumulation == 1,
+            say=say,
+        )
+        if rung.graph:
+            keep_rate_on_device(self.optimizer, device)
+        self.step = TrainStep(
+            arranged,
+            self.optimizer,
+            self.task.inputs,
+            self.task.predict,
+            device=device,
+            scaler=self.scaler,
+            world=world,
+            graph=rung.graph,
+        )
+        # Their worker processes are forked before FFCV or DALI start threads in this one.
+        self._val_loader, self._bank = self._validation_loaders()
+        self.loader = self._training_loader()
+
+    def _training_loader(self) -> Loader:
+        config, data = self.config, self.data
+        growth = config.data.progressive
+        if not growth:
+            return self._loader(config.data.loader, data.train, data.order, part="train")
+        return ProgressiveLoader(
+            growth,
+            lambda side: self._loader(
+                config.data.loader, data.train, data.order, part="train", side=side
+            ),
+        )
+
+    def _loader(
+        self, name: str, samples: Samples, order: SampleOrder, *, part: str, side: int | None = None
+    ) -> Loader:
+        config = self.config
+        crop = train_crop(config) if part == "train" else val_crop(config)
+        spec = LoaderSpec(
+            samples=samples,
+            order=order,
+            crop=crop if side is None else replace(crop, size=side),
+            seed=config.train.seed,
+            device=self.device,
+            workers=config.data.workers or 0,
+            on_bad_sample=config.data.on_bad_sample,
+            on_bad=partial(self.bad_samples.note, part),
+            exact=config.data.exact_decode,
+        )
+        loader = build_loader(name, spec)
+        self._stack.callback(loader.close)
+        if part == "train" and loader.reads:
+            self._say(f"{samples.path}: {loader.reads}")
+        return loader
+
+    def _validation_loaders(self) -> tuple[Loader | None, Loader | None]:
+        """Held-out samples, and labelled training samples for the quick kNN.
+
+        Both through the reference loader: a measurement does not depend on the engine.
+        """
+        val, train = self.data.val, self.data.train
+        if val is None:
+            return None, None
+        batch = self.data.batch.per_pass
+        order = SampleOrder(
+            len(val),
+            batch * self.world.size,
+            mode="sequential",
+            drop_last=False,
+            rank=self.world.rank,
+            world=self.world.size,
+        )
+        loader = self._loader("reference", val, order, part="val")
+        if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
+            return loader, None
+        bank = spread(train, _BANK_IMAGES)
+        bank_order = SampleOrder(len(bank), batch, mode="sequential", drop_last=False)
+        return loader, self._loader("reference", bank, bank_order, part="knn")
+
+    def timetable(self) -> Timetable:
+        """When things happen, in steps."""
+        train, per_epoch = self.config.train, self.data.order.steps_per_epoch
+        schedule_steps = max(1, round(train.epochs * per_epoch))
+        total = min(schedule_steps, train.max_steps or schedule_steps)
+        optim = self.config.optim
+        return Timetable(
+            total_steps=total,
+            steps_per_epoch=per_epoch,
+            accumulation=self.data.batch.accumulation,
+            views_per_image=self.task.views_per_image,
+            rate=lambda step: learning_rate(step, per_epoch, schedule_steps, optim),
+            validation_steps=max(1, round(train.val_epochs * per_epoch)),
+            checkpoint_steps=train.checkpoint_steps,
+            checkpoint_seconds=60 * train.checkpoint_minutes,
+            log_seconds=train.log_seconds,
+            keep_checkpoints=train.keep_checkpoints,
+            sample_log=train.sample_log,
+        )
+
+    def validate(self, between: Between) -> Mapping[str, Any]:
+        """Measure the model on the held-out samples; ``between`` is called before each batch."""
+        assert self._val_loader is not None
+        for buffer in self.model.buffers():  # those that a checkpoint has, also where ranks differ
+            self.world.copy_from_main(buffer)
+        result = validate(
+            self.model,
+            self.task,
+            self._val_loader,
+            self._bank,
+            device=self.device,
+            world=self.world,
+            between=between,
+        )
+        return {**result.metrics(), "confusion": result.confusion.tolist()}
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        return self._val_loader is not None
+
+    def snapshot(self) -> Snapshot:
+        """Everything a checkpoint needs."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        buffers = optimizer_tensors(self.optimizer, self.model)
+        tensors |= {f"optimizer.{name}": value for name, value in buffers.items()}
+        state = {
+            "fastrot": __version__,
+            "torch": torch.__version__,
+            "config": self.config.model_dump(mode="json"),
+            "data": {
+                "train": {"digest": self.data.train.digest, "samples": len(self.data.train)},
+            },
+            "threads": torch.get_num_threads(),
+            "world_size": self.world.size,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+        backbone = {name: value for name, value in self.model.backbone.state_dict().items()}
+        return Snapshot(tensors, state, {"backbone.safetensors": backbone})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of this run.
+
+        Raises:
+            MismatchError: it was trained on other data, or its tensors do not fit the model.
+        """
+        saved = checkpoint.state["data"]["train"]
+        if saved["digest"] != self.data.train.digest:
+            raise MismatchError(
+                f"{self.data.train.path}: not the data this run began with ({saved['samples']} "
+                f"samples then, {len(self.data.train)} now, or other contents); name the same "
+                "data, or start a new run with another --out"
+            )
+        model = _with_prefix(checkpoint.tensors, "model.")
+        try:
+            self.model.load_state_dict(model)
+        except RuntimeError as error:
+            raise MismatchError(f"checkpoint does not fit the model: {error}") from error
+        load_optimizer_tensors(
+            self.optimizer, self.model, _with_prefix(checkpoint.tensors, "optimizer.")
+        )
+        if self.scaler is not None and checkpoint.state["scaler"]:
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
+        if checkpoint.state["threads"] != torch.get_num_threads():
+            self._say(
+                f"{torch.get_num_threads()} torch threads now, {checkpoint.state['threads']} when "
+                "the checkpoint was written: sound, but not the same bits as without the pause"
+            )
+
+
+def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _labelled(samples: Samples) -> bool:
+    one_class = samples.labels.ndim == 1
+    return one_class and bool(samples.labels.min() >= 0) and len(np.unique(samples.labels)) >= 2

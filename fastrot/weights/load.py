@@ -1,0 +1,288 @@
+"""A trained backbone from a run, a checkpoint or a weight file of another code base.
+
+Nothing is loaded by half: where fewer than 95 % of the backbone's tensors are in the file, it is
+refused. (Other tools go on with a random backbone and score 1 %; see open-mmlab/mmselfsup issues
+330 and 340.) So is a file with a tensor of another shape, or with tensors in its stages that the
+backbone has no place for: it is of another network (a ResNet-34 holds every tensor of a
+ResNet-18), or one that computes something else between the same convolutions.
+
+Files are safetensors or what ``torch.load(weights_only=True)`` takes; no file runs code here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from fastrot.config import Config, DataConfig, ModelConfig, validate
+from fastrot.errors import BadDataError, MismatchError, StorageError, UsageError
+from fastrot.models.backbones import NetworkInNetwork, ResNet, build_model
+from fastrot.runs.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
+from fastrot.weights.names import find_tensors, guess_model, our_names
+
+ChannelOrder = Literal["rgb", "bgr"]
+Statistics = tuple[float, float, float]
+
+LEAST_MATCHED = 0.95
+"""Share of the backbone's tensors that a file must hold."""
+
+_SHOWN = 4
+_STAGE = re.compile(r"(layer|block)\d+\.")
+_OURS = "model.backbone."
+_PUBLISHED = DataConfig()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone that is ready to be measured.
+
+    Attributes:
+        model: in eval mode, on the CPU, float32, without gradients.
+        config: its architecture.
+        digest: hash of its tensors (names, types, shapes and bytes), 32 hexadecimal digits.
+        source: where the weights are from, for people.
+        mean: per channel, in [0, 1], subtracted from what it is shown; in the order of RGB.
+        std: per channel, in [0, 1], divided by.
+        resolution: side in pixels of the crops that it was trained on.
+        channel_order: of the images that it was trained on. bgr: the model has been changed to
+            take RGB, so callers do nothing.
+    """
+
+    model: ResNet | NetworkInNetwork
+    config: ModelConfig
+    digest: str
+    source: str
+    mean: Statistics
+    std: Statistics
+    resolution: int
+    channel_order: ChannelOrder
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a path led to, before it is checked."""
+
+    tensors: dict[str, torch.Tensor]
+    config: ModelConfig
+    source: str
+    data: DataConfig
+    seed: int
+
+
+def load_backbone(
+    path: Path,
+    *,
+    model: ModelConfig | None = None,
+    channel_order: str = "rgb",
+    random_init: bool = False,
+    seed: int | None = None,
+) -> Backbone:
+    """Load a backbone.
+
+    Args:
+        path: run folder (its newest valid checkpoint), checkpoint folder ``step-*``, or a weight
+            file: ``.safetensors``, or one that ``torch.save`` wrote, in the names of torchvision,
+            timm, MMSelfSup, VISSL, RotNet or fastrot.
+        model: architecture of a weight file; None: guessed from the tensors' shapes.
+        channel_order: ``bgr`` for weights trained on images read as BGR but normalised with the
+            mean and deviation of RGB, by position (MMSelfSup before 0.7): input channels of the
+            first convolution, mean and deviation are swapped, so that RGB images give what BGR
+            images gave.
+        random_init: keep the architecture but take the weights that training would begin with.
+        seed: of those; None: the run's, 0 for a weight file.
+
+    Raises:
+        UsageError: there is nothing at ``path``, or an argument is wrong.
+        MismatchError: fewer than 95 % of the tensors are there, one has another shape, the file
+            has more in the stages than the backbone, or it holds several networks.
+        BadDataError: the file is damaged, needs more than tensors, or a weight is not finite.
+        StorageError: it cannot be read, or no checkpoint of the run verifies.
+    """
+    if channel_order not in ("rgb", "bgr"):
+        raise UsageError(f"channel order {channel_order!r} is not known; choose rgb or bgr")
+    found = _find(path, model)
+    source = found.source
+    backbone = build_model(found.config, seed=found.seed if seed is None else seed).backbone
+    if random_init:
+        source = f"random initialisation (seed {found.seed if seed is None else seed})"
+    else:
+        source += _fill(backbone, found.tensors, path)
+    mean, std = found.data.mean, found.data.std
+    if channel_order == "bgr":
+        _swap_channels(backbone)
+        mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
+        source += ", trained on BGR"
+    backbone.eval().requires_grad_(False)
+    return Backbone(
+        model=backbone,
+        config=found.config,
+        digest=weights_digest(backbone),
+        source=source,
+        mean=mean,
+        std=std,
+        resolution=found.data.resolution,
+        channel_order="bgr" if channel_order == "bgr" else "rgb",
+    )
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Hash of a model's tensors: names, types, shapes and bytes, 32 hexadecimal digits.
+
+    Counters of batches that batch norm has seen are left out: nothing is computed from them.
+    """
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(_state(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _find(path: Path, model: ModelConfig | None) -> _Found:
+    if path.is_dir():
+        return _from_run(path, model)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such run, checkpoint or weight file; check the path")
+    try:
+        tensors = our_names(_read(path))
+        config = model or guess_model(tensors)
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from None
+    return _Found(tensors, config, str(path), _PUBLISHED, 0)
+
+
+def _from_run(path: Path, model: ModelConfig | None) -> _Found:
+    checkpoint = _checkpoint(path)
+    try:
+        config: Config = validate(checkpoint.state["config"], f"{path}: its configuration")
+    except (UsageError, KeyError, TypeError) as error:
+        raise MismatchError(
+            f"{path}: its configuration is of another fastrot ({error}); give its "
+            "backbone.safetensors instead"
+        ) from None
+    if model is not None and model != config.model:
+        raise MismatchError(
+            f"{path}: its model is {config.model.name}, width {config.model.width}, and another "
+            "one was asked for; leave out the architecture: the run knows it"
+        )
+    named = {
+        name.removeprefix(_OURS): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(_OURS)
+    }
+    source = f"{path}, step {checkpoint.step}"
+    return _Found(named, config.model, source, config.data, config.train.seed)
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    if (path / "COMMIT.json").exists():
+        return load_checkpoint(path)
+    for folder in (path / "checkpoints", path):
+        if list_checkpoints(folder):
+            checkpoint = newest_checkpoint(folder)
+            assert checkpoint is not None
+            return checkpoint
+    raise UsageError(
+        f"{path}: no checkpoint in this folder; name a run, one of its checkpoints, or a weight "
+        "file"
+    )
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise BadDataError(f"{path}: not readable as safetensors: {error}") from None
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    try:
+        with path.open("rb"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that it then refuses
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # an archive that was cut: it seeks before the beginning
+            raise BadDataError(f"{path}: {_refusal(error)}") from None
+        raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # of the unpickler and of the archive, which have no common type
+        raise BadDataError(f"{path}: {_refusal(error)}") from None
+    return find_tensors(tree)
+
+
+def _refusal(error: Exception) -> str:
+    text = str(error)
+    if found := re.search(r"GLOBAL (\S+)", text):
+        return (
+            f"it holds more than tensors ({found[1]}), and reading that could run code; where you "
+            "trust it, save its state dict alone as .safetensors, and give that"
+        )
+    problem = re.search(r"Unsupported operand \d+", text)
+    reason = problem[0] if problem else text.partition("\n")[0][:120]
+    return (
+        f"not a weight file that torch.save wrote ({reason}); save the state dict alone, as "
+        ".safetensors"
+    )
+
+
+def _fill(
+    backbone: ResNet | NetworkInNetwork, given: Mapping[str, torch.Tensor], path: Path
+) -> str:
+    """Copy what fits into the model; what people should know about the rest."""
+    wanted = _state(backbone)
+    missing = [name for name in wanted if name not in given]
+    other = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    unknown = [n for n in given if n not in wanted and not n.endswith("num_batches_tracked")]
+    fits = len(wanted) - len(missing) - len(other)
+    if other or any(map(_STAGE.match, unknown)) or fits < LEAST_MATCHED * len(wanted):
+        raise MismatchError(
+            f"{path}: {fits} of the backbone's {len(wanted)} tensors fit (at least "
+            f"{LEAST_MATCHED:.0%} must, and none may contradict it): "
+            f"{_examples(missing, other, unknown)}; check the file and the architecture"
+        )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            if name in given:
+                tensor.copy_(given[name])
+                if not tensor.isfinite().all():
+                    raise BadDataError(f"{path}: {name} holds values that are not finite")
+    if not missing:
+        return ""
+    note = f", {len(missing)} of its {len(wanted)} tensors missing"
+    log.warning("%s%s: %s", path, note, ", ".join(missing[:_SHOWN]))
+    return note
+
+
+def _examples(missing: list[str], other: list[str], unknown: list[str]) -> str:
+    kinds = (("missing", missing), ("of another shape", other), ("unknown to it", unknown))
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{' ...' if names[_SHOWN:] else ''})"
+        for what, names in kinds
+        if names
+    )
+
+
+def _swap_channels(backbone: torch.nn.Module) -> None:
+    first = next(m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d))
+    with torch.no_grad():
+        first.weight.copy_(first.weight.flip(1))
+
+
+def _state(model: torch.nn.Module) -> dict[str, Any]:
+    return {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
