@@ -37,9 +37,9 @@ from fastrot.benchmarks.common.harness import (
 )
 from fastrot.config import DataConfig, load_config
 from fastrot.data.loader import Batch, LoaderSpec, build_loader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.distributed.world import World, pick_device
 from fastrot.errors import UsageError
 from fastrot.features.extract import pass_size
@@ -218,8 +218,8 @@ class _Reader:
     """Batches of a data set without end; each iteration goes on where the last one stopped."""
 
     def __init__(self, data: str, plan: FeaturePlan, batch: int, device: torch.device) -> None:
-        samples = open_samples(data)
-        order = SampleOrder(len(samples), batch, mode="sequential", drop_last=False)
+        samples = open_dataset(data)
+        order = Sampler(len(samples), batch, mode="sequential", drop_last=False)
         workers = usable_cores() if device.type == "cuda" else max(1, usable_cores() // 2)
         spec = LoaderSpec(samples, order, plan.crop, 0, device, workers, exact=True)
         self._loader = build_loader("auto", spec)

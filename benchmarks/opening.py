@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from fastrot.data.beton import manifest
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import (
     ALLOCATION,
     HEADER,
@@ -39,7 +39,7 @@ from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.loaders.substitution import CropSource
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 
 _FIELDS = (Field("image", Kind.IMAGE), Field("label", Kind.INT))
 _CLASSES = 1000
@@ -116,10 +116,10 @@ def first_boxes(path: Path) -> dict[str, float]:
     def mark() -> None:
         marks.append(time.perf_counter())
 
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     mark()
     # A seed of its own each time: permutations are kept.
-    ids = SampleOrder(len(samples), _BATCH, seed=time.time_ns()).rank_ids(0, 0)
+    ids = Sampler(len(samples), _BATCH, seed=time.time_ns()).rank_ids(0, 0)
     mark()
     CropSource(samples, Crop("random_resized", 224), 0, "fail").boxes(0, ids)
     mark()

@@ -11,7 +11,7 @@ class FastrotError(Exception):
     """A failure that the user can understand and act on."""
 
     exit_code = 70
-    told_elsewhere = False
+    reported_elsewhere = False
     """Another rank prints it: one line is enough for all of them."""
     rank: int | None = None
     """The rank that failed by itself, where there are several."""
@@ -33,7 +33,7 @@ class TooFewImagesError(BadDataError):
     """A protocol needs more images of a class than the data has (65)."""
 
 
-class PeerLostError(FastrotError):
+class RankLostError(FastrotError):
     """Another rank died, or did not answer within its deadline (69)."""
 
     exit_code = 69

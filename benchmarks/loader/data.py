@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from fastrot.data.beton import BetonWriter, Field, Kind
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import RAW
-from fastrot.data.dataset import Samples
-from fastrot.data.open import open_samples
+from fastrot.data.dataset import Dataset
+from fastrot.data.open import open_dataset
 from fastrot.data.sources.find import list_source
 from fastrot.system.machine import usable_memory
 
@@ -79,10 +79,10 @@ def prepare_data(source: Path, *, repeat: int | None, scratch: Path) -> BenchDat
         BadDataError: it is damaged.
         StorageError: it cannot be read, or ``scratch`` is full.
     """
-    samples = open_samples(source, checksums=False)
+    samples = open_dataset(source, checksums=False)
     times = repeat or max(1, -(-ENOUGH_SAMPLES // len(samples)))
     path = source
-    if times > 1 and isinstance(samples, BetonSamples):
+    if times > 1 and isinstance(samples, BetonDataset):
         path = _repeated_file(samples, times, scratch / "repeated.beton")
     elif times > 1:
         path = repeated_folder(source, times, scratch / "repeated")
@@ -121,7 +121,7 @@ def repeated_folder(source: Path, times: int, out: Path) -> Path:
     return out
 
 
-def _repeated_file(samples: BetonSamples, times: int, out: Path) -> Path:
+def _repeated_file(samples: BetonDataset, times: int, out: Path) -> Path:
     file = samples.file
     shapes = np.stack([file.heights, file.widths], axis=1).tolist()
     fields = (Field("image", Kind.IMAGE), Field("label", Kind.INT))
@@ -136,8 +136,8 @@ def _repeated_file(samples: BetonSamples, times: int, out: Path) -> Path:
     return out
 
 
-def _bytes(samples: Samples) -> tuple[int, float]:
-    if isinstance(samples, BetonSamples):
+def _bytes(samples: Dataset) -> tuple[int, float]:
+    if isinstance(samples, BetonDataset):
         file = samples.file
         return int(file.data_sizes.sum()), float((file.modes == RAW).mean())
     return sum(file.stat().st_size for file in _files(samples.path)), 0.0

@@ -24,7 +24,7 @@ from fastrot.benchmarks.plan.step_times import (
     roofline_steps,
 )
 from fastrot.config import Config, load_config
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sources.listing import SIZES
 from fastrot.distributed.world import World
 from fastrot.errors import UsageError
@@ -183,7 +183,7 @@ def _data(
         if images is not None or image_bytes is not None:
             raise UsageError("--data says how many images there are and how large; leave out "
                              "--images and --image-bytes")  # fmt: skip
-        samples = open_samples(data)
+        samples = open_dataset(data)
         size = samples.stored_bytes / len(samples)
         return len(samples), size, f"bytes read: {size:,.0f} an image, stored in {Path(data).name}"
     size = _IMAGE_BYTES if image_bytes is None else image_bytes

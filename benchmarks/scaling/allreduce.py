@@ -137,7 +137,7 @@ def run_allreduce(
     Raises:
         UsageError: an argument is wrong.
         MismatchError: there are fewer GPUs than ranks.
-        PeerLostError: a rank failed.
+        RankLostError: a rank failed.
     """
     check_positive(rounds=rounds, seconds=seconds)
     whole = sorted({-(-size // 4) * 4 for size in sizes})

@@ -260,7 +260,7 @@ def run_plan_check(
     Raises:
         UsageError: an argument is wrong.
         TrainerError: a run failed.
-        PeerLostError: a rank of the all-reduces failed.
+        RankLostError: a rank of the all-reduces failed.
     """
     check_positive(threads=threads, rounds=rounds, bound=bound, deadline=deadline)
     if ranks < 2 or steps < 5:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fastrot.distributed.rank_environment import rank_environment
-from fastrot.errors import PeerLostError
+from fastrot.errors import RankLostError
 from fastrot.system.processes import Child, end_children, start_child
 
 _POLL_SECONDS = 0.05
@@ -32,7 +32,7 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
         What rank 0 printed, errors and warnings included.
 
     Raises:
-        PeerLostError: a rank failed, with the last line of what it said; or the deadline passed.
+        RankLostError: a rank failed, with the last line of what it said; or the deadline passed.
     """
     with tempfile.TemporaryDirectory(prefix="fastrot-ranks-") as scratch, ExitStack() as stack:
         store, logs = Path(scratch, "store"), [Path(scratch, f"{r}.log") for r in range(ranks)]
@@ -51,10 +51,10 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
             if any(process.returncode for process in processes):
                 break
             if time.monotonic() > end:
-                raise PeerLostError(f"{ranks} ranks of {module} did not end in {deadline:g} s")
+                raise RankLostError(f"{ranks} ranks of {module} did not end in {deadline:g} s")
             time.sleep(_POLL_SECONDS)
         for rank, process in enumerate(processes):
             if process.returncode:
                 last = (logs[rank].read_text().strip().splitlines() or ["it said nothing"])[-1]
-                raise PeerLostError(f"rank {rank} ended with {process.returncode}: {last}")
+                raise RankLostError(f"rank {rank} ended with {process.returncode}: {last}")
         return logs[0].read_text()

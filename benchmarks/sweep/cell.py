@@ -25,7 +25,7 @@ from fastrot.benchmarks.sweep.rank import RESULT, error_file
 from fastrot.benchmarks.sweep.record import CellJob, CellRecord, Measured, read_job
 from fastrot.distributed.rank_environment import rank_environment
 from fastrot.distributed.slurm import SlurmTask, describe_code, requeue, seconds_left, slurm_task
-from fastrot.errors import FastrotError, PeerLostError, PreemptedError
+from fastrot.errors import FastrotError, PreemptedError, RankLostError
 from fastrot.system.processes import Child, end_children, signals_noted, start_child
 
 _POLL_SECONDS = 0.1
@@ -151,7 +151,7 @@ def _run(
         return Outcome(f"{reason}{_last_words(job)}", None, {})
     if failed:
         # A rank that only lost another one is not the one to blame.
-        rank = min(failed, key=lambda each: (failed[each] == PeerLostError.exit_code, each))
+        rank = min(failed, key=lambda each: (failed[each] == RankLostError.exit_code, each))
         return Outcome(_blame(job, scratch, rank, failed[rank]), failed[rank], {})
     if first:
         return Outcome(None, None, {})
@@ -255,12 +255,12 @@ def debug_cell(path: str) -> None:
         run_cell(path)
         return
     from fastrot.benchmarks.sweep.measure import measure
-    from fastrot.training.run import out_of_memory_told
+    from fastrot.training.run import translate_oom
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fastrot-cell-") as folder:
         try:
-            with out_of_memory_told():
+            with translate_oom():
                 measured, config = measure(job, Path(folder))
         except FastrotError as error:
             outcome = Outcome(" ".join(str(error).split()), error.exit_code, {})

@@ -29,8 +29,8 @@ from fastrot.training.loop import Loop
 from fastrot.training.resolve import resolve, with_values
 from fastrot.training.run import prepare_torch
 from fastrot.training.step import TrainStep
-from fastrot.training.step_backend import choose_rung
-from fastrot.training.trainer import Pretraining
+from fastrot.training.step_backend import choose_backend
+from fastrot.training.trainer import Trainer
 
 _ENDLESS_EPOCHS = 1e6
 _MOST_EPOCHS = 10**6  # as integers: a loader alone never comes to so many
@@ -62,11 +62,11 @@ def measure(job: CellJob, scratch: Path) -> tuple[Measured, Config]:
             return _loader_alone(job, data.config, loader, world, device), data.config
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        rung = choose_rung(config, world, device)
-        config = with_values(config, {"train.step": rung.step})
+        backend = choose_backend(config, world, device)
+        config = with_values(config, {"train.step": backend.step})
         data = open_data(config, scratch, world, device, _say)
-        _say(rung.describe())
-        parts = Pretraining(data, rung, scratch, world=world, device=device, stack=stack, say=_say)
+        _say(backend.describe())
+        parts = Trainer(data, backend, scratch, world=world, device=device, stack=stack, say=_say)
         return _trainer(job, parts, world, device), data.config
 
 
@@ -120,7 +120,7 @@ class _Losses:
         return self._sum / self._steps if self._steps else None
 
 
-def _trainer(job: CellJob, parts: Pretraining, world: World, device: torch.device) -> Measured:
+def _trainer(job: CellJob, parts: Trainer, world: World, device: torch.device) -> Measured:
     from fastrot.benchmarks.common.roofline import layers_of, step_flops  # takes a second to load
 
     config = parts.config
@@ -129,10 +129,10 @@ def _trainer(job: CellJob, parts: Pretraining, world: World, device: torch.devic
     clock = StepClock(parts.step, loader, world, stop, warm_up=job.warm_up_steps,
                       repeats=job.repeats, seconds=job.seconds)  # fmt: skip
     losses = _Losses(job.warm_up_steps)
-    timetable = replace(
-        parts.timetable(), validation_steps=None, sample_log="none", checkpoint_seconds=1e9
+    schedule = replace(
+        parts.schedule(), validation_steps=None, sample_log="none", checkpoint_seconds=1e9
     )
-    loop = Loop(timetable, cast(TrainStep, clock), cast(Loader, loader), world=world, run=None,
+    loop = Loop(schedule, cast(TrainStep, clock), cast(Loader, loader), world=world, run=None,
                 report=losses, snapshot=parts.snapshot, validate=None)  # fmt: skip
     try:
         loop.run(stop)
@@ -233,7 +233,7 @@ def _endless(loader: Loader, epoch: int) -> Iterator[Batch]:
 
 
 def _step_alone(
-    parts: Pretraining,
+    parts: Trainer,
     batches: Sequence[Batch],
     step_seconds: float,
     seconds: float,

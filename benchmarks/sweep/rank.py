@@ -27,11 +27,11 @@ def main(path: str, folder: str) -> int:
     """Measure, and say how it went."""
     from fastrot.benchmarks.sweep.measure import measure
     from fastrot.distributed.world import read_world
-    from fastrot.training.run import out_of_memory_told
+    from fastrot.training.run import translate_oom
 
     scratch, world = Path(folder), read_world()
     try:
-        with out_of_memory_told():
+        with translate_oom():
             measured, config = measure(read_job(path), scratch)
     except FastrotError as error:
         error_file(scratch, world.rank).write_text(str(error))

@@ -246,8 +246,8 @@ class _Size:
         self._countdown.step(f"{self.name}, {name}: warmed up, loss {losses[-1]:.4f}")
         point = StepPoint(
             step=name,
-            batchnorm=subject.rung.batchnorm,
-            cuda_graph=subject.rung.graph,
+            batchnorm=subject.backend.batchnorm,
+            cuda_graph=subject.backend.graph,
             resolution=self._side,
             batch=self._count,
             views=subject.views,

@@ -19,7 +19,7 @@ from fastrot.training.optim import build_optimizer, keep_rate_on_device
 from fastrot.training.resolve import with_values
 from fastrot.training.rotation import RotationTask
 from fastrot.training.step import TrainStep
-from fastrot.training.step_backend import arrange, choose_rung
+from fastrot.training.step_backend import choose_backend, wrap_model
 
 STEPS = {
     "eager": {"train.step": "eager"},
@@ -44,7 +44,7 @@ class StepSubject:
     Attributes:
         name: of it.
         views: of one step.
-        rung: what the ladder chose.
+        backend: what ``choose_backend`` chose.
         memory: bytes it took at most since it was built, after ``warm``: on a GPU what it
             allocated, on a CPU the largest size of the process.
 
@@ -61,8 +61,8 @@ class StepSubject:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
-        self.rung = choose_rung(config, World(), device)
-        if self.rung.step == "compile":
+        self.backend = choose_backend(config, World(), device)
+        if self.backend.step == "compile":
             # What other models left: after eight of them torch would quietly stop compiling.
             torch.compiler.reset()
         self._dtype = autocast_dtype(config.train.precision)
@@ -72,14 +72,14 @@ class StepSubject:
         self._model = self._model.to(device)
         if config.train.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)
-        self._task = RotationTask(config, device, self._dtype, channels=self.rung.channels)
+        self._task = RotationTask(config, device, self._dtype, channels=self.backend.channels)
         self._optimizer = build_optimizer(self._model, config.optim)
         self._scaler = torch.amp.GradScaler(device.type) if self._half else None
-        self._arranged = arrange(self._model, self.rung, world=World(), device=device,
+        self._arranged = wrap_model(self._model, self.backend, world=World(), device=device,
                                  sync_bn=False, static_graph=True, say=_quiet)  # fmt: skip
-        if self.rung.graph:
+        if self.backend.graph:
             keep_rate_on_device(self._optimizer, device)
-        self._step = self._train_step(graph=self.rung.graph)
+        self._step = self._train_step(graph=self.backend.graph)
         self._batches = cycle(_random_batches(config, device))
         self.views = config.train.global_batch * self._task.views_per_image
 
@@ -119,8 +119,8 @@ class StepSubject:
 
         With no memory left for that the graph itself is looked at, where stages are not known.
         """
-        model = None if self.rung.step == "compile" else self._model
-        if not self.rung.graph:
+        model = None if self.backend.step == "compile" else self._model
+        if not self.backend.graph:
             return kernel_table(self, device=self._device, model=model, trace=trace)
         plain = self._train_step(graph=False)
         batch = [next(self._batches)]

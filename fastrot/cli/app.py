@@ -139,7 +139,7 @@ def train(
     on_ranks(gpus, restarts=restarts, again=lambda: resumption(folder, resume=resume))
 
     from fastrot.distributed.world import read_world
-    from fastrot.runs.reporter import RunScreen
+    from fastrot.runs.reporter import TerminalReporter
     from fastrot.training.run import TrainRequest
     from fastrot.training.run import train as run
 
@@ -150,9 +150,9 @@ def train(
         out=folder,
         resume=resume,
     )
-    with RunScreen(quiet=not read_world().is_main) as screen:
-        result = run(request, screen)
-        screen.finished(result)
+    with TerminalReporter(quiet=not read_world().is_main) as reporter:
+        result = run(request, reporter)
+        reporter.finished(result)
 
 
 @app.command()
@@ -380,7 +380,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)
     except FastrotError as error:
         line = str(error) if error.rank is None else f"rank {error.rank}: {error}"
-        silent = error.told_elsewhere or said_by_another_rank(line)
+        silent = error.reported_elsewhere or said_by_another_rank(line)
         _leave("" if silent else f"fastrot: {line}", error.exit_code)
     except typer.TyperException as error:
         text = error.format_message().strip().rstrip(".;")

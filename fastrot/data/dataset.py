@@ -1,6 +1,6 @@
 """Random access to the encoded images of a data set: what every loader reads from.
 
-A data set is a ``.beton`` file or a folder of images. ``open_samples`` looks at the path and
+A data set is a ``.beton`` file or a folder of images. ``open_dataset`` looks at the path and
 returns one; the loaders do not know which. Objects are picklable (worker processes receive
 them) and open files only when first read.
 
@@ -64,7 +64,7 @@ class Encoded:
     orientation: int = 1
 
 
-class Samples(Protocol):
+class Dataset(Protocol):
     """The contract of a data set.
 
     Attributes:

@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple, Protocol
 
 import torch
 
-from fastrot.data.dataset import BadSampleError, Samples
+from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import UsageError
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
 
@@ -62,8 +62,8 @@ class LoaderSpec:
         exact: decode at full resolution; only the native loader would do otherwise.
     """
 
-    samples: Samples
-    order: SampleOrder
+    samples: Dataset
+    order: Sampler
     crop: Crop
     seed: int
     device: torch.device

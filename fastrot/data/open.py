@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastrot.data.beton.dataset import BetonSamples
-from fastrot.data.dataset import Samples
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.beton.dataset import BetonDataset
+from fastrot.data.dataset import Dataset
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.sources.find import SourceKind, find_layout
-from fastrot.data.tar.dataset import TarSamples
+from fastrot.data.tar.dataset import TarDataset
 from fastrot.data.tar.shards import has_only_shards, is_pattern
 from fastrot.errors import UsageError
 
@@ -23,14 +23,14 @@ _NAMES = {
 _SPLITS = {"voc07": "trainval"}
 
 
-def open_samples(
+def open_dataset(
     path: str | Path,
     *,
     checksums: bool = True,
     split: str | None = None,
     kind: SourceKind = "auto",
     follow_symlinks: bool = False,
-) -> Samples:
+) -> Dataset:
     """Open a data set.
 
     Args:
@@ -53,7 +53,7 @@ def open_samples(
     as_it_is = split is None and kind == "auto"
     if path.is_dir():
         if as_it_is and find_layout(path) == "folder" and has_only_shards(path):
-            return TarSamples(path)
+            return TarDataset(path)
         return _open_folder(path, split, kind, follow_symlinks)
     if not path.exists() and not is_pattern(path):
         raise UsageError(f"{path}: no such file or folder; check the path")
@@ -63,8 +63,8 @@ def open_samples(
             "are taken whole"
         )
     if path.suffix == ".tar" or not path.exists():
-        return TarSamples(path)
-    return BetonSamples(path, checksums=checksums)
+        return TarDataset(path)
+    return BetonDataset(path, checksums=checksums)
 
 
 def _divide(path: Path, split: str | None) -> tuple[Path, str | None]:
@@ -79,7 +79,7 @@ def _divide(path: Path, split: str | None) -> tuple[Path, str | None]:
 
 def _open_folder(
     path: Path, split: str | None, kind: SourceKind, follow_symlinks: bool
-) -> FolderSamples:
+) -> FolderDataset:
     layout = find_layout(path) if kind == "auto" else kind
     if layout in _NAMES and split is None:
         part = _SPLITS.get(layout, "train")
@@ -87,4 +87,4 @@ def _open_folder(
             f"{path}: {_NAMES[layout]}, which has parts: name one, {path}:{part} for example, or "
             f"convert it, which reads faster: fastrot prepare {path} OUT.beton --split {part}"
         )
-    return FolderSamples(path, kind=layout, split=split, follow_symlinks=follow_symlinks)
+    return FolderDataset(path, kind=layout, split=split, follow_symlinks=follow_symlinks)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.dataset import BadSampleError, Encoded, Samples
+from fastrot.data.dataset import BadSampleError, Dataset, Encoded
 from fastrot.data.labels import Labels
 
 
 @dataclass
-class SubsetSamples:
+class DatasetSubset:
     """Some samples of a data set, renumbered from 0; so are the errors about them.
 
     Args:
@@ -20,7 +20,7 @@ class SubsetSamples:
         ids: which of its samples, of shape (M,), int64.
     """
 
-    samples: Samples
+    samples: Dataset
     ids: NDArray[np.int64]
     labels: Labels = field(init=False)
 
@@ -80,7 +80,7 @@ def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
     return BadSampleError(sample, error.name, error.reason)
 
 
-def spread(samples: Samples, most: int) -> SubsetSamples:
+def spread(samples: Dataset, most: int) -> DatasetSubset:
     """At most ``most`` samples, evenly spaced over the data set."""
     count = min(most, len(samples))
-    return SubsetSamples(samples, np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    return DatasetSubset(samples, np.linspace(0, len(samples) - 1, count).astype(np.int64))

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from fastrot.distributed.rank_environment import rank_environment
-from fastrot.errors import PeerLostError, PreemptedError
+from fastrot.errors import PreemptedError, RankLostError
 from fastrot.system.processes import Child, end_children, signal_children, start_child
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -53,7 +53,7 @@ def launch(
         for start in range(restarts + 1):
             group.start([*command, *(again() if start else ())], ranks)
             code, reason = group.wait()
-            if code != PeerLostError.exit_code or group.stopping or start == restarts:
+            if code != RankLostError.exit_code or group.stopping or start == restarts:
                 break
             say(f"{reason}; starting all ranks anew ({start + 1} of {restarts} restarts)")
         return code
@@ -109,7 +109,7 @@ class _Ranks:
                 deadline = min(deadline, time.monotonic() + wait)
                 if code:
                     first = first or (rank, code)
-                    if code != PeerLostError.exit_code and own is None:
+                    if code != RankLostError.exit_code and own is None:
                         own = (rank, code)
             if time.monotonic() > deadline:
                 own = own or next(
@@ -122,7 +122,7 @@ class _Ranks:
         if code < 0 and -code in self._signals:
             return PreemptedError.exit_code, f"rank {rank} was stopped as it began"
         if code < 0:
-            return PeerLostError.exit_code, f"rank {rank} was killed by {_name(-code)}"
+            return RankLostError.exit_code, f"rank {rank} was killed by {_name(-code)}"
         return code, f"rank {rank} left with {code}"
 
     def forward(self, number: int, frame: FrameType | None) -> None:

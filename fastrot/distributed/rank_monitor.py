@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fastrot.errors import FastrotError, PeerLostError
+from fastrot.errors import FastrotError, RankLostError
 from fastrot.system.processes import Holder
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ _MARGIN = 30.0  # after the deadline of a wait, which raises by itself where it 
 
 
 @contextmanager
-def lost_peers_named(rank: int, size: int) -> Iterator[None]:
-    """Around anything that waits for other ranks: its failure becomes a PeerLostError."""
+def lost_ranks_named(rank: int, size: int) -> Iterator[None]:
+    """Around anything that waits for other ranks: its failure becomes a RankLostError."""
     try:
         yield
     except RuntimeError as error:
         if size == 1 or not _speaks_of_ranks(error):
             raise
-        raise PeerLostError(f"rank {rank}: another rank is gone ({_gist(error)})") from error
+        raise RankLostError(f"rank {rank}: another rank is gone ({_gist(error)})") from error
 
 
 def _gist(error: RuntimeError) -> str:
@@ -58,7 +58,7 @@ def _speaks_of_ranks(error: RuntimeError) -> bool:
     )
 
 
-class Peers:
+class RankMonitor:
     """The ranks of a run, seen from one of them. With a single rank there is nothing to see.
 
     Args:
@@ -86,11 +86,11 @@ class Peers:
         assert self._store is not None
         return self._store
 
-    def call_the_roll(self, seconds: float) -> None:
+    def rendezvous(self, seconds: float) -> None:
         """Say who we are, and wait for all others to say so.
 
         Raises:
-            PeerLostError: some did not in time; they are named.
+            RankLostError: some did not in time; they are named.
         """
         me = Holder.of_this_process()
         self.store.set(f"here/{self._rank}", json.dumps(asdict(me)))
@@ -100,7 +100,7 @@ class Peers:
             missing = [rank for rank in missing if not self._know(rank)]
             if missing and time.monotonic() > end:
                 ranks = ", ".join(map(str, missing))
-                raise PeerLostError(
+                raise RankLostError(
                     f"rank {self._rank} waited {seconds:.0f} s for ranks {ranks} of {self._size}, "
                     "which did not come; look for what ended them, or start as many as "
                     "WORLD_SIZE says"
@@ -127,7 +127,7 @@ class Peers:
         self._told = True
         code = getattr(error, "exit_code", 1)
         message = str(error) or type(error).__name__
-        lost = isinstance(error, PeerLostError)
+        lost = isinstance(error, RankLostError)
         with suppress(RuntimeError):  # the store may be gone with the rank that kept it
             self._store.set(
                 f"left/{self._rank}",
@@ -144,11 +144,11 @@ class Peers:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """A PeerLostError of the block says who failed and how, with that rank's exit code."""
+        """A RankLostError of the block says who failed and how, with that rank's exit code."""
         try:
-            with lost_peers_named(self._rank, self._size):
+            with lost_ranks_named(self._rank, self._size):
                 yield
-        except PeerLostError as error:
+        except RankLostError as error:
             if self._store is None or error.explained:
                 raise
             explained = self._explain(error)
@@ -160,16 +160,16 @@ class Peers:
             self.tell(error)
             raise
 
-    def _explain(self, error: PeerLostError) -> PeerLostError:
+    def _explain(self, error: RankLostError) -> RankLostError:
         end = time.monotonic() + _WORD_SECONDS
-        while (found := self.culprit()) is None and time.monotonic() < end:
+        while (found := self.first_failure()) is None and time.monotonic() < end:
             time.sleep(0.05)
         if found is None:
-            found = PeerLostError(f"{error}; all ranks of this machine still run")
+            found = RankLostError(f"{error}; all ranks of this machine still run")
         found.explained = True
         return found
 
-    def culprit(self) -> PeerLostError | None:
+    def first_failure(self) -> RankLostError | None:
         """The failure of another rank, if there is one.
 
         Those that gave a reason of their own come first: what others saw follows from it.
@@ -191,14 +191,14 @@ class Peers:
                     rank,
                     f"rank {rank} (process {holder.pid}) {how}; the same command with --resume "
                     "goes on from the last checkpoint",
-                    PeerLostError.exit_code,
+                    RankLostError.exit_code,
                 )
-        return PeerLostError(second_hand) if second_hand else None
+        return RankLostError(second_hand) if second_hand else None
 
-    def _failure(self, culprit: int, message: str, exit_code: int) -> PeerLostError:
-        error = PeerLostError(message)
+    def _failure(self, first_failure: int, message: str, exit_code: int) -> RankLostError:
+        error = RankLostError(message)
         error.exit_code = exit_code
-        error.told_elsewhere = self._rank != 0 and culprit != 0  # by the main rank
+        error.reported_elsewhere = self._rank != 0 and first_failure != 0  # by the main rank
         return error
 
     def _others(self) -> list[int]:
@@ -246,8 +246,8 @@ class Peers:
             if silence > self._deadline:
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 self._leave(
-                    self.culprit()
-                    or PeerLostError(
+                    self.first_failure()
+                    or RankLostError(
                         f"rank {self._rank} did not get on for {silence:.0f} s; the stacks of its "
                         "threads are above; checkpoints are intact"
                     )
@@ -255,7 +255,7 @@ class Peers:
             if failed_at is None and self._somebody_left():
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > _LEAVE_SECONDS:
-                self._leave(self.culprit() or PeerLostError("another rank is gone"))
+                self._leave(self.first_failure() or RankLostError("another rank is gone"))
 
     def _somebody_left(self) -> bool:
         with suppress(RuntimeError):
@@ -277,7 +277,7 @@ class Peers:
             with suppress(Exception):
                 self.record(error)
         self.tell(error)
-        if not error.told_elsewhere:
+        if not error.reported_elsewhere:
             sys.stderr.write(f"fastrot: {error}\n")
             sys.stderr.flush()
         os._exit(error.exit_code)  # the main thread waits for what will not come

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fastrot.errors import PeerLostError
+from fastrot.errors import RankLostError
 
 _ASK_SECONDS = 60.0
 _AGAIN_SECONDS = 5.0
@@ -122,7 +122,7 @@ def _answer(*command: str) -> list[str]:
     """As ``_ask``, but a controller that is busy or restarts is asked again, and waited for.
 
     Raises:
-        PeerLostError: for ten minutes it gave no answer.
+        RankLostError: for ten minutes it gave no answer.
     """
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -138,7 +138,7 @@ def _answer(*command: str) -> list[str]:
         except OSError as error:
             words = str(error)
         if time.monotonic() > end:
-            raise PeerLostError(
+            raise RankLostError(
                 f"{command[0]} gives no answer for {_PATIENCE_SECONDS / 60:.0f} minutes ({words}); "
                 "jobs go on; the same command goes on with them once Slurm answers"
             )

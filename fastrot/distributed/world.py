@@ -24,8 +24,8 @@ from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from fastrot.distributed.rank_environment import STORE
-from fastrot.distributed.rank_monitor import Peers, lost_peers_named
-from fastrot.errors import MismatchError, PeerLostError
+from fastrot.distributed.rank_monitor import RankMonitor, lost_ranks_named
+from fastrot.errors import MismatchError, RankLostError
 
 DEADLINE_SECONDS = 120.0
 """Longest wait for another rank, where the configuration names none."""
@@ -72,7 +72,7 @@ class World:
         if self.size == 1:
             return values[None]
         every = values.new_empty(self.size * values.numel())  # gloo wants it flat
-        with lost_peers_named(self.rank, self.size):
+        with lost_ranks_named(self.rank, self.size):
             dist.all_gather_into_tensor(every, values.flatten())
         return every.view(self.size, *values.shape)
 
@@ -93,13 +93,13 @@ class World:
     def copy_from_main(self, values: torch.Tensor) -> torch.Tensor:
         """The main rank's values, in place."""
         if self.size > 1:
-            with lost_peers_named(self.rank, self.size):
+            with lost_ranks_named(self.rank, self.size):
                 dist.broadcast(values, 0)
         return values
 
     def _reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
         if self.size > 1:
-            with lost_peers_named(self.rank, self.size):
+            with lost_ranks_named(self.rank, self.size):
                 dist.all_reduce(values, operation)
         return values
 
@@ -142,7 +142,7 @@ def pick_device(name: str, world: World) -> torch.device:
 @contextmanager
 def joined(
     world: World, device: torch.device, *, deadline: float = DEADLINE_SECONDS
-) -> Iterator[Peers]:
+) -> Iterator[RankMonitor]:
     """Join the process group for the duration of the block.
 
     Nothing to do for one rank, or inside of a block that has joined already. A failure of this
@@ -155,38 +155,38 @@ def joined(
             ``shorten_waits``.
 
     Raises:
-        PeerLostError: ranks are missing, died, or did not answer in time.
+        RankLostError: ranks are missing, died, or did not answer in time.
     """
     if world.size == 1 or dist.is_initialized():
-        yield Peers(world.rank, world.size)
+        yield RankMonitor(world.rank, world.size)
         return
     if world.local_size == world.size:  # one machine: nothing listens to any other
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, "lo")
     # torchrun keeps its store when it starts all ranks anew; what was said before is not for them.
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    peers = Peers(world.rank, world.size, PrefixStore(f"start-{start}", _store(world)))
-    peers.call_the_roll(JOIN_SECONDS)
+    monitor = RankMonitor(world.rank, world.size, PrefixStore(f"start-{start}", _store(world)))
+    monitor.rendezvous(JOIN_SECONDS)
     patience = timedelta(seconds=max(deadline, JOIN_SECONDS))
-    peers.store.set_timeout(patience)  # NCCL's ranks meet in it once more, at their first word
+    monitor.store.set_timeout(patience)  # NCCL's ranks meet in it once more, at their first word
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    with peers.watching(), peers.explained():
+    with monitor.watching(), monitor.explained():
         dist.init_process_group(
             backend,
-            store=PrefixStore("group", peers.store),
+            store=PrefixStore("group", monitor.store),
             rank=world.rank,
             world_size=world.size,
             timeout=patience,
         )
         try:
-            yield peers
+            yield monitor
         except BaseException as error:
-            if not isinstance(error, PeerLostError) or device.type == "cpu":
+            if not isinstance(error, RankLostError) or device.type == "cpu":
                 # NCCL would wait for those who are gone.
                 with suppress(RuntimeError):
                     dist.destroy_process_group()
             raise
-        peers.tell_done()
+        monitor.tell_done()
         dist.destroy_process_group()
 
 
@@ -215,7 +215,7 @@ def _store(world: World) -> Store:
         store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=wait))
     except (RuntimeError, ValueError) as error:  # ValueError: a variable is missing
         line = str(error).strip().splitlines()[0]
-        raise PeerLostError(
+        raise RankLostError(
             f"rank {world.rank}: no meeting of {world.size} ranks at {where} ({line}); check that "
             "MASTER_ADDR is the first machine's address, and MASTER_PORT free and open there"
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastrot.distributed.world import read_world
 from fastrot.errors import UsageError
 from fastrot.evaluation.protocol import TEST_TRANSFORM, parse_mode
-from fastrot.evaluation.run import Measurement, measure
+from fastrot.evaluation.run import EvalRequest, measure
 from fastrot.evaluation.suite import SuiteReport, run_suite
 from fastrot.evaluation.tables import EvalReport
 from fastrot.system.console import Say
@@ -63,7 +63,7 @@ def evaluate(
     """
     if (train is None) != (test is None):
         raise UsageError("--train and --test go together; name both")
-    base = Measurement(
+    base = EvalRequest(
         protocol=protocol,
         checkpoint=checkpoint,
         train=train or Path(),
@@ -99,7 +99,7 @@ def _default_folder(checkpoint: Path) -> Path:
     return checkpoint.parent / "eval" / checkpoint.name.partition(".")[0]
 
 
-def _with_mode(base: Measurement, mode: str | None) -> Measurement:
+def _with_mode(base: EvalRequest, mode: str | None) -> EvalRequest:
     if mode is not None and "," in mode:
         raise UsageError(f"--mode={mode!r}: only eval suite takes several; name one")
     linear = base.config.kind == "linear"

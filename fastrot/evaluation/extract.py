@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrot.config import ModelConfig, load_config
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
 from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
@@ -215,7 +215,7 @@ def extract_for(
     with joined(world, target):
         return extract_features(
             backbone,
-            open_samples(data),
+            open_dataset(data),
             out,
             layers=layers,
             crop=_crop(config, backbone, crops),

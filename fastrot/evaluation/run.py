@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from fastrot.data.labels import check_same_classes, count_classes
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sources.find import size_note
 from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.errors import UsageError
@@ -35,7 +35,7 @@ from fastrot.evaluation.svm.voc07 import evaluate_svm
 from fastrot.features.cache import FeatureCache
 from fastrot.system.console import Say
 from fastrot.system.files import write_atomic
-from fastrot.system.fingerprint import differing_fields, identity_digest, plain
+from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 from fastrot.system.machine import environment_record
 from fastrot.system.yaml_config import Override
 from fastrot.weights.load import Backbone, load_backbone
@@ -55,7 +55,7 @@ _SPLITS = {
 
 
 @dataclass(frozen=True)
-class Measurement:
+class EvalRequest:
     """What is to be measured.
 
     Attributes:
@@ -98,7 +98,7 @@ class Measurement:
         return load_protocol(self.protocol, divide_overrides(self.overrides)[1])
 
 
-def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path] | None:
+def measure(what: EvalRequest, say: Say = lambda _: None) -> tuple[Result, Path] | None:
     """Run a protocol; what an earlier, killed start has finished is not done again.
 
     Under torchrun all ranks extract; then the first one evaluates, and the others leave.
@@ -154,7 +154,7 @@ def measure(what: Measurement, say: Say = lambda _: None) -> tuple[Result, Path]
     return result, folder
 
 
-def _extract_on_all_ranks(what: Measurement, config: EvalConfig, say: Say) -> None:
+def _extract_on_all_ranks(what: EvalRequest, config: EvalConfig, say: Say) -> None:
     """All features that will be needed, within one process group."""
     world = read_world()
     steps = [what, replace(what, random_init=True)] if what.beside_random else [what]
@@ -170,7 +170,7 @@ def _silent(_: str) -> None:
 
 
 def _run(
-    what: Measurement, config: EvalConfig, backbone: Backbone, say: Say
+    what: EvalRequest, config: EvalConfig, backbone: Backbone, say: Say
 ) -> tuple[list[Score], Path, dict[str, Any], dict[str, float]]:
     """Scores, their folder, what the features depend on, and wall times."""
     name = config.protocol
@@ -180,7 +180,7 @@ def _run(
     settings = {"protocol": name, **_relevant(config)}
     began = time.monotonic()
     if what.mode.crops is None:
-        train, test = open_samples(what.train), open_samples(what.test)
+        train, test = open_dataset(what.train), open_dataset(what.test)
         depends = live_identity(backbone, train, test, config)
         journal = _journal(folder, {"settings": settings, "live": depends})
         scores = evaluate_linear_live(
@@ -217,12 +217,12 @@ def _seconds(journal: Journal, **parts: float) -> dict[str, float]:
 
 def _journal(folder: Path, identity: dict[str, Any]) -> Journal:
     """Finished parts of what is defined so; another definition has a folder of its own."""
-    return Journal(folder / f"parts-{identity_digest(plain(identity))[:8]}", identity)
+    return Journal(folder / f"parts-{fingerprint_digest(plain(identity))[:8]}", identity)
 
 
-def _check(what: Measurement, config: EvalConfig) -> None:
+def _check(what: EvalRequest, config: EvalConfig) -> None:
     """Refuse what cannot be measured before anything is extracted."""
-    train, test = open_samples(what.train), open_samples(what.test)
+    train, test = open_dataset(what.train), open_dataset(what.test)
     if config.kind in ("linear", "knn"):
         count_classes(train, test, (len(train), len(test)))
     else:
@@ -235,7 +235,7 @@ def _check(what: Measurement, config: EvalConfig) -> None:
 
 
 def _extracted(
-    what: Measurement,
+    what: EvalRequest,
     config: EvalConfig,
     backbone: Backbone,
     data: Path,
@@ -256,13 +256,13 @@ def _extracted(
     )
 
 
-def _cached_layers(what: Measurement, config: EvalConfig) -> tuple[str, ...]:
+def _cached_layers(what: EvalRequest, config: EvalConfig) -> tuple[str, ...]:
     # Live probes extract the test images themselves, and just the layers that they score.
     live = what.mode.crops is None
     return config.features.layers if live else what.cached_layers or config.features.layers
 
 
-def _cache_folder(what: Measurement, config: EvalConfig, data: Path, crops: int) -> Path:
+def _cache_folder(what: EvalRequest, config: EvalConfig, data: Path, crops: int) -> Path:
     """Named so that protocols that need the same features share them."""
     features = config.features
     place = xxhash.xxh32_hexdigest(os.path.abspath(data).encode())[:4]
@@ -278,7 +278,7 @@ def _cache_folder(what: Measurement, config: EvalConfig, data: Path, crops: int)
     return what.out / "cache" / "-".join(parts)
 
 
-def _backbone(what: Measurement) -> Backbone:
+def _backbone(what: EvalRequest) -> Backbone:
     return load_backbone(
         what.checkpoint,
         model=architecture(what.model, divide_overrides(what.overrides)[0]),
@@ -294,9 +294,9 @@ def _relevant(config: EvalConfig) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in sections}
 
 
-def _notes(what: Measurement, config: EvalConfig) -> list[str]:
+def _notes(what: EvalRequest, config: EvalConfig) -> list[str]:
     notes = []
     for data, split in zip((what.train, what.test), _SPLITS.get(config.data, ()), strict=False):
-        note = size_note(config.data, split, len(open_samples(data)))
+        note = size_note(config.data, split, len(open_dataset(data)))
         notes += [] if note is None else [f"{data}: {note}"]
     return notes

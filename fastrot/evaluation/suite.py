@@ -18,12 +18,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.errors import TooFewImagesError, UsageError
 from fastrot.evaluation.linear.training import mode_gap
 from fastrot.evaluation.protocol import TEST_TRANSFORM, Mode
 from fastrot.evaluation.result import Result
-from fastrot.evaluation.run import Measurement, measure
+from fastrot.evaluation.run import EvalRequest, measure
 from fastrot.evaluation.svm.draws import possible_shots
 from fastrot.evaluation.tables import (
     number_cells,
@@ -86,7 +86,7 @@ class Suite:
 
 
 def run_suite(
-    base: Measurement,
+    base: EvalRequest,
     data: Mapping[str, tuple[Path, Path]],
     modes: Sequence[Mode],
     say: Say = lambda _: None,
@@ -141,11 +141,11 @@ def run_suite(
 
 
 def _plan(
-    base: Measurement,
+    base: EvalRequest,
     data: Mapping[str, tuple[Path, Path]],
     modes: Sequence[Mode],
     left_out: dict[str, str],
-) -> list[Measurement]:
+) -> list[EvalRequest]:
     steps = []
     for name in _ORDER:
         kind = next(kind for kind, names in PROTOCOLS.items() if name in names)
@@ -154,7 +154,7 @@ def _plan(
         step = replace(base, protocol=name, train=data[kind][0], test=data[kind][1])
         config = step.config
         if config.kind == "lowshot" and config.lowshot.targets is None:
-            labels = open_samples(step.train).labels
+            labels = open_dataset(step.train).labels
             shots = config.lowshot.shots
             there = possible_shots(labels.astype(np.int8), shots) if labels.ndim == 2 else shots
             if not there:
@@ -170,7 +170,7 @@ def _plan(
     return _sharing(steps)
 
 
-def _sharing(steps: Sequence[Measurement]) -> list[Measurement]:
+def _sharing(steps: Sequence[EvalRequest]) -> list[EvalRequest]:
     """Steps that see the same images by the same transform take their layers from one cache."""
     needed: dict[tuple[Any, ...], set[str]] = {}
     for step in steps:
@@ -178,7 +178,7 @@ def _sharing(steps: Sequence[Measurement]) -> list[Measurement]:
             needed.setdefault(key, set()).update(step.config.features.layers)
     stages = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
 
-    def layers(step: Measurement) -> tuple[str, ...]:
+    def layers(step: EvalRequest) -> tuple[str, ...]:
         # Of what the training images' cache holds, which is by far the larger one.
         wanted = needed[_sights(step)[0]]
         return tuple(name for name in stages if name in wanted) or step.config.features.layers
@@ -186,7 +186,7 @@ def _sharing(steps: Sequence[Measurement]) -> list[Measurement]:
     return [replace(step, cached_layers=layers(step)) for step in steps]
 
 
-def _sights(step: Measurement) -> list[tuple[Any, ...]]:
+def _sights(step: EvalRequest) -> list[tuple[Any, ...]]:
     """What its caches depend on besides the weights: of the training data first."""
     features, crops = step.config.features, step.mode.crops
     how = (features.transform, features.resolution, features.resize, features.precision)

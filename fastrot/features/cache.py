@@ -28,7 +28,7 @@ from fastrot.errors import BadDataError, NonFiniteError, StorageError, UsageErro
 from fastrot.features.manifest import FORMAT, MANIFEST, check_identity, layer_name, read_manifest
 from fastrot.features.manifest import LayerInfo as LayerInfo
 from fastrot.system.files import write_atomic
-from fastrot.system.fingerprint import identity_digest, plain
+from fastrot.system.fingerprint import fingerprint_digest, plain
 
 LABELS = "labels.npy"
 
@@ -51,7 +51,7 @@ class FeatureCache:
         identity: what the features depend on.
         digest: hash of the identity.
         layers: their names, in order of depth, and how their values lie.
-        labels: of shape (n,), int64, -1 where there is none; or (n, C), int8: see ``Samples``.
+        labels: of shape (n,), int64, -1 where there is none; or (n, C), int8: see ``Dataset``.
         class_names: one a class, or None when unknown.
         num_samples: n.
         crops: K random crops of each sample; 0: the test transform.
@@ -198,7 +198,7 @@ def commit(
         "format": FORMAT,
         "fastrot": __version__,
         "identity": dict(identity),
-        "digest": identity_digest(identity),
+        "digest": fingerprint_digest(identity),
         "num_samples": len(labels),
         "crops": crops,
         "layers": {name: asdict(info) for name, info in layers.items()},

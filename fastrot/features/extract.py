@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.dataset import BadSampleError, Samples
+from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.data.loader import Batch, LoaderSpec, build_loader
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.distributed.world import World, pick_device
 from fastrot.errors import BadDataError
 from fastrot.features.cache import FeatureCache
@@ -50,7 +50,7 @@ that is five per cent slower would miss the deadline of an hour's work."""
 
 def extract_features(
     backbone: Backbone,
-    samples: Samples,
+    samples: Dataset,
     out: Path,
     *,
     layers: Sequence[str],
@@ -137,7 +137,7 @@ def extract_features(
 def _run(
     plan: FeaturePlan,
     backbone: Backbone,
-    samples: Samples,
+    samples: Dataset,
     writer: FeatureWriter,
     missing: Sequence[NDArray[np.int64]],
     world: World,
@@ -201,7 +201,7 @@ def _run(
 
 
 @dataclass(frozen=True)
-class _Batches(SampleOrder):
+class _Batches(Sampler):
     """Chosen batches of consecutive samples, in order; one a step, for this rank alone."""
 
     numbers: tuple[int, ...] = ()

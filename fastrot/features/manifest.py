@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrot.errors import BadDataError, MismatchError, StorageError, UsageError
-from fastrot.system.fingerprint import differing_fields, identity_digest, plain
+from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -100,7 +100,7 @@ def _problem(tree: Any) -> str | None:
         labels, layers = tree["labels"], tree["layers"]
         checks = {
             "format": tree["format"] == FORMAT,
-            "digest": tree["digest"] == identity_digest(tree["identity"]),
+            "digest": tree["digest"] == fingerprint_digest(tree["identity"]),
             "num_samples": _is_count(tree["num_samples"]),
             "crops": _is_count(tree["crops"]),
             "layers": len(layers) > 0 and all(_is_layer(*item) for item in layers.items()),

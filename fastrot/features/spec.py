@@ -31,11 +31,11 @@ import numpy as np
 import torch
 import xxhash
 
-from fastrot.data.dataset import Samples
+from fastrot.data.dataset import Dataset
 from fastrot.data.loader import LoaderSpec, choose_loader
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.subset import SubsetSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.subset import DatasetSubset
 from fastrot.distributed.world import World, pick_device
 from fastrot.errors import BadDataError, UsageError
 from fastrot.models.precision import feature_precision
@@ -101,7 +101,7 @@ def protocol_crop(
 
 def feature_identity(
     backbone: Backbone,
-    samples: Samples,
+    samples: Dataset,
     *,
     layers: Sequence[str],
     crop: Crop,
@@ -124,7 +124,7 @@ def feature_identity(
 
 def plan_features(
     backbone: Backbone,
-    samples: Samples,
+    samples: Dataset,
     layers: Sequence[str],
     crop: Crop,
     crops: int,
@@ -157,7 +157,7 @@ def plan_features(
     elif not crops and (crop.kind in _RANDOM or crop.flip):
         raise UsageError(f"crop {crop.kind!r} is random; say how many with crops=K")
     if loader == "auto":
-        order = SampleOrder(len(samples), 1, mode="sequential", drop_last=False)
+        order = Sampler(len(samples), 1, mode="sequential", drop_last=False)
         name, _ = choose_loader(LoaderSpec(samples, order, crop, seed, device, 0))
         loader = "native" if name == "native" else "reference"
     if loader == "synthetic":
@@ -193,9 +193,9 @@ def _crop_fields(crop: Crop) -> dict[str, Any]:
     return fields | ({"flip": crop.flip} if crop.kind in _RANDOM else {})
 
 
-def _data_digest(samples: Samples) -> str:
+def _data_digest(samples: Dataset) -> str:
     """Of the data set, and of which of its samples are meant."""
-    if not isinstance(samples, SubsetSamples):
+    if not isinstance(samples, DatasetSubset):
         return samples.digest
     ids = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(samples.ids).tobytes())
     return f"{_data_digest(samples.samples)} {ids}"

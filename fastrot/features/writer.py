@@ -125,10 +125,10 @@ class FeatureWriter:
                 check_identity(path, plan.get("identity", {}), identity)
                 if plan.get("ready"):
                     return
-            elif strangers := sorted({p.name for p in path.iterdir()} - {LOCK}):
+            elif unknown_files := sorted({p.name for p in path.iterdir()} - {LOCK}):
                 raise UsageError(
-                    f"{path}: no features, but other files ({', '.join(strangers[:3])}); name a "
-                    "new folder"
+                    f"{path}: no features, but other files ({', '.join(unknown_files[:3])}); name "
+                    "a new folder"
                 )
             shapes = _shapes(layers, samples, crops)
             tree = {

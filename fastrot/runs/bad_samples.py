@@ -74,5 +74,5 @@ class BadSamples:
                 "bad_samples.jsonl of the run folder lists them; mend the data, or raise "
                 "data.max_bad"
             )
-            error.told_elsewhere = not self._world.is_main
+            error.reported_elsewhere = not self._world.is_main
             raise error

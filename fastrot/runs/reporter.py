@@ -1,4 +1,4 @@
-"""What a training run shows and where its numbers go: terminal, TensorBoard and other sinks."""
+"""What a training run shows and where its numbers go: terminal, TensorBoard and other trackers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from fastrot.config import Config
 from fastrot.runs.folder import RunFolder
 from fastrot.runs.live_panel import Progress
-from fastrot.runs.trackers import Sinks
+from fastrot.runs.trackers import Trackers
 from fastrot.system.files import write_atomic
 from fastrot.system.machine import environment_record
 
@@ -43,7 +43,7 @@ class Reporter(Protocol):
         ...
 
 
-class Screen(Reporter, Protocol):
+class RunReporter(Reporter, Protocol):
     """A reporter that is told first what it will report on."""
 
     def begin(
@@ -68,7 +68,7 @@ class TrainResult:
     validation: dict[str, Any] | None
 
 
-class RunScreen:
+class TerminalReporter:
     """The reporter of a run; a context manager. Other ranks than the main one stay silent.
 
     Args:
@@ -79,18 +79,18 @@ class RunScreen:
         self._console = Console(stderr=True, quiet=quiet)
         self._stack = ExitStack()
         self._progress: Progress | None = None
-        self._sinks: Sinks | None = None
+        self._sinks: Trackers | None = None
         self._fits_torchvision = False
         self._tensorboard = False
 
     def begin(
         self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
     ) -> None:
-        """Open the sinks, write down the environment, start the progress display."""
+        """Open the trackers, write down the environment, start the progress display."""
         record = json.dumps(environment_record(), indent=1, default=str)
         write_atomic(run.path / "environment.json", record.encode() + b"\n")
         self._sinks = self._stack.enter_context(
-            Sinks(
+            Trackers(
                 config.sinks,
                 run.path,
                 run.run_id,
@@ -118,7 +118,7 @@ class RunScreen:
         )
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of the last interval and hand them to the sinks."""
+        """Show the numbers of the last interval and hand them to the trackers."""
         shown = {key: value for key, value in metrics.items() if key not in _NOT_SHOWN}
         if self._progress is not None:
             self._progress.update(step=step, metrics=shown)
@@ -131,7 +131,7 @@ class RunScreen:
             self._progress.validating(step=step, batch=batch, batches=batches)
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of a validation and hand them to the sinks."""
+        """Show the numbers of a validation and hand them to the trackers."""
         if self._progress is not None:
             self._progress.validated()
         text = f"validation after step {step} (epoch {metrics['epoch']:.2f}): rotation accuracy "
@@ -166,7 +166,7 @@ class RunScreen:
         if self._tensorboard:
             self.message(f"curves: tensorboard --logdir {result.out / 'tensorboard'}")
 
-    def __enter__(self) -> RunScreen:
+    def __enter__(self) -> TerminalReporter:
         return self
 
     def __exit__(

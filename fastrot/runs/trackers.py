@@ -1,6 +1,6 @@
 """Copies of the metrics for those who watch: TensorBoard, Weights & Biases, MLflow.
 
-``metrics.jsonl`` is the record; a sink is a convenience. What was asked for and is not installed
+``metrics.jsonl`` is the record; a tracker is a convenience. What was asked for and is not installed
 is an error before the first step; what fails later is dropped with one warning.
 """
 
@@ -23,7 +23,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 _logger = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
+class Tracker(Protocol):
     """Where scalars go."""
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -35,8 +35,8 @@ class Sink(Protocol):
         ...
 
 
-class Sinks:
-    """All sinks of a run behind one call; a context manager.
+class Trackers:
+    """All trackers of a run behind one call; a context manager.
 
     Args:
         config: which ones.
@@ -44,10 +44,10 @@ class Sinks:
         run_id: identity of the run, the same after a resume: the curves go on, none starts anew.
         settings: the resolved configuration by section and key, shown beside the curves.
         resume_step: step of the checkpoint that the run resumes from; None: a new run.
-        warn: called with one line for each sink that is dropped.
+        warn: called with one line for each tracker that is dropped.
 
     Raises:
-        UsageError: a sink was asked for whose package is not installed.
+        UsageError: a tracker was asked for whose package is not installed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Sinks:
         warn: Callable[[str], None] = _logger.warning,
     ) -> None:
         self._warn = warn
-        self._sinks: dict[str, Sink] = {}
+        self._trackers: dict[str, Tracker] = {}
         settings = settings or {}
         if config.wandb_project is not None:
             _require("wandb", "sinks.wandb_project", config.wandb_project)
@@ -80,16 +80,16 @@ class Sinks:
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the finite metrics of one step everywhere."""
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
-        for name, sink in list(self._sinks.items()):
-            self._guard(name, partial(sink.scalars, step, finite))
+        for name, tracker in list(self._trackers.items()):
+            self._guard(name, partial(tracker.scalars, step, finite))
 
     def close(self, *, ok: bool = True) -> None:
         """Flush and end all; safe to call twice."""
-        for name, sink in list(self._sinks.items()):
-            self._guard(name, partial(sink.close, ok=ok))
-        self._sinks.clear()
+        for name, tracker in list(self._trackers.items()):
+            self._guard(name, partial(tracker.close, ok=ok))
+        self._trackers.clear()
 
-    def __enter__(self) -> Sinks:
+    def __enter__(self) -> Trackers:
         return self
 
     def __exit__(
@@ -100,19 +100,19 @@ class Sinks:
     ) -> None:
         self.close(ok=kind is None)
 
-    def _open(self, name: str, make: Callable[[], Sink]) -> None:
+    def _open(self, name: str, make: Callable[[], Tracker]) -> None:
         def add() -> None:
-            self._sinks[name] = make()
+            self._trackers[name] = make()
 
         self._guard(name, add)
 
     def _guard(self, name: str, action: Callable[[], object]) -> None:
         try:
             action()
-        # Each sink raises what it likes (network, disk, login, its own types), and none of it is
+        # Each tracker raises what it likes (network, disk, login, its own types), and none of it is
         # a reason to lose a run.
         except Exception as error:
-            self._sinks.pop(name, None)
+            self._trackers.pop(name, None)
             reason = " ".join(str(error).split()) or type(error).__name__
             self._warn(f"{name} failed and is dropped; metrics.jsonl goes on: {reason}")
 

@@ -20,11 +20,11 @@ def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def identity_digest(identity: Mapping[str, Any]) -> str:
+def fingerprint_digest(identity: Mapping[str, Any]) -> str:
     """32 hexadecimal digits that change with any field, whatever the order of the fields.
 
     Example:
-        >>> identity_digest({"a": 1, "b": [2]}) == identity_digest({"b": (2,), "a": 1})
+        >>> fingerprint_digest({"a": 1, "b": [2]}) == fingerprint_digest({"b": (2,), "a": 1})
         True
     """
     text = json.dumps(identity, sort_keys=True, allow_nan=False, separators=(",", ":"))

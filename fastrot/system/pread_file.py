@@ -39,7 +39,7 @@ class FileIdentity(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-class PositionedFile:
+class PreadFile:
     """A regular file, opened for reading until ``close()``.
 
     Args:

@@ -32,7 +32,7 @@ class StopRequest:
         self.signal_name: str | None = None
         self.training = False
         self._previous: dict[int, Any] = {}
-        self._bell = self._previous_bell = -1
+        self._wakeup_fd = self._previous_wakeup_fd = -1
         self._previous_hook = sys.unraisablehook
 
     def __bool__(self) -> bool:
@@ -50,12 +50,14 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            ear, self._bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            os.set_blocking(ear, True)
-            threading.Thread(target=_listen, args=(ear,), name="signals", daemon=True).start()
+            read_end, self._wakeup_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(read_end, True)
+            threading.Thread(target=_listen, args=(read_end,), name="signals", daemon=True).start()
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
-            self._previous_bell = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+            self._previous_wakeup_fd = signal.set_wakeup_fd(
+                self._wakeup_fd, warn_on_full_buffer=False
+            )
             self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._hear_unraisable
         return self
 
@@ -70,28 +72,28 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bell >= 0:
-            signal.set_wakeup_fd(self._previous_bell)
-            os.close(self._bell)  # the listener ends
-            self._bell = -1
+        if self._wakeup_fd >= 0:
+            signal.set_wakeup_fd(self._previous_wakeup_fd)
+            os.close(self._wakeup_fd)  # the listener ends
+            self._wakeup_fd = -1
             sys.unraisablehook = self._previous_hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
-def _listen(ear: int) -> None:
+def _listen(read_end: int) -> None:
     """End the process at the second signal of a kind.
 
     Python runs a handler when its main thread comes back from a call; the kernel writes the
     number of each signal into the pipe at once.
     """
     heard: Counter[int] = Counter()
-    while numbers := os.read(ear, 64):
+    while numbers := os.read(read_end, 64):
         heard.update(number for number in numbers if number in _SIGNALS)
         for number, times in heard.items():
             if times > 1:
                 os._exit(128 + number)  # as a shell reports that the signal ended it
-    os.close(ear)
+    os.close(read_end)
 
 
 def _deafen_child() -> None:

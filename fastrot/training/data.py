@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from fastrot.config import Config
-from fastrot.data.beton.dataset import BetonSamples
-from fastrot.data.dataset import Samples
+from fastrot.data.beton.dataset import BetonDataset
+from fastrot.data.dataset import Dataset
 from fastrot.data.loader import LoaderSpec, choose_loader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.block_shuffle import block_length
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.distributed.world import World
 from fastrot.system.console import Say
 from fastrot.training.resolve import BatchPlan, plan_batch, with_values
@@ -35,9 +35,9 @@ class RunData:
     """
 
     config: Config
-    train: Samples
-    val: Samples | None
-    order: SampleOrder
+    train: Dataset
+    val: Dataset | None
+    order: Sampler
     batch: BatchPlan
 
 
@@ -57,12 +57,12 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
         digits = dict(zip(paths, write_digits(out / "data"), strict=True))
         paths |= {part: str(digits[part]) for part, name in paths.items() if name == EMBEDDED}
     assert paths["train"] is not None
-    train = open_samples(paths["train"], checksums=config.data.checksums)
+    train = open_dataset(paths["train"], checksums=config.data.checksums)
     val = None
     if paths["val"] is not None:
-        val = open_samples(paths["val"], checksums=config.data.checksums)
+        val = open_dataset(paths["val"], checksums=config.data.checksums)
     for samples in (train, val):
-        if isinstance(samples, BetonSamples) and not samples.has_checksums:
+        if isinstance(samples, BetonDataset) and not samples.has_checksums:
             say(
                 f"{samples.path}: no manifest, so a changed byte inside a readable image goes "
                 "unnoticed; fastrot prepare writes one"
@@ -106,7 +106,7 @@ def val_crop(config: Config) -> Crop:
 
 def train_order(
     config: Config, num_samples: int, world: World, batch: BatchPlan, *, stored_bytes: int
-) -> SampleOrder:
+) -> Sampler:
     """The order of the training samples for this rank.
 
     Args:
@@ -116,7 +116,7 @@ def train_order(
         batch: how the global batch is cut up.
         stored_bytes: of all samples, which say how many are neighbours (data.order=block).
     """
-    return SampleOrder(
+    return Sampler(
         num_samples,
         config.train.global_batch,
         seed=config.train.seed,

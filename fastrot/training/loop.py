@@ -25,10 +25,10 @@ from fastrot.runs.sample_log import SampleLog
 from fastrot.system.jsonl import JsonLines, read_json_lines
 from fastrot.system.stop_request import StopRequest
 from fastrot.training.optim import set_learning_rate
-from fastrot.training.schedule import Timetable
+from fastrot.training.schedule import Schedule
 from fastrot.training.step import TrainStep
 
-_MEETING_STEPS = {"cpu": 1, "cuda": 10}  # on a GPU the host would have to wait each time
+_SYNC_STEPS = {"cpu": 1, "cuda": 10}  # on a GPU the host would have to wait each time
 _SAVE_ATTEMPTS = 3
 
 
@@ -57,10 +57,10 @@ class _Interval:
 
 
 class Loop:
-    """Run steps from ``start_step`` to ``timetable.total_steps``.
+    """Run steps from ``start_step`` to ``schedule.total_steps``.
 
     Args:
-        timetable: when things happen.
+        schedule: when things happen.
         step: trains on the batches of one step.
         loader: training batches of this rank.
         world: the ranks.
@@ -80,7 +80,7 @@ class Loop:
 
     def __init__(
         self,
-        timetable: Timetable,
+        schedule: Schedule,
         step: TrainStep,
         loader: Loader,
         *,
@@ -92,7 +92,7 @@ class Loop:
         notices: Notices | None = None,
         alive: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self._timetable = timetable
+        self._schedule = schedule
         self._step = step
         self._loader = loader
         self._world = world
@@ -104,8 +104,8 @@ class Loop:
         self._alive = alive
         self._metrics = JsonLines(run.metrics, warn=report.message) if run else None
         lines = JsonLines(run.samples, warn=report.message) if run else None
-        self._samples = SampleLog(lines, world, timetable.sample_log)
-        self._meeting_steps = _MEETING_STEPS[step.device.type]
+        self._samples = SampleLog(lines, world, schedule.sample_log)
+        self._sync_steps = _SYNC_STEPS[step.device.type]
         self._first_step = 0
         self._failed_saves = 0
         self._saved_at = time.monotonic()
@@ -113,7 +113,7 @@ class Loop:
         self._interval = _Interval()
 
     def run(self, stop: StopRequest, start_step: int = 0, *, resumed: bool = False) -> None:
-        """Train until the timetable ends or a stop is asked for."""
+        """Train until the schedule ends or a stop is asked for."""
         self._first_step = start_step
         if self._metrics is not None:
             self._metrics.cut_back(start_step)
@@ -134,7 +134,7 @@ class Loop:
 
     def _make_up_validation(self, step: int, stop: StopRequest) -> None:
         """Validate where a stop came between a step and its validation."""
-        if self._validate is None or step == 0 or not self._timetable.validation_due(step):
+        if self._validate is None or step == 0 or not self._schedule.validation_due(step):
             return
         done = False
         if self._run is not None:
@@ -144,21 +144,21 @@ class Loop:
             self._measure(step, stop)
 
     def _train(self, start_step: int, stop: StopRequest) -> None:
-        timetable = self._timetable
+        schedule = self._schedule
         batches: Iterator[Batch] | None = None
         self._interval = _Interval()
-        for step in range(start_step, timetable.total_steps):
-            epoch, index = divmod(step, timetable.steps_per_epoch)
+        for step in range(start_step, schedule.total_steps):
+            epoch, index = divmod(step, schedule.steps_per_epoch)
             if batches is None or index == 0:
                 self._loader.set_epoch(epoch, index)
                 batches = iter(self._loader)
             drawn = self._draw(batches)
-            set_learning_rate(self._step.optimizer, timetable.rate(step))
+            set_learning_rate(self._step.optimizer, schedule.rate(step))
             self._step(drawn, epoch)
             done = step + 1
             self._alive(done)
             self._samples.note(done, epoch, drawn)
-            if not self._ranks_meet(done):
+            if not self._is_sync_step(done):
                 continue
             decision = self._decide(stop, done)
             if decision.log:
@@ -166,19 +166,19 @@ class Loop:
             if decision.stop:
                 self._save(done, final=True)
                 raise self._stopped(stop, "", done)
-            if self._validate is not None and self._timetable.validation_due(done):
+            if self._validate is not None and self._schedule.validation_due(done):
                 # Saved first: a validation takes long, and is made up for after a resume.
                 self._save(done)
                 self._measure(done, stop)
                 self._interval = _Interval()
-            elif decision.save or self._timetable.save_due(done):
+            elif decision.save or self._schedule.save_due(done):
                 self._save(done)
-        self._log(timetable.total_steps)
-        self._save(timetable.total_steps, final=True)
+        self._log(schedule.total_steps)
+        self._save(schedule.total_steps, final=True)
 
     def _draw(self, batches: Iterator[Batch]) -> list[Batch]:
         started = time.monotonic()
-        drawn = [next(batches) for _ in range(self._timetable.accumulation)]
+        drawn = [next(batches) for _ in range(self._schedule.accumulation)]
         self._interval.waited += time.monotonic() - started
         self._interval.images += sum(len(batch.index) for batch in drawn)
         return drawn
@@ -189,7 +189,7 @@ class Loop:
 
         def between(batch: int, batches: int) -> None:
             self._alive(0)
-            if batch % self._meeting_steps == 0 and self._world.any(bool(stop)):
+            if batch % self._sync_steps == 0 and self._world.any(bool(stop)):
                 raise self._stopped(stop, "in the validation ", done)
             self._report.validating(step=done, batch=batch, batches=batches)
 
@@ -203,14 +203,14 @@ class Loop:
         if self._world.any(pending) and self._notices is not None:
             self._notices.publish()
 
-    def _ranks_meet(self, done: int) -> bool:
+    def _is_sync_step(self, done: int) -> bool:
         """Whether ranks decide together after this step: a pure function of the step."""
         return (
             self._world.size == 1
-            or done % self._meeting_steps == 0
-            or done == self._timetable.total_steps
-            or self._timetable.save_due(done)
-            or (self._validate is not None and self._timetable.validation_due(done))
+            or done % self._sync_steps == 0
+            or done == self._schedule.total_steps
+            or self._schedule.save_due(done)
+            or (self._validate is not None and self._schedule.validation_due(done))
         )
 
     def _decide(self, stop: StopRequest, done: int) -> Decision:
@@ -219,8 +219,8 @@ class Loop:
         decision = decide(
             self._world,
             stop=bool(stop),
-            log=now - self._interval.started >= self._timetable.log_seconds,
-            save=now - self._saved_at >= self._timetable.checkpoint_seconds,
+            log=now - self._interval.started >= self._schedule.log_seconds,
+            save=now - self._saved_at >= self._schedule.checkpoint_seconds,
             publish=self._notices is not None and self._notices.pending(),
         )
         self._samples.write()
@@ -249,10 +249,10 @@ class Loop:
                 "kind": "train",
                 "loss": totals.loss,
                 "accuracy": totals.accuracy,
-                "learning_rate": self._timetable.rate(done - 1),
+                "learning_rate": self._schedule.rate(done - 1),
                 "gradient_norm": totals.gradient_norm,
                 "images_per_second": images,
-                "views_per_second": images * self._timetable.views_per_image,
+                "views_per_second": images * self._schedule.views_per_image,
                 "data_wait": sum(waits) / len(waits) / seconds,
                 # The rank that waits longest is the one that all others wait for.
                 **(
@@ -267,7 +267,7 @@ class Loop:
         )
 
     def _record(self, done: int, metrics: Mapping[str, Any]) -> None:
-        record = {"step": done, "epoch": done / self._timetable.steps_per_epoch, **metrics}
+        record = {"step": done, "epoch": done / self._schedule.steps_per_epoch, **metrics}
         if self._metrics is not None:
             self._metrics.append({**record, "time": time.time()})
         numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
@@ -277,7 +277,7 @@ class Loop:
             self._report.update(step=done, metrics=numbers)
 
     def _raise_non_finite(self, step: int) -> None:
-        epoch, index = divmod(step, self._timetable.steps_per_epoch)
+        epoch, index = divmod(step, self._schedule.steps_per_epoch)
         raise self._agreed(
             NonFiniteError(
                 f"loss or gradient became NaN or infinite in step {step} (epoch {epoch}, step "
@@ -291,14 +291,14 @@ class Loop:
         return self._agreed(
             PreemptedError(
                 f"stopped by {stop.signal_name or 'a signal to another rank'} {where}after step "
-                f"{done} of {self._timetable.total_steps}; the checkpoint is written; add --resume "
+                f"{done} of {self._schedule.total_steps}; the checkpoint is written; add --resume "
                 "to the same command to go on"
             )
         )
 
     def _agreed(self, error: FastrotError) -> FastrotError:
         """All ranks raise it: the main one tells."""
-        error.told_elsewhere = not self._world.is_main
+        error.reported_elsewhere = not self._world.is_main
         return error
 
     def _save(self, done: int, *, final: bool = False) -> None:
@@ -339,11 +339,11 @@ class Loop:
             )
         except StorageError as error:
             return error
-        keep = self._timetable.keep_checkpoints
+        keep = self._schedule.keep_checkpoints
         prune_checkpoints(self._run.checkpoints, keep, run_id=self._run.run_id, last=done)
         try:
             self._run.write_status(
-                "running", step=done, epoch=done / self._timetable.steps_per_epoch
+                "running", step=done, epoch=done / self._schedule.steps_per_epoch
             )
         except StorageError as error:  # the checkpoint itself is there
             self._report.message(f"warning: {error}; training goes on")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fastrot.config import Config, load_config
-from fastrot.distributed.rank_monitor import Peers
+from fastrot.distributed.rank_monitor import RankMonitor
 from fastrot.distributed.world import World, joined, pick_device, read_world, shorten_waits
 from fastrot.errors import (
     DeviceFailedError,
@@ -26,15 +26,15 @@ from fastrot.errors import (
 )
 from fastrot.runs.checkpoint import newest_checkpoint
 from fastrot.runs.folder import RunFolder, read_run_id, read_status
-from fastrot.runs.reporter import Screen, TrainResult
+from fastrot.runs.reporter import RunReporter, TrainResult
 from fastrot.system.jsonl import read_json_lines
 from fastrot.system.stop_request import StopRequest
 from fastrot.system.yaml_config import Override
 from fastrot.training.data import open_data
 from fastrot.training.loop import Loop
 from fastrot.training.resolve import check_resumable, resolve, share_cores_anew, with_values
-from fastrot.training.step_backend import Rung, choose_rung
-from fastrot.training.trainer import Pretraining
+from fastrot.training.step_backend import StepBackend, choose_backend
+from fastrot.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class TrainRequest:
     resume: bool
 
 
-def train(request: TrainRequest, screen: Screen) -> TrainResult:
+def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
     """Train, or go on training.
 
     Raises:
@@ -74,16 +74,16 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
         changes = check_resumable(saved, config)
         if request.recipe is not None:
             _check_recipe(saved, request)
-            screen.message(f"going on with the settings of {saved_config}; -c is only checked")
+            reporter.message(f"going on with the settings of {saved_config}; -c is only checked")
         for line in changes:
-            screen.message(f"changed since the run began: {line}")
+            reporter.message(f"changed since the run began: {line}")
     elif request.resume:
         if request.recipe is None and not request.overrides:  # a slip of the name, most likely
             raise UsageError(
                 f"{request.out}: no run there to go on with; check --out, or name data or a "
                 "recipe (-c digits for the embedded data) to begin one"
             )
-        screen.message(f"nothing to resume in {request.out}: a new run begins")
+        reporter.message(f"nothing to resume in {request.out}: a new run begins")
     if config.data.train is None:
         raise UsageError(
             "no training data; add --data FILE.beton (or --data FOLDER of images), "
@@ -91,25 +91,25 @@ def train(request: TrainRequest, screen: Screen) -> TrainResult:
         )
     device = pick_device(config.train.device, world)
     config = resolve(config, world, device)
-    rung = choose_rung(config, world, device)
-    config = with_values(config, {"train.step": rung.step})
+    backend = choose_backend(config, world, device)
+    config = with_values(config, {"train.step": backend.step})
     prepare_torch(config, device)
     deadline = config.train.deadline_seconds
     with (
         StopRequest() as stop,
-        joined(world, device, deadline=deadline) as peers,
+        joined(world, device, deadline=deadline) as monitor,
         ExitStack() as stack,
     ):
         run = None
         if world.is_main:
             run = stack.enter_context(RunFolder(request.out, resume=request.resume))
-            peers.record = partial(_record, run)
+            monitor.record = partial(_record, run)
             stack.enter_context(_recorded(run))
-        stack.enter_context(peers.explained())
-        stack.enter_context(out_of_memory_told())
-        stack.enter_context(device_failure_told())
+        stack.enter_context(monitor.explained())
+        stack.enter_context(translate_oom())
+        stack.enter_context(translate_device_failure())
         world.sum(torch.zeros(1))  # the folder is ours before others look into it
-        return _run(config, rung, request, run, world, device, screen, stack, stop, peers)
+        return _run(config, backend, request, run, world, device, reporter, stack, stop, monitor)
 
 
 def _check_recipe(saved: Config, request: TrainRequest) -> None:
@@ -137,15 +137,15 @@ def prepare_torch(config: Config, device: torch.device) -> None:
 
 def _run(
     config: Config,
-    rung: Rung,
+    backend: StepBackend,
     request: TrainRequest,
     run: RunFolder | None,
     world: World,
     device: torch.device,
-    screen: Screen,
+    reporter: RunReporter,
     stack: ExitStack,
     stop: StopRequest,
-    peers: Peers,
+    monitor: RankMonitor,
 ) -> TrainResult:
     out = request.out
     run_id = run.run_id if run else read_run_id(out)
@@ -158,9 +158,9 @@ def _run(
     start_step = checkpoint.step if checkpoint else 0
     _check_agreed(world, start_step)
     if checkpoint is not None:
-        screen.message(f"going on from the checkpoint of step {start_step}")
+        reporter.message(f"going on from the checkpoint of step {start_step}")
     if checkpoint is not None and checkpoint.state["world_size"] != world.size:
-        screen.message(
+        reporter.message(
             f"{world.size} ranks now, {checkpoint.state['world_size']} before: the same samples in "
             "each step, sums in another order"
         )
@@ -168,54 +168,54 @@ def _run(
         torch.set_num_threads(config.train.threads or 1)
     if run is not None and checkpoint is None:
         run.write_status("running", step=0, epoch=0)
-    data = open_data(config, out, world, device, screen.message)
-    screen.message(rung.describe())
+    data = open_data(config, out, world, device, reporter.message)
+    reporter.message(backend.describe())
     if world.size > 1:
         share = data.batch.per_pass * data.batch.accumulation
-        screen.message(f"{world.size} ranks, each with {share} images of a step")
-    parts = Pretraining(
+        reporter.message(f"{world.size} ranks, each with {share} images of a step")
+    parts = Trainer(
         data,
-        rung,
+        backend,
         out,
         world=world,
         device=device,
         stack=stack,
-        say=screen.message,
+        say=reporter.message,
     )
     if checkpoint is not None:
         parts.restore(checkpoint)
-    timetable = parts.timetable()
-    if start_step >= timetable.total_steps:
-        screen.message(
-            f"the run is complete: {start_step} of {timetable.total_steps} steps are done; to go "
+    schedule = parts.schedule()
+    if start_step >= schedule.total_steps:
+        reporter.message(
+            f"the run is complete: {start_step} of {schedule.total_steps} steps are done; to go "
             "on, set more of train.epochs or train.max_steps"
         )
     if run is not None:
         run.write_config(data.config.to_yaml())
-        run.write_status("running", step=start_step, epoch=start_step / timetable.steps_per_epoch)
-        screen.begin(
+        run.write_status("running", step=start_step, epoch=start_step / schedule.steps_per_epoch)
+        reporter.begin(
             run=run,
             config=data.config,
-            total_steps=timetable.total_steps,
-            steps_per_epoch=timetable.steps_per_epoch,
+            total_steps=schedule.total_steps,
+            steps_per_epoch=schedule.steps_per_epoch,
             step=start_step,
         )
     loop = Loop(
-        timetable,
+        schedule,
         parts.step,
         parts.loader,
         world=world,
         run=run,
-        report=screen,
+        report=reporter,
         snapshot=parts.snapshot,
         validate=parts.validate if parts.validates else None,
         notices=parts.bad_samples,
-        alive=peers.alive,
+        alive=monitor.alive,
     )
     deadline = config.train.deadline_seconds
-    peers.expect_steps(deadline, begun=lambda: shorten_waits(world, deadline))
+    monitor.expect_steps(deadline, begun=lambda: shorten_waits(world, deadline))
     loop.run(stop, start_step, resumed=checkpoint is not None)
-    return TrainResult(out, max(start_step, timetable.total_steps), _last_validation(out))
+    return TrainResult(out, max(start_step, schedule.total_steps), _last_validation(out))
 
 
 def _check_agreed(world: World, start_step: int) -> None:
@@ -230,7 +230,7 @@ def _check_agreed(world: World, start_step: int) -> None:
             f"ranks find different newest checkpoints (steps {steps}, in the order of the ranks); "
             "their file systems do not show them the same: mount the run folder anew, or wait"
         )
-        error.told_elsewhere = not world.is_main
+        error.reported_elsewhere = not world.is_main
         raise error
 
 
@@ -244,7 +244,7 @@ def _last_validation(out: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def out_of_memory_told() -> Iterator[None]:
+def translate_oom() -> Iterator[None]:
     """Around training: where memory did not suffice, an OutOfMemoryError says what would."""
     try:
         yield
@@ -262,7 +262,7 @@ def out_of_memory_told() -> Iterator[None]:
 
 
 @contextmanager
-def device_failure_told() -> Iterator[None]:
+def translate_device_failure() -> Iterator[None]:
     """Around training: a GPU that failed becomes a DeviceFailedError, which a restart may mend."""
     try:
         yield

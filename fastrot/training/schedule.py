@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Timetable:
+class Schedule:
     """When things happen; every duration is in steps, converted once.
 
     Attributes:

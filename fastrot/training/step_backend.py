@@ -36,7 +36,7 @@ StepName = Literal["eager", "compile", "fused"]
 
 
 @dataclass(frozen=True)
-class Rung:
+class StepBackend:
     """One implementation.
 
     Attributes:
@@ -62,7 +62,7 @@ class Rung:
         return f"step: {self.step} (batch norm: {self.batchnorm}{graph}): {self.why}"
 
 
-def choose_rung(config: Config, world: World, device: torch.device) -> Rung:
+def choose_backend(config: Config, world: World, device: torch.device) -> StepBackend:
     """The implementation that the configuration names, or the fastest that works here.
 
     Args:
@@ -103,7 +103,7 @@ def choose_rung(config: Config, world: World, device: torch.device) -> Rung:
         why += "; no CUDA graph with several ranks (train.cuda_graph=true records one)"
     if train.cuda_graph and device.type != "cuda":
         why += "; no CUDA graph on a CPU"
-    return Rung(step, batchnorm, graph, why)
+    return StepBackend(step, batchnorm, graph, why)
 
 
 def _fastest(device: torch.device) -> tuple[StepName, str]:
@@ -148,9 +148,9 @@ def _check_apex(config: Config, world: World, device: torch.device) -> None:
     require_apex()
 
 
-def arrange(
+def wrap_model(
     model: nn.Module,
-    rung: Rung,
+    backend: StepBackend,
     *,
     world: World,
     device: torch.device,
@@ -162,7 +162,7 @@ def arrange(
 
     Args:
         model: on the device.
-        rung: how.
+        backend: how.
         world: the ranks.
         device: of the model.
         sync_bn: share batch-norm statistics between the ranks.
@@ -170,9 +170,9 @@ def arrange(
         say: one line to the user.
     """
     shared = sync_bn and world.size > 1
-    group = torch.distributed.group.WORLD if shared and rung.batchnorm == "fused" else None
-    use_batch_norm(model, rung.batchnorm, group)
-    if shared and rung.batchnorm == "torch":
+    group = torch.distributed.group.WORLD if shared and backend.batchnorm == "fused" else None
+    use_batch_norm(model, backend.batchnorm, group)
+    if shared and backend.batchnorm == "torch":
         if device.type == "cuda":
             share_batch_norm(model)
         else:
@@ -181,14 +181,14 @@ def arrange(
                 "(--set train.batchnorm=fused shares them here)"
             )
     arranged = model
-    if rung.step == "compile":
+    if backend.step == "compile":
         if device.type == "cpu":  # it would miss a CUDA that nobody asked for
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         arranged = cast(nn.Module, torch.compile(model, dynamic=False))
     if world.size == 1:
         return arranged
     # What a graph is to hold must not have been on the stream that all others wait for.
-    aside = torch.cuda.stream(torch.cuda.Stream(device)) if rung.graph else nullcontext()
+    aside = torch.cuda.stream(torch.cuda.Stream(device)) if backend.graph else nullcontext()
     with aside:
         return DistributedDataParallel(
             arranged,

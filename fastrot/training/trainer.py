@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from fastrot import __version__
-from fastrot.data.dataset import Samples
+from fastrot.data.dataset import Dataset
 from fastrot.data.loader import Loader, LoaderSpec, build_loader
 from fastrot.data.loaders.progressive import ProgressiveLoader
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import spread
 from fastrot.distributed.world import World
 from fastrot.errors import MismatchError
@@ -36,9 +36,9 @@ from fastrot.training.optim import (
     optimizer_tensors,
 )
 from fastrot.training.rotation import RotationTask
-from fastrot.training.schedule import Timetable
+from fastrot.training.schedule import Schedule
 from fastrot.training.step import TrainStep
-from fastrot.training.step_backend import Rung, arrange
+from fastrot.training.step_backend import StepBackend, wrap_model
 from fastrot.training.validate import Between, validate
 
 _BANK_IMAGES = 4096
@@ -46,12 +46,12 @@ _BANK_IMAGES = 4096
 log = logging.getLogger(__name__)
 
 
-class Pretraining:
+class Trainer:
     """Model, optimizer, loaders and validation of one run on one rank.
 
     Args:
         data: opened data sets and final configuration.
-        rung: how a step is computed.
+        backend: how a step is computed.
         out: the run folder.
         world: the ranks.
         device: of this rank.
@@ -62,7 +62,7 @@ class Pretraining:
     def __init__(
         self,
         data: RunData,
-        rung: Rung,
+        backend: StepBackend,
         out: Path,
         *,
         world: World,
@@ -80,12 +80,12 @@ class Pretraining:
             self.model = self.model.double()
         if config.train.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.task = RotationTask(config, device, dtype, channels=rung.channels)
+        self.task = RotationTask(config, device, dtype, channels=backend.channels)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
-        arranged = arrange(
+        arranged = wrap_model(
             self.model,
-            rung,
+            backend,
             world=world,
             device=device,
             sync_bn=config.model.sync_bn,
@@ -93,7 +93,7 @@ class Pretraining:
             static_graph=data.batch.accumulation == 1,
             say=say,
         )
-        if rung.graph:
+        if backend.graph:
             keep_rate_on_device(self.optimizer, device)
         self.step = TrainStep(
             arranged,
@@ -103,7 +103,7 @@ class Pretraining:
             device=device,
             scaler=self.scaler,
             world=world,
-            graph=rung.graph,
+            graph=backend.graph,
         )
         # Their worker processes are forked before FFCV or DALI start threads in this one.
         self._val_loader, self._bank = self._validation_loaders()
@@ -122,7 +122,7 @@ class Pretraining:
         )
 
     def _loader(
-        self, name: str, samples: Samples, order: SampleOrder, *, part: str, side: int | None = None
+        self, name: str, samples: Dataset, order: Sampler, *, part: str, side: int | None = None
     ) -> Loader:
         config = self.config
         crop = train_crop(config) if part == "train" else val_crop(config)
@@ -152,7 +152,7 @@ class Pretraining:
         if val is None:
             return None, None
         batch = self.data.batch.per_pass
-        order = SampleOrder(
+        order = Sampler(
             len(val),
             batch * self.world.size,
             mode="sequential",
@@ -164,16 +164,16 @@ class Pretraining:
         if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
             return loader, None
         bank = spread(train, _BANK_IMAGES)
-        bank_order = SampleOrder(len(bank), batch, mode="sequential", drop_last=False)
+        bank_order = Sampler(len(bank), batch, mode="sequential", drop_last=False)
         return loader, self._loader("reference", bank, bank_order, part="knn")
 
-    def timetable(self) -> Timetable:
+    def schedule(self) -> Schedule:
         """When things happen, in steps."""
         train, per_epoch = self.config.train, self.data.order.steps_per_epoch
         schedule_steps = max(1, round(train.epochs * per_epoch))
         total = min(schedule_steps, train.max_steps or schedule_steps)
         optim = self.config.optim
-        return Timetable(
+        return Schedule(
             total_steps=total,
             steps_per_epoch=per_epoch,
             accumulation=self.data.batch.accumulation,
@@ -261,6 +261,6 @@ def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, 
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _labelled(samples: Samples) -> bool:
+def _labelled(samples: Dataset) -> bool:
     one_class = samples.labels.ndim == 1
     return one_class and bool(samples.labels.min() >= 0) and len(np.unique(samples.labels)) >= 2

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fastrot.benchmarks.opening import first_boxes, write_tiny
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.loader import LoaderSpec
 from fastrot.data.loaders.reference import ReferenceLoader
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 
 MILLION = 1_000_000
 KINDS = pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_the_files_are_sound(shuffled, with_manifest, tmp_path):
     path = tmp_path / "x.beton"
     write_tiny(path, 50_000, shuffled=shuffled, with_manifest=with_manifest)
     BetonFile.open(path, deep=True).close()
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     assert samples.has_checksums == with_manifest
     increasing = np.all(np.diff(samples.file.data_pointers.astype(np.int64)) > 0)
     assert increasing == (not shuffled)
@@ -45,13 +45,13 @@ def test_a_million_samples_are_at_hand_at_once(shuffled, with_manifest, tmp_path
     path = tmp_path / "x.beton"
     write_tiny(path, MILLION, shuffled=shuffled, with_manifest=with_manifest)
     objects = sys.getallocatedblocks()
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     assert sys.getallocatedblocks() - objects < 10_000, "an object for each sample"
     began = time.process_time()
     parts = first_boxes(path)
     assert time.process_time() - began < 2
     assert set(parts) == {"open", "order", "boxes", "total"}
-    order, crop = SampleOrder(MILLION, 256, seed=1), Crop("random_resized", 4)
+    order, crop = Sampler(MILLION, 256, seed=1), Crop("random_resized", 4)
     spec = LoaderSpec(samples, order, crop, 1, torch.device("cpu"), 0)
     began = time.process_time()
     loader = ReferenceLoader(spec)

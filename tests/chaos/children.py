@@ -11,7 +11,7 @@ import torch
 import xxhash
 
 from fastrot.cli.app import main
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.errors import FastrotError, MismatchError
 from fastrot.features.cache import FeatureCache
 from fastrot.runs.checkpoint import save_checkpoint
@@ -50,7 +50,7 @@ def read_all(path: str) -> None:
     """Print a digest of every sample of a .beton, or the line that refuses it."""
     digest = xxhash.xxh3_128()
     try:
-        samples = BetonSamples(path)
+        samples = BetonDataset(path)
         for i in range(len(samples)):
             digest.update(samples.decode(i).tobytes())
             digest.update(bytes(samples.labels[i]))

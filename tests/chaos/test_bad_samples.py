@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from tests.chaos.photos import Photos, train_on
 from tests.chaos.program import Ended, Server, need_strace, pairs
 from tests.conftest import FaultLog
@@ -56,7 +56,7 @@ def damaged(photos: Photos, folder: Path, damage: str, loader: str) -> tuple[Pat
         bad.write_bytes(DAMAGE[damage](bad.read_bytes()))
         return data, bad.name
     data = photos.copy(folder, beton=True)
-    file = BetonSamples(data).file
+    file = BetonDataset(data).file
     start, size = int(file.data_pointers[20]), int(file.data_sizes[20])
     with data.open("r+b") as raw:
         raw.seek(start)
@@ -128,7 +128,7 @@ def test_a_flipped_byte_is_refused_or_does_not_matter(
     assert whole.code == 0, whole.text
     chance = random.Random(20261127)
     size, refused = path.stat().st_size, 0
-    file = BetonSamples(path).file
+    file = BetonDataset(path).file
     used = int(file.data_pointers.max()) + 20_000
     for _ in range(flips):
         head = chance.random() < 0.5  # header, fields and pointers are small: half of the flips
@@ -244,7 +244,7 @@ def test_a_label_beyond_the_classes(
     label: int, photos: Photos, server: Server, tmp_path: Path, fault_log: FaultLog
 ) -> None:
     path = photos.copy(tmp_path, beton=True)
-    file = BetonSamples(path).file
+    file = BetonDataset(path).file
     raw = bytearray(path.read_bytes())
     name = next(name for name in file.metadata.dtype.names if file.metadata[name].dtype.kind == "i")
     stride, offset = file.metadata.dtype.itemsize, file.metadata.dtype.fields[name][1]

@@ -17,7 +17,7 @@ import atheris
 with atheris.instrument_imports(include=["fastrot.data", "fastrot.kernels"]):
     import numpy as np
 
-    from fastrot.data.beton.dataset import BetonSamples
+    from fastrot.data.beton.dataset import BetonDataset
     from fastrot.data.beton.format import RAW
     from fastrot.data.dataset import BadSampleError
     from fastrot.errors import FastrotError
@@ -56,7 +56,7 @@ def test_one_input(data: bytes) -> None:
     if not write(data):
         return
     try:
-        samples = BetonSamples(path, max_pixels=MAX_PIXELS)
+        samples = BetonDataset(path, max_pixels=MAX_PIXELS)
     except FastrotError:
         return
     try:
@@ -65,7 +65,7 @@ def test_one_input(data: bytes) -> None:
         samples.close()
 
 
-def check(samples: BetonSamples) -> None:
+def check(samples: BetonDataset) -> None:
     """Compare the two decoders over all samples."""
     count = len(samples)
     ids = np.arange(count)

@@ -103,14 +103,14 @@ def disk_full(*words: str) -> None:
 
 def no_data(*words: str) -> None:
     """The data set of the main rank is not what it should be."""
-    open_samples = fastrot.training.trainer.open_samples
+    open_dataset = fastrot.training.trainer.open_dataset
 
     def fail(*arguments: Any, **options: Any) -> Any:
         if _mine():
             raise UsageError("train.beton: no such file")
-        return open_samples(*arguments, **options)
+        return open_dataset(*arguments, **options)
 
-    fastrot.training.trainer.open_samples = fail  # type: ignore[assignment]
+    fastrot.training.trainer.open_dataset = fail  # type: ignore[assignment]
     _run(words)
 
 
@@ -145,16 +145,16 @@ def long_validation(*words: str) -> None:
 
 def at_the_end(*words: str) -> None:
     """The main rank takes its time after the last step, while the other one has left."""
-    from fastrot.runs.reporter import RunScreen
+    from fastrot.runs.reporter import TerminalReporter
 
-    finished = RunScreen.finished
+    finished = TerminalReporter.finished
 
-    def slow(self: RunScreen, result: Any) -> None:
+    def slow(self: TerminalReporter, result: Any) -> None:
         if os.environ["RANK"] == "0":
             time.sleep(12)
         finished(self, result)
 
-    RunScreen.finished = slow  # type: ignore[method-assign]
+    TerminalReporter.finished = slow  # type: ignore[method-assign]
     _run(words)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 
 STEPS, BATCH, DIGITS = 5, 512, 1497  # two steps an epoch
 GRID = (
@@ -47,7 +47,7 @@ def test_resume_after_every_step(
     whole: dict[int, Any], train: Callable[..., Any], tmp_path: Path, before: int, after: int
 ) -> None:
     expected = [
-        SampleOrder(DIGITS, BATCH).global_ids(*divmod(step, DIGITS // BATCH)).tolist()
+        Sampler(DIGITS, BATCH).global_ids(*divmod(step, DIGITS // BATCH)).tolist()
         for step in range(STEPS)
     ]
     assert whole[before].samples() == expected

@@ -17,9 +17,9 @@ import torch
 from fastrot.benchmarks.compare.stream import Delivery, Stream
 from fastrot.benchmarks.loader.readers.device import delivered
 from fastrot.benchmarks.loader.readers.job import LoaderJob
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.loaders.ffcv_stream import FfcvStream
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.errors import MismatchError
 
 _BATCHES_AHEAD = 5  # three in FFCV's queue, one at work, one in hand
@@ -32,8 +32,8 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
         MismatchError: FFCV cannot read such data.
     """
     asked = LoaderJob(**job)
-    samples = open_samples(asked.data, checksums=False)
-    if not isinstance(samples, BetonSamples):
+    samples = open_dataset(asked.data, checksums=False)
+    if not isinstance(samples, BetonDataset):
         raise MismatchError("FFCV reads only .beton files; fastrot prepare makes one")
     if asked.crops().leaves_image:
         raise MismatchError("FFCV cannot draw crops that leave the image")
@@ -50,7 +50,7 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
     return Stream(images, ahead=_BATCHES_AHEAD, notes={"os_cache": True, "batches_ahead": 3})
 
 
-def _rows(stream: FfcvStream, job: LoaderJob, samples: BetonSamples) -> Iterator[Delivery]:
+def _rows(stream: FfcvStream, job: LoaderJob, samples: BetonDataset) -> Iterator[Delivery]:
     crops, order = job.crops(), job.order(len(samples))
     for epoch in itertools.count():
         ids = np.concatenate(list(order.batches(epoch)))

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import RAW
-from fastrot.data.dataset import Samples
-from fastrot.data.open import open_samples
+from fastrot.data.dataset import Dataset
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Boxes, Crop, CropKind
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import MismatchError
 
 _SEED = 0
@@ -59,11 +59,11 @@ class LoaderJob:
         """How crops are drawn."""
         return Crop(self.crop, self.size)
 
-    def order(self, num_samples: int) -> SampleOrder:
+    def order(self, num_samples: int) -> Sampler:
         """Which samples make up which batch."""
-        return SampleOrder(num_samples, self.batch, seed=_SEED)
+        return Sampler(num_samples, self.batch, seed=_SEED)
 
-    def batches(self, samples: Samples) -> Iterator[tuple[NDArray[np.int64], Boxes]]:
+    def batches(self, samples: Dataset) -> Iterator[tuple[NDArray[np.int64], Boxes]]:
         """Ids (N,) and boxes (N, 4) of batch after batch, epoch after epoch, without an end."""
         crops, order = self.crops(), self.order(len(samples))
         for epoch in itertools.count():
@@ -89,10 +89,10 @@ class Stored:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.samples = open_samples(path, checksums=False)
+        self.samples = open_dataset(path, checksums=False)
         self.raw = False
         self._mapped: NDArray[np.uint8] | None = None
-        if isinstance(self.samples, BetonSamples):
+        if isinstance(self.samples, BetonDataset):
             file = self.samples.file
             raw = file.modes == RAW
             self.raw = bool(raw.any())

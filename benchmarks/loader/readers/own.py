@@ -11,7 +11,7 @@ import torch
 from fastrot.benchmarks.compare.stream import Delivery, Stream
 from fastrot.benchmarks.loader.readers.job import LoaderJob
 from fastrot.data.loader import Loader, LoaderSpec, build_loader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 
 _BATCHES_AHEAD, _IMAGES_AHEAD = 4, 128
 """No loader holds more batches ready, or, with small batches, more images a thread; but for the
@@ -21,7 +21,7 @@ reference: a batch a worker, twice."""
 def open_stream(job: Mapping[str, Any]) -> Stream:
     """Batches of the loader ``job["loader"]``."""
     asked = LoaderJob(**job)
-    samples = open_samples(asked.data, checksums=asked.checksums)
+    samples = open_dataset(asked.data, checksums=asked.checksums)
     spec = LoaderSpec(
         samples=samples,
         order=asked.order(len(samples)),

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import JPEG, MAX_PIXELS, RAW, Kind
 from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.reader import BetonFile
@@ -204,7 +204,7 @@ _PROGRESS_BYTES = 2**28  # smaller files take a moment
 _MAX_STAMP_BYTES = 2**26
 
 
-def bad_samples(samples: BetonSamples, *, workers: int = 0) -> dict[int, BadSampleError]:
+def bad_samples(samples: BetonDataset, *, workers: int = 0) -> dict[int, BadSampleError]:
     """The bad samples of a file and why, by sample id.
 
     Checksums are compared where the manifest says that all images were decoded when the file was
@@ -237,7 +237,7 @@ def bad_samples(samples: BetonSamples, *, workers: int = 0) -> dict[int, BadSamp
     return _errors(samples, reasons)
 
 
-def known(samples: BetonSamples) -> dict[int, BadSampleError] | None:
+def known(samples: BetonDataset) -> dict[int, BadSampleError] | None:
     """As ``bad_samples``, if an earlier check of this very file told; None: it did not."""
     identity = _identity(samples.file, samples.digest, samples.checksums_suffice)
     for place in (_beside(samples.path), _in_cache(samples.path)):
@@ -258,7 +258,7 @@ def remember(file: BetonFile, manifest: Manifest | None, reasons: Mapping[int, s
     _write(_identity(file, digest, suffice), file.path, reasons)
 
 
-def _errors(samples: BetonSamples, reasons: Mapping[int, str]) -> dict[int, BadSampleError]:
+def _errors(samples: BetonDataset, reasons: Mapping[int, str]) -> dict[int, BadSampleError]:
     return {i: BadSampleError(i, samples.name(i), why) for i, why in reasons.items()}
 
 

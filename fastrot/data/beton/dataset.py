@@ -19,7 +19,7 @@ from fastrot.errors import BadDataError
 from fastrot.kernels.decode.crop import Spans
 
 
-class BetonSamples:
+class BetonDataset:
     """The images of a ``.beton`` file (its first image field) and their labels.
 
     Thread-safe; a copy in another process, forked or pickled, reads through its own position.

@@ -32,7 +32,7 @@ from fastrot.data.dataset import BadSampleError
 from fastrot.data.labels import Labels
 from fastrot.errors import BadDataError, OutOfMemoryError, UsageError
 from fastrot.kernels.decode.header import jpeg_header
-from fastrot.system.pread_file import FileIdentity, PositionedFile
+from fastrot.system.pread_file import FileIdentity, PreadFile
 
 
 class BetonFile:
@@ -59,7 +59,7 @@ class BetonFile:
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.path = path
-        self._file = PositionedFile(path)
+        self._file = PreadFile(path)
         self.identity = self._file.identity
         try:
             self._load(max_pixels)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import Batch, LoaderSpec
-from fastrot.data.tar.dataset import TarSamples
+from fastrot.data.tar.dataset import TarDataset
 from fastrot.errors import UsageError
 
 
-class EpochLoader(ABC):
+class BaseLoader(ABC):
     """The bookkeeping of the ``Loader`` contract; a subclass yields the batches of one epoch.
 
     Args:
@@ -65,7 +65,7 @@ class EpochLoader(ABC):
         if self._closed:
             raise UsageError("this loader is closed; build a new one")
         self._end_iteration()
-        if isinstance(self.spec.samples, BetonSamples | TarSamples):
+        if isinstance(self.spec.samples, BetonDataset | TarDataset):
             self.spec.samples.check_unchanged()
         self._current = self._batches(self._epoch, self._start_step)
         self._start_step = 0

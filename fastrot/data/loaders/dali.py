@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
 from fastrot.data.beton import damage as checked
-from fastrot.data.beton.dataset import BetonSamples
-from fastrot.data.dataset import BadSampleError, Encoded, Samples
+from fastrot.data.beton.dataset import BetonDataset
+from fastrot.data.dataset import BadSampleError, Dataset, Encoded
 from fastrot.data.images.jpeg_header import read_jpeg_header
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
-from fastrot.data.loaders.base import EpochLoader
+from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.loaders.dali_pipeline import HW_DECODER_LOAD, DaliCrops, DaliDecodeError
 from fastrot.data.loaders.reference import decode_row
 from fastrot.data.loaders.substitution import CropSource, Substitution
@@ -63,7 +63,7 @@ class _Found:
 
 
 @dataclass
-class _Flight:
+class _InFlight:
     """A batch that was read, and that DALI is at work on: some rows are files, others pixels.
 
     ``patched`` has the finished rows of what DALI refused.
@@ -75,7 +75,7 @@ class _Flight:
     patched: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
-class DaliLoader(EpochLoader):
+class DaliLoader(BaseLoader):
     """Batches by DALI; see the ``Loader`` contract.
 
     Args:
@@ -92,7 +92,7 @@ class DaliLoader(EpochLoader):
             self._device = torch.device("cuda", torch.cuda.current_device())
         self._threads = max(1, spec.workers)
         self._good = _known_to_decode(spec.samples)
-        self._is_beton = isinstance(spec.samples, BetonSamples)
+        self._is_beton = isinstance(spec.samples, BetonDataset)
         self._crops: DaliCrops | None = DaliCrops(
             size=spec.crop.size,
             batch_size=self.batch_size,
@@ -102,11 +102,11 @@ class DaliLoader(EpochLoader):
             leaves_image=spec.crop.leaves_image,
             hw_decoder_load=hw_decoder_load,
         )
-        self._kept: deque[tuple[torch.cuda.Event, _Flight]] = deque()
+        self._kept: deque[tuple[torch.cuda.Event, _InFlight]] = deque()
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
         assert self._crops is not None
-        flights: deque[_Flight] = deque()
+        flights: deque[_InFlight] = deque()
         failure: FastrotError | None = None
         read = Prefetcher(
             self._read(epoch, start_step), depth=_READ_AHEAD, deadline=READ_DEADLINE_SECONDS
@@ -123,9 +123,9 @@ class DaliLoader(EpochLoader):
                 self._submit(flight, epoch)
                 flights.append(flight)
                 if len(flights) > _DECODED_AHEAD:
-                    yield self._land(flights, epoch)
+                    yield self._finish(flights, epoch)
             while flights:
-                yield self._land(flights, epoch)
+                yield self._finish(flights, epoch)
             if failure is not None:
                 raise failure
         finally:
@@ -134,10 +134,10 @@ class DaliLoader(EpochLoader):
 
     # In a thread of its own
 
-    def _read(self, epoch: int, start_step: int) -> Generator[_Flight, None, None]:
+    def _read(self, epoch: int, start_step: int) -> Generator[_InFlight, None, None]:
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fastrot-read") as pool:
             for ids in self.spec.order.batches(epoch, start_step):
-                flight = _Flight(Substitution(self._source, ids))
+                flight = _InFlight(Substitution(self._source, ids))
                 flight.chosen.boxes(epoch)  # replaces samples whose headers cannot be read
                 parts = np.array_split(flight.chosen.ids, self._threads)
                 found = [sample for part in pool.map(self._find_all, parts) for sample in part]
@@ -178,13 +178,13 @@ class DaliLoader(EpochLoader):
 
     # In the caller's thread
 
-    def _submit(self, flight: _Flight, epoch: int) -> None:
+    def _submit(self, flight: _InFlight, epoch: int) -> None:
         assert self._crops is not None
         self._submit_files(flight, epoch)
         if flight.pixels:
             self._crops.submit_pixels(list(flight.pixels.values()))
 
-    def _submit_files(self, flight: _Flight, epoch: int) -> None:
+    def _submit_files(self, flight: _InFlight, epoch: int) -> None:
         assert self._crops is not None
         if flight.files:
             rows = list(flight.files)
@@ -192,7 +192,7 @@ class DaliLoader(EpochLoader):
             sizes = self.spec.samples.sizes(flight.chosen.ids[rows])
             self._crops.submit_files(list(flight.files.values()), boxes, sizes)
 
-    def _land(self, flights: deque[_Flight], epoch: int) -> Batch:
+    def _finish(self, flights: deque[_InFlight], epoch: int) -> Batch:
         """Take the batch whose turn it is."""
         assert self._crops is not None
         flight = flights[0]
@@ -219,7 +219,7 @@ class DaliLoader(EpochLoader):
         self._report(flight.chosen.bad)
         return self._batch(images, flight.chosen.ids, epoch)
 
-    def _keep(self, flight: _Flight, stream: torch.cuda.Stream) -> None:
+    def _keep(self, flight: _InFlight, stream: torch.cuda.Stream) -> None:
         """Hold the bytes, which DALI did not copy, until the GPU has made the batch of them."""
         event = torch.cuda.Event()
         event.record(stream)
@@ -227,7 +227,7 @@ class DaliLoader(EpochLoader):
         while self._kept and (len(self._kept) > _KEPT or self._kept[0][0].query()):
             self._kept.popleft()[0].synchronize()
 
-    def _patch(self, flight: _Flight, position: int | None, epoch: int) -> None:
+    def _patch(self, flight: _InFlight, position: int | None, epoch: int) -> None:
         """Let the reference decode what DALI refuses, though the strict decoder accepted it."""
         rows = list(flight.files)
         for row in rows if position is None else rows[position : position + 1]:
@@ -237,7 +237,7 @@ class DaliLoader(EpochLoader):
             flight.patched[row] = torch.from_numpy(crop)
 
     def _assembled(
-        self, parts: list[tuple[list[int], torch.Tensor]], flight: _Flight
+        self, parts: list[tuple[list[int], torch.Tensor]], flight: _InFlight
     ) -> torch.Tensor:
         """Crops of shape (N, S, S, 3) on the device; DALI's memory where it made all of them."""
         count, size = len(flight.chosen.ids), self.spec.crop.size
@@ -256,9 +256,9 @@ class DaliLoader(EpochLoader):
             self._kept.popleft()[0].synchronize()
 
 
-def _known_to_decode(samples: Samples) -> NDArray[np.bool_]:
+def _known_to_decode(samples: Dataset) -> NDArray[np.bool_]:
     """Which samples need no strict decode of ours, of shape (n,)."""
-    if not isinstance(samples, BetonSamples):
+    if not isinstance(samples, BetonDataset):
         return np.zeros(len(samples), np.bool_)
     good = np.full(len(samples), samples.checksums_suffice)
     if not samples.checksums_suffice and (bad := checked.known(samples)) is not None:

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from fastrot.data.beton.damage import bad_samples
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.loader import Batch, LoaderSpec
-from fastrot.data.loaders.base import EpochLoader
+from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.loaders.ffcv_stream import thread_counts_kept
 from fastrot.data.loaders.reference import decode_row
 from fastrot.data.loaders.substitution import CropSource, Substitution
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]
 
 
-class FfcvLoader(EpochLoader):
+class FfcvLoader(BaseLoader):
     """Batches by FFCV; see the ``Loader`` contract.
 
     Building one checks every sample of the file, once for each file: the result is kept beside
@@ -52,7 +52,7 @@ class FfcvLoader(EpochLoader):
 
     def __init__(self, spec: LoaderSpec) -> None:
         super().__init__(spec)
-        if not isinstance(spec.samples, BetonSamples):
+        if not isinstance(spec.samples, BetonDataset):
             raise UsageError(
                 f"{spec.samples.path}: FFCV reads only .beton files; use --loader native, dali or "
                 "reference, or make one from a folder with fastrot prepare FOLDER OUT.beton"

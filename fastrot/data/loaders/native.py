@@ -24,15 +24,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import RAW
-from fastrot.data.dataset import BadSampleError, Encoded, Samples
+from fastrot.data.dataset import BadSampleError, Dataset, Encoded
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
-from fastrot.data.loaders.base import EpochLoader
+from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.loaders.buffers import batch_buffers
 from fastrot.data.loaders.substitution import CropSource, Substitution
-from fastrot.data.subset import SubsetSamples
-from fastrot.data.tar.dataset import TarSamples
+from fastrot.data.subset import DatasetSubset
+from fastrot.data.tar.dataset import TarDataset
 from fastrot.errors import FastrotError, StorageError
 from fastrot.kernels.decode.crop import CropDecoder, CropJob, Crops, SourceFile
 from fastrot.kernels.decode.op import MAX_PIXELS
@@ -53,7 +53,7 @@ Stored = bytes | memoryview | NDArray[np.uint8]
 class _Opened(NamedTuple):
     """A ``.beton``, which of its samples are meant (None: all), and the file as it is read."""
 
-    samples: BetonSamples
+    samples: BetonDataset
     ids: NDArray[np.int64] | None
     file: SourceFile
 
@@ -67,7 +67,7 @@ class _Prepared:
     files: list[Stored] | None
 
 
-class _Flight(NamedTuple):
+class _InFlight(NamedTuple):
     """A batch that the threads are at work on."""
 
     chosen: Substitution
@@ -76,7 +76,7 @@ class _Flight(NamedTuple):
     job: CropJob
 
 
-class NativeLoader(EpochLoader):
+class NativeLoader(BaseLoader):
     """Batches by our own threads; see the ``Loader`` contract.
 
     Args:
@@ -112,7 +112,7 @@ class NativeLoader(EpochLoader):
         self._good = np.full(self.num_samples, good)
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        flights: deque[_Flight] = deque()
+        flights: deque[_InFlight] = deque()
         prepared: Iterable[_Prepared] = self._prepared(epoch, start_step)
         if self._opened is None and self._ahead:
             # Reading files takes Python's time; a thread does it while the caller computes.
@@ -130,9 +130,9 @@ class NativeLoader(EpochLoader):
                 except FastrotError as error:  # raised in its turn: others are ahead of it
                     failure = error
                 if len(flights) > self._ahead:
-                    yield self._land(flights.popleft(), epoch)
+                    yield self._finish(flights.popleft(), epoch)
             while flights:
-                yield self._land(flights.popleft(), epoch)
+                yield self._finish(flights.popleft(), epoch)
             if failure is not None:
                 raise failure
         finally:
@@ -184,7 +184,7 @@ class NativeLoader(EpochLoader):
                     chosen.replace(row, error)
         return files, raw
 
-    def _submit(self, batch: _Prepared) -> _Flight:
+    def _submit(self, batch: _Prepared) -> _InFlight:
         images = self._buffers.take(len(batch.chosen.ids))
         if self._opened is None:
             assert batch.files is not None
@@ -194,9 +194,9 @@ class NativeLoader(EpochLoader):
             job = self._decoder.submit(
                 images, batch.crops, self._opened.file, spans, announce=self._ahead > 0
             )
-        return _Flight(batch.chosen, batch.crops.to_end, images, job)
+        return _InFlight(batch.chosen, batch.crops.to_end, images, job)
 
-    def _land(self, flight: _Flight, epoch: int) -> Batch:
+    def _finish(self, flight: _InFlight, epoch: int) -> Batch:
         chosen, judged, images, job = flight
         end = time.monotonic() + READ_DEADLINE_SECONDS
         while not job.wait(_POLL_SECONDS):
@@ -230,14 +230,14 @@ class NativeLoader(EpochLoader):
         self._opened = None
 
 
-def _open(samples: Samples) -> tuple[_Opened | None, str]:
+def _open(samples: Dataset) -> tuple[_Opened | None, str]:
     """The ``.beton`` behind a data set as its threads read it, and a line that says how."""
     inner, ids = samples, None
-    while isinstance(inner, SubsetSamples):
+    while isinstance(inner, DatasetSubset):
         ids = inner.ids if ids is None else inner.ids[ids]
         inner = inner.samples
-    if not isinstance(inner, BetonSamples):
-        what = "tar shards" if isinstance(inner, TarSamples) else "single files"
+    if not isinstance(inner, BetonDataset):
+        what = "tar shards" if isinstance(inner, TarDataset) else "single files"
         return None, f"{what}, read one image after the other"
     size, free = inner.file.identity.size, free_memory()
     fits = size <= _MAPPED_SHARE * free
@@ -247,7 +247,7 @@ def _open(samples: Samples) -> tuple[_Opened | None, str]:
     return _Opened(inner, ids, file), f"{how} ({why})"
 
 
-def _pixels(samples: Samples, sample: int, encoded: Encoded) -> NDArray[np.uint8]:
+def _pixels(samples: Dataset, sample: int, encoded: Encoded) -> NDArray[np.uint8]:
     """The pixels of what is no JPEG, as they lie upright, in one row of bytes."""
     if encoded.kind == "raw":
         return np.frombuffer(encoded.data, np.uint8)

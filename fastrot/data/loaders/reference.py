@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
-from fastrot.data.loaders.base import EpochLoader
+from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.loaders.substitution import CropSource, Substitution
 from fastrot.data.sampling.crops import Boxes
 from fastrot.kernels.decode.crop_reference import crop_and_resize
@@ -95,7 +95,7 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-class ReferenceLoader(EpochLoader):
+class ReferenceLoader(BaseLoader):
     """Batches by Pillow and torchvision; see the ``Loader`` contract.
 
     Args:

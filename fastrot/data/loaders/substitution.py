@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.dataset import BadSampleError, Samples
+from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.data.sampling.crops import Boxes, Crop, replacement
 
 _MAX_ATTEMPTS = 100
@@ -21,7 +21,7 @@ class CropSource:
     Picklable, without the callbacks and devices of a ``LoaderSpec``: workers receive it.
     """
 
-    samples: Samples
+    samples: Dataset
     crop: Crop
     seed: int
     on_bad_sample: Literal["fail", "skip"]

@@ -7,10 +7,10 @@ from collections.abc import Generator
 import torch
 
 from fastrot.data.loader import Batch, LoaderSpec
-from fastrot.data.loaders.base import EpochLoader
+from fastrot.data.loaders.base import BaseLoader
 
 
-class SyntheticLoader(EpochLoader):
+class SyntheticLoader(BaseLoader):
     """The real ids, labels and flips of each batch, with the same random pixels in every one.
 
     Pixels are drawn once, from the seed, when the loader is built. All batches share them:

@@ -37,7 +37,7 @@ def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class SampleOrder:
+class Sampler:
     """The sample ids of every step of every epoch, for one rank.
 
     Training (``drop_last=True``): every step has exactly ``global_batch`` samples and the last
@@ -61,7 +61,7 @@ class SampleOrder:
         UsageError: B is not divisible by W * A in training, or an epoch would have no step.
 
     Example:
-        >>> order = SampleOrder(10, 4, seed=0, mode="sequential", world=2, rank=1)
+        >>> order = Sampler(10, 4, seed=0, mode="sequential", world=2, rank=1)
         >>> order.steps_per_epoch, order.rank_ids(0, 1).tolist()
         (2, [6, 7])
     """

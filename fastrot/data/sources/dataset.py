@@ -17,8 +17,8 @@ from fastrot.data.sources.cifar import SIDE as CIFAR_SIDE
 from fastrot.data.sources.find import SourceKind, list_source
 
 
-class FolderSamples:
-    """The images of a folder; see the ``Samples`` contract. EXIF orientation is applied.
+class FolderDataset:
+    """The images of a folder; see the ``Dataset`` contract. EXIF orientation is applied.
 
     The digest covers names, sizes in bytes, labels and class names, so that opening a million
     files reads none of them. An image exchanged for another one of exactly the same size goes

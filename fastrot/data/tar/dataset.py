@@ -20,14 +20,14 @@ from fastrot.data.dataset import BadSampleError, Encoded
 from fastrot.data.images.decode import DecodeError, decode_image, image_size, measure
 from fastrot.data.labels import Labels
 from fastrot.data.tar.shards import Shards, find_shards, list_shards
-from fastrot.system.pread_file import PositionedFile
+from fastrot.system.pread_file import PreadFile
 
 _OPEN_FILES = 128  # of the 1,024 that a process may usually have
 _HEADER_BYTES = 2**14
 
 
-class TarSamples:
-    """The images of tar shards; see the ``Samples`` contract and ``tar_shards.py``.
+class TarDataset:
+    """The images of tar shards; see the ``Dataset`` contract and ``tar_shards.py``.
 
     EXIF orientation is applied. The digest covers names, places, sizes and labels, so opening
     reads headers only; an image exchanged for another one of exactly the same size goes unseen
@@ -156,11 +156,11 @@ class _OpenFiles:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._lock = threading.Lock()
-        self._open: OrderedDict[int, PositionedFile] = OrderedDict()
+        self._open: OrderedDict[int, PreadFile] = OrderedDict()
         self._readers: dict[int, int] = {}
 
     @contextmanager
-    def borrow(self, shard: int) -> Iterator[PositionedFile]:
+    def borrow(self, shard: int) -> Iterator[PreadFile]:
         """An open file for as long as the block lasts.
 
         Raises:
@@ -169,7 +169,7 @@ class _OpenFiles:
         with self._lock:
             file = self._open.get(shard)
             if file is None:
-                file = PositionedFile(self._shards.paths[shard])
+                file = PreadFile(self._shards.paths[shard])
                 try:
                     file.check_unchanged(self._shards.identities[shard])
                 except BaseException:

@@ -16,7 +16,7 @@ from zlib import adler32
 
 from fastrot.data.images.file_type import looks_like
 from fastrot.errors import BadDataError
-from fastrot.system.pread_file import PositionedFile
+from fastrot.system.pread_file import PreadFile
 
 BLOCK = 512
 MAX_MEMBERS = 2**24
@@ -57,7 +57,7 @@ class Member(NamedTuple):
 class TarWindow:
     """Reads an archive by position, a few blocks at a time: most headers are close to the last."""
 
-    def __init__(self, file: PositionedFile) -> None:
+    def __init__(self, file: PreadFile) -> None:
         self.path, self.size = file.path, file.identity.size
         self._file = file
         self._start, self._bytes = 0, b""
@@ -71,7 +71,7 @@ class TarWindow:
         return self._bytes[begin : begin + size]
 
 
-def walk(file: PositionedFile) -> tuple[TarWindow, Iterator[Member]]:
+def walk(file: PreadFile) -> tuple[TarWindow, Iterator[Member]]:
     """The plain files of an archive, in their order, and the window that reads small ones.
 
     Raises (while iterating):

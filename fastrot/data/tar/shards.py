@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fastrot.data.images.decode import SUFFIXES
 from fastrot.data.tar.headers import Member, TarWindow, walk
 from fastrot.errors import BadDataError, UsageError
-from fastrot.system.pread_file import FileIdentity, PositionedFile
+from fastrot.system.pread_file import FileIdentity, PreadFile
 
 MAX_SHARDS = 2**16
 MAX_IMAGE_BYTES = 2**28
@@ -159,7 +159,7 @@ class _Shard:
 def _list_shard(path: Path) -> _Shard:
     images: dict[str, Member] = {}
     labels: dict[str, dict[str, int]] = {"cls": {}, "json": {}}
-    file = PositionedFile(path)
+    file = PreadFile(path)
     try:
         window, members = walk(file)
         for member in members:

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastrot.data.dataset import Samples
+from fastrot.data.dataset import Dataset
 from fastrot.data.loader import Loader, LoaderSpec, build_loader, choose_loader
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.subset import SubsetSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.subset import DatasetSubset
 from fastrot.distributed.world import World, pick_device
 from fastrot.evaluation.extract import scoring_crop, training_crop
 from fastrot.evaluation.linear.cached import training_ids
 from fastrot.evaluation.linear.heads import HeadShape, LinearHeads
-from fastrot.evaluation.linear.online_rows import LiveRows
+from fastrot.evaluation.linear.online_rows import OnlineRows
 from fastrot.evaluation.linear.rows import RowReader, check_classes
 from fastrot.evaluation.linear.training import remembered, scores_of, train_heads
 from fastrot.evaluation.partial_results import Journal
@@ -46,8 +46,8 @@ _SAVE_SECONDS = 30.0
 
 def evaluate_linear_live(
     backbone: Backbone,
-    train: Samples,
-    test: Samples,
+    train: Dataset,
+    test: Dataset,
     config: EvalConfig,
     journal: Journal,
     say: Say,
@@ -92,7 +92,7 @@ def evaluate_linear_live(
     classes = check_classes(train, test, (len(train), len(test)))
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     if linear.subset is not None:
-        train = SubsetSamples(train, ids)
+        train = DatasetSubset(train, ids)
     if linear.optimum:
         say("linear.optimum: left out, it is defined on cached features; use a cached mode for it")
 
@@ -135,8 +135,8 @@ def evaluate_linear_live(
 
 def live_identity(
     backbone: Backbone,
-    train: Samples,
-    test: Samples,
+    train: Dataset,
+    test: Dataset,
     config: EvalConfig,
     *,
     device: str = "auto",
@@ -160,7 +160,7 @@ def live_identity(
 
 
 def _reader(
-    train: Samples,
+    train: Dataset,
     backbone: Backbone,
     config: EvalConfig,
     device: torch.device,
@@ -173,7 +173,7 @@ def _reader(
         workers = cores if device.type == "cuda" else max(1, cores // 2)
     spec = LoaderSpec(
         train,
-        SampleOrder(len(train), linear.batch, seed=linear.seed, drop_last=False),
+        Sampler(len(train), linear.batch, seed=linear.seed, drop_last=False),
         training_crop(config, backbone),
         linear.seed,
         device,
@@ -188,16 +188,16 @@ def _rows(
     stack: ExitStack,
     reader: Loader,
     backbone: Backbone,
-    samples: Samples,
+    samples: Dataset,
     config: EvalConfig,
     device: torch.device,
-) -> LiveRows:
+) -> OnlineRows:
     """Rows of the reader's images, as long as ``stack`` is open."""
     features, crop = config.features, scoring_crop(config, backbone)
     plan = plan_features(
         backbone, samples, features.layers, crop, 0, 0, "auto", device, features.precision
     )
-    return LiveRows(
+    return OnlineRows(
         stack.enter_context(FeatureNetwork(backbone, plan, device)),
         reader,
         backbone,

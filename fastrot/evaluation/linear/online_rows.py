@@ -18,7 +18,7 @@ from fastrot.features.forward import FeatureNetwork
 from fastrot.weights.load import Backbone
 
 
-class LiveRows:
+class OnlineRows:
     """Features of every sample once an epoch, each epoch of crops and colours of its own.
 
     A row is a pure function of the seed, the epoch and the sample.

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastrot.data.labels import Labelled, count_classes
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import BadDataError
 from fastrot.system.prefetch import Prefetcher
 
@@ -111,7 +111,7 @@ class RowReader:
         self._batch = batch
         # Rows that lie side by side are read together, so that a cache larger than memory comes
         # from the disk once an epoch. What is one window long or less is shuffled as a whole.
-        self._order = SampleOrder(
+        self._order = Sampler(
             len(ids),
             batch,
             seed=seed,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fastrot.data.labels import Labels
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.errors import FastrotError
 from fastrot.features.cache import FeatureCache
 from fastrot.report.html.blocks import Mark, Picture, Section, Strips
@@ -122,7 +122,7 @@ def _from_caches(run: RunFiles, network: Network, images: Images | None) -> _Ban
 
 def _images_of(cache: FeatureCache, network: Network) -> Images:
     data = str(cache.manifest["made_by"]["data"])
-    return Images(open_samples(data), val_crop(network.config), f"images of {data}", False)
+    return Images(open_dataset(data), val_crop(network.config), f"images of {data}", False)
 
 
 def _cached(cache: FeatureCache, images: Images) -> _Bank:

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from fastrot.config import Config, validate
-from fastrot.data.dataset import Samples
+from fastrot.data.dataset import Dataset
 from fastrot.data.digits import TRAIN_NAME, VAL_NAME
 from fastrot.data.loader import Loader, LoaderSpec, build_loader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.subset import SubsetSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.subset import DatasetSubset
 from fastrot.distributed.world import World, pick_device
 from fastrot.errors import FastrotError, MismatchError, UsageError
 from fastrot.models.backbones import RotationModel, build_model
@@ -61,7 +61,7 @@ class Images:
         held_out: whether they are the run's held-out images.
     """
 
-    samples: Samples
+    samples: Dataset
     crop: Crop
     name: str
     held_out: bool
@@ -108,7 +108,7 @@ def open_images(run: RunFiles, config: Config) -> Images:
     if name is None:
         raise UsageError("the settings name no data")
     path = run.path / "data" / part if name == EMBEDDED else run.locate(name)
-    samples = open_samples(path, checksums=config.data.checksums)
+    samples = open_dataset(path, checksums=config.data.checksums)
     if not len(samples):
         raise UsageError(f"{path}: holds no images")
     held_out = config.data.val is not None
@@ -133,11 +133,11 @@ def build_reader(images: Images, ids: NDArray[np.int64], network: Network, say: 
 
     A bad sample is replaced as in training, and named.
     """
-    subset = SubsetSamples(images.samples, ids)
+    subset = DatasetSubset(images.samples, ids)
     batch = max(1, min(len(ids), _BATCH_PIXELS // images.crop.size**2))
     spec = LoaderSpec(
         subset,
-        SampleOrder(len(ids), batch, mode="sequential", drop_last=False),
+        Sampler(len(ids), batch, mode="sequential", drop_last=False),
         images.crop,
         0,
         network.device,

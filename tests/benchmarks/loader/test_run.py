@@ -23,7 +23,7 @@ from fastrot.benchmarks.loader.run import bench_loader
 from fastrot.cli.app import main
 from fastrot.data.beton import BetonWriter, Field, Kind
 from fastrot.data.loaders.reference import crop_and_resize
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
 
 SIZE, BATCH = 64, 16
@@ -80,7 +80,7 @@ def first_batches(module: str, job: LoaderJob, count: int, **more: Any) -> list[
 
 
 def expected(job: LoaderJob, count: int) -> list[np.ndarray]:
-    samples = open_samples(job.data)
+    samples = open_dataset(job.data)
     return [
         np.stack(
             [
@@ -138,7 +138,7 @@ def test_small_data_is_repeated(beton: Path, raw: Path, photos: Path, tmp_path: 
         scratch = tmp_path / str(number)
         scratch.mkdir()
         data = prepare_data(source, repeat=3, scratch=scratch)
-        once, thrice = open_samples(source), open_samples(data.path)
+        once, thrice = open_dataset(source), open_dataset(data.path)
         n = len(once)
         assert data.samples == len(thrice) == 3 * n
         assert data.cached and data.num_bytes > 0
@@ -146,7 +146,7 @@ def test_small_data_is_repeated(beton: Path, raw: Path, photos: Path, tmp_path: 
         if source != photos:  # the files of a folder are sorted by name
             for sample in (0, n - 1, n, 3 * n - 1):
                 assert np.array_equal(thrice.decode(sample), once.decode(sample % n))
-        plain = open_samples(data.path, checksums=True)
+        plain = open_dataset(data.path, checksums=True)
         assert {plain.decode(i).tobytes() for i in range(3 * n)} == {
             once.decode(i).tobytes() for i in range(n)
         }

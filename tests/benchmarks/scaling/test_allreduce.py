@@ -11,7 +11,7 @@ from rich.console import Console
 from fastrot.benchmarks.plan.records import LinkRecord, read_records
 from fastrot.benchmarks.scaling.allreduce import run_allreduce
 from fastrot.benchmarks.scaling.rank_processes import run_ranks
-from fastrot.errors import PeerLostError, UsageError
+from fastrot.errors import RankLostError, UsageError
 
 
 def test_two_ranks_are_measured_and_recorded(tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ def test_wrong_arguments(wrong: dict[str, object], message: str) -> None:
 
 
 def test_a_rank_that_fails_is_named() -> None:
-    with pytest.raises(PeerLostError, match=r"rank \d ended with 1: .*JSONDecodeError"):
+    with pytest.raises(RankLostError, match=r"rank \d ended with 1: .*JSONDecodeError"):
         run_ranks("fastrot.benchmarks.scaling.allreduce_rank", ["not json"], ranks=2, deadline=60)
 
 
 def test_ranks_that_take_too_long_are_ended() -> None:
-    with pytest.raises(PeerLostError, match=r"did not end in 0\.2 s"):
+    with pytest.raises(RankLostError, match=r"did not end in 0\.2 s"):
         run_ranks("fastrot.benchmarks.scaling.allreduce_rank", ["{}"], ranks=2, deadline=0.2)

@@ -168,7 +168,7 @@ def test_unwritable_output_is_found_before_the_work(
 def test_unlabelled_and_one_class_folders_pretrain(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, names: list[str]
 ) -> None:
-    """Pretraining needs no label; the kNN, which does, is left out."""
+    """Trainer needs no label; the kNN, which does, is left out."""
     source = photos(tmp_path / "photos", names)
     settings = ("resolution=32", "crop=whole", "workers=0")
     more = [word for setting in settings for word in ("--set", f"data.{setting}")]

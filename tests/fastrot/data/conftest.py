@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from fastrot.cli.app import main
-from fastrot.data.dataset import Samples
+from fastrot.data.dataset import Dataset
 from fastrot.data.labels import check_same_classes
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
 
 
@@ -69,13 +69,13 @@ def refusal(capsys, tmp_path_factory) -> Callable[[Path, str], str]:
 
 
 @pytest.fixture
-def converted(tmp_path_factory) -> Callable[[Path, str], tuple[Samples, Samples]]:
+def converted(tmp_path_factory) -> Callable[[Path, str], tuple[Dataset, Dataset]]:
     """A data set as a ``.beton`` and in place, after a check that the two are the same."""
 
-    def convert(root: Path, split: str) -> tuple[Samples, Samples]:
+    def convert(root: Path, split: str) -> tuple[Dataset, Dataset]:
         out = tmp_path_factory.mktemp("converted") / "out.beton"
         prepare(root, out, split=split, copy=True, progress=False)
-        beton, folder = open_samples(out), open_samples(f"{root}:{split}")
+        beton, folder = open_dataset(out), open_dataset(f"{root}:{split}")
         check_same_classes(beton, folder)
         row = {folder.read(i).data: i for i in range(len(folder))}
         assert len(row) == len(folder), "photos that differ"

@@ -16,7 +16,7 @@ MEMORY_BYTES = 2**31
 resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 from fastrot.data.beton import Kind  # noqa: E402 - under the limit
-from fastrot.data.beton.dataset import BetonSamples  # noqa: E402
+from fastrot.data.beton.dataset import BetonDataset  # noqa: E402
 from fastrot.data.dataset import BadSampleError  # noqa: E402
 from fastrot.errors import FastrotError  # noqa: E402
 
@@ -25,7 +25,7 @@ def short_hash(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def look_at_sample(samples: BetonSamples, sample: int) -> dict[str, object]:
+def look_at_sample(samples: BetonDataset, sample: int) -> dict[str, object]:
     try:
         pixels = samples.decode(sample)
         values = [short_hash((pixels.shape, pixels.tobytes()))]
@@ -41,7 +41,7 @@ def look_at_sample(samples: BetonSamples, sample: int) -> dict[str, object]:
 
 def look(path: str) -> dict[str, object]:
     try:
-        samples = BetonSamples(path)
+        samples = BetonDataset(path)
         try:
             found = [look_at_sample(samples, sample) for sample in range(len(samples))]
             return {"samples": found, "names": samples.class_names}

@@ -8,7 +8,7 @@ import pytest
 
 from fastrot.data.beton.verify import verify
 from fastrot.data.digits import digits, split, write_digits
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +19,13 @@ def files(tmp_path_factory):
 def test_files_are_sound_and_stratified(files):
     for path, n in zip(files, (1497, 300), strict=True):
         assert verify(path, progress=False).exit_code == 0
-        samples = open_samples(path)
+        samples = open_dataset(path)
         assert len(samples) == n
         assert samples.class_names == tuple("0123456789")
         assert samples.sizes(np.arange(n)).tolist() == [[32, 32]] * n
         assert samples.read(0).kind == "raw"
         assert np.count_nonzero(np.diff(samples.labels)) > 0.8 * n, "must be shuffled"
-    assert np.bincount(open_samples(files[1]).labels).tolist() == [30] * 10
+    assert np.bincount(open_dataset(files[1]).labels).tolist() == [30] * 10
 
 
 def test_images_are_the_digits_of_scikit_learn():
@@ -46,7 +46,7 @@ def test_train_and_held_out_rows_share_nothing(files):
     images, labels = digits()
     train, val = split(labels)
     assert sorted([*train, *val]) == list(range(1797))
-    stored = open_samples(files[0])
+    stored = open_dataset(files[0])
     for sample in (0, 700, 1496):
         assert np.array_equal(stored.decode(sample), images[train[sample]])
         assert stored.labels[sample] == labels[train[sample]]

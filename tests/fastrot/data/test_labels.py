@@ -13,15 +13,15 @@ from rich.console import Console
 
 from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind
 from fastrot.data.beton import manifest as manifests
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.inspect import inspect
 from fastrot.data.beton.verify import verify
 from fastrot.data.labels import check_same_classes, check_several
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.sources.find import list_source
 from fastrot.data.subset import spread
 from fastrot.errors import BadDataError, MismatchError
@@ -52,7 +52,7 @@ def copied(beton, tmp_path):
 
 
 def test_labels_and_class_names_are_in_the_file(beton, source):
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     assert samples.labels.shape == (145, 80) and samples.labels.dtype == np.int8
     assert not samples.labels.flags.writeable
     assert samples.class_names == source.class_names
@@ -68,7 +68,7 @@ def test_labels_go_with_their_images(test_data, tmp_path):
     prepare(test_data("coco-mini"), out, split="train", copy=True, progress=False)
     source = list_source(test_data("coco-mini"), split="train")
     by_bytes = {source.load(i): i for i in range(len(source))}
-    samples = BetonSamples(out)
+    samples = BetonDataset(out)
     found = [by_bytes.get(samples.read(i).data) for i in range(len(samples))]
     kept = [(i, j) for i, j in enumerate(found) if j is not None]
     assert len(kept) > 300
@@ -81,8 +81,8 @@ def test_labels_go_with_their_images(test_data, tmp_path):
     ["native", "reference", pytest.param("ffcv", marks=pytest.mark.slow), "dali", "synthetic"],
 )
 def test_every_loader_delivers_them(name, beton):
-    samples = BetonSamples(beton)
-    order = SampleOrder(len(samples), 16, seed=1)
+    samples = BetonDataset(beton)
+    order = Sampler(len(samples), 16, seed=1)
     crop = Crop("random_resized", 32)
     spec = LoaderSpec(samples, order, crop, 1, torch.device("cpu"), 2)
     loader = build_loader(name, spec)
@@ -96,7 +96,7 @@ def test_every_loader_delivers_them(name, beton):
 
 
 def test_a_part_of_the_data_has_their_part(beton):
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     part = spread(samples, 10)
     assert np.array_equal(part.labels, samples.labels[part.ids])
 
@@ -117,7 +117,7 @@ def test_ffcv_reads_them(beton):
     )
     labels = np.concatenate([np.array(labels) for _, labels in loader])
     assert labels.dtype == np.int8
-    assert np.array_equal(labels, BetonSamples(beton).labels)
+    assert np.array_equal(labels, BetonDataset(beton).labels)
 
 
 def test_inspect_counts_the_images_that_show_a_class(beton, source):
@@ -137,7 +137,7 @@ def test_another_label_value_is_refused(copied):
         raw.seek(place)
         raw.write(b"\2")
     with pytest.raises(BadDataError, match=r"sample 9: labels .* are not all 1, 0 or -1"):
-        BetonSamples(copied)
+        BetonDataset(copied)
     report = verify(copied, progress=False)
     assert [bad.sample for bad in report.bad_samples] == [9]
 
@@ -148,7 +148,7 @@ def test_class_names_must_be_as_many_as_labels(tmp_path):
         writer.add(np.zeros((4, 4, 3), np.uint8), np.array([1, 0, -1], np.int8))
         writer.commit(class_names=["a", "b"])
     with pytest.raises(BadDataError, match="labels of 3 classes, but 2 class names"):
-        BetonSamples(tmp_path / "x.beton")
+        BetonDataset(tmp_path / "x.beton")
 
 
 def test_an_integer_field_goes_before_an_array(tmp_path):
@@ -157,7 +157,7 @@ def test_an_integer_field_goes_before_an_array(tmp_path):
     with BetonWriter(tmp_path / "x.beton", fields, capacity=1) as writer:
         writer.add(np.zeros((4, 4, 3), np.uint8), np.array([9, 9, 9], np.int8), 7)
         writer.commit()
-    assert BetonSamples(tmp_path / "x.beton").labels.tolist() == [7]
+    assert BetonDataset(tmp_path / "x.beton").labels.tolist() == [7]
 
 
 def test_an_interrupted_run_goes_on_with_them(test_data, tmp_path):
@@ -252,9 +252,9 @@ def test_images_without_a_label_are_refused():
 
 def test_the_same_classes_of_files_and_folders(test_data, beton):
     """Of samples as they are opened."""
-    train = open_samples(f"{test_data('coco-mini')}:train")
-    check_same_classes(train, BetonSamples(beton))
+    train = open_dataset(f"{test_data('coco-mini')}:train")
+    check_same_classes(train, BetonDataset(beton))
     photos = test_data("imagenette-128")
-    check_same_classes(open_samples(photos / "train"), open_samples(f"{photos}:val"))
+    check_same_classes(open_dataset(photos / "train"), open_dataset(f"{photos}:val"))
     with pytest.raises(MismatchError, match=r"imagenette-128:val has one class an image and \S+"):
-        check_same_classes(train, open_samples(f"{photos}:val"))
+        check_same_classes(train, open_dataset(f"{photos}:val"))

@@ -22,16 +22,16 @@ import pytest
 import torch
 
 from fastrot.data import loader as contract
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import Field, Kind
 from fastrot.data.beton.writer import BetonWriter
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader, choose_loader
 from fastrot.data.loaders.ffcv_stream import thread_counts_kept
 from fastrot.data.sampling.crops import Crop, replacement
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.sources.dataset import FolderSamples
-from fastrot.data.subset import SubsetSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.sources.dataset import FolderDataset
+from fastrot.data.subset import DatasetSubset
 from fastrot.errors import BadDataError, FastrotError, MismatchError, OutOfMemoryError, UsageError
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 
@@ -85,7 +85,7 @@ def photos(test_data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def beton(photos, tmp_path_factory) -> Path:
     """The same photos as a .beton, every third one (and the grey ones) raw."""
-    samples = FolderSamples(photos)
+    samples = FolderDataset(photos)
     path = tmp_path_factory.mktemp("beton") / "photos.beton"
     fields = [Field("label", Kind.INT), Field("image", Kind.IMAGE), Field("note", Kind.JSON)]
     with BetonWriter(path, fields, capacity=len(samples)) as writer:
@@ -100,7 +100,7 @@ def beton(photos, tmp_path_factory) -> Path:
 
 
 def spec_of(samples, workers, *, order=None, crop=CROP, **more) -> LoaderSpec:
-    order = order or SampleOrder(len(samples), BATCH, seed=SEED)
+    order = order or Sampler(len(samples), BATCH, seed=SEED)
     more = {"exact": True, **more}
     return LoaderSpec(samples, order, crop, SEED, torch.device("cpu"), workers, **more)
 
@@ -110,7 +110,7 @@ def loader(request, beton):
     """One loader per engine, used by several tests one after the other."""
     threads = torch.get_num_threads()
     name, workers = request.param
-    built = build_loader(name, spec_of(BetonSamples(beton), workers))
+    built = build_loader(name, spec_of(BetonDataset(beton), workers))
     yield built
     built.close()
     assert torch.get_num_threads() == threads
@@ -151,7 +151,7 @@ def test_batches_are_what_order_and_crop_say(loader):
     for epoch in (0, 3):
         loader.set_epoch(epoch)
         batches = list(loader)
-        ordered = list(SampleOrder(N, BATCH, seed=SEED).batches(epoch))
+        ordered = list(Sampler(N, BATCH, seed=SEED).batches(epoch))
         assert len(batches) == len(ordered) == len(loader)
         for batch, ids in zip(batches, ordered, strict=True):
             assert batch.images.shape == (BATCH, SIDE, SIDE, 3)
@@ -238,10 +238,10 @@ def test_nothing_piles_up(loader):
 @each(ENGINES)
 def test_evaluation_on_two_ranks_covers_every_sample_once(engine, beton):
     name, workers = engine
-    samples, crop = BetonSamples(beton), Crop("center", SIDE, resize=80)
+    samples, crop = BetonDataset(beton), Crop("center", SIDE, resize=80)
     steps = []
     for rank in range(2):
-        order = SampleOrder(N, BATCH, mode="sequential", drop_last=False, rank=rank, world=2)
+        order = Sampler(N, BATCH, mode="sequential", drop_last=False, rank=rank, world=2)
         built = build_loader(name, spec_of(samples, workers, order=order, crop=crop))
         batches = list(built)
         built.close()
@@ -268,7 +268,7 @@ def damaged(beton, tmp_path_factory) -> tuple[Path, int]:
         if not file.name.endswith(".checked.json"):
             shutil.copy(file, folder)
     path = folder / beton.name
-    file = BetonSamples(path).file
+    file = BetonDataset(path).file
     sample = int(np.flatnonzero(file.modes == 0)[20])
     position = int(file.data_pointers[sample]) + int(file.data_sizes[sample]) // 2
     with open(path, "r+b") as raw:
@@ -284,7 +284,7 @@ def test_a_bad_sample_is_fatal_and_named(engine, damaged):
     path, sample = damaged
     name, workers = engine
     with pytest.raises(BadSampleError, match="checksum") as caught:
-        built = build_loader(name, spec_of(BetonSamples(path), workers))
+        built = build_loader(name, spec_of(BetonDataset(path), workers))
         try:
             list(built)
         finally:
@@ -299,7 +299,7 @@ def test_a_bad_sample_is_replaced_by_the_same_one_everywhere(engine, damaged):
     path, sample = damaged
     name, workers = engine
     told = []
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     spec = spec_of(samples, workers, on_bad_sample="skip", on_bad=told.append)
     built = build_loader(name, spec)
     substitute = replacement(SEED, sample, 0, N)
@@ -324,12 +324,12 @@ def test_a_bad_sample_is_replaced_by_the_same_one_everywhere(engine, damaged):
 def test_bad_files_of_a_folder(engine, photos, tmp_path):
     """One cut file and one web page: fatal and named, or replaced by the same photo."""
     shutil.copytree(photos, tmp_path / "photos")
-    samples = FolderSamples(tmp_path / "photos")
+    samples = FolderDataset(tmp_path / "photos")
     cut, page = (Path(samples.name(i)) for i in (30, 60))
     cut.write_bytes(cut.read_bytes()[:-400])
     page.write_bytes(b"<html>404</html>")
     name, workers = engine
-    order = SampleOrder(N, BATCH, drop_last=False, mode="sequential")
+    order = Sampler(N, BATCH, drop_last=False, mode="sequential")
     built = build_loader(name, spec_of(samples, workers, order=order))
     with pytest.raises(BadSampleError) as caught:
         list(built)
@@ -354,12 +354,12 @@ def test_bad_files_of_a_folder(engine, photos, tmp_path):
 def test_missing_pixels_are_never_grey(engine, epoch, photos, tmp_path):
     """Pixel data gone, end marker kept: libjpeg only warns, and DALI would show grey."""
     shutil.copytree(photos, tmp_path / "photos")
-    samples = FolderSamples(tmp_path / "photos")
+    samples = FolderDataset(tmp_path / "photos")
     file = Path(samples.name(40))
     data = file.read_bytes()
     file.write_bytes(data[: data.index(b"\xff\xda") + 14] + b"\xff\xd9")
     name, workers = engine
-    order = SampleOrder(N, BATCH, drop_last=False, mode="sequential")
+    order = Sampler(N, BATCH, drop_last=False, mode="sequential")
     built = build_loader(name, spec_of(samples, workers, order=order))
     built.set_epoch(epoch)
     with pytest.raises(BadSampleError) as caught:
@@ -376,7 +376,7 @@ def test_what_dali_refuses_comes_from_the_reference_decoder(part, photos, monkey
     """
     from fastrot.data.loaders import dali
 
-    samples = FolderSamples(photos)
+    samples = FolderDataset(photos)
     built = build_loader("dali", spec_of(samples, 2))
     wanted = [b.images.numpy() for b in build_loader("reference", spec_of(samples, 0))]
     original, submitted, patched = dali.DaliLoader._submit, [], []
@@ -407,10 +407,10 @@ def test_what_dali_refuses_comes_from_the_reference_decoder(part, photos, monkey
 
 def test_dali_batches_outlive_the_loader(beton):
     """They are DALI's own memory, in batches of files alone."""
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     files = np.flatnonzero(samples.file.modes == 0)
-    subset = SubsetSamples(samples, files)
-    order = SampleOrder(len(files), 16, seed=SEED)
+    subset = DatasetSubset(samples, files)
+    order = Sampler(len(files), 16, seed=SEED)
     built = build_loader("dali", spec_of(subset, 2, order=order))
     batches = list(built)
     copies = [batch.images.clone() for batch in batches]
@@ -430,7 +430,7 @@ def test_ffcv_reports_what_its_decoder_refuses(damaged, beton):
     with thread_counts_kept():
         from fastrot.data.loaders.ffcv_stream import FfcvStream
 
-    file = BetonSamples(path).file
+    file = BetonDataset(path).file
     sample = int(np.flatnonzero(file.modes == 0)[25])
     with open(path, "r+b") as raw:
         raw.seek(int(file.data_pointers[sample]))
@@ -459,7 +459,7 @@ def test_a_file_that_changes_in_use_is_noticed(engine, beton, tmp_path):
         shutil.copy(file, tmp_path)
     path = tmp_path / beton.name
     name, workers = engine
-    built = build_loader(name, spec_of(BetonSamples(path), workers))
+    built = build_loader(name, spec_of(BetonDataset(path), workers))
     os.utime(path, ns=(1, 1))
     with pytest.raises(BadDataError, match="changed while in use"):
         iter(built)
@@ -469,7 +469,7 @@ def test_a_file_that_changes_in_use_is_noticed(engine, beton, tmp_path):
 # Failures that are nobody's data
 
 
-class Exploding(FolderSamples):
+class Exploding(FolderDataset):
     """Photos of which one raises what no loader expects."""
 
     def decode(self, sample):
@@ -496,7 +496,7 @@ def test_an_exception_in_a_worker_is_raised(engine, photos):
 
 def test_an_exception_in_ffcvs_thread_is_raised(beton, monkeypatch):
     """FFCV's own loop handles only the end of the epoch: its consumer would wait for ever."""
-    built = build_loader("ffcv", spec_of(BetonSamples(beton), 2))
+    built = build_loader("ffcv", spec_of(BetonDataset(beton), 2))
     from fastrot.data.loaders import ffcv_stream
 
     def explode(*_):
@@ -510,7 +510,7 @@ def test_an_exception_in_ffcvs_thread_is_raised(beton, monkeypatch):
 
 
 def test_a_killed_worker_ends_the_wait(photos):
-    built = build_loader("reference", spec_of(FolderSamples(photos), 2))
+    built = build_loader("reference", spec_of(FolderDataset(photos), 2))
     batches = iter(built)
     next(batches)
     for worker in multiprocessing.active_children():
@@ -525,13 +525,13 @@ LOADING = """
 import multiprocessing, os, signal, sys, time, torch
 from pathlib import Path
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import FastrotError
-samples = FolderSamples(Path(sys.argv[1]))
+samples = FolderDataset(Path(sys.argv[1]))
 spec = LoaderSpec(
-    samples, SampleOrder(len(samples), 16), Crop("whole", 64), 0, torch.device("cpu"), 2
+    samples, Sampler(len(samples), 16), Crop("whole", 64), 0, torch.device("cpu"), 2
 )
 loader = build_loader("reference", spec)
 batches = iter(loader)
@@ -642,7 +642,7 @@ def is_running(pid: int) -> bool:
 def test_a_closed_loader_is_closed(engine, beton):
     name, workers = engine
     before = threading.active_count()
-    built = build_loader(name, spec_of(BetonSamples(beton), workers))
+    built = build_loader(name, spec_of(BetonDataset(beton), workers))
     if name != "ffcv":  # saves a compilation; the other tests close FFCV in the middle
         next(iter(built))
     built.close()
@@ -661,8 +661,8 @@ def test_a_closed_loader_is_closed(engine, beton):
 
 def test_ffcv_cuts_exactly_the_boxes(beton):
     """Raw samples through OpenCV's INTER_AREA: FFCV's whole way but for the JPEG decoder."""
-    samples = BetonSamples(beton)
-    order = SampleOrder(N, BATCH, seed=SEED)
+    samples = BetonDataset(beton)
+    order = Sampler(N, BATCH, seed=SEED)
     built = build_loader("ffcv", spec_of(samples, 1, order=order))
     compared = 0
     for batch in built:
@@ -688,7 +688,7 @@ def test_ffcv_takes_new_boxes_every_epoch_without_compiling_again(n, beton, tmp_
         path = beton
     else:
         path = tmp_path / "patches.beton"
-        photos = np.stack([BetonSamples(beton).decode(i) for i in range(0, N, 3)])
+        photos = np.stack([BetonDataset(beton).decode(i) for i in range(0, N, 3)])
         rng = np.random.default_rng(0)
         with BetonWriter(path, [Field("image", Kind.IMAGE)], capacity=n) as writer:
             for photo, x, y in zip(
@@ -699,9 +699,9 @@ def test_ffcv_takes_new_boxes_every_epoch_without_compiling_again(n, beton, tmp_
             ):
                 writer.add(np.ascontiguousarray(photos[photo, y : y + 12, x : x + 12]))
             writer.commit()
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     crop = Crop("random_resized", 8, scale=(0.5, 1))
-    order = SampleOrder(n, BATCH, seed=SEED)
+    order = Sampler(n, BATCH, seed=SEED)
     built = build_loader("ffcv", spec_of(samples, 2, order=order, crop=crop))
     for epoch in range(3):
         built.set_epoch(epoch)
@@ -719,15 +719,15 @@ def test_ffcv_takes_new_boxes_every_epoch_without_compiling_again(n, beton, tmp_
 THREADS = """
 import sys, torch
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 import numba
 torch.set_num_threads(1)
 numba_threads = numba.get_num_threads()
-samples = BetonSamples(sys.argv[1])
+samples = BetonDataset(sys.argv[1])
 spec = LoaderSpec(
-    samples, SampleOrder(len(samples), 16), Crop("whole", 64), 0, torch.device("cpu"), 2
+    samples, Sampler(len(samples), 16), Crop("whole", 64), 0, torch.device("cpu"), 2
 )
 built = build_loader("ffcv", spec)
 assert (torch.get_num_threads(), numba.get_num_threads()) == (1, numba_threads), "built"
@@ -757,7 +757,7 @@ def test_ffcv_leaves_the_thread_counts_alone(beton):
 )
 def test_other_crops_of_a_folder(engine, photos, crop):
     name, workers = engine
-    samples = FolderSamples(photos)
+    samples = FolderDataset(photos)
     built = build_loader(name, spec_of(samples, workers, crop=crop))
     batch = next(iter(built))
     built.close()
@@ -773,9 +773,9 @@ def test_exif_orientation_grey_cmyk_and_progressive(engine, test_data, tmp_path)
     for file in test_data("bad-inputs").iterdir():
         if file.stem.startswith(("exif_", "progressive_", "hopper_gray", "pil_sample")):
             shutil.copy(file, tmp_path)
-    samples = FolderSamples(tmp_path)
+    samples = FolderDataset(tmp_path)
     name, workers = engine
-    order = SampleOrder(len(samples), len(samples))
+    order = Sampler(len(samples), len(samples))
     built = build_loader(name, spec_of(samples, workers, order=order))
     (batch,) = list(built)
     built.close()
@@ -785,7 +785,7 @@ def test_exif_orientation_grey_cmyk_and_progressive(engine, test_data, tmp_path)
 
 
 def test_synthetic_pixels_are_fixed_by_the_seed(beton):
-    spec = spec_of(BetonSamples(beton), 0)
+    spec = spec_of(BetonDataset(beton), 0)
     first, second = (next(iter(build_loader("synthetic", spec))).images for _ in range(2))
     assert torch.equal(first, second)
     assert 120 < first.float().mean() < 135 and first.float().std() > 70
@@ -796,25 +796,25 @@ def test_synthetic_pixels_are_fixed_by_the_seed(beton):
 
 def test_an_unknown_loader_lists_the_known_ones(beton):
     with pytest.raises(UsageError, match="auto, native, reference, ffcv, dali, synthetic"):
-        build_loader("fast", spec_of(BetonSamples(beton), 0))
+        build_loader("fast", spec_of(BetonDataset(beton), 0))
 
 
 def test_ffcv_refuses_what_it_cannot_do(beton, photos):
     with pytest.raises(UsageError, match=r"only \.beton files.*fastrot prepare"):
-        build_loader("ffcv", spec_of(FolderSamples(photos), 0))
+        build_loader("ffcv", spec_of(FolderDataset(photos), 0))
     with pytest.raises(MismatchError, match="--loader native"):
-        build_loader("ffcv", spec_of(BetonSamples(beton), 0, crop=Crop("padded", 32)))
+        build_loader("ffcv", spec_of(BetonDataset(beton), 0, crop=Crop("padded", 32)))
 
 
 @pytest.mark.parametrize("name", ["ffcv", "dali"])
 def test_a_missing_package_gives_the_command(name, beton, monkeypatch):
     monkeypatch.setattr(contract, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=rf"pip install 'fastrot\[{name}\]'"):
-        build_loader(name, spec_of(BetonSamples(beton), 0))
+        build_loader(name, spec_of(BetonDataset(beton), 0))
 
 
 def test_auto_takes_the_fastest_that_works_and_says_why(beton, photos, monkeypatch):
-    file, folder = BetonSamples(beton), FolderSamples(photos)
+    file, folder = BetonDataset(beton), FolderDataset(photos)
     large, padded = Crop("random_resized", 224), Crop("padded", 224)
 
     def chosen(samples, crop, images=10**6):

@@ -3,21 +3,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.digits import write_digits
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.sources.find import list_source
 from fastrot.errors import BadDataError, UsageError
 
 
 def test_the_path_decides(test_data, tmp_path):
-    assert isinstance(open_samples(test_data("imagenette-128") / "val"), FolderSamples)
+    assert isinstance(open_dataset(test_data("imagenette-128") / "val"), FolderDataset)
     train, _ = write_digits(tmp_path)
-    samples = open_samples(train)
-    assert isinstance(samples, BetonSamples) and samples.has_checksums
-    assert not open_samples(train, checksums=False).has_checksums
+    samples = open_dataset(train)
+    assert isinstance(samples, BetonDataset) and samples.has_checksums
+    assert not open_dataset(train, checksums=False).has_checksums
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_file_that_is_no_beton(tmp_path, content, message):
     path = tmp_path / "x.beton"
     path.write_bytes(content)
     with pytest.raises(BadDataError, match=message) as error:
-        open_samples(path)
+        open_dataset(path)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
@@ -46,7 +46,7 @@ def test_a_file_that_is_no_beton(tmp_path, content, message):
 def test_a_part_must_be_named(test_data, name, what, part):
     path = test_data(name)
     with pytest.raises(UsageError) as error:
-        open_samples(path)
+        open_dataset(path)
     assert str(error.value) == (
         f"{path}: {what}, which has parts: name one, {path}:{part} for example, or convert it, "
         f"which reads faster: fastrot prepare {path} OUT.beton --split {part}"
@@ -57,21 +57,21 @@ def test_a_part_must_be_named(test_data, name, what, part):
 def test_a_part_in_place(test_data, name):
     name, _, split = name.partition(":")
     follow = name == "voc-mini"  # its images are links to COCO's
-    samples = open_samples(f"{test_data(name)}:{split}", follow_symlinks=follow)
+    samples = open_dataset(f"{test_data(name)}:{split}", follow_symlinks=follow)
     source = list_source(test_data(name), split=split, follow_symlinks=follow)
-    assert isinstance(samples, FolderSamples) and samples.path.name == f"{name}:{split}"
+    assert isinstance(samples, FolderDataset) and samples.path.name == f"{name}:{split}"
     assert np.array_equal(samples.labels, source.labels)
     assert samples.class_names == source.class_names and samples.digest == source.digest
     assert samples.read(5).data == source.load(5)
     width, height = samples.sizes(np.array([5]))[0]
     assert samples.decode(5).shape == (height, width, 3)
-    again = open_samples(test_data(name), split=split, follow_symlinks=follow)
+    again = open_dataset(test_data(name), split=split, follow_symlinks=follow)
     assert again.digest == samples.digest
 
 
 def test_cifar_in_place_is_pixels(tmp_path, write_cifar10):
     images = write_cifar10(tmp_path / "cifar-10-batches-bin")
-    samples = open_samples(f"{tmp_path}:test")
+    samples = open_dataset(f"{tmp_path}:test")
     labels, planes = images["test_batch.bin"]
     assert samples.labels.tolist() == labels.tolist()
     assert samples.sizes(np.array([0, 2])).tolist() == [[32, 32]] * 2
@@ -81,7 +81,7 @@ def test_cifar_in_place_is_pixels(tmp_path, write_cifar10):
     assert (encoded.kind, encoded.width, encoded.height) == ("raw", 32, 32)
     assert encoded.data == pixels.tobytes()
     prepare(tmp_path, tmp_path / "x.beton", split="test", progress=False)
-    beton = open_samples(tmp_path / "x.beton")
+    beton = open_dataset(tmp_path / "x.beton")
     assert sorted(beton.decode(i).tobytes() for i in range(3)) == sorted(
         samples.decode(i).tobytes() for i in range(3)
     )
@@ -90,29 +90,29 @@ def test_cifar_in_place_is_pixels(tmp_path, write_cifar10):
 def test_what_has_no_parts(test_data, tmp_path):
     folder = test_data("imagenette-128") / "val"
     with pytest.raises(UsageError, match="has no split folders"):
-        open_samples(f"{folder}:train")
+        open_dataset(f"{folder}:train")
     with pytest.raises(UsageError, match=r"imagenette-128:test|no such folder; it has train, val"):
-        open_samples(f"{folder.parent}:test")
+        open_dataset(f"{folder.parent}:test")
     train, _ = write_digits(tmp_path)
     with pytest.raises(UsageError, match="only a folder of images has parts"):
-        open_samples(train, split="train")
+        open_dataset(train, split="train")
     with pytest.raises(UsageError, match="no such file or folder"):
-        open_samples(f"{train}:train")
+        open_dataset(f"{train}:train")
     with pytest.raises(UsageError, match="names another part than split='train'"):
-        open_samples(f"{folder.parent}:val", split="train")
+        open_dataset(f"{folder.parent}:val", split="train")
 
 
 def test_a_folder_of_that_very_name_goes_first(tmp_path, lay_photos):
     lay_photos(tmp_path, ["x/train/a/1.jpg", "x:train/b/1.jpg"])
-    assert open_samples(tmp_path / "x:train").class_names == ("b",)
-    assert open_samples(tmp_path / "x", split="train").class_names == ("a",)
+    assert open_dataset(tmp_path / "x:train").class_names == ("b",)
+    assert open_dataset(tmp_path / "x", split="train").class_names == ("a",)
 
 
 def test_wrong_paths(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
-        open_samples(tmp_path / "nowhere.beton")
+        open_dataset(tmp_path / "nowhere.beton")
     with pytest.raises(BadDataError, match="holds no image"):
-        open_samples(tmp_path)
+        open_dataset(tmp_path)
     (tmp_path / "test_batch.bin").write_bytes(b"x" * 3073)
     with pytest.raises(UsageError, match="fastrot prepare"):
-        open_samples(tmp_path)
+        open_dataset(tmp_path)

@@ -10,9 +10,9 @@ from PIL import Image
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.sources.dataset import FolderSamples
-from fastrot.data.subset import SubsetSamples, spread
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.sources.dataset import FolderDataset
+from fastrot.data.subset import DatasetSubset, spread
 
 BAD_WHOLE, BAD = 6, 3  # the same image: its number in the folder, and among every second one
 
@@ -30,17 +30,17 @@ def photos(tmp_path):
 
 @pytest.fixture
 def subset(photos):
-    return SubsetSamples(FolderSamples(photos), np.arange(0, 12, 2))
+    return DatasetSubset(FolderDataset(photos), np.arange(0, 12, 2))
 
 
 def test_spread_takes_evenly_and_at_most_what_there_is(photos):
-    samples = FolderSamples(photos)
+    samples = FolderDataset(photos)
     assert spread(samples, 4).ids.tolist() == [0, 3, 7, 11]
     assert spread(samples, 100).ids.tolist() == list(range(12))
 
 
 def test_samples_are_those_of_the_whole(photos, subset):
-    whole = FolderSamples(photos)
+    whole = FolderDataset(photos)
     assert len(subset) == 6
     assert subset.name(2) == whole.name(4)
     assert subset.read(2) == whole.read(4)
@@ -58,7 +58,7 @@ def test_an_error_has_the_number_of_the_subset(subset, how):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_only_the_bad_sample_is_replaced(subset, workers):
     bad = []
-    order = SampleOrder(len(subset), 3, mode="sequential", drop_last=False)
+    order = Sampler(len(subset), 3, mode="sequential", drop_last=False)
     crop = Crop("whole", 16)
     spec = LoaderSpec(subset, order, crop, 0, torch.device("cpu"), workers, "skip", bad.append)
     loader = build_loader("reference", spec)

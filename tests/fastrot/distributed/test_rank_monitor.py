@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from fastrot.distributed.rank_monitor import lost_peers_named
-from fastrot.errors import DeviceFailedError, OutOfMemoryError, PeerLostError
-from fastrot.training.run import device_failure_told, out_of_memory_told
+from fastrot.distributed.rank_monitor import lost_ranks_named
+from fastrot.errors import DeviceFailedError, OutOfMemoryError, RankLostError
+from fastrot.training.run import translate_device_failure, translate_oom
 
 WORDS = [
     (
         "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:1950",
-        PeerLostError,
+        RankLostError,
     ),
-    ("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 10000ms for recv", PeerLostError),
-    ("NCCL communicator was aborted on rank 3. Original reason: watchdog", PeerLostError),
-    ("NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited", PeerLostError),
+    ("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 10000ms for recv", RankLostError),
+    ("NCCL communicator was aborted on rank 3. Original reason: watchdog", RankLostError),
+    ("NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited", RankLostError),
     ("CUDA error: uncorrectable ECC error encountered", DeviceFailedError),
     (
         "CUDA error: an illegal memory access was encountered\\nCUDA kernel errors might be",
@@ -35,9 +35,9 @@ WORDS = [
 def test_words_of_torch_get_their_type(words: str, becomes: type[Exception]) -> None:
     with (
         pytest.raises(becomes) as caught,
-        lost_peers_named(0, 2),
-        out_of_memory_told(),
-        device_failure_told(),
+        lost_ranks_named(0, 2),
+        translate_oom(),
+        translate_device_failure(),
     ):
         raise RuntimeError(words)
     assert type(caught.value) is becomes
@@ -46,6 +46,6 @@ def test_words_of_torch_get_their_type(words: str, becomes: type[Exception]) -> 
 
 
 def test_one_rank_has_no_peers_to_lose() -> None:
-    with pytest.raises(RuntimeError, match="gloo") as caught, lost_peers_named(0, 1):
+    with pytest.raises(RuntimeError, match="gloo") as caught, lost_ranks_named(0, 1):
         raise RuntimeError("gloo: connection closed by peer")
     assert type(caught.value) is RuntimeError

@@ -14,7 +14,7 @@ from fastrot.distributed.slurm import (
     requeue,
     slurm_task,
 )
-from fastrot.errors import PeerLostError
+from fastrot.errors import RankLostError
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_busy_controller_is_asked_again(answers: Path, monkeypatch: pytest.Mon
     assert asked.read_text().count("x") == 3
     monkeypatch.setattr("fastrot.distributed.slurm._PATIENCE_SECONDS", 0.2)
     program(answers, "squeue", busy)
-    with pytest.raises(PeerLostError, match="Unable to contact slurm controller"):
+    with pytest.raises(RankLostError, match="Unable to contact slurm controller"):
         job_states(["7"])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from fastrot.distributed.rank_environment import rank_environment
 from fastrot.distributed.world import World, joined, pick_device, read_world
-from fastrot.errors import MismatchError, PeerLostError
+from fastrot.errors import MismatchError, RankLostError
 
 
 def test_the_launchers_words_are_understood(
@@ -29,10 +29,10 @@ def test_one_rank_needs_nobody() -> None:
     assert torch.equal(world.sum(values.clone()), values)
     assert torch.equal(world.gather(values), values[None])
     assert world.gather_json({"a": [1]}) == [{"a": [1]}]
-    with joined(world, torch.device("cpu")) as peers, peers.explained():
-        peers.alive()
-        with pytest.raises(PeerLostError, match="as it is"):
-            raise PeerLostError("as it is")
+    with joined(world, torch.device("cpu")) as monitor, monitor.explained():
+        monitor.alive()
+        with pytest.raises(RankLostError, match="as it is"):
+            raise RankLostError("as it is")
 
 
 def test_two_ranks_need_a_place_to_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_two_ranks_need_a_place_to_meet(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(PeerLostError, match=r"no meeting of 2 ranks at \?:\?"),
+        pytest.raises(RankLostError, match=r"no meeting of 2 ranks at \?:\?"),
         joined(world, torch.device("cpu")),
     ):
         pass

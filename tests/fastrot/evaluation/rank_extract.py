@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.distributed.world import joined, read_world, shorten_waits
 from fastrot.features.extract import extract_features
 from fastrot.weights.load import load_backbone
@@ -32,7 +32,7 @@ def main() -> None:
             shorten_waits(world, 11)
         extract_features(
             backbone,
-            FolderSamples(Path(photos)),
+            FolderDataset(Path(photos)),
             Path(out),
             layers=("layer2", "pool") if slow else ("stem", "layer1", "layer4", "pool"),
             crop=Crop("center", 64, resize=73),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import extract_features
 from fastrot.weights.load import load_backbone
@@ -62,7 +62,7 @@ def test_one_command_makes_a_cache_and_the_next_finds_it(small_run, photos, tmp_
     assert tuple(cache.layers) == LAYERS and cache.identity["crop"]["resize"] == 73
     assert report["bytes"] == {n: (out / f"{n}.npy").stat().st_size for n in LAYERS}
     assert report["made_by"]["images"] == 20
-    samples, backbone = FolderSamples(photos), load_backbone(small_run)
+    samples, backbone = FolderDataset(photos), load_backbone(small_run)
     crop = Crop("center", 64, resize=73)
     torch.set_num_threads(1)
     here = extract_features(
@@ -95,7 +95,7 @@ def test_two_ranks_give_the_bytes_of_one(crops, small_run, many, tmp_path):
     caches = [FeatureCache.open(tmp_path / name) for name in ("one", "two")]
     assert caches[0].identity == caches[1].identity
     assert [cache.manifest["made_by"]["ranks"] for cache in caches] == [1, 2]
-    assert np.array_equal(caches[1].labels, FolderSamples(many).labels)
+    assert np.array_equal(caches[1].labels, FolderDataset(many).labels)
 
 
 @pytest.mark.slow

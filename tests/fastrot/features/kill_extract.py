@@ -18,7 +18,7 @@ import torch
 import torch._dynamo  # which the first custom operation imports: once here, not in every fork
 
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.features.extract import extract_features
 from fastrot.features.manifest import MANIFEST
 from fastrot.features.writer import DONE, FeatureWriter, read_plan
@@ -51,7 +51,7 @@ def start(backbone: Backbone, photos: Path, out: Path, crops: int, call: int) ->
     if child == 0:
         die_at(call)
         extract_features(
-            backbone, FolderSamples(photos), out, layers=("layer1", "pool"),
+            backbone, FolderDataset(photos), out, layers=("layer1", "pool"),
             crop=Crop("center", 64, resize=73), crops=crops, batch=4, workers=1, progress=False,
         )  # fmt: skip
         os._exit(0)

@@ -20,9 +20,9 @@ from torchvision.transforms.v2 import functional as V
 
 from fastrot.data.loader import Batch, LoaderSpec, build_loader
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.sources.dataset import FolderSamples
-from fastrot.data.subset import SubsetSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.sources.dataset import FolderDataset
+from fastrot.data.subset import DatasetSubset
 from fastrot.errors import BadDataError, FastrotError, MismatchError, NonFiniteError, UsageError
 from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import extract_features
@@ -42,8 +42,8 @@ def backbone(small_run: Path) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def samples(photos: Path) -> FolderSamples:
-    return FolderSamples(photos)
+def samples(photos: Path) -> FolderDataset:
+    return FolderDataset(photos)
 
 
 def extract(backbone: Backbone, samples: Any, out: Path, **changed: Any) -> FeatureCache:
@@ -65,7 +65,7 @@ def whole(backbone, samples, tmp_path_factory) -> FeatureCache:
 
 def loop(backbone: Backbone, samples: Any, crop: Crop, epoch: int = 0) -> dict[str, torch.Tensor]:
     """What features are: the reference loader, the forward pass, the pooling; in float32."""
-    order = SampleOrder(len(samples), 5, mode="sequential", drop_last=False)
+    order = Sampler(len(samples), 5, mode="sequential", drop_last=False)
     loader = build_loader("reference", LoaderSpec(samples, order, crop, 0, CPU, 0))
     loader.set_epoch(epoch)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
@@ -116,9 +116,9 @@ def test_the_batch_may_be_larger_than_the_data(batch, backbone, samples, whole, 
 def test_one_decode_and_one_forward_pass_for_all_layers(backbone, samples, tmp_path, monkeypatch):
     decoded: list[int] = []
     seen: list[int] = []
-    read = FolderSamples.read
+    read = FolderDataset.read
     monkeypatch.setattr(
-        FolderSamples, "read", lambda self, i: (decoded.append(i), read(self, i))[1]
+        FolderDataset, "read", lambda self, i: (decoded.append(i), read(self, i))[1]
     )
     hook = backbone.model.conv1.register_forward_hook(lambda _m, x, _y: seen.append(len(x[0])))
     extract(backbone, samples, tmp_path / "cache", batch=8)
@@ -191,9 +191,9 @@ def test_transforms_are_near_pillows_two_steps(
     name, transform, levels, largest, share, backbone, test_data: Callable[[str], Path]
 ):
     """As feature_plan.py states it: mean and largest difference in levels, and of features."""
-    data = FolderSamples(test_data(name) if name == "imagenet-300" else test_data(name) / "val")
-    data = SubsetSamples(data, np.linspace(0, len(data) - 1, 16).astype(np.int64))
-    order = SampleOrder(16, 16, mode="sequential", drop_last=False)
+    data = FolderDataset(test_data(name) if name == "imagenet-300" else test_data(name) / "val")
+    data = DatasetSubset(data, np.linspace(0, len(data) - 1, 16).astype(np.int64))
+    order = Sampler(16, 16, mode="sequential", drop_last=False)
     crop = protocol_crop(transform, backbone, resolution=224)
     loader = build_loader("native", LoaderSpec(data, order, crop, 0, CPU, 1, exact=True))
     (batch,) = loader
@@ -247,7 +247,7 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(
 
 
 def test_what_is_done_is_not_computed_again(backbone, samples, tmp_path):
-    class Broken(FolderSamples):
+    class Broken(FolderDataset):
         def read(self, sample: int):
             if sample == 13:
                 raise self._bad(sample, OSError(5, "Input/output error"))
@@ -287,8 +287,8 @@ def test_another_cache_in_the_folder_is_refused_by_the_fields_that_differ(
 ):
     before = bytes_of(whole.path)
     random = load_backbone(small_run, random_init=True)
-    fewer = SubsetSamples(samples, np.arange(19))
-    short = SubsetSamples(samples, np.arange(20)[::-1].copy())
+    fewer = DatasetSubset(samples, np.arange(19))
+    short = DatasetSubset(samples, np.arange(20)[::-1].copy())
     out = whole.path
     fails(MismatchError, f"weights: {backbone.digest} -> {random.digest}", random, samples, out)
     fails(MismatchError, "data: .*; samples: 20 -> 19", backbone, fewer, out)
@@ -316,11 +316,11 @@ def test_unfinished_features_of_something_else_are_refused_too(
     file = sorted(folder.rglob("*.jpg"))[13]
     good = file.read_bytes()
     file.write_bytes(good[: len(good) // 2] + bytes(len(good) - len(good) // 2))
-    fails(BadDataError, "bad sample 13", backbone, FolderSamples(folder), tmp_path / "c", batch=4)
+    fails(BadDataError, "bad sample 13", backbone, FolderDataset(folder), tmp_path / "c", batch=4)
     random = load_backbone(small_run, random_init=True)
-    fails(MismatchError, "weights: ", random, FolderSamples(folder), tmp_path / "c")
+    fails(MismatchError, "weights: ", random, FolderDataset(folder), tmp_path / "c")
     file.write_bytes(good)
-    mended = extract(backbone, FolderSamples(folder), tmp_path / "c")
+    mended = extract(backbone, FolderDataset(folder), tmp_path / "c")
     whole = extract(backbone, samples, tmp_path / "whole", batch=4)
     assert bytes_of(mended.path) == bytes_of(whole.path)
 
@@ -343,7 +343,7 @@ def test_features_that_are_not_finite_name_layer_and_sample(value, backbone, sam
 
 
 def test_a_list_of_labels_of_the_wrong_length_is_refused_first(backbone, photos, tmp_path):
-    samples = FolderSamples(photos)
+    samples = FolderDataset(photos)
     samples.labels = samples.labels[:-1]
     fails(BadDataError, "19 labels for 20 samples", backbone, samples, tmp_path / "c")
     assert not (tmp_path / "c").exists()
@@ -358,7 +358,7 @@ def test_wrong_arguments_are_named(backbone, samples, tmp_path):
         ("'synthetic' reads no images", {"loader": "synthetic"}),
         ("0 samples", {}),
     ):
-        data = samples if changed else SubsetSamples(samples, np.arange(0))
+        data = samples if changed else DatasetSubset(samples, np.arange(0))
         fails(UsageError, match, backbone, data, tmp_path / "c", **changed)
     with pytest.raises(UsageError, match=r"features.resize=60 must be at least the resolution"):
         protocol_crop("center", backbone, resize=60)

@@ -9,7 +9,7 @@ import pytest
 
 from fastrot.config import SinksConfig
 from fastrot.errors import UsageError
-from fastrot.runs.trackers import Sinks
+from fastrot.runs.trackers import Trackers
 
 
 def events(folder: Path) -> list[tuple[str, int, float]]:
@@ -25,17 +25,17 @@ def events(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def test_tensorboard_gets_the_scalars_and_a_resume_hides_repeated_steps(tmp_path: Path) -> None:
-    with Sinks(SinksConfig(), tmp_path, "r") as sinks:
+    with Trackers(SinksConfig(), tmp_path, "r") as trackers:
         for step in (1, 2, 3, 4):
-            sinks.scalars(step, {"loss": float(step), "broken": float("nan")})
-    with Sinks(SinksConfig(), tmp_path, "r", resume_step=2) as sinks:
-        sinks.scalars(3, {"loss": 30.0})
+            trackers.scalars(step, {"loss": float(step), "broken": float("nan")})
+    with Trackers(SinksConfig(), tmp_path, "r", resume_step=2) as trackers:
+        trackers.scalars(3, {"loss": 30.0})
     assert events(tmp_path) == [("loss", 1, 1.0), ("loss", 2, 2.0), ("loss", 3, 30.0)]
 
 
 def test_none_is_opened_when_none_is_wanted(tmp_path: Path) -> None:
-    with Sinks(SinksConfig(tensorboard=False), tmp_path, "r") as sinks:
-        sinks.scalars(1, {"loss": 1.0})
+    with Trackers(SinksConfig(tensorboard=False), tmp_path, "r") as trackers:
+        trackers.scalars(1, {"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,36 +52,36 @@ def test_a_missing_package_is_named_before_anything_is_written(
     if importlib.util.find_spec(package):
         pytest.skip(f"{package} is installed here")
     with pytest.raises(UsageError, match=f"pip install {package}"):
-        Sinks(config, tmp_path, "r")
+        Trackers(config, tmp_path, "r")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sink_that_fails_is_dropped_with_one_warning(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     warnings: list[str] = []
-    with Sinks(SinksConfig(), tmp_path, "r", warn=warnings.append) as sinks:
-        sinks.scalars(1, {"loss": 1.0})
-        sinks.scalars(2, {"loss": 1.0})
+    with Trackers(SinksConfig(), tmp_path, "r", warn=warnings.append) as trackers:
+        trackers.scalars(1, {"loss": 1.0})
+        trackers.scalars(2, {"loss": 1.0})
     assert len(warnings) == 1
     assert warnings[0].startswith("TensorBoard failed and is dropped; metrics.jsonl goes on: ")
 
 
 def test_wandb_keeps_one_run_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="optional sink: pip install wandb")
+    pytest.importorskip("wandb", reason="optional tracker: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     config = SinksConfig(tensorboard=False, wandb_project="p")
     warnings: list[str] = []
     for resume_step in (None, 1):
-        with Sinks(
+        with Trackers(
             config,
             tmp_path,
             "abc123",
             settings={"train": {"epochs": 1}},
             resume_step=resume_step,
             warn=warnings.append,
-        ) as sinks:
-            sinks.scalars((resume_step or 0) + 1, {"loss": 1.0})
+        ) as trackers:
+            trackers.scalars((resume_step or 0) + 1, {"loss": 1.0})
     assert warnings == []
     assert len(list(tmp_path.rglob("run-abc123.wandb"))) >= 1
 
@@ -89,22 +89,22 @@ def test_wandb_keeps_one_run_over_a_resume(tmp_path: Path, monkeypatch: pytest.M
 def test_mlflow_keeps_one_run_over_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("mlflow", reason="optional sink: pip install mlflow")
+    pytest.importorskip("mlflow", reason="optional tracker: pip install mlflow")
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     config = SinksConfig(tensorboard=False, mlflow_experiment="e")
     warnings: list[str] = []
     for resume_step in (None, 1):
-        with Sinks(
+        with Trackers(
             config,
             tmp_path,
             "abc123",
             settings={"train": {"epochs": 1}},
             resume_step=resume_step,
             warn=warnings.append,
-        ) as sinks:
-            sinks.scalars((resume_step or 0) + 1, {"loss": 1.0})
+        ) as trackers:
+            trackers.scalars((resume_step or 0) + 1, {"loss": 1.0})
     assert warnings == []
     client = MlflowClient()
     experiment = client.get_experiment_by_name("e")
@@ -115,7 +115,7 @@ def test_mlflow_keeps_one_run_over_a_resume(
     assert [metric.step for metric in history] == [1, 2]
 
 
-def test_importing_sinks_imports_no_sink() -> None:
+def test_importing_trackers_imports_no_tracker() -> None:
     code = (
         "import sys, fastrot.runs.trackers;"
         "print([m for m in ('torch', 'tensorboard', 'wandb', 'mlflow') if m in sys.modules])"

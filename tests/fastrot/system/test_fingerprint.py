@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from fastrot.system.fingerprint import differing_fields, identity_digest, plain
+from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 
 
 def test_equal_identities_have_equal_digests_and_no_differing_fields():
     one = {"layers": ("a", "b"), "crop": {"size": 64, "scale": (0.08, 1.0)}}
     other = {"crop": {"scale": [0.08, 1.0], "size": 64}, "layers": ["a", "b"]}
-    assert identity_digest(one) == identity_digest(other)
+    assert fingerprint_digest(one) == fingerprint_digest(other)
     assert differing_fields(plain(one), plain(other)) == []
-    assert identity_digest(one) != identity_digest(one | {"seed": None})
+    assert fingerprint_digest(one) != fingerprint_digest(one | {"seed": None})
 
 
 def test_fields_that_differ_are_named_with_both_values():

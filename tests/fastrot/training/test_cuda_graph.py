@@ -14,7 +14,7 @@ from fastrot.models.precision import autocast_dtype
 from fastrot.training.optim import build_optimizer, keep_rate_on_device, set_learning_rate
 from fastrot.training.rotation import RotationTask
 from fastrot.training.step import TrainStep
-from fastrot.training.step_backend import Rung, StepName, arrange
+from fastrot.training.step_backend import StepBackend, StepName, wrap_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -35,16 +35,18 @@ def batch(seed: int, count: int = 16, side: int = 64) -> Batch:
     )
 
 
-def build(rung: Rung, config: Config, *, seed: int = 0) -> tuple[RotationModel, TrainStep]:
+def build(
+    backend: StepBackend, config: Config, *, seed: int = 0
+) -> tuple[RotationModel, TrainStep]:
     device = torch.device("cuda", 0)
     dtype = autocast_dtype(config.train.precision)
     model = build_model(config.model, seed=seed).to(device, memory_format=torch.channels_last)
-    task = RotationTask(config, device, dtype, channels=rung.channels)
+    task = RotationTask(config, device, dtype, channels=backend.channels)
     optimizer = build_optimizer(model, config.optim)
-    arranged = arrange(
-        model, rung, world=World(), device=device, sync_bn=False, static_graph=True, say=print
+    arranged = wrap_model(
+        model, backend, world=World(), device=device, sync_bn=False, static_graph=True, say=print
     )
-    if rung.graph:
+    if backend.graph:
         keep_rate_on_device(optimizer, device)
     step = TrainStep(
         arranged,
@@ -53,14 +55,16 @@ def build(rung: Rung, config: Config, *, seed: int = 0) -> tuple[RotationModel, 
         task.predict,
         device=device,
         scaler=torch.amp.GradScaler("cuda") if dtype == torch.float16 else None,
-        graph=rung.graph,
+        graph=backend.graph,
     )
     return model, step
 
 
-def curve(rung: Rung, config: Config, *, passes: int = 1) -> tuple[RotationModel, list[float]]:
+def curve(
+    backend: StepBackend, config: Config, *, passes: int = 1
+) -> tuple[RotationModel, list[float]]:
     torch.backends.cudnn.deterministic = True
-    model, step = build(rung, config)
+    model, step = build(backend, config)
     losses = []
     for number in range(STEPS):
         set_learning_rate(step.optimizer, 0.001 * (number + 1))
@@ -78,8 +82,8 @@ def test_a_replay_is_the_step(step: StepName, engine: Engine, precision: str) ->
     """Every step trains: those before the recording, the recorded one, and all replays."""
     settings = ["model.name=resnet18", "model.stem=imagenet", f"train.precision={precision}"]
     config = load_config("digits", settings)
-    model, losses = curve(Rung(step, engine, True, ""), config)
-    plain, expected = curve(Rung(step, engine, False, ""), config)
+    model, losses = curve(StepBackend(step, engine, True, ""), config)
+    plain, expected = curve(StepBackend(step, engine, False, ""), config)
     assert losses == pytest.approx(expected, abs=1e-3)
     state, wanted = model.state_dict(), plain.state_dict()
     assert int(state["backbone.bn1.num_batches_tracked"]) == STEPS
@@ -89,14 +93,14 @@ def test_a_replay_is_the_step(step: StepName, engine: Engine, precision: str) ->
 
 def test_accumulated_passes_are_recorded_together() -> None:
     config = load_config("digits", ["model.name=resnet18", "train.precision=bf16"])
-    _, losses = curve(Rung("fused", "fused", True, ""), config, passes=2)
-    _, expected = curve(Rung("fused", "fused", False, ""), config, passes=2)
+    _, losses = curve(StepBackend("fused", "fused", True, ""), config, passes=2)
+    _, expected = curve(StepBackend("fused", "fused", False, ""), config, passes=2)
     assert losses == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_nan_is_sticky_in_a_replay() -> None:
     config = load_config("digits", ["model.name=resnet18", "train.precision=bf16"])
-    model, step = build(Rung("fused", "fused", True, ""), config)
+    model, step = build(StepBackend("fused", "fused", True, ""), config)
     for number in range(8):
         step([batch(number)], 0)
     good = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -121,12 +125,18 @@ def test_gradients_are_as_exact_as_eager_ones(seed: int) -> None:
     )
     device, images = torch.device("cuda", 0), batch(seed)
 
-    def gradients(rung: Rung) -> dict[str, torch.Tensor]:
+    def gradients(backend: StepBackend) -> dict[str, torch.Tensor]:
         model = build_model(config.model, seed=seed).to(device, memory_format=torch.channels_last)
-        arrange(
-            model, rung, world=World(), device=device, sync_bn=False, static_graph=True, say=print
+        wrap_model(
+            model,
+            backend,
+            world=World(),
+            device=device,
+            sync_bn=False,
+            static_graph=True,
+            say=print,
         )
-        task = RotationTask(config, device, torch.bfloat16, channels=rung.channels)
+        task = RotationTask(config, device, torch.bfloat16, channels=backend.channels)
         task.predict(model, task.inputs(images, 0)).loss.backward()
         return {name: p.grad.double() for name, p in model.named_parameters()}
 
@@ -135,8 +145,8 @@ def test_gradients_are_as_exact_as_eager_ones(seed: int) -> None:
     table = normalisation_table(config.data.mean, config.data.std, torch.bfloat16).to(device)
     logits = exact_model(rotate_views(*inputs, table).double())
     torch.nn.functional.cross_entropy(logits, inputs.turns.flatten().long()).backward()
-    eager = gradients(Rung("eager", "torch", False, ""))
-    fused = gradients(Rung("fused", "fused", False, ""))
+    eager = gradients(StepBackend("eager", "torch", False, ""))
+    fused = gradients(StepBackend("fused", "fused", False, ""))
     for name, parameter in exact_model.named_parameters():
         truth = parameter.grad
         assert (fused[name] - truth).norm() < 2 * (eager[name] - truth).norm(), name
@@ -150,7 +160,7 @@ def test_500_steps_lie_within_the_spread_of_three_seeds() -> None:
 
     def windows(step: StepName, engine: Engine, seed: int) -> torch.Tensor:
         """Mean loss of every 50 steps."""
-        _, trained = build(Rung(step, engine, step != "eager", ""), config, seed=seed)
+        _, trained = build(StepBackend(step, engine, step != "eager", ""), config, seed=seed)
         losses = []
         for number in range(500):
             trained([batch(number % 100, count=32, side=96)], 0)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fastrot.errors import OutOfMemoryError
 from fastrot.runs.folder import RunFolder
-from fastrot.training.run import _recorded, out_of_memory_told
+from fastrot.training.run import _recorded, translate_oom
 
 STEPS = 36
 
@@ -213,7 +213,7 @@ def test_only_what_is_out_of_memory_is_called_so(
         RunFolder(tmp_path / "run", resume=False) as run,
         pytest.raises(becomes),
         _recorded(run),
-        out_of_memory_told(),
+        translate_oom(),
     ):
         raise error
     status = json.loads((tmp_path / "run" / "status.json").read_text())

@@ -18,7 +18,7 @@ from fastrot.models.layers import use_batch_norm
 from fastrot.training.optim import build_optimizer, set_learning_rate
 from fastrot.training.rotation import RotationTask
 from fastrot.training.step import TrainStep
-from fastrot.training.step_backend import Rung, arrange, choose_rung
+from fastrot.training.step_backend import StepBackend, choose_backend, wrap_model
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -39,14 +39,14 @@ def photos(seed: int, count: int = 8, side: int = SIDE) -> Batch:
     )
 
 
-def losses(rung: Rung, config: Config, *, seed: int, steps: int) -> torch.Tensor:
+def losses(backend: StepBackend, config: Config, *, seed: int, steps: int) -> torch.Tensor:
     """Loss of each step, of shape (steps,)."""
     model = build_model(config.model, seed=seed).to(memory_format=torch.channels_last)
-    task = RotationTask(config, CPU, None, channels=rung.channels)
+    task = RotationTask(config, CPU, None, channels=backend.channels)
     optimizer = build_optimizer(model, config.optim)
     set_learning_rate(optimizer, config.optim.learning_rate)
-    arranged = arrange(
-        model, rung, world=World(), device=CPU, sync_bn=False, static_graph=True, say=print
+    arranged = wrap_model(
+        model, backend, world=World(), device=CPU, sync_bn=False, static_graph=True, say=print
     )
     step = TrainStep(arranged, optimizer, task.inputs, task.predict, device=CPU)
     curve = []
@@ -56,9 +56,9 @@ def losses(rung: Rung, config: Config, *, seed: int, steps: int) -> torch.Tensor
     return torch.tensor(curve)
 
 
-EAGER = Rung("eager", "torch", False, "")
-FUSED = Rung("fused", "fused", False, "")
-COMPILE = Rung("compile", "torch", False, "")
+EAGER = StepBackend("eager", "torch", False, "")
+FUSED = StepBackend("fused", "fused", False, "")
+COMPILE = StepBackend("compile", "torch", False, "")
 
 
 CURVE = load_config(
@@ -73,10 +73,12 @@ def eager() -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rung", [FUSED, COMPILE], ids=lambda rung: rung.step)
-def test_every_step_trains_as_the_eager_one(rung: Rung, eager: list[torch.Tensor]) -> None:
+@pytest.mark.parametrize("backend", [FUSED, COMPILE], ids=lambda backend: backend.step)
+def test_every_step_trains_as_the_eager_one(
+    backend: StepBackend, eager: list[torch.Tensor]
+) -> None:
     """Equal at first; then rounding grows, and stays far below what another seed changes."""
-    curve = losses(rung, CURVE, seed=0, steps=500)
+    curve = losses(backend, CURVE, seed=0, steps=500)
     assert (curve - eager[0])[:10].abs().max() < 1e-4
     assert (curve - eager[0])[:200].abs().mean() < 0.03
     means, other = curve.view(10, 50).mean(1), [each.view(10, 50).mean(1) for each in eager]
@@ -116,15 +118,34 @@ def config_with(*settings: str) -> Config:
     return load_config("digits", ["train.precision=fp32", *settings])
 
 
+def settled(backend: StepBackend) -> tuple[str, str, bool, int]:
+    return backend.step, backend.batchnorm, backend.graph, backend.channels
+
+
 def test_a_cpu_trains_eagerly_unless_told_otherwise() -> None:
-    rung = choose_rung(config_with(), World(), CPU)
-    assert (rung.step, rung.batchnorm, rung.graph, rung.channels) == ("eager", "torch", False, 3)
-    assert rung.describe().startswith("step: eager (batch norm: torch): no GPU; compile would")
-    rung = choose_rung(config_with("train.step=fused"), World(), CPU)
-    assert (rung.step, rung.batchnorm, rung.graph, rung.channels) == ("fused", "fused", False, 4)
-    rung = choose_rung(config_with("train.batchnorm=fused", "train.cuda_graph=true"), World(), CPU)
-    assert (rung.step, rung.batchnorm, rung.graph) == ("eager", "fused", False)
-    assert "batch_norm by its slow reference" in rung.why and "no CUDA graph on a CPU" in rung.why
+    backend = choose_backend(config_with(), World(), CPU)
+    assert settled(backend) == (
+        "eager",
+        "torch",
+        False,
+        3,
+    )
+    assert backend.describe().startswith("step: eager (batch norm: torch): no GPU; compile would")
+    backend = choose_backend(config_with("train.step=fused"), World(), CPU)
+    assert settled(backend) == (
+        "fused",
+        "fused",
+        False,
+        4,
+    )
+    backend = choose_backend(
+        config_with("train.batchnorm=fused", "train.cuda_graph=true"), World(), CPU
+    )
+    assert (backend.step, backend.batchnorm, backend.graph) == ("eager", "fused", False)
+    assert (
+        "batch_norm by its slow reference" in backend.why
+        and "no CUDA graph on a CPU" in backend.why
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,22 +162,22 @@ def test_a_cpu_trains_eagerly_unless_told_otherwise() -> None:
 def test_a_gpu_runs_the_fused_step_as_a_graph(
     settings: Sequence[str], expected: tuple[str, str, bool]
 ) -> None:
-    rung = choose_rung(config_with(*settings), World(), GPU)
-    assert (rung.step, rung.batchnorm, rung.graph) == expected
+    backend = choose_backend(config_with(*settings), World(), GPU)
+    assert (backend.step, backend.batchnorm, backend.graph) == expected
 
 
 def test_several_ranks_have_no_graph_yet() -> None:
-    rung = choose_rung(config_with(), World(rank=0, size=2), GPU)
-    assert rung.step == "fused" and not rung.graph
-    assert "no CUDA graph with several ranks" in rung.describe()
+    backend = choose_backend(config_with(), World(rank=0, size=2), GPU)
+    assert backend.step == "fused" and not backend.graph
+    assert "no CUDA graph with several ranks" in backend.describe()
 
 
 def test_kernels_that_are_forced_to_the_reference_are_not_the_fastest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FASTROT_KERNELS", "reference")
-    rung = choose_rung(config_with(), World(), GPU)
-    assert rung.step == "eager" and "forced by FASTROT_KERNELS" in rung.why
+    backend = choose_backend(config_with(), World(), GPU)
+    assert backend.step == "eager" and "forced by FASTROT_KERNELS" in backend.why
 
 
 def test_kernels_that_cannot_run_are_refused_before_anything_is_made(
@@ -164,15 +185,15 @@ def test_kernels_that_cannot_run_are_refused_before_anything_is_made(
 ) -> None:
     monkeypatch.setenv("FASTROT_KERNELS", "triton")
     with pytest.raises(UsageError, match="FASTROT_KERNELS=triton: rotate_views cannot run it"):
-        choose_rung(config_with("train.step=fused"), World(), CPU)
+        choose_backend(config_with("train.step=fused"), World(), CPU)
 
 
 def test_a_step_that_cannot_run_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="apex is for fp16 on one GPU, not fp32 on cpu"):
-        choose_rung(config_with("train.batchnorm=apex"), World(), CPU)
+        choose_backend(config_with("train.batchnorm=apex"), World(), CPU)
     config = load_config("digits", ["train.precision=fp16", "train.batchnorm=apex"])
     with pytest.raises(UsageError, match="build apex from its source with APEX_CPP_EXT=1"):
-        choose_rung(config, World(), GPU)
+        choose_backend(config, World(), GPU)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match=r"needs a C\+\+ compiler on a CPU.*apt-get install g"):
-        choose_rung(config_with("train.step=compile"), World(), CPU)
+        choose_backend(config_with("train.step=compile"), World(), CPU)

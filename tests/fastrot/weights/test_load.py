@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from fastrot.config import ModelConfig
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.errors import BadDataError, FastrotError, MismatchError, UsageError
 from fastrot.features.extract import extract_features
 from fastrot.models.backbones import build_model
@@ -75,7 +75,7 @@ LAYOUTS: list[Callable[[Tensors], Any]] = [
 
 def features(backbone: Backbone, photos: Path, out: Path) -> dict[str, bytes]:
     cache = extract_features(
-        backbone, FolderSamples(photos), out, layers=("stem", "layer3", "pool"), crop=CROP,
+        backbone, FolderDataset(photos), out, layers=("stem", "layer3", "pool"), crop=CROP,
         workers=1, progress=False,
     )  # fmt: skip
     return {name: (cache.path / f"{name}.npy").read_bytes() for name in cache.layers}

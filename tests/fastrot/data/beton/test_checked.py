@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from fastrot.data.beton import damage as checked
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.manifest import manifest_path
 from fastrot.data.beton.verify import verify
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.prepare.convert import prepare
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def looks(monkeypatch):
 
 def alter(path, sample):
     """Change the middle of an image so that libjpeg warns about it."""
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     offset = int(samples.file.data_pointers[sample]) + int(samples.file.data_sizes[sample]) // 2
     with open(path, "r+b") as raw:
         raw.seek(offset)
@@ -68,28 +68,28 @@ def alter(path, sample):
 
 def test_a_checked_file_is_not_checked_again(beton, looks):
     decodes = beton.name == "copied.beton"
-    assert checked.bad_samples(BetonSamples(beton)) == {}
-    assert checked.bad_samples(BetonSamples(beton)) == {}
+    assert checked.bad_samples(BetonDataset(beton)) == {}
+    assert checked.bad_samples(BetonDataset(beton)) == {}
     assert looks == [decodes], "bytes that nobody decoded must be decoded"
     os.utime(beton, ns=(1, 1))
-    assert checked.bad_samples(BetonSamples(beton)) == {}
+    assert checked.bad_samples(BetonDataset(beton)) == {}
     assert len(looks) == 2, "a file that was touched"
     beton.with_name(beton.name + ".checked.json").write_text("[]")
-    assert checked.bad_samples(BetonSamples(beton)) == {}
+    assert checked.bad_samples(BetonDataset(beton)) == {}
     assert len(looks) == 3, "a spoilt stamp"
 
 
 def test_without_checksums_every_image_is_decoded(beton, looks):
     alter(beton, 3)
-    assert set(checked.bad_samples(BetonSamples(beton, checksums=False))) == {3}
+    assert set(checked.bad_samples(BetonDataset(beton, checksums=False))) == {3}
     assert looks == [True]
 
 
 def test_damage_is_found_and_remembered(beton, looks):
     alter(beton, 7)
-    found = checked.bad_samples(BetonSamples(beton), workers=2)
+    found = checked.bad_samples(BetonDataset(beton), workers=2)
     assert list(found) == [7] and "checksum" in found[7].reason
-    again = checked.bad_samples(BetonSamples(beton))
+    again = checked.bad_samples(BetonDataset(beton))
     assert str(again[7]) == str(found[7]) and len(looks) == 1
 
 
@@ -103,18 +103,18 @@ def test_damage_that_was_there_when_the_bytes_were_kept(files, tmp_path, looks):
     out = tmp_path / "o.beton"
     report = prepare(tmp_path / "set", out, copy=True, progress=False)
     assert report.kept == 40
-    found = checked.bad_samples(BetonSamples(out))
+    found = checked.bad_samples(BetonDataset(out))
     assert len(found) == 1 and looks == [True]
     (sample,) = found
-    assert BetonSamples(out).read(sample).data == bytes(data)
+    assert BetonDataset(out).read(sample).data == bytes(data)
     assert [bad.sample for bad in verify(out, progress=False).bad_samples] == [sample]
 
 
 def test_verify_spares_the_loaders_their_own_check(beton, looks):
     alter(beton, 5)
     assert [bad.sample for bad in verify(beton, progress=False).bad_samples] == [5]
-    assert set(checked.bad_samples(BetonSamples(beton))) == {5}
-    assert set(checked.known(BetonSamples(beton))) == {5}
+    assert set(checked.bad_samples(BetonDataset(beton))) == {5}
+    assert set(checked.known(BetonDataset(beton))) == {5}
     assert looks == []
 
 
@@ -128,10 +128,10 @@ def test_the_stamp_goes_to_the_cache_where_the_folder_is_read_only(beton, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(checked, "_beside", lambda _: Path("/proc/no/such/place"))
     alter(beton, 2)
-    found = checked.bad_samples(BetonSamples(beton), workers=2)
+    found = checked.bad_samples(BetonDataset(beton), workers=2)
     assert list(found) == [2]
     assert len(list((tmp_path / "cache" / "fastrot").iterdir())) == 1
-    assert str(checked.known(BetonSamples(beton))[2]) == str(found[2])
+    assert str(checked.known(BetonDataset(beton))[2]) == str(found[2])
 
 
 @pytest.mark.parametrize("verified", [False, True])
@@ -145,7 +145,7 @@ def test_dali_decodes_strictly_only_what_nobody_decoded(files, tmp_path, verifie
     if verified:
         verify(beton, progress=False)
 
-    class Counting(BetonSamples):
+    class Counting(BetonDataset):
         decoded: ClassVar[list[int]] = []
 
         def decode(self, sample):
@@ -153,7 +153,7 @@ def test_dali_decodes_strictly_only_what_nobody_decoded(files, tmp_path, verifie
             return super().decode(sample)
 
     Counting.decoded.clear()
-    order = SampleOrder(40, 10, seed=0)
+    order = Sampler(40, 10, seed=0)
     spec = LoaderSpec(
         Counting(beton), order, Crop("whole", 32), 0, torch.device("cpu"), 1, on_bad_sample="skip"
     )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind, manifest
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.dataset import BadSampleError
 from fastrot.errors import BadDataError, UsageError
 
@@ -66,7 +66,7 @@ def payload_start(path: Path, sample: int) -> int:
 
 
 def test_images_and_labels_come_back(beton):
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     assert len(samples) == COUNT
     assert samples.path == beton
     assert samples.class_names == ("a", "b", "c")
@@ -90,15 +90,15 @@ def test_images_and_labels_come_back(beton):
 
 
 def test_labels_where_there_are_none(tmp_path):
-    assert set(BetonSamples(write(tmp_path / "x.beton", [FIELDS[0]])).labels) == {-1}
+    assert set(BetonDataset(write(tmp_path / "x.beton", [FIELDS[0]])).labels) == {-1}
     path = write(tmp_path / "y.beton", labels=[-1] * COUNT)
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     assert set(samples.labels) == {-1} and samples.class_names is None
 
 
 def test_the_first_int_field_is_the_label(tmp_path):
     fields = [Field("label", Kind.INT), FIELDS[0], Field("fine", Kind.INT)]
-    samples = BetonSamples(write(tmp_path / "x.beton", fields))
+    samples = BetonDataset(write(tmp_path / "x.beton", fields))
     assert samples.labels.tolist() == [i % 3 for i in range(COUNT)]
 
 
@@ -109,36 +109,36 @@ def test_label_without_a_class_name_is_refused(beton, tmp_path):
     text = document | {"manifest_xxh3_128": manifest._document_hash(document)}
     manifest_of.write_text(manifest.json.dumps(text))
     with pytest.raises(BadDataError, match=r"sample 2: label 2 is not in \[0, 2\)"):
-        BetonSamples(beton)
+        BetonDataset(beton)
 
 
 def test_file_without_images_is_refused(tmp_path):
     path = write(tmp_path / "x.beton", [FIELDS[1], FIELDS[2]])
     with pytest.raises(BadDataError, match="has no image field, only label, blob"):
-        BetonSamples(path)
+        BetonDataset(path)
 
 
 def test_digest_identifies_the_content(beton, tmp_path):
-    known = BetonSamples(beton).digest
-    assert BetonSamples(beton, checksums=False).digest == known
+    known = BetonDataset(beton).digest
+    assert BetonDataset(beton, checksums=False).digest == known
     same = write(tmp_path / "same.beton", class_names=["a", "b", "c"])
-    assert BetonSamples(same).digest == known
+    assert BetonDataset(same).digest == known
     other = write(tmp_path / "other.beton", class_names=["a", "b", "d"])
-    assert BetonSamples(other).digest != known
+    assert BetonDataset(other).digest != known
     manifest.manifest_path(beton).unlink()
-    bare = BetonSamples(beton).digest
+    bare = BetonDataset(beton).digest
     assert bare != known
     manifest.manifest_path(same).unlink()
-    assert BetonSamples(same).digest == bare
+    assert BetonDataset(same).digest == bare
     labels = write(tmp_path / "labels.beton", labels=[0] * COUNT)
     manifest.manifest_path(labels).unlink()
-    assert BetonSamples(labels).digest != bare
+    assert BetonDataset(labels).digest != bare
 
 
 @pytest.mark.parametrize("sample", [2, 3])  # raw, JPEG
 def test_changed_bytes_are_a_bad_sample_and_only_that_one(beton, sample):
     overwrite(beton, payload_start(beton, sample) + 700, b"\x55\xaa")
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     for look in (samples.read, samples.decode):
         with pytest.raises(BadSampleError, match="do not have the manifest's checksum") as caught:
             look(sample)
@@ -153,7 +153,7 @@ def test_changed_bytes_of_another_field_count_too(beton):
         pointer = int(file.metadata["2"]["ptr"][5])
     overwrite(beton, pointer, b"\x01")
     with pytest.raises(BadSampleError, match="checksum"):
-        BetonSamples(beton).read(5)
+        BetonDataset(beton).read(5)
 
 
 def test_without_checksums_the_decoder_is_the_only_guard(beton):
@@ -162,7 +162,7 @@ def test_without_checksums_the_decoder_is_the_only_guard(beton):
     with BetonFile.open(beton) as file:
         half = int(file.data_sizes[3]) // 2
         overwrite(beton, jpg + half, bytes(half - 2))
-    samples = BetonSamples(beton, checksums=False)
+    samples = BetonDataset(beton, checksums=False)
     assert not samples.has_checksums
     assert samples.decode(2)[0, 0, 0] == 0x55
     with pytest.raises(BadSampleError):
@@ -170,7 +170,7 @@ def test_without_checksums_the_decoder_is_the_only_guard(beton):
 
 
 def test_pickled_copy_opens_the_same_file_later(beton, tmp_path):
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     data = pickle.dumps(samples)
     copy = pickle.loads(data)
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -188,7 +188,7 @@ def test_pickled_copy_opens_the_same_file_later(beton, tmp_path):
 
 
 def test_many_threads_read_at_once(beton):
-    samples = pickle.loads(pickle.dumps(BetonSamples(beton)))
+    samples = pickle.loads(pickle.dumps(BetonDataset(beton)))
     descriptors = len(os.listdir("/proc/self/fd"))
     ids = np.random.default_rng(0).integers(0, COUNT, 400).tolist()
     with ThreadPoolExecutor(8) as pool:
@@ -200,7 +200,7 @@ def test_many_threads_read_at_once(beton):
 
 
 def test_forked_child_reads_without_disturbing_its_parent(beton):
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     expected = samples.decode(3)
     child = os.fork()
     if not child:
@@ -216,4 +216,4 @@ def test_forked_child_reads_without_disturbing_its_parent(beton):
 
 def test_missing_file(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
-        BetonSamples(tmp_path / "none.beton")
+        BetonDataset(tmp_path / "none.beton")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fastrot.data.beton import JPEG, RAW, BetonFile, BetonWriter, Field, Kind
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import record_dtype
 from fastrot.errors import BadDataError
 
@@ -162,7 +162,7 @@ def test_records_have_the_layout_of_ffcv(names):
 def test_every_image_mode_of_their_writer_is_read(tmp_path, folder, image, modes):
     photos = Photos(folder, ["image", "label"], varied=True)
     path = write_theirs(tmp_path / "x.beton", photos, workers=2, **image)
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     assert set(samples.file.modes) == modes
     assert samples.labels.tolist() == [i % 10 - 1 for i in range(COUNT)]
     for i, source in enumerate(photos.images):
@@ -288,7 +288,7 @@ def test_their_loader_reads_our_file_as_theirs(tmp_path, folder):
     ours = copy(source, tmp_path / "ours.beton")
     assert ours.read_bytes() != source.read_bytes()
     expected, actual = (load(path, list(OURS), os_cache=True) for path in (source, ours))
-    samples = BetonSamples(ours)
+    samples = BetonDataset(ours)
     assert {RAW, JPEG} == set(samples.file.modes)
     np.testing.assert_array_equal(actual["image"], expected["image"])
     for i in range(COUNT):
@@ -323,4 +323,4 @@ def test_their_page_cache_reads_our_file(tmp_path, folder):
     assert BetonFile.open(tmp_path / "ours.beton").data_pointers[0] == 6 * PAGE
     loaded = load(tmp_path / "ours.beton", photos.names, os_cache=False)
     np.testing.assert_array_equal(loaded["image"], photos.images)
-    assert loaded["label"].ravel().tolist() == BetonSamples(path).labels.tolist()
+    assert loaded["label"].ravel().tolist() == BetonDataset(path).labels.tolist()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import Field, Kind
 from fastrot.data.beton.writer import BetonWriter
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.errors import BadDataError
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -36,7 +36,7 @@ def photos(test_data) -> Path:
 @pytest.fixture(scope="module")
 def beton(photos, tmp_path_factory) -> Path:
     """The first hundred photos, every tenth (and what is no plain JPEG) raw."""
-    samples = FolderSamples(photos)
+    samples = FolderDataset(photos)
     path = tmp_path_factory.mktemp("beton") / "photos.beton"
     with BetonWriter(path, [Field("image", Kind.IMAGE)], capacity=100) as writer:
         for i in range(100):
@@ -49,7 +49,7 @@ def beton(photos, tmp_path_factory) -> Path:
 
 
 def batches(name, samples, device, *, crop=CROP, order=None, epoch=0):
-    order = order or SampleOrder(len(samples), BATCH, seed=SEED)
+    order = order or Sampler(len(samples), BATCH, seed=SEED)
     built = build_loader(name, LoaderSpec(samples, order, crop, SEED, torch.device(device), 2))
     built.set_epoch(epoch)
     found = list(built)
@@ -69,14 +69,14 @@ def assert_near(found, wanted):
 
 
 def test_crops_are_those_of_the_reference(beton):
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     for epoch in (0, 1):
         wanted = batches("reference", samples, "cpu", epoch=epoch)
         assert_near(batches("dali", samples, "cuda", epoch=epoch), wanted)
 
 
 def test_photos_of_a_folder(photos):
-    samples = FolderSamples(photos)
+    samples = FolderDataset(photos)
     assert_near(batches("dali", samples, "cuda"), batches("reference", samples, "cpu"))
 
 
@@ -84,8 +84,8 @@ def test_exif_orientation_grey_cmyk_and_progressive(test_data, tmp_path):
     for file in test_data("bad-inputs").iterdir():
         if file.stem.startswith(("exif_", "progressive_", "hopper_gray", "pil_sample")):
             shutil.copy(file, tmp_path)
-    samples = FolderSamples(tmp_path)
-    order = SampleOrder(len(samples), len(samples))
+    samples = FolderDataset(tmp_path)
+    order = Sampler(len(samples), len(samples))
     wanted = batches("reference", samples, "cpu", order=order)
     assert_near(batches("dali", samples, "cuda", order=order), wanted)
 
@@ -94,14 +94,14 @@ def test_exif_orientation_grey_cmyk_and_progressive(test_data, tmp_path):
     "crop", [Crop("padded", 48, padding=8), Crop("whole", 64), Crop("center", 64, resize=80)]
 )
 def test_other_crops(crop, beton):
-    samples = BetonSamples(beton)
+    samples = BetonDataset(beton)
     wanted = batches("reference", samples, "cpu", crop=crop)
     assert_near(batches("dali", samples, "cuda", crop=crop), wanted)
 
 
 def test_evaluation_takes_the_rest_too(beton):
-    samples = BetonSamples(beton)
-    order = SampleOrder(len(samples), BATCH, mode="sequential", drop_last=False)
+    samples = BetonDataset(beton)
+    order = Sampler(len(samples), BATCH, mode="sequential", drop_last=False)
     found = batches("dali", samples, "cuda", order=order)
     assert [len(batch.index) for batch in found] == [32, 32, 32, 4]
     assert_near(found, batches("reference", samples, "cpu", order=order))
@@ -111,8 +111,8 @@ def test_evaluation_takes_the_rest_too(beton):
 def test_any_share_of_the_hardware_engine(share, beton):
     from fastrot.data.loaders.dali import DaliLoader
 
-    samples = BetonSamples(beton)
-    order = SampleOrder(len(samples), BATCH, seed=SEED)
+    samples = BetonDataset(beton)
+    order = Sampler(len(samples), BATCH, seed=SEED)
     spec = LoaderSpec(samples, order, CROP, SEED, torch.device("cuda"), 2)
     built = DaliLoader(spec, hw_decoder_load=share)
     found = list(built)
@@ -122,8 +122,8 @@ def test_any_share_of_the_hardware_engine(share, beton):
 
 def test_batches_stay_valid_while_others_are_computed(beton):
     """A batch is DALI's memory: its next runs must not touch it, nor the work on the stream."""
-    samples = BetonSamples(beton)
-    order = SampleOrder(len(samples), 10, seed=SEED)
+    samples = BetonDataset(beton)
+    order = Sampler(len(samples), 10, seed=SEED)
     spec = LoaderSpec(samples, order, CROP, SEED, torch.device("cuda"), 2)
     built = build_loader("dali", spec)
     kept, sums = [], []

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastrot.benchmarks.opening import write_tiny
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import Field, Kind
 from fastrot.data.beton.writer import BetonWriter
 from fastrot.data.loader import LoaderSpec, build_loader
@@ -23,9 +23,9 @@ from fastrot.data.loaders.native import NativeLoader
 from fastrot.data.loaders.reference import decode_batch
 from fastrot.data.loaders.substitution import CropSource
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.sources.dataset import FolderSamples
-from fastrot.data.subset import SubsetSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.sources.dataset import FolderDataset
+from fastrot.data.subset import DatasetSubset
 from fastrot.errors import BadDataError
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 
@@ -59,7 +59,7 @@ def write(path: Path, images, *, manifest=True) -> None:
 
 
 def spec_of(samples, *, batch=32, workers=2, **more) -> LoaderSpec:
-    order = more.pop("order", None) or SampleOrder(len(samples), batch, seed=SEED)
+    order = more.pop("order", None) or Sampler(len(samples), batch, seed=SEED)
     more = {"exact": True, **more}
     return LoaderSpec(samples, order, CROP, SEED, torch.device("cpu"), workers, **more)
 
@@ -115,7 +115,7 @@ def test_ten_epochs_with_one_percent_of_bad_samples(jpegs, tmp_path, damage, man
     write(path, jpegs, manifest=manifest)
     rng = np.random.default_rng(11)
     bad = sorted(rng.choice(N, N // 100, replace=False).tolist())
-    sound = BetonSamples(path)
+    sound = BetonDataset(path)
     with path.open("r+b") as file:
         for sample in bad:
             offset, size = int(sound.file.data_pointers[sample]), len(jpegs[sample])
@@ -125,7 +125,7 @@ def test_ten_epochs_with_one_percent_of_bad_samples(jpegs, tmp_path, damage, man
             file.seek(offset)
             file.write(data)
     sound.close()
-    samples, named = BetonSamples(path), []
+    samples, named = BetonDataset(path), []
     spec = spec_of(samples, on_bad_sample="skip", on_bad=named.append)
     loader = build_loader("native", spec)
     source = CropSource(samples, CROP, SEED, "skip")
@@ -152,7 +152,7 @@ def test_a_good_file_needs_no_second_opinion(jpegs, tmp_path, monkeypatch):
     path = tmp_path / "good.beton"
     write(path, jpegs[:64])
     monkeypatch.setattr(reference, "decode_batch", None)
-    loader = build_loader("native", spec_of(BetonSamples(path)))
+    loader = build_loader("native", spec_of(BetonDataset(path)))
     for epoch in range(2):
         loader.set_epoch(epoch)
         assert len(list(loader)) == 2
@@ -162,7 +162,7 @@ def test_a_good_file_needs_no_second_opinion(jpegs, tmp_path, monkeypatch):
 def test_a_file_that_changes_between_epochs(jpegs, tmp_path):
     path = tmp_path / "cut.beton"
     write(path, jpegs[:64])
-    loader = build_loader("native", spec_of(BetonSamples(path)))
+    loader = build_loader("native", spec_of(BetonDataset(path)))
     list(loader)
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(BadDataError, match="changed while in use"):
@@ -175,7 +175,7 @@ def test_a_file_that_is_cut_in_the_middle_of_an_epoch(jpegs, tmp_path):
     for mapped in (True, False):
         path = tmp_path / f"cut-{mapped}.beton"
         write(path, jpegs)
-        loader = mapped_share(0.5 if mapped else 0.0, spec_of(BetonSamples(path)))
+        loader = mapped_share(0.5 if mapped else 0.0, spec_of(BetonDataset(path)))
         assert ("mapped" in loader.reads) == mapped
         batches = iter(loader)
         next(batches)
@@ -203,7 +203,7 @@ def test_a_file_is_mapped_when_it_fits_into_memory_and_says_so(jpegs, tmp_path, 
     images = {}
     for free, word in ((10**12, "mapped into memory"), (10**6, "read by position")):
         monkeypatch.setattr(native, "free_memory", lambda free=free: free)
-        loader = NativeLoader(spec_of(BetonSamples(path)))
+        loader = NativeLoader(spec_of(BetonDataset(path)))
         assert loader.reads.startswith(word) and "GB" in loader.reads
         images[word] = torch.cat([batch.images for batch in loader])
         loader.close()
@@ -213,9 +213,9 @@ def test_a_file_is_mapped_when_it_fits_into_memory_and_says_so(jpegs, tmp_path, 
 def test_subsets_of_subsets_read_the_file_itself(jpegs, tmp_path):
     path = tmp_path / "a.beton"
     write(path, jpegs[:64])
-    whole = BetonSamples(path)
-    subset = SubsetSamples(SubsetSamples(whole, np.arange(63, -1, -1)), np.arange(0, 64, 3))
-    order = SampleOrder(len(subset), 8, mode="sequential", drop_last=False)
+    whole = BetonDataset(path)
+    subset = DatasetSubset(DatasetSubset(whole, np.arange(63, -1, -1)), np.arange(0, 64, 3))
+    order = Sampler(len(subset), 8, mode="sequential", drop_last=False)
     loader = NativeLoader(spec_of(subset, order=order))
     assert "mapped" in loader.reads or "position" in loader.reads
     images = torch.cat([batch.images for batch in loader]).numpy()
@@ -236,8 +236,8 @@ def test_folders_of_png_and_raw_files_of_all_kinds(test_data, tmp_path):
     for i, file in enumerate(files):
         suffix = (".jpg", ".png", ".webp", ".bmp")[i % 4]
         Image.open(file).convert("RGB").save(root / "a" / f"{i:02}{suffix}")
-    samples = FolderSamples(root)
-    order = SampleOrder(12, 5, mode="sequential", drop_last=False)
+    samples = FolderDataset(root)
+    order = Sampler(12, 5, mode="sequential", drop_last=False)
     spec = spec_of(samples, order=order)
     ours = torch.cat([batch.images for batch in build_loader("native", spec)]).numpy()
     expected = decode_batch(CropSource(samples, CROP, SEED, "fail"), 0, np.arange(12))
@@ -251,8 +251,8 @@ def test_a_picture_wider_than_any_jpeg(tmp_path):
     root.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (4, 70_000, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(root / "a.png")
-    samples = FolderSamples(root)
-    order = SampleOrder(1, 1, mode="sequential", drop_last=False)
+    samples = FolderDataset(root)
+    order = Sampler(1, 1, mode="sequential", drop_last=False)
     (batch,) = build_loader("native", spec_of(samples, order=order))
     expected = decode_batch(CropSource(samples, CROP, SEED, "fail"), 0, np.arange(1))
     assert np.abs(batch.images.numpy().astype(int) - expected.images.numpy()).max() <= 1
@@ -270,10 +270,10 @@ def test_bad_samples_are_replaced_as_by_the_reference(test_data, tmp_path):
         elif i % 4 == 1:
             data = data[:-300]
         (root / f"{i:02}.jpg").write_bytes(data)
-    samples = FolderSamples(root)
+    samples = FolderDataset(root)
     seen = {}
     for name, workers in (("reference", 0), ("native", 0), ("native", 2)):
-        order = SampleOrder(40, 8, seed=SEED, drop_last=False)
+        order = Sampler(40, 8, seed=SEED, drop_last=False)
         loader = build_loader(
             name,
             spec_of(samples, order=order, workers=workers, on_bad_sample="skip", on_bad=id),
@@ -305,12 +305,12 @@ SOAK = """
 import gc, os, sys
 import numpy as np, torch
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 
-samples = BetonSamples(sys.argv[1])
-order = SampleOrder(len(samples), 16, seed=1)
+samples = BetonDataset(sys.argv[1])
+order = Sampler(len(samples), 16, seed=1)
 spec = LoaderSpec(samples, order, Crop("random_resized", 48), 1, torch.device("cpu"), 2,
                   "skip", lambda error: None)
 loader = build_loader("native", spec)
@@ -335,7 +335,7 @@ loader.close()
 def test_200_epochs_take_no_more_memory_than_50(jpegs, tmp_path, bad):
     path = tmp_path / "soak.beton"
     write(path, jpegs[:128])
-    offsets = BetonSamples(path).file.data_pointers[:bad].tolist()
+    offsets = BetonDataset(path).file.data_pointers[:bad].tolist()
     with path.open("r+b") as file:
         for offset in offsets:
             file.seek(offset)
@@ -361,7 +361,7 @@ def test_the_first_batch_of_a_million_samples_is_there_at_once(tmp_path):
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        samples = BetonSamples(path)
+        samples = BetonDataset(path)
         loader = build_loader("native", spec_of(samples, batch=256))
         batch = next(iter(loader))
         seconds.append(time.perf_counter() - start)

@@ -12,18 +12,18 @@ from fastrot.config import load_config
 from fastrot.data.digits import write_digits
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.loaders.progressive import ProgressiveLoader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import UsageError
 
 GROWTH = [(0, 16), (1, 24), (3, 32)]
 
 
 def loader_of(path: Path, side: int) -> object:
-    samples = open_samples(str(path))
+    samples = open_dataset(str(path))
     spec = LoaderSpec(
-        samples, SampleOrder(len(samples), 500), Crop("whole", side), 0, torch.device("cpu"), 0
+        samples, Sampler(len(samples), 500), Crop("whole", side), 0, torch.device("cpu"), 0
     )
     return build_loader("reference", spec)
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from fastrot.data.beton import manifest as manifests
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.beton.verify import verify
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.prepare import encode
 from fastrot.data.prepare.convert import prepare
 from fastrot.errors import BadDataError, MismatchError, StorageError, UsageError
@@ -78,7 +78,7 @@ def test_imagenette_with_copied_bytes(test_data, tmp_path):
     assert report.kept + sum(report.reencoded.values()) == 1000
     assert left_beside(out) == set()
     assert verify(out, progress=False).exit_code == 0
-    samples = open_samples(out)
+    samples = open_dataset(out)
     assert np.bincount(samples.labels).tolist() == [100] * 10
     assert np.count_nonzero(np.diff(samples.labels)) > 500, "must be shuffled"
     by_bytes = {p.read_bytes(): p for p in (source / "val").rglob("*.JPEG")}
@@ -105,14 +105,14 @@ def test_copying_decodes_nothing_and_says_so(test_data, tmp_path, monkeypatch):
     assert f"not decoded: fastrot verify {out} does that" in console.export_text()
     with BetonFile.open(out) as file:
         assert not manifests.load(file).pixels_decoded
-    samples = open_samples(out)
+    samples = open_dataset(out)
     assert samples.has_checksums and not samples.checksums_suffice
 
 
 def test_what_was_decoded_is_known_to_decode(photos, tmp_path):
     prepare(photos, tmp_path / "o.beton", progress=False)
-    assert open_samples(tmp_path / "o.beton").checksums_suffice
-    assert not open_samples(tmp_path / "o.beton", checksums=False).checksums_suffice
+    assert open_dataset(tmp_path / "o.beton").checksums_suffice
+    assert not open_dataset(tmp_path / "o.beton", checksums=False).checksums_suffice
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
@@ -156,7 +156,7 @@ def test_reencoding_shrinks_and_stays_close(test_data, tmp_path):
     with BetonFile.open(out) as file:
         assert len(file) == 300
         assert np.maximum(file.widths, file.heights).max() == 96
-    samples = open_samples(out)
+    samples = open_dataset(out)
     assert samples.class_names is None and set(samples.labels.tolist()) == {-1}
     assert manifests.load(BetonFile.open(out)).made_by["max_side"] == 96
 
@@ -181,7 +181,7 @@ def test_cifar_binary_is_stored_raw(tmp_path):
     out = tmp_path / "out" / "test.beton"
     out.parent.mkdir()
     prepare(tmp_path, out, split="test", progress=False)
-    samples = open_samples(out)
+    samples = open_dataset(out)
     stored = {samples.decode(i).tobytes(): int(samples.labels[i]) for i in range(40)}
     for row in record:
         planes = np.frombuffer(row[1:], np.uint8).reshape(3, 32, 32)
@@ -199,7 +199,7 @@ def test_every_kind_of_file_and_name(test_data, tmp_path):
     report = prepare(root, tmp_path / "m.beton", copy=True, progress=False)
     assert report.reencoded == {"EXIF orientation": 2, "grey": 1, "CMYK": 1, "not a JPEG": 1}
     assert report.kept == 1
-    samples = open_samples(tmp_path / "m.beton")
+    samples = open_dataset(tmp_path / "m.beton")
     assert samples.class_names == ("a\nb",)
     shapes = {samples.decode(i).shape for i in range(6)}
     for name in names:

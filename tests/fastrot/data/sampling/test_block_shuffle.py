@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrot.data.beton.dataset import BetonSamples
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import MIN_PAGE_SIZE, Field, Kind
 from fastrot.data.beton.writer import BetonWriter
 from fastrot.data.sampling.block_shuffle import WINDOW, block_length
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import UsageError
 
 
-def by_blocks(n, batch, **more) -> SampleOrder:
-    return SampleOrder(n, batch, mode="block", **{"seed": 5, "block": 10, "window": 4} | more)
+def by_blocks(n, batch, **more) -> Sampler:
+    return Sampler(n, batch, mode="block", **{"seed": 5, "block": 10, "window": 4} | more)
 
 
 def epoch_ids(order, epoch=0, start_step=0):
@@ -94,7 +94,7 @@ def test_epochs_and_seeds_differ():
 def test_what_fits_one_window_is_in_the_order_of_mode_random():
     blocks = by_blocks(1000, 100, block=8)
     wide = by_blocks(1000, 100, block=8, window=125)
-    random = SampleOrder(1000, 100, seed=5)
+    random = Sampler(1000, 100, seed=5)
     assert np.array_equal(epoch_ids(wide, 2), epoch_ids(random, 2))
     assert not np.array_equal(epoch_ids(blocks, 2), epoch_ids(random, 2))
 
@@ -114,7 +114,7 @@ def test_batches_are_mixed():
     100 classes in 100,000 samples, each class in 10 blocks; a window has 128 of 1,000 blocks.
     """
     n, batch = 100_000, 256
-    order = SampleOrder(n, batch, seed=1, mode="block", block=100)
+    order = Sampler(n, batch, seed=1, mode="block", block=100)
     classes, spread = [], []
     for step in range(order.steps_per_epoch):
         ids = order.global_ids(0, step)
@@ -137,18 +137,18 @@ def test_pages_of_a_real_file(tmp_path):
         for side in sides:
             writer.add(np.zeros((side, side, 3), np.uint8))
         writer.commit()
-    samples = BetonSamples(path)
+    samples = BetonDataset(path)
     assert samples.stored_bytes == 3 * (sides.astype(np.int64) ** 2).sum()
     pages = samples.file.data_pointers // page
     assert len(set(pages.tolist())) > 20
     block = block_length(samples.stored_bytes, len(samples)) // 4  # 2 MiB: one of these pages
     assert 5 < block < 25
-    order = SampleOrder(300, 8, mode="block", block=block, window=3)
+    order = Sampler(300, 8, mode="block", block=block, window=3)
     touched = [len(set(pages[order.global_ids(0, g)].tolist())) for g in range(37)]
     blocks = [set(range(start, start + block)) for start in range(0, 300, block)]
     widest = max(len(set(pages[[i for i in b if i < 300]].tolist())) for b in blocks)
     assert max(touched) <= 2 * 3 * widest and np.mean(touched) <= 3 * widest
-    random = SampleOrder(300, 8, mode="random")
+    random = Sampler(300, 8, mode="random")
     assert np.mean(touched) < 0.8 * np.mean(
         [len(set(pages[random.global_ids(0, g)].tolist())) for g in range(37)]
     )
@@ -163,7 +163,7 @@ def test_block_length_is_eight_mebibytes():
 
 def test_a_billion_samples_are_not_ordered_at_once():
     """Only the window of a step is drawn: no array of n."""
-    order = SampleOrder(10**9, 512, mode="block", block=10_000)
+    order = Sampler(10**9, 512, mode="block", block=10_000)
     ids = order.global_ids(0, 1_234_567)
     assert len(set(ids.tolist())) == 512
     assert len(set((ids // 10_000).tolist())) <= 2 * WINDOW

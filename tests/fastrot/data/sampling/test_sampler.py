@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrot.data.sampling.sampler import SampleOrder
+from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def epoch_ids(order, epoch, start_step=0):
     mode=st.sampled_from(["random", "sequential"]),
 )
 def test_evaluation_covers_every_sample_once(n, batch, epoch, mode):
-    order = SampleOrder(n, batch, seed=1, mode=mode, drop_last=False)
+    order = Sampler(n, batch, seed=1, mode=mode, drop_last=False)
     assert sorted(epoch_ids(order, epoch)) == list(range(n))
 
 
@@ -41,9 +41,9 @@ def test_ranks_partition_the_global_batch(n, per_rank, world, accumulation, epoc
     batch = per_rank * world * accumulation
     if drop_last and n < batch:
         return
-    alone = SampleOrder(n, batch, seed=7, drop_last=drop_last)
+    alone = Sampler(n, batch, seed=7, drop_last=drop_last)
     ranks = [
-        SampleOrder(
+        Sampler(
             n, batch, seed=7, drop_last=drop_last, rank=r, world=world, accumulation=accumulation
         )
         for r in range(world)
@@ -61,18 +61,18 @@ def test_ranks_partition_the_global_batch(n, per_rank, world, accumulation, epoc
 
 
 def test_epochs_differ_and_repeat():
-    order = SampleOrder(1000, 100, seed=3)
+    order = Sampler(1000, 100, seed=3)
     first, second = epoch_ids(order, 0), epoch_ids(order, 1)
     assert not np.array_equal(first, second)
-    assert np.array_equal(first, epoch_ids(SampleOrder(1000, 100, seed=3), 0))
-    assert not np.array_equal(first, epoch_ids(SampleOrder(1000, 100, seed=4), 0))
+    assert np.array_equal(first, epoch_ids(Sampler(1000, 100, seed=3), 0))
+    assert not np.array_equal(first, epoch_ids(Sampler(1000, 100, seed=4), 0))
     # Neither seed + epoch nor seed * epoch: the epochs of neighbouring seeds share nothing.
-    assert not np.array_equal(second, epoch_ids(SampleOrder(1000, 100, seed=4), 0))
+    assert not np.array_equal(second, epoch_ids(Sampler(1000, 100, seed=4), 0))
 
 
 def test_order_is_pinned():
     """A resumed run continues the order that it began with, whatever numpy's version."""
-    assert SampleOrder(10, 10, seed=0).global_ids(0, 0).tolist() == PINNED
+    assert Sampler(10, 10, seed=0).global_ids(0, 0).tolist() == PINNED
 
 
 PINNED = [2, 8, 0, 5, 9, 7, 6, 3, 4, 1]
@@ -80,7 +80,7 @@ PINNED = [2, 8, 0, 5, 9, 7, 6, 3, 4, 1]
 
 def test_order_of_many_samples_is_pinned():
     """More than one block of ids; made by a stable sort of keys that were computed at once."""
-    ids = SampleOrder(100_003, 100_003, seed=7).global_ids(3, 0)
+    ids = Sampler(100_003, 100_003, seed=7).global_ids(3, 0)
     assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest() == PINNED_DIGEST
 
 
@@ -88,7 +88,7 @@ PINNED_DIGEST = "889d57aceab7258424773a2803067b832bcf013b57a931efb6856efa0207686
 
 
 def test_batches_from_a_step_are_the_tail():
-    order = SampleOrder(100, 12, seed=0, accumulation=2)
+    order = Sampler(100, 12, seed=0, accumulation=2)
     whole = list(order.batches(4))
     tail = list(order.batches(4, start_step=5))
     assert len(tail) == len(whole) - 10
@@ -108,9 +108,9 @@ def test_batches_from_a_step_are_the_tail():
 )
 def test_impossible_orders_are_refused(settings, words):
     with pytest.raises(UsageError, match=words):
-        SampleOrder(**settings)
+        Sampler(**settings)
 
 
 def test_a_step_outside_the_epoch_is_an_error():
     with pytest.raises(IndexError):
-        SampleOrder(10, 5).global_ids(0, 2)
+        Sampler(10, 5).global_ids(0, 2)

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.sources.dataset import FolderDataset
 
 
 def write(path, size=(8, 6), **options):
@@ -20,7 +20,7 @@ def write(path, size=(8, 6), **options):
 
 
 def test_real_photos(test_data):
-    samples = FolderSamples(test_data("imagenette-128") / "val")
+    samples = FolderDataset(test_data("imagenette-128") / "val")
     assert len(samples) == 1000
     assert np.bincount(samples.labels).tolist() == [100] * 10
     assert len(samples.class_names) == 10
@@ -39,7 +39,7 @@ def test_exif_orientation_changes_size_and_pixels(tmp_path):
     turn = Image.Exif()
     turn[0x0112] = 6
     write(tmp_path / "a" / "1.jpg", exif=turn)
-    samples = FolderSamples(tmp_path)
+    samples = FolderDataset(tmp_path)
     assert samples.applies_exif
     assert samples.sizes(np.array([0])).tolist() == [[6, 8]]
     assert (samples.read(0).width, samples.read(0).height) == (6, 8)
@@ -50,7 +50,7 @@ def test_exif_orientation_changes_size_and_pixels(tmp_path):
 def test_bad_file_is_named_on_one_line(tmp_path):
     write(tmp_path / "a" / "0.jpg")
     (tmp_path / "a" / "1\n.jpg").write_bytes(b"<html>not found</html>")
-    samples = FolderSamples(tmp_path)
+    samples = FolderDataset(tmp_path)
     for action in (samples.read, samples.decode, lambda i: samples.sizes(np.array([i]))):
         action(0)
         with pytest.raises(BadSampleError, match="an HTML or XML page") as error:
@@ -61,7 +61,7 @@ def test_bad_file_is_named_on_one_line(tmp_path):
 
 def test_file_that_vanished_is_a_bad_sample(tmp_path):
     write(tmp_path / "1.jpg")
-    samples = FolderSamples(tmp_path)
+    samples = FolderDataset(tmp_path)
     assert samples.labels.tolist() == [-1] and samples.class_names is None
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(BadSampleError, match="No such file"):
@@ -71,10 +71,8 @@ def test_file_that_vanished_is_a_bad_sample(tmp_path):
 @pytest.mark.parametrize("name", ["native", "dali"])
 def test_loaders_read_cifar_in_place(tmp_path, write_cifar10, name):
     write_cifar10(tmp_path / "cifar-10-batches-bin")
-    samples = FolderSamples(tmp_path, kind="cifar", split="train")
-    spec = LoaderSpec(
-        samples, SampleOrder(15, 5, seed=1), Crop("whole", 32), 1, torch.device("cpu"), 2
-    )
+    samples = FolderDataset(tmp_path, kind="cifar", split="train")
+    spec = LoaderSpec(samples, Sampler(15, 5, seed=1), Crop("whole", 32), 1, torch.device("cpu"), 2)
     loader = build_loader(name, spec)
     seen = set()
     for batch in loader:

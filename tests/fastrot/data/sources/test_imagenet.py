@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from fastrot.data.labels import check_same_classes
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sources.find import find_layout, list_source
 from fastrot.errors import BadDataError, UsageError
 
@@ -116,7 +116,7 @@ def test_class_folders(copied):
 
 def test_read_in_place(root):
     write_meta(root)
-    train, val = (open_samples(f"{root}:{split}") for split in ("train", "val"))
+    train, val = (open_dataset(f"{root}:{split}") for split in ("train", "val"))
     check_same_classes(train, val)
     assert val.labels.tolist() == LABELS and train.labels.tolist() == list(range(1000))
     assert val.decode(3).shape == (128, 128, 3)

@@ -16,12 +16,12 @@ import torch
 
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.sources.dataset import FolderSamples
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.tar import dataset as tar_samples
-from fastrot.data.tar.dataset import TarSamples
+from fastrot.data.tar.dataset import TarDataset
 from fastrot.errors import BadDataError, UsageError
 
 SHARDS, EACH = 4, 6
@@ -67,7 +67,7 @@ def shards(photos, tmp_path_factory) -> Path:
 
 
 def test_images_and_labels(shards, photos):
-    samples = TarSamples(shards)
+    samples = TarDataset(shards)
     assert len(samples) == len(photos) == SHARDS * EACH
     assert samples.labels.tolist() == [i % 5 for i in range(18)] + [-1] * 6
     assert (samples.class_names, samples.applies_exif) == (None, True)
@@ -83,7 +83,7 @@ def test_images_and_labels(shards, photos):
 
 
 def test_what_names_the_shards(shards, monkeypatch):
-    whole = TarSamples(shards)
+    whole = TarDataset(shards)
     for path in (
         shards / "shard-{000000..000003}.tar",
         shards / "shard-00000{0,1,2,3}.tar",
@@ -91,23 +91,23 @@ def test_what_names_the_shards(shards, monkeypatch):
         shards / "shard-*.tar",
         shards / "shard-00000?.tar",
     ):
-        opened = open_samples(path)
-        assert isinstance(opened, TarSamples) and opened.digest == whole.digest
+        opened = open_dataset(path)
+        assert isinstance(opened, TarDataset) and opened.digest == whole.digest
         assert opened.path == path
-    assert len(open_samples(shards / "shard-000001.tar")) == EACH
-    backwards = open_samples(shards / "shard-00000{3,0}.tar")
+    assert len(open_dataset(shards / "shard-000001.tar")) == EACH
+    backwards = open_dataset(shards / "shard-00000{3,0}.tar")
     assert backwards.labels.tolist() == [-1] * 6 + [0, 1, 2, 3, 4, 0]
-    assert backwards.digest != open_samples(shards / "shard-00000{0,3}.tar").digest
-    assert isinstance(open_samples(shards), TarSamples)
+    assert backwards.digest != open_dataset(shards / "shard-00000{0,3}.tar").digest
+    assert isinstance(open_dataset(shards), TarDataset)
     monkeypatch.chdir(shards)
-    assert len(open_samples("shard-{000000..000001}.tar")) == 2 * EACH
+    assert len(open_dataset("shard-{000000..000001}.tar")) == 2 * EACH
 
 
 def test_a_folder_with_more_than_shards_is_a_folder(shards, photos, tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.jpg").write_bytes(photos[0].read_bytes())
     (tmp_path / "download.tar").write_bytes((shards / "shard-000000.tar").read_bytes())
-    assert isinstance(open_samples(tmp_path), FolderSamples)
+    assert isinstance(open_dataset(tmp_path), FolderDataset)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_folder_with_more_than_shards_is_a_folder(shards, photos, tmp_path):
 )
 def test_shards_that_are_not_there(shards, pattern, words):
     with pytest.raises(UsageError, match=words):
-        open_samples(shards / pattern)
+        open_dataset(shards / pattern)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_shards_that_are_not_there(shards, pattern, words):
 def test_shards_that_contradict_themselves(files, words, tmp_path):
     path = write(tmp_path / "x.tar", files)
     with pytest.raises(BadDataError, match=words) as caught:
-        TarSamples(path)
+        TarDataset(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -159,7 +159,7 @@ def test_labels_where_both_kinds_are(tmp_path):
     files = [("a.jpg", b"x"), ("a.json", b'{"label": 3}'), ("a.cls", b" 5\n")]
     files += [("b.json", b'{"caption": "no label"}'), ("b.jpg", b"x")]
     files += [("c.seg.png", b"x"), ("c.jpg", b"x"), ("c.json", b"[1]"), ("index.json", b"{}")]
-    samples = TarSamples(write(tmp_path / "x.tar", files))
+    samples = TarDataset(write(tmp_path / "x.tar", files))
     assert samples.labels.tolist() == [5, -1, -1]
     assert [samples.name(i).split(": ")[1] for i in range(3)] == ["a.jpg", "b.jpg", "c.jpg"]
 
@@ -172,7 +172,7 @@ def test_a_huge_member_is_refused(tmp_path):
         file.write(member.tobuf())
         file.truncate(512 + 2**28 + 512 + 1024)  # sparse
     with pytest.raises(BadDataError, match="268435457 bytes, at most 268435456"):
-        TarSamples(path)
+        TarDataset(path)
 
 
 def test_bad_images_are_named(photos, tmp_path):
@@ -184,7 +184,7 @@ def test_bad_images_are_named(photos, tmp_path):
         ("long.jpg", whole[:2] + b"\xff\xe1\xff\xf0" + bytes(0xFFEE) + whole[2:]),
         ("line\nbreak.jpg", b""),
     ]
-    samples = TarSamples(write(tmp_path / "x.tar", files))
+    samples = TarDataset(write(tmp_path / "x.tar", files))
     assert samples.sizes(np.array([0])).tolist() == samples.sizes(np.array([3])).tolist()
     assert np.array_equal(samples.decode(0), samples.decode(3))
     for sample, words in ((1, "cut.jpg"), (2, "an HTML or XML page"), (4, r"line\\nbreak")):
@@ -208,14 +208,14 @@ def test_loaders_give_what_they_give_for_a_folder(name, workers, shards, photos,
     crop = Crop("random_resized", 48, flip=0.5)
 
     def batches(samples):
-        order = SampleOrder(len(samples), 8, seed=3)
+        order = Sampler(len(samples), 8, seed=3)
         spec = LoaderSpec(samples, order, crop, 3, torch.device("cpu"), workers)
         loader = build_loader(name, spec)
         found = [*loader, *loader]
         loader.close()
         return found
 
-    folder, shard = batches(FolderSamples(tmp_path)), batches(open_samples(shards))
+    folder, shard = batches(FolderDataset(tmp_path)), batches(open_dataset(shards))
     assert len(folder) == len(shard) == 6
     for a, b in zip(folder, shard, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.index, b.index)
@@ -225,7 +225,7 @@ def test_loaders_give_what_they_give_for_a_folder(name, workers, shards, photos,
 
 def test_few_files_are_open_at_a_time(shards, monkeypatch):
     monkeypatch.setattr(tar_samples, "_OPEN_FILES", 2)
-    samples = TarSamples(shards)
+    samples = TarDataset(shards)
     before = len(os.listdir("/proc/self/fd"))
     expected = [bytes(samples.read(i).data) for i in range(len(samples))]
     assert len(os.listdir("/proc/self/fd")) <= before + 2
@@ -246,7 +246,7 @@ def test_few_files_are_open_at_a_time(shards, monkeypatch):
 
 
 def test_a_copy_in_another_process_reads_the_same(shards):
-    samples = TarSamples(shards)
+    samples = TarDataset(shards)
     first = bytes(samples.read(7).data)
     again = pickle.loads(pickle.dumps(samples))
     assert bytes(again.read(7).data) == first and again.digest == samples.digest
@@ -254,8 +254,8 @@ def test_a_copy_in_another_process_reads_the_same(shards):
 
 def test_a_shard_that_changes_in_use_is_noticed(photos, tmp_path):
     path = write(tmp_path / "x.tar", [(f"{i}.jpg", photos[i].read_bytes()) for i in range(8)])
-    samples = TarSamples(path)
-    order = SampleOrder(8, 4)
+    samples = TarDataset(path)
+    order = Sampler(8, 4)
     spec = LoaderSpec(samples, order, Crop("whole", 32), 0, torch.device("cpu"), 0)
     loader = build_loader("reference", spec)
     assert len(list(loader)) == 2

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastrot.data.tar.headers import Member, walk
 from fastrot.errors import BadDataError
-from fastrot.system.pread_file import PositionedFile
+from fastrot.system.pread_file import PreadFile
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 LONG = "folder/" + "n" * 150 + "/" + "m" * 140 + ".jpg"
@@ -39,7 +39,7 @@ def write(path: Path, files, *, format="pax", infos=(), **more) -> Path:
 
 
 def members(path: Path) -> list[Member]:
-    file = PositionedFile(path)
+    file = PreadFile(path)
     try:
         return list(walk(file)[1])
     finally:

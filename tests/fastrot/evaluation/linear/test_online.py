@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastrot.config import ModelConfig
-from fastrot.data.open import open_samples
-from fastrot.data.subset import SubsetSamples, spread
+from fastrot.data.open import open_dataset
+from fastrot.data.subset import DatasetSubset, spread
 from fastrot.errors import BadDataError, MismatchError, UsageError
 from fastrot.evaluation.extract import scoring_crop, training_crop
 from fastrot.evaluation.linear.cached import evaluate_linear
@@ -55,12 +55,12 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return backbone_at(tmp_path_factory.mktemp("weights") / "backbone.safetensors")
 
 
-def photos(root: Path) -> tuple[SubsetSamples, SubsetSamples]:
-    return spread(open_samples(root / "train"), 200), spread(open_samples(root / "val"), 100)
+def photos(root: Path) -> tuple[DatasetSubset, DatasetSubset]:
+    return spread(open_dataset(root / "train"), 200), spread(open_dataset(root / "val"), 100)
 
 
 @pytest.fixture(scope="module")
-def two(test_data: Callable[[str], Path]) -> tuple[SubsetSamples, SubsetSamples]:
+def two(test_data: Callable[[str], Path]) -> tuple[DatasetSubset, DatasetSubset]:
     return photos(test_data("imagenette-128"))
 
 
@@ -84,7 +84,7 @@ def live(
 
 
 def test_live_crops_teach_what_the_layers_hold(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples], tmp_path: Path
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     before, said = weights_digest(backbone.model), list[str]()
     scores = live(backbone, two, settings(epochs=8, milestones=(6,)), tmp_path, say=said.append)
@@ -105,7 +105,7 @@ def test_live_crops_teach_what_the_layers_hold(
 
 
 def test_without_augmentation_it_is_the_cached_probe(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples], tmp_path: Path
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     """One batch an epoch, so that the order of the samples says nothing."""
     config = settings("none", batch=200)
@@ -127,7 +127,7 @@ def test_without_augmentation_it_is_the_cached_probe(
 
 
 def test_the_gap_to_cached_crops_is_named_by_head(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples], tmp_path: Path
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     config = settings("center_random")
     cached = [
@@ -169,7 +169,7 @@ t.live(backbone, two, t.settings(epochs=9), root / "out")
 
 @pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bits(
-    two: tuple[SubsetSamples, SubsetSamples], test_data: Callable[[str], Path], tmp_path: Path
+    two: tuple[DatasetSubset, DatasetSubset], test_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
     backbone = backbone_at(tmp_path / "backbone.safetensors")
     whole = live(backbone, two, settings(epochs=9), tmp_path / "whole")
@@ -200,9 +200,9 @@ def epochs_in(state: Path) -> int:
 
 
 def test_twenty_photos_and_a_share_of_the_labels(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples]
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset]
 ) -> None:
-    few = SubsetSamples(two[0], np.arange(0, 200, 10)), SubsetSamples(two[1], np.arange(20))
+    few = DatasetSubset(two[0], np.arange(0, 200, 10)), DatasetSubset(two[1], np.arange(20))
     scores = live(backbone, few, settings(epochs=2, batch=256))
     assert all(0 <= score.value <= 100 for score in scores)
     scores = live(backbone, two, settings(epochs=2, subset=0.1))
@@ -211,7 +211,7 @@ def test_twenty_photos_and_a_share_of_the_labels(
 
 
 def test_the_optimum_is_of_cached_features_and_left_out_with_a_word(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples]
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset]
 ) -> None:
     said: list[str] = []
     scores = live(backbone, two, settings(epochs=1, optimum=True), say=said.append)
@@ -219,13 +219,13 @@ def test_the_optimum_is_of_cached_features_and_left_out_with_a_word(
 
 
 def test_what_cannot_be_probed_says_why(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples]
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset]
 ) -> None:
     train, test = two
-    one = SubsetSamples(train, np.flatnonzero(train.labels == 3))
+    one = DatasetSubset(train, np.flatnonzero(train.labels == 3))
     with pytest.raises(BadDataError, match="all samples are of one class"):
         live(backbone, (one, test), settings())
-    unlabelled = SubsetSamples(train, np.arange(50))
+    unlabelled = DatasetSubset(train, np.arange(50))
     unlabelled.labels = np.where(np.arange(50) == 7, -1, unlabelled.labels)
     with pytest.raises(BadDataError, match=r"1 of 50 images have no label"):
         live(backbone, (unlabelled, test), settings())
@@ -239,7 +239,7 @@ def test_what_cannot_be_probed_says_why(
 
 
 def test_test_features_that_are_there_serve_with_the_layers_they_hold(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples], tmp_path: Path
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     config, layers = settings("rrc"), ("layer1", "layer3", "pool")
     extract_features(
@@ -255,7 +255,7 @@ def test_test_features_that_are_there_serve_with_the_layers_they_hold(
 
 
 def test_the_identity_names_what_differs(
-    backbone: Backbone, two: tuple[SubsetSamples, SubsetSamples], tmp_path: Path
+    backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     identity = live_identity(backbone, *two, settings())
     Journal(tmp_path, identity)

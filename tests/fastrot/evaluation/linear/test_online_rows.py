@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 
 from fastrot.config import ModelConfig
 from fastrot.data.loader import LoaderSpec, build_loader
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
-from fastrot.data.sampling.sampler import SampleOrder
-from fastrot.data.subset import SubsetSamples, spread
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.data.subset import DatasetSubset, spread
 from fastrot.errors import BadDataError
 from fastrot.evaluation.extract import scoring_crop, training_crop
 from fastrot.evaluation.linear import colour_reference
 from fastrot.evaluation.linear.colour import draw_colours
-from fastrot.evaluation.linear.online_rows import LiveRows
+from fastrot.evaluation.linear.online_rows import OnlineRows
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.features.forward import FeatureNetwork
 from fastrot.features.pooling import pool
@@ -45,8 +45,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def photos(test_data: Callable[[str], Path]) -> SubsetSamples:
-    return spread(open_samples(test_data("imagenette-128") / "train"), 30)
+def photos(test_data: Callable[[str], Path]) -> DatasetSubset:
+    return spread(open_dataset(test_data("imagenette-128") / "train"), 30)
 
 
 def settings(augment: str, **features: Any) -> EvalConfig:
@@ -63,19 +63,19 @@ def settings(augment: str, **features: Any) -> EvalConfig:
 
 def rows_of(
     backbone: Backbone,
-    photos: SubsetSamples,
+    photos: DatasetSubset,
     config: EvalConfig,
     epoch: int,
     *,
     images_a_pass: int = 100,
 ) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    order = SampleOrder(len(photos), 16, seed=SEED, drop_last=False)
+    order = Sampler(len(photos), 16, seed=SEED, drop_last=False)
     crop = training_crop(config, backbone)
     reader = build_loader("reference", LoaderSpec(photos, order, crop, SEED, CPU, workers=0))
     test = scoring_crop(config, backbone)
     plan = plan_features(backbone, photos, LAYERS, test, 0, 0, "auto", CPU, "fp32")
     with FeatureNetwork(backbone, plan, CPU) as network:
-        rows = LiveRows(
+        rows = OnlineRows(
             network,
             reader,
             backbone,
@@ -91,12 +91,12 @@ def rows_of(
 
 @pytest.mark.parametrize("augment", ["none", "rrc", "rrc_jitter_lighting", "center_random"])
 def test_rows_are_those_of_the_plain_way(
-    backbone: Backbone, photos: SubsetSamples, augment: str
+    backbone: Backbone, photos: DatasetSubset, augment: str
 ) -> None:
     """The reference's crops, Pillow's flips and colours, the model in eval mode."""
     config, epoch = settings(augment), 3
     crop = training_crop(config, backbone)
-    order = SampleOrder(len(photos), 16, seed=SEED, drop_last=False)
+    order = Sampler(len(photos), 16, seed=SEED, drop_last=False)
     assert augment == "none" or crop.flip == 0.5
     for ids, (features, labels) in zip(
         order.batches(epoch), rows_of(backbone, photos, config, epoch), strict=True
@@ -125,7 +125,7 @@ def test_rows_are_those_of_the_plain_way(
 
 
 def test_an_epoch_can_be_made_again_and_the_next_is_another(
-    backbone: Backbone, photos: SubsetSamples
+    backbone: Backbone, photos: DatasetSubset
 ) -> None:
     config = settings("rrc_jitter_lighting")
     first, again, other = (rows_of(backbone, photos, config, epoch) for epoch in (1, 1, 2))
@@ -136,7 +136,7 @@ def test_an_epoch_can_be_made_again_and_the_next_is_another(
 
 
 def test_the_size_of_a_pass_changes_nothing_but_rounding(
-    backbone: Backbone, photos: SubsetSamples
+    backbone: Backbone, photos: DatasetSubset
 ) -> None:
     config = settings("rrc_jitter_lighting")
     whole = rows_of(backbone, photos, config, 0)
@@ -158,7 +158,7 @@ def test_the_crops_of_the_protocols(backbone: Backbone) -> None:
     assert scoring_crop(squash, backbone) == Crop("whole", 48)
 
 
-def test_a_bad_image_is_named(backbone: Backbone, tmp_path: Path, photos: SubsetSamples) -> None:
+def test_a_bad_image_is_named(backbone: Backbone, tmp_path: Path, photos: DatasetSubset) -> None:
     for number in range(20):
         folder = tmp_path / f"class{number % 2}"
         folder.mkdir(exist_ok=True)
@@ -166,4 +166,4 @@ def test_a_bad_image_is_named(backbone: Backbone, tmp_path: Path, photos: Subset
     damaged = tmp_path / "class1" / "7.jpg"
     damaged.write_bytes(damaged.read_bytes()[:600])
     with pytest.raises(BadDataError, match=r"bad sample \d+ \(.*7\.jpg\): .* run the same command"):
-        rows_of(backbone, open_samples(tmp_path), settings("rrc"), 0)  # type: ignore[arg-type]
+        rows_of(backbone, open_dataset(tmp_path), settings("rrc"), 0)  # type: ignore[arg-type]

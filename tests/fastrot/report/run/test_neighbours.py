@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastrot.data.open import open_samples
+from fastrot.data.open import open_dataset
 from fastrot.features.cache import FeatureCache
 from fastrot.report.run.files import read_run
 from fastrot.report.run.make import make_report
@@ -25,7 +25,7 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
     files = read_run(run)
     network = load_network(files)
     assert files.config is not None and files.config.data.val is not None
-    samples = open_samples(files.config.data.val)
+    samples = open_dataset(files.config.data.val)
     # Two groups of features that are the classes 0, 1 and 2, 3: 7 of 15 others are of a group,
     # 3 of them of the class.
     features = np.zeros((16, 4), np.float32)
@@ -50,7 +50,7 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
 
 def test_other_images_of_a_cache_stand_in_for_moved_ones(run: Path, trained: Path) -> None:
     network = load_network(read_run(run))
-    samples = open_samples(trained.parent / "train")
+    samples = open_dataset(trained.parent / "train")
     cache = FeatureCache.write_arrays(
         run / "eval" / "cache" / "train-center-pool",
         features={"pool": np.eye(24, dtype=np.float32)},
