@@ -2,195 +2,179 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fastrot.cli.launch import Ranks, on_ranks
+from fastrot.cli.launch import on_ranks
+from fastrot.cli.options import (
+    AsJson,
+    ChannelOrder,
+    Checkpoint,
+    Model,
+    Overrides,
+    Pair,
+    RandomInit,
+    Ranks,
+)
+from fastrot.cli.show import show
 from fastrot.errors import UsageError
 
-Checkpoint = Annotated[
-    Path, typer.Argument(help="A run, a checkpoint folder, or a file of weights.")
-]
-ChannelOrder = Annotated[
-    str, typer.Option(metavar="rgb|bgr", help="Of the images the weights were trained on.")
-]
-Model = Annotated[
-    str | None, typer.Option(help="Architecture of a file of weights (default: guessed).")
-]
-RandomInit = Annotated[
-    bool, typer.Option("--random-init", help="Take the weights that training began with.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the protocol."),
-]
-Pair = Annotated[
-    tuple[Path, Path] | None,
-    typer.Option(metavar="TRAIN TEST", help="suite: training and test data of that benchmark."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+app = typer.Typer()
 
 
-def add_commands(app: typer.Typer, show: Callable[[Any, bool], None]) -> None:
-    """Add the commands to an app.
+@app.command()
+def extract(
+    checkpoint: Checkpoint,
+    data: Annotated[Path, typer.Option(help="Images: a .beton file, a folder or tar shards.")],
+    out: Annotated[Path, typer.Option(help="Folder of the feature cache.")],
+    layers: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Stages (default: all).")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Layers and test transform of a protocol.")
+    ] = None,
+    crops: Annotated[
+        int, typer.Option(min=0, help="Random crops an image; 0: the test transform.")
+    ] = 0,
+    channel_order: ChannelOrder = "rgb",
+    model: Model = None,
+    random_init: RandomInit = False,
+    gpus: Ranks = 1,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """Write the features of all images into a cache; after a kill, go on with it."""
+    on_ranks(gpus)
+    from fastrot.distributed.world import read_world
+    from fastrot.evaluation.extract import extract as run
 
-    Args:
-        app: the command line.
-        show: prints the report of a command and leaves.
-    """
+    report = run(
+        checkpoint,
+        data,
+        out,
+        layers=layers.split(",") if layers else None,
+        protocol=protocol,
+        crops=crops,
+        random_init=random_init,
+        channel_order=channel_order,
+        model=model,
+        overrides=tuple(overrides or ()),
+        progress=not json,
+    )
+    if read_world().is_main:
+        show(report, json)
 
-    @app.command()
-    def extract(
-        checkpoint: Checkpoint,
-        data: Annotated[Path, typer.Option(help="Images: a .beton file, a folder or tar shards.")],
-        out: Annotated[Path, typer.Option(help="Folder of the feature cache.")],
-        layers: Annotated[
-            str | None, typer.Option(metavar="NAME,...", help="Stages (default: all).")
-        ] = None,
-        protocol: Annotated[
-            str | None, typer.Option(help="Layers and test transform of a protocol.")
-        ] = None,
-        crops: Annotated[
-            int, typer.Option(min=0, help="Random crops an image; 0: the test transform.")
-        ] = 0,
-        channel_order: ChannelOrder = "rgb",
-        model: Model = None,
-        random_init: RandomInit = False,
-        gpus: Ranks = 1,
-        overrides: Overrides = None,
-        json: AsJson = False,
-    ) -> None:
-        """Write the features of all images into a cache; after a kill, go on with it."""
-        on_ranks(gpus)
-        from fastrot.distributed.world import read_world
-        from fastrot.evaluation.extract import extract as run
 
-        report = run(
-            checkpoint,
-            data,
-            out,
-            layers=layers.split(",") if layers else None,
-            protocol=protocol,
-            crops=crops,
-            random_init=random_init,
-            channel_order=channel_order,
-            model=model,
-            overrides=tuple(overrides or ()),
-            progress=not json,
-        )
-        if read_world().is_main:
-            show(report, json)
+@app.command("eval")
+def evaluate(
+    protocol: Annotated[
+        str,
+        typer.Argument(
+            help="voc07-svm, voc07-lowshot, in1k-linear-mhead, in1k-linear-avgpool, "
+            "places205-linear, inat18-linear, in1k-knn, linear, knn, a YAML file, or suite: "
+            "all that the given data allows."
+        ),
+    ],
+    checkpoint: Checkpoint,
+    train: Annotated[
+        Path | None, typer.Option(help="Training data with labels; FOLDER:SPLIT for a part.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="Test data of the same classes.")] = None,
+    voc07: Pair = None,
+    imagenet: Pair = None,
+    places205: Pair = None,
+    inat18: Pair = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="augmented|cached-K",
+            help="Linear probes: crops and colours anew in every epoch, as published, or K "
+            "cached crops an image (default: cached-4). suite takes both, with a comma.",
+        ),
+    ] = None,
+    beside_random: Annotated[
+        bool | None,
+        typer.Option(
+            "--beside-random/--not-beside-random",
+            help="Also measure the random initialisation (default: in a suite).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for caches and results (default: RUN/eval, or beside a weight file "
+            "eval/NAME)."
+        ),
+    ] = None,
+    channel_order: ChannelOrder = "rgb",
+    model: Model = None,
+    random_init: RandomInit = False,
+    gpus: Ranks = 1,
+    overrides: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """Run a published protocol; what is done already is not done again."""
+    on_ranks(gpus)
+    from fastrot.evaluation.command import evaluate as run
 
-    @app.command("eval")
-    def evaluate(
-        protocol: Annotated[
-            str,
-            typer.Argument(
-                help="voc07-svm, voc07-lowshot, in1k-linear-mhead, in1k-linear-avgpool, "
-                "places205-linear, inat18-linear, in1k-knn, linear, knn, a YAML file, or suite: "
-                "all that the given data allows."
-            ),
-        ],
-        checkpoint: Checkpoint,
-        train: Annotated[
-            Path | None, typer.Option(help="Training data with labels; FOLDER:SPLIT for a part.")
-        ] = None,
-        test: Annotated[Path | None, typer.Option(help="Test data of the same classes.")] = None,
-        voc07: Pair = None,
-        imagenet: Pair = None,
-        places205: Pair = None,
-        inat18: Pair = None,
-        mode: Annotated[
-            str | None,
-            typer.Option(
-                metavar="augmented|cached-K",
-                help="Linear probes: crops and colours anew in every epoch, as published, or K "
-                "cached crops an image (default: cached-4). suite takes both, with a comma.",
-            ),
-        ] = None,
-        beside_random: Annotated[
-            bool | None,
-            typer.Option(
-                "--beside-random/--not-beside-random",
-                help="Also measure the random initialisation (default: in a suite).",
-            ),
-        ] = None,
-        out: Annotated[
-            Path | None,
-            typer.Option(
-                help="Folder for caches and results (default: RUN/eval, or beside a weight file "
-                "eval/NAME)."
-            ),
-        ] = None,
-        channel_order: ChannelOrder = "rgb",
-        model: Model = None,
-        random_init: RandomInit = False,
-        gpus: Ranks = 1,
-        overrides: Overrides = None,
-        json: AsJson = False,
-    ) -> None:
-        """Run a published protocol; what is done already is not done again."""
-        on_ranks(gpus)
-        from fastrot.evaluation.command import evaluate as run
+    sets = {"voc07": voc07, "imagenet": imagenet, "places205": places205, "inat18": inat18}
+    report = run(
+        protocol,
+        checkpoint,
+        train=train,
+        test=test,
+        sets={kind: pair for kind, pair in sets.items() if pair is not None},
+        mode=mode,
+        beside_random=beside_random,
+        out=out,
+        channel_order=channel_order,
+        model=model,
+        random_init=random_init,
+        overrides=tuple(overrides or ()),
+        progress=not json,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if report is not None:
+        show(report, json)
 
-        sets = {"voc07": voc07, "imagenet": imagenet, "places205": places205, "inat18": inat18}
-        report = run(
-            protocol,
-            checkpoint,
-            train=train,
-            test=test,
-            sets={kind: pair for kind, pair in sets.items() if pair is not None},
-            mode=mode,
-            beside_random=beside_random,
-            out=out,
-            channel_order=channel_order,
-            model=model,
-            random_init=random_init,
-            overrides=tuple(overrides or ()),
-            progress=not json,
-            say=lambda text: typer.echo(text, err=True),
-        )
-        if report is not None:
-            show(report, json)
 
-    @app.command()
-    def report(
-        run: Annotated[
-            Path, typer.Argument(metavar="RUN|SWEEP", help="Folder of a run or of a sweep.")
-        ],
-        out: Annotated[
-            Path | None,
-            typer.Option(
-                help="The page (default: report.html in the folder). Of a sweep also a folder: "
-                "report.csv and report.json are written beside the page."
-            ),
-        ] = None,
-        baseline: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="REPORT.json|SWEEP",
-                help="Of a sweep: an earlier one to compare with; exit code 79 if it is slower.",
-            ),
-        ] = None,
-        threshold: Annotated[
-            str | None,
-            typer.Option(metavar="PERCENT", help="How much slower is allowed (default: 5)."),
-        ] = None,
-        json: AsJson = False,
-    ) -> None:
-        """Write one self-contained HTML page about a run, or about a sweep with its tables."""
-        from fastrot.benchmarks.sweep.report.cells import is_sweep
+@app.command()
+def report(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN|SWEEP", help="Folder of a run or of a sweep.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page (default: report.html in the folder). Of a sweep also a folder: "
+            "report.csv and report.json are written beside the page."
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT.json|SWEEP",
+            help="Of a sweep: an earlier one to compare with; exit code 79 if it is slower.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="How much slower is allowed (default: 5)."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page about a run, or about a sweep with its tables."""
+    from fastrot.benchmarks.sweep.report.cells import is_sweep
 
-        if is_sweep(run):
-            from fastrot.benchmarks.sweep.report.make import make_sweep_report
+    if is_sweep(run):
+        from fastrot.benchmarks.sweep.report.make import make_sweep_report
 
-            show(make_sweep_report(run, out, baseline=baseline, threshold=threshold), json)
-            return
-        if baseline is not None or threshold is not None:
-            raise UsageError(f"{run}: --baseline and --threshold are for the folder of a sweep")
-        from fastrot.report.run.make import make_report
+        show(make_sweep_report(run, out, baseline=baseline, threshold=threshold), json)
+        return
+    if baseline is not None or threshold is not None:
+        raise UsageError(f"{run}: --baseline and --threshold are for the folder of a sweep")
+    from fastrot.report.run.make import make_report
 
-        show(make_report(run, out, say=lambda text: typer.echo(text, err=True)), json)
+    show(make_report(run, out, say=lambda text: typer.echo(text, err=True)), json)

@@ -9,34 +9,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from fastrot.distributed.launch import fastrot_command, launch
 from fastrot.distributed.rank_environment import STORE
 from fastrot.errors import UsageError
-
-Cluster = Annotated[
-    str, typer.Option(metavar="local|slurm", help="Train here, or submit a job that trains.")
-]
-Nodes = Annotated[int, typer.Option(min=1, help="slurm: machines.")]
-Gpus = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        help="Ranks of a machine: one a GPU, or a share of the CPU (slurm: 0 asks for no GPU).",
-    ),
-]
-Ranks = Annotated[
-    int, typer.Option("--gpus", min=1, help="Ranks of this machine that extract: one a GPU.")
-]
-Slurm = Annotated[
-    list[str] | None,
-    typer.Option("--slurm", metavar="KEY=VALUE", help="E.g. partition=gpu, time_min=600."),
-]
-Wait = Annotated[bool, typer.Option("--wait", help="slurm: stay until the run has ended.")]
-
 
 _SAME = {
     "data": "--data",

@@ -3,67 +3,60 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-_INTERRUPTED = 130
+from fastrot.cli.show import INTERRUPTED, show
+
+app = typer.Typer()
 
 
-def add_sweep_command(bench: typer.Typer, show: Callable[[Any, bool], None]) -> None:
-    """Add the command to ``fastrot bench``.
+@app.command("sweep")
+def bench_sweep(
+    sweep: Annotated[
+        str, typer.Argument(metavar="SWEEP.yaml", help="A file, or the name of a shipped one.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Images to read (default: those of the recipe).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the records; default: runs/ and its name.")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="slurm|local|debug", help="Who runs the cells.")
+    ] = "local",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Of the sweep (seconds, slurm.partition) or of all its cells.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try what is known to fail.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure every cell of a grid that is not measured yet; fastrot report shows them."""
+    from fastrot.benchmarks.sweep.run import SweepRequest, run_sweep
 
-    Args:
-        bench: the group of commands.
-        show: prints the report of a command and leaves.
-    """
-
-    @bench.command("sweep")
-    def bench_sweep(
-        sweep: Annotated[
-            str, typer.Argument(metavar="SWEEP.yaml", help="A file, or the name of a shipped one.")
-        ],
-        data: Annotated[
-            Path | None, typer.Option(help="Images to read (default: those of the recipe).")
-        ] = None,
-        out: Annotated[
-            Path | None, typer.Option(help="Folder of the records; default: runs/ and its name.")
-        ] = None,
-        cluster: Annotated[
-            str, typer.Option(metavar="slurm|local|debug", help="Who runs the cells.")
-        ] = "local",
-        overrides: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--set",
-                metavar="KEY=VALUE",
-                help="Of the sweep (seconds, slurm.partition) or of all its cells.",
-            ),
-        ] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells.")] = False,
-        retry_failed: Annotated[
-            bool, typer.Option("--retry-failed", help="Also try what is known to fail.")
-        ] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    ) -> None:
-        """Measure every cell of a grid that is not measured yet; fastrot report shows them."""
-        from fastrot.benchmarks.sweep.run import SweepRequest, run_sweep
-
-        request = SweepRequest(
-            sweep=sweep,
-            data=data,
-            out=out,
-            cluster=cluster,
-            overrides=tuple(overrides or ()),
-            dry_run=dry_run,
-            retry_failed=retry_failed,
-            progress=not json,
-        )
-        try:
-            summary = run_sweep(request)
-        except KeyboardInterrupt:
-            print("what is measured is kept; the same command goes on", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED) from None
-        show(summary, json)
+    request = SweepRequest(
+        sweep=sweep,
+        data=data,
+        out=out,
+        cluster=cluster,
+        overrides=tuple(overrides or ()),
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+        progress=not json,
+    )
+    try:
+        summary = run_sweep(request)
+    except KeyboardInterrupt:
+        print("what is measured is kept; the same command goes on", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    show(summary, json)

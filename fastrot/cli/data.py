@@ -1,0 +1,106 @@
+"""``fastrot prepare``, ``inspect`` and ``verify``: files of images."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from fastrot.cli.options import AsJson, SkipOrFail
+from fastrot.cli.show import INTERRUPTED, leave, show
+
+if TYPE_CHECKING:
+    from fastrot.data.sources.find import SourceKind
+
+app = typer.Typer()
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="The folder with the data set.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|folder|cifar|voc07|coco|imagenet|places205|inat18",
+            help="What the source is.",
+        ),
+    ] = "auto",
+    split: Annotated[str | None, typer.Option(help="Part of a source that has parts.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(help="Shrink until the longest side is at most this, in pixels.")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="JPEG quality, 1 to 100 (default: 90).")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Keep the bytes of JPEGs that need no change, undecoded.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes (default: the cores this process may use).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.beton.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the order of the images in the file.")] = 0,
+    page_size: Annotated[int | None, typer.Option(help="Bytes; a power of two.")] = None,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Also read links that leave SOURCE.")
+    ] = False,
+    on_bad_sample: SkipOrFail = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Convert a data set to a .beton file with a manifest of checksums."""
+    from fastrot.data.prepare.convert import prepare as run
+
+    convert = partial(
+        run,
+        source,
+        out,
+        kind=cast("SourceKind", kind),
+        split=split,
+        max_side=max_side,
+        quality=quality,
+        copy=copy,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        seed=seed,
+        page_size=page_size,
+        follow_symlinks=follow_symlinks,
+        on_bad_sample=cast("Literal['fail', 'skip']", on_bad_sample or "fail"),
+        dry_run=dry_run,
+        progress=not json,
+    )
+    try:
+        show(convert(), json)
+    except KeyboardInterrupt:
+        leave("fastrot: interrupted; the same command with --resume goes on", INTERRUPTED)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton")], json: AsJson = False
+) -> None:
+    """Say what is in a .beton file."""
+    from fastrot.data.beton.inspect import inspect as run
+
+    show(run(file), json)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton")],
+    workers: Annotated[
+        int | None, typer.Option(help="Threads (default: the cores this process may use).")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Check structure and checksums of a .beton file and decode every image strictly."""
+    from fastrot.data.beton.verify import verify as run
+
+    show(run(file, workers=workers, progress=not json), json)
