@@ -224,13 +224,15 @@ def test_light_commands_start_at_once(digits: Path, tmp_path: Path, arguments: l
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: compiled once, not each time
     environment["OPENBLAS_NUM_THREADS"] = "1"  # idle threads of numpy spin, on other cores
     least, usual = float("inf"), float("inf")
-    for turn in range(3):
+    for turn in range(10):  # a core that others share is slow for a while: the least of several
         seconds = [
             processor_seconds([sys.executable, "-c", code, *words], environment)
             for code, words in ((command, arguments), (packages, []))
         ]
         if turn:  # the first one compiles
             least, usual = min(least, seconds[0]), min(usual, seconds[1])
+        if turn > 1 and least < max(0.5, 2.5 * usual):
+            break
     assert least < max(0.5, 2.5 * usual), f"{least:.2f} s; the packages alone {usual:.2f} s"
 
 
