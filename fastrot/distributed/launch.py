@@ -33,7 +33,7 @@ def launch(
     again: Callable[[], Sequence[str]] = lambda: (),
     say: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Run a command as so many ranks until all have ended.
+    """Run one process per rank and wait for all of them.
 
     Once one has failed, the others have some seconds to leave; then they are killed.
 

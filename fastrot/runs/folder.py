@@ -191,7 +191,7 @@ class RunFolder:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _refuse_if_used(self, *, resume: bool) -> None:
-        """Keep out of folders that are no run's, and of runs that have something to lose."""
+        """Refuse folders that are not run folders, and runs that have something to lose."""
         contents = self._contents()
         if not contents:
             return

@@ -310,7 +310,7 @@ class _Rank:
         return code
 
     def _step(self) -> int:
-        """Of the newest checkpoint."""
+        """Return the step of the newest checkpoint."""
         return int(read_status(self._out).get("step", 0))
 
     def _earlier_starts(self) -> list[int]:

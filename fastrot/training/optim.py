@@ -21,7 +21,7 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: Opt
 
     Args:
         step: optimizer step, from 0.
-        steps_per_epoch: steps an epoch; the durations of ``config`` are in epochs.
+        steps_per_epoch: optimizer steps per epoch; the durations of ``config`` are in epochs.
         total_steps: length of the schedule in steps (cosine ends there).
         config: the schedule.
     """

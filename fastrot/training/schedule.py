@@ -12,7 +12,7 @@ class Schedule:
 
     Attributes:
         total_steps: the run ends when this many optimizer steps are done.
-        steps_per_epoch: steps an epoch.
+        steps_per_epoch: optimizer steps per epoch.
         accumulation: batches a step.
         views_per_image: views a source image.
         rate: learning rate of a step.

@@ -103,7 +103,7 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch, equal on all ranks."""
+        """Optimizer steps per epoch, equal on all ranks."""
         if self.drop_last:
             return self.num_samples // self.global_batch
         return -(-self.num_samples // self.global_batch)
