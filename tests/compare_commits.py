@@ -128,7 +128,7 @@ def train(side: Side, data: Path) -> None:
         for steps, out in ((STEPS, recipe), (STEPS // 2, f"{recipe}-half")):
             side.fastrot(
                 "train", "-c", recipe, *words, "--out", out,
-                *settings(*_DETERMINISTIC, f"train.max_steps={steps}", "train.val_knn=never"),
+                *settings(*_DETERMINISTIC, f"train.max_steps={steps}"),
             )  # fmt: skip
             if steps == STEPS:
                 note_run(side, recipe, side.work / out)
@@ -141,12 +141,11 @@ def note_run(side: Side, name: str, run: Path) -> None:
     for path in sorted(newest.glob("*.safetensors")):
         side.digests[f"{name}: {path.name} of step {STEPS}"] = digest_of_tensors(path)
     side.digests[f"{name}: samples.jsonl"] = digest_of_file(run / "samples.jsonl")
-    for kind in ("train", "validation"):
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-        last = [row for row in rows if row["kind"] == kind][-1]
-        kept = {k: v for k, v in last.items() if k in ("step", "loss", "accuracy", "confusion")}
-        if kind == "validation":
-            side.digests[f"{name}: numbers of the validation"] = digest_of_json(kept)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    rows = [row for row in rows if row["step"] == STEPS and row["kind"] == "validation"]
+    if rows:
+        numbers = {name: value for name, value in rows[-1].items() if name != "time"}
+        side.digests[f"{name}: validation"] = digest_of_json(numbers)
 
 
 def extract(side: Side, data: Path) -> None:
