@@ -158,7 +158,7 @@ def test_a_failed_step_shows_its_words_and_stops(copy: Path) -> None:
 
 
 def test_a_stage_is_repeated_only_when_something_changed(copy: Path) -> None:
-    (copy / "kernels" / "decode").mkdir(parents=True)
+    (copy / "kernels" / "decode" / "native").mkdir(parents=True)
     for name in ("native.cpp", "decode/native/decode.cpp"):
         (copy / "kernels" / name).write_text("int a;")
     commands = (
