@@ -25,7 +25,7 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    PointsReport,
+    SavedReport,
     Spread,
     check_positive,
     key_fields,
@@ -56,8 +56,8 @@ _FROM_DATA = "from data"
 
 
 @dataclass
-class Point:
-    """One contender: images/s of each round, and how far its features are from float32's."""
+class EngineRates:
+    """One engine: images/s of each round, and how far its features are from float32's."""
 
     name: str
     distance: float
@@ -65,7 +65,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class ExtractReport(PointsReport):
+class ExtractReport(SavedReport):
     """What was measured.
 
     Attributes:
@@ -74,15 +74,15 @@ class ExtractReport(PointsReport):
         record: the machine, the versions, the command.
     """
 
-    points: Sequence[Point]
+    points: Sequence[EngineRates]
     settings: Mapping[str, Any]
     record: Mapping[str, Any]
     exit_code: int = field(default=0, init=False)
 
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each peer the subject is."""
-        subject, *peers = self.points
-        return {peer.name: ratios(subject.rates, peer.rates) for peer in peers}
+        """How many times faster than each baseline the subject is."""
+        subject, *baselines = self.points
+        return {baseline.name: ratios(subject.rates, baseline.rates) for baseline in baselines}
 
     def to_json(self) -> dict[str, Any]:
         """One object of plain values; ``ratios`` holds the medians."""
@@ -94,7 +94,7 @@ class ExtractReport(PointsReport):
             "record": dict(self.record),
         }
 
-    def _point(self, point: Point) -> dict[str, Any]:
+    def _point(self, point: EngineRates) -> dict[str, Any]:
         return {
             "point": point.name,
             "images_per_second": spread(point.rates).to_json(),
@@ -102,7 +102,7 @@ class ExtractReport(PointsReport):
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """One object for each contender that stands alone: for a results file."""
+        """One object for each competitor that stands alone: for a results file."""
         ratios = self.ratios()
         return [
             {
@@ -144,22 +144,11 @@ class ExtractReport(PointsReport):
             )
 
 
-def run_extract(
-    checkpoint: Path | None = None,
-    *,
-    model: str = "resnet50",
-    data: str | None = None,
-    resolution: int = 224,
-    batch: int | None = None,
-    precision: str = "auto",
-    device: str = "auto",
-    rounds: int = 3,
-    seconds: float = 3.0,
-    progress: bool = True,
-) -> ExtractReport:
-    """Measure the forward pass.
+@dataclass(frozen=True)
+class ExtractBenchRequest:
+    """What ``fastrot bench extract`` is asked to measure.
 
-    Args:
+    Attributes:
         checkpoint: as for ``fastrot extract``; None: ``model`` with random weights.
         model: name of an architecture.
         data: images to read as well, a .beton file or a folder.
@@ -167,49 +156,75 @@ def run_extract(
         batch: N; None: what an extraction takes.
         precision: auto, fp32, bf16 or fp16, as for an extraction.
         device: auto, cpu or cuda.
-        rounds: turns of each contender.
-        seconds: least length of a turn.
-        progress: say on standard error how far it is.
+        rounds: in which each engine is measured once.
+        seconds: least length of a round of one engine.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong.
+        UsageError: a value is wrong.
     """
-    check_positive(rounds=rounds, seconds=seconds, batch=batch)
-    if not 32 <= resolution <= 4096:
-        raise UsageError(f"--resolution={resolution} must be from 32 to 4096 pixels")
-    target = pick_device(device, World())
-    backbone = _random(model) if checkpoint is None else load_backbone(checkpoint)
-    plan = _plan(backbone, resolution, precision, target)
-    count = pass_size(resolution, target) if batch is None else batch
+
+    checkpoint: Path | None = None
+    model: str = "resnet50"
+    data: str | None = None
+    resolution: int = 224
+    batch: int | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    rounds: int = 3
+    seconds: float = 3.0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(rounds=self.rounds, seconds=self.seconds, batch=self.batch)
+        if not 32 <= self.resolution <= 4096:
+            raise UsageError(f"--resolution={self.resolution} must be from 32 to 4096 pixels")
+
+
+def run_extract(request: ExtractBenchRequest) -> ExtractReport:
+    """Measure the forward pass.
+
+    Raises:
+        UsageError: the model, the device or the precision cannot be had.
+    """
+    resolution, rounds, data = request.resolution, request.rounds, request.data
+    target = pick_device(request.device, World())
+    backbone = (
+        _random(request.model) if request.checkpoint is None else load_backbone(request.checkpoint)
+    )
+    plan = _plan(backbone, resolution, request.precision, target)
+    count = request.batch or pass_size(resolution, target)
     pixels = _pixels(count, resolution, target)
     subject = fastest_batch_norm(target)[0]
     engines = sorted(_ENGINES, key=lambda engine: engine != subject)
     networks = {engine: FeatureNetwork(backbone, plan, target, engine=engine) for engine in engines}
     exact = _plan(backbone, resolution, "fp32", target)
     truth = _features(FeatureNetwork(backbone, exact, target, engine="torch"), pixels)
-    points: dict[str, Point] = {
-        engine: Point(engine, _distance(_features(network, pixels), truth))
+    points: dict[str, EngineRates] = {
+        engine: EngineRates(engine, _distance(_features(network, pixels), truth))
         for engine, network in networks.items()
     }
     feeds: dict[str, Iterable[Batch]] = {engine: itertools.repeat(pixels) for engine in engines}
     reader = None if data is None else _Reader(data, plan, count, target)
     with nullcontext() if reader is None else closing(reader):
         if reader is not None:
-            points[_FROM_DATA] = Point(_FROM_DATA, points[subject].distance)
+            points[_FROM_DATA] = EngineRates(_FROM_DATA, points[subject].distance)
             feeds[_FROM_DATA] = reader
-        say = Countdown(len(points) * rounds, console=Console(stderr=True) if progress else None)
-        for turn in range(rounds):
-            for name in rotated(list(points), turn):
+        console = Console(stderr=True) if request.progress else None
+        say = Countdown(len(points) * rounds, console=console)
+        for number in range(rounds):
+            for name in rotated(list(points), number):
                 network = networks[subject] if name == _FROM_DATA else networks[_engine(name)]
-                rate = _rate(network, iter(feeds[name]), seconds)
+                rate = _rate(network, iter(feeds[name]), request.seconds)
                 points[name].rates.append(rate)
-                say.step(f"round {turn + 1} {name}: {rate:,.1f} images/s")
+                say.step(f"round {number + 1} {name}: {rate:,.1f} images/s")
     return ExtractReport(
         points=list(points.values()),
         settings={"model": backbone.config.name, "width": backbone.config.width,
                   "resolution": resolution, "batch": count, "precision": plan.precision,
                   "device": target.type, "layers": ",".join(plan.layers), "rounds": rounds,
-                  "seconds": seconds, **({} if data is None else {"data": Path(data).name})},
+                  "seconds": request.seconds,
+                  **({} if data is None else {"data": Path(data).name})},
         record=machine_record(),
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """``fastrot bench train``: the trainer itself on real images, loader beside loader.
 
-Each turn is a ``fastrot train`` of its own, as a user starts it, ended once it has run long enough;
-rates are those of its log. ``synthetic`` reads nothing: what a loader stays below it is what
-loading costs.
+In each round each loader gets a ``fastrot train`` of its own, as a user starts it, ended once it
+has run long enough; rates are those of its log. ``synthetic`` reads nothing: what a loader stays
+below it is what loading costs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    PointsReport,
+    SavedReport,
     Spread,
     check_positive,
     key_fields,
@@ -46,12 +46,12 @@ _POLL_SECONDS = 0.2
 _WARM_UP = 2  # lines of the log that are not counted
 
 
-class TurnError(FastrotError):
-    """A trainer ended before it had run long enough."""
+class ShortRunError(FastrotError):
+    """A trainer that ended before it had run long enough."""
 
 
 @dataclass
-class Point:
+class LoaderRates:
     """One loader: source images/s and share of the time that steps waited, of each round."""
 
     name: str
@@ -60,7 +60,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class TrainReport(PointsReport):
+class TrainReport(SavedReport):
     """What was measured.
 
     Attributes:
@@ -73,7 +73,7 @@ class TrainReport(PointsReport):
         record: the machine, the versions, the command.
     """
 
-    points: Sequence[Point]
+    points: Sequence[LoaderRates]
     views: int
     step: str
     left_out: Mapping[str, str]
@@ -100,7 +100,7 @@ class TrainReport(PointsReport):
             "record": dict(self.record),
         }
 
-    def _point(self, point: Point) -> dict[str, Any]:
+    def _point(self, point: LoaderRates) -> dict[str, Any]:
         return {
             "point": point.name,
             "images_per_second": spread(point.rates).to_json(),
@@ -161,72 +161,84 @@ class TrainReport(PointsReport):
             )
 
 
-def run_train(
-    data: Path,
-    *,
-    recipe: str = "resnet50_8xb16-steplr-70e",
-    overrides: Sequence[str] = (),
-    loaders: Sequence[str] = ("native", "ffcv", "dali"),
-    rounds: int = 3,
-    seconds: float = 20.0,
-    repeat: int | None = None,
-    progress: bool = True,
-) -> TrainReport:
-    """Train with each loader for a while.
+@dataclass(frozen=True)
+class TrainBenchRequest:
+    """What ``fastrot bench train`` is asked to measure.
 
-    Args:
+    Attributes:
         data: a .beton file or a folder of images.
         recipe: as for ``fastrot train -c``.
         overrides: as for ``fastrot train --set``.
         loaders: which; ``synthetic`` always takes part.
-        rounds: turns of each.
-        seconds: length of a turn after the warm-up.
+        rounds: in which each trains once.
+        seconds: length of a run after the warm-up.
         repeat: copies of the data that are read; None: until there are 3,000 samples.
-        progress: say on standard error how far it is.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong.
-        TurnError: nothing could be trained.
+        UsageError: a value is wrong.
     """
-    check_positive(rounds=rounds, seconds=seconds, repeat=repeat)
-    if unknown := [name for name in loaders if name not in LOADERS]:
-        raise UsageError(f"loaders {', '.join(unknown)}: known are {', '.join(LOADERS)}")
+
+    data: Path
+    recipe: str = "resnet50_8xb16-steplr-70e"
+    overrides: tuple[str, ...] = ()
+    loaders: tuple[str, ...] = ("native", "ffcv", "dali")
+    rounds: int = 3
+    seconds: float = 20.0
+    repeat: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(rounds=self.rounds, seconds=self.seconds, repeat=self.repeat)
+        if unknown := [name for name in self.loaders if name not in LOADERS]:
+            raise UsageError(f"loaders {', '.join(unknown)}: known are {', '.join(LOADERS)}")
+
+
+def run_train(request: TrainBenchRequest) -> TrainReport:
+    """Train with each loader for a while.
+
+    Raises:
+        UsageError: the recipe or the data is wrong.
+        ShortRunError: nothing could be trained.
+    """
+    recipe, overrides, rounds = request.recipe, request.overrides, request.rounds
     config = load_config(recipe, list(overrides))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastrot-bench-")))
-        described = prepare_data(data, repeat=repeat, scratch=scratch)
-        points = {name: Point(name) for name in dict.fromkeys((CEILING, *loaders))}
+        data = prepare_data(request.data, repeat=request.repeat, scratch=scratch)
+        points = {name: LoaderRates(name) for name in dict.fromkeys((CEILING, *request.loaders))}
         left_out: dict[str, str] = {}
         step = ""
-        say = Countdown(len(points) * rounds, console=Console(stderr=True) if progress else None)
-        for turn in range(rounds):
-            for name in rotated(list(points), turn):
-                trainer = _Trainer(
-                    recipe, overrides, described.path, name, scratch / f"{name}-{turn}"
-                )
+        console = Console(stderr=True) if request.progress else None
+        say = Countdown(len(points) * rounds, console=console)
+        for number in range(rounds):
+            for name in rotated(list(points), number):
+                trainer = _Trainer(recipe, overrides, data.path, name, scratch / f"{name}-{number}")
                 try:
-                    rate, wait = trainer.run(seconds, config.train.global_batch)
-                except TurnError as error:
+                    rate, wait = trainer.run(request.seconds, config.train.global_batch)
+                except ShortRunError as error:
                     if name == CEILING:
                         raise
                     del points[name]
                     left_out[name] = str(error)
-                    say.skip(rounds - turn)
+                    say.skip(rounds - number)
                     say.message(f"left out: {name}: {error}")
                     continue
                 step = trainer.step or step
                 points[name].rates.append(rate)
                 points[name].waits.append(wait)
-                say.step(f"round {turn + 1} {name}: {rate:,.1f} images/s, waits {100 * wait:.1f} %")
+                say.step(
+                    f"round {number + 1} {name}: {rate:,.1f} images/s, waits {100 * wait:.1f} %"
+                )
     return TrainReport(
         points=list(points.values()),
         views=4 if config.pretext.views == "all" else 1,
         step=step,
         left_out=left_out,
         settings={"recipe": Path(recipe).name, "set": list(overrides), "rounds": rounds,
-                  "seconds": seconds, "model": config.model.name,
+                  "seconds": request.seconds, "model": config.model.name,
                   "resolution": config.data.resolution, "batch": config.train.global_batch},
-        data=described.to_json(),
+        data=data.to_json(),
         record=machine_record(),
     )  # fmt: skip
 
@@ -251,7 +263,7 @@ class _Trainer:
         """Source images/s and the share of the time that was waited, once it is warm.
 
         Raises:
-            TurnError: it ended, or hung, before.
+            ShortRunError: it ended, or hung, before.
         """
         with self._errors.open("w") as log:
             process = subprocess.Popen(
@@ -281,7 +293,7 @@ class _Trainer:
             ):
                 return lines
             if ended or time.monotonic() > end:
-                error = TurnError(self._last_words(ended))
+                error = ShortRunError(self._last_words(ended))
                 error.exit_code = max(process.returncode or 0, 0) or error.exit_code
                 raise error
             time.sleep(_POLL_SECONDS)

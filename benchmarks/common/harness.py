@@ -1,7 +1,7 @@
 """What every benchmark shares: rounds, medians with their spread, ratios, the record.
 
-Contenders are measured in rounds, each one for a moment in every round and in another order
-each time, so that what else the machine does falls on all of them. A ratio is taken within each
+Competitors are measured in rounds, each for a moment in every round and in another order each
+time, so that what else the machine does falls on all of them. A ratio is taken within each
 round and its median over the rounds is reported.
 """
 
@@ -53,24 +53,24 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
-def ratios(subject: Sequence[float], peer: Sequence[float]) -> Spread:
-    """How many times the peer the subject is, round by round.
+def ratios(subject: Sequence[float], baseline: Sequence[float]) -> Spread:
+    """How many times the baseline the subject is, round by round.
 
     Example:
         >>> ratios([300.0, 200.0, 330.0], [100.0, 100.0, 110.0])
         Spread(median=3.0, low=2.0, high=3.0, repeats=3)
     """
-    return spread([ours / theirs for ours, theirs in zip(subject, peer, strict=True)])
+    return spread([ours / theirs for ours, theirs in zip(subject, baseline, strict=True)])
 
 
-def rotated(names: Sequence[str], turn: int) -> list[str]:
+def rotated(names: Sequence[str], number: int) -> list[str]:
     """The names in the order of one round: each goes first once in a cycle.
 
     Example:
         >>> rotated(["a", "b", "c"], 1)
         ['b', 'c', 'a']
     """
-    first = turn % len(names) if names else 0
+    first = number % len(names) if names else 0
     return [*names[first:], *names[:first]]
 
 
@@ -198,24 +198,16 @@ def key_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_record(record: Mapping[str, Any], json: Path | None, append: Path | None) -> None:
-    """Write a record into a file of its own, and as a line of a results file, where asked to."""
-    if json is not None:
-        write_json(json, record)
-    if append is not None:
-        append_records(append, [record])
-
-
-class PointsReport(ABC):
-    """A report whose results file gets a record for each point."""
+class SavedReport(ABC):
+    """A report that can be written to a file of its own, and to a results file."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return one object of plain values."""
 
-    @abstractmethod
     def records(self) -> list[dict[str, Any]]:
-        """One object for each point that stands alone."""
+        """Return lines of a results file, each of which stands alone: one, unless overridden."""
+        return [self.to_json()]
 
     def save(self, json: Path | None, append: Path | None) -> None:
         """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""

@@ -1,4 +1,4 @@
-"""The outcome of a contest of throughput: JSON, records for a results file, and a table."""
+"""The outcome of a comparison of throughput: JSON, records for a results file, and a table."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.benchmarks.common.harness import PointsReport, Spread, ratios, spread
-from fastrot.benchmarks.compare.runner import Contest, Measured
+from fastrot.benchmarks.common.harness import SavedReport, Spread, ratio_fields, ratios, spread
+from fastrot.benchmarks.compare.runner import CompetitorResults, Measurements
 
 _QUIET_CORES = 0.1
 
 
 @dataclass(frozen=True)
-class BenchReport(PointsReport):
+class ComparisonReport(SavedReport):
     """What was measured.
 
     Attributes:
         bench: ``loader`` or ``prepare``.
         subject: what it is all about.
-        compared: whose rate is divided by that of each peer, by the peer's name.
-        contest: the measurements.
+        compared: whose rate is divided by that of each baseline, by the baseline's name.
+        results: the measurements.
         bytes_an_image: mean size of what is read of one.
         settings: what was asked for.
         data: what was read.
@@ -36,7 +36,7 @@ class BenchReport(PointsReport):
     bench: str
     subject: str
     compared: Mapping[str, str]
-    contest: Contest
+    results: CompetitorResults
     bytes_an_image: float
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -45,34 +45,33 @@ class BenchReport(PointsReport):
 
     @cached_property
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each peer what it is compared with is."""
-        measured = self.contest.measured
+        """How many times faster than each baseline what it is compared with is."""
+        measured = self.results.measured
         return {
-            peer: ratios(measured[ours].rates(), measured[peer].rates())
-            for peer, ours in self.compared.items()
-            if peer in measured and ours in measured
+            baseline: ratios(measured[ours].rates(), measured[baseline].rates())
+            for baseline, ours in self.compared.items()
+            if baseline in measured and ours in measured
         }
 
     def points(self) -> dict[str, dict[str, Any]]:
-        """What was measured of each contender, by name."""
-        return {name: self._point(each) for name, each in self.contest.measured.items()}
+        """What was measured of each competitor, by name."""
+        return {name: self._point(each) for name, each in self.results.measured.items()}
 
     def to_json(self) -> dict[str, Any]:
         """One object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": self.bench,
-            "ratios": {name: float(f"{r.median:.4g}") for name, r in self.ratios.items()},
-            "ratio_spreads": {name: r.to_json() for name, r in self.ratios.items()},
+            **ratio_fields(self.ratios),
             "subject": self.subject,
             "points": self.points(),
-            "left_out": self.contest.left_out,
+            "left_out": self.results.left_out,
             "settings": dict(self.settings),
             "data": dict(self.data),
             "record": dict(self.record),
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """One object for each contender that stands alone: for a results file."""
+        """One object for each competitor that stands alone: for a results file."""
         return [
             {
                 "bench": self.bench,
@@ -95,7 +94,7 @@ class BenchReport(PointsReport):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         table = _table(f"{self.bench}: medians of the rounds", "", "images/s", "of rounds",
                        "CPU s/1k", "first s", "import s", "peak MB")  # fmt: skip
-        for name, measured in self.contest.measured.items():
+        for name, measured in self.results.measured.items():
             table.add_row(name, *self._cells(measured))
         console.print(table)
         for line in (*self._left_out(), *self._disturbed()):
@@ -107,22 +106,24 @@ class BenchReport(PointsReport):
         console.print(versus)
 
     def _left_out(self) -> list[str]:
-        return [f"left out: {name}: {why}" for name, why in self.contest.left_out.items()]
+        return [f"left out: {name}: {why}" for name, why in self.results.left_out.items()]
 
     def _disturbed(self) -> list[str]:
         foreign = statistics.fmean(
-            turn["foreign_cores"] for each in self.contest.measured.values() for turn in each.turns
+            each["foreign_cores"]
+            for measured in self.results.measured.values()
+            for each in measured.rounds
         )
         if foreign < _QUIET_CORES:
             return []
         return [f"others used {foreign:.1f} of the cores meanwhile: repeat this on a quiet machine"]
 
-    def _cells(self, measured: Measured) -> list[str]:
+    def _cells(self, measured: Measurements) -> list[str]:
         rate = spread(measured.rates())
         cpu = spread(_cpu_seconds(measured)).median
         first = spread([start["first_seconds"] for start in measured.starts])
         imports = spread([start["import_seconds"] for start in measured.starts])
-        peak = max(turn["peak_bytes"] for turn in measured.turns)
+        peak = max(each["peak_bytes"] for each in measured.rounds)
         return [
             f"{rate.median:,.0f}",
             f"{rate.low:,.0f}-{rate.high:,.0f}",
@@ -132,8 +133,8 @@ class BenchReport(PointsReport):
             f"{peak / 1e6:,.0f}",
         ]
 
-    def _point(self, measured: Measured) -> dict[str, Any]:
-        starts, turns = measured.starts, measured.turns
+    def _point(self, measured: Measurements) -> dict[str, Any]:
+        starts, rounds = measured.starts, measured.rounds
         rates = spread(measured.rates())
         return {
             "images_per_second": rates.to_json(),
@@ -142,18 +143,18 @@ class BenchReport(PointsReport):
             "first_seconds": spread([start["first_seconds"] for start in starts]).to_json(),
             "import_seconds": spread([start["import_seconds"] for start in starts]).to_json(),
             "process_seconds": spread([start["process_seconds"] for start in starts]).to_json(),
-            "peak_bytes": max(turn["peak_bytes"] for turn in turns),
-            "steady_bytes": max(turn["steady_bytes"] for turn in turns),
-            "file_page_bytes": max(turn["file_page_bytes"] for turn in turns),
-            "foreign_cores": spread([turn["foreign_cores"] for turn in turns]).to_json(),
-            "storage_bytes": sum(turn["storage_bytes"] for turn in turns),
+            "peak_bytes": max(each["peak_bytes"] for each in rounds),
+            "steady_bytes": max(each["steady_bytes"] for each in rounds),
+            "file_page_bytes": max(each["file_page_bytes"] for each in rounds),
+            "foreign_cores": spread([each["foreign_cores"] for each in rounds]).to_json(),
+            "storage_bytes": sum(each["storage_bytes"] for each in rounds),
             "notes": starts[-1]["notes"],
         }
 
 
-def _cpu_seconds(measured: Measured) -> list[float]:
+def _cpu_seconds(measured: Measurements) -> list[float]:
     """Seconds of a core for 1,000 images, in each round."""
-    return [1000 * turn["cpu_seconds"] / turn["images"] for turn in measured.turns]
+    return [1000 * each["cpu_seconds"] / each["images"] for each in measured.rounds]
 
 
 def _table(title: str, *heads: str) -> Table:

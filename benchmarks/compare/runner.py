@@ -1,6 +1,6 @@
-"""Contenders in processes of their own: start them, give each its turns, end them.
+"""Competitors in processes of their own: start them, measure each in every round, end them.
 
-A contender that is not installed, refuses its job, dies or does not answer is left out with its
+A competitor that is not installed, refuses its job, dies or does not answer is left out with its
 reason; the others go on.
 """
 
@@ -25,18 +25,18 @@ from fastrot.errors import FastrotError, UsageError
 from fastrot.system.machine import usable_cores
 
 _START_SECONDS = 300.0
-_TURN_SECONDS = 300.0
+_ROUND_SECONDS = 300.0
 _END_SECONDS = 10.0
 _SAME_LEVELS = 4.0
 
 
-class ContenderError(FastrotError):
-    """A contender is left out, and why."""
+class CompetitorError(FastrotError):
+    """A competitor is left out, and why."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One contender.
+class Competitor:
+    """One that takes part: a baseline, or one of ours.
 
     Attributes:
         name: in the report.
@@ -52,27 +52,27 @@ class Entry:
 
 
 @dataclass
-class Measured:
-    """What was measured of one contender: one answer a fresh process, one a turn."""
+class Measurements:
+    """What was measured of one competitor: one answer a fresh process, one a round."""
 
     starts: list[dict[str, Any]] = field(default_factory=list)
-    turns: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
 
     def rates(self) -> list[float]:
         """Images/s of each round."""
-        return [turn["images"] / turn["seconds"] for turn in self.turns]
+        return [each["images"] / each["seconds"] for each in self.rounds]
 
 
 @dataclass
-class Contest:
-    """The outcome: what was measured, in the order of the entries, and who was left out."""
+class CompetitorResults:
+    """The outcome: what was measured, in the order of the competitors, and who was left out."""
 
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, Measurements] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def contest_cores(workers: int | None) -> list[int]:
-    """Numbers of the cores that the contenders may use; None: all usable ones.
+def competitor_cores(workers: int | None) -> list[int]:
+    """Numbers of the cores that the competitors may use; None: all usable ones.
 
     Raises:
         UsageError: there are not so many.
@@ -83,74 +83,78 @@ def contest_cores(workers: int | None) -> list[int]:
     return sorted(os.sched_getaffinity(0))[: workers or usable]
 
 
-def hold(
-    entries: Sequence[Entry],
+def run_comparison(
+    competitors: Sequence[Competitor],
     *,
     cores: Sequence[int],
     starts: int,
     rounds: int,
     seconds: float,
     countdown: Countdown,
-) -> Contest:
-    """Measure all contenders. The first one is the subject: without it there is no contest.
+) -> CompetitorResults:
+    """Measure all competitors. The first is the subject: without it there is nothing to compare.
 
     Args:
-        entries: the contenders.
+        competitors: those that take part.
         cores: numbers of the processor cores that each of them may use.
         starts: fresh processes of each, for the time to the first delivery.
-        rounds: turns of each.
-        seconds: least length of a turn.
-        countdown: told of every step; there are ``len(entries) * (starts + rounds)``.
+        rounds: of each.
+        seconds: least length of a round of one competitor.
+        countdown: told of every step; there are ``len(competitors) * (starts + rounds)``.
 
     Raises:
-        ContenderError: the subject failed; with the exit code of its error.
+        CompetitorError: the subject failed; with the exit code of its error.
     """
-    contest = Contest()
+    results = CompetitorResults()
     with ExitStack() as stack:
         running: dict[str, _Process] = {}
-        for entry in entries:
+        for competitor in competitors:
             try:
-                measured = Measured()
+                measured = Measurements()
                 for number in range(starts):
-                    process = _Process(entry, cores)
+                    process = _Process(competitor, cores)
                     stack.enter_context(process)
                     measured.starts.append(process.start())
                     first = measured.starts[-1]["first_seconds"]
-                    countdown.step(f"{entry.name}: first delivery after {first:.2f} s")
+                    countdown.step(f"{competitor.name}: first delivery after {first:.2f} s")
                     if number < starts - 1:
                         process.close()
-                _check_levels(entry, measured, contest.measured)
-                contest.measured[entry.name], running[entry.name] = measured, process
-            except ContenderError as error:
-                _leave_out(entry.name, error, entries, contest, countdown)
+                _check_levels(competitor, measured, results.measured)
+                results.measured[competitor.name], running[competitor.name] = measured, process
+            except CompetitorError as error:
+                _leave_out(competitor.name, error, competitors, results, countdown)
                 countdown.skip(starts + rounds - len(measured.starts))
-        for turn in range(rounds):
-            for name in rotated(list(running), turn):
-                measured = contest.measured[name]
+        for number in range(rounds):
+            for name in rotated(list(running), number):
+                measured = results.measured[name]
                 try:
-                    measured.turns.append(running[name].turn(seconds))
-                    countdown.step(f"round {turn + 1} {name}: {measured.rates()[-1]:,.0f} images/s")
-                except ContenderError as error:
-                    del contest.measured[name], running[name]
-                    _leave_out(name, error, entries, contest, countdown)
-                    countdown.skip(rounds - turn)
-    return contest
+                    measured.rounds.append(running[name].run(seconds))
+                    countdown.step(
+                        f"round {number + 1} {name}: {measured.rates()[-1]:,.0f} images/s"
+                    )
+                except CompetitorError as error:
+                    del results.measured[name], running[name]
+                    _leave_out(name, error, competitors, results, countdown)
+                    countdown.skip(rounds - number)
+    return results
 
 
 def _leave_out(
     name: str,
-    error: ContenderError,
-    entries: Sequence[Entry],
-    contest: Contest,
+    error: CompetitorError,
+    competitors: Sequence[Competitor],
+    results: CompetitorResults,
     countdown: Countdown,
 ) -> None:
-    if name == entries[0].name:
+    if name == competitors[0].name:
         raise error
-    contest.left_out[name] = str(error).removeprefix(f"{name}: ")
+    results.left_out[name] = str(error).removeprefix(f"{name}: ")
     countdown.message(f"left out: {error}")
 
 
-def _check_levels(entry: Entry, measured: Measured, others: Mapping[str, Measured]) -> None:
+def _check_levels(
+    competitor: Competitor, measured: Measurements, others: Mapping[str, Measurements]
+) -> None:
     """Check that the first batch shows what the subject's shows: same samples, same boxes.
 
     The resizes differ a little; another crop changes the mean of an image by tens of levels.
@@ -162,17 +166,17 @@ def _check_levels(entry: Entry, measured: Measured, others: Mapping[str, Measure
     apart = [abs(a - b) for a, b in zip(ours, theirs, strict=False)]
     worst = max(apart) if len(ours) == len(theirs) else float("inf")
     if worst > _SAME_LEVELS:
-        raise ContenderError(
-            f"{entry.name}: an image of its first batch differs by {worst:.0f} levels on "
+        raise CompetitorError(
+            f"{competitor.name}: an image of its first batch differs by {worst:.0f} levels on "
             "average: it does not do the same work"
         )
 
 
 class _Process:
-    """One contender's process; ends with the block, at the latest."""
+    """One competitor's process; ends with the block, at the latest."""
 
-    def __init__(self, entry: Entry, cores: Sequence[int]) -> None:
-        self._entry, self._cores = entry, list(cores)
+    def __init__(self, competitor: Competitor, cores: Sequence[int]) -> None:
+        self._competitor, self._cores = competitor, list(cores)
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._closed = False
         self._started = time.perf_counter()
@@ -191,21 +195,21 @@ class _Process:
 
     def start(self) -> dict[str, Any]:
         """Hand over the job; the answer, with ``process_seconds`` since the process began."""
-        entry = self._entry
+        competitor = self._competitor
         self._send(
             {
-                "imports": [*entry.imports, entry.module],
-                "job": dict(entry.job),
+                "imports": [*competitor.imports, competitor.module],
+                "job": dict(competitor.job),
                 "cores": self._cores,
             }
         )
         answer = self._answer(_START_SECONDS)
         return {**answer, "process_seconds": time.perf_counter() - self._started}
 
-    def turn(self, seconds: float) -> dict[str, Any]:
+    def run(self, seconds: float) -> dict[str, Any]:
         """Let it work for so long; the answer."""
         self._send({"seconds": seconds})
-        return self._answer(_TURN_SECONDS + seconds)
+        return self._answer(_ROUND_SECONDS + seconds)
 
     def close(self, *, patience: float = _END_SECONDS) -> None:
         """End the process, after so many seconds by force, and its workers; safe to call twice."""
@@ -246,15 +250,15 @@ class _Process:
         end = time.monotonic() + deadline
         while b"\n" not in self._received:
             if not self._selector.select(max(0.0, end - time.monotonic())):
-                raise ContenderError(f"{self._entry.name}: no answer for {deadline:.0f} s")
+                raise CompetitorError(f"{self._competitor.name}: no answer for {deadline:.0f} s")
             piece = os.read(self._process.stdout.fileno(), 2**16)
             if not piece:
-                raise ContenderError(f"{self._entry.name}: {self._last_words()}")
+                raise CompetitorError(f"{self._competitor.name}: {self._last_words()}")
             self._received += piece
         line, _, self._received = self._received.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         if "failed" in answer:
-            error = ContenderError(f"{self._entry.name}: {answer['failed']}")
+            error = CompetitorError(f"{self._competitor.name}: {answer['failed']}")
             error.exit_code = answer["exit_code"]
             raise error
         return answer

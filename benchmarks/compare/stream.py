@@ -1,7 +1,7 @@
-"""What a contender is: something that delivers images, and says how far it works ahead.
+"""What a competitor is: something that delivers images, and says how far it works ahead.
 
-One Python file for each contender has a function ``open_stream(job)``. It runs in a process of
-its own (``contender.py``), so that its start-up, memory and processor time are its own.
+One Python file for each competitor has a function ``open_stream(job)``. It runs in a process of
+its own (``worker.py``), so that its start-up, memory and processor time are its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Delivery(NamedTuple):
     Attributes:
         images: how many.
         pixels: of shape (N, S, S, 3), uint8, valid until the next delivery; None: not shown.
-        seconds: how long it took where the contender knows better than the clock of who waits
+        seconds: how long it took where the competitor knows better than the clock of who waits
             for it (the decoder alone); None: the clock counts.
     """
 
@@ -36,7 +36,7 @@ class Stream:
     Attributes:
         deliveries: without an end.
         ahead: deliveries that may lie ready when nobody took one for a while. So many are
-            taken before the clock starts: else every turn would begin with a gift.
+            taken before the clock starts: else every round would begin with a gift.
         group: deliveries that come together, as from several processes that each make a whole
             batch: the clock stops only after a whole group.
         notes: settings worth recording.

@@ -1,8 +1,8 @@
-"""The process that one contender runs in; ``contest.py`` starts it and talks to it.
+"""The process that one competitor runs in; ``runner.py`` starts it and talks to it.
 
 It reads one JSON object a line from standard input and answers with one on standard output:
 first the job, answered when the first delivery is in hand, then ``{"seconds": 3.0}`` for each
-turn. It ends at the end of its input.
+round. It ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SETTLE_SECONDS = 10.0
 
 
 def main() -> None:
-    """Serve one contender until the input ends."""
+    """Serve one competitor until the input ends."""
     answers = _keep_for_answers()
     try:
         request = json.loads(sys.stdin.readline() or "null")
@@ -31,7 +31,7 @@ def main() -> None:
             _serve(request, answers)
     except FastrotError as error:
         _say(answers, {"failed": str(error), "exit_code": error.exit_code})
-    except Exception as error:  # whatever a peer trips over is reported as its own
+    except Exception as error:  # whatever a baseline trips over is reported as its own
         text = " ".join(str(error).split())
         _say(answers, {"failed": f"{type(error).__name__}: {text}", "exit_code": 70})
 
@@ -42,7 +42,7 @@ def _serve(request: dict[str, Any], answers: IO[str]) -> None:
     module = [importlib.import_module(name) for name in request["imports"]][-1]
     imported = time.perf_counter()
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # nothing here trains; the contender is measured
+        sys.modules["torch"].set_num_threads(1)  # nothing here trains; the competitor is measured
     stream: Stream = module.open_stream(request["job"])
     first = next(stream.deliveries)
     _finish()
@@ -57,10 +57,10 @@ def _serve(request: dict[str, Any], answers: IO[str]) -> None:
         },
     )
     for line in sys.stdin:
-        _say(answers, _turn(stream, json.loads(line)["seconds"]))
+        _say(answers, _run(stream, json.loads(line)["seconds"]))
 
 
-def _turn(stream: Stream, seconds: float) -> dict[str, Any]:
+def _run(stream: Stream, seconds: float) -> dict[str, Any]:
     """Take deliveries for at least so long; what they cost."""
     for _ in range(stream.ahead + (stream.group if stream.ahead else 0)):
         next(stream.deliveries)
@@ -96,7 +96,7 @@ def _turn(stream: Stream, seconds: float) -> dict[str, Any]:
 
 
 def _settle() -> None:
-    """Wait until what was begun ahead is done: the next turn is another contender's."""
+    """Wait until what was begun ahead is done: another competitor is next."""
     me, end = os.getpid(), time.monotonic() + _SETTLE_SECONDS
     before = process_tree.cpu_seconds(me)
     while time.monotonic() < end:
@@ -108,14 +108,14 @@ def _settle() -> None:
 
 
 def _finish() -> None:
-    """Wait for the GPU, if this contender uses one."""
+    """Wait for the GPU, if this competitor uses one."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def _levels(delivery: Delivery) -> list[float] | None:
-    """The mean level of each image: enough to see that all contenders show the same crops."""
+    """The mean level of each image: enough to see that all competitors show the same crops."""
     if delivery.pixels is None:
         return None
     means: list[float] = delivery.pixels.flatten(1).float().mean(dim=1).tolist()

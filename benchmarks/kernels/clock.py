@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastrot.benchmarks.kernels.implementations import Contender
+from fastrot.benchmarks.kernels.implementations import Implementation
 
 _LEAST_COPY = 2**28  # bytes moved: a copy of less would measure a GPU's cache and its launches
 _SLEEP_CYCLES = 4_000_000  # about 2 ms: Python prepares all launches of a run in less
@@ -30,25 +30,25 @@ class Clock:
         self._device = device
         self._flushed = torch.zeros(flush, dtype=torch.uint8, device=device)
 
-    def seconds(self, contender: Contender) -> float:
+    def seconds(self, implementation: Implementation) -> float:
         """Of one run; what it starts from is made before."""
-        start = contender.begin()
+        start = implementation.begin()
         self._flushed.max()  # read, not written: lines to be written back would cost the run
         if self._device.type != "cuda":
             began = time.perf_counter()
-            contender.run(start)
+            implementation.run(start)
             return time.perf_counter() - began
         torch.cuda._sleep(_SLEEP_CYCLES)
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
-        contender.run(start)
+        implementation.run(start)
         after.record()
         after.synchronize()
         milliseconds: float = before.elapsed_time(after)
         return milliseconds / 1e3
 
 
-def copying(moved: int, device: torch.device) -> tuple[Contender, int]:
+def copying(moved: int, device: torch.device) -> tuple[Implementation, int]:
     """A copy within memory that moves about so many bytes, half of them read, half written.
 
     Returns:
@@ -57,4 +57,4 @@ def copying(moved: int, device: torch.device) -> tuple[Contender, int]:
     half = max(moved, _LEAST_COPY if device.type == "cuda" else 2) // 2
     source = torch.zeros(half, dtype=torch.uint8, device=device)
     copy: Callable[[Any], torch.Tensor] = torch.empty_like(source).copy_
-    return Contender(lambda: source, copy), 2 * half
+    return Implementation(lambda: source, copy), 2 * half

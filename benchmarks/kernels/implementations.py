@@ -1,6 +1,6 @@
 """Who carries out the operations of ``fastrot bench kernels``: ours, our reference, torch, apex.
 
-A contender of a case is a pair: what prepares one run, which is not timed, and the run itself.
+A competitor of a case is a pair: what prepares one run, which is not timed, and the run itself.
 Preparing a backward pass is the forward pass.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 
-from fastrot.benchmarks.kernels import apex as kernel_apex
+from fastrot.benchmarks.kernels import apex
 from fastrot.benchmarks.kernels.cases import VIEWS, Case
 from fastrot.benchmarks.kernels.inputs import EPS, MEAN, MOMENTUM, STD, Layer, Photos
 from fastrot.benchmarks.kernels.optimizer import OptimizerStep, Weights, apex_missing
@@ -29,7 +29,7 @@ Norm = Callable[[Layer, bool], torch.Tensor]
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
 
 
-class Contender(NamedTuple):
+class Implementation(NamedTuple):
     """How one runs.
 
     Attributes:
@@ -42,21 +42,21 @@ class Contender(NamedTuple):
 
 
 def missing(name: str, case: Case) -> str | None:
-    """Why a contender cannot take part; None if it can."""
+    """Why a competitor cannot take part; None if it can."""
     if name != "apex":
         return None
-    return apex_missing() if case.op.kind == "sgd" else kernel_apex.missing(case)
+    return apex_missing() if case.op.kind == "sgd" else apex.missing(case)
 
 
-def contender(name: str, case: Case, inputs: Photos | Layer | Weights) -> Contender:
+def implementation(name: str, case: Case, inputs: Photos | Layer | Weights) -> Implementation:
     """By name."""
     if isinstance(inputs, Weights):
-        return Contender(lambda: None, OptimizerStep(name, inputs))
+        return Implementation(lambda: None, OptimizerStep(name, inputs))
     if isinstance(inputs, Photos):
-        return Contender(lambda: None, _rotation(name, inputs))
+        return Implementation(lambda: None, _rotation(name, inputs))
     norm: Norm
     if name == "apex":
-        norm = kernel_apex.layer_norm(inputs)
+        norm = apex.layer_norm(inputs)
     elif name == "compiled":
         norm = _compiled(_torch_norm)
     else:
@@ -65,7 +65,7 @@ def contender(name: str, case: Case, inputs: Photos | Layer | Weights) -> Conten
     return _normalisation(norm, forced, case, inputs)
 
 
-def _normalisation(norm: Norm, forced: str | None, case: Case, inputs: Layer) -> Contender:
+def _normalisation(norm: Norm, forced: str | None, case: Case, inputs: Layer) -> Implementation:
     """Forward: with all that is kept for a backward pass. Backward: all gradients."""
 
     def leaves() -> Layer:
@@ -89,8 +89,8 @@ def _normalisation(norm: Norm, forced: str | None, case: Case, inputs: Layer) ->
             return torch.autograd.grad(y, given, inputs.dy)[0]
 
     if case.op.kind == "backward":
-        return Contender(lambda: forward(leaves()), backward)
-    return Contender(leaves, forward)
+        return Implementation(lambda: forward(leaves()), backward)
+    return Implementation(leaves, forward)
 
 
 def _own_norm(given: Layer, training: bool) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastrot.benchmarks.kernels import optimizer as kernel_optimizer
+from fastrot.benchmarks.kernels import optimizer
 from fastrot.benchmarks.kernels.cases import VIEWS, Case
 from fastrot.benchmarks.kernels.optimizer import Weights
 from fastrot.kernels.rotate import reference as rotate
@@ -24,7 +24,7 @@ class Photos:
 
     Attributes:
         images: of shape (N, S, S, 3), uint8.
-        turns: of shape (N, V), uint8: 0, 1, 2, 3, which the peers take for granted.
+        turns: of shape (N, V), uint8: 0, 1, 2, 3, which the baselines take for granted.
         flips: of shape (N,), bool.
         table: of shape (256, 3).
         channels: of a view.
@@ -102,7 +102,7 @@ def layer(case: Case, device: torch.device) -> Layer:
 def make(case: Case, device: torch.device) -> Photos | Layer | Weights:
     """What this case takes."""
     if case.op.kind == "sgd":
-        return kernel_optimizer.weights(device)
+        return optimizer.weights(device)
     return photos(case, device) if case.op.kind == "rotate" else layer(case, device)
 
 
@@ -113,7 +113,7 @@ def exact(case: Case, inputs: Photos | Layer | Weights) -> torch.Tensor:
     of ReLU that rounding decides on which side they are.
     """
     if isinstance(inputs, Weights):
-        return kernel_optimizer.exact(inputs)
+        return optimizer.exact(inputs)
     if isinstance(inputs, Photos):
         n, side = inputs.images.shape[:2]
         views = inputs.table.new_empty(n * VIEWS, side, side, inputs.channels)

@@ -80,7 +80,7 @@ def apex_missing() -> str | None:
 
 
 class OptimizerStep:
-    """One contender's parameters and its step; a call returns all values, of shape (P,)."""
+    """One competitor's parameters and its step; a call returns all values, of shape (P,)."""
 
     def __init__(self, name: str, given: Weights) -> None:
         self._values = given.values.clone()

@@ -1,8 +1,8 @@
 """``fastrot bench kernels``: our kernels beside torch, its compiler and apex, at a layer's sizes.
 
 Every operation is measured at the shapes that ResNet-50 gives it. A time is worth something only
-next to two others, so a copy of as many bytes is timed in the same rounds, as are the peers; and
-only if the results agree, so they are compared with float64's first.
+next to two others, so a copy of as many bytes is timed in the same rounds, as are the baselines;
+and only if the results agree, so they are compared with float64's first.
 """
 
 from __future__ import annotations
@@ -19,20 +19,26 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    PointsReport,
+    SavedReport,
     key_fields,
     machine_record,
     ratios,
     rotated,
     spread,
 )
-from fastrot.benchmarks.kernels import inputs as kernel_inputs
 from fastrot.benchmarks.kernels.cases import OPS, Case, cases
 from fastrot.benchmarks.kernels.clock import Clock, copying
-from fastrot.benchmarks.kernels.implementations import NAMES, Contender, contender, missing
+from fastrot.benchmarks.kernels.implementations import (
+    NAMES,
+    Implementation,
+    implementation,
+    missing,
+)
+from fastrot.benchmarks.kernels.inputs import exact as exact_result
+from fastrot.benchmarks.kernels.inputs import make as make_inputs
 from fastrot.errors import FastrotError, UsageError
 
-_PEERS = NAMES[1:]
+_BASELINES = NAMES[1:]
 _FLUSH = {"cuda": 2**28, "cpu": 2**25}
 _SAID_EVERY = 2.0  # seconds
 _OF_SUMS = 2e-5  # relative error of a long sum in float32
@@ -43,11 +49,11 @@ class DisagreementError(FastrotError):
 
 
 @dataclass
-class Point:
+class ImplementationTimes:
     """One implementation of one case.
 
     Attributes:
-        name: of the contender.
+        name: of it.
         worst: largest difference from float64's result.
         mean: mean difference.
         seconds: of each round: the median of its runs.
@@ -60,7 +66,7 @@ class Point:
 
 
 @dataclass
-class Measured:
+class CaseTimes:
     """One case.
 
     Attributes:
@@ -74,10 +80,10 @@ class Measured:
     case: Case
     copy: list[float]
     copy_bytes: int
-    points: list[Point]
+    points: list[ImplementationTimes]
     left_out: dict[str, str]
 
-    def point(self, each: Point) -> dict[str, Any]:
+    def point(self, each: ImplementationTimes) -> dict[str, Any]:
         """Plain values; a share is taken round by round."""
         moved = self.case.bytes
         rates = [moved / s for s in each.seconds]
@@ -98,7 +104,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class KernelsReport(PointsReport):
+class KernelsReport(SavedReport):
     """What was measured.
 
     Attributes:
@@ -107,7 +113,7 @@ class KernelsReport(PointsReport):
         record: the machine, the versions, the command.
     """
 
-    measured: Sequence[Measured]
+    measured: Sequence[CaseTimes]
     settings: Mapping[str, Any]
     record: Mapping[str, Any]
     exit_code: int = field(default=0, init=False)
@@ -156,99 +162,118 @@ class KernelsReport(PointsReport):
             console.print(f"left out: {name}: {why}", markup=False, highlight=False)
 
 
-def run_kernels(
-    *,
-    ops: Sequence[str] = tuple(OPS),
-    resolution: int = 224,
-    batch: int = 64,
-    dtype: str = "bfloat16",
-    device: str | None = None,
-    peers: Sequence[str] = _PEERS,
-    rounds: int = 5,
-    runs: int = 20,
-    progress: bool = True,
-) -> KernelsReport:
-    """Measure operations at the shapes of ResNet-50, one after another.
+@dataclass(frozen=True)
+class KernelsBenchRequest:
+    """What ``fastrot bench kernels`` is asked to measure.
 
-    Args:
-        ops: names of ``kernel_cases.OPS``.
+    Attributes:
+        ops: names of ``cases.OPS``; None: all.
         resolution: side of the images.
         batch: images before rotation.
         dtype: float16, bfloat16 or float32.
-        device: cuda or cpu; None: a GPU where there is one.
-        peers: names of ``kernel_contenders.NAMES`` besides our own.
-        rounds: in each of them every contender has its turn, in another order each time.
-        runs: of a contender in a round; their median counts.
-        progress: say on standard error how far it is.
+        device: auto, cpu or cuda.
+        baselines: names of ``implementations.NAMES`` besides our own; None: all.
+        rounds: in which every implementation is measured once, in another order each time.
+        runs: of an implementation in a round; their median counts.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong.
-        DisagreementError: a contender's result is not that of float64.
+        UsageError: a value is wrong.
     """
-    for name, number in (("rounds", rounds), ("runs", runs)):
-        if number < 1:
-            raise UsageError(f"--{name}={number} must be at least 1")
-    if unknown := set(peers) - set(_PEERS):
-        raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(_PEERS)}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    ops: tuple[str, ...] | None = None
+    resolution: int = 224
+    batch: int = 64
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    baselines: tuple[str, ...] | None = None
+    rounds: int = 5
+    runs: int = 20
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, number in (("rounds", self.rounds), ("runs", self.runs)):
+            if number < 1:
+                raise UsageError(f"--{name}={number} must be at least 1")
+        if unknown := set(self.baselines or ()) - set(_BASELINES):
+            raise UsageError(
+                f"peers {sorted(unknown)} are not known; known: {', '.join(_BASELINES)}"
+            )
+
+
+def run_kernels(request: KernelsBenchRequest) -> KernelsReport:
+    """Measure operations at the shapes of ResNet-50, one after another.
+
+    Raises:
+        UsageError: an operation, a size or the device cannot be had.
+        DisagreementError: a result is not that of float64.
+    """
+    device = request.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device not in _FLUSH or (device == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"--device={device} cannot be used here; use cpu, or cuda with a GPU")
     where = torch.device(device)
-    wanted = cases(ops, resolution=resolution, batch=batch, dtype=dtype)
-    console = Console(stderr=True) if progress else None
-    countdown = Countdown(len(wanted) * rounds, console=console)
+    wanted = cases(
+        request.ops or tuple(OPS),
+        resolution=request.resolution,
+        batch=request.batch,
+        dtype=request.dtype,
+    )
+    console = Console(stderr=True) if request.progress else None
+    countdown = Countdown(len(wanted) * request.rounds, console=console)
     clock = Clock(where, flush=_FLUSH[where.type])
-    names = [name for name in NAMES if name == NAMES[0] or name in peers]
-    measured = [_measure(case, names, clock, where, rounds, runs, countdown) for case in wanted]
     return KernelsReport(
-        measured=measured,
-        settings={"device": where.type, "resolution": resolution, "batch": batch, "dtype": dtype,
-                  "rounds": rounds, "runs": runs},
+        measured=[_measure(case, request, clock, where, countdown) for case in wanted],
+        settings={"device": where.type, "resolution": request.resolution, "batch": request.batch,
+                  "dtype": request.dtype, "rounds": request.rounds, "runs": request.runs},
         record=machine_record(),
     )  # fmt: skip
 
 
 def _measure(
     case: Case,
-    names: Sequence[str],
+    request: KernelsBenchRequest,
     clock: Clock,
     device: torch.device,
-    rounds: int,
-    runs: int,
     countdown: Countdown,
-) -> Measured:
-    inputs = kernel_inputs.make(case, device)
+) -> CaseTimes:
+    baselines = _BASELINES if request.baselines is None else request.baselines
+    names = [name for name in NAMES if name == NAMES[0] or name in baselines]
+    inputs = make_inputs(case, device)
     left_out = {name: why for name in names if (why := missing(name, case)) is not None}
-    expected = kernel_inputs.exact(case, inputs)
-    points, contenders = [], {}
+    expected = exact_result(case, inputs)
+    points, implementations = [], {}
     for name in names:
         if name not in left_out:
-            contenders[name] = contender(name, case, inputs)
-            points.append(_compared(name, case, contenders[name], expected))
+            implementations[name] = implementation(name, case, inputs)
+            points.append(_compared(name, case, implementations[name], expected))
     del expected
     copy, copy_bytes = copying(case.bytes, device)
-    everyone: dict[str, Contender] = {**contenders, "copy": copy}
+    everyone: dict[str, Implementation] = {**implementations, "copy": copy}
     seconds: dict[str, list[float]] = {name: [] for name in everyone}
     for each in everyone.values():
         clock.seconds(each)  # warm
-    for turn in range(rounds):
-        for name in rotated(list(everyone), turn):
-            times = [clock.seconds(everyone[name]) for _ in range(runs)]
+    for number in range(request.rounds):
+        for name in rotated(list(everyone), number):
+            times = [clock.seconds(everyone[name]) for _ in range(request.runs)]
             seconds[name].append(statistics.median(times))
         ours = 1e6 * seconds[points[0].name][-1]
         countdown.step(f"{case}: {_digits(ours)} us", every=_SAID_EVERY)
     for point in points:
         point.seconds = seconds[point.name]
-    return Measured(case, seconds["copy"], copy_bytes, points, left_out)
+    return CaseTimes(case, seconds["copy"], copy_bytes, points, left_out)
 
 
-def _compared(name: str, case: Case, contender: Contender, expected: torch.Tensor) -> Point:
+def _compared(
+    name: str, case: Case, implementation: Implementation, expected: torch.Tensor
+) -> ImplementationTimes:
     """How far from float64 its result is: at most a rounding, on average."""
-    found = contender.run(contender.begin())
+    found = implementation.run(implementation.begin())
     if found.shape != expected.shape or found.dtype != case.dtype:
         raise DisagreementError(f"{name}: {case.name} gives {found.dtype} {tuple(found.shape)}")
     apart = (found.detach() - expected).abs_()
-    point = Point(name, float(apart.max()), float(apart.mean()))
+    point = ImplementationTimes(name, float(apart.max()), float(apart.mean()))
     # Near ReLU's edge rounding decides, so only the mean is bounded.
     bound = max(torch.finfo(case.dtype).eps, _OF_SUMS) * max(1.0, float(expected.abs().mean()))
     if not point.mean <= bound:
@@ -259,7 +284,7 @@ def _compared(name: str, case: Case, contender: Contender, expected: torch.Tenso
     return point
 
 
-def _table(op: str, cases: Sequence[Measured]) -> Table:
+def _table(op: str, cases: Sequence[CaseTimes]) -> Table:
     table = Table(title=op, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     heads = ("shape", "", "us", "of rounds", "GB/s", "of copy", "x ours", "mean diff.")
     for number, head in enumerate(heads):

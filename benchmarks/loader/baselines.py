@@ -1,4 +1,4 @@
-"""The contenders of ``fastrot bench loader`` by name. Importing this loads none of them."""
+"""The competitors of ``fastrot bench loader`` by name. Importing this loads none of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from fastrot.benchmarks.compare.runner import Entry
+from fastrot.benchmarks.compare.runner import Competitor
 from fastrot.benchmarks.loader.readers.job import LoaderJob
 from fastrot.errors import UsageError
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """Module in ``peers``, what it gets besides the job, the package it needs."""
+    """Module in ``readers``, what it gets besides the job, the package it needs."""
 
     module: str
     job: Mapping[str, Any] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class _Kind:
 LOADERS = ("native", "ffcv", "dali", "reference")
 """Our loaders, which can be the subject."""
 
-PEERS = {
+BASELINES = {
     "ffcv": _Kind("ffcv", package="ffcv"),
     "dali": _Kind("dali", package="nvidia.dali"),
     "torchvision": _Kind("torchvision"),
@@ -37,50 +37,51 @@ PEERS = {
     "fastrot-dali": _Kind("own", {"loader": "dali"}, "nvidia.dali"),
     "fastrot-reference": _Kind("own", {"loader": "reference"}),
 }
-"""What it can be compared with: the peers, bare; variants of ours; our loaders around peers."""
+"""What it can be compared with: other loaders, bare; variants of ours; our loaders around
+others."""
 
-GPU_PEERS = {
+GPU_BASELINES = {
     "dali-gpu": _Kind("own", {"loader": "dali", "device": "cuda"}, "nvidia.dali"),
     "torchvision-gpu": _Kind("torchvision_gpu"),
     "host_to_device": _Kind("host_to_device"),
 }
 """Added where there is an NVIDIA GPU."""
 
-DEFAULT_PEERS = ("ffcv", "dali", "torchvision")
+DEFAULT_BASELINES = ("ffcv", "dali", "torchvision")
 
 
-def entries(
-    job: LoaderJob, peers: tuple[str, ...], *, gpu: bool
-) -> tuple[list[Entry], dict[str, str]]:
-    """The contenders, the subject first and the decode limit always, and why others are not.
+def find_competitors(
+    job: LoaderJob, baselines: tuple[str, ...], *, gpu: bool
+) -> tuple[list[Competitor], dict[str, str]]:
+    """Return the competitors (the subject first, the decode limit always), and why others are not.
 
     Raises:
-        UsageError: an unknown loader or peer, or one twice.
+        UsageError: an unknown loader or baseline, or one twice.
     """
     if job.loader not in LOADERS:
         raise UsageError(f"--loader={job.loader!r} is not known; choose {', '.join(LOADERS)}")
-    known = {**PEERS, **(GPU_PEERS if gpu else {})}
-    for name in peers:
+    known = {**BASELINES, **(GPU_BASELINES if gpu else {})}
+    for name in baselines:
         if name not in known:
             raise UsageError(f"--peers: {name!r} is not known; known: {', '.join(known)}")
-    names = list(dict.fromkeys([*peers, "decode_limit", *(GPU_PEERS if gpu else ())]))
+    names = list(dict.fromkeys([*baselines, "decode_limit", *(GPU_BASELINES if gpu else ())]))
     subject = f"fastrot-{job.loader}" if job.loader in names else job.loader
-    found = [_entry(subject, _Kind("own"), job)]
+    found = [_competitor(subject, _Kind("own"), job)]
     missing = {}
     for name in names:
         kind = known[name]
         if kind.package is not None and not _installed(kind.package):
             missing[name] = f"the package {kind.package} is not installed"
             continue
-        found.append(_entry(name, kind, job))
+        found.append(_competitor(name, kind, job))
     return found, missing
 
 
-def _entry(name: str, kind: _Kind, job: LoaderJob) -> Entry:
+def _competitor(name: str, kind: _Kind, job: LoaderJob) -> Competitor:
     given = {**asdict(job), **kind.job}
     # build_loader imports the engine of its loader only when asked to: that is no loading.
     engine = (f"fastrot.data.{given['loader']}",) if kind.module == "own" else ()
-    return Entry(name, f"fastrot.benchmarks.loader.readers.{kind.module}", given, engine)
+    return Competitor(name, f"fastrot.benchmarks.loader.readers.{kind.module}", given, engine)
 
 
 def _installed(package: str) -> bool:

@@ -1,6 +1,6 @@
 """The data of a loader benchmark: repeated until there is enough of it, and in memory.
 
-A small file is repeated by writing a larger one: every contender then reads the same file, has
+A small file is repeated by writing a larger one: every competitor then reads the same file, has
 no more ends of epochs than with real data, and each copy of an image gets crops of its own.
 """
 
@@ -33,7 +33,7 @@ class BenchData:
     """What is read.
 
     Attributes:
-        path: the file or folder that the contenders open.
+        path: the file or folder that the competitors open.
         name: of what the user named.
         samples: in it.
         repeat: how often each image of the source is in it.

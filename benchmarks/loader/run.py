@@ -1,4 +1,4 @@
-"""``fastrot bench loader``: our loader beside its peers, on the same file, crops and cores."""
+"""``fastrot bench loader``: our loader beside its baselines, on the same file, crops and cores."""
 
 from __future__ import annotations
 
@@ -6,134 +6,176 @@ import dataclasses
 import os
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rich.console import Console
 
 from fastrot.benchmarks.common.harness import Countdown, machine_record
-from fastrot.benchmarks.compare.report import BenchReport
-from fastrot.benchmarks.compare.runner import contest_cores, hold
-from fastrot.benchmarks.loader.baselines import DEFAULT_PEERS, entries
+from fastrot.benchmarks.compare.report import ComparisonReport
+from fastrot.benchmarks.compare.runner import competitor_cores, run_comparison
+from fastrot.benchmarks.loader.baselines import DEFAULT_BASELINES, find_competitors
 from fastrot.benchmarks.loader.data import prepare_data
+from fastrot.benchmarks.loader.prepare import PrepareBenchRequest, run_prepare
 from fastrot.benchmarks.loader.readers.job import LoaderJob
 from fastrot.errors import UsageError
 
 if TYPE_CHECKING:
     from fastrot.data.sampling.crops import CropKind
 
+_WHAT = ("load", "prepare")
 _CROPS = ("random_resized", "center", "whole")
 
 
-def bench_loader(
-    data: str | Path,
-    *,
-    peers: tuple[str, ...] | None = None,
-    loader: str = "native",
-    size: int = 224,
-    batch: int = 128,
-    workers: int | None = None,
-    rounds: int = 5,
-    seconds: float = 3.0,
-    starts: int = 3,
-    crop: str = "random_resized",
-    exact: bool = False,
-    checksums: bool = True,
-    repeat: int | None = None,
-    progress: bool = True,
-) -> BenchReport:
-    """Measure a loader and its peers in one run.
+@dataclass(frozen=True)
+class LoaderBenchRequest:
+    """What ``fastrot bench loader`` is asked to measure.
 
-    Every contender has a process of its own on the same cores, and its turns in every round, in
-    another order each time. Batches are uint8 (N, S, S, 3) on the host, or on the GPU if there
-    is one; nobody normalises. Nothing else computes meanwhile: torch has one thread.
-
-    Args:
-        data: a .beton file or a folder of images.
-        peers: names from ``loader_contenders``; None: ffcv, dali, torchvision.
+    Attributes:
+        data: a .beton file or a folder of images; to convert: class folders, or a folder of images.
+        what: ``load``: reading batches. ``prepare``: converting (``loader.prepare``); of what
+            follows only ``baselines``, ``max_side``, ``quality``, ``workers``, ``rounds`` and
+            ``repeat`` count then.
+        baselines: names from ``loader.baselines``; None: ffcv, dali, torchvision.
         loader: which of our loaders is the subject.
         size: S, pixels.
         batch: N.
-        workers: cores, and threads or processes of each contender; None: all that may be used.
-        rounds: turns of each contender.
-        seconds: least length of a turn.
+        workers: cores, and threads or processes of each competitor; None: all that may be used.
+        rounds: in which each competitor is measured once.
+        seconds: least length of a round of one competitor.
         starts: fresh processes of each, for the time to the first batch.
         crop: ``random_resized``, ``center`` or ``whole``.
         exact: our native loader and the decode limit decode at full resolution.
         checksums: our loaders compare the manifest's checksums.
-        repeat: copies of the data that are read; None: until there are 3,000 samples.
-        progress: say on standard error how far it is.
+        repeat: copies of the data that are read; None: until there are 3,000 samples (to convert:
+            1,000 images).
+        max_side: longest side of an image that is converted, in pixels; None: as it is.
+        quality: of the JPEGs that are converted.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong.
-        BadDataError: the data is damaged.
-        ContenderError: the subject failed.
+        UsageError: a value is wrong.
     """
-    cores, peers = contest_cores(workers), DEFAULT_PEERS if peers is None else peers
-    for flag, value, least in (
-        ("--size", size, 8),
-        ("--batch", batch, 1),
-        ("--rounds", rounds, 1),
-        ("--starts", starts, 1),
-        ("--repeat", 1 if repeat is None else repeat, 1),
-    ):
-        if value < least:
-            raise UsageError(f"{flag}={value} must be at least {least}")
-    if not 0 < seconds <= 600:
-        raise UsageError(f"--seconds={seconds} must be more than 0 and at most 600")
-    if crop not in _CROPS:
-        raise UsageError(f"--crop={crop!r} is not known; choose {', '.join(_CROPS)}")
+
+    data: Path
+    what: str = "load"
+    baselines: tuple[str, ...] | None = None
+    loader: str = "native"
+    size: int = 224
+    batch: int = 128
+    workers: int | None = None
+    rounds: int = 5
+    seconds: float = 3.0
+    starts: int = 3
+    crop: str = "random_resized"
+    exact: bool = False
+    checksums: bool = True
+    repeat: int | None = None
+    max_side: int | None = None
+    quality: int = 90
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.what not in _WHAT:
+            raise UsageError(f"--what={self.what!r} is not known; choose {' or '.join(_WHAT)}")
+        for flag, value, least in (
+            ("--size", self.size, 8),
+            ("--batch", self.batch, 1),
+            ("--rounds", self.rounds, 1),
+            ("--starts", self.starts, 1),
+            ("--repeat", 1 if self.repeat is None else self.repeat, 1),
+        ):
+            if value < least:
+                raise UsageError(f"{flag}={value} must be at least {least}")
+        if not 0 < self.seconds <= 600:
+            raise UsageError(f"--seconds={self.seconds} must be more than 0 and at most 600")
+        if self.crop not in _CROPS:
+            raise UsageError(f"--crop={self.crop!r} is not known; choose {', '.join(_CROPS)}")
+
+
+def run_loader(request: LoaderBenchRequest) -> ComparisonReport:
+    """Measure a loader, or a conversion, and its baselines in one run.
+
+    Every competitor has a process of its own on the same cores, and is measured once in every
+    round, in another order each time. Batches are uint8 (N, S, S, 3) on the host, or on the GPU if
+    there is one; nobody normalises. Nothing else computes meanwhile: torch has one thread.
+
+    Raises:
+        UsageError: the request does not fit the data or the machine.
+        BadDataError: the data is damaged.
+        CompetitorError: the subject failed.
+    """
+    if request.what == "prepare":
+        return run_prepare(
+            PrepareBenchRequest(
+                source=request.data,
+                baselines=request.baselines,
+                max_side=request.max_side,
+                quality=request.quality,
+                workers=request.workers,
+                rounds=request.rounds,
+                repeat=request.repeat,
+                progress=request.progress,
+            )
+        )
+    cores = competitor_cores(request.workers)
+    names = DEFAULT_BASELINES if request.baselines is None else request.baselines
     import torch
 
     gpu = torch.cuda.is_available()
     job = LoaderJob(
-        data=os.path.abspath(data),
-        loader=loader,
-        size=size,
-        batch=batch,
+        data=os.path.abspath(request.data),
+        loader=request.loader,
+        size=request.size,
+        batch=request.batch,
         workers=len(cores),
-        crop=cast("CropKind", crop),
-        checksums=checksums,
-        exact=exact,
+        crop=cast("CropKind", request.crop),
+        checksums=request.checksums,
+        exact=request.exact,
         device="cuda" if gpu else "cpu",
     )
-    entries(job, peers, gpu=gpu)  # wrong names are refused before the data is read
+    find_competitors(job, names, gpu=gpu)  # wrong names are refused before the data is read
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastrot-bench-")))
-        described = prepare_data(Path(data), repeat=repeat, scratch=scratch)
-        if described.samples < batch:
-            raise UsageError(f"--batch={batch} exceeds the {described.samples} samples; lower it")
-        contenders, missing = entries(
-            dataclasses.replace(job, data=os.path.abspath(described.path)), peers, gpu=gpu
-        )
-        console = Console(stderr=True) if progress else None
-        contest = hold(
-            contenders,
+        data = prepare_data(request.data, repeat=request.repeat, scratch=scratch)
+        if data.samples < request.batch:
+            raise UsageError(
+                f"--batch={request.batch} exceeds the {data.samples} samples; lower it"
+            )
+        job = dataclasses.replace(job, data=os.path.abspath(data.path))
+        competitors, missing = find_competitors(job, names, gpu=gpu)
+        console = Console(stderr=True) if request.progress else None
+        results = run_comparison(
+            competitors,
             cores=cores,
-            starts=starts,
-            rounds=rounds,
-            seconds=seconds,
-            countdown=Countdown(len(contenders) * (starts + rounds), console=console),
+            starts=request.starts,
+            rounds=request.rounds,
+            seconds=request.seconds,
+            countdown=Countdown(
+                len(competitors) * (request.starts + request.rounds), console=console
+            ),
         )
-    contest.left_out.update(missing)
-    return BenchReport(
+    results.left_out.update(missing)
+    subject, *others = (competitor.name for competitor in competitors)
+    return ComparisonReport(
         bench="loader",
-        subject=contenders[0].name,
-        compared={entry.name: contenders[0].name for entry in contenders[1:]},
-        contest=contest,
-        bytes_an_image=described.num_bytes / described.samples,
+        subject=subject,
+        compared=dict.fromkeys(others, subject),
+        results=results,
+        bytes_an_image=data.num_bytes / data.samples,
         settings={
-            "size": size,
-            "batch": batch,
+            "size": request.size,
+            "batch": request.batch,
             "workers": len(cores),
-            "crop": crop,
-            "exact": exact,
-            "checksums": checksums,
+            "crop": request.crop,
+            "exact": request.exact,
+            "checksums": request.checksums,
             "device": job.device,
-            "rounds": rounds,
-            "seconds": seconds,
-            "starts": starts,
+            "rounds": request.rounds,
+            "seconds": request.seconds,
+            "starts": request.starts,
         },
-        data=described.to_json(),
+        data=data.to_json(),
         record=machine_record(),
     )

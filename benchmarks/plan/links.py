@@ -13,7 +13,7 @@ from fastrot.benchmarks.plan.step_times import StepTimes
 
 
 @dataclass(frozen=True)
-class Network:
+class GivenLinks:
     """Links as they were given; None: a default, which the plan calls an assumption.
 
     Attributes:
@@ -36,14 +36,14 @@ _LINK, _NETWORK = Link(3e-6, 200e9), Link(10e-6, 25e9)
 
 
 def fabric_of(
-    records: Sequence[Record], steps: StepTimes, network: Network
+    records: Sequence[Record], steps: StepTimes, given: GivenLinks
 ) -> tuple[Fabric, list[str]]:
     """The links, and a line about each: what was given, else measured, else assumed.
 
     Args:
         records: those of links count that are of the hardware of the steps.
         steps: of one GPU.
-        network: what was given.
+        given: on the command line.
     """
     measured: dict[bool, LinkRecord] = {}
     lines = []
@@ -57,12 +57,12 @@ def fabric_of(
                 f"not used: the link of {record.source}, of other hardware: {record.hardware}"
             )
     inside, first = _link(
-        "inside of a node", measured.get(False), _LINK, network.link, network.link_latency
+        "inside of a node", measured.get(False), _LINK, given.link, given.link_latency
     )
     between, second = _link(
-        "of a node to the others", measured.get(True), _NETWORK, network.network, network.latency
+        "of a node to the others", measured.get(True), _NETWORK, given.network, given.latency
     )
-    return Fabric(inside, between, network.gpus_per_node), [first, second, *lines]
+    return Fabric(inside, between, given.gpus_per_node), [first, second, *lines]
 
 
 def _link(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.benchmarks.common.harness import write_json
+from fastrot.benchmarks.common.harness import SavedReport
 from fastrot.benchmarks.plan.predict import PlanInputs, Prediction
 from fastrot.benchmarks.plan.records import LoaderRecord
 
@@ -22,7 +21,7 @@ _WIDTH = 79
 
 
 @dataclass(frozen=True)
-class PlanReport:
+class PlanReport(SavedReport):
     """What is expected.
 
     Attributes:
@@ -50,11 +49,6 @@ class PlanReport:
             "assumptions": list(self.assumptions),
             "settings": dict(self.settings),
         }
-
-    def save(self, path: Path | None) -> None:
-        """Write ``to_json`` where asked to."""
-        if path is not None:
-            write_json(path, self.to_json())
 
     def show(self, console: Console) -> None:
         """Print it for people, in at most 80 columns."""

@@ -10,13 +10,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
-    PointsReport,
+    SavedReport,
     check_positive,
     key_fields,
     machine_record,
@@ -34,7 +35,7 @@ _START_SECONDS = 180.0  # imports, rendezvous, NCCL's set-up
 
 
 @dataclass(frozen=True)
-class AllReduceReport(PointsReport):
+class AllReduceReport(SavedReport):
     """What was measured.
 
     Attributes:
@@ -76,11 +77,7 @@ class AllReduceReport(PointsReport):
             "record": dict(self.record),
         }
 
-    def records(self) -> list[dict[str, Any]]:
-        """One: the link belongs to all points."""
-        return [self.to_json()]
-
-    def save(self, json: Any, append: Any) -> None:
+    def save(self, json: Path | None, append: Path | None) -> None:
         """As every report; only the main rank writes."""
         if self.main:
             super().save(json, append)
@@ -117,40 +114,58 @@ class AllReduceReport(PointsReport):
         )
 
 
-def run_allreduce(
-    *,
-    ranks: int = 2,
-    sizes: Sequence[int] = SIZES,
-    device: str = "auto",
-    rounds: int = 5,
-    seconds: float = 0.3,
-) -> AllReduceReport:
-    """Measure all-reduces of several sizes.
+@dataclass(frozen=True)
+class AllReduceBenchRequest:
+    """What ``fastrot bench allreduce`` is asked to measure.
 
-    Args:
+    Attributes:
         ranks: processes that are started here; under torchrun there are as many as it started.
-        sizes: bytes of the buffer, rounded up to whole float32 values.
+        sizes: bytes of the buffer, rounded up to whole float32 values; None: ``SIZES``.
         device: auto, cpu or cuda.
         rounds: in which each size is timed once.
         seconds: for which a size is repeated in a round.
 
     Raises:
-        UsageError: an argument is wrong.
+        UsageError: a value is wrong.
+    """
+
+    ranks: int = 2
+    sizes: tuple[int, ...] | None = None
+    device: str = "auto"
+    rounds: int = 5
+    seconds: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_positive(rounds=self.rounds, seconds=self.seconds)
+        if len(self.whole_sizes) < 2 or self.whole_sizes[0] <= 0:
+            raise UsageError(
+                f"--sizes={list(self.sizes or ())}: name two sizes or more, in bytes above 0"
+            )
+
+    @property
+    def whole_sizes(self) -> list[int]:
+        """Bytes of whole float32 values, each size once, in ascending order."""
+        return sorted({-(-size // 4) * 4 for size in self.sizes or SIZES})
+
+
+def run_allreduce(request: AllReduceBenchRequest) -> AllReduceReport:
+    """Measure all-reduces of several sizes.
+
+    Raises:
+        UsageError: there is only one rank.
         MismatchError: there are fewer GPUs than ranks.
         RankLostError: a rank failed.
     """
-    check_positive(rounds=rounds, seconds=seconds)
-    whole = sorted({-(-size // 4) * 4 for size in sizes})
-    if len(whole) < 2 or whole[0] <= 0:
-        raise UsageError(f"--sizes={list(sizes)}: name two sizes or more, in bytes above 0")
+    ranks, sizes, device = request.ranks, request.whole_sizes, request.device
     if "RANK" in os.environ:
-        return _among_ranks(whole, device, rounds, seconds)
+        return _among_ranks(request)
     if ranks < 2:
         raise UsageError(f"--ranks={ranks}: one rank has nobody to talk to; name two or more")
-    wanted = {"sizes": whole, "device": device, "rounds": rounds, "seconds": seconds}
+    wanted = {"sizes": sizes, "device": device, "rounds": request.rounds,
+              "seconds": request.seconds}  # fmt: skip
     said = run_ranks(
         "fastrot.benchmarks.scaling.allreduce_rank", [json.dumps(wanted)], ranks=ranks,
-        deadline=_START_SECONDS + 4 * len(whole) * (rounds + 1) * seconds,
+        deadline=_START_SECONDS + 4 * len(sizes) * (request.rounds + 1) * request.seconds,
     )  # fmt: skip
     line = next(line for line in reversed(said.splitlines()) if line.startswith("{"))
     times = {int(size): values for size, values in json.loads(line).items()}
@@ -159,13 +174,15 @@ def run_allreduce(
     return _report(times, ranks, 1, "nccl" if on_gpu else "gloo", record, main=True)
 
 
-def _among_ranks(sizes: Sequence[int], device: str, rounds: int, seconds: float) -> AllReduceReport:
+def _among_ranks(request: AllReduceBenchRequest) -> AllReduceReport:
     world = read_world()
     if world.size < 2:
         raise UsageError("torchrun started one rank, which has nobody to talk to; start two")
-    where = pick_device(device, world)
+    where = pick_device(request.device, world)
     with joined(world, where):
-        times = measure(sizes, rounds=rounds, seconds=seconds, device=where)
+        times = measure(
+            request.whole_sizes, rounds=request.rounds, seconds=request.seconds, device=where
+        )
     nodes = -(-world.size // world.local_size)
     backend = "nccl" if where.type == "cuda" else "gloo"
     return _report(times, world.size, nodes, backend, machine_record(), main=world.is_main)

@@ -41,8 +41,8 @@ def measure(
         counts[size] = min(_MOST, max(_WARM_UP, int(seconds / float(each))))
     found: dict[int, list[float]] = {size: [] for size in sizes}
     names = [str(size) for size in sizes]
-    for turn in range(rounds):
-        for name in rotated(names, turn):
+    for number in range(rounds):
+        for name in rotated(names, number):
             dist.barrier()
             found[int(name)].append(_time(buffers[int(name)], counts[int(name)]))
     return found

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    PointsReport,
+    SavedReport,
     check_positive,
     key_fields,
     machine_record,
@@ -32,15 +32,15 @@ from fastrot.benchmarks.plan.gradients import planned_network
 from fastrot.benchmarks.plan.predict import PlanInputs, predict
 from fastrot.benchmarks.plan.records import StepRecord
 from fastrot.benchmarks.plan.step_times import MeasuredSteps
-from fastrot.benchmarks.scaling.allreduce import SIZES, run_allreduce
+from fastrot.benchmarks.scaling.allreduce import AllReduceBenchRequest, run_allreduce
 from fastrot.benchmarks.scaling.trainer_steps import Steps, Trainers, wait_for_quiet
 from fastrot.config import Config, load_config
 from fastrot.errors import UsageError
 
 RECIPE = "digits"  # embedded: there is nothing to name; images are synthetic
 CASES = ("resnet18:64:16", "resnet50:64:8")
-BOUND = 0.15
-"""Largest relative error that a prediction may have."""
+BOUND = 15.0
+"""Largest error that a prediction may have, in percent."""
 _QUIET_STEPS = 5  # that are enough for a median
 
 
@@ -152,7 +152,7 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
-class PlanCheckReport(PointsReport):
+class PlanCheckReport(SavedReport):
     """What was predicted and measured.
 
     Attributes:
@@ -225,23 +225,11 @@ class PlanCheckReport(PointsReport):
         )
 
 
-def run_plan_check(
-    *,
-    cases: Sequence[str] = CASES,
-    ranks: int = 2,
-    threads: int = 1,
-    rounds: int = 3,
-    steps: int = 20,
-    neighbours: bool = True,
-    overrides: Sequence[str] = (),
-    bound: float = BOUND,
-    patience: float = 0.0,
-    deadline: float = 600.0,
-    progress: bool = True,
-) -> PlanCheckReport:
-    """Predict and measure.
+@dataclass(frozen=True)
+class PlanCheckRequest:
+    """What ``fastrot bench plan-check`` is asked to predict and to measure.
 
-    Args:
+    Attributes:
         cases: as ``Case.parse`` reads them.
         ranks: of the real runs, on this machine.
         threads: of torch, for each rank.
@@ -251,52 +239,81 @@ def run_plan_check(
             itself: what the ranks of a machine share (bandwidth of its memory, clocks) then slows
             the record as it slows the run.
         overrides: further settings of all runs.
-        bound: largest relative error.
+        bound: largest error, in percent.
         patience: seconds for which a run waits until others leave the machine alone, or is made
             anew because they did not.
         deadline: seconds of a run.
-        progress: say on standard error how far it is.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong.
+        UsageError: a value is wrong.
+    """
+
+    cases: tuple[str, ...] = CASES
+    ranks: int = 2
+    threads: int = 1
+    rounds: int = 3
+    steps: int = 20
+    neighbours: bool = True
+    overrides: tuple[str, ...] = ()
+    bound: float = BOUND
+    patience: float = 0.0
+    deadline: float = 600.0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(
+            threads=self.threads, rounds=self.rounds, bound=self.bound, deadline=self.deadline
+        )
+        if self.ranks < 2 or self.steps < 5:
+            raise UsageError(
+                f"--ranks={self.ranks} --steps={self.steps}: two ranks and five steps at least"
+            )
+
+
+def run_plan_check(request: PlanCheckRequest) -> PlanCheckReport:
+    """Predict and measure.
+
+    Raises:
+        UsageError: a case or a setting is wrong.
         TrainerError: a run failed.
         RankLostError: a rank of the all-reduces failed.
     """
-    check_positive(threads=threads, rounds=rounds, bound=bound, deadline=deadline)
-    if ranks < 2 or steps < 5:
-        raise UsageError(f"--ranks={ranks} --steps={steps}: two ranks and five steps at least")
-    results = [CaseResult(Case.parse(text)) for text in cases]
-    say = Countdown(len(results) * rounds * 3, console=Console(stderr=True) if progress else None)
-    for turn in range(rounds):
+    ranks, rounds = request.ranks, request.rounds
+    results = [CaseResult(Case.parse(text)) for text in request.cases]
+    console = Console(stderr=True) if request.progress else None
+    say = Countdown(len(results) * rounds * 3, console=console)
+    for number in range(rounds):
         for result in results:
-            settings = _settings(result.case, threads, overrides)
+            settings = _settings(result.case, request.threads, request.overrides)
             config = load_config(RECIPE, settings)
             share = f"train.global_batch={result.case.batch}"
             whole = f"train.global_batch={result.case.batch * ranks}"
             runs = {
-                "alone": Trainers([*settings, share], copies=ranks if neighbours else 1),
+                "alone": Trainers([*settings, share], copies=ranks if request.neighbours else 1),
                 "together": Trainers([*settings, whole], ranks=ranks),
             }
             found: dict[str, Steps] = {}
-            for name in ("alone", "link", "together")[:: -1 if turn % 2 else 1]:
+            for name in ("alone", "link", "together")[:: -1 if number % 2 else 1]:
                 if name == "link":
                     link = _link(ranks, config.train.device)
                     said = f"{1e6 * link.latency:,.0f} us, {link.bandwidth / 1e9:,.2f} GB/s"
                 else:
-                    found[name] = _quiet(runs[name], steps, patience, deadline)
+                    found[name] = _quiet(runs[name], request)
                     said = (
                         f"{1e3 * statistics.median(found[name].seconds):,.1f} ms "
                         f"(others: {100 * found[name].foreign:.0f} % of the cores, quiet steps: "
                         f"{found[name].quiet})"
                     )
-                say.step(f"round {turn + 1}: {result.case}, {name}: {said}")
+                say.step(f"round {number + 1}: {result.case}, {name}: {said}")
             result.add(found["alone"], found["together"], link, config, ranks)
             say.message(f"{result.case}: predicted {100 * result.errors[-1]:+.1f} % off")
     return PlanCheckReport(
         results=results,
-        settings={"ranks": ranks, "threads": threads, "rounds": rounds, "steps": steps,
-                  "neighbours": neighbours, "set": list(overrides), "bound": bound,
-                  "patience": patience},
+        settings={"ranks": ranks, "threads": request.threads, "rounds": rounds,
+                  "steps": request.steps, "neighbours": request.neighbours,
+                  "set": list(request.overrides), "bound": request.bound / 100,
+                  "patience": request.patience},
         record=machine_record(),
     )  # fmt: skip
 
@@ -310,16 +327,20 @@ def _settings(case: Case, threads: int, overrides: Sequence[str]) -> list[str]:
 
 
 def _link(ranks: int, device: str) -> Link:
-    return run_allreduce(ranks=ranks, sizes=SIZES, rounds=3, seconds=0.2, device=device).link
+    return run_allreduce(
+        AllReduceBenchRequest(ranks=ranks, device=device, rounds=3, seconds=0.2)
+    ).link
 
 
-def _quiet(trainers: Trainers, steps: int, patience: float, deadline: float) -> Steps:
+def _quiet(trainers: Trainers, request: PlanCheckRequest) -> Steps:
     """Run until enough steps were quiet, or the patience is over; the best run counts."""
-    end, best = time.monotonic() + patience, None
+    end, best = time.monotonic() + request.patience, None
     while best is None or (best.quiet < _QUIET_STEPS and time.monotonic() < end):
         wait_for_quiet(end)
         with tempfile.TemporaryDirectory(prefix="fastrot-check-") as scratch:
-            found = trainers.run(Path(scratch), recipe=RECIPE, steps=steps, deadline=deadline)
+            found = trainers.run(
+                Path(scratch), recipe=RECIPE, steps=request.steps, deadline=request.deadline
+            )
         if best is None or found.quiet > best.quiet:
             best = found
     return best

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
+    SavedReport,
     Spread,
     limited,
     machine_record,
@@ -38,6 +39,7 @@ from fastrot.kernels.cosine_topk.reference import cosine_topk as definition
 from fastrot.solvers.topk import unit_rows
 from fastrot.system.machine import usable_cores
 
+BASELINES = ("faiss", "torch", "sklearn")
 _KS, _TEMPERATURE = (10, 20, 100, 200), 0.07
 _PERTURBATION = 0.3
 _CHECKED = 10_000  # queries whose neighbours are compared with the definition, so many at most
@@ -45,17 +47,17 @@ _APART = 5e-6  # float32 sums of any order are nearer than this
 
 
 class DisagreementError(FastrotError):
-    """Two contenders found different neighbours: a time would mean nothing (70)."""
+    """Two competitors found different neighbours: a time would mean nothing (70)."""
 
 
 @dataclass(frozen=True)
-class KnnReport:
+class KnnReport(SavedReport):
     """What was measured.
 
     Attributes:
-        seconds: of each round, by contender; the subject first.
-        quality: how the answers agree, by contender.
-        left_out: contenders that did not take part, and why.
+        seconds: of each round, by competitor; the subject first.
+        quality: how the answers agree, by competitor.
+        left_out: competitors that did not take part, and why.
         settings: sizes, k, threads, rounds.
         data: what was searched.
         record: the machine, the versions, the command.
@@ -71,7 +73,7 @@ class KnnReport:
 
     @property
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each peer we are: its seconds over ours, round by round."""
+        """How many times faster than each baseline we are: its seconds over ours, by round."""
         subject = next(iter(self.seconds))
         return {
             name: ratios(theirs, self.seconds[subject])
@@ -119,22 +121,11 @@ class KnnReport:
             console.print(f"left out: {name}: {why}", markup=False, highlight=False)
 
 
-def run_knn(
-    features: Path,
-    *,
-    layer: str = "pool",
-    bank: int = 50_000,
-    queries: int = 10_000,
-    dims: int | None = 2048,
-    k: int = 200,
-    peers: Sequence[str] = ("faiss", "torch", "sklearn"),
-    rounds: int = 3,
-    threads: int | None = None,
-    progress: bool = True,
-) -> KnnReport:
-    """Measure whole searches, each from unit rows in memory to neighbours.
+@dataclass(frozen=True)
+class KnnBenchRequest:
+    """What ``fastrot bench knn`` is asked to measure.
 
-    Args:
+    Attributes:
         features: a feature cache of real images, with labels; where it has too few, rows are
             made of it (``rows_from``).
         layer: which features of it.
@@ -142,39 +133,64 @@ def run_knn(
         queries: m.
         dims: D, the first ones of the layer; None: all.
         k: neighbours.
-        peers: names of ``SEARCHES`` besides our own.
-        rounds: searches by each contender.
-        threads: of each contender; None: all usable cores.
-        progress: say on standard error how far it is.
+        baselines: names of ``SEARCHES`` besides our own; None: ``BASELINES``.
+        rounds: searches by each competitor.
+        threads: of each competitor; None: all usable cores.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong, or the cache does not fit.
-        DisagreementError: a contender found other neighbours.
+        UsageError: a value is wrong.
     """
-    for name, number in (("bank", bank), ("queries", queries), ("k", k), ("rounds", rounds)):
-        if number < 1:
-            raise UsageError(f"--{name}={number} must be at least 1")
-    if k > bank:
-        raise UsageError(f"--k={k} must be at most --bank={bank}")
-    if unknown := set(peers) - set(SEARCHES):
-        raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SEARCHES)}")
-    threads = threads or usable_cores()
-    console = Console(stderr=True) if progress else None
-    rows, labels, data = rows_from(FeatureCache.open(features), layer, bank + queries, dims)
-    left_out = {name: why for name in peers if (why := missing(name)) is not None}
-    names = [n for n in SEARCHES if n == "fastrot" or (n in peers and n not in left_out)]
+
+    features: Path
+    layer: str = "pool"
+    bank: int = 50_000
+    queries: int = 10_000
+    dims: int | None = None
+    k: int = 200
+    baselines: tuple[str, ...] | None = None
+    rounds: int = 3
+    threads: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("bank", "queries", "k", "rounds"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name}={getattr(self, name)} must be at least 1")
+        if self.k > self.bank:
+            raise UsageError(f"--k={self.k} must be at most --bank={self.bank}")
+        if unknown := set(self.baselines or ()) - set(SEARCHES):
+            raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SEARCHES)}")
+
+
+def run_knn(request: KnnBenchRequest) -> KnnReport:
+    """Measure whole searches, each from unit rows in memory to neighbours.
+
+    Raises:
+        UsageError: the cache does not fit.
+        DisagreementError: a competitor found other neighbours.
+    """
+    bank, k, rounds = request.bank, request.k, request.rounds
+    baselines = request.baselines or BASELINES
+    threads = request.threads or usable_cores()
+    console = Console(stderr=True) if request.progress else None
+    cache = FeatureCache.open(request.features)
+    rows, labels, data = rows_from(cache, request.layer, bank + request.queries, request.dims)
+    left_out = {name: why for name in baselines if (why := missing(name)) is not None}
+    taking_part = {"fastrot", *baselines} - set(left_out)
+    names = [name for name in SEARCHES if name in taking_part]
     countdown = Countdown(len(names) * rounds + 1, console=console)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     answers: dict[str, Found] = {}
     with limited(threads), torch.inference_mode():
         known, asked = rows[:bank].contiguous(), rows[bank:].contiguous()
         del rows
-        for turn in range(rounds):
-            for name in rotated(names, turn):
+        for number in range(rounds):
+            for name in rotated(names, number):
                 started = time.perf_counter()
                 answers[name] = SEARCHES[name](asked, known, k, threads)
                 seconds[name].append(time.perf_counter() - started)
-                countdown.step(f"round {turn + 1} {name}: {seconds[name][-1]:.2f} s")
+                countdown.step(f"round {number + 1} {name}: {seconds[name][-1]:.2f} s")
         exact = _by_definition(asked[:_CHECKED], known, k)
         countdown.step(f"the definition, on {len(exact.rows):,} queries")
     quality = {
@@ -185,9 +201,9 @@ def run_knn(
         seconds=seconds,
         quality=quality,
         left_out=left_out,
-        settings={"bank": bank, "queries": queries, "dims": known.shape[1], "k": k,
+        settings={"bank": bank, "queries": request.queries, "dims": known.shape[1], "k": k,
                   "threads": threads, "rounds": rounds},
-        data={"layer": layer, **data},
+        data={"layer": request.layer, **data},
         record=machine_record(),
     )  # fmt: skip
 
@@ -248,7 +264,7 @@ def agreement(
     if max(apart, off) > _APART:
         raise DisagreementError(
             f"{name}: a similarity differs by {max(apart, off):.2g}, more than the {_APART} of "
-            "rounding; one of the contenders is wrong"
+            "rounding; one of the competitors is wrong"
         )
     exact_rows = float((found.rows[:checked] == exact.rows).mean())
     if found is subject and exact_rows < 1:

@@ -56,8 +56,8 @@ def sklearn(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> 
     """scikit-learn's brute force; its distance is 1 - similarity."""
     from sklearn.neighbors import NearestNeighbors
 
-    peer = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="cosine", n_jobs=1)
-    distances, rows = peer.fit(bank.numpy()).kneighbors(queries.numpy())
+    baseline = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="cosine", n_jobs=1)
+    distances, rows = baseline.fit(bank.numpy()).kneighbors(queries.numpy())
     return Found((1 - distances).astype(np.float32), rows)
 
 
@@ -81,7 +81,7 @@ SEARCHES: dict[str, Search] = {
 
 
 def missing(name: str) -> str | None:
-    """Why a contender cannot take part; None if it can."""
+    """Why a competitor cannot take part; None if it can."""
     if name == "faiss" and find_spec("faiss") is None:
         return "the package faiss-cpu is not installed"
     return None

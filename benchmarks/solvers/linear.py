@@ -1,9 +1,9 @@
 """``fastrot bench linear``: softmax regression to equal objective, beside cyanure and others.
 
 Quality comes first: the least objective is known from our solver's duality gap at 1e-8, each
-contender goes up its ladder of tolerances until it is within 1e-5 of that, and only then are
-rounds timed, all contenders one after another in each, at the rung that was enough. A contender
-that does not get there is left out for that strength, with what it reached.
+competitor tries ever tighter tolerances until it is within 1e-5 of that, and only then are
+rounds timed, all competitors one after another in each, at the tolerance that was enough. A
+competitor that does not get there is left out for that strength, with what it reached.
 
 Shapes: n samples, D dimensions.
 """
@@ -23,6 +23,7 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
+    SavedReport,
     Spread,
     limited,
     machine_record,
@@ -31,25 +32,26 @@ from fastrot.benchmarks.common.harness import (
     rotated,
     spread,
 )
-from fastrot.benchmarks.solvers.linear_baselines import LADDERS, SOLVERS, Job, Rung, missing
+from fastrot.benchmarks.solvers.linear_baselines import SOLVERS, STOPS, Job, Stop, missing
 from fastrot.errors import UsageError
 from fastrot.evaluation.linear.standardise import channel_statistics, read_rows, standardise
 from fastrot.features.cache import FeatureCache
 from fastrot.solvers.softmax import certificate, solve_path
 from fastrot.system.machine import usable_cores
 
+BASELINES = ("cyanure", "sklearn", "torch-lbfgs")
 _EQUAL = 1e-5  # of the objective
 _KNOWN = 1e-8  # gap of the reference
 
 
 @dataclass
-class Point:
-    """One contender at one strength.
+class SolverTimes:
+    """The solutions of one competitor at one strength.
 
     Attributes:
-        name: of the contender.
+        name: of the competitor.
         strength: s.
-        rung: at which it was timed.
+        stop: the stopping rule with which it was timed.
         excess: of its objective over the least one, relative.
         gap: the certificate of its solution.
         wall: seconds of each round.
@@ -58,7 +60,7 @@ class Point:
 
     name: str
     strength: float
-    rung: Rung
+    stop: Stop
     excess: float
     gap: float
     wall: list[float] = field(default_factory=list)
@@ -69,8 +71,8 @@ class Point:
         return {
             "point": self.name,
             "strength": self.strength,
-            "tolerance": self.rung.tolerance,
-            "dtype": str(self.rung.dtype).removeprefix("torch."),
+            "tolerance": self.stop.tolerance,
+            "dtype": str(self.stop.dtype).removeprefix("torch."),
             "excess": float(f"{self.excess:.3g}"),
             "gap": float(f"{self.gap:.3g}"),
             "seconds": spread(self.wall).to_json(),
@@ -79,7 +81,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class LinearReport:
+class LinearReport(SavedReport):
     """What was measured.
 
     Attributes:
@@ -90,7 +92,7 @@ class LinearReport:
         record: the machine, the versions, the command.
     """
 
-    points: Sequence[Point]
+    points: Sequence[SolverTimes]
     left_out: Mapping[str, str]
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -98,7 +100,7 @@ class LinearReport:
     exit_code: int = field(default=0, init=False)
 
     def ratios(self, clock: str = "wall") -> dict[str, Spread]:
-        """How many times longer each peer takes than we do, over the strengths that it reached.
+        """How many times longer each baseline takes than we do, over the strengths that it reached.
 
         Args:
             clock: ``wall``, or ``cpu`` for seconds of all threads, which other work on the
@@ -161,65 +163,81 @@ class LinearReport:
             )
 
 
-def run_linear(
-    features: Path,
-    *,
-    layer: str = "layer3",
-    strengths: Sequence[float] = (1e-2, 1e-3, 1e-4),
-    samples: int | None = None,
-    peers: Sequence[str] = ("cyanure", "sklearn", "torch-lbfgs"),
-    rounds: int = 3,
-    limit: float = 300.0,
-    threads: int | None = None,
-    progress: bool = True,
-) -> LinearReport:
-    """Measure the time to equal objective.
+@dataclass(frozen=True)
+class LinearBenchRequest:
+    """What ``fastrot bench linear`` is asked to measure.
 
-    Args:
+    Attributes:
         features: a feature cache of real images, with one label each, of three classes at least.
         layer: which features of it; they are standardised as the probes do it.
         strengths: of the penalty; each is solved from nothing.
         samples: n, the first ones of a fixed shuffle; None: all.
-        peers: names of ``SOLVERS`` besides our own.
-        rounds: solutions by each contender that are timed.
-        limit: seconds of a solution after which a contender goes up no further.
-        threads: of each contender; None: all usable cores.
-        progress: say on standard error how far it is.
+        baselines: names of ``SOLVERS`` besides our own; None: ``BASELINES``.
+        rounds: solutions by each competitor that are timed.
+        limit: seconds of a solution after which no tighter tolerance is tried.
+        threads: of each competitor; None: all usable cores.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong, or the cache does not fit.
+        UsageError: a value is wrong.
     """
-    for name, number in (("rounds", rounds), ("samples", samples or 1), ("limit", limit)):
-        if number <= 0:
-            raise UsageError(f"--{name}={number} must be more than 0")
-    if not strengths or not all(0 < strength < float("inf") for strength in strengths):
-        raise UsageError(f"--strengths={list(strengths)} must be positive numbers, one at least")
-    if unknown := set(peers) - set(SOLVERS):
-        raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SOLVERS)}")
-    threads = threads or usable_cores()
-    x, y = _rows(FeatureCache.open(features), layer, samples)
-    left_out = {name: why for name in peers if (why := missing(name)) is not None}
-    names = [n for n in SOLVERS if n == "fastrot" or (n in peers and n not in left_out)]
-    say = Countdown(len(names) * len(strengths) * rounds, console=_console(progress))
-    points: list[Point] = []
+
+    features: Path
+    layer: str = "layer3"
+    strengths: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    samples: int | None = None
+    baselines: tuple[str, ...] | None = None
+    rounds: int = 3
+    limit: float = 300.0
+    threads: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        numbers = {"rounds": self.rounds, "samples": self.samples or 1, "limit": self.limit}
+        for name, number in numbers.items():
+            if number <= 0:
+                raise UsageError(f"--{name}={number} must be more than 0")
+        strengths = list(self.strengths)
+        if not strengths or not all(0 < strength < float("inf") for strength in strengths):
+            raise UsageError(f"--strengths={strengths} must be positive numbers, one at least")
+        if unknown := set(self.baselines or ()) - set(SOLVERS):
+            raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SOLVERS)}")
+
+
+def run_linear(request: LinearBenchRequest) -> LinearReport:
+    """Measure the time to equal objective.
+
+    Raises:
+        UsageError: the cache does not fit, or no strength was solved in time.
+    """
+    strengths, rounds, limit = request.strengths, request.rounds, request.limit
+    baselines = request.baselines or BASELINES
+    threads = request.threads or usable_cores()
+    x, y = _rows(FeatureCache.open(request.features), request.layer, request.samples)
+    left_out = {name: why for name in baselines if (why := missing(name)) is not None}
+    taking_part = {"fastrot", *baselines} - set(left_out)
+    names = [name for name in SOLVERS if name in taking_part]
+    console = Console(stderr=True) if request.progress else None
+    say = Countdown(len(names) * len(strengths) * rounds, console=console)
+    points: list[SolverTimes] = []
     with limited(threads):
         for strength in strengths:
             (known,) = solve_path(x, y, [strength], tolerance=_KNOWN)
             least = known.objective * (1 - known.gap)  # no one can be below: the dual says so
             job = Job(x, y, strength, least * (1 + _EQUAL), limit, threads)
-            reached: dict[str, Point] = {}
+            reached: dict[str, SolverTimes] = {}
             for name in names:
-                point, best = _climb(name, job, least, say)
+                point, best = _reach_target(name, job, least, say)
                 if point is None:
                     left_out[f"{name} at {strength:g}"] = best
                     say.skip(rounds)
                 else:
                     reached[name] = point
-            for turn in range(rounds):
-                for name in rotated(list(reached), turn):
+            for number in range(rounds):
+                for name in rotated(list(reached), number):
                     _timed(reached[name], job)
                     say.step(
-                        f"{strength:g} round {turn + 1} {name}: {reached[name].wall[-1]:.2f} s"
+                        f"{strength:g} round {number + 1} {name}: {reached[name].wall[-1]:.2f} s"
                     )
             points += reached.values()
     if not any(point.name == "fastrot" for point in points):
@@ -230,26 +248,28 @@ def run_linear(
         left_out=left_out,
         settings={"strengths": list(strengths), "equal": _EQUAL, "threads": threads,
                   "rounds": rounds, "limit": limit},
-        data={"layer": layer, "samples": len(x), "dims": x.shape[1],
+        data={"layer": request.layer, "samples": len(x), "dims": x.shape[1],
               "classes": int(y.max()) + 1, "made": "features of real images, standardised"},
         record=machine_record(),
     )  # fmt: skip
 
 
-def _climb(name: str, job: Job, least: float, say: Countdown) -> tuple[Point | None, str]:
-    """The loosest rung that reaches the target; or None, and what the best one came to."""
+def _reach_target(
+    name: str, job: Job, least: float, say: Countdown
+) -> tuple[SolverTimes | None, str]:
+    """Return the loosest stopping rule that reaches the target; or None, and how near it came."""
     best, ended = float("inf"), "the end of its ladder"
-    for rung in LADDERS[name]:
+    for stop in STOPS[name]:
         started = time.perf_counter()
-        weight, intercept = SOLVERS[name](job, rung)
+        weight, intercept = SOLVERS[name](job, stop)
         seconds = time.perf_counter() - started
         objective, gap = certificate(job.x, job.y, job.strength, weight, intercept)
         excess = objective / least - 1
         say.message(
-            f"{job.strength:g} {name} at {rung.tolerance:g}: {excess:.1e} above, {seconds:.1f} s"
+            f"{job.strength:g} {name} at {stop.tolerance:g}: {excess:.1e} above, {seconds:.1f} s"
         )
         if objective <= job.target:
-            return Point(name, job.strength, rung, excess, gap), ""
+            return SolverTimes(name, job.strength, stop, excess, gap), ""
         best = min(best, excess)
         if seconds > job.limit:
             ended = f"{seconds:.0f} s"
@@ -257,9 +277,9 @@ def _climb(name: str, job: Job, least: float, say: Countdown) -> tuple[Point | N
     return None, f"its objective is still {best:.1e} above the least after {ended}"
 
 
-def _timed(point: Point, job: Job) -> None:
+def _timed(point: SolverTimes, job: Job) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
-    SOLVERS[point.name](job, point.rung)
+    SOLVERS[point.name](job, point.stop)
     point.wall.append(time.perf_counter() - wall)
     point.cpu.append(time.process_time() - cpu)
 
@@ -278,7 +298,3 @@ def _rows(
     if len(classes) < 3:
         raise UsageError(f"{cache.path}: {len(classes)} classes; the comparison needs three")
     return x, torch.from_numpy(y.astype(np.int64))
-
-
-def _console(progress: bool) -> Console | None:
-    return Console(stderr=True) if progress else None

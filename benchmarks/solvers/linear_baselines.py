@@ -1,7 +1,7 @@
 """Who solves softmax regression in ``fastrot bench linear``: ours, cyanure, scikit-learn, torch.
 
 Each takes the same rows, float32 in memory, starts from nothing and stops by its own rule, at the
-loosest rung of its ladder that reaches the objective. The torch loop is told the objective and
+loosest of its stopping rules that reaches the objective. The torch loop is told the objective and
 stops there at once, which no user could do.
 
 Shapes: n samples, D dimensions, C classes.
@@ -32,7 +32,7 @@ class Job(NamedTuple):
         strength: s.
         target: objective that is wanted.
         limit: seconds after which a loop gives up.
-        threads: of the contender.
+        threads: of the competitor.
     """
 
     x: torch.Tensor
@@ -43,49 +43,49 @@ class Job(NamedTuple):
     threads: int
 
 
-class Rung(NamedTuple):
-    """How a contender is to stop: its own tolerance, and the type it computes in."""
+class Stop(NamedTuple):
+    """When a competitor stops: its own tolerance, and the type it computes in."""
 
     tolerance: float
     dtype: torch.dtype = torch.float32
 
 
 Weights = tuple[torch.Tensor, torch.Tensor]
-Solve = Callable[[Job, Rung], Weights]
+Solve = Callable[[Job, Stop], Weights]
 
 
-def own(job: Job, rung: Rung) -> Weights:
+def own(job: Job, stop: Stop) -> Weights:
     """``solve_path`` of one strength."""
-    (found,) = solve_path(job.x, job.y, [job.strength], tolerance=rung.tolerance)
+    (found,) = solve_path(job.x, job.y, [job.strength], tolerance=stop.tolerance)
     return found.weight, found.intercept
 
 
-def cyanure(job: Job, rung: Rung) -> Weights:
+def cyanure(job: Job, stop: Stop) -> Weights:
     """Its ``auto`` solver."""
     return solve_with_cyanure(
         job.x,
         job.y,
         job.strength,
-        tolerance=rung.tolerance,
+        tolerance=stop.tolerance,
         threads=job.threads,
-        dtype=rung.dtype,
+        dtype=stop.dtype,
     )
 
 
-def sklearn(job: Job, rung: Rung) -> Weights:
+def sklearn(job: Job, stop: Stop) -> Weights:
     """LogisticRegression with its default solver, lbfgs."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        peer = LogisticRegression(
-            C=1 / (job.strength * len(job.x)), tol=rung.tolerance, max_iter=_PASSES
-        ).fit(job.x.to(rung.dtype).numpy(), job.y.numpy())
-    return torch.from_numpy(peer.coef_.T.copy()), torch.from_numpy(peer.intercept_)
+        fitted = LogisticRegression(
+            C=1 / (job.strength * len(job.x)), tol=stop.tolerance, max_iter=_PASSES
+        ).fit(job.x.to(stop.dtype).numpy(), job.y.numpy())
+    return torch.from_numpy(fitted.coef_.T.copy()), torch.from_numpy(fitted.intercept_)
 
 
-def torch_lbfgs(job: Job, rung: Rung) -> Weights:
+def torch_lbfgs(job: Job, stop: Stop) -> Weights:
     """torch.optim.LBFGS over all rows, until the target or the limit."""
     ended = time.perf_counter() + job.limit
     w = torch.zeros(job.x.shape[1], int(job.y.max()) + 1, requires_grad=True)
@@ -117,23 +117,23 @@ SOLVERS: dict[str, Solve] = {
 """By name; the subject first."""
 
 _double = torch.float64
-LADDERS: dict[str, tuple[Rung, ...]] = {
-    "fastrot": (Rung(1e-5), Rung(1e-6)),
+STOPS: dict[str, tuple[Stop, ...]] = {
+    "fastrot": (Stop(1e-5), Stop(1e-6)),
     "cyanure": (
-        *(Rung(tolerance) for tolerance in (1e-3, 3e-4, 1e-4, 1e-5)),
-        *(Rung(tolerance, _double) for tolerance in (3e-4, 1e-4, 1e-5, 1e-6)),
+        *(Stop(tolerance) for tolerance in (1e-3, 3e-4, 1e-4, 1e-5)),
+        *(Stop(tolerance, _double) for tolerance in (3e-4, 1e-4, 1e-5, 1e-6)),
     ),
     "sklearn": (
-        *(Rung(tolerance) for tolerance in (1e-3, 1e-4, 1e-5)),
-        *(Rung(tolerance, _double) for tolerance in (1e-4, 1e-5, 1e-6, 1e-7)),
+        *(Stop(tolerance) for tolerance in (1e-3, 1e-4, 1e-5)),
+        *(Stop(tolerance, _double) for tolerance in (1e-4, 1e-5, 1e-6, 1e-7)),
     ),
-    "torch-lbfgs": (Rung(0.0),),
+    "torch-lbfgs": (Stop(0.0),),
 }
-"""Rungs of each, the loosest first."""
+"""Stopping rules of each, the loosest first."""
 
 
 def missing(name: str) -> str | None:
-    """Why a contender cannot take part, or None."""
+    """Why a competitor cannot take part, or None."""
     module: Any = {"cyanure": "cyanure", "sklearn": "sklearn"}.get(name)
     if module is None or find_spec(module) is not None:
         return None

@@ -1,7 +1,7 @@
 """``fastrot bench svm``: a whole SVM protocol on one layer, beside other solvers.
 
-Ours solves all problems of the protocol, from cached features to the score. A peer fits a sample
-of the same problems, alike for every cost, on the same cores (one process a core, as the
+Ours solves all problems of the protocol, from cached features to the score. A baseline fits a
+sample of the same problems, alike for every cost, on the same cores (one process a core, as the
 published scripts do), and its time is scaled to all of them. Before a time counts, objectives
 and test AP are compared.
 """
@@ -23,12 +23,13 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
+    SavedReport,
     Spread,
     machine_record,
     ratio_fields,
     spread,
 )
-from fastrot.benchmarks.solvers.svm_baselines import PEERS, Fit, fit_all, missing
+from fastrot.benchmarks.solvers.svm_baselines import BASELINES, Fit, fit_all, missing
 from fastrot.benchmarks.solvers.svm_problems import Sample, objective, sample_problems
 from fastrot.errors import UsageError
 from fastrot.evaluation.metrics import average_precision
@@ -42,25 +43,25 @@ from fastrot.solvers.gram_svm import solve_parts, solve_path
 from fastrot.system.machine import usable_cores
 
 _SAY_SECONDS = 5.0
-_CONVERGED = 1e-3  # relative distance of a peer's objective at which its AP is compared
+_CONVERGED = 1e-3  # relative distance of a baseline's objective at which its AP is compared
 
 
 @dataclass(frozen=True)
-class SvmReport:
+class SvmReport(SavedReport):
     """What was measured.
 
     Attributes:
         ours: seconds of the whole protocol, in each round.
-        peers: by name: seconds of the sample, scaled to all problems and the same cores.
+        baselines: by name: seconds of the sample, scaled to all problems and the same cores.
         quality: distances to the best known objective, and between APs.
         points: what is behind each of them.
         settings: protocol, sizes, sample, limit.
-        left_out: peers that did not take part, and why.
+        left_out: baselines that did not take part, and why.
         record: the machine, the versions, the command.
     """
 
     ours: Sequence[float]
-    peers: Mapping[str, float]
+    baselines: Mapping[str, float]
     quality: Mapping[str, Mapping[str, float]]
     points: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
@@ -70,8 +71,10 @@ class SvmReport:
 
     @property
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each peer: its scaled time over ours, of each round."""
-        return {name: spread([time / o for o in self.ours]) for name, time in self.peers.items()}
+        """How many times faster than each baseline: its scaled time over ours, of each round."""
+        return {
+            name: spread([time / o for o in self.ours]) for name, time in self.baselines.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
         """One object of plain values; ``ratios`` holds the medians."""
@@ -95,7 +98,7 @@ class SvmReport:
         ours = spread(self.ours)
         worst = self.quality["fastrot"]["objective_above_best"]
         table.add_row("fastrot", f"{ours.median:.1f}", "", f"{worst:.1e}", "")
-        for name, seconds in self.peers.items():
+        for name, seconds in self.baselines.items():
             quality = self.quality[name]
             table.add_row(
                 name,
@@ -118,57 +121,76 @@ class SvmReport:
             console.print(f"left out: {name}: {why}", markup=False, highlight=False)
 
 
-def bench_svm(
-    train: Path,
-    test: Path,
-    *,
-    layer: str,
-    protocol: str = "voc07-svm",
-    peers: Sequence[str] | None = None,
-    each: int = 1,
-    limit: float = 120.0,
-    rounds: int = 1,
-    threads: int | None = None,
-    seed: int = 0,
-    overrides: Sequence[str] = (),
-    progress: bool = True,
-) -> SvmReport:
-    """Time a protocol on one layer of two feature caches beside other solvers.
+@dataclass(frozen=True)
+class SvmBenchRequest:
+    """What ``fastrot bench svm`` is asked to measure.
 
-    Args:
+    Attributes:
         train: feature cache of the training images.
         test: feature cache of the test images.
         layer: which features of them.
         protocol: ``voc07-svm`` or ``voc07-lowshot``.
-        peers: names; None: all that are installed.
-        each: size of a peer's sample (``sample_problems``).
-        limit: seconds after which a peer's fit is stopped; it counts as that long.
+        baselines: names; None: all that are installed.
+        each: size of a baseline's sample (``sample_problems``).
+        limit: seconds after which a baseline's fit is stopped; it counts as that long.
         rounds: times ours is run.
         threads: cores for each; None: all usable ones.
         seed: of the sample.
         overrides: settings of the protocol.
-        progress: say on standard error how far it is.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong.
+        UsageError: a value is wrong.
     """
-    config = load_protocol(protocol, [*overrides, ("features.layers", (layer,))])
+
+    train: Path
+    test: Path
+    layer: str = "layer3"
+    protocol: str = "voc07-svm"
+    baselines: tuple[str, ...] | None = None
+    each: int = 1
+    limit: float = 120.0
+    rounds: int = 1
+    threads: int | None = None
+    seed: int = 0
+    overrides: tuple[str, ...] = ()
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, number in (("each", self.each), ("rounds", self.rounds), ("limit", self.limit)):
+            if number <= 0:
+                raise UsageError(f"--{name}={number} must be more than 0")
+        if unknown := [name for name in self.baselines or () if name not in BASELINES]:
+            raise UsageError(
+                f"--peers: {unknown[0]!r} is not known; choose of {', '.join(BASELINES)}"
+            )
+
+
+def run_svm(request: SvmBenchRequest) -> SvmReport:
+    """Time a protocol on one layer of two feature caches beside other solvers.
+
+    Raises:
+        UsageError: the protocol has no SVMs, or its settings or the caches do not fit.
+    """
+    layer, limit = request.layer, request.limit
+    config = load_protocol(request.protocol, [*request.overrides, ("features.layers", (layer,))])
     if config.kind not in ("svm", "lowshot"):
-        raise UsageError(f"--protocol={protocol!r} has no SVMs; choose voc07-svm or voc07-lowshot")
-    for name, number in (("each", each), ("rounds", rounds), ("limit", limit)):
-        if number <= 0:
-            raise UsageError(f"--{name}={number} must be more than 0")
-    names, left_out = _choose(peers)
-    caches = FeatureCache.open(train), FeatureCache.open(test)
-    cores = threads or usable_cores()
+        raise UsageError(
+            f"--protocol={request.protocol!r} has no SVMs; choose voc07-svm or voc07-lowshot"
+        )
+    names, left_out = _choose(request.baselines)
+    caches = FeatureCache.open(request.train), FeatureCache.open(request.test)
+    cores = request.threads or usable_cores()
     torch.set_num_threads(cores)
-    sample = sample_problems(several_labels(caches[0]), config, each=each, seed=seed)
+    sample = sample_problems(
+        several_labels(caches[0]), config, each=request.each, seed=request.seed
+    )
     countdown = Countdown(
-        rounds + 1 + len(names) * len(sample.problems),
-        console=Console(stderr=True) if progress else None,
+        request.rounds + 1 + len(names) * len(sample.problems),
+        console=Console(stderr=True) if request.progress else None,
     )
     ours, gaps = [], []
-    for _ in range(rounds):
+    for _ in range(request.rounds):
         seconds, gap = _ours(caches, config)
         ours.append(seconds)
         gaps.append(gap)
@@ -200,7 +222,7 @@ def bench_svm(
     ]
     return SvmReport(
         ours=ours,
-        peers={name: _scaled(name, sample, each_fit, cores) for name, each_fit in fits.items()},
+        baselines={name: _scaled(name, sample, each_fit, cores) for name, each_fit in fits.items()},
         quality=quality,
         points=points,
         settings={
@@ -212,17 +234,15 @@ def bench_svm(
             "dimensions": caches[0].layers[layer].dim,
             "threads": cores,
             "limit": limit,
-            "seed": seed,
+            "seed": request.seed,
         },
         left_out=left_out,
         record=machine_record(),
     )
 
 
-def _choose(peers: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    if unknown := [name for name in peers or () if name not in PEERS]:
-        raise UsageError(f"--peers: {unknown[0]!r} is not known; choose of {', '.join(PEERS)}")
-    reasons = {name: missing(name) for name in peers or PEERS}
+def _choose(baselines: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    reasons = {name: missing(name) for name in baselines or BASELINES}
     return (
         [name for name, why in reasons.items() if why is None],
         {name: why for name, why in reasons.items() if why is not None},
@@ -322,7 +342,7 @@ def _quality(
 def _scaled(name: str, sample: Sample, fits: Sequence[Fit], cores: int) -> float:
     """Seconds of all problems on these cores, all of them busy all the time."""
     total = sum(fit.seconds for fit in fits if fit.seconds == fit.seconds)
-    return total / sample.share / (1 if PEERS[name][2] else cores)
+    return total / sample.share / (1 if BASELINES[name][2] else cores)
 
 
 def _point(name: str, sample: Sample, fits: Sequence[Fit], cores: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Other SVM solvers, each problem in a process of its own kind that can be stopped.
 
-A peer takes features x (m, D) float64, signs (m,), C and the weight of positives, and returns w of
-shape (D + 1,), the last one for the intercept, which is regularised.
+A baseline takes features x (m, D) float64, signs (m,), C and the weight of positives, and returns w
+of shape (D + 1,), the last one for the intercept, which is regularised.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def liblinear_multicore(
     return np.append(np.asarray(w, np.float64)[: x.shape[1]], bias)
 
 
-PEERS: dict[str, tuple[Solver, str, bool]] = {
+BASELINES: dict[str, tuple[Solver, str, bool]] = {
     "linearsvc": (linearsvc, "sklearn", False),
     "cyanure": (cyanure, "cyanure", False),
     "liblinear-multicore": (liblinear_multicore, "liblinear", True),
@@ -91,7 +91,7 @@ PEERS: dict[str, tuple[Solver, str, bool]] = {
 
 
 class Fit(NamedTuple):
-    """One problem, solved by a peer.
+    """One problem, solved by a baseline.
 
     Attributes:
         problem: its number in the sample.
@@ -109,8 +109,8 @@ class Fit(NamedTuple):
 
 
 def missing(name: str) -> str | None:
-    """Why a peer cannot take part; None: it can."""
-    module = PEERS[name][1]
+    """Why a baseline cannot take part; None: it can."""
+    module = BASELINES[name][1]
     return None if importlib.util.find_spec(module) else f"the package {module} is not installed"
 
 
@@ -126,14 +126,14 @@ def fit_all(
     """Fit all problems: one process a thread, or one process with all threads.
 
     Args:
-        name: of the peer.
+        name: of the baseline.
         features: a .npy file of float64, (n, D), that every process maps.
         problems: to be fitted.
         positive_weight: of all of them.
         threads: cores that may be used.
         limit: seconds after which a fit is stopped.
     """
-    _, _, shares = PEERS[name]
+    _, _, shares = BASELINES[name]
     count, each = (1, threads) if shares else (threads, 1)
     left = list(enumerate(problems))[::-1]
     workers = [_Worker(name, features, positive_weight, each) for _ in range(count)]
@@ -212,7 +212,7 @@ class _Worker:
 def _serve(
     connection: Connection, name: str, path: Path, positive_weight: float, threads: int
 ) -> None:
-    solver = PEERS[name][0]
+    solver = BASELINES[name][0]
     features = np.load(path, mmap_mode="r")
     tiny = np.eye(4)  # what is imported at the first fit is not timed
     solver(tiny, np.array([1, -1, 1, -1], np.int8), 1.0, positive_weight, threads)

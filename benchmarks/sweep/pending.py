@@ -12,13 +12,13 @@ from fastrot.benchmarks.sweep.settings import Cell
 from fastrot.errors import BadDataError
 
 SUPERSEDED = "superseded"
-# Exit codes that tell of the machine or of other processes, not of the cell: a lost peer, a
+# Exit codes that tell of the machine or of other processes, not of the cell: a lost rank, a
 # failed disk, a preemption.
 _CHANCE = {69, 74, 75}
 
 
 @dataclass(frozen=True)
-class SweepPlan:
+class PendingCells:
     """The cells of a sweep, by key.
 
     Attributes:
@@ -48,9 +48,9 @@ def would_fail_again(record: CellRecord) -> bool:
     return (record.exit_code or 0) > 0 and record.exit_code not in _CHANCE
 
 
-def plan_sweep(
+def find_pending(
     folder: Path, cells: Mapping[str, Cell], *, retry_failed: bool, look_only: bool
-) -> SweepPlan:
+) -> PendingCells:
     """Look what the folder holds; records of other code, settings or machines are put aside.
 
     Args:
@@ -78,7 +78,7 @@ def plan_sweep(
             known[key] = record
         else:
             missing[key] = record
-    return SweepPlan(cells, done, known, missing)
+    return PendingCells(cells, done, known, missing)
 
 
 def _put_aside(folder: Path, cells: Mapping[str, Cell]) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from fastrot.benchmarks.common.harness import Countdown, published_command
 from fastrot.benchmarks.sweep.cell import TakenAway, debug_cell, run_cell
 from fastrot.benchmarks.sweep.key import cell_key, code_hash, host_name, slurm_place
-from fastrot.benchmarks.sweep.pending import SweepPlan, plan_sweep
+from fastrot.benchmarks.sweep.pending import PendingCells, find_pending
 from fastrot.benchmarks.sweep.record import CellJob, CellRecord, read_cell
 from fastrot.benchmarks.sweep.settings import (
     Cell,
@@ -126,19 +126,19 @@ class _Sweep:
             cell_key(settings, cell, code=self._code, place=self._place): cell for cell in cells
         }
         self._console = Console(stderr=True) if request.progress else None
-        self._plan = plan_sweep(
+        self._pending = find_pending(
             folder, keyed, retry_failed=request.retry_failed, look_only=request.dry_run
         )
 
     def run(self) -> SweepSummary:
         """Measure, and sum up."""
-        plan, todo = self._plan, self._plan.to_measure
+        pending, todo = self._pending, self._pending.to_measure
         self._countdown = Countdown(len(todo), console=self._console)
-        self._tell(plan, todo)
+        self._tell(pending, todo)
         if self._request.dry_run:
             return self._summary(dry=True)
-        self._write_plan()
-        jobs = {key: self._job(key, plan.cells[key]) for key in todo}
+        self._write_sweep()
+        jobs = {key: self._job(key, pending.cells[key]) for key in todo}
         for job in jobs.values():
             job.save()
         records = self._on_slurm(jobs) if self._request.cluster == "slurm" else self._here(jobs)
@@ -146,12 +146,12 @@ class _Sweep:
         for record in records:
             failed += record.status == "failed"
             so_far = f"  ({failed} failed)" if failed else ""
-            self._countdown.step(f"{plan.cells[record.key].title}: {outcome(record)}{so_far}")
+            self._countdown.step(f"{pending.cells[record.key].title}: {outcome(record)}{so_far}")
         return self._summary(dry=False)
 
-    def _write_plan(self) -> None:
+    def _write_sweep(self) -> None:
         """``sweep.yaml``: the sweep, what the command gave, the cells: a report misses none."""
-        cells = [{"key": key, "axes": dict(cell.axes)} for key, cell in self._plan.cells.items()]
+        cells = [{"key": key, "axes": dict(cell.axes)} for key, cell in self._pending.cells.items()]
         request = self._request
         given = {
             "data": None if request.data is None else str(request.data.absolute()),
@@ -160,22 +160,22 @@ class _Sweep:
         tree = {**self._settings.model_dump(mode="json"), "given": given, "cells": cells}
         write_atomic(self._folder / "sweep.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
 
-    def _tell(self, plan: SweepPlan, todo: Sequence[str]) -> None:
+    def _tell(self, pending: PendingCells, todo: Sequence[str]) -> None:
         say = self._countdown.message
-        say(f"sweep {self._settings.name}: {len(plan.cells)} cells in {self._folder}")
-        if plan.done:
-            say(f"{len(plan.done)} are measured already")
-        for key, record in plan.known.items():
+        say(f"sweep {self._settings.name}: {len(pending.cells)} cells in {self._folder}")
+        if pending.done:
+            say(f"{len(pending.done)} are measured already")
+        for key, record in pending.known.items():
             say(
-                f"known to fail, not tried again (--retry-failed does): {plan.cells[key].title}: "
-                f"{record.reason}"
+                "known to fail, not tried again (--retry-failed does): "
+                f"{pending.cells[key].title}: {record.reason}"
             )
-        for key, record in plan.missing.items():
-            say(f"to be tried again: {plan.cells[key].title}: {record.reason}")
+        for key, record in pending.missing.items():
+            say(f"to be tried again: {pending.cells[key].title}: {record.reason}")
         say(f"{len(todo)} to measure")
 
     def _job(self, key: str, cell: Cell) -> CellJob:
-        settings, earlier = self._settings, self._plan.missing.get(key)
+        settings, earlier = self._settings, self._pending.missing.get(key)
         return CellJob(
             key=key,
             sweep=settings.name,
@@ -237,18 +237,18 @@ class _Sweep:
 
     def _summary(self, *, dry: bool) -> SweepSummary:
         records = {}
-        for key in self._plan.cells:
+        for key in self._pending.cells:
             path = self._folder / "cells" / f"{key}.json"
             if path.is_file():
                 records[key] = read_cell(path)
         return SweepSummary(
             name=self._settings.name,
             folder=self._folder,
-            cells={key: cell.title for key, cell in self._plan.cells.items()},
+            cells={key: cell.title for key, cell in self._pending.cells.items()},
             records=records,
-            skipped=len(self._plan.done),
-            known=len(self._plan.known),
-            measured=0 if dry else len(self._plan.to_measure),
+            skipped=len(self._pending.done),
+            known=len(self._pending.known),
+            measured=0 if dry else len(self._pending.to_measure),
             dry_run=dry,
         )
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
-    PointsReport,
+    SavedReport,
     Spread,
     key_fields,
     ratio_fields,
@@ -69,7 +69,7 @@ class StepPoint:
         measured: bounds at the speeds measured, by level.
         reference: bounds at the speeds of an H200.
         rounds: seconds of every step, by round.
-        together: whether it took turns with the others, all of them built.
+        together: whether it was timed in rounds with the others, all of them built.
         table: where the time goes; None: not profiled.
     """
 
@@ -118,7 +118,7 @@ class StepPoint:
 
 
 @dataclass(frozen=True)
-class TrainStepReport(PointsReport):
+class TrainStepReport(SavedReport):
     """What was measured.
 
     Attributes:

@@ -16,8 +16,8 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -48,33 +48,15 @@ Missed = dict[str, str]  # what could not run, and why
 Profile = Callable[[StepPoint, StepSubject], KernelTable] | None
 
 
-def run_train_step(
-    *,
-    model: str = "resnet50",
-    width: int = 64,
-    stem: str = "imagenet",
-    steps: Sequence[str] = ("eager", "compile", "fused"),
-    resolution: Sequence[int] = (224,),
-    batch: Sequence[int] = (64,),
-    precision: str = "auto",
-    device: str = "auto",
-    rounds: int = 5,
-    seconds: float = 2.0,
-    parity_steps: int = 20,
-    peak: float | None = None,
-    bandwidth: float | None = None,
-    kernels: bool = True,
-    trace: Path | None = None,
-    threads: int | None = None,
-    progress: bool = True,
-) -> TrainStepReport:
-    """Measure every implementation at every resolution and batch size.
+@dataclass(frozen=True)
+class TrainStepBenchRequest:
+    """What ``fastrot bench train-step`` is asked to measure.
 
-    Args:
+    Attributes:
         model: name of the backbone.
         width: channels of its first stage.
         stem: ``imagenet`` or ``small``.
-        steps: names of ``step_subject.STEPS``.
+        steps: names of ``subject.STEPS``.
         resolution: S, one or more.
         batch: N, one or more.
         precision: auto, fp32, bf16 or fp16.
@@ -82,32 +64,76 @@ def run_train_step(
         rounds: in which each implementation is timed once.
         seconds: for which it runs in a round.
         parity_steps: first steps whose losses are compared; they are not timed.
-        peak: FLOP/s for the roofline; None: of a matrix product, measured.
-        bandwidth: bytes/s for the roofline; None: of a copy, measured.
+        peak: TFLOP/s for the roofline; None: of a matrix product, measured.
+        bandwidth: TB/s for the roofline; None: of a copy, measured.
         kernels: profile one step of each, for the table of where the time goes.
         trace: keep the profiler's traces (Perfetto shows them); with several points the name
             of each is put before the ending. Compressed if the name ends in ``.gz``.
         threads: of torch; None: all usable cores.
-        progress: say on standard error how far it is.
+        progress: report progress on standard error.
 
     Raises:
-        UsageError: an argument is wrong, or nothing could be measured.
+        UsageError: a value is wrong.
+    """
+
+    model: str = "resnet50"
+    width: int = 64
+    stem: str = "imagenet"
+    steps: tuple[str, ...] = ("eager", "compile", "fused")
+    resolution: tuple[int, ...] = (224,)
+    batch: tuple[int, ...] = (64,)
+    precision: str = "auto"
+    device: str = "auto"
+    rounds: int = 5
+    seconds: float = 2.0
+    parity_steps: int = 20
+    peak: float | None = None
+    bandwidth: float | None = None
+    kernels: bool = True
+    trace: Path | None = None
+    threads: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(peak=self.peak, bandwidth=self.bandwidth)
+        if unknown := set(self.steps) - set(STEPS):
+            raise UsageError(f"steps {sorted(unknown)} are not known; known: {', '.join(STEPS)}")
+        if not self.steps:
+            raise UsageError(f"name one of --steps at least: {', '.join(STEPS)}")
+        numbers: dict[str, tuple[float, ...]] = {
+            "resolution": self.resolution,
+            "batch": self.batch,
+            "rounds": (self.rounds,),
+            "seconds": (self.seconds,),
+            "parity-steps": (self.parity_steps,),
+        }
+        for name, values in numbers.items():
+            if not values or not all(math.isfinite(value) and value > 0 for value in values):
+                raise UsageError(f"--{name}={list(values)} must be positive, one at least")
+
+    @property
+    def warm_up(self) -> int:
+        """Steps that are not timed."""
+        return max(self.parity_steps, _LEAST_WARM_UP)
+
+
+def run_train_step(request: TrainStepBenchRequest) -> TrainStepReport:
+    """Measure every implementation at every resolution and batch size.
+
+    Raises:
+        UsageError: the device or the trace file cannot be had, or nothing could be measured.
         KeyboardInterrupt: Ctrl-C before the first size was done; later ones keep what there is.
     """
-    check_positive(peak=peak, bandwidth=bandwidth)
-    steps = list(dict.fromkeys(steps))
-    _check(steps, {"resolution": resolution, "batch": batch, "rounds": [rounds],
-                   "seconds": [seconds], "parity-steps": [parity_steps]})  # fmt: skip
+    steps = list(dict.fromkeys(request.steps))
+    trace = request.trace
     check_outputs(trace)
-    where = _device(device)
-    console = Console(stderr=True) if progress else None
+    where = _device(request.device)
+    console = Console(stderr=True) if request.progress else None
     points: list[StepPoint] = []
     left_out: Missed = {}
-    sizes = [(side, count) for side in resolution for count in batch]
-    countdown = Countdown(len(sizes) * len(steps) * (rounds + 2), console=console)
-    wanted = {"model.name": model, "model.width": width, "model.stem": stem,
-              "train.precision": precision, "train.threads": threads}  # fmt: skip
-    configs = [_config(wanted, side, count, where) for side, count in sizes]
+    sizes = [(side, count) for side in request.resolution for count in request.batch]
+    countdown = Countdown(len(sizes) * len(steps) * (request.rounds + 2), console=console)
+    configs = [_config(request, side, count, where) for side, count in sizes]
     train = configs[0].train
 
     def profile(point: StepPoint, subject: StepSubject) -> KernelTable:
@@ -119,13 +145,13 @@ def run_train_step(
         speed = measure_speed(where, dtype)
         _free(where)
         speed = MachineSpeed(
-            speed.peak if peak is None else peak,
-            speed.bandwidth if bandwidth is None else bandwidth,
+            speed.peak if request.peak is None else request.peak * 1e12,
+            speed.bandwidth if request.bandwidth is None else request.bandwidth * 1e12,
         )
         for config in configs:
-            size = _Size(config, where, speed, countdown, rounds, seconds, parity_steps)
+            size = _Size(config, where, speed, countdown, request)
             try:
-                found, missed = size.measure(steps, profile if kernels else None)
+                found, missed = size.measure(steps, profile if request.kernels else None)
             except KeyboardInterrupt:
                 if not points:
                     raise
@@ -139,10 +165,10 @@ def run_train_step(
         points=points,
         left_out=left_out,
         speed=speed,
-        settings={"model": model, "width": width, "stem": stem, "precision": train.precision,
-                  "device": where.type, "rounds": rounds, "seconds": seconds,
-                  "parity_steps": max(parity_steps, _LEAST_WARM_UP), "threads": train.threads,
-                  "data": "random"},
+        settings={"model": request.model, "width": request.width, "stem": request.stem,
+                  "precision": train.precision, "device": where.type, "rounds": request.rounds,
+                  "seconds": request.seconds, "parity_steps": request.warm_up,
+                  "threads": train.threads, "data": "random"},
         record=machine_record(),
     )  # fmt: skip
 
@@ -156,13 +182,11 @@ class _Size:
         device: torch.device,
         speed: MachineSpeed,
         countdown: Countdown,
-        rounds: int,
-        seconds: float,
-        parity_steps: int,
+        request: TrainStepBenchRequest,
     ) -> None:
         self._config, self._device, self._countdown = config, device, countdown
-        self._rounds, self._seconds = rounds, seconds
-        self._warm_up = max(parity_steps, _LEAST_WARM_UP)
+        self._rounds, self._seconds = request.rounds, request.seconds
+        self._warm_up = request.warm_up
         self._side, self._count = config.data.resolution, config.train.global_batch
         self._control: list[float] | None = None
         self.name = f"{self._side} px, batch {self._count}"
@@ -181,7 +205,7 @@ class _Size:
     def measure(self, steps: Sequence[str], profile: Profile) -> tuple[list[StepPoint], Missed]:
         """What was measured; and what could not run, with the reason.
 
-        Implementations are timed in turns while all of them are built. Where the memory is too
+        Implementations are timed in rounds while all of them are built. Where the memory is too
         small for that, one after the other.
         """
         if len(steps) > 1:
@@ -217,9 +241,9 @@ class _Size:
                 self._countdown.skip(self._rounds + 2)
             if name not in built:
                 _free(self._device)  # what a half-built one still held
-        for turn in range(self._rounds):
-            for name in rotated(list(built), turn):
-                self._time(*built[name], turn)
+        for number in range(self._rounds):
+            for name in rotated(list(built), number):
+                self._time(*built[name], number)
         for name, (point, subject) in built.items():
             point.together = len(steps) > 1
             if profile is not None:
@@ -260,12 +284,12 @@ class _Size:
         )
         return point, subject
 
-    def _time(self, point: StepPoint, subject: StepSubject, turn: int) -> None:
+    def _time(self, point: StepPoint, subject: StepSubject, number: int) -> None:
         each = statistics.median(durations(subject, 2, self._device))
         count = max(2, math.ceil(self._seconds / each))
         point.rounds.append(durations(subject, count, self._device))
         rate = point.views * count / sum(point.rounds[-1])
-        self._countdown.step(f"{self.name}, round {turn + 1}, {point.step}: {rate:,.0f} views/s")
+        self._countdown.step(f"{self.name}, round {number + 1}, {point.step}: {rate:,.0f} views/s")
 
 
 def _named(trace: Path, point: StepPoint) -> Path:
@@ -273,16 +297,6 @@ def _named(trace: Path, point: StepPoint) -> Path:
     stem, dot, ending = trace.name.partition(".")
     label = f"{point.step}-{point.resolution}px-{point.batch}"
     return trace.with_name(f"{stem}-{label}{dot}{ending}")
-
-
-def _check(steps: Sequence[str], numbers: dict[str, Sequence[float]]) -> None:
-    if unknown := set(steps) - set(STEPS):
-        raise UsageError(f"steps {sorted(unknown)} are not known; known: {', '.join(STEPS)}")
-    if not steps:
-        raise UsageError(f"name one of --steps at least: {', '.join(STEPS)}")
-    for name, values in numbers.items():
-        if not values or not all(math.isfinite(value) and value > 0 for value in values):
-            raise UsageError(f"--{name}={list(values)} must be positive, one at least")
 
 
 def _device(name: str) -> torch.device:
@@ -295,12 +309,17 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _config(wanted: dict[str, Any], side: int, count: int, device: torch.device) -> Config:
-    tree: dict[str, Any] = {"optim": {"learning_rate": _RATE}}
-    given = {**wanted, "data.resolution": side, "train.global_batch": count}
-    for key, value in given.items():
-        section, _, name = key.partition(".")
-        tree.setdefault(section, {})[name] = value
+def _config(request: TrainStepBenchRequest, side: int, count: int, device: torch.device) -> Config:
+    tree = {
+        "model": {"name": request.model, "width": request.width, "stem": request.stem},
+        "data": {"resolution": side},
+        "train": {
+            "precision": request.precision,
+            "threads": request.threads,
+            "global_batch": count,
+        },
+        "optim": {"learning_rate": _RATE},
+    }
     return resolve(validate(tree, "bench train-step"), World(), device)
 
 

@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-from fastrot.cli.options import Append, Json, Limit, Overrides, Peers, Rounds, Threads, names
-from fastrot.cli.show import show
-from fastrot.errors import UsageError
+from fastrot.cli.options import (
+    Append,
+    Json,
+    Limit,
+    Overrides,
+    Peers,
+    Repeat,
+    Rounds,
+    Seconds,
+    Threads,
+    names,
+)
+from fastrot.cli.show import run_benchmark
 
 app = typer.Typer()
 
@@ -20,109 +30,90 @@ def bench_loader(
         Path, typer.Option(help="A .beton file or a folder; for prepare: the source folder.")
     ],
     what: Annotated[
-        str, typer.Option(metavar="load|prepare", help="Reading batches, or converting.")
+        str, typer.Option(metavar="load|prepare", help="Measure reading batches, or converting.")
     ] = "load",
-    peers: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="(default: all that fit).")
-    ] = None,
+    peers: Peers = None,
     loader: Annotated[
-        str, typer.Option(metavar="native|ffcv|dali|reference", help="Which of ours is compared.")
+        str, typer.Option(metavar="native|ffcv|dali|reference", help="Our loader to compare.")
     ] = "native",
     size: Annotated[int, typer.Option(help="Side of the crops, in pixels.")] = 224,
-    batch: Annotated[int, typer.Option(help="Images a batch.")] = 128,
-    crop: Annotated[str, typer.Option(metavar="random_resized|center|whole")] = "random_resized",
+    batch: Annotated[int, typer.Option(help="Images per batch.")] = 128,
+    crop: Annotated[
+        str, typer.Option(metavar="random_resized|center|whole", help="How images are cropped.")
+    ] = "random_resized",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Ours decodes every crop at full resolution.")
+        bool, typer.Option("--exact", help="Our loader decodes every crop at full resolution.")
     ] = False,
-    checksums: Annotated[bool, typer.Option(help="Ours compares the manifest's checksums.")] = True,
-    max_side: Annotated[int | None, typer.Option(help="prepare: as of fastrot prepare.")] = None,
+    checksums: Annotated[
+        bool, typer.Option(help="Our loader compares the manifest's checksums.")
+    ] = True,
+    max_side: Annotated[
+        int | None, typer.Option(help="prepare: longest side of a stored image, in pixels.")
+    ] = None,
     quality: Annotated[int, typer.Option(help="prepare: JPEG quality, 1 to 100.")] = 90,
-    workers: Annotated[
-        int | None, typer.Option(help="Cores of each contender (default: the usable ones).")
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="Turns of each contender.")] = 5,
-    seconds: Annotated[float, typer.Option(help="Least length of a turn.")] = 3.0,
-    starts: Annotated[int, typer.Option(help="Fresh processes of each, for the start-up.")] = 3,
-    repeat: Annotated[
-        int | None, typer.Option(help="Copies of the data (default: up to 3,000 images).")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one object.")] = None,
-    append: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Add a record for each contender.")
-    ] = None,
+    workers: Threads = None,
+    rounds: Rounds = 5,
+    seconds: Seconds = 3.0,
+    starts: Annotated[
+        int, typer.Option(help="Fresh processes per competitor, to time the start-up.")
+    ] = 3,
+    repeat: Repeat = None,
+    json: Json = None,
+    append: Append = None,
 ) -> None:
     """Measure loading, or converting, beside FFCV, DALI and torchvision in one run."""
-    names = tuple(peers.split(",")) if peers else None
-    from fastrot.benchmarks.common.harness import check_outputs
+    from fastrot.benchmarks.loader.run import LoaderBenchRequest, run_loader
 
-    check_outputs(json, append)
-    if what == "prepare":
-        from fastrot.benchmarks.loader.prepare import bench_prepare
-
-        report = bench_prepare(
-            data,
-            peers=names,
-            max_side=max_side,
-            quality=quality,
-            workers=workers,
-            rounds=rounds,
-            repeat=repeat,
-        )
-    elif what == "load":
-        from fastrot.benchmarks.loader.run import bench_loader as bench_load
-
-        report = bench_load(
-            data,
-            peers=names,
-            loader=loader,
-            size=size,
-            batch=batch,
-            workers=workers,
-            rounds=rounds,
-            seconds=seconds,
-            starts=starts,
-            crop=crop,
-            exact=exact,
-            checksums=checksums,
-            repeat=repeat,
-        )
-    else:
-        raise UsageError(f"--what={what!r} is not known; choose load or prepare")
-    report.save(json, append)
-    show(report, as_json=False)
+    request = LoaderBenchRequest(
+        data=data,
+        what=what,
+        baselines=names(peers) or None,
+        loader=loader,
+        size=size,
+        batch=batch,
+        crop=crop,
+        exact=exact,
+        checksums=checksums,
+        max_side=max_side,
+        quality=quality,
+        workers=workers,
+        rounds=rounds,
+        seconds=seconds,
+        starts=starts,
+        repeat=repeat,
+    )
+    run_benchmark(run_loader, request, json, append)
 
 
 @app.command("svm")
 def bench_svm(
     train: Annotated[Path, typer.Option(help="Feature cache of the training images.")],
     test: Annotated[Path, typer.Option(help="Feature cache of the test images.")],
-    layer: Annotated[str, typer.Option(help="Which features.")] = "layer3",
+    layer: Annotated[str, typer.Option(help="Layer of the features.")] = "layer3",
     protocol: Annotated[
-        str, typer.Option(metavar="voc07-svm|voc07-lowshot", help="Whose problems.")
+        str, typer.Option(metavar="voc07-svm|voc07-lowshot", help="Protocol to solve.")
     ] = "voc07-svm",
     peers: Peers = None,
     each: Annotated[
-        int, typer.Option(help="Peers: tasks for each cost (and number of shots).")
+        int, typer.Option(help="Tasks that others solve for each cost (and number of shots).")
     ] = 1,
     limit: Limit = 120.0,
-    rounds: Annotated[int, typer.Option(help="Times that ours is run.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Number of times our solver is run.")] = 1,
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(help="Of the peers' sample.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the tasks that others solve.")] = 0,
     overrides: Overrides = None,
     json: Json = None,
     append: Append = None,
 ) -> None:
     """Measure a whole SVM protocol on one layer beside LinearSVC, cyanure and liblinear."""
-    from fastrot.benchmarks.common.harness import check_outputs, save_record
-    from fastrot.benchmarks.solvers.svm import bench_svm as run
+    from fastrot.benchmarks.solvers.svm import SvmBenchRequest, run_svm
 
-    check_outputs(json, append)
-    report = run(
-        train,
-        test,
+    request = SvmBenchRequest(
+        train=train,
+        test=test,
         layer=layer,
         protocol=protocol,
-        peers=names(peers),
+        baselines=names(peers),
         each=each,
         limit=limit,
         rounds=rounds,
@@ -130,20 +121,19 @@ def bench_svm(
         seed=seed,
         overrides=tuple(overrides or ()),
     )
-    save_record(report.to_json(), json, append)
-    show(report, False)
+    run_benchmark(run_svm, request, json, append)
 
 
 @app.command("knn")
 def bench_knn(
     data: Annotated[Path, typer.Option(help="A feature cache with labels.")],
-    layer: Annotated[str, typer.Option(help="Which features.")] = "pool",
-    bank: Annotated[int, typer.Option(help="Rows that are searched.")] = 50_000,
-    queries: Annotated[int, typer.Option(help="Rows that are looked for.")] = 10_000,
+    layer: Annotated[str, typer.Option(help="Layer of the features.")] = "pool",
+    bank: Annotated[int, typer.Option(help="Number of rows to search.")] = 50_000,
+    queries: Annotated[int, typer.Option(help="Number of rows to look up.")] = 10_000,
     dims: Annotated[
-        int | None, typer.Option(help="The first ones of the layer (default: all).")
+        int | None, typer.Option(help="Use the first dimensions of the layer (default: all).")
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="Neighbours.")] = 200,
+    k: Annotated[int, typer.Option("-k", "--k", help="Number of neighbours.")] = 200,
     peers: Peers = None,
     rounds: Rounds = 3,
     threads: Threads = None,
@@ -151,30 +141,29 @@ def bench_knn(
     append: Append = None,
 ) -> None:
     """Measure exact nearest neighbours beside faiss, scikit-learn and plain torch."""
-    from fastrot.benchmarks.common.harness import check_outputs, save_record
-    from fastrot.benchmarks.solvers.knn import run_knn
+    from fastrot.benchmarks.solvers.knn import KnnBenchRequest, run_knn
 
-    check_outputs(json, append)
-    report = run_knn(
-        data,
+    request = KnnBenchRequest(
+        features=data,
         layer=layer,
         bank=bank,
         queries=queries,
         dims=dims,
         k=k,
-        peers=names(peers) or ("faiss", "torch", "sklearn"),
+        baselines=names(peers),
         rounds=rounds,
         threads=threads,
     )
-    save_record(report.to_json(), json, append)
-    show(report, False)
+    run_benchmark(run_knn, request, json, append)
 
 
 @app.command("linear")
 def bench_linear(
     data: Annotated[Path, typer.Option(help="A feature cache with labels.")],
-    layer: Annotated[str, typer.Option(help="Which features.")] = "layer3",
-    samples: Annotated[int | None, typer.Option(help="Of them (default: all).")] = None,
+    layer: Annotated[str, typer.Option(help="Layer of the features.")] = "layer3",
+    samples: Annotated[
+        int | None, typer.Option(help="Number of images to use (default: all).")
+    ] = None,
     peers: Peers = None,
     rounds: Rounds = 3,
     limit: Limit = 300.0,
@@ -183,18 +172,15 @@ def bench_linear(
     append: Append = None,
 ) -> None:
     """Measure the exact optimum of a linear probe beside cyanure, scikit-learn and torch."""
-    from fastrot.benchmarks.common.harness import check_outputs, save_record
-    from fastrot.benchmarks.solvers.linear import run_linear
+    from fastrot.benchmarks.solvers.linear import LinearBenchRequest, run_linear
 
-    check_outputs(json, append)
-    report = run_linear(
-        data,
+    request = LinearBenchRequest(
+        features=data,
         layer=layer,
         samples=samples,
-        peers=names(peers) or ("cyanure", "sklearn", "torch-lbfgs"),
+        baselines=names(peers),
         rounds=rounds,
         limit=limit,
         threads=threads,
     )
-    save_record(report.to_json(), json, append)
-    show(report, False)
+    run_benchmark(run_linear, request, json, append)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import Annotated
 
 import typer
 
 from fastrot.cli.options import AsJson, SkipOrFail
 from fastrot.cli.show import INTERRUPTED, leave, show
 
-if TYPE_CHECKING:
-    from fastrot.data.sources.find import SourceKind
-
 app = typer.Typer()
 
 
-@app.command()
-def prepare(
+@app.command("prepare")
+def prepare_file(
     source: Annotated[Path, typer.Argument(help="The folder with the data set.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
     kind: Annotated[
@@ -41,12 +37,16 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(help="Processes (default: the cores this process may use).")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a killed run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an interrupted conversion.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.beton.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the order of the images in the file.")] = 0,
-    page_size: Annotated[int | None, typer.Option(help="Bytes; a power of two.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed for the order of the images in the file.")] = 0,
+    page_size: Annotated[
+        int | None, typer.Option(help="Page size in bytes, a power of two.")
+    ] = None,
     follow_symlinks: Annotated[
-        bool, typer.Option("--follow-symlinks", help="Also read links that leave SOURCE.")
+        bool, typer.Option("--follow-symlinks", help="Also follow links that lead out of SOURCE.")
     ] = False,
     on_bad_sample: SkipOrFail = None,
     dry_run: Annotated[
@@ -55,13 +55,13 @@ def prepare(
     json: AsJson = False,
 ) -> None:
     """Convert a data set to a .beton file with a manifest of checksums."""
-    from fastrot.data.prepare.convert import prepare as run
+    from fastrot.data.prepare.convert import prepare
+    from fastrot.data.prepare.options import PrepareRequest
 
-    convert = partial(
-        run,
+    request = PrepareRequest(
         source,
         out,
-        kind=cast("SourceKind", kind),
+        kind=kind,
         split=split,
         max_side=max_side,
         quality=quality,
@@ -72,35 +72,36 @@ def prepare(
         seed=seed,
         page_size=page_size,
         follow_symlinks=follow_symlinks,
-        on_bad_sample=cast("Literal['fail', 'skip']", on_bad_sample or "fail"),
+        on_bad_sample=on_bad_sample or "fail",
         dry_run=dry_run,
         progress=not json,
     )
     try:
-        show(convert(), json)
+        show(prepare(request), json)
     except KeyboardInterrupt:
         leave("fastrot: interrupted; the same command with --resume goes on", INTERRUPTED)
 
 
-@app.command()
-def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE.beton")], json: AsJson = False
+@app.command("inspect")
+def inspect_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton", help="The file to look at.")],
+    json: AsJson = False,
 ) -> None:
-    """Say what is in a .beton file."""
-    from fastrot.data.beton.inspect import inspect as run
+    """Show what is in a .beton file."""
+    from fastrot.data.beton.inspect import inspect
 
-    show(run(file), json)
+    show(inspect(file), json)
 
 
-@app.command()
-def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE.beton")],
+@app.command("verify")
+def verify_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton", help="The file to check.")],
     workers: Annotated[
         int | None, typer.Option(help="Threads (default: the cores this process may use).")
     ] = None,
     json: AsJson = False,
 ) -> None:
     """Check structure and checksums of a .beton file and decode every image strictly."""
-    from fastrot.data.beton.verify import verify as run
+    from fastrot.data.beton.verify import verify
 
-    show(run(file, workers=workers, progress=not json), json)
+    show(verify(file, workers=workers, progress=not json), json)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their words are read."""
+"""Options that several commands share, and how lists in them are read."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from fastrot.errors import UsageError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SkipOrFail = Annotated[
-    str | None, typer.Option("--on-bad-sample", metavar="fail|skip", help="What a bad sample does.")
+    str | None,
+    typer.Option("--on-bad-sample", metavar="fail|skip", help="What to do with a bad sample."),
 ]
 
 
 Checkpoint = Annotated[
-    Path, typer.Argument(help="A run, a checkpoint folder, or a file of weights.")
+    Path, typer.Argument(help="A run folder, a checkpoint folder, or a file of weights.")
 ]
 ChannelOrder = Annotated[
-    str, typer.Option(metavar="rgb|bgr", help="Of the images the weights were trained on.")
+    str, typer.Option(metavar="rgb|bgr", help="Channel order that the weights were trained with.")
 ]
 Model = Annotated[
     str | None, typer.Option(help="Architecture of a file of weights (default: guessed).")
 ]
 RandomInit = Annotated[
-    bool, typer.Option("--random-init", help="Take the weights that training began with.")
+    bool, typer.Option("--random-init", help="Use the weights that training started from.")
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the protocol."),
+]
+TrainOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe."),
 ]
 Pair = Annotated[
     tuple[Path, Path] | None,
@@ -38,52 +43,65 @@ Pair = Annotated[
 Cluster = Annotated[
     str, typer.Option(metavar="local|slurm", help="Train here, or submit a job that trains.")
 ]
-Nodes = Annotated[int, typer.Option(min=1, help="slurm: machines.")]
+Nodes = Annotated[int, typer.Option(min=1, help="slurm: number of nodes.")]
 Gpus = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Ranks of a machine: one a GPU, or a share of the CPU (slurm: 0 asks for no GPU).",
+        help="Ranks per machine, each with a GPU or a share of the CPU (slurm: 0 requests no GPU).",
     ),
 ]
 Ranks = Annotated[
-    int, typer.Option("--gpus", min=1, help="Ranks of this machine that extract: one a GPU.")
+    int, typer.Option("--gpus", min=1, help="Ranks on this machine that extract, one per GPU.")
 ]
 Slurm = Annotated[
     list[str] | None,
     typer.Option("--slurm", metavar="KEY=VALUE", help="E.g. partition=gpu, time_min=600."),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="slurm: stay until the run has ended.")]
+Wait = Annotated[bool, typer.Option("--wait", help="slurm: wait until the run has ended.")]
 
 
-Peers = Annotated[str | None, typer.Option(metavar="NAME,...", help="(default: all that fit).")]
-Threads = Annotated[
-    int | None, typer.Option(help="Cores of each contender (default: the usable ones).")
+Peers = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="What to compare with (default: all that fit)."),
 ]
-Rounds = Annotated[int, typer.Option(help="Turns of each contender.")]
-Limit = Annotated[float, typer.Option(help="Seconds after which a peer's solution is given up.")]
-Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write one object.")]
-Append = Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Add a record, one line.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Cores for each competitor (default: all usable ones).")
+]
+Rounds = Annotated[int, typer.Option(help="Rounds, in each of which every competitor is measured.")]
+Limit = Annotated[
+    float, typer.Option(help="Seconds after which a competitor's solution is given up.")
+]
+Json = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the report as one JSON object.")
+]
+Append = Annotated[
+    Path | None, typer.Option(metavar="FILE.jsonl", help="Add records to a results file.")
+]
 
 
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs.")]
-Precision = Annotated[str, typer.Option(metavar="auto|fp32|bf16|fp16", help="As in training.")]
-Seconds = Annotated[float, typer.Option(help="Least length of a turn.")]
-Numbers = Annotated[str, typer.Option(metavar="N,...", help="One or more.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+Precision = Annotated[
+    str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Precision, as in training.")
+]
+Seconds = Annotated[float, typer.Option(help="Minimum seconds per competitor and round.")]
+Repeat = Annotated[
+    int | None, typer.Option(help="Copies of the data (default: up to 3,000 images).")
+]
 
 
-def names(peers: str | None) -> tuple[str, ...] | None:
-    """What stands between the commas; None where nothing was given."""
-    return None if peers is None else tuple(filter(None, peers.split(",")))
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Split a list at its commas; None where nothing was given."""
+    return None if text is None else tuple(filter(None, text.split(",")))
 
 
-def integers(text: str, flag: str) -> list[int]:
-    """What stands between the commas, as whole numbers.
+def integers(text: str, flag: str) -> tuple[int, ...]:
+    """Split a list of whole numbers at its commas.
 
     Raises:
-        UsageError: one is none.
+        UsageError: one of them is no whole number.
     """
     try:
-        return [int(part) for part in text.split(",")]
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{flag}={text}: name whole numbers, with commas between them") from None

@@ -1,14 +1,19 @@
-"""How a command ends: its report is printed, and its exit code returned to the shell."""
+"""How a command ends: its report is saved and printed, and its exit code returned to the shell."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from rich.console import Console
+
+Request = TypeVar("Request")
 
 INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
 
@@ -18,15 +23,23 @@ class Report(Protocol):
 
     @property
     def exit_code(self) -> int:
-        """Of the command."""
+        """Exit code of the command."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         ...
 
     def show(self, console: Console) -> None:
         """Print it for people."""
+        ...
+
+
+class SavedReport(Report, Protocol):
+    """What a benchmark found: it can also be kept in files."""
+
+    def save(self, json: Path | None, append: Path | None) -> None:
+        """Write one object into a file, and add records to a results file, where asked to."""
         ...
 
 
@@ -44,6 +57,32 @@ def show(report: Report, as_json: bool) -> None:
         else:
             report.show(Console())
     raise typer.Exit(report.exit_code)
+
+
+def run_benchmark(
+    run: Callable[[Request], SavedReport],
+    request: Request,
+    json: Path | None,
+    append: Path | None = None,
+) -> None:
+    """Run a benchmark, save its report where asked to, print it, and leave with its exit code.
+
+    Args:
+        run: the benchmark.
+        request: what it is to measure.
+        json: file for one object; None: none.
+        append: results file, to which records are added; None: none.
+
+    Raises:
+        UsageError: one of the files could not be written; this is found out before the run.
+        typer.Exit: always, at the end.
+    """
+    from fastrot.benchmarks.common.harness import check_outputs
+
+    check_outputs(json, append)
+    report = run(request)
+    report.save(json, append)
+    show(report, as_json=False)
 
 
 def leave(line: str, code: int) -> NoReturn:

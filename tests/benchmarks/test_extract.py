@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastrot.benchmarks.extract import run_extract
+from fastrot.benchmarks.extract import ExtractBenchRequest, run_extract
 from fastrot.errors import UsageError
 
 
@@ -17,10 +17,10 @@ def test_engines_give_the_same_features_and_each_has_its_rate(
     test_data: Callable[[str], Path],
 ) -> None:
     photos = test_data("imagenette-128") / "val"
-    report = run_extract(
+    report = run_extract(ExtractBenchRequest(
         model="resnet18", data=str(photos), resolution=32, batch=8, device="cpu", rounds=2,
         seconds=0.05, progress=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     document = json.loads(json.dumps(report.to_json()))
     points = {point["point"]: point for point in document["points"]}
     assert list(points) == ["torch", "fused", "from data"]
@@ -36,10 +36,10 @@ def test_engines_give_the_same_features_and_each_has_its_rate(
 
 
 def test_half_precision_is_told_from_float32() -> None:
-    report = run_extract(
+    report = run_extract(ExtractBenchRequest(
         model="resnet18", resolution=32, batch=4, precision="bf16", device="cpu", rounds=1,
         seconds=0.01, progress=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     for point in report.points:
         assert 1e-4 < point.distance < 0.1
 
@@ -56,4 +56,4 @@ def test_half_precision_is_told_from_float32() -> None:
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        run_extract(device="cpu", progress=False, **arguments)
+        run_extract(ExtractBenchRequest(device="cpu", progress=False, **arguments))

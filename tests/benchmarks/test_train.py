@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastrot.benchmarks.train import TurnError, run_train
+from fastrot.benchmarks.train import ShortRunError, TrainBenchRequest, run_train
 from fastrot.data.digits import write_digits
 from fastrot.errors import UsageError
 
@@ -22,10 +22,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_loaders_are_told_as_shares_of_the_rate_without_loading(digits: Path) -> None:
-    report = run_train(
+    report = run_train(TrainBenchRequest(
         digits, recipe="digits", overrides=[*SMALL, "data.val=null"],
         loaders=("native", "reference"), rounds=1, seconds=1.0, repeat=1, progress=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     document = json.loads(json.dumps(report.to_json()))
     points = {point["point"]: point for point in document["points"]}
     assert list(points) == ["synthetic", "native", "reference"]
@@ -45,18 +45,18 @@ def test_loaders_are_told_as_shares_of_the_rate_without_loading(digits: Path) ->
 
 @pytest.mark.slow
 def test_what_ends_a_trainer_is_passed_on(digits: Path) -> None:
-    with pytest.raises(TurnError, match="batch=5000 is larger than the data set") as raised:
-        run_train(
+    with pytest.raises(ShortRunError, match="batch=5000 is larger than the data set") as raised:
+        run_train(TrainBenchRequest(
             digits, recipe="digits", overrides=[*SMALL, "train.global_batch=5000"], loaders=(),
             rounds=1, seconds=1.0, repeat=1, progress=False,
-        )  # fmt: skip
+        ))  # fmt: skip
     assert raised.value.exit_code == 64
 
 
 def test_bad_arguments_are_refused(digits: Path) -> None:
     with pytest.raises(UsageError, match="loaders fast: known are native, reference, ffcv"):
-        run_train(digits, loaders=["fast"], progress=False)
+        run_train(TrainBenchRequest(digits, loaders=["fast"], progress=False))
     with pytest.raises(UsageError, match=r"--seconds=0 must be more than 0"):
-        run_train(digits, seconds=0, progress=False)
+        run_train(TrainBenchRequest(digits, seconds=0, progress=False))
     with pytest.raises(UsageError, match=r"nearest known key is 'train.epochs'"):
-        run_train(digits, overrides=["train.epoch=3"], progress=False)
+        run_train(TrainBenchRequest(digits, overrides=["train.epoch=3"], progress=False))

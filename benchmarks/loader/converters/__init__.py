@@ -1,1 +1,1 @@
-"""The contenders of ``fastrot bench loader --what prepare``: a delivery is a whole conversion."""
+"""The competitors of ``fastrot bench loader --what prepare``: a delivery is a whole conversion."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastrot.benchmarks.compare.stream import Stream
 from fastrot.benchmarks.loader.converters.job import ConversionJob, conversions
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
@@ -15,9 +17,9 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
     asked = ConversionJob(**job)
 
     def convert() -> int:
-        return prepare(
-            asked.source,
-            asked.out,
+        request = PrepareRequest(
+            Path(asked.source),
+            Path(asked.out),
             kind="folder",
             max_side=None if asked.copy else asked.max_side,
             quality=None if asked.copy else asked.quality,
@@ -25,6 +27,7 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
             workers=asked.workers,
             overwrite=True,
             progress=False,
-        ).num_samples
+        )
+        return prepare(request).num_samples
 
     return conversions(convert)

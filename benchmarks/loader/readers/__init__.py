@@ -1,1 +1,1 @@
-"""The contenders of ``fastrot bench loader``, one file each: bare, in their best set-up."""
+"""The competitors of ``fastrot bench loader``, one file each: bare, in their best set-up."""

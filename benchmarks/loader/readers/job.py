@@ -1,4 +1,4 @@
-"""What all contenders of ``fastrot bench loader`` are given: the same samples, boxes and order.
+"""What all competitors of ``fastrot bench loader`` are given: the same samples, boxes and order.
 
 Shapes: N images of a batch.
 """
@@ -30,7 +30,7 @@ class LoaderJob:
 
     Attributes:
         data: a .beton file or a folder.
-        loader: of ``peers.own``: which of our loaders.
+        loader: of ``readers.own``: which of our loaders.
         size: S, pixels.
         batch: N.
         workers: threads or processes.
@@ -85,7 +85,7 @@ class Stored:
         raw: whether the images are stored as pixels.
 
     Raises:
-        MismatchError: a .beton file with both kinds; no peer reads that.
+        MismatchError: a .beton file with both kinds; no baseline reads that.
     """
 
     def __init__(self, path: str | Path) -> None:

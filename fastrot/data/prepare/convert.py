@@ -13,8 +13,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,8 @@ from fastrot.data.prepare.encode import SHRINK_FILTER, Encoding, Payload
 from fastrot.data.prepare.options import (
     Encode,
     PrepareReport,
+    PrepareRequest,
     Skipped,
-    check_options,
     check_output,
     estimate_bytes,
     fields_of,
@@ -48,55 +47,15 @@ _JPEG_NAMES = (".jpg", ".jpeg")
 _MOSTLY = 0.9  # of the files
 
 
-def prepare(
-    source: str | Path,
-    out: str | Path,
-    *,
-    kind: SourceKind = "auto",
-    split: str | None = None,
-    max_side: int | None = None,
-    quality: int | None = None,
-    copy: bool = False,
-    workers: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    seed: int = 0,
-    page_size: int | None = None,
-    follow_symlinks: bool = False,
-    on_bad_sample: Literal["fail", "skip"] = "fail",
-    dry_run: bool = False,
-    progress: bool = True,
-) -> PrepareReport:
+def prepare(request: PrepareRequest) -> PrepareReport:
     """Convert a data set to a ``.beton`` file with a manifest.
 
     Every image is decoded, turned upright (EXIF) and stored as an RGB JPEG; CIFAR's binary
     version is stored as raw pixels unless a quality is given. Labels become a field ``label`` of
     integers, or ``labels`` of shape (K,), int8, where an image can have several of K classes.
 
-    Args:
-        source: the folder; see ``list_source`` for the layouts.
-        out: the file to write; its folder must exist.
-        kind: what the source is; ``auto`` looks.
-        split: which part of a source that has parts.
-        max_side: shrink images until the longest side is at most this, in pixels; never enlarge.
-        quality: of the JPEGs, 1 to 100; None: 90.
-        copy: keep the bytes of the JPEGs that need no change, of which only the markers are
-            checked; the others are stored with quality 90, counted and listed by reason.
-        workers: processes that decode and encode, or threads that copy; None: the cores this
-            process may use; 0: none.
-        resume: go on with an interrupted run with the same settings, if there is one; a finished
-            one is left as it is.
-        overwrite: replace a file that is already there (when the new one is complete).
-        seed: of the order of the images in the file.
-        page_size: bytes, a power of two from 2 MiB to 2 GiB; None: chosen by the source.
-        follow_symlinks: also read links that lead out of the source folder.
-        on_bad_sample: ``fail`` names the first bad image and stops; ``skip`` leaves them out and
-            lists them.
-        dry_run: only say what would be done.
-        progress: show a progress bar, or lines, on standard error.
-
     Raises:
-        UsageError: a path or an option is wrong, or ``out`` exists.
+        UsageError: a path is wrong, or ``out`` exists.
         BadDataError: the source is no data set, or has a bad image.
         MismatchError: another process writes ``out``, or what is to be resumed was begun with
             other settings.
@@ -104,43 +63,38 @@ def prepare(
         OutOfMemoryError: a worker was killed.
     """
     started = time.monotonic()
-    out = Path(out)
-    encoding = check_options(
-        max_side=max_side,
-        quality=quality,
-        copy=copy,
-        workers=workers,
-        seed=seed,
-        on_bad_sample=on_bad_sample,
+    out, encoding = request.out, request.encoding
+    check_output(out, overwrite=request.overwrite or request.resume)
+    listing = list_source(
+        request.source,
+        kind=cast("SourceKind", request.kind),
+        split=request.split,
+        follow_symlinks=request.follow_symlinks,
     )
-    check_output(out, overwrite=overwrite or resume)
-    listing = list_source(source, kind=kind, split=split, follow_symlinks=follow_symlinks)
     report = PrepareReport(
         out=out,
-        dry_run=dry_run,
+        dry_run=request.dry_run,
         source=listing.root,
         kind=listing.kind,
         num_samples=len(listing),
         class_names=listing.class_names,
     )
-    page_size = page_size or page_bytes(listing)
-    if dry_run:
+    page_size = request.page_size or page_bytes(listing)
+    if request.dry_run:
         size = estimate_bytes(listing, encoding, page_size)
         return replace(report, file_bytes=size)
-    settings = asdict(encoding) | {"seed": seed, "libraries": _libraries()}
+    settings = asdict(encoding) | {"seed": request.seed, "libraries": _libraries()}
     settings["shrink_filter"] = SHRINK_FILTER.name.lower()
-    if resume and not overwrite and out.exists():
+    if request.resume and not request.overwrite and out.exists():
         return _finished(report, listing, settings)
     job = _Job(
+        request=request,
         listing=listing,
-        order=_shuffled(len(listing), seed),
+        order=_shuffled(len(listing), request.seed),
         page_size=page_size,
-        skip_bad=on_bad_sample == "skip",
-        overwrite=overwrite,
         settings=settings,
-        progress=progress,
     )
-    processes = usable_cores() if workers is None else workers
+    processes = usable_cores() if request.workers is None else request.workers
     if len(listing) < 2 * _MIN_IMAGES_A_WORKER:
         processes = 0
     identity = json.dumps({"source": listing.digest, **settings})
@@ -153,7 +107,7 @@ def prepare(
             capacity=len(listing),
             page_size=page_size,
             journal=identity,
-            resume=resume,
+            resume=request.resume,
         ) as writer,
     ):
         resumed = writer.num_samples
@@ -180,13 +134,11 @@ _Pool = WorkerPool[int, Payload | Skipped] | ReadAhead[int, Payload | Skipped]
 class _Job:
     """What to convert; ``order`` is the source image at each position of the file."""
 
+    request: PrepareRequest
     listing: Source
     order: NDArray[np.int64]
     page_size: int
-    skip_bad: bool
-    overwrite: bool
     settings: dict[str, Scalar]
-    progress: bool
 
 
 @dataclass
@@ -213,7 +165,7 @@ def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
     labels = listing.labels
     try:
         # Again, now that no other process can be about to finish it.
-        check_output(writer.path, overwrite=job.overwrite)
+        check_output(writer.path, overwrite=job.request.overwrite)
     except UsageError:
         writer.discard()
         raise
@@ -221,7 +173,7 @@ def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
     samples = job.order[first:].tolist()
     # About a megabyte of images a message.
     batch = int(np.clip(2**20 // max(1, int(listing.sizes.mean())), 1, MAX_BATCH))
-    meter = Meter("prepare", total=len(listing), done=first) if job.progress else None
+    meter = Meter("prepare", total=len(listing), done=first) if job.request.progress else None
     with meter or nullcontext():
         for position, sample, result in zip(
             itertools.count(first), samples, pool.map(samples, batch=batch), strict=False
@@ -233,7 +185,7 @@ def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
                     tally.reencoded[result.reencoded] += 1
                 elif job.settings["copy"]:
                     tally.kept += 1
-            elif job.skip_bad:
+            elif job.request.on_bad_sample == "skip":
                 tally.skipped.append(result)
             else:
                 raise _bad_image(listing, result)

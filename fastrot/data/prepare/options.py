@@ -118,37 +118,79 @@ class PrepareReport:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def check_options(
-    *,
-    max_side: int | None,
-    quality: int | None,
-    copy: bool,
-    workers: int | None,
-    seed: int,
-    on_bad_sample: str,
-) -> Encoding:
-    """How images are to be stored, from options that fit together.
+@dataclass(frozen=True)
+class PrepareRequest:
+    """What ``prepare`` is asked to do.
+
+    Attributes:
+        source: the folder; see ``list_source`` for the layouts.
+        out: the file to write; its folder must exist.
+        kind: what the source is, a ``SourceKind``; ``auto`` looks.
+        split: which part of a source that has parts.
+        max_side: shrink images until the longest side is at most this, in pixels; never enlarge.
+        quality: of the JPEGs, 1 to 100; None: 90.
+        copy: keep the bytes of the JPEGs that need no change, of which only the markers are
+            checked; the others are stored with quality 90, counted and listed by reason.
+        workers: processes that decode and encode, or threads that copy; None: the cores this
+            process may use; 0: none.
+        resume: resume an interrupted run with the same settings, if there is one; a finished
+            one is left as it is.
+        overwrite: replace a file that is already there (when the new one is complete).
+        seed: of the order of the images in the file.
+        page_size: bytes, a power of two from 2 MiB to 2 GiB; None: chosen by the source.
+        follow_symlinks: also read links that lead out of the source folder.
+        on_bad_sample: ``fail`` names the first bad image and stops; ``skip`` leaves them out and
+            lists them.
+        dry_run: only say what would be done.
+        progress: show a progress bar, or lines, on standard error.
 
     Raises:
-        UsageError: they contradict each other, or one is out of its range.
+        UsageError: options contradict each other, or one is out of its range.
     """
-    for flag, value in (("--max-side", max_side), ("--quality", quality)):
-        if copy and value is not None:
+
+    source: Path
+    out: Path
+    kind: str = "auto"
+    split: str | None = None
+    max_side: int | None = None
+    quality: int | None = None
+    copy: bool = False
+    workers: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    seed: int = 0
+    page_size: int | None = None
+    follow_symlinks: bool = False
+    on_bad_sample: str = "fail"
+    dry_run: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--max-side", self.max_side), ("--quality", self.quality)):
+            if self.copy and value is not None:
+                raise UsageError(
+                    f"--copy keeps the bytes of the images and {flag}={value} would change them; "
+                    "give one of the two"
+                )
+        if self.max_side is not None and not 1 <= self.max_side <= 65500:
+            raise UsageError(f"--max-side={self.max_side} must be from 1 to 65500 pixels")
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(
-                f"--copy keeps the bytes of the images and {flag}={value} would change them; "
-                "give one of the two"
+                f"--quality={self.quality} must be from 1 to 100 ({DEFAULT_QUALITY} is usual)"
             )
-    if max_side is not None and not 1 <= max_side <= 65500:
-        raise UsageError(f"--max-side={max_side} must be from 1 to 65500 pixels")
-    if quality is not None and not 1 <= quality <= 100:
-        raise UsageError(f"--quality={quality} must be from 1 to 100 ({DEFAULT_QUALITY} is usual)")
-    if workers is not None and workers < 0:
-        raise UsageError(f"--workers={workers} must be at least 0 (0: no extra processes)")
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"--seed={seed} must be from 0 to 2**64 - 1")
-    if on_bad_sample not in ("fail", "skip"):
-        raise UsageError(f"--on-bad-sample={on_bad_sample!r} is not known; choose fail or skip")
-    return Encoding(copy, max_side, quality)
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"--workers={self.workers} must be at least 0 (0: no extra processes)")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"--seed={self.seed} must be from 0 to 2**64 - 1")
+        if self.on_bad_sample not in ("fail", "skip"):
+            raise UsageError(
+                f"--on-bad-sample={self.on_bad_sample!r} is not known; choose fail or skip"
+            )
+
+    @property
+    def encoding(self) -> Encoding:
+        """How images are to be stored."""
+        return Encoding(self.copy, self.max_side, self.quality)
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own: fair turns, and what becomes of those that fail."""
+"""Competitors in processes of their own: fair turns, and what becomes of those that fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import pytest
 from rich.console import Console
 
 from fastrot.benchmarks.common.harness import Countdown
-from fastrot.benchmarks.compare.runner import ContenderError, Contest, Entry, contest_cores, hold
+from fastrot.benchmarks.compare.runner import (
+    Competitor,
+    CompetitorError,
+    CompetitorResults,
+    competitor_cores,
+    run_comparison,
+)
 from fastrot.errors import UsageError
 
 CONTENDERS = {
@@ -104,15 +110,17 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         opening = "\ndef open_stream(job):\n    global job_seconds\n"
         opening += f"    job_seconds = job['step']\n    return {stream}\n"
         text = imports + textwrap.dedent(body) + opening
-        (tmp_path / f"contender_{name}.py").write_text(text)
+        (tmp_path / f"competitor_{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
 
 
-def contest(*names: str, rounds: int = 3, starts: int = 1, seconds: float = 0.3) -> Contest:
+def contest(
+    *names: str, rounds: int = 3, starts: int = 1, seconds: float = 0.3
+) -> CompetitorResults:
     cores = sorted(os.sched_getaffinity(0))
-    return hold(
-        [Entry(name, f"contender_{name}", {"step": _STEP}) for name in names],
+    return run_comparison(
+        [Competitor(name, f"competitor_{name}", {"step": _STEP}) for name in names],
         cores=cores,
         starts=starts,
         rounds=rounds,
@@ -121,7 +129,7 @@ def contest(*names: str, rounds: int = 3, starts: int = 1, seconds: float = 0.3)
     )
 
 
-def test_rates_are_those_of_the_contenders(modules: Path) -> None:
+def test_rates_are_those_of_the_competitors(modules: Path) -> None:
     outcome = contest("steady", "pairs", "own_clock")
     rates = {name: sorted(each.rates())[1] for name, each in outcome.measured.items()}
     assert outcome.left_out == {}
@@ -155,13 +163,13 @@ def test_whoever_fails_is_left_out_with_the_reason(modules: Path) -> None:
         "refuses": "no such animal",
         "breaks": "KeyError: 'lost'",
         "dies": "died with SIGSEGV: the last word",
-        "nowhere": "ModuleNotFoundError: No module named 'contender_nowhere'",
+        "nowhere": "ModuleNotFoundError: No module named 'competitor_nowhere'",
     }
 
 
 @pytest.mark.parametrize(("name", "code"), [("refuses", 65), ("breaks", 70), ("dies", 70)])
 def test_without_its_subject_there_is_no_contest(modules: Path, name: str, code: int) -> None:
-    with pytest.raises(ContenderError, match=f"^{name}: ") as raised:
+    with pytest.raises(CompetitorError, match=f"^{name}: ") as raised:
         contest(name, "steady")
     assert raised.value.exit_code == code
 
@@ -175,7 +183,7 @@ def test_other_pixels_are_other_work(modules: Path) -> None:
 
 def test_no_process_is_left_behind(modules: Path) -> None:
     contest("forks", rounds=1, seconds=0.05)
-    with pytest.raises(ContenderError):
+    with pytest.raises(CompetitorError):
         contest("breaks", rounds=1)
     # Ours are sessions of their own: find them by the module that they run.
     running = []
@@ -190,9 +198,11 @@ def test_no_process_is_left_behind(modules: Path) -> None:
 
 def test_steps_and_who_is_left_out_are_said(modules: Path) -> None:
     text = io.StringIO()
-    entries = [Entry(name, f"contender_{name}", {"step": 0.001}) for name in ("steady", "refuses")]
-    hold(
-        entries,
+    competitors = [
+        Competitor(name, f"competitor_{name}", {"step": 0.001}) for name in ("steady", "refuses")
+    ]
+    run_comparison(
+        competitors,
         cores=sorted(os.sched_getaffinity(0)),
         starts=1,
         rounds=2,
@@ -206,7 +216,7 @@ def test_steps_and_who_is_left_out_are_said(modules: Path) -> None:
 
 
 def test_more_cores_than_there_are_are_refused() -> None:
-    assert len(contest_cores(1)) == 1
+    assert len(competitor_cores(1)) == 1
     for workers in (0, 10**6):
         with pytest.raises(UsageError, match="usable cores"):
-            contest_cores(workers)
+            competitor_cores(workers)

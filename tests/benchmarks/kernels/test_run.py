@@ -9,20 +9,33 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastrot.benchmarks.kernels import implementations as kernel_contenders
+from fastrot.benchmarks.kernels import implementations
 from fastrot.benchmarks.kernels.cases import OPS, Case, cases
-from fastrot.benchmarks.kernels.run import DisagreementError, KernelsReport, run_kernels
+from fastrot.benchmarks.kernels.run import (
+    DisagreementError,
+    KernelsBenchRequest,
+    KernelsReport,
+    run_kernels,
+)
 from fastrot.errors import UsageError
 
-PEERS = ["reference", "torch", "apex"]
+BASELINES = ["reference", "torch", "apex"]
 
 
 @pytest.fixture(scope="module")
 def report() -> KernelsReport:
     return run_kernels(
-        resolution=16, batch=1, dtype="float16", device="cpu", peers=PEERS, rounds=2, runs=1,
-        progress=False,
-    )  # fmt: skip
+        KernelsBenchRequest(
+            resolution=16,
+            batch=1,
+            dtype="float16",
+            device="cpu",
+            baselines=BASELINES,
+            rounds=2,
+            runs=1,
+            progress=False,
+        )
+    )
 
 
 def test_every_operation_has_times_beside_a_copy(report: KernelsReport, tmp_path: Path) -> None:
@@ -60,10 +73,10 @@ def test_views_and_gradients_are_compared(report: KernelsReport) -> None:
 
 
 def test_what_is_compiled_gives_the_same() -> None:
-    report = run_kernels(
+    report = run_kernels(KernelsBenchRequest(
         ops=["bn-add-relu-backward"], resolution=8, batch=1, dtype="float32", device="cpu",
-        peers=["compiled"], rounds=1, runs=1, progress=False,
-    )  # fmt: skip
+        baselines=["compiled"], rounds=1, runs=1, progress=False,
+    ))  # fmt: skip
     compiled = [point for point in report.points() if point["implementation"] == "compiled"]
     assert len(compiled) == 4
     assert all(point["mean_difference"] < 1e-6 for point in compiled)
@@ -97,10 +110,20 @@ def test_a_wrong_result_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(given, training):
         return given.x * 0.99
 
-    monkeypatch.setattr(kernel_contenders, "_torch_norm", careless)
+    monkeypatch.setattr(implementations, "_torch_norm", careless)
     with pytest.raises(DisagreementError, match=r"torch: bn-relu-forward .* differs from float"):
-        run_kernels(ops=["bn-relu-forward"], resolution=8, batch=1, device="cpu", peers=["torch"],
-                    rounds=1, runs=1, progress=False)  # fmt: skip
+        run_kernels(
+            KernelsBenchRequest(
+                ops=["bn-relu-forward"],
+                resolution=8,
+                batch=1,
+                device="cpu",
+                baselines=["torch"],
+                rounds=1,
+                runs=1,
+                progress=False,
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -110,11 +133,11 @@ def test_a_wrong_result_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"batch": 0}, "--batch=0 must be at least 1"),
         ({"resolution": 4}, "--resolution=4 must be at least 8"),
         ({"ops": ["conv"]}, r"ops \['conv'\] are not known; known: rotate-3"),
-        ({"peers": ["cudnn"]}, r"peers \['cudnn'\] are not known; known: reference, torch"),
+        ({"baselines": ["cudnn"]}, r"peers \['cudnn'\] are not known; known: reference, torch"),
         ({"dtype": "int8"}, "--dtype=int8 is not known; known: float16"),
         ({"device": "tpu"}, "tpu"),
     ],
 )
 def test_a_wrong_option_is_named(options, message) -> None:
     with pytest.raises(UsageError, match=message):
-        run_kernels(**{"device": "cpu", **options})
+        run_kernels(KernelsBenchRequest(**{"device": "cpu", **options}))

@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastrot.benchmarks.compare.report import BenchReport
-from fastrot.benchmarks.compare.runner import ContenderError, Contest, Measured
-from fastrot.benchmarks.loader import baselines as loader_contenders
+from fastrot.benchmarks.compare.report import ComparisonReport
+from fastrot.benchmarks.compare.runner import CompetitorError, CompetitorResults, Measurements
+from fastrot.benchmarks.loader import baselines
 from fastrot.benchmarks.loader.baselines import _Kind
 from fastrot.benchmarks.loader.data import prepare_data
 from fastrot.benchmarks.loader.readers.job import LoaderJob, Stored
-from fastrot.benchmarks.loader.run import bench_loader
+from fastrot.benchmarks.loader.run import LoaderBenchRequest, run_loader
 from fastrot.cli.app import main
 from fastrot.data.beton import BetonWriter, Field, Kind
 from fastrot.data.loaders.reference import crop_and_resize
 from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 
 SIZE, BATCH = 64, 16
 
@@ -41,7 +42,7 @@ def photos(test_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def beton(photos: Path) -> Path:
     out = photos.parent / f"{photos.name}.beton"
-    prepare(photos, out, quality=90, workers=0, progress=False)
+    prepare(PrepareRequest(photos, out, quality=90, workers=0, progress=False))
     return out
 
 
@@ -103,7 +104,7 @@ def expected(job: LoaderJob, count: int) -> list[np.ndarray]:
     ],
     ids=["dali", "torchvision", "pillow", "own"],
 )
-def test_every_contender_makes_our_crops(
+def test_every_competitor_makes_our_crops(
     request: pytest.FixtureRequest, source: str, module: str, more: dict[str, Any], tolerance: float
 ) -> None:
     if module == "dali":
@@ -179,7 +180,7 @@ def test_a_run_beside_all_peers(
     pytest.importorskip("ffcv")
     pytest.importorskip("nvidia.dali")
     absent = _Kind("ffcv", package="no_such_package")
-    monkeypatch.setitem(loader_contenders.PEERS, "absent", absent)
+    monkeypatch.setitem(baselines.BASELINES, "absent", absent)
     out, lines = tmp_path / "out.json", tmp_path / "results.jsonl"
     code, text, err = run(
         capsys,
@@ -232,20 +233,20 @@ def test_a_peer_that_cannot_read_the_data_is_left_out(
 # --- the arithmetic of the report -----------------------------------------------------------
 
 
-def measured(*rates: float) -> Measured:
+def measured(*rates: float) -> Measurements:
     turn = {"seconds": 2.0, "cpu_seconds": 3.0, "peak_bytes": 10, "steady_bytes": 5}
     turn |= {"file_page_bytes": 1, "storage_bytes": 4, "foreign_cores": 0.0}
     start = {"first_seconds": 0.5, "import_seconds": 2, "process_seconds": 3, "notes": {}}
-    return Measured([start], [{"images": 2 * rate, **turn} for rate in rates])
+    return Measurements([start], [{"images": 2 * rate, **turn} for rate in rates])
 
 
-def report(**contenders: Measured) -> BenchReport:
-    names = list(contenders)
-    return BenchReport(
+def report(**competitors: Measurements) -> ComparisonReport:
+    names = list(competitors)
+    return ComparisonReport(
         bench="loader",
         subject=names[0],
         compared=dict.fromkeys(names[1:], names[0]),
-        contest=Contest(contenders, {}),
+        results=CompetitorResults(competitors, {}),
         bytes_an_image=1000.0,
         settings={},
         data={},
@@ -301,8 +302,10 @@ def test_data_that_is_not_there_is_64(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_subject_that_fails_ends_the_run_with_its_code(photos: Path) -> None:
-    with pytest.raises(ContenderError, match=r"ffcv: .*FFCV reads only") as raised:
-        bench_loader(
-            photos, loader="ffcv", peers=(), batch=BATCH, starts=1, repeat=1, progress=False
+    with pytest.raises(CompetitorError, match=r"ffcv: .*FFCV reads only") as raised:
+        run_loader(
+            LoaderBenchRequest(
+                photos, loader="ffcv", baselines=(), batch=BATCH, starts=1, repeat=1, progress=False
+            )
         )
     assert raised.value.exit_code == 64

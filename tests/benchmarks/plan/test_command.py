@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from fastrot.benchmarks.plan import command
-from fastrot.benchmarks.plan.command import plan
-from fastrot.benchmarks.plan.links import Network
+from fastrot.benchmarks.plan.command import PlanRequest, plan
+from fastrot.benchmarks.plan.links import GivenLinks
 from fastrot.benchmarks.plan.report import PlanReport
 from fastrot.benchmarks.plan.step_times import NoRecordError
 from fastrot.data.digits import write_digits
@@ -56,7 +56,9 @@ def shown(report: PlanReport) -> str:
 
 
 def test_a_plan_states_everything_it_rests_on(measured: Path) -> None:
-    report = plan(RECIPE, gpus=[1, 8, 64, 1024], records=[measured], per_gpu=64, price=2.5)
+    report = plan(
+        PlanRequest(RECIPE, gpus=(1, 8, 64, 1024), records=(measured,), per_gpu=64, price=2.5)
+    )
     text = shown(report)
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
     said = " ".join(text.split())
@@ -76,10 +78,10 @@ def test_a_plan_states_everything_it_rests_on(measured: Path) -> None:
 
 
 def test_what_is_given_goes_before_what_was_measured(measured: Path) -> None:
-    report = plan(
-        RECIPE, gpus=[16], records=[measured], per_gpu=16,
-        network=Network(gpus_per_node=4, link=50.0, network=12.5, latency=20.0),
-    )  # fmt: skip
+    report = plan(PlanRequest(
+        RECIPE, gpus=(16,), records=(measured,), per_gpu=16,
+        links=GivenLinks(gpus_per_node=4, link=50.0, network=12.5, latency=20.0),
+    ))  # fmt: skip
     said = "\n".join(report.assumptions)
     assert "50 GB/s (given), 4.5 us a hop (measured" in said
     assert "12.5 GB/s (given), 20 us a hop (given)" in said
@@ -87,12 +89,13 @@ def test_what_is_given_goes_before_what_was_measured(measured: Path) -> None:
 
 
 def test_what_cannot_be_planned_is_refused_line_by_line(measured: Path) -> None:
-    report = plan(RECIPE, gpus=[4, 8, 3, 128], records=[measured])  # 32, 16, -, 1 images each
+    # 32, 16, -, 1 images each
+    report = plan(PlanRequest(RECIPE, gpus=(4, 8, 3, 128), records=(measured,)))
     assert [row.gpus for row in report.rows] == [4, 8]
     assert "multiple of the 3 ranks" in report.refused[3]
     assert "fastrot bench train-step" in report.refused[128]
     assert "128 GPUs: not planned: 1 images a GPU" in " ".join(shown(report).split())
-    none = plan(RECIPE, gpus=[3], records=[measured])
+    none = plan(PlanRequest(RECIPE, gpus=(3,), records=(measured,)))
     assert none.exit_code == 64 and "Assumptions" in shown(none)
 
 
@@ -100,7 +103,7 @@ def test_a_link_of_other_hardware_is_not_used(measured: Path, tmp_path: Path) ->
     other = tmp_path / "other.json"
     other.write_text(json.dumps(LINK | {"record": MACHINE | {"gpus": ["GPU B"]}}))
     measured.write_text(json.dumps(step_line(16, 4000.0)))
-    report = plan(RECIPE, gpus=[8], records=[measured, other])
+    report = plan(PlanRequest(RECIPE, gpus=(8,), records=(measured, other)))
     said = "\n".join(report.assumptions)
     assert "not used: the link of other.json, of other hardware: GPU B" in said
     assert "200 GB/s (assumed)" in said
@@ -109,45 +112,45 @@ def test_a_link_of_other_hardware_is_not_used(measured: Path, tmp_path: Path) ->
 def test_without_a_record_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "shipped_paths", lambda: [])
     with pytest.raises(NoRecordError, match=r"--resolution 224 --batch 16,128 --append") as raised:
-        plan(RECIPE, gpus=[1, 8])
+        plan(PlanRequest(RECIPE, gpus=(1, 8)))
     assert raised.value.exit_code == 64
 
 
 def test_a_roofline_says_that_it_is_a_bound() -> None:
-    report = plan(RECIPE, gpus=[1], roofline="h200", per_gpu=64)
+    report = plan(PlanRequest(RECIPE, gpus=(1,), roofline="h200", per_gpu=64))
     assert "NOT MEASURED" in report.assumptions[0] and report.rows[0].how == "bound"
     # 10,200 views/s: the level that ``benchmarks/common/roofline.py`` names in its example.
     assert report.rows[0].views_per_s == pytest.approx(10_200, rel=0.01)
     assert "≥: bound" in shown(report) and "≥25" in shown(report)
-    twice = plan(RECIPE, gpus=[1], roofline="1580:8.6", per_gpu=64)
+    twice = plan(PlanRequest(RECIPE, gpus=(1,), roofline="1580:8.6", per_gpu=64))
     assert twice.rows[0].step == pytest.approx(report.rows[0].step / 2, rel=1e-6)
     with pytest.raises(UsageError, match=r"--roofline 790:4\.3"):
-        plan(RECIPE, gpus=[1], roofline="h300")
+        plan(PlanRequest(RECIPE, gpus=(1,), roofline="h300"))
 
 
 def test_bytes_are_those_of_the_data(measured: Path, tmp_path: Path) -> None:
     digits = write_digits(tmp_path)[0]
-    report = plan(RECIPE, gpus=[1], records=[measured], per_gpu=64, data=str(digits))
+    report = plan(PlanRequest(RECIPE, gpus=(1,), records=(measured,), per_gpu=64, data=str(digits)))
     (row,) = report.rows
     assert row.steps_per_epoch == 1497 // 64
     assert 0 < row.epoch_bytes < digits.stat().st_size
     with pytest.raises(UsageError, match="leave out --images"):
-        plan(RECIPE, gpus=[1], records=[measured], data=str(digits), images=3)
+        plan(PlanRequest(RECIPE, gpus=(1,), records=(measured,), data=str(digits), images=3))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"gpus": [0]}, "between 1 and 1,024"),
-        ({"gpus": [1025]}, "between 1 and 1,024"),
+        ({"gpus": (0,)}, "between 1 and 1,024"),
+        ({"gpus": (1025,)}, "between 1 and 1,024"),
         ({"price": -1.0}, "--price=-1.0"),
         ({"per_gpu": 0}, "--batch-per-gpu=0"),
-        ({"network": Network(link=float("nan"))}, "--link=nan"),
+        ({"links": GivenLinks(link=float("nan"))}, "--link=nan"),
     ],
 )
 def test_wrong_numbers(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        plan(RECIPE, **({"gpus": [1]} | wrong))
+        plan(PlanRequest(RECIPE, **({"gpus": (1,)} | wrong)))
 
 
 def test_the_command_line(measured: Path, tmp_path: Path) -> None:
@@ -165,7 +168,7 @@ def test_the_command_line(measured: Path, tmp_path: Path) -> None:
 
 
 def test_figures_of_every_size_fit(measured: Path) -> None:
-    report = plan(RECIPE, gpus=[1], records=[measured], per_gpu=64, price=1.0)
+    report = plan(PlanRequest(RECIPE, gpus=(1,), records=(measured,), per_gpu=64, price=1.0))
     for factor in (1e-6, 1e-3, 1.0, 1e3, 1e5):
         (row,) = report.rows
         row = replace(

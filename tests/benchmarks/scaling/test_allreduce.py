@@ -9,14 +9,16 @@ import pytest
 from rich.console import Console
 
 from fastrot.benchmarks.plan.records import LinkRecord, read_records
-from fastrot.benchmarks.scaling.allreduce import run_allreduce
+from fastrot.benchmarks.scaling.allreduce import AllReduceBenchRequest, run_allreduce
 from fastrot.benchmarks.scaling.rank_processes import run_ranks
 from fastrot.errors import RankLostError, UsageError
 
 
 def test_two_ranks_are_measured_and_recorded(tmp_path: Path) -> None:
     report = run_allreduce(
-        ranks=2, sizes=[1024, 1_000_001, 4_000_000], device="cpu", rounds=2, seconds=0.05
+        AllReduceBenchRequest(
+            ranks=2, sizes=[1024, 1_000_001, 4_000_000], device="cpu", rounds=2, seconds=0.05
+        )
     )
     assert list(report.times) == [1024, 1_000_004, 4_000_000]  # whole float32 values
     assert all(len(values) == 2 and min(values) > 0 for values in report.times.values())
@@ -42,7 +44,7 @@ def test_two_ranks_are_measured_and_recorded(tmp_path: Path) -> None:
 )
 def test_wrong_arguments(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        run_allreduce(**wrong)  # type: ignore[arg-type]
+        run_allreduce(AllReduceBenchRequest(**wrong))  # type: ignore[arg-type]
 
 
 def test_a_rank_that_fails_is_named() -> None:

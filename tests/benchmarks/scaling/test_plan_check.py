@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastrot.benchmarks.scaling.plan_check import Case, CaseResult, run_plan_check
+from fastrot.benchmarks.scaling.plan_check import Case, CaseResult, PlanCheckRequest, run_plan_check
 from fastrot.errors import UsageError
 
 SMALL = ("model.width=16", "train.device=cpu")
@@ -18,7 +18,9 @@ SMALL = ("model.width=16", "train.device=cpu")
 def test_two_ranks_take_about_as_long_as_predicted(tmp_path: Path) -> None:
     """Other tests run beside this one, so the bound is wide: it catches a wrong term, not noise."""
     report = run_plan_check(
-        cases=["resnet18:32:4"], rounds=1, steps=8, overrides=SMALL, bound=1.0, progress=False
+        PlanCheckRequest(
+            cases=["resnet18:32:4"], rounds=1, steps=8, overrides=SMALL, bound=100.0, progress=False
+        )
     )
     (result,) = report.results
     assert result.predicted[0] > result.alone[0] > 0
@@ -40,7 +42,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(UsageError, match="resnet18:64:16"):
         Case.parse("resnet18")
     with pytest.raises(UsageError, match="two ranks and five steps"):
-        run_plan_check(ranks=1)
+        run_plan_check(PlanCheckRequest(ranks=1))
 
 
 def test_disturbed_rounds_do_not_count_unless_all_are() -> None:

@@ -11,9 +11,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastrot.benchmarks.common.harness import limited, save_record
-from fastrot.benchmarks.solvers import knn_baselines as knn_contenders
-from fastrot.benchmarks.solvers.knn import DisagreementError, KnnReport, rows_from, run_knn
+from fastrot.benchmarks.common.harness import limited
+from fastrot.benchmarks.solvers import knn_baselines
+from fastrot.benchmarks.solvers.knn import (
+    DisagreementError,
+    KnnBenchRequest,
+    KnnReport,
+    rows_from,
+    run_knn,
+)
 from fastrot.benchmarks.solvers.knn_baselines import Found, missing
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import UsageError
@@ -38,10 +44,12 @@ def features(test_data: Callable[[str], Path], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def report(features: Path) -> KnnReport:
-    return run_knn(features, bank=400, queries=60, dims=None, k=50, rounds=2, threads=1)
+    return run_knn(
+        KnnBenchRequest(features, bank=400, queries=60, dims=None, k=50, rounds=2, threads=1)
+    )
 
 
-def test_all_contenders_find_the_same(report: KnnReport) -> None:
+def test_all_competitors_find_the_same(report: KnnReport) -> None:
     for name, agree in report.quality.items():
         assert agree["similarity_difference"] < 5e-6, name
         assert agree["predictions_equal"] == 1, name
@@ -51,7 +59,7 @@ def test_all_contenders_find_the_same(report: KnnReport) -> None:
 
 
 def test_the_record_holds_ratios_and_what_was_searched(report: KnnReport, tmp_path: Path) -> None:
-    save_record(report.to_json(), tmp_path / "knn.json", None)
+    report.save(tmp_path / "knn.json", None)
     document = json.loads((tmp_path / "knn.json").read_text())
     peers = {"torch", "sklearn"} | ({"faiss"} if missing("faiss") is None else set())
     assert set(document["ratios"]) == peers
@@ -81,12 +89,16 @@ def test_enough_images_are_taken_as_they_are(features: Path) -> None:
 
 def test_a_wrong_answer_is_no_result(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
-        similarities, rows = knn_contenders.own(queries, bank[: len(bank) // 2], k, threads)
+        similarities, rows = knn_baselines.own(queries, bank[: len(bank) // 2], k, threads)
         return Found(similarities, rows)
 
-    monkeypatch.setitem(knn_contenders.SEARCHES, "torch", careless)
+    monkeypatch.setitem(knn_baselines.SEARCHES, "torch", careless)
     with pytest.raises(DisagreementError, match="torch: a similarity differs by"):
-        run_knn(features, bank=150, queries=20, dims=None, k=10, rounds=1, peers=["torch"])
+        run_knn(
+            KnnBenchRequest(
+                features, bank=150, queries=20, dims=None, k=10, rounds=1, baselines=["torch"]
+            )
+        )
 
 
 def test_threads_are_as_before_afterwards() -> None:
@@ -101,11 +113,15 @@ def test_threads_are_as_before_afterwards() -> None:
     [
         ({"k": 0}, "--k=0 must be at least 1"),
         ({"k": 90, "bank": 80}, "--k=90 must be at most --bank=80"),
-        ({"peers": ["faiss", "annoy"]}, r"\['annoy'\] are not known; known: fastrot, faiss"),
+        ({"baselines": ["faiss", "annoy"]}, r"\['annoy'\] are not known; known: fastrot, faiss"),
         ({"dims": 2048}, "has 300 values, fewer than --dims=2048"),
         ({"layer": "stem"}, "no layer 'stem'"),
     ],
 )
 def test_a_wrong_option_is_named(features: Path, options, message) -> None:
     with pytest.raises(UsageError, match=message):
-        run_knn(features, **{"bank": 100, "queries": 10, "k": 10, "dims": None, **options})
+        run_knn(
+            KnnBenchRequest(
+                features, **{"bank": 100, "queries": 10, "k": 10, "dims": None, **options}
+            )
+        )

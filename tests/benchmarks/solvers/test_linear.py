@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fastrot.benchmarks.common.harness import save_record
-from fastrot.benchmarks.solvers.linear import LinearReport, Point, run_linear
-from fastrot.benchmarks.solvers.linear_baselines import LADDERS, SOLVERS, Rung
+from fastrot.benchmarks.solvers.linear import (
+    LinearBenchRequest,
+    LinearReport,
+    SolverTimes,
+    run_linear,
+)
+from fastrot.benchmarks.solvers.linear_baselines import SOLVERS, STOPS, Stop
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import UsageError
 from fastrot.features.cache import FeatureCache
@@ -37,10 +41,10 @@ def cache(test_data: Callable[[str], Path], tmp_path_factory) -> Path:
 
 def test_all_reach_the_same_objective_before_they_are_timed(cache, tmp_path) -> None:
     peers = ("cyanure", "sklearn")
-    report = run_linear(
-        cache, layer="pool", strengths=(1e-1, 1e-2), peers=peers, rounds=2, threads=1,
+    report = run_linear(LinearBenchRequest(
+        cache, layer="pool", strengths=(1e-1, 1e-2), baselines=peers, rounds=2, threads=1,
         progress=False,
-    )  # fmt: skip
+    ))  # fmt: skip
     there = {name for name in ("fastrot", *peers) if name not in report.left_out}
     assert {"fastrot", "sklearn"} <= there
     assert [(p.strength, p.name) for p in report.points] == [
@@ -49,7 +53,7 @@ def test_all_reach_the_same_objective_before_they_are_timed(cache, tmp_path) -> 
     for point in report.points:
         assert -1e-9 <= point.excess <= 1e-5
         assert len(point.wall) == len(point.cpu) == 2
-    save_record(report.to_json(), tmp_path / "out.json", None)
+    report.save(tmp_path / "out.json", None)
     saved = json.loads((tmp_path / "out.json").read_text())
     assert set(saved["ratios"]) == there - {"fastrot"}
     assert set(saved) >= {"ratios", "quality", "points", "record"}
@@ -63,15 +67,24 @@ def test_all_reach_the_same_objective_before_they_are_timed(cache, tmp_path) -> 
 @pytest.mark.slow  # the first optimizer of a process imports torch's compiler
 def test_the_plain_torch_loop_gets_there_too(cache) -> None:
     report = run_linear(
-        cache, layer="pool", strengths=(1e-2,), peers=("torch-lbfgs",), rounds=1, progress=False
+        LinearBenchRequest(
+            cache,
+            layer="pool",
+            strengths=(1e-2,),
+            baselines=("torch-lbfgs",),
+            rounds=1,
+            progress=False,
+        )
     )
     assert [point.name for point in report.points] == ["fastrot", "torch-lbfgs"]
 
 
 def test_who_does_not_get_there_is_left_out_with_what_it_reached(cache, monkeypatch) -> None:
-    monkeypatch.setitem(LADDERS, "sklearn", (Rung(0.5),))  # scikit-learn as loose as can be
+    monkeypatch.setitem(STOPS, "sklearn", (Stop(0.5),))  # scikit-learn as loose as can be
     report = run_linear(
-        cache, layer="pool", strengths=(1e-3,), peers=("sklearn",), rounds=1, progress=False
+        LinearBenchRequest(
+            cache, layer="pool", strengths=(1e-3,), baselines=("sklearn",), rounds=1, progress=False
+        )
     )
     assert list(report.left_out) == ["sklearn at 0.001"]
     assert "above the least after the end of its ladder" in report.left_out["sklearn at 0.001"]
@@ -81,9 +94,9 @@ def test_who_does_not_get_there_is_left_out_with_what_it_reached(cache, monkeypa
     assert "left out: sklearn at 0.001" in text.getvalue()
 
 
-def test_a_ratio_is_over_the_strengths_that_the_peer_reached() -> None:
-    def point(name: str, strength: float, wall: list[float]) -> Point:
-        return Point(name, strength, Rung(1e-5), 0.0, 0.0, wall, [2 * w for w in wall])
+def test_a_ratio_is_over_the_strengths_that_the_baseline_reached() -> None:
+    def point(name: str, strength: float, wall: list[float]) -> SolverTimes:
+        return SolverTimes(name, strength, Stop(1e-5), 0.0, 0.0, wall, [2 * w for w in wall])
 
     points = [
         point("fastrot", 0.1, [1.0, 2.0]),
@@ -103,12 +116,12 @@ def test_wrong_arguments_are_named(cache) -> None:
         ({"rounds": 0}, "--rounds=0 must be more than 0"),
         ({"strengths": ()}, "one at least"),
         ({"strengths": (-1.0,)}, "must be positive"),
-        ({"peers": ("liblinear",)}, r"\['liblinear'\] are not known; known: fastrot, cyanure"),
+        ({"baselines": ("liblinear",)}, r"\['liblinear'\] are not known; known: fastrot, cyanure"),
         ({"layer": "layer9"}, "no layer 'layer9'"),
     ):
         arguments = {"layer": "pool", "progress": False, **options}
         with pytest.raises(UsageError, match=message):
-            run_linear(cache, **arguments)
+            run_linear(LinearBenchRequest(cache, **arguments))
 
 
 def test_two_classes_are_refused(cache, tmp_path) -> None:
@@ -119,4 +132,4 @@ def test_two_classes_are_refused(cache, tmp_path) -> None:
         identity={},
     )
     with pytest.raises(UsageError, match="2 classes; the comparison needs three"):
-        run_linear(tmp_path / "two", layer="pool", progress=False)
+        run_linear(LinearBenchRequest(tmp_path / "two", layer="pool", progress=False))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fastrot.benchmarks.sweep import pending as sweep_plan
+from fastrot.benchmarks.sweep import pending
 from fastrot.benchmarks.sweep.record import read_cells
 from fastrot.benchmarks.sweep.run import SweepRequest, run_sweep
 from fastrot.errors import MismatchError, UsageError
@@ -70,7 +70,7 @@ def test_what_other_settings_measured_waits_aside(tmp_path: Path) -> None:
     assert len(read_cells(tmp_path / "out")) == 2
     plan = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
     assert plan["given"] == {"data": None, "overrides": ["train.seed=1"]}
-    assert len(list((tmp_path / "out" / "cells" / sweep_plan.SUPERSEDED).glob("*.json"))) == 2
+    assert len(list((tmp_path / "out" / "cells" / pending.SUPERSEDED).glob("*.json"))) == 2
     back = run_sweep(request(tmp_path, sweep))
     assert (back.measured, back.skipped) == (0, 1)
 

@@ -21,9 +21,9 @@ from fastrot.benchmarks.common.machine_speed import (
 )
 from fastrot.benchmarks.common.roofline import REFERENCE, bounds, layers_of
 from fastrot.benchmarks.train_step import run as train_step
-from fastrot.benchmarks.train_step import subject as step_subject
+from fastrot.benchmarks.train_step import subject
 from fastrot.benchmarks.train_step.report import TrainStepReport
-from fastrot.benchmarks.train_step.run import run_train_step
+from fastrot.benchmarks.train_step.run import TrainStepBenchRequest, run_train_step
 from fastrot.benchmarks.train_step.subject import StepSubject
 from fastrot.benchmarks.train_step.time_table import Cell, KernelTable
 from fastrot.benchmarks.train_step.verdict import verdict
@@ -43,7 +43,11 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(trace: Path) -> TrainStepReport:
-    return run_train_step(**TINY | {"batch": [2, 3], "steps": ["eager", "fused"], "trace": trace})
+    return run_train_step(
+        TrainStepBenchRequest(
+            **TINY | {"batch": [2, 3], "steps": ["eager", "fused"], "trace": trace}
+        )
+    )
 
 
 def test_all_train_the_same(report: TrainStepReport) -> None:
@@ -119,7 +123,7 @@ def test_every_point_has_its_trace(report: TrainStepReport, trace: Path) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_the_compiled_step_is_measured_too() -> None:
-    found = run_train_step(**TINY | {"steps": ["eager", "compile"]})
+    found = run_train_step(TrainStepBenchRequest(**TINY | {"steps": ["eager", "compile"]}))
     assert [point.step for point in found.points] == ["eager", "compile"], found.left_out
     table = found.points[1].table
     assert found.exit_code == 0 and table is not None
@@ -128,12 +132,14 @@ def test_the_compiled_step_is_measured_too() -> None:
 
 
 def test_what_cannot_run_is_left_out_with_the_reason() -> None:
-    found = run_train_step(**TINY | {"steps": ["eager", "apex"], "kernels": False})
+    found = run_train_step(
+        TrainStepBenchRequest(**TINY | {"steps": ["eager", "apex"], "kernels": False})
+    )
     assert [point.step for point in found.points] == ["eager"]
     assert "train.batchnorm=apex is for fp16 on one GPU" in found.left_out["apex, 32 px, batch 2"]
     assert found.points[0].table is None and found.points[0].verdict() == "not profiled"
     with pytest.raises(UsageError, match=r"no implementation could run here: apex, 32 px"):
-        run_train_step(**TINY | {"steps": ["apex"]})
+        run_train_step(TrainStepBenchRequest(**TINY | {"steps": ["apex"]}))
 
 
 def test_too_little_memory_for_all_is_enough_for_one_by_one(
@@ -153,7 +159,7 @@ def test_too_little_memory_for_all_is_enough_for_one_by_one(
     monkeypatch.setattr(train_step, "StepSubject", Small)
     monkeypatch.setattr(train_step, "_free", lambda device: alive.clear())
     options = {"steps": ["eager", "fused"], "batch": [2, 3], "kernels": False}
-    found = run_train_step(**TINY | options)
+    found = run_train_step(TrainStepBenchRequest(**TINY | options))
     assert [(p.step, p.batch, p.together) for p in found.points] == [
         *(("eager", 2, False), ("fused", 2, False))
     ]
@@ -219,8 +225,8 @@ def test_the_machine_is_measured() -> None:
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        run_train_step(**TINY | options)
+        run_train_step(TrainStepBenchRequest(**TINY | options))
 
 
 def test_settings_of_the_steps_are_settings_of_the_training() -> None:
-    assert list(step_subject.STEPS) == ["eager", "compile", "fused", "apex"]
+    assert list(subject.STEPS) == ["eager", "compile", "fused", "apex"]

@@ -17,6 +17,7 @@ from fastrot.data.dataset import Dataset
 from fastrot.data.labels import check_same_classes
 from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +75,7 @@ def converted(tmp_path_factory) -> Callable[[Path, str], tuple[Dataset, Dataset]
 
     def convert(root: Path, split: str) -> tuple[Dataset, Dataset]:
         out = tmp_path_factory.mktemp("converted") / "out.beton"
-        prepare(root, out, split=split, copy=True, progress=False)
+        prepare(PrepareRequest(root, out, split=split, copy=True, progress=False))
         beton, folder = open_dataset(out), open_dataset(f"{root}:{split}")
         check_same_classes(beton, folder)
         row = {folder.read(i).data: i for i in range(len(folder))}

@@ -20,6 +20,7 @@ from fastrot.data.labels import check_same_classes, check_several
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.sources.find import list_source
@@ -35,7 +36,9 @@ def source(test_data):
 @pytest.fixture(scope="module")
 def beton(test_data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("labels") / "val.beton"
-    report = prepare(test_data("coco-mini"), out, split="val", max_side=96, progress=False)
+    report = prepare(
+        PrepareRequest(test_data("coco-mini"), out, split="val", max_side=96, progress=False)
+    )
     assert (report.kind, report.num_samples) == ("coco", 145)
     return out
 
@@ -65,7 +68,7 @@ def test_labels_and_class_names_are_in_the_file(beton, source):
 def test_labels_go_with_their_images(test_data, tmp_path):
     """Of bytes that are kept: the image of each row is known."""
     out = tmp_path / "train.beton"
-    prepare(test_data("coco-mini"), out, split="train", copy=True, progress=False)
+    prepare(PrepareRequest(test_data("coco-mini"), out, split="train", copy=True, progress=False))
     source = list_source(test_data("coco-mini"), split="train")
     by_bytes = {source.load(i): i for i in range(len(source))}
     samples = BetonDataset(out)
@@ -165,7 +168,7 @@ def test_an_interrupted_run_goes_on_with_them(test_data, tmp_path):
     out = tmp_path / "o.beton"
     options = {"split": "val", "copy": True, "progress": False, "page_size": 2**21}
     whole = tmp_path / "whole.beton"
-    prepare(test_data("coco-mini"), whole, **options)
+    prepare(PrepareRequest(test_data("coco-mini"), whole, **options))
     source = list_source(test_data("coco-mini"), split="val")
     with pytest.MonkeyPatch.context() as patch:
         from fastrot.data.prepare import convert
@@ -180,8 +183,8 @@ def test_an_interrupted_run_goes_on_with_them(test_data, tmp_path):
 
         patch.setattr(convert.Encode, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
-            prepare(test_data("coco-mini"), out, **options, workers=0)
-    report = prepare(test_data("coco-mini"), out, **options, resume=True)
+            prepare(PrepareRequest(test_data("coco-mini"), out, **options, workers=0))
+    report = prepare(PrepareRequest(test_data("coco-mini"), out, **options, resume=True))
     assert 0 < report.resumed < len(source)
     assert out.read_bytes() == whole.read_bytes()
     with BetonFile.open(out) as file:

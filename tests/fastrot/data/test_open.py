@@ -7,6 +7,7 @@ from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.digits import write_digits
 from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.sources.find import list_source
 from fastrot.errors import BadDataError, UsageError
@@ -80,7 +81,7 @@ def test_cifar_in_place_is_pixels(tmp_path, write_cifar10):
     encoded = samples.read(1)
     assert (encoded.kind, encoded.width, encoded.height) == ("raw", 32, 32)
     assert encoded.data == pixels.tobytes()
-    prepare(tmp_path, tmp_path / "x.beton", split="test", progress=False)
+    prepare(PrepareRequest(tmp_path, tmp_path / "x.beton", split="test", progress=False))
     beton = open_dataset(tmp_path / "x.beton")
     assert sorted(beton.decode(i).tobytes() for i in range(3)) == sorted(
         samples.decode(i).tobytes() for i in range(3)

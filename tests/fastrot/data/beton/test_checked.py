@@ -18,6 +18,7 @@ from fastrot.data.beton.manifest import manifest_path
 from fastrot.data.beton.verify import verify
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
 
@@ -31,8 +32,8 @@ def files(tmp_path_factory):
     for i in range(40):
         pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "set" / f"{i:02}.jpg")
-    prepare(folder / "set", folder / "decoded.beton", progress=False)
-    prepare(folder / "set", folder / "copied.beton", copy=True, progress=False)
+    prepare(PrepareRequest(folder / "set", folder / "decoded.beton", progress=False))
+    prepare(PrepareRequest(folder / "set", folder / "copied.beton", copy=True, progress=False))
     return folder
 
 
@@ -101,7 +102,7 @@ def test_damage_that_was_there_when_the_bytes_were_kept(files, tmp_path, looks):
     data[len(data) // 2 : len(data) // 2 + 8] = b"\xff\xd1" * 4  # restarts: no end of the walk
     path.write_bytes(data)
     out = tmp_path / "o.beton"
-    report = prepare(tmp_path / "set", out, copy=True, progress=False)
+    report = prepare(PrepareRequest(tmp_path / "set", out, copy=True, progress=False))
     assert report.kept == 40
     found = checked.bad_samples(BetonDataset(out))
     assert len(found) == 1 and looks == [True]

@@ -12,6 +12,7 @@ from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind
 from fastrot.data.beton import damage as soundness
 from fastrot.data.beton.damage import find_damage
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
 
 IMAGE = Field("image", Kind.IMAGE)
@@ -85,7 +86,7 @@ def test_processes_find_the_same(altered, workers, monkeypatch):
 def test_checksums_alone(test_data, tmp_path, native, monkeypatch):
     folder = test_data("imagenette-128")
     made = tmp_path / "o.beton"
-    prepare(folder, made, split="val", copy=True, progress=False)
+    prepare(PrepareRequest(folder, made, split="val", copy=True, progress=False))
     if not native:
         monkeypatch.setattr(soundness, "_native_can", lambda file: False)
     with BetonFile.open(made) as file:

@@ -14,6 +14,7 @@ from fastrot.data.beton.inspect import inspect
 from fastrot.data.beton.manifest import manifest_path
 from fastrot.data.beton.verify import verify
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.errors import BadDataError, UsageError
 
 
@@ -26,7 +27,9 @@ def photos(tmp_path_factory):
         path = folder / "set" / "ab"[i % 2] / f"{i:03}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (24, 20 + i % 3, 3), dtype=np.uint8)).save(path)
-    prepare(folder / "set", folder / "good.beton", copy=True, workers=0, progress=False)
+    prepare(
+        PrepareRequest(folder / "set", folder / "good.beton", copy=True, workers=0, progress=False)
+    )
     return folder / "good.beton"
 
 

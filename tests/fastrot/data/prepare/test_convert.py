@@ -24,16 +24,20 @@ from fastrot.data.beton.verify import verify
 from fastrot.data.open import open_dataset
 from fastrot.data.prepare import encode
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.errors import BadDataError, MismatchError, StorageError, UsageError
 
 PAGE = 2**21  # the smallest page: a run that is killed loses at most one
 
 SCRIPT = """
 import json, sys
+from pathlib import Path
 from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.errors import FastrotError
+given = json.loads(sys.argv[1])
 try:
-    prepare(**json.loads(sys.argv[1]))
+    prepare(PrepareRequest(Path(given.pop("source")), Path(given.pop("out")), **given))
 except FastrotError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -73,7 +77,7 @@ def photos(tmp_path_factory):
 def test_imagenette_with_copied_bytes(test_data, tmp_path):
     source = test_data("imagenette-128")
     out = tmp_path / "val.beton"
-    report = prepare(source, out, split="val", copy=True, workers=2, progress=False)
+    report = prepare(PrepareRequest(source, out, split="val", copy=True, workers=2, progress=False))
     assert report.num_samples == 1000 and report.file_bytes == out.stat().st_size
     assert report.kept + sum(report.reencoded.values()) == 1000
     assert left_beside(out) == set()
@@ -98,7 +102,9 @@ def test_copying_decodes_nothing_and_says_so(test_data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(encode, "decode_image", never)
     out = tmp_path / "o.beton"
-    report = prepare(test_data("imagenette-128"), out, split="val", copy=True, progress=False)
+    report = prepare(
+        PrepareRequest(test_data("imagenette-128"), out, split="val", copy=True, progress=False)
+    )
     assert report.kept == 1000
     console = Console(width=300, record=True, file=open("/dev/null", "w"))
     report.show(console)
@@ -110,7 +116,7 @@ def test_copying_decodes_nothing_and_says_so(test_data, tmp_path, monkeypatch):
 
 
 def test_what_was_decoded_is_known_to_decode(photos, tmp_path):
-    prepare(photos, tmp_path / "o.beton", progress=False)
+    prepare(PrepareRequest(photos, tmp_path / "o.beton", progress=False))
     assert open_dataset(tmp_path / "o.beton").checksums_suffice
     assert not open_dataset(tmp_path / "o.beton", checksums=False).checksums_suffice
 
@@ -126,7 +132,9 @@ def test_copying_gives_the_same_bytes_whatever_the_workers(tmp_path, kind):
     contents = set()
     for workers in (0, 1, 3):
         out = tmp_path / f"{workers}.beton"
-        report = prepare(tmp_path / "s", out, copy=True, workers=workers, progress=False)
+        report = prepare(
+            PrepareRequest(tmp_path / "s", out, copy=True, workers=workers, progress=False)
+        )
         assert report.reencoded == {"not a JPEG": 1 if kind == "jpg" else 70}
         contents.add(out.read_bytes())
     assert len(contents) == 1
@@ -140,9 +148,11 @@ def test_copying_refuses_what_its_markers_show(photos, tmp_path):
     (root / "class0" / "0006.jpg").write_bytes(b"<html>")
     (root / "class0" / "0009.jpg").write_bytes(b"")
     with pytest.raises(BadDataError, match=r"000[0369]\.jpg.*--on-bad-sample skip"):
-        prepare(root, tmp_path / "o.beton", copy=True, progress=False)
+        prepare(PrepareRequest(root, tmp_path / "o.beton", copy=True, progress=False))
     report = prepare(
-        root, tmp_path / "o.beton", copy=True, on_bad_sample="skip", workers=2, progress=False
+        PrepareRequest(
+            root, tmp_path / "o.beton", copy=True, on_bad_sample="skip", workers=2, progress=False
+        )
     )
     assert sorted(s.path[-8:] for s in report.skipped) == [
         *("0000.jpg", "0003.jpg", "0006.jpg", "0009.jpg")
@@ -152,7 +162,11 @@ def test_copying_refuses_what_its_markers_show(photos, tmp_path):
 
 def test_reencoding_shrinks_and_stays_close(test_data, tmp_path):
     out = tmp_path / "small.beton"
-    prepare(test_data("imagenet-300"), out, max_side=96, quality=95, workers=2, progress=False)
+    prepare(
+        PrepareRequest(
+            test_data("imagenet-300"), out, max_side=96, quality=95, workers=2, progress=False
+        )
+    )
     with BetonFile.open(out) as file:
         assert len(file) == 300
         assert np.maximum(file.widths, file.heights).max() == 96
@@ -165,10 +179,10 @@ def test_same_options_give_the_same_bytes_whatever_the_workers(photos, tmp_path)
     contents = set()
     for workers in (0, 1, 3):
         out = tmp_path / f"{workers}.beton"
-        prepare(photos, out, workers=workers, progress=False)
+        prepare(PrepareRequest(photos, out, workers=workers, progress=False))
         contents.add(out.read_bytes())
     assert len(contents) == 1
-    prepare(photos, tmp_path / "other.beton", seed=1, progress=False)
+    prepare(PrepareRequest(photos, tmp_path / "other.beton", seed=1, progress=False))
     assert (tmp_path / "other.beton").read_bytes() not in contents
 
 
@@ -180,7 +194,7 @@ def test_cifar_binary_is_stored_raw(tmp_path):
     (tmp_path / "batches.meta.txt").write_text("\n".join(f"c{i}" for i in range(10)))
     out = tmp_path / "out" / "test.beton"
     out.parent.mkdir()
-    prepare(tmp_path, out, split="test", progress=False)
+    prepare(PrepareRequest(tmp_path, out, split="test", progress=False))
     samples = open_dataset(out)
     stored = {samples.decode(i).tobytes(): int(samples.labels[i]) for i in range(40)}
     for row in record:
@@ -196,7 +210,7 @@ def test_every_kind_of_file_and_name(test_data, tmp_path):
     for name in names:
         shutil.copy(test_data("bad-inputs") / name, root / "a\nb" / f"line\n{name}")
     Image.new("RGBA", (9, 7), (1, 2, 3, 4)).save(root / "a\nb" / "x.png")
-    report = prepare(root, tmp_path / "m.beton", copy=True, progress=False)
+    report = prepare(PrepareRequest(root, tmp_path / "m.beton", copy=True, progress=False))
     assert report.reencoded == {"EXIF orientation": 2, "grey": 1, "CMYK": 1, "not a JPEG": 1}
     assert report.kept == 1
     samples = open_dataset(tmp_path / "m.beton")
@@ -215,10 +229,10 @@ def test_bad_source_image_is_fatal_and_named(photos, tmp_path):
     (root / "class2" / "0200.jpg").write_bytes(whole[: len(whole) // 2])
     out = tmp_path / "out.beton"
     with pytest.raises(BadDataError, match=r"0[12]00\.jpg.*--on-bad-sample skip") as error:
-        prepare(root, out, workers=2, progress=False)
+        prepare(PrepareRequest(root, out, workers=2, progress=False))
     assert "\n" not in str(error.value)
     assert not out.exists()
-    report = prepare(root, out, on_bad_sample="skip", workers=2, progress=False)
+    report = prepare(PrepareRequest(root, out, on_bad_sample="skip", workers=2, progress=False))
     assert report.num_samples == 598
     assert sorted(s.path for s in report.skipped) == ["class1/0100.jpg", "class2/0200.jpg"]
     assert {"git-lfs" in s.reason for s in report.skipped} == {True, False}
@@ -230,16 +244,20 @@ def test_nothing_but_bad_images_is_an_error(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "1.jpg").write_bytes(b"")
     with pytest.raises(BadDataError, match="no sound image"):
-        prepare(tmp_path / "s", tmp_path / "o.beton", on_bad_sample="skip", progress=False)
+        prepare(
+            PrepareRequest(
+                tmp_path / "s", tmp_path / "o.beton", on_bad_sample="skip", progress=False
+            )
+        )
     assert not (tmp_path / "o.beton").exists()
 
 
 def test_dry_run_writes_nothing_and_estimates_the_size(photos, tmp_path):
-    report = prepare(photos, tmp_path / "o.beton", dry_run=True, page_size=PAGE)
+    report = prepare(PrepareRequest(photos, tmp_path / "o.beton", dry_run=True, page_size=PAGE))
     assert report.dry_run and report.num_samples == 600
     assert list(tmp_path.iterdir()) == []
     json.dumps(report.to_json())
-    real = prepare(photos, tmp_path / "o.beton", page_size=PAGE, progress=False)
+    real = prepare(PrepareRequest(photos, tmp_path / "o.beton", page_size=PAGE, progress=False))
     assert abs(report.file_bytes - real.file_bytes) <= PAGE
 
 
@@ -258,7 +276,7 @@ def test_dry_run_writes_nothing_and_estimates_the_size(photos, tmp_path):
 )
 def test_options_that_make_no_sense(photos, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        prepare(photos, tmp_path / "o.beton", progress=False, **options)
+        prepare(PrepareRequest(photos, tmp_path / "o.beton", progress=False, **options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,19 +284,19 @@ def test_existing_output_stays_unless_overwriting_is_asked_for(photos, tmp_path)
     out = tmp_path / "o.beton"
     out.write_bytes(b"precious")
     with pytest.raises(UsageError, match="--overwrite"):
-        prepare(photos, out, progress=False)
+        prepare(PrepareRequest(photos, out, progress=False))
     assert out.read_bytes() == b"precious"
-    prepare(photos, out, overwrite=True, progress=False)
+    prepare(PrepareRequest(photos, out, overwrite=True, progress=False))
     assert verify(out, progress=False).exit_code == 0
 
 
 def test_unwritable_output_is_found_before_work_starts(photos, tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
-        prepare(photos, tmp_path / "nowhere" / "o.beton", progress=False)
+        prepare(PrepareRequest(photos, tmp_path / "nowhere" / "o.beton", progress=False))
     with pytest.raises(UsageError, match="a folder"):
-        prepare(photos, tmp_path, progress=False)
+        prepare(PrepareRequest(photos, tmp_path, progress=False))
     with pytest.raises(StorageError, match="cannot be written"):
-        prepare(photos, Path("/proc/o.beton"), progress=False)
+        prepare(PrepareRequest(photos, Path("/proc/o.beton"), progress=False))
 
 
 def children_of(pid):
@@ -364,39 +382,44 @@ def test_resume_continues_where_the_run_was_killed(photos, tmp_path):
     out = tmp_path / "o.beton"
     interrupt_after(500, source=photos, out=out)
     assert not out.exists() and left_beside(out)
-    report = prepare(photos, out, resume=True, page_size=PAGE, progress=False)
+    report = prepare(PrepareRequest(photos, out, resume=True, page_size=PAGE, progress=False))
     assert 200 < report.resumed <= 500
     assert left_beside(out) == set()
-    prepare(photos, tmp_path / "whole.beton", page_size=PAGE, progress=False)
+    prepare(PrepareRequest(photos, tmp_path / "whole.beton", page_size=PAGE, progress=False))
     assert out.read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
 def test_resuming_a_finished_run_has_nothing_to_do(photos, tmp_path):
     out = tmp_path / "o.beton"
-    prepare(photos, out, progress=False)
+    prepare(PrepareRequest(photos, out, progress=False))
     before = out.stat().st_mtime_ns
-    report = prepare(photos, out, resume=True, progress=False)
+    report = prepare(PrepareRequest(photos, out, resume=True, progress=False))
     assert report.resumed == report.num_samples == 600
     assert out.stat().st_mtime_ns == before
     with pytest.raises(UsageError, match="already exists, made with other settings"):
-        prepare(photos, out, resume=True, quality=50, progress=False)
+        prepare(PrepareRequest(photos, out, resume=True, quality=50, progress=False))
 
 
 def test_resume_refuses_what_was_begun_otherwise(photos, tmp_path):
     out = tmp_path / "o.beton"
     interrupt_after(300, source=photos, out=out)
     with pytest.raises(MismatchError, match=r"quality.*without --resume"):
-        prepare(photos, out, resume=True, quality=50, page_size=PAGE, progress=False)
+        prepare(
+            PrepareRequest(photos, out, resume=True, quality=50, page_size=PAGE, progress=False)
+        )
     other = noise_folder(tmp_path / "other", 600, seed=5)
     with pytest.raises(MismatchError, match="source"):
-        prepare(other, out, resume=True, page_size=PAGE, progress=False)
+        prepare(PrepareRequest(other, out, resume=True, page_size=PAGE, progress=False))
     # Without --resume it begins again.
-    assert prepare(photos, out, progress=False).resumed == 0
+    assert prepare(PrepareRequest(photos, out, progress=False)).resumed == 0
     assert left_beside(out) == {"other"}
 
 
 def test_resume_with_nothing_to_resume_is_a_fresh_run(photos, tmp_path):
-    assert prepare(photos, tmp_path / "o.beton", resume=True, progress=False).resumed == 0
+    assert (
+        prepare(PrepareRequest(photos, tmp_path / "o.beton", resume=True, progress=False)).resumed
+        == 0
+    )
 
 
 def test_damaged_journal_only_costs_time(photos, tmp_path):
@@ -408,8 +431,8 @@ def test_damaged_journal_only_costs_time(photos, tmp_path):
             path.write_bytes(data[:-7])  # cut inside its last record
         elif ".tmp-" in path.name:
             path.write_bytes(data[: len(data) * 2 // 3])
-    prepare(photos, out, resume=True, page_size=PAGE, progress=False)
-    prepare(photos, tmp_path / "whole.beton", page_size=PAGE, progress=False)
+    prepare(PrepareRequest(photos, out, resume=True, page_size=PAGE, progress=False))
+    prepare(PrepareRequest(photos, tmp_path / "whole.beton", page_size=PAGE, progress=False))
     assert out.read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
@@ -443,7 +466,10 @@ def test_full_disk_leaves_no_file_and_says_so(photos, tmp_path):
     assert "--resume" in done.stderr and done.stderr.count("\n") == 1
     assert not out.exists()
     # With room again, it goes on.
-    assert prepare(photos, out, resume=True, page_size=PAGE, progress=False).resumed > 0
+    assert (
+        prepare(PrepareRequest(photos, out, resume=True, page_size=PAGE, progress=False)).resumed
+        > 0
+    )
     assert verify(out, progress=False).exit_code == 0
 
 
