@@ -80,7 +80,7 @@ def find_competitors(
 def _competitor(name: str, kind: _Kind, job: LoaderJob) -> Competitor:
     given = {**asdict(job), **kind.job}
     # build_loader imports the engine of its loader only when asked to: that is no loading.
-    engine = (f"fastrot.data.{given['loader']}",) if kind.module == "own" else ()
+    engine = (f"fastrot.data.loaders.{given['loader']}",) if kind.module == "own" else ()
     return Competitor(name, f"fastrot.benchmarks.loader.readers.{kind.module}", given, engine)
 
 
