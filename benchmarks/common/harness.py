@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import re
 import shlex
 import statistics
@@ -29,6 +28,8 @@ from PIL import features
 from rich.console import Console
 
 from fastrot.errors import UsageError
+from fastrot.system.files import write_atomic
+from fastrot.system.jsonl import append_json_lines
 from fastrot.system.machine import environment_record
 
 _SIMD = ("sse4_2", "avx2", "avx512f", "avx512bw", "avx512_vbmi", "amx_int8", "asimd", "sve")
@@ -172,12 +173,7 @@ def check_outputs(*paths: Path | None) -> None:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write one object; what was there before stays until the new file is complete."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        fresh.write_text(json.dumps(document, indent=1) + "\n")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_atomic(path, (json.dumps(document, indent=1) + "\n").encode(), mode=0o666)
 
 
 def ratio_fields(ratios: Mapping[str, Spread]) -> dict[str, Any]:
@@ -214,7 +210,7 @@ class SavedReport(ABC):
         if json is not None:
             write_json(json, self.to_json())
         if append is not None:
-            append_records(append, self.records())
+            append_json_lines(append, self.records())
 
 
 @contextmanager
@@ -232,12 +228,6 @@ def limited(threads: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def append_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add one line for each record to a results file, such as those of benchmarks/results."""
-    with path.open("a") as file:
-        file.write("".join(f"{json.dumps(record)}\n" for record in records))
 
 
 def _driver() -> str | None:

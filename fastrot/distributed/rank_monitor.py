@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fastrot.errors import FastrotError, RankLostError
-from fastrot.system.processes import Holder
+from fastrot.system.process_identity import ProcessIdentity
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -73,7 +73,7 @@ class RankMonitor:
     def __init__(self, rank: int, size: int, store: Store | None = None) -> None:
         self._rank, self._size = rank, size
         self._store = store
-        self._holders: dict[int, Holder] = {}
+        self._holders: dict[int, ProcessIdentity] = {}
         self.record: Callable[[FastrotError], None] | None = None
         self._begun: Callable[[], None] | None = None
         self._deadline = math.inf  # until steps are expected
@@ -92,7 +92,7 @@ class RankMonitor:
         Raises:
             RankLostError: some did not in time; they are named.
         """
-        me = Holder.of_this_process()
+        me = ProcessIdentity.of_this_process()
         self.store.set(f"here/{self._rank}", json.dumps(asdict(me)))
         missing = [rank for rank in range(self._size) if rank != self._rank]
         end = time.monotonic() + seconds
@@ -111,7 +111,7 @@ class RankMonitor:
     def _know(self, rank: int) -> bool:
         word = self._read(f"here/{rank}")
         if word is not None:
-            self._holders[rank] = Holder(**word)
+            self._holders[rank] = ProcessIdentity(**word)
         return word is not None
 
     def _read(self, key: str) -> dict[str, Any] | None:
@@ -263,9 +263,9 @@ class RankMonitor:
                 return True
         return any(self._trouble(*each) == _GONE for each in self._holders.items())
 
-    def _trouble(self, rank: int, holder: Holder) -> str:
+    def _trouble(self, rank: int, holder: ProcessIdentity) -> str:
         """What is wrong with another rank's process; empty if nothing is, or nobody can see."""
-        how = _state(holder) if holder.of_this_machine else ""
+        how = _state(holder) if holder.is_local else ""
         if how == _GONE:
             with suppress(RuntimeError):
                 if self.store.check([f"done/{rank}"]):
@@ -287,13 +287,13 @@ _SOMEBODY = "left/any"  # one question to the store, however many ranks there ar
 _GONE = "was killed or ended"
 
 
-def _state(holder: Holder) -> str:
+def _state(holder: ProcessIdentity) -> str:
     """How a process of this machine is; empty where nothing is wrong with it."""
     try:
         with open(f"/proc/{holder.pid}/stat") as file:
             state = file.read().rpartition(")")[2].split()[0]
     except OSError:
         return _GONE
-    if state in "ZX" or not holder.runs:
+    if state in "ZX" or not holder.is_running:
         return _GONE
     return "is stopped (by a signal, or a debugger)" if state in "Tt" else ""

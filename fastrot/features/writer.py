@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fastrot.errors import BadDataError, StorageError, UsageError
 from fastrot.features.cache import LABELS, FeatureCache, Features, array_header, array_shape, commit
 from fastrot.features.manifest import MANIFEST, LayerInfo, check_identity, layer_name
-from fastrot.system.files import sync_folder, write_atomic
+from fastrot.system.files import remove_temporaries, sync_folder, write_atomic
 from fastrot.system.fingerprint import plain
 
 PLAN = "unfinished.json"
@@ -118,8 +118,7 @@ class FeatureWriter:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for left in filter(_is_left_over, path.iterdir()):
-                left.unlink()
+            remove_temporaries(path, PLAN, LABELS, MANIFEST)
             plan = read_plan(path)
             if plan is not None:
                 check_identity(path, plan.get("identity", {}), identity)
@@ -292,12 +291,6 @@ def remove_plan(path: Path) -> None:
 def bytes_needed(layers: Mapping[str, LayerInfo], samples: int, crops: int) -> int:
     """Size of the arrays of a cache."""
     return sum(map(_bytes, _shapes(layers, samples, crops).values()))
-
-
-def _is_left_over(file: Path) -> bool:
-    """Whether a start that was killed has left it: half a plan, labels or manifest."""
-    names = (PLAN, LABELS, MANIFEST)
-    return file.suffix == ".tmp" and file.name.startswith(tuple(f".{name}." for name in names))
 
 
 def _shapes(

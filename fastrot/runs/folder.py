@@ -21,20 +21,19 @@ from typing import Any, Literal
 from fastrot.errors import MismatchError, StorageError, UsageError
 from fastrot.system.files import (
     allow_open_files,
+    is_temporary,
     make_folder,
     read_regular,
     sync_folder,
     write_atomic,
 )
-from fastrot.system.jsonl import _parse
+from fastrot.system.jsonl import parse_json_line
 from fastrot.system.lock import RunLock
 
 State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
-_LEFTOVER = re.compile(
-    r"\.(status\.json|config\.yaml|environment\.json|run\.lock)\.[0-9a-f]{8}\.tmp"
-    r"|\.[0-9a-f]{8}\.probe"
-)
+_WRITTEN_ATOMICALLY = ("status.json", "config.yaml", "environment.json", "run.lock")
+_PROBE = re.compile(r"\.[0-9a-f]{8}\.probe")
 _FILES_OF_A_RUN = 32  # its lock, logs and checkpoints, and the data it reads
 _UNFINISHED = ".step-*.tmp-*"  # a checkpoint that was being written or removed
 
@@ -209,7 +208,7 @@ class RunFolder:
 def read_status(path: str | Path) -> dict[str, Any]:
     """The record in a run folder's ``status.json``; empty if there is none that can be read."""
     try:
-        record = _parse(read_regular(Path(path) / "status.json")) or {}
+        record = parse_json_line(read_regular(Path(path) / "status.json")) or {}
     except OSError:
         return {}
     numbers = record.get("step", 0), record.get("epoch", 0.0)
@@ -239,7 +238,7 @@ def has_begun(folder: Path) -> bool:
 
 
 def _is_leftover(name: str) -> bool:
-    return _LEFTOVER.fullmatch(name) is not None
+    return is_temporary(name, *_WRITTEN_ATOMICALLY) or _PROBE.fullmatch(name) is not None
 
 
 def _probe(folder: Path, *, resume: bool) -> None:

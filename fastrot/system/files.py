@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import BinaryIO
 from fastrot.errors import MismatchError
 
 _OPEN_AT_START = 16
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -23,7 +25,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         OSError: as the system reports it; nothing is left behind and ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    temporary = temporary_path(path)
     try:
         descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode
@@ -37,6 +39,28 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a fresh name beside ``path``, for a file that is about to take its place."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+
+
+def is_temporary(name: str, *of: str) -> bool:
+    """Return whether ``temporary_path`` gave this name to a file of one of the names ``of``."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and match[1] in of
+
+
+def remove_temporaries(folder: Path, *of: str) -> None:
+    """Remove what killed writers left beside files of these names; none may be at work.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    for entry in folder.glob(".*.tmp"):
+        if is_temporary(entry.name, *of):
+            entry.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,8 @@ class JsonLines:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; numbers, strings, None, lists and mappings of them."""
-        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
         try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                size = os.fstat(self._descriptor).st_size
-                os.ftruncate(self._descriptor, size - written)
-                raise OSError(f"{written} of {len(line)} bytes written")
+            _append(self._descriptor, [json.dumps(_finite(record), allow_nan=False)])
         except OSError as error:
             self._lost(error)
 
@@ -79,7 +74,7 @@ class JsonLines:
             with self.path.open("rb") as file:
                 for line in file:
                     position += len(line)
-                    record = _parse(line)
+                    record = parse_json_line(line)
                     if record is None:
                         continue
                     step = record.get("step")
@@ -106,20 +101,47 @@ class JsonLines:
             )
 
 
-def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, in order; damaged lines are left out, a missing file is empty."""
+def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add records to a results file, all or none, one JSON object a line; it may be new.
+
+    Raises:
+        OSError: as the system reports it; the file is as it was.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
     try:
-        with open_regular(Path(path)) as file:
-            for line in file:
-                record = _parse(line)
-                if record is not None:
-                    yield record
+        _append(descriptor, map(json.dumps, records))
+    finally:
+        os.close(descriptor)
+
+
+def read_json_lines(
+    path: str | Path, *, left_out: Callable[[bytes], object] = lambda line: None
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file, in order; damaged lines are left out, a missing file is empty.
+
+    Args:
+        path: the file.
+        left_out: called with each line that is no whole record; without a newline it is torn.
+
+    Raises:
+        OSError: as the system reports it, or it is no regular file.
+    """
+    try:
+        file = open_regular(Path(path))
     except FileNotFoundError:
         return
+    with file:
+        for line in file:
+            record = parse_json_line(line)
+            if record is None:
+                left_out(line)
+            else:
+                yield record
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """One line as an object; None if it is torn (no newline) or damaged."""
+def parse_json_line(line: bytes) -> dict[str, Any] | None:
+    """Return the object of a line; None if it is torn (no newline) or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -127,6 +149,15 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def _append(descriptor: int, lines: Iterable[str]) -> None:
+    """Write lines in one system call; what a full disk cuts off is taken back."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    written = os.write(descriptor, data)
+    if written < len(data):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise OSError(f"{written} of {len(data)} bytes written")
 
 
 def _finite(value: Any) -> Any:

@@ -15,8 +15,6 @@ import fcntl
 import json
 import logging
 import os
-import re
-import secrets
 import tempfile
 import threading
 import time
@@ -26,7 +24,8 @@ from pathlib import Path
 from types import TracebackType
 
 from fastrot.errors import MismatchError
-from fastrot.system.processes import Holder
+from fastrot.system.files import remove_temporaries, temporary_path
+from fastrot.system.process_identity import ProcessIdentity
 
 HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 60.0
@@ -53,7 +52,7 @@ class RunLock:
     def __init__(self, path: Path, *, what: str | None = None) -> None:
         self.path = path
         self.what = what or f"the run in {path.parent}"
-        self.holder = Holder.of_this_process()
+        self.holder = ProcessIdentity.of_this_process()
         self._stop = threading.Event()
         self._descriptor = self._acquire()
         _HELD.add(self)
@@ -110,12 +109,12 @@ class RunLock:
                 if not _same_file(descriptor, self.path):
                     continue  # its holder released it between our open and our flock
                 holder = None if created else _read(self.path)
-                if created or (holder and holder.of_this_machine and not holder.runs):
+                if created or (holder and holder.is_local and not holder.is_running):
                     self._claim(descriptor)
-                    _reap(self.path)
+                    remove_temporaries(self.path.parent, self.path.name)
                     keep = True
                     return descriptor
-                if holder and holder.of_this_machine:
+                if holder and holder.is_local:
                     raise self._refusal(holder)  # reached only where flock does not work
                 beat = os.fstat(descriptor).st_mtime
                 if first_beat is not None and beat != first_beat:
@@ -150,7 +149,7 @@ class RunLock:
         os.pwrite(descriptor, self._record(), 0)
         os.fsync(descriptor)
 
-    def _refusal(self, holder: Holder | None) -> MismatchError:
+    def _refusal(self, holder: ProcessIdentity | None) -> MismatchError:
         who = f"{holder.host}:{holder.pid} since {holder.since}" if holder else "another process"
         return MismatchError(
             f"{self.what} is held by {who}; wait for it or stop it, or choose another output"
@@ -194,7 +193,7 @@ def _create(path: Path, record: bytes) -> int | None:
     Written under another name first: a link, unlike a rename, replaces nothing, on NFS too.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_path(path)
     descriptor = os.open(temporary, flags, 0o600)
     try:
         os.pwrite(descriptor, record, 0)
@@ -216,14 +215,6 @@ def _create(path: Path, record: bytes) -> int | None:
     finally:
         temporary.unlink(missing_ok=True)
     return descriptor
-
-
-def _reap(path: Path) -> None:
-    """Remove what starts that were killed in ``_create`` left beside the lock."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
-    for entry in path.parent.iterdir():
-        if name.fullmatch(entry.name):
-            entry.unlink(missing_ok=True)
 
 
 def _flock(descriptor: int, *, patient: bool) -> bool:
@@ -250,10 +241,10 @@ def _same_file(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> Holder | None:
+def _read(path: Path) -> ProcessIdentity | None:
     """The holder, or None where the file is missing, empty or not a lock."""
     try:
-        return Holder(**json.loads(path.read_bytes()))
+        return ProcessIdentity(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
 

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -27,67 +22,6 @@ _LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None  # not loaded 
 _KILL_SECONDS = 10.0  # a killed process that still hangs in a dead file system is left behind
 
 Child = subprocess.Popen[bytes]
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lock; the nonce tells two acquisitions of one process apart."""
-
-    host: str
-    pid: int
-    boot_id: str
-    process_start: str
-    since: str
-    nonce: str
-    pid_space: str = ""
-
-    @classmethod
-    def of_this_process(cls) -> Holder:
-        """Describe the calling process."""
-        return cls(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            boot_id=_boot_id(),
-            process_start=_process_start(os.getpid()),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-            nonce=secrets.token_hex(8),
-            pid_space=_pid_space(),
-        )
-
-    @property
-    def of_this_machine(self) -> bool:
-        """Whether its pid can be looked up here (same host name, and no reboot since)."""
-        # Containers of one host may share its name and boot, and not its process ids.
-        where = (socket.gethostname(), _boot_id(), _pid_space())
-        return (self.host, self.boot_id, self.pid_space or where[2]) == where
-
-    @property
-    def runs(self) -> bool:
-        """Whether that very process still exists (a pid alone may have been given away again)."""
-        return bool(self.process_start) and _process_start(self.pid) == self.process_start
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _pid_space() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _process_start(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; empty if there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
 
 
 def start_child(

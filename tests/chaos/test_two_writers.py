@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastrot.data.beton.verify import verify
-from fastrot.system.processes import Holder
+from fastrot.system.process_identity import ProcessIdentity
 from tests.chaos.conftest import TinyRun, pairs
 from tests.chaos.program import poll
 from tests.conftest import FaultLog
@@ -85,7 +85,7 @@ def test_two_conversions(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> 
 def test_a_lock_of_before_a_reboot(tiny: TinyRun, tmp_path: Path, fault_log: FaultLog) -> None:
     """The pid in it may be anybody's by now; its heartbeat is old."""
     out = tiny.copy(tmp_path / "run")
-    holder = vars(Holder.of_this_process()) | {"pid": 1, "boot_id": "of-another-boot"}
+    holder = vars(ProcessIdentity.of_this_process()) | {"pid": 1, "boot_id": "of-another-boot"}
     (out / "run.lock").write_text(json.dumps(holder))
     os.utime(out / "run.lock", (1e9, 1e9))
     with fault_log(11) as trial:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fastrot.errors import BadDataError, StorageError
-from fastrot.system.files import sync_folder
+from fastrot.system.files import write_atomic
 
 Curves = dict[str, list[list[float]]]
 """By layer: [training loss, top-1, top-5 in percent] of every epoch so far."""
@@ -54,23 +53,14 @@ def save_state(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progre
     Raises:
         StorageError: it cannot be written; the state before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    data = save(dict(tensors), metadata={"progress": json.dumps(asdict(progress))})
     try:
-        save_file(dict(tensors), temporary, metadata={"progress": json.dumps(asdict(progress))})
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.rename(path)
-        sync_folder(path.parent)
-    except (OSError, SafetensorError) as error:
+        write_atomic(path, data)
+    except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error}); free space and run the same command again: it "
             "continues"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
@@ -90,9 +80,3 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise BadDataError(f"{path}: damaged; remove it, and the probe starts anew") from None
     return tensors, progress
-
-
-def remove_dead_writes(path: Path) -> None:
-    """What a killed writer of this file left beside it."""
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        stale.unlink(missing_ok=True)

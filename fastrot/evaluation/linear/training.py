@@ -15,17 +15,12 @@ import torch
 from fastrot.errors import BadDataError
 from fastrot.evaluation.linear.heads import LinearHeads
 from fastrot.evaluation.linear.rows import Rows
-from fastrot.evaluation.linear.state import (
-    Curves,
-    Progress,
-    load_state,
-    remove_dead_writes,
-    save_state,
-)
+from fastrot.evaluation.linear.state import Curves, Progress, load_state, save_state
 from fastrot.evaluation.partial_results import Journal
 from fastrot.evaluation.protocol import LinearConfig
 from fastrot.evaluation.result import Score
 from fastrot.system.console import Say
+from fastrot.system.files import remove_temporaries
 
 _CHECK_STEPS = 100  # between two looks at the loss, each of which waits for the device
 _SAY_SECONDS = 5.0
@@ -76,7 +71,7 @@ def train_heads(
     """
     progress = Progress({layer: [] for layer in heads.shapes})
     if state is not None:
-        remove_dead_writes(state)
+        remove_temporaries(state.parent, state.name)
         if (saved := load_state(state)) is not None:
             progress = _taken_up(heads, *saved, source.steps, state)
             say(f"linear probe: continues after {_place(progress)} of {config.epochs}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrot.config import Config, load_config
 from fastrot.errors import FastrotError, UsageError
+from fastrot.system.jsonl import read_json_lines
 
 _PARTS = ("status.json", "config.yaml", "checkpoints")
 _MOST_BYTES = 16 * 2**20
@@ -94,27 +95,21 @@ def read_object(path: Path) -> dict[str, Any] | str:
 
 
 def _read_metrics(run: RunFiles) -> None:
-    path, damaged, torn = run.path / "metrics.jsonl", 0, False
+    path = run.path / "metrics.jsonl"
     kinds = {"train": run.training, "validation": run.validation}
+    whole: list[bool] = []  # of each line that is left out
     try:
-        with path.open("rb") as file:
-            for line in file:
-                torn = not line.endswith(b"\n")
-                try:
-                    record = None if torn else json.loads(line)
-                except (ValueError, RecursionError):
-                    record = None
-                kind = record.get("kind") if isinstance(record, dict) else None
-                if isinstance(record, dict) and isinstance(kind, str) and kind in kinds:
-                    kinds[kind].append(record)
-                elif not torn and not isinstance(record, dict):
-                    damaged += 1
-    except FileNotFoundError:
-        run.notes.append("metrics: there is no metrics.jsonl")
+        if not path.exists():
+            run.notes.append("metrics: there is no metrics.jsonl")
+        for record in read_json_lines(path, left_out=lambda line: whole.append(line[-1:] == b"\n")):
+            kind = record.get("kind")
+            if isinstance(kind, str) and kind in kinds:
+                kinds[kind].append(record)
     except OSError as error:
         run.notes.append(f"metrics: metrics.jsonl cannot be read ({error.strerror or error})")
+    damaged = sum(whole)
     if damaged:
         lines = "1 damaged line" if damaged == 1 else f"{damaged:,} damaged lines"
         run.notes.append(f"metrics: {lines} of metrics.jsonl left out")
-    if torn:
+    if damaged < len(whole):
         run.notes.append("metrics: the last line of metrics.jsonl is half-written and left out")

@@ -17,7 +17,6 @@ from rich.console import Console
 from fastrot.benchmarks.common import process_tree
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    append_records,
     check_outputs,
     check_positive,
     machine_record,
@@ -27,6 +26,7 @@ from fastrot.benchmarks.common.harness import (
     write_json,
 )
 from fastrot.errors import UsageError
+from fastrot.system.jsonl import append_json_lines
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
@@ -81,8 +81,8 @@ def test_the_record_names_the_machine_but_not_the_host(monkeypatch: pytest.Monke
 
 def test_results_are_appended_and_objects_replaced(tmp_path: Path) -> None:
     lines, single = tmp_path / "results.jsonl", tmp_path / "one.json"
-    append_records(lines, [{"point": "a"}, {"point": "b"}])
-    append_records(lines, [{"point": "c"}])
+    append_json_lines(lines, [{"point": "a"}, {"point": "b"}])
+    append_json_lines(lines, [{"point": "c"}])
     assert [json.loads(line)["point"] for line in lines.read_text().splitlines()] == ["a", "b", "c"]
     write_json(single, {"old": 1})
     write_json(single, {"new": 2})

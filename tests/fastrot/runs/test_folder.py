@@ -20,7 +20,7 @@ from fastrot.system import lock as runlock
 from fastrot.system.files import write_atomic
 from fastrot.system.jsonl import JsonLines, read_json_lines
 from fastrot.system.lock import RunLock
-from fastrot.system.processes import Holder
+from fastrot.system.process_identity import ProcessIdentity
 
 HOLD = """
 import sys, time
@@ -68,7 +68,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 def write_holder(folder: Path, *, age: float = 0.0, **changes: object) -> Path:
     lock = folder / "run.lock"
-    record = vars(Holder.of_this_process()) | changes
+    record = vars(ProcessIdentity.of_this_process()) | changes
     lock.write_text(json.dumps(record))
     os.utime(lock, (time.time() - age, time.time() - age))
     return lock

@@ -15,12 +15,12 @@ from fastrot.evaluation.linear.state import (
     Curves,
     Progress,
     load_state,
-    remove_dead_writes,
     save_state,
 )
 from fastrot.evaluation.linear.training import mode_gap, ranks, score_heads, scores_of, train_heads
 from fastrot.evaluation.protocol import LinearConfig
 from fastrot.evaluation.result import Score
+from fastrot.system.files import remove_temporaries
 
 CURVES = {"pool": [[2.0, 30.0, 80.0], [1.0, 50.0, 85.0], [0.9, 50.0, 84.0], [0.8, 40.0, 90.0]]}
 
@@ -91,7 +91,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert all(torch.equal(found[0][name], tensor) for name, tensor in tensors.items())
     dead = tmp_path / ".linear.safetensors.00ff00ff.tmp"
     dead.write_bytes(b"half")
-    remove_dead_writes(path)
+    remove_temporaries(tmp_path, path.name)
     assert [file.name for file in tmp_path.iterdir()] == ["linear.safetensors"]
 
 
