@@ -7,9 +7,6 @@ below it is what loading costs.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +36,7 @@ from fastrot.config import load_config
 from fastrot.data.loader import LOADERS
 from fastrot.errors import FastrotError, UsageError
 from fastrot.system.jsonl import read_json_lines
+from fastrot.system.processes import Child, end_children, start_child
 
 CEILING = "synthetic"
 _START_SECONDS = 600.0  # to the first lines of the log: imports, compilation, recording
@@ -265,14 +263,12 @@ class _Trainer:
         Raises:
             ShortRunError: it ended, or hung, before.
         """
-        with self._errors.open("w") as log:
-            process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, start_new_session=True, env=os.environ
-            )
+        with self._errors.open("wb") as log:
+            process = start_child(self._command, output=log)
             try:
                 lines = self._wait(process, seconds)
             finally:
-                self._end(process)
+                end_children([process])  # nothing of it is kept, so it need not end in order
         text = self._errors.read_text(errors="replace")
         self.step = next((line for line in text.splitlines() if line.startswith("step: ")), "")
         first, *counted = lines[_WARM_UP - 1 :]
@@ -283,7 +279,7 @@ class _Trainer:
         )
         return (counted[-1]["step"] - first["step"]) * batch / elapsed, waited / elapsed
 
-    def _wait(self, process: subprocess.Popen[bytes], seconds: float) -> list[dict[str, Any]]:
+    def _wait(self, process: Child, seconds: float) -> list[dict[str, Any]]:
         end = time.monotonic() + _START_SECONDS + seconds
         while True:
             ended = process.poll() is not None
@@ -308,11 +304,3 @@ class _Trainer:
         words = self._errors.read_text(errors="replace").strip().splitlines()
         last = words[-1].removeprefix("fastrot: ") if words else "it said nothing"
         return last if ended else f"no {_WARM_UP + 1} lines in its log in time; its last: {last}"
-
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Nothing of it is kept, so it need not end in order; its workers go with it."""
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()

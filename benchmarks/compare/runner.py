@@ -10,7 +10,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 from fastrot.benchmarks.common.harness import Countdown, rotated
 from fastrot.errors import FastrotError, UsageError
 from fastrot.system.machine import usable_cores
+from fastrot.system.processes import end_children, start_child
 
 _START_SECONDS = 300.0
 _ROUND_SECONDS = 300.0
@@ -177,16 +177,13 @@ class _Process:
 
     def __init__(self, competitor: Competitor, cores: Sequence[int]) -> None:
         self._competitor, self._cores = competitor, list(cores)
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        self._errors = tempfile.TemporaryFile()
         self._closed = False
         self._started = time.perf_counter()
-        # A session of its own: Ctrl-C reaches only this process, which ends it and its workers.
-        self._process = subprocess.Popen(
+        self._process = start_child(
             [sys.executable, "-W", "ignore", "-m", "fastrot.benchmarks.compare.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,
+            output=self._errors,
+            pipes=True,
         )
         self._selector = selectors.DefaultSelector()
         assert self._process.stdout is not None
@@ -221,11 +218,7 @@ class _Process:
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        end_children([self._process], patience=patience)
         self._errors.close()
 
     def __enter__(self) -> _Process:
@@ -266,6 +259,6 @@ class _Process:
     def _last_words(self) -> str:
         code = self._process.wait(_END_SECONDS)
         self._errors.seek(0)
-        lines = self._errors.read().strip().splitlines()
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"died with {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         return f"{how}: {lines[-1]}" if lines else how

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from fastrot.distributed.rank_environment import rank_environment
+from fastrot.distributed.rank_process import start_rank
 from fastrot.errors import RankLostError
-from fastrot.system.processes import Child, end_children, start_child
+from fastrot.system.processes import Child, end_children
 
 _POLL_SECONDS = 0.05
 
@@ -40,9 +40,12 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
         stack.callback(end_children, processes)
         for rank, log in enumerate(logs):
             processes.append(
-                start_child(
+                start_rank(
                     [sys.executable, "-m", module, *arguments],
-                    environment={"OMP_NUM_THREADS": "1", **rank_environment(rank, ranks, store)},
+                    rank,
+                    ranks,
+                    store,
+                    environment={"OMP_NUM_THREADS": "1"},
                     output=stack.enter_context(log.open("wb")),
                 )
             )

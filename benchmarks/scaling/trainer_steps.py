@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -200,7 +199,4 @@ def wait_for_quiet(deadline: float, *, seconds: float = 4.0) -> bool:
 def _end(processes: Sequence[Child]) -> None:
     """By a signal first, which the launcher of ranks hands on to them."""
     signal_children(processes, signal.SIGTERM)
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_END_SECONDS)
-    end_children(processes)
+    end_children(processes, patience=_END_SECONDS)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.benchmarks.solvers.svm_problems import Problem, objective
+from fastrot.system.processes import end_with_parent
 
 Solver = Callable[[NDArray[np.float64], NDArray[np.int8], float, float, int], NDArray[np.float64]]
 
@@ -168,7 +169,9 @@ class _Worker:
         """A fresh process."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(theirs, os.getpid(), *self._arguments), daemon=True
+        )
         # Read by the libraries as they are loaded.
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = str(self._arguments[-1])
@@ -210,8 +213,14 @@ class _Worker:
 
 
 def _serve(
-    connection: Connection, name: str, path: Path, positive_weight: float, threads: int
+    connection: Connection,
+    parent: int,
+    name: str,
+    path: Path,
+    positive_weight: float,
+    threads: int,
 ) -> None:
+    end_with_parent(parent)
     solver = BASELINES[name][0]
     features = np.load(path, mmap_mode="r")
     tiny = np.eye(4)  # what is imported at the first fit is not timed

@@ -23,10 +23,16 @@ from fastrot.benchmarks.common.process_tree import busy_seconds, cpu_seconds
 from fastrot.benchmarks.sweep.key import host_name
 from fastrot.benchmarks.sweep.rank import RESULT, error_file
 from fastrot.benchmarks.sweep.record import CellJob, CellRecord, Measured, read_job
-from fastrot.distributed.rank_environment import rank_environment
-from fastrot.distributed.slurm import SlurmTask, describe_code, requeue, seconds_left, slurm_task
+from fastrot.distributed.rank_process import rendezvous_of, start_rank
+from fastrot.distributed.slurm_jobs import (
+    SlurmTask,
+    describe_code,
+    requeue,
+    seconds_left,
+    slurm_task,
+)
 from fastrot.errors import FastrotError, PreemptedError, RankLostError
-from fastrot.system.processes import Child, end_children, signals_noted, start_child
+from fastrot.system.processes import Child, end_children, signals_noted
 
 _POLL_SECONDS = 0.1
 _FOLLOW_SECONDS = 15.0  # for the other ranks, once one has failed
@@ -135,9 +141,13 @@ def _run(
         log.write(f"--- start {start} of {dict(job.axes)}{where}\n".encode())
         log.flush()
         ranks = {
-            first + each: start_child(
+            first + each: start_rank(
                 [sys.executable, "-m", "fastrot.benchmarks.sweep.rank", path, str(scratch)],
-                environment=_rank_environment(job, task, first, each, scratch),
+                first + each,
+                job.ranks,
+                rendezvous_of(task, job.nodes, scratch / "store"),
+                local_rank=each,
+                local_size=local,
                 output=log,
             )
             for each in range(local)
@@ -156,22 +166,6 @@ def _run(
     if first:
         return Outcome(None, None, {})
     return Outcome(None, 0, json.loads((scratch / RESULT).read_text()))
-
-
-def _rank_environment(
-    job: CellJob, task: SlurmTask | None, first: int, local_rank: int, scratch: Path
-) -> dict[str, str]:
-    if job.ranks == 1:
-        return {}
-    alone = task is None or job.nodes == 1
-    return rank_environment(
-        first + local_rank,
-        job.ranks,
-        scratch / "store" if alone else None,
-        address=None if task is None or alone else (task.first_host, task.port),
-        local_rank=local_rank,
-        local_size=job.ranks // job.nodes,
-    )
 
 
 def _wait(

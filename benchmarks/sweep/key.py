@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import fastrot
-from fastrot.benchmarks.sweep.settings import Cell, SlurmSettings, SweepSettings
+from fastrot.benchmarks.sweep.settings import Cell, SweepSettings
+from fastrot.distributed.slurm import SweepSlurmSettings
 from fastrot.system.machine import environment_record, version
 
 _SOURCES = {".py", ".cpp", ".h"}
@@ -51,12 +52,10 @@ def _gpus() -> Iterator[str]:
                 yield value.strip()
 
 
-def slurm_place(slurm: SlurmSettings) -> str:
+def slurm_place(slurm: SweepSlurmSettings) -> str:
     """What is known of a cluster's machine before the job runs: what was asked for."""
-    asked = slurm.model_dump(
-        include={"partition", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb"}
-    )
-    return "slurm, " + ", ".join(f"{key} {value}" for key, value in asked.items())
+    keys = ("partition", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
+    return "slurm, " + ", ".join(f"{key} {getattr(slurm, key)}" for key in keys)
 
 
 def cell_key(sweep: SweepSettings, cell: Cell, *, code: str, place: str) -> str:

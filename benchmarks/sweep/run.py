@@ -28,8 +28,9 @@ from fastrot.benchmarks.sweep.settings import (
     load_sweep,
     split_overrides,
 )
-from fastrot.benchmarks.sweep.slurm import SlurmSweep, require_slurm
+from fastrot.benchmarks.sweep.slurm import SlurmSweep
 from fastrot.benchmarks.sweep.summary import SweepSummary, outcome
+from fastrot.distributed.slurm import require_slurm
 from fastrot.errors import PreemptedError, UsageError
 from fastrot.system.files import write_atomic
 from fastrot.system.lock import RunLock

@@ -20,35 +20,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fastrot.config import Config, known_keys, load_config
+from fastrot.distributed.slurm import SweepSlurmSettings
 from fastrot.errors import UsageError
 from fastrot.system.yaml_config import Override, Section, load_settings
 
 FOLDER = "configs/sweep"
 _OWN_AXES = ("ranks", "nodes", "batch_per_rank")
 Value = bool | int | float | str | None
-
-
-class SlurmSettings(Section):
-    """What each cell asks of Slurm; null: what the cluster gives."""
-
-    partition: str | None = None
-    """Partition of the jobs."""
-    account: str | None = None
-    """Account that is charged."""
-    constraint: str | None = None
-    """Features that the nodes must have, e.g. h100."""
-    cpus_per_task: Annotated[int, Field(ge=1)] | None = None
-    """Cores of a cell on each of its nodes, shared by its ranks there."""
-    gpus_per_node: Annotated[int, Field(ge=1)] | None = None
-    """GPUs of a cell on each of its nodes: at least as many as it has ranks there."""
-    mem_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory of a cell on each of its nodes, GB."""
-    time_min: Annotated[int, Field(ge=1)] = 30
-    """Time limit of a cell, minutes: more than deadline_s, which is the gentler end."""
-    array_parallelism: Annotated[int, Field(ge=1)] = 8
-    """Cells that may run at the same time."""
-    signal_delay_s: Annotated[int, Field(ge=1)] = 60
-    """Seconds before the time limit at which a cell is told of it."""
 
 
 class SweepSettings(Section):
@@ -74,7 +52,7 @@ class SweepSettings(Section):
     """Steps before the first measurement: compilation, recording, caches."""
     deadline_s: Annotated[float, Field(gt=0)] = 900.0
     """Longest time of a cell, start-up included, seconds."""
-    slurm: SlurmSettings = SlurmSettings()
+    slurm: SweepSlurmSettings = SweepSlurmSettings()
     """With --cluster slurm."""
 
     @model_validator(mode="after")

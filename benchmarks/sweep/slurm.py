@@ -6,40 +6,22 @@ each cell's job file. ``jobs/submitted.json`` tells a later command which cells 
 
 from __future__ import annotations
 
-import importlib
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from fastrot.benchmarks.common.harness import write_json
 from fastrot.benchmarks.sweep.cell import failed_record, run_task
 from fastrot.benchmarks.sweep.record import CellJob, CellRecord, read_cell
-from fastrot.benchmarks.sweep.settings import SlurmSettings
-from fastrot.distributed.slurm import JobState, job_states
-from fastrot.errors import BadDataError, UsageError
+from fastrot.distributed.slurm import SubmissionError, SweepSlurmSettings, submit
+from fastrot.distributed.slurm_jobs import JobState, job_states
+from fastrot.errors import BadDataError
 
 _POLL_SECONDS = 1.0
 _ASK_SECONDS = 5.0  # between two questions to Slurm's controller, which many users share
 _GRACE_SECONDS = 10.0  # until a record written on another machine is seen here
-
-
-def require_slurm() -> None:
-    """Refuse before anything is written.
-
-    Raises:
-        UsageError: a package or a program is missing.
-    """
-    if find_spec("submitit") is None:
-        raise UsageError("--cluster slurm needs the package submitit: pip install 'fastrot[slurm]'")
-    import shutil
-
-    if shutil.which("sbatch") is None:
-        raise UsageError("--cluster slurm: no sbatch here; run it on a node that submits jobs")
 
 
 class SlurmSweep:
@@ -76,7 +58,9 @@ class SlurmSweep:
         self._ids = {key: self._ids[key] for key in living}
         return living
 
-    def submit(self, keys: Sequence[str], name: str, settings: SlurmSettings) -> list[CellRecord]:
+    def submit(
+        self, keys: Sequence[str], name: str, settings: SweepSlurmSettings
+    ) -> list[CellRecord]:
         """Submit cells: one array for each number of nodes, since an array's tasks are alike.
 
         Returns:
@@ -87,9 +71,18 @@ class SlurmSweep:
         for nodes, group in groupby(by_nodes, key=lambda key: self._jobs[key].nodes):
             array = list(group)
             try:
-                ids = self._submit(array, nodes, name, settings)
-            except Exception as error:  # submitit has many; each means that nothing was submitted
-                reason = f"submission refused: {_why(error)}"
+                ids = submit(
+                    settings,
+                    run_task,
+                    [(str(self._folder / "jobs" / f"{key}.json"),) for key in array],
+                    folder=self._folder / "jobs",
+                    name=f"fastrot-{name}",
+                    nodes=nodes,
+                    gpus_per_node=settings.gpus_per_node,
+                    array_parallelism=settings.array_parallelism,
+                )
+            except SubmissionError as error:
+                reason = f"submission refused: {error}"
                 refused += [
                     failed_record(self._jobs[key], reason, host=self._place) for key in array
                 ]
@@ -97,31 +90,6 @@ class SlurmSweep:
             self._ids |= dict(zip(array, ids, strict=True))
             write_json(self._file, self._ids)
         return refused
-
-    def _submit(
-        self, keys: Sequence[str], nodes: int, name: str, settings: SlurmSettings
-    ) -> list[str]:
-        submitit: Any = importlib.import_module("submitit")
-        executor = submitit.AutoExecutor(folder=self._folder / "jobs", cluster="slurm")
-        asked = {
-            "slurm_partition": settings.partition,
-            "slurm_account": settings.account,
-            "slurm_constraint": settings.constraint,
-            "slurm_array_parallelism": settings.array_parallelism,
-            "slurm_signal_delay_s": settings.signal_delay_s,
-            "timeout_min": settings.time_min,
-            "cpus_per_task": settings.cpus_per_task,
-            "gpus_per_node": settings.gpus_per_node,
-            "mem_gb": settings.mem_gb,
-        }
-        executor.update_parameters(
-            name=f"fastrot-{name}",
-            nodes=nodes,
-            tasks_per_node=1,
-            **{key: value for key, value in asked.items() if value is not None},
-        )
-        paths = [str(self._folder / "jobs" / f"{key}.json") for key in keys]
-        return [str(job.job_id) for job in executor.map_array(run_task, paths)]
 
     @property
     def arrays(self) -> list[str]:
@@ -181,11 +149,3 @@ class SlurmSweep:
         self._ended.pop(key, None)
         write_json(self._file, self._ids)
         return record
-
-
-def _why(error: Exception) -> str:
-    """One line: what sbatch said, where it was sbatch that failed."""
-    said = getattr(error, "stderr", None)
-    if isinstance(error, subprocess.CalledProcessError) and said:
-        return " ".join((said if isinstance(said, str) else said.decode()).split())
-    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -14,9 +14,9 @@ import typer
 
 from fastrot import __version__
 from fastrot.cli import bench, bench_training, data, evaluate, plan, sweep, train
-from fastrot.cli.launch import said_by_another_rank
 from fastrot.cli.options import AsJson
 from fastrot.cli.show import INTERRUPTED, leave
+from fastrot.distributed.failures import line_to_print
 from fastrot.errors import FastrotError, StorageError
 
 app = typer.Typer(
@@ -63,9 +63,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)
     except FastrotError as error:
-        line = str(error) if error.rank is None else f"rank {error.rank}: {error}"
-        silent = error.reported_elsewhere or said_by_another_rank(line)
-        leave("" if silent else f"fastrot: {line}", error.exit_code)
+        leave(line_to_print(error), error.exit_code)
     except typer.TyperException as error:
         text = error.format_message().strip().rstrip(".;")
         leave(f"fastrot: {text}; `fastrot --help` shows what there is" if text else "", 64)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,7 +12,6 @@ from typing import Any
 import typer
 
 from fastrot.distributed.launch import fastrot_command, launch
-from fastrot.distributed.rank_environment import STORE
 from fastrot.errors import UsageError
 
 _SAME = {
@@ -50,10 +47,11 @@ def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool
                 "them out"
             )
         return False
+    from fastrot.distributed.slurm import parse_slurm_options
     from fastrot.runs.folder import has_begun
-    from fastrot.runs.slurm_job import parse_options, submit_train, wait_for
+    from fastrot.runs.slurm_job import submit_train, wait_for
 
-    asked = parse_options(slurm)
+    settings = parse_slurm_options(slurm)
     if not options["resume"] and has_begun(out):
         raise UsageError(
             f"{out}: already holds a run; add --resume to go on with it, or choose another --out"
@@ -63,7 +61,7 @@ def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool
         out,
         nodes=options["nodes"],
         gpus=options["gpus"],
-        options=asked,
+        settings=settings,
     )
     for line in submission.lines():
         typer.echo(line)
@@ -97,22 +95,6 @@ def resumption(out: Path, *, resume: bool) -> Sequence[str]:
     from fastrot.runs.folder import has_begun
 
     return ("--resume",) if not resume and has_begun(out) else ()
-
-
-def said_by_another_rank(line: str) -> bool:
-    """Whether a rank of this launcher has printed this already: all of them read the same files."""
-    store = os.environ.get(STORE)
-    if not store:
-        return False
-    words = re.sub(r"^rank \d+: ", "", line)
-    mark = f"{store}.said-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
-    try:
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return True
-    except OSError:  # the launcher has gone
-        pass
-    return False
 
 
 def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:

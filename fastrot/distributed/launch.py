@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from fastrot.distributed.rank_environment import rank_environment
+from fastrot.distributed.rank_process import start_rank
 from fastrot.errors import PreemptedError, RankLostError
-from fastrot.system.processes import Child, end_children, signal_children, start_child
+from fastrot.system.processes import Child, end_children, signal_children
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _POLL_SECONDS = 0.1
@@ -79,9 +79,11 @@ class _Ranks:
         self._processes = []
         for rank in range(ranks):
             self._processes.append(
-                start_child(
+                start_rank(
                     command,
-                    environment=rank_environment(rank, ranks, store),
+                    rank,
+                    ranks,
+                    store,
                     # They save and stop. By a signal that nobody else sends: the second one of a
                     # kind ends a rank without saving.
                     death_signal=signal.SIGHUP,

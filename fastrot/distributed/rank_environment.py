@@ -7,24 +7,25 @@ from pathlib import Path
 STORE = "FASTROT_STORE"
 """Environment variable: a file, by which the ranks of one machine find each other."""
 
+Rendezvous = Path | tuple[str, int]
+"""Where ranks find each other: those of one machine by a file that does not exist yet, in a folder
+of this user alone, for one start; those of several by the first one's name and a port."""
+
 
 def rank_environment(
     rank: int,
     size: int,
-    store: Path | None,
+    rendezvous: Rendezvous,
     *,
-    address: tuple[str, int] | None = None,
     local_rank: int | None = None,
     local_size: int | None = None,
 ) -> dict[str, str]:
-    """What tells a process that it is a rank; ``distributed.read_world`` reads it.
+    """Return what tells a process that it is a rank; ``world.read_world`` reads it.
 
     Args:
         rank: of the process.
         size: number of ranks.
-        store: ranks of one machine find each other by a file that does not exist yet, in a folder
-            of this user alone, for one start.
-        address: those of several by the first one's name and a port.
+        rendezvous: where the ranks find each other.
         local_rank: of the process on its machine; None: there is one machine.
         local_size: ranks of a machine; likewise.
     """
@@ -34,8 +35,7 @@ def rank_environment(
         "LOCAL_RANK": str(rank if local_rank is None else local_rank),
         "LOCAL_WORLD_SIZE": str(size if local_size is None else local_size),
     }
-    if store is not None:
-        environment[STORE] = str(store)
-    if address is not None:
-        environment |= {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
-    return environment
+    if isinstance(rendezvous, Path):
+        return environment | {STORE: str(rendezvous)}
+    host, port = rendezvous
+    return environment | {"MASTER_ADDR": host, "MASTER_PORT": str(port)}

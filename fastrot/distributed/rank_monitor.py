@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fastrot.distributed.failures import line_to_print, raised_by
 from fastrot.errors import FastrotError, RankLostError
 from fastrot.system.process_identity import ProcessIdentity
 
@@ -198,8 +199,7 @@ class RankMonitor:
     def _failure(self, first_failure: int, message: str, exit_code: int) -> RankLostError:
         error = RankLostError(message)
         error.exit_code = exit_code
-        error.reported_elsewhere = self._rank != 0 and first_failure != 0  # by the main rank
-        return error
+        return raised_by(error, first_failure, self._rank)
 
     def _others(self) -> list[int]:
         return [rank for rank in range(self._size) if rank != self._rank]
@@ -277,9 +277,8 @@ class RankMonitor:
             with suppress(Exception):
                 self.record(error)
         self.tell(error)
-        if not error.reported_elsewhere:
-            sys.stderr.write(f"fastrot: {error}\n")
-            sys.stderr.flush()
+        if line := line_to_print(error):
+            print(line, file=sys.stderr, flush=True)
         os._exit(error.exit_code)  # the main thread waits for what will not come
 
 

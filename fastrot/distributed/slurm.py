@@ -1,261 +1,168 @@
-"""What Slurm says of jobs, and the few things that are asked of it. No job is started here.
-
-Clusters without an accounting database are common, so the controller is asked first: it knows a
-job for some minutes after its end. ``sacct`` is the second choice.
-"""
+"""What jobs ask of Slurm, for training runs and sweeps, and their submission through submitit."""
 
 from __future__ import annotations
 
-import os
-import re
+import importlib
+import shutil
 import subprocess
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastrot.errors import RankLostError
+import yaml
+from pydantic import Field
 
-_ASK_SECONDS = 60.0
-_AGAIN_SECONDS = 5.0
-_PATIENCE_SECONDS = 600.0
-_LIVING = {
-    *("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "RESIZING"),
-    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SIGNALING", "STAGE_OUT"),
-}
-_WORDS = {
-    "TIMEOUT": "over its time limit",
-    "CANCELLED": "cancelled by Slurm's scancel or its administrator",
-    "NODE_FAIL": "its node failed",
-    "OUT_OF_MEMORY": "out of memory: over what it had asked Slurm for",
-    "PREEMPTED": "preempted, and not requeued",
-    "BOOT_FAIL": "its node did not start",
-    "DEADLINE": "over Slurm's deadline",
-    "COMPLETED": "its job ended in order",
-}
+from fastrot.errors import UsageError
+from fastrot.system.yaml_config import Section, validate_tree
 
 
-@dataclass(frozen=True)
-class JobState:
-    """How a job stands.
+class SlurmSettings(Section):
+    """What a job asks of Slurm; null: what the cluster gives."""
 
-    Attributes:
-        state: Slurm's word: PENDING, RUNNING, FAILED, TIMEOUT, ...
-        why: Slurm's reason for the state, e.g. Resources; may be empty.
-        code: exit code of an ended job; negative: the signal that ended it; None: not known.
-    """
-
-    state: str
-    why: str = ""
-    code: int | None = None
-
-    @property
-    def lives(self) -> bool:
-        """Whether it runs or may still run."""
-        return self.state in _LIVING
-
-    @property
-    def reason(self) -> str:
-        """Why it ended, for people."""
-        words = _WORDS.get(self.state, f"Slurm's state {self.state}")
-        return words if self.code is None else f"{words} ({describe_code(self.code)})"
+    partition: str | None = None
+    """Partition of the job."""
+    account: str | None = None
+    """Account that is charged."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have, e.g. h100."""
+    cpus_per_task: Annotated[int, Field(ge=1)] | None = None
+    """Cores of each task: of a rank of a run, or of a cell on each of its nodes."""
+    mem_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory on each node, GB."""
+    time_min: Annotated[int, Field(ge=1)]
+    """Time limit, minutes."""
+    signal_delay_s: Annotated[int, Field(ge=1)]
+    """Seconds before the time limit at which the job is told of it."""
 
 
-def describe_code(code: int) -> str:
-    """``exit code 3``, or ``killed by SIGKILL`` of a negative one."""
-    if code >= 0:
-        return f"exit code {code}"
-    from signal import Signals
+class TrainSlurmSettings(SlurmSettings):
+    """What ``fastrot train --slurm KEY=VALUE`` sets."""
 
-    try:
-        return f"killed by {Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
-
-
-def job_states(ids: Iterable[str]) -> dict[str, JobState]:
-    """How jobs stand, by id; what Slurm does not know is missing.
-
-    Args:
-        ids: ``12`` of a job, ``12_3`` of a task of an array.
-    """
-    wanted = set(ids)
-    arrays = ",".join(sorted({each.partition("_")[0] for each in wanted}))
-    if not arrays:
-        return {}
-    found: dict[str, JobState] = {}
-    for line in _answer("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", arrays):
-        job, state, why = (*line.split("|", 2), "", "")[:3]
-        found[job] = JobState(state, "" if why == "None" else why)
-    for job in wanted & set(found):
-        if not found[job].lives:
-            found[job] = _with_code(job, found[job])
-    if unknown := wanted - set(found):
-        found |= _from_accounts(unknown, arrays)
-    return {job: state for job, state in found.items() if job in wanted}
+    time_min: Annotated[int, Field(ge=1)] = 24 * 60
+    """Time limit of one start, minutes; the run goes on in the next one."""
+    signal_delay_s: Annotated[int, Field(ge=1)] = 120
+    """Seconds before the limit at which the run is told to save: a step and a checkpoint."""
+    tasks_per_node: Annotated[int, Field(ge=1)] | None = None
+    """Ranks on each node; null: one per GPU, or one where there is none."""
 
 
-def _with_code(job: str, state: JobState) -> JobState:
-    text = " ".join(_ask("scontrol", "-o", "show", "job", job))
-    match = re.search(r"\bExitCode=(\d+):(\d+)", text)
-    return JobState(state.state, state.why, _code(*match.groups()) if match else None)
+class SweepSlurmSettings(SlurmSettings):
+    """What each cell of a sweep asks of Slurm: the section ``slurm`` of its file."""
+
+    gpus_per_node: Annotated[int, Field(ge=1)] | None = None
+    """GPUs of a cell on each of its nodes: at least as many as it has ranks there."""
+    time_min: Annotated[int, Field(ge=1)] = 30
+    """Time limit of a cell, minutes: more than deadline_s, which is the gentler end."""
+    array_parallelism: Annotated[int, Field(ge=1)] = 8
+    """Cells that may run at the same time."""
+    signal_delay_s: Annotated[int, Field(ge=1)] = 60
+    """Seconds before the time limit at which a cell is told of it."""
 
 
-def _from_accounts(ids: set[str], arrays: str) -> dict[str, JobState]:
-    found = {}
-    for line in _ask("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", arrays):
-        job, state, code = (*line.split("|", 2), "", "")[:3]
-        if job in ids:
-            numbers = re.fullmatch(r"(\d+):(\d+)", code)
-            word = state.split(" ")[0]  # "CANCELLED by 1000"
-            found[job] = JobState(word, "", _code(*numbers.groups()) if numbers else None)
-    return found
+class SubmissionError(UsageError):
+    """Slurm refuses a job: nothing was submitted (64)."""
 
 
-def _code(code: str, signal: str) -> int:
-    if int(signal):
-        return -int(signal)
-    # The shell that runs a job says 128 + N of a task that signal N has ended.
-    return 128 - int(code) if 128 < int(code) < 128 + 65 else int(code)
-
-
-def _answer(*command: str) -> list[str]:
-    """As ``_ask``, but a controller that is busy or restarts is asked again, and waited for.
+def parse_slurm_options(texts: Sequence[str]) -> TrainSlurmSettings:
+    """Read settings from ``key=value`` texts.
 
     Raises:
-        RankLostError: for ten minutes it gave no answer.
+        UsageError: an unknown key, or a value that breaks a rule.
     """
-    end = time.monotonic() + _PATIENCE_SECONDS
-    while True:
+    tree: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--slurm {text!r}: write key=value, e.g. --slurm partition=gpu")
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS)
-            if done.returncode == 0:
-                return done.stdout.splitlines()
-            words = done.stderr.strip()
-            if "Invalid job id" in words:  # it knows of none of these
-                return []
-        except subprocess.TimeoutExpired:
-            words = f"nothing within {_ASK_SECONDS:.0f} s"
-        except OSError as error:
-            words = str(error)
-        if time.monotonic() > end:
-            raise RankLostError(
-                f"{command[0]} gives no answer for {_PATIENCE_SECONDS / 60:.0f} minutes ({words}); "
-                "jobs go on; the same command goes on with them once Slurm answers"
-            )
-        time.sleep(_AGAIN_SECONDS)
+            tree[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--slurm {text!r}: the value is not valid YAML") from None
+    return validate_tree(TrainSlurmSettings, tree, "--slurm")
 
 
-def _ask(*command: str) -> list[str]:
-    """Lines of Slurm's answer; none if it has none: an unknown job, a busy controller."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return done.stdout.splitlines()
+def require_slurm() -> None:
+    """Check that jobs can be submitted here, before anything is written.
 
-
-@dataclass(frozen=True)
-class SlurmTask:
-    """This process as one task of a job.
-
-    Attributes:
-        job: id, ``12`` or ``12_3``.
-        requeue_id: id by which this job, and no other of its array, is requeued.
-        restarts: how often Slurm has started it again.
-        node: index of this machine in the job.
-        task: this task among all.
-        tasks: how many there are.
-        local_task: this task on its machine.
-        nodes: of the job.
-        first_host: name of the first machine.
+    Raises:
+        UsageError: a package or a program is missing.
     """
-
-    job: str
-    requeue_id: str
-    restarts: int
-    node: int
-    task: int
-    tasks: int
-    local_task: int
-    nodes: int
-    first_host: str
-
-    @property
-    def port(self) -> int:
-        """A port above 20,000, the same in all tasks of this start and others in other jobs."""
-        return 20_000 + (31 * int(self.requeue_id) + self.restarts) % 12_000
+    if find_spec("submitit") is None:
+        raise UsageError("--cluster slurm needs the package submitit: pip install 'fastrot[slurm]'")
+    if shutil.which("sbatch") is None:
+        raise UsageError("--cluster slurm: no sbatch here; run it on a node that submits jobs")
 
 
-def slurm_task(environment: Mapping[str, str] | None = None) -> SlurmTask | None:
-    """This process as a task of a Slurm job; None outside of one."""
-    env = os.environ if environment is None else environment
-    if "SLURM_JOB_ID" not in env:
-        return None
-    job = env["SLURM_JOB_ID"]
-    if "SLURM_ARRAY_TASK_ID" in env:
-        job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-    hosts = env.get("SLURM_JOB_NODELIST", "localhost")
-    return SlurmTask(
-        job=job,
-        requeue_id=env["SLURM_JOB_ID"],
-        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
-        node=int(env.get("SLURM_NODEID", "0")),
-        task=int(env.get("SLURM_PROCID", "0")),
-        tasks=int(env.get("SLURM_NTASKS", "1")),
-        local_task=int(env.get("SLURM_LOCALID", "0")),
-        nodes=int(env.get("SLURM_JOB_NUM_NODES", "1")),
-        first_host=first_host(hosts),
-    )
+def submit(
+    settings: SlurmSettings,
+    function: Callable[..., None],
+    calls: Sequence[Sequence[Any]],
+    *,
+    folder: Path,
+    name: str,
+    nodes: int,
+    tasks_per_node: int = 1,
+    gpus_per_node: int | None = None,
+    array_parallelism: int | None = None,
+    requeue: bool = False,
+) -> list[str]:
+    """Submit calls of a function, as jobs that are alike.
 
-
-def first_host(hosts: str) -> str:
-    """The first machine of Slurm's list.
-
-    Example:
-        >>> first_host("gpu[07-09,12],cpu3"), first_host("a1,a2")
-        ('gpu07', 'a1')
-    """
-    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", hosts)
-    return "".join(filter(None, match.groups())) if match else hosts
-
-
-def seconds_left(task: SlurmTask) -> float | None:
-    """Until the job's time limit, which may have been changed since it began; None: not known."""
-    for line in _ask("squeue", "-h", "-o", "%L", "-j", task.requeue_id):
-        return parse_duration(line.strip())
-    return None
-
-
-def parse_duration(text: str) -> float | None:
-    """Seconds of Slurm's ``days-hours:minutes:seconds``; None of words such as UNLIMITED.
-
-    Example:
-        >>> parse_duration("1-02:00:03"), parse_duration("4:05"), parse_duration("UNLIMITED")
-        (93603.0, 245.0, None)
-    """
-    days, dash, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))):
-        return None
-    seconds = 0
-    for part in parts:
-        seconds = 60 * seconds + int(part)
-    return float(86_400 * int(days or 0) + seconds)
-
-
-def requeue(task: SlurmTask) -> str | None:
-    """Ask Slurm to run this job again, under the same id; it then kills this start.
+    Args:
+        settings: what is asked of Slurm.
+        function: what each task calls; it is pickled by name.
+        calls: its positional arguments in each job.
+        folder: takes submitit's files and the logs; on a file system that the nodes share.
+        name: of the jobs.
+        nodes: machines of a job.
+        tasks_per_node: processes on each.
+        gpus_per_node: likewise.
+        array_parallelism: the jobs become one array, of which so many tasks run at a time.
+        requeue: let Slurm start a job again that lost its nodes.
 
     Returns:
-        What went wrong, one line; None if nothing did.
+        Ids of the jobs, in the order of the calls: ``12``, or ``12_3`` in an array.
+
+    Raises:
+        SubmissionError: Slurm refuses, and why.
     """
-    command = ["scontrol", "requeue", task.requeue_id]
+    submitit: Any = importlib.import_module("submitit")
+    asked = {
+        "slurm_partition": settings.partition,
+        "slurm_account": settings.account,
+        "slurm_qos": settings.qos,
+        "slurm_constraint": settings.constraint,
+        "slurm_array_parallelism": array_parallelism,
+        "slurm_additional_parameters": {"requeue": True} if requeue else None,
+        "cpus_per_task": settings.cpus_per_task,
+        "gpus_per_node": gpus_per_node,
+        "mem_gb": settings.mem_gb,
+    }
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+        executor.update_parameters(
+            name=name,
+            nodes=nodes,
+            tasks_per_node=tasks_per_node,
+            timeout_min=settings.time_min,
+            slurm_signal_delay_s=settings.signal_delay_s,
+            **{key: value for key, value in asked.items() if value is not None},
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"scontrol requeue: {error}"
-    return None if done.returncode == 0 else " ".join(done.stderr.split())
+        if array_parallelism is None:
+            jobs = [executor.submit(function, *call) for call in calls]
+        else:
+            jobs = executor.map_array(function, *zip(*calls, strict=True))
+    except Exception as error:  # submitit has many; each means that nothing was submitted
+        raise SubmissionError(_refusal(error)) from error
+    return [str(job.job_id) for job in jobs]
+
+
+def _refusal(error: Exception) -> str:
+    """Return one line: what sbatch said, where it was sbatch that failed."""
+    said = getattr(error, "stderr", None)
+    if isinstance(error, subprocess.CalledProcessError) and said:
+        return " ".join((said if isinstance(said, str) else said.decode()).split())
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrot.data.dataset import BadSampleError
+from fastrot.distributed.failures import raised_by_all
 from fastrot.distributed.world import World
 from fastrot.errors import BadDataError
 from fastrot.system.console import Say
@@ -74,5 +75,4 @@ class BadSamples:
                 "bad_samples.jsonl of the run folder lists them; mend the data, or raise "
                 "data.max_bad"
             )
-            error.reported_elsewhere = not self._world.is_main
-            raise error
+            raise raised_by_all(error, self._world.rank)

@@ -10,24 +10,25 @@ nowhere (70). The run folder is the run's identity: its trackers go on with the 
 
 from __future__ import annotations
 
-import importlib
 import re
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import yaml
-from pydantic import Field
-
-from fastrot.distributed.rank_environment import rank_environment
-from fastrot.distributed.slurm import SlurmTask, job_states, requeue, slurm_task
+from fastrot.distributed.launch import fastrot_command
+from fastrot.distributed.rank_process import rendezvous_of, start_rank
+from fastrot.distributed.slurm import (
+    SubmissionError,
+    TrainSlurmSettings,
+    require_slurm,
+    submit,
+)
+from fastrot.distributed.slurm_jobs import SlurmTask, job_states, requeue, slurm_task
 from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, UsageError
 from fastrot.runs.folder import RunFolder, read_status
 from fastrot.system.jsonl import JsonLines, read_json_lines
@@ -36,37 +37,12 @@ from fastrot.system.processes import (
     end_children,
     signal_children,
     signals_noted,
-    start_child,
 )
-from fastrot.system.yaml_config import Section, validate_tree
 
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 _POLL_SECONDS = 0.2
 _KILLED_SECONDS = 120.0  # from a requeue until Slurm has ended this start
 _WATCH_SECONDS = 5.0
-
-
-class ClusterOptions(Section):
-    """What ``--slurm key=value`` sets; null: what the cluster gives."""
-
-    partition: str | None = None
-    """Partition of the job."""
-    account: str | None = None
-    """Account that is charged."""
-    qos: str | None = None
-    """Quality of service."""
-    constraint: str | None = None
-    """Features that the nodes must have, e.g. h100."""
-    time_min: Annotated[int, Field(ge=1)] = 24 * 60
-    """Time limit of one start, minutes; the run goes on in the next one."""
-    signal_delay_s: Annotated[int, Field(ge=1)] = 120
-    """Seconds before the limit at which the run is told to save: a step and a checkpoint."""
-    cpus_per_task: Annotated[int, Field(ge=1)] | None = None
-    """Cores of each rank."""
-    mem_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory of each node, GB."""
-    tasks_per_node: Annotated[int, Field(ge=1)] | None = None
-    """Ranks on each node; null: one a GPU, or one where there is none."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +69,8 @@ class Submission:
         ]
 
 
-def parse_options(settings: Sequence[str]) -> ClusterOptions:
-    """Options from ``key=value`` texts.
-
-    Raises:
-        UsageError: an unknown key, or a value that breaks a rule.
-    """
-    tree: dict[str, Any] = {}
-    for text in settings:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise UsageError(f"--slurm {text!r}: write key=value, e.g. --slurm partition=gpu")
-        try:
-            tree[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--slurm {text!r}: the value is not valid YAML") from None
-    return validate_tree(ClusterOptions, tree, "--slurm")
-
-
 def submit_train(
-    words: Sequence[str], out: Path, *, nodes: int, gpus: int, options: ClusterOptions
+    words: Sequence[str], out: Path, *, nodes: int, gpus: int, settings: TrainSlurmSettings
 ) -> Submission:
     """Submit a training run.
 
@@ -120,49 +78,34 @@ def submit_train(
         words: of ``fastrot train``, its options but ``--out`` and ``--resume``.
         out: run folder, on a file system that the nodes share.
         nodes: machines.
-        gpus: GPUs of each, and as many ranks; 0: none, and ``options.tasks_per_node`` ranks.
-        options: what else is asked of Slurm.
+        gpus: GPUs of each, and as many ranks; 0: none, and ``settings.tasks_per_node`` ranks.
+        settings: what else is asked of Slurm.
 
     Raises:
         UsageError: a package or program is missing, or Slurm refuses.
     """
-    if find_spec("submitit") is None:
-        raise UsageError("--cluster slurm needs the package submitit: pip install 'fastrot[slurm]'")
-    if shutil.which("sbatch") is None:
-        raise UsageError("--cluster slurm: no sbatch here; run it on a node that submits jobs")
-    tasks = options.tasks_per_node or max(gpus, 1)
+    require_slurm()
+    tasks = settings.tasks_per_node or max(gpus, 1)
     if gpus and tasks != gpus:
         raise UsageError(f"--slurm tasks_per_node={tasks}: a rank has one GPU, and --gpus={gpus}")
     out = out.absolute()
     folder = out.with_name(f"{out.name}.slurm")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    submitit: Any = importlib.import_module("submitit")
-    asked = {
-        "slurm_partition": options.partition,
-        "slurm_account": options.account,
-        "slurm_qos": options.qos,
-        "slurm_constraint": options.constraint,
-        "cpus_per_task": options.cpus_per_task,
-        "mem_gb": options.mem_gb,
-        "gpus_per_node": gpus or None,
-    }
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
-        executor.update_parameters(
+        [job] = submit(
+            settings,
+            run_task,
+            [(list(words), str(out), str(folder))],
+            folder=folder,
             name=f"fastrot-{re.sub(r'[^A-Za-z0-9._-]', '_', out.name)[:50]}",
             nodes=nodes,
             tasks_per_node=tasks,
-            timeout_min=options.time_min,
-            slurm_signal_delay_s=options.signal_delay_s,
-            slurm_additional_parameters={"requeue": True},
-            **{key: value for key, value in asked.items() if value is not None},
+            gpus_per_node=gpus or None,
+            requeue=True,
         )
-        job = executor.submit(run_task, list(words), str(out), str(folder))
-    except Exception as error:  # submitit has many; each means that nothing was submitted
-        raise UsageError(
-            f"Slurm refuses the job: {' '.join(str(error).split())[:400]}; change --slurm options"
-        ) from error
-    return Submission(str(job.job_id), folder, out)
+    except SubmissionError as error:
+        raise UsageError(f"Slurm refuses the job: {error}; change --slurm options") from error
+    return Submission(job, folder, out)
 
 
 def wait_for(submission: Submission, say: Callable[[str], None]) -> int:
@@ -247,9 +190,14 @@ class _Rank:
         return code
 
     def _train(self, received: Sequence[int]) -> int:
-        child = start_child(
-            [sys.executable, "-m", "fastrot", *self._words, "--out", str(self._out), "--resume"],
-            environment=self._environment(),
+        task = self._task
+        child = start_rank(
+            fastrot_command([*self._words, "--out", str(self._out), "--resume"]),
+            task.task,
+            task.tasks,
+            rendezvous_of(task, task.nodes, self._store),
+            local_rank=task.local_task,
+            local_size=task.tasks // task.nodes,
         )
         try:
             code = _hand_on(child, received)
@@ -265,20 +213,6 @@ class _Rank:
     def _store(self) -> Path:
         """By which the ranks of one machine find each other: a fresh file for every start."""
         return self._folder / f"store-{self._task.job}-{self._task.restarts}"
-
-    def _environment(self) -> Mapping[str, str]:
-        task = self._task
-        if task.tasks == 1:
-            return {}
-        alone = task.nodes == 1
-        return rank_environment(
-            task.task,
-            task.tasks,
-            self._store if alone else None,
-            address=None if alone else (task.first_host, task.port),
-            local_rank=task.local_task,
-            local_size=task.tasks // task.nodes,
-        )
 
     def _requeue(self, received: Sequence[int]) -> None:
         """The main rank asks for another start; then all wait to be ended by Slurm."""

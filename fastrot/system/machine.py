@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from fastrot.system.processes import ask_tool
 
 _RECORDED_PACKAGES = (
     "fastrot",
@@ -114,11 +115,8 @@ def git_commit() -> str | None:
     if git is None or not (checkout / ".git").exists():
         return None
     command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None  # another user's checkout, or a disk that hangs: a record is not worth a run
-    return done.stdout.strip() or None
+    # None of another user's checkout, or on a disk that hangs: a record is not worth a run.
+    return (ask_tool(command, seconds=10) or "").strip() or None
 
 
 def _torch_record() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,6 +30,7 @@ def start_child(
     *,
     environment: Mapping[str, str] | None = None,
     output: IO[bytes] | None = None,
+    pipes: bool = False,
     death_signal: int = signal.SIGKILL,
 ) -> Child:
     """Start a process that gets a signal when this thread ends.
@@ -36,14 +38,15 @@ def start_child(
     Args:
         command: program and arguments.
         environment: added to ours.
-        output: takes both of its streams; None: ours.
+        output: takes its standard output and error; None: they are ours.
+        pipes: its standard input and output are pipes to us; ``output`` takes its errors alone.
         death_signal: which.
     """
     return subprocess.Popen(
         list(command),
         env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
+        stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+        stdout=subprocess.PIPE if pipes else output,
         stderr=output,
         start_new_session=True,
         preexec_fn=partial(end_with_parent, os.getpid(), death_signal),
@@ -88,12 +91,30 @@ def signal_children(children: Iterable[Child], number: int) -> None:
                 os.kill(child.pid, number)
 
 
-def end_children(children: Iterable[Child]) -> None:
-    """Kill their groups, and take notice of their end."""
+def end_children(children: Iterable[Child], *, patience: float = 0.0) -> None:
+    """Kill processes with all that they have started, and wait for their end.
+
+    Args:
+        children: each leads a group of its own.
+        patience: seconds in which they may still end by themselves.
+    """
     children = list(children)
+    deadline = time.monotonic() + patience
+    for child in children if patience else ():
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
     for child in children:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             child.wait(_KILL_SECONDS)
+
+
+def ask_tool(command: Sequence[str], *, seconds: float) -> str | None:
+    """Return what a program prints; None if it is missing, fails, or takes longer than this."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

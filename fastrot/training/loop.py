@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fastrot.data.loader import Batch, Loader
+from fastrot.distributed.failures import raised_by_all
 from fastrot.distributed.step_sync import Decision, Notices, decide
 from fastrot.distributed.world import World
 from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, StorageError
@@ -297,9 +298,7 @@ class Loop:
         )
 
     def _agreed(self, error: FastrotError) -> FastrotError:
-        """All ranks raise it: the main one tells."""
-        error.reported_elsewhere = not self._world.is_main
-        return error
+        return raised_by_all(error, self._world.rank)
 
     def _save(self, done: int, *, final: bool = False) -> None:
         if done == self._saved_step:

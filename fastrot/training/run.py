@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fastrot.config import Config, load_config
+from fastrot.distributed.failures import raised_by_all
 from fastrot.distributed.rank_monitor import RankMonitor
 from fastrot.distributed.world import World, joined, pick_device, read_world, shorten_waits
 from fastrot.errors import (
@@ -230,8 +231,7 @@ def _check_agreed(world: World, start_step: int) -> None:
             f"ranks find different newest checkpoints (steps {steps}, in the order of the ranks); "
             "their file systems do not show them the same: mount the run folder anew, or wait"
         )
-        error.reported_elsewhere = not world.is_main
-        raise error
+        raise raised_by_all(error, world.rank)
 
 
 def _last_validation(out: Path) -> dict[str, Any] | None:

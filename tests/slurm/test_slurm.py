@@ -18,7 +18,7 @@ import pytest
 
 from fastrot.benchmarks.sweep.record import CellRecord, read_cells
 from fastrot.data.digits import write_digits
-from fastrot.distributed.slurm import job_states
+from fastrot.distributed.slurm_jobs import job_states
 from fastrot.runs.checkpoint import newest_checkpoint
 from fastrot.runs.folder import read_status
 from fastrot.system.jsonl import read_json_lines

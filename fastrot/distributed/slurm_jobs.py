@@ -1,0 +1,256 @@
+"""What Slurm says of jobs, and the few things that are asked of it. No job is started here.
+
+Clusters without an accounting database are common, so the controller is asked first: it knows a
+job for some minutes after its end. ``sacct`` is the second choice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fastrot.errors import RankLostError
+from fastrot.system.processes import ask_tool
+
+_ASK_SECONDS = 60.0
+_AGAIN_SECONDS = 5.0
+_PATIENCE_SECONDS = 600.0
+_LIVING = {
+    *("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "RESIZING"),
+    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SIGNALING", "STAGE_OUT"),
+}
+_WORDS = {
+    "TIMEOUT": "over its time limit",
+    "CANCELLED": "cancelled by Slurm's scancel or its administrator",
+    "NODE_FAIL": "its node failed",
+    "OUT_OF_MEMORY": "out of memory: over what it had asked Slurm for",
+    "PREEMPTED": "preempted, and not requeued",
+    "BOOT_FAIL": "its node did not start",
+    "DEADLINE": "over Slurm's deadline",
+    "COMPLETED": "its job ended in order",
+}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How a job stands.
+
+    Attributes:
+        state: Slurm's word: PENDING, RUNNING, FAILED, TIMEOUT, ...
+        why: Slurm's reason for the state, e.g. Resources; may be empty.
+        code: exit code of an ended job; negative: the signal that ended it; None: not known.
+    """
+
+    state: str
+    why: str = ""
+    code: int | None = None
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs or may still run."""
+        return self.state in _LIVING
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, for people."""
+        words = _WORDS.get(self.state, f"Slurm's state {self.state}")
+        return words if self.code is None else f"{words} ({describe_code(self.code)})"
+
+
+def describe_code(code: int) -> str:
+    """``exit code 3``, or ``killed by SIGKILL`` of a negative one."""
+    if code >= 0:
+        return f"exit code {code}"
+    from signal import Signals
+
+    try:
+        return f"killed by {Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def job_states(ids: Iterable[str]) -> dict[str, JobState]:
+    """How jobs stand, by id; what Slurm does not know is missing.
+
+    Args:
+        ids: ``12`` of a job, ``12_3`` of a task of an array.
+    """
+    wanted = set(ids)
+    arrays = ",".join(sorted({each.partition("_")[0] for each in wanted}))
+    if not arrays:
+        return {}
+    found: dict[str, JobState] = {}
+    for line in _answer("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", arrays):
+        job, state, why = (*line.split("|", 2), "", "")[:3]
+        found[job] = JobState(state, "" if why == "None" else why)
+    for job in wanted & set(found):
+        if not found[job].lives:
+            found[job] = _with_code(job, found[job])
+    if unknown := wanted - set(found):
+        found |= _from_accounts(unknown, arrays)
+    return {job: state for job, state in found.items() if job in wanted}
+
+
+def _with_code(job: str, state: JobState) -> JobState:
+    text = " ".join(_ask("scontrol", "-o", "show", "job", job))
+    match = re.search(r"\bExitCode=(\d+):(\d+)", text)
+    return JobState(state.state, state.why, _code(*match.groups()) if match else None)
+
+
+def _from_accounts(ids: set[str], arrays: str) -> dict[str, JobState]:
+    found = {}
+    for line in _ask("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", arrays):
+        job, state, code = (*line.split("|", 2), "", "")[:3]
+        if job in ids:
+            numbers = re.fullmatch(r"(\d+):(\d+)", code)
+            word = state.split(" ")[0]  # "CANCELLED by 1000"
+            found[job] = JobState(word, "", _code(*numbers.groups()) if numbers else None)
+    return found
+
+
+def _code(code: str, signal: str) -> int:
+    if int(signal):
+        return -int(signal)
+    # The shell that runs a job says 128 + N of a task that signal N has ended.
+    return 128 - int(code) if 128 < int(code) < 128 + 65 else int(code)
+
+
+def _answer(*command: str) -> list[str]:
+    """As ``_ask``, but a controller that is busy or restarts is asked again, and waited for.
+
+    Raises:
+        RankLostError: for ten minutes it gave no answer.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS)
+            if done.returncode == 0:
+                return done.stdout.splitlines()
+            words = done.stderr.strip()
+            if "Invalid job id" in words:  # it knows of none of these
+                return []
+        except subprocess.TimeoutExpired:
+            words = f"nothing within {_ASK_SECONDS:.0f} s"
+        except OSError as error:
+            words = str(error)
+        if time.monotonic() > end:
+            raise RankLostError(
+                f"{command[0]} gives no answer for {_PATIENCE_SECONDS / 60:.0f} minutes ({words}); "
+                "jobs go on; the same command goes on with them once Slurm answers"
+            )
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _ask(*command: str) -> list[str]:
+    """Lines of Slurm's answer; none if it has none: an unknown job, a busy controller."""
+    return (ask_tool(command, seconds=_ASK_SECONDS) or "").splitlines()
+
+
+@dataclass(frozen=True)
+class SlurmTask:
+    """This process as one task of a job.
+
+    Attributes:
+        job: id, ``12`` or ``12_3``.
+        requeue_id: id by which this job, and no other of its array, is requeued.
+        restarts: how often Slurm has started it again.
+        node: index of this machine in the job.
+        task: this task among all.
+        tasks: how many there are.
+        local_task: this task on its machine.
+        nodes: of the job.
+        first_host: name of the first machine.
+    """
+
+    job: str
+    requeue_id: str
+    restarts: int
+    node: int
+    task: int
+    tasks: int
+    local_task: int
+    nodes: int
+    first_host: str
+
+    @property
+    def port(self) -> int:
+        """A port above 20,000, the same in all tasks of this start and others in other jobs."""
+        return 20_000 + (31 * int(self.requeue_id) + self.restarts) % 12_000
+
+
+def slurm_task(environment: Mapping[str, str] | None = None) -> SlurmTask | None:
+    """This process as a task of a Slurm job; None outside of one."""
+    env = os.environ if environment is None else environment
+    if "SLURM_JOB_ID" not in env:
+        return None
+    job = env["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_TASK_ID" in env:
+        job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    hosts = env.get("SLURM_JOB_NODELIST", "localhost")
+    return SlurmTask(
+        job=job,
+        requeue_id=env["SLURM_JOB_ID"],
+        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
+        node=int(env.get("SLURM_NODEID", "0")),
+        task=int(env.get("SLURM_PROCID", "0")),
+        tasks=int(env.get("SLURM_NTASKS", "1")),
+        local_task=int(env.get("SLURM_LOCALID", "0")),
+        nodes=int(env.get("SLURM_JOB_NUM_NODES", "1")),
+        first_host=first_host(hosts),
+    )
+
+
+def first_host(hosts: str) -> str:
+    """The first machine of Slurm's list.
+
+    Example:
+        >>> first_host("gpu[07-09,12],cpu3"), first_host("a1,a2")
+        ('gpu07', 'a1')
+    """
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", hosts)
+    return "".join(filter(None, match.groups())) if match else hosts
+
+
+def seconds_left(task: SlurmTask) -> float | None:
+    """Until the job's time limit, which may have been changed since it began; None: not known."""
+    for line in _ask("squeue", "-h", "-o", "%L", "-j", task.requeue_id):
+        return parse_duration(line.strip())
+    return None
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of Slurm's ``days-hours:minutes:seconds``; None of words such as UNLIMITED.
+
+    Example:
+        >>> parse_duration("1-02:00:03"), parse_duration("4:05"), parse_duration("UNLIMITED")
+        (93603.0, 245.0, None)
+    """
+    days, dash, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))):
+        return None
+    seconds = 0
+    for part in parts:
+        seconds = 60 * seconds + int(part)
+    return float(86_400 * int(days or 0) + seconds)
+
+
+def requeue(task: SlurmTask) -> str | None:
+    """Ask Slurm to run this job again, under the same id; it then kills this start.
+
+    Returns:
+        What went wrong, one line; None if nothing did.
+    """
+    command = ["scontrol", "requeue", task.requeue_id]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"scontrol requeue: {error}"
+    return None if done.returncode == 0 else " ".join(done.stderr.split())
