@@ -47,7 +47,7 @@ from fastrot.features.forward import FeatureNetwork, pipelined
 from fastrot.features.spec import FeaturePlan
 from fastrot.models.backbones import build_model
 from fastrot.models.layers import Engine, fastest_batch_norm
-from fastrot.models.precision import feature_precision
+from fastrot.models.precision import resolve_precision
 from fastrot.system.machine import usable_cores
 from fastrot.weights.load import Backbone, load_backbone, weights_digest
 
@@ -270,7 +270,7 @@ def _random(model: str) -> Backbone:
 def _plan(backbone: Backbone, resolution: int, precision: str, device: torch.device) -> FeaturePlan:
     crop = Crop("center", resolution, resize=round(resolution * 8 / 7))
     layers = tuple(backbone.model.stage_names)
-    return FeaturePlan(layers, crop, 0, "auto", feature_precision(precision, device), {})
+    return FeaturePlan(layers, crop, 0, "auto", resolve_precision(precision, device), {})
 
 
 def _pixels(count: int, side: int, device: torch.device) -> Batch:

@@ -249,7 +249,7 @@ def debug_cell(path: str) -> None:
         run_cell(path)
         return
     from fastrot.benchmarks.sweep.measure import measure
-    from fastrot.training.run import translate_oom
+    from fastrot.training.failures import translate_oom
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fastrot-cell-") as folder:

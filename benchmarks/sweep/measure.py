@@ -19,17 +19,16 @@ from fastrot.benchmarks.sweep.clock import LoaderClock, StepClock
 from fastrot.benchmarks.sweep.record import CellJob, Measured
 from fastrot.config import Config, validate
 from fastrot.data.loader import Batch, Loader, LoaderSpec, build_loader
-from fastrot.distributed.world import World, joined, pick_device, read_world
+from fastrot.distributed.world import World, joined
 from fastrot.errors import PreemptedError
 from fastrot.models.backbones import TURNS
 from fastrot.models.precision import autocast_dtype
 from fastrot.system.stop_request import StopRequest
 from fastrot.training.data import RunData, open_data, train_crop
 from fastrot.training.loop import Loop
-from fastrot.training.resolve import resolve, with_values
+from fastrot.training.resolve import ResolvedRun, choose_platform, resolve, with_values
 from fastrot.training.run import prepare_torch
 from fastrot.training.step import TrainStep
-from fastrot.training.step_backend import choose_backend
 from fastrot.training.trainer import Trainer
 
 _ENDLESS_EPOCHS = 1e6
@@ -49,36 +48,32 @@ def measure(job: CellJob, scratch: Path) -> tuple[Measured, Config]:
     Raises:
         FastrotError: it cannot run here.
     """
-    world = read_world()
     config = validate(dict(job.config), f"cell {job.key}")
     config = with_values(config, {"train.epochs": _ENDLESS_EPOCHS})
-    device = pick_device(config.train.device, world)
-    config = resolve(config, world, device)
-    prepare_torch(config, device)
+    platform = choose_platform(config)
+    world, device = platform.world, platform.device
     with joined(world, device, deadline=config.train.deadline_seconds), ExitStack() as stack:
+        data = open_data(config, scratch, world, device, _say)
+        run = resolve(config, platform, data, _say)
+        prepare_torch(run)
         if job.kind == "loader":
-            data = open_data(config, scratch, world, device, _say)
-            loader = stack.enter_context(closing(_loader(data, device)))
-            return _loader_alone(job, data.config, loader, world, device), data.config
+            loader = stack.enter_context(closing(_loader(run, data)))
+            return _loader_alone(job, run.config, loader, world, device), run.config
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        backend = choose_backend(config, world, device)
-        config = with_values(config, {"train.step": backend.step})
-        data = open_data(config, scratch, world, device, _say)
-        _say(backend.describe())
-        parts = Trainer(data, backend, scratch, world=world, device=device, stack=stack, say=_say)
-        return _trainer(job, parts, world, device), data.config
+        parts = Trainer(run, data, scratch, stack=stack, say=_say)
+        return _trainer(job, parts, world, device), run.config
 
 
-def _loader(data: RunData, device: torch.device) -> Loader:
+def _loader(run: ResolvedRun, data: RunData) -> Loader:
     """The loader of training images, as a run has it."""
-    config = data.config
+    config = run.config
     spec = LoaderSpec(
         samples=data.train,
-        order=data.order,
+        order=run.order,
         crop=train_crop(config),
         seed=config.train.seed,
-        device=device,
+        device=run.device,
         workers=config.data.workers or 0,
         on_bad_sample=config.data.on_bad_sample,
         exact=config.data.exact_decode,

@@ -27,7 +27,7 @@ def main(path: str, folder: str) -> int:
     """Measure, and say how it went."""
     from fastrot.benchmarks.sweep.measure import measure
     from fastrot.distributed.world import read_world
-    from fastrot.training.run import translate_oom
+    from fastrot.training.failures import translate_oom
 
     scratch, world = Path(folder), read_world()
     try:

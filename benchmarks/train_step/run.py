@@ -36,10 +36,10 @@ from fastrot.benchmarks.train_step.report import INTERRUPTED, StepPoint, TrainSt
 from fastrot.benchmarks.train_step.subject import STEPS, StepSubject
 from fastrot.benchmarks.train_step.time_table import KernelTable
 from fastrot.config import Config, validate
-from fastrot.distributed.world import World
 from fastrot.errors import FastrotError, UsageError
-from fastrot.models.precision import autocast_dtype
-from fastrot.training.resolve import resolve
+from fastrot.models.precision import autocast_dtype, resolve_precision
+from fastrot.system.machine import usable_cores
+from fastrot.training.resolve import with_values
 
 _RATE = 0.001  # constant; a step costs the same at any rate, and the losses stay comparable
 _LEAST_WARM_UP = 5  # a CUDA graph is recorded in the fourth step
@@ -320,7 +320,10 @@ def _config(request: TrainStepBenchRequest, side: int, count: int, device: torch
         },
         "optim": {"learning_rate": _RATE},
     }
-    return resolve(validate(tree, "bench train-step"), World(), device)
+    config = validate(tree, "bench train-step")
+    precision = resolve_precision(config.train.precision, device, training=True)
+    threads = config.train.threads or usable_cores()
+    return with_values(config, {"train.precision": precision, "train.threads": threads})
 
 
 @contextmanager

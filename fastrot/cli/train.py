@@ -91,7 +91,7 @@ def train(
 
     from fastrot.distributed.world import read_world
     from fastrot.runs.reporter import TerminalReporter
-    from fastrot.training.run import TrainRequest
+    from fastrot.training.request import TrainRequest
     from fastrot.training.run import train as run
 
     request = TrainRequest(

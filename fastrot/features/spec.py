@@ -38,7 +38,7 @@ from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import DatasetSubset
 from fastrot.distributed.world import World, pick_device
 from fastrot.errors import BadDataError, UsageError
-from fastrot.models.precision import feature_precision
+from fastrot.models.precision import resolve_precision
 from fastrot.system.fingerprint import plain
 from fastrot.weights.load import Backbone
 
@@ -162,7 +162,7 @@ def plan_features(
         loader = "native" if name == "native" else "reference"
     if loader == "synthetic":
         raise UsageError("loader 'synthetic' reads no images; choose another for features")
-    precision = feature_precision(precision, device)
+    precision = resolve_precision(precision, device)
     chosen = tuple(name for name in known if name in layers)
     identity = {
         "definition": DEFINITION,

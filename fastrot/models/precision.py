@@ -1,4 +1,4 @@
-"""The arithmetic precision that a configuration and a device allow."""
+"""The arithmetic precision that a model computes in, by name, and what a device can do of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import torch
 
 from fastrot.errors import UsageError
 
+_AUTOCAST = {"fp64": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def feature_precision(name: str, device: torch.device) -> str:
-    """``auto`` as what it is on this device: fp32 on a CPU, else half precision.
+
+def resolve_precision(name: str, device: torch.device, *, training: bool = False) -> str:
+    """Return the precision that a name stands for on this device.
+
+    Args:
+        name: ``fp32``, ``bf16``, ``fp16``; ``fp64`` in training only; ``auto``: bf16 on a GPU that
+            has it, fp16 on an older one, fp32 on a CPU.
+        device: what computes. A CPU has no kernels of its own for fp16: 1 image/s.
+        training: the name is that of ``train.precision``.
 
     Raises:
         UsageError: the device cannot run it.
@@ -17,23 +25,16 @@ def feature_precision(name: str, device: torch.device) -> str:
         if device.type == "cpu":
             return "fp32"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if name not in ("fp32", "bf16", "fp16") or (name == "fp16" and device.type == "cpu"):
+    slow = name == "fp16" and device.type == "cpu"
+    if slow and training:
+        raise UsageError(
+            "train.precision=fp16 is for GPUs; on a CPU set train.precision to fp32 or bf16"
+        )
+    if slow or name not in _AUTOCAST or (name == "fp64" and not training):
         raise UsageError(f"precision {name!r} is not for a {device.type}; choose fp32 or bf16")
     return name
 
 
-def _precision(name: str, device: torch.device) -> str:
-    if name == "auto":
-        if device.type == "cpu":
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if name == "fp16" and device.type == "cpu":  # no kernels of their own: 1 image/s
-        raise UsageError(
-            "train.precision=fp16 is for GPUs; on a CPU set train.precision to fp32 or bf16"
-        )
-    return name
-
-
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Half-precision type of the forward pass, or None for float32 and float64."""
-    return {"fp64": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    """Return the half-precision type of the forward pass; None for float32 and float64."""
+    return _AUTOCAST[precision]

@@ -10,42 +10,42 @@ import torch
 from fastrot.config import Config
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.dataset import Dataset
-from fastrot.data.loader import LoaderSpec, choose_loader
 from fastrot.data.open import open_dataset
 from fastrot.data.sampling.block_shuffle import block_length
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.distributed.world import World
 from fastrot.system.console import Say
-from fastrot.training.resolve import BatchPlan, plan_batch, with_values
 
 EMBEDDED = "embedded:digits"
+"""How a configuration names the data that comes with fastrot."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """Opened data sets, with the configuration that names them by path.
+    """The opened data sets of a run.
 
     Attributes:
-        config: with a loader in place of ``auto``.
         train: training samples.
         val: held-out samples, or None.
-        order: training order of this rank.
-        batch: how the global batch is cut up.
     """
 
-    config: Config
     train: Dataset
     val: Dataset | None
-    order: Sampler
-    batch: BatchPlan
 
 
 def open_data(config: Config, out: Path, world: World, device: torch.device, say: Say) -> RunData:
-    """Open the data sets and settle the loader.
+    """Open the data sets that a configuration names; the embedded ones are written first.
+
+    Args:
+        config: ``data.train`` must name something.
+        out: run folder; the embedded data goes to ``out/data``.
+        world: the ranks, which all call this.
+        device: of this rank.
+        say: one line to the user.
 
     Raises:
-        FastrotError: a path is wrong, a file damaged, a batch does not fit.
+        FastrotError: a path is wrong, or a file damaged.
     """
     paths = {"train": config.data.train, "val": config.data.val}
     if EMBEDDED in paths.values():
@@ -67,25 +67,11 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
                 f"{samples.path}: no manifest, so a changed byte inside a readable image goes "
                 "unnoticed; fastrot prepare writes one"
             )
-    batch = plan_batch(config, world)
-    order = train_order(config, len(train), world, batch, stored_bytes=train.stored_bytes)
-    if batch.accumulation > 1:
-        views = batch.per_pass * (4 if config.pretext.views == "all" else 1)
-        say(
-            f"accumulating {batch.accumulation} passes a step: batch norm sees bn_batch={views} "
-            "views of a rank at a time, not the whole step"
-        )
-    if config.data.loader == "auto":
-        spec = LoaderSpec(train, order, train_crop(config), 0, device, 0)
-        images = int(config.train.epochs * order.steps_per_epoch * order.global_batch)
-        name, why = choose_loader(spec, images=images // world.size)
-        say(f"loader: {name} ({why})")
-        config = with_values(config, {"data.loader": name})
-    return RunData(config, train, val, order, batch)
+    return RunData(train, val)
 
 
 def train_crop(config: Config) -> Crop:
-    """How training crops are drawn."""
+    """Return how training crops are drawn."""
     data = config.data
     return Crop(
         data.crop,
@@ -99,21 +85,21 @@ def train_crop(config: Config) -> Crop:
 
 
 def val_crop(config: Config) -> Crop:
-    """How validation crops are drawn: nothing random."""
+    """Return how validation crops are drawn: nothing random."""
     data = config.data
     return Crop(data.val_crop, data.resolution, resize=max(data.val_resize, data.resolution))
 
 
 def train_order(
-    config: Config, num_samples: int, world: World, batch: BatchPlan, *, stored_bytes: int
+    config: Config, num_samples: int, world: World, *, accumulation: int, stored_bytes: int
 ) -> Sampler:
-    """The order of the training samples for this rank.
+    """Return the order of the training samples for this rank.
 
     Args:
-        config: resolved.
+        config: of the run.
         num_samples: n.
         world: the ranks.
-        batch: how the global batch is cut up.
+        accumulation: forward passes per optimizer step.
         stored_bytes: of all samples, which say how many are neighbours (data.order=block).
     """
     return Sampler(
@@ -123,6 +109,6 @@ def train_order(
         mode=config.data.order,
         rank=world.rank,
         world=world.size,
-        accumulation=batch.accumulation,
+        accumulation=accumulation,
         block=block_length(stored_bytes, num_samples),
     )

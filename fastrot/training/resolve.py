@@ -1,25 +1,51 @@
-"""Settings that depend on the machine: every ``auto`` becomes a value that the run records."""
+"""Every ``auto`` of a run becomes a value here, once, and the run records it.
+
+In two steps, for the sake of the run folder. What this rank computes with is chosen before the
+folder is touched, so that what cannot run leaves no trace (``choose_platform``). The rest depends
+on what is in the folder: the data that it may hold, and the checkpoint, which may be one of other
+ranks (``resolve``). The configuration that comes out is the only one from then on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fastrot.config import Config, validate
-from fastrot.distributed.world import World
-from fastrot.errors import MismatchError, UsageError
-from fastrot.models.precision import _precision
+from fastrot.data.loader import LoaderSpec, choose_loader
+from fastrot.data.sampling.sampler import Sampler
+from fastrot.distributed.world import World, pick_device, read_world
+from fastrot.errors import UsageError
+from fastrot.models.precision import resolve_precision
+from fastrot.system.console import Say
 from fastrot.system.machine import usable_cores
-from fastrot.system.yaml_config import Override, override_key
+from fastrot.training.data import RunData, train_crop, train_order
+from fastrot.training.step_backend import StepBackend, choose_backend
 
-# What may not change between a run and its resumption: the checkpoint would not fit, or the run
-# would no longer be one run.
-_FIXED = ("model.", "pretext.", "data.resolution", "data.progressive",
-          "optim.name", "train.seed", "train.global_batch")  # fmt: skip
+SHARED_CORES = ("train.threads", "data.workers")
+"""Settings that divide the cores of a machine among its ranks."""
+
 _SMALL_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What this rank computes with.
+
+    Attributes:
+        world: the ranks.
+        device: of this rank.
+        precision: fp32, bf16, fp16 or fp64.
+        backend: how a step is computed.
+    """
+
+    world: World
+    device: torch.device
+    precision: str
+    backend: StepBackend
 
 
 @dataclass(frozen=True)
@@ -28,45 +54,116 @@ class BatchPlan:
 
     Attributes:
         per_pass: source images in one forward pass of a rank.
-        accumulation: forward passes a step.
+        accumulation: forward passes per optimizer step.
     """
 
     per_pass: int
     accumulation: int
 
 
-def resolve(config: Config, world: World, device: torch.device) -> Config:
-    """Replace precision, threads and workers that are left to fastrot by values.
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run with nothing left to decide.
+
+    Attributes:
+        config: without any ``auto``; ``config.yaml`` records it.
+        backend: how a step is computed.
+        batch: how the global batch is cut up.
+        order: which training samples make up which batch of this rank.
+        world: the ranks.
+        device: of this rank.
+    """
+
+    config: Config
+    backend: StepBackend
+    batch: BatchPlan
+    order: Sampler
+    world: World
+    device: torch.device
+
+
+def choose_platform(config: Config) -> Platform:
+    """Choose device, precision and implementation of the step; nothing on disk is touched.
 
     Raises:
-        UsageError: the device cannot train with the precision.
+        MismatchError: there is no GPU for this rank.
+        UsageError: the device cannot train as the configuration wants it.
     """
-    cores = max(1, usable_cores() // world.local_size)
-    workers = cores
-    if device.type == "cpu":  # decoding and training share the cores
-        workers = 0 if config.data.resolution <= _SMALL_SIDE else max(1, cores // 2)
-    return with_values(
+    world = read_world()
+    device = pick_device(config.train.device, world)
+    precision = resolve_precision(config.train.precision, device, training=True)
+    return Platform(world, device, precision, choose_backend(config, world, device))
+
+
+def resolve(
+    config: Config, platform: Platform, data: RunData, say: Say, *, anew: Collection[str] = ()
+) -> ResolvedRun:
+    """Settle all that the configuration leaves open, and say what was chosen.
+
+    Args:
+        config: as it was asked for.
+        platform: what this rank computes with.
+        data: the opened data sets.
+        say: one line to the user.
+        anew: those of ``SHARED_CORES`` to choose although the configuration has a value, since
+            it was chosen for another number of ranks.
+
+    Raises:
+        UsageError: the global batch cannot be shared equally, or is larger than the data.
+    """
+    world, device, backend = platform.world, platform.device, platform.backend
+    batch = plan_batch(config, world)
+    order = train_order(
         config,
-        {
-            "train.device": device.type,
-            "train.precision": _precision(config.train.precision, device),
-            "train.threads": config.train.threads or cores,
-            "data.workers": config.data.workers if config.data.workers is not None else workers,
-        },
+        len(data.train),
+        world,
+        accumulation=batch.accumulation,
+        stored_bytes=data.train.stored_bytes,
     )
+    if batch.accumulation > 1:
+        views = batch.per_pass * (4 if config.pretext.views == "all" else 1)
+        say(
+            f"accumulating {batch.accumulation} passes a step: batch norm sees bn_batch={views} "
+            "views of a rank at a time, not the whole step"
+        )
+    loader: str = config.data.loader
+    if loader == "auto":
+        spec = LoaderSpec(data.train, order, train_crop(config), 0, device, 0)
+        images = int(config.train.epochs * order.steps_per_epoch * order.global_batch)
+        loader, why = choose_loader(spec, images=images // world.size)
+        say(f"loader: {loader} ({why})")
+    say(backend.describe())
+    if world.size > 1:
+        share = batch.per_pass * batch.accumulation
+        say(f"{world.size} ranks, each with {share} images of a step")
+    threads, workers = _share_cores(config, world, device, anew)
+    settled = {
+        "train.device": device.type,
+        "train.precision": platform.precision,
+        "train.step": backend.step,
+        "train.threads": threads,
+        "data.workers": workers,
+        "data.loader": loader,
+    }
+    return ResolvedRun(with_values(config, settled), backend, batch, order, world, device)
 
 
-def share_cores_anew(
-    config: Config, overrides: Sequence[Override], world: World, device: torch.device
-) -> Config:
-    """Threads and workers for another number of ranks, where ``overrides`` does not name them."""
-    named = {override_key(each) for each in overrides}
-    free = {key: None for key in ("train.threads", "data.workers") if key not in named}
-    return resolve(with_values(config, free), world, device)
+def _share_cores(
+    config: Config, world: World, device: torch.device, anew: Collection[str]
+) -> tuple[int, int]:
+    """Return torch threads and decoding workers of this rank, as set or by its share of cores."""
+    threads = None if "train.threads" in anew else config.train.threads
+    workers = None if "data.workers" in anew else config.data.workers
+    cores = max(1, usable_cores() // world.local_size)
+    if workers is None:
+        workers = cores
+        if device.type == "cpu":  # decoding and training share the cores
+            workers = 0 if config.data.resolution <= _SMALL_SIDE else max(1, cores // 2)
+    return threads or cores, workers
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """A copy with some dotted keys set."""
+    """Return a copy with some dotted keys set."""
     tree = config.model_dump()
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -91,28 +188,3 @@ def plan_batch(config: Config, world: World) -> BatchPlan:
         n for n in range(1, share + 1) if share % n == 0 and share // n <= (limit or share)
     )
     return BatchPlan(share // passes, passes)
-
-
-def check_resumable(saved: Config, now: Config) -> list[str]:
-    """Compare a run's configuration with the one it is to be resumed with.
-
-    Returns:
-        One line per key that differs and may.
-
-    Raises:
-        MismatchError: a key differs that the run depends on.
-    """
-    changed = []
-    before, after = saved.model_dump(), now.model_dump()
-    for section, values in after.items():
-        for name, value in values.items():
-            key, old = f"{section}.{name}", before[section][name]
-            if value == old:
-                continue
-            if key.startswith(_FIXED):
-                raise MismatchError(
-                    f"cannot resume with {key}={value!r}: the run began with {old!r}; "
-                    "leave it out, or start a new run with another --out"
-                )
-            changed.append(f"{key}: {old!r} -> {value!r}")
-    return changed

@@ -1,4 +1,4 @@
-"""The implementations of one training step, from plain to fast; all of them train the same.
+"""The implementations of an optimizer step, from plain to fast; all of them train the same.
 
 ``eager``: torch's operations, one by one. ``compile``: the model through ``torch.compile``.
 ``fused``: our batch normalisation with residual and ReLU as one operation, four input channels.
@@ -24,6 +24,7 @@ from fastrot.errors import UsageError
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
 from fastrot.models.apex import require_apex
 from fastrot.models.layers import Engine, fastest_batch_norm, share_batch_norm, use_batch_norm
+from fastrot.models.precision import resolve_precision
 from fastrot.system.console import Say
 
 _SYNC_BUFFERS = next(  # torch 2.15 gave it another name, and warns of the old one
@@ -37,7 +38,7 @@ StepName = Literal["eager", "compile", "fused"]
 
 @dataclass(frozen=True)
 class StepBackend:
-    """One implementation.
+    """One implementation of the step.
 
     Attributes:
         step: eager, compile or fused.
@@ -53,20 +54,20 @@ class StepBackend:
 
     @property
     def channels(self) -> int:
-        """Input channels of the first convolution: the fourth is for tensor cores."""
+        """Input channels of the first convolution; the fourth is for tensor cores."""
         return 4 if self.step == "fused" else 3
 
     def describe(self) -> str:
-        """One line."""
+        """Return one line for people."""
         graph = ", one CUDA graph" if self.graph else ""
         return f"step: {self.step} (batch norm: {self.batchnorm}{graph}): {self.why}"
 
 
 def choose_backend(config: Config, world: World, device: torch.device) -> StepBackend:
-    """The implementation that the configuration names, or the fastest that works here.
+    """Return the implementation that the configuration names, or the fastest that works here.
 
     Args:
-        config: with the precision resolved.
+        config: of the run; it may still say ``auto``.
         world: the ranks.
         device: where the model is trained.
 
@@ -114,7 +115,7 @@ def _fastest(device: torch.device) -> tuple[StepName, str]:
 
 
 def _compromise(operation: str, device: torch.device) -> str:
-    """What to say of a kernel that is not the one for this device.
+    """Return what to say of a kernel that is not the one for this device.
 
     Raises:
         UsageError: FASTROT_KERNELS forces one that cannot run.
@@ -139,9 +140,10 @@ def _check(step: str, device: torch.device) -> None:
 
 
 def _check_apex(config: Config, world: World, device: torch.device) -> None:
-    if device.type != "cuda" or config.train.precision != "fp16" or world.size > 1:
+    precision = resolve_precision(config.train.precision, device, training=True)
+    if device.type != "cuda" or precision != "fp16" or world.size > 1:
         raise UsageError(
-            f"train.batchnorm=apex is for fp16 on one GPU, not {config.train.precision} on "
+            f"train.batchnorm=apex is for fp16 on one GPU, not {precision} on "
             f"{device.type} with {world.size} ranks; set train.precision=fp16, or leave "
             "train.batchnorm out"
         )
@@ -158,7 +160,7 @@ def wrap_model(
     static_graph: bool,
     say: Say,
 ) -> nn.Module:
-    """The model as a step runs it; it shares all tensors with ``model``, which is changed.
+    """Return the model as a step runs it; it shares all tensors with ``model``, which is changed.
 
     Args:
         model: on the device.
@@ -180,18 +182,18 @@ def wrap_model(
                 "batch-norm statistics stay on each rank: torch shares them on GPUs only "
                 "(--set train.batchnorm=fused shares them here)"
             )
-    arranged = model
+    wrapped = model
     if backend.step == "compile":
         if device.type == "cpu":  # it would miss a CUDA that nobody asked for
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        arranged = cast(nn.Module, torch.compile(model, dynamic=False))
+        wrapped = cast(nn.Module, torch.compile(model, dynamic=False))
     if world.size == 1:
-        return arranged
+        return wrapped
     # What a graph is to hold must not have been on the stream that all others wait for.
     aside = torch.cuda.stream(torch.cuda.Stream(device)) if backend.graph else nullcontext()
     with aside:
         return DistributedDataParallel(
-            arranged,
+            wrapped,
             device_ids=[device.index] if device.type == "cuda" else None,
             # Running statistics: the same anyway, or (sync_bn=false) taken from the main rank
             # when they are used.

@@ -1,8 +1,7 @@
-"""The parts of one pretraining run, built from its configuration."""
+"""What trains on one rank: model, optimizer, step, loaders and validation, built for a run."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,7 +18,6 @@ from fastrot.data.loader import Loader, LoaderSpec, build_loader
 from fastrot.data.loaders.progressive import ProgressiveLoader
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import spread
-from fastrot.distributed.world import World
 from fastrot.errors import MismatchError
 from fastrot.models.backbones import build_model
 from fastrot.models.precision import autocast_dtype
@@ -35,43 +33,40 @@ from fastrot.training.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from fastrot.training.resolve import ResolvedRun
 from fastrot.training.rotation import RotationTask
 from fastrot.training.schedule import Schedule
 from fastrot.training.step import TrainStep
-from fastrot.training.step_backend import StepBackend, wrap_model
+from fastrot.training.step_backend import wrap_model
 from fastrot.training.validate import Between, validate
 
 _BANK_IMAGES = 4096
 
-log = logging.getLogger(__name__)
-
 
 class Trainer:
-    """Model, optimizer, loaders and validation of one run on one rank.
+    """Model, optimizer, loaders and validation of a run on one rank.
 
     Args:
-        data: opened data sets and final configuration.
-        backend: how a step is computed.
+        run: what is to be trained, with nothing left to decide.
+        data: its opened data sets.
         out: the run folder.
-        world: the ranks.
-        device: of this rank.
         stack: closes the loaders.
         say: one line to the user.
+
+    Attributes:
+        config: of the run.
+        model: backbone and rotation head, on the device.
+        task: makes the views, and the loss.
+        step: trains on the batches of one step.
+        loader: training batches of this rank.
+        bad_samples: those that were replaced.
     """
 
     def __init__(
-        self,
-        data: RunData,
-        backend: StepBackend,
-        out: Path,
-        *,
-        world: World,
-        device: torch.device,
-        stack: ExitStack,
-        say: Say,
+        self, run: ResolvedRun, data: RunData, out: Path, *, stack: ExitStack, say: Say
     ) -> None:
-        config = data.config
-        self.data, self.config, self.world, self.device = data, config, world, device
+        config, world, device, backend = run.config, run.world, run.device, run.backend
+        self.config, self._run, self._data = config, run, data
         self._stack, self._say = stack, say
         self.bad_samples = BadSamples(out / "bad_samples.jsonl", config.data.max_bad, world, say)
         dtype = autocast_dtype(config.train.precision)
@@ -83,20 +78,20 @@ class Trainer:
         self.task = RotationTask(config, device, dtype, channels=backend.channels)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
-        arranged = wrap_model(
+        wrapped = wrap_model(
             self.model,
             backend,
             world=world,
             device=device,
             sync_bn=config.model.sync_bn,
             # Accumulation skips the reduction of some passes, which a static graph cannot.
-            static_graph=data.batch.accumulation == 1,
+            static_graph=run.batch.accumulation == 1,
             say=say,
         )
         if backend.graph:
             keep_rate_on_device(self.optimizer, device)
         self.step = TrainStep(
-            arranged,
+            wrapped,
             self.optimizer,
             self.task.inputs,
             self.task.predict,
@@ -110,15 +105,13 @@ class Trainer:
         self.loader = self._training_loader()
 
     def _training_loader(self) -> Loader:
-        config, data = self.config, self.data
+        config, train, order = self.config, self._data.train, self._run.order
         growth = config.data.progressive
         if not growth:
-            return self._loader(config.data.loader, data.train, data.order, part="train")
+            return self._loader(config.data.loader, train, order, part="train")
         return ProgressiveLoader(
             growth,
-            lambda side: self._loader(
-                config.data.loader, data.train, data.order, part="train", side=side
-            ),
+            lambda side: self._loader(config.data.loader, train, order, part="train", side=side),
         )
 
     def _loader(
@@ -131,7 +124,7 @@ class Trainer:
             order=order,
             crop=crop if side is None else replace(crop, size=side),
             seed=config.train.seed,
-            device=self.device,
+            device=self._run.device,
             workers=config.data.workers or 0,
             on_bad_sample=config.data.on_bad_sample,
             on_bad=partial(self.bad_samples.note, part),
@@ -148,17 +141,17 @@ class Trainer:
 
         Both through the reference loader: a measurement does not depend on the engine.
         """
-        val, train = self.data.val, self.data.train
+        val, train, world = self._data.val, self._data.train, self._run.world
         if val is None:
             return None, None
-        batch = self.data.batch.per_pass
+        batch = self._run.batch.per_pass
         order = Sampler(
             len(val),
-            batch * self.world.size,
+            batch * world.size,
             mode="sequential",
             drop_last=False,
-            rank=self.world.rank,
-            world=self.world.size,
+            rank=world.rank,
+            world=world.size,
         )
         loader = self._loader("reference", val, order, part="val")
         if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
@@ -168,15 +161,15 @@ class Trainer:
         return loader, self._loader("reference", bank, bank_order, part="knn")
 
     def schedule(self) -> Schedule:
-        """When things happen, in steps."""
-        train, per_epoch = self.config.train, self.data.order.steps_per_epoch
+        """Return when things happen, in steps."""
+        train, per_epoch = self.config.train, self._run.order.steps_per_epoch
         schedule_steps = max(1, round(train.epochs * per_epoch))
         total = min(schedule_steps, train.max_steps or schedule_steps)
         optim = self.config.optim
         return Schedule(
             total_steps=total,
             steps_per_epoch=per_epoch,
-            accumulation=self.data.batch.accumulation,
+            accumulation=self._run.batch.accumulation,
             views_per_image=self.task.views_per_image,
             rate=lambda step: learning_rate(step, per_epoch, schedule_steps, optim),
             validation_steps=max(1, round(train.val_epochs * per_epoch)),
@@ -191,14 +184,14 @@ class Trainer:
         """Measure the model on the held-out samples; ``between`` is called before each batch."""
         assert self._val_loader is not None
         for buffer in self.model.buffers():  # those that a checkpoint has, also where ranks differ
-            self.world.copy_from_main(buffer)
+            self._run.world.copy_from_main(buffer)
         result = validate(
             self.model,
             self.task,
             self._val_loader,
             self._bank,
-            device=self.device,
-            world=self.world,
+            device=self._run.device,
+            world=self._run.world,
             between=between,
         )
         return {**result.metrics(), "confusion": result.confusion.tolist()}
@@ -209,7 +202,7 @@ class Trainer:
         return self._val_loader is not None
 
     def snapshot(self) -> Snapshot:
-        """Everything a checkpoint needs."""
+        """Return everything that a checkpoint holds besides the step."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         buffers = optimizer_tensors(self.optimizer, self.model)
         tensors |= {f"optimizer.{name}": value for name, value in buffers.items()}
@@ -218,10 +211,10 @@ class Trainer:
             "torch": torch.__version__,
             "config": self.config.model_dump(mode="json"),
             "data": {
-                "train": {"digest": self.data.train.digest, "samples": len(self.data.train)},
+                "train": {"digest": self._data.train.digest, "samples": len(self._data.train)},
             },
             "threads": torch.get_num_threads(),
-            "world_size": self.world.size,
+            "world_size": self._run.world.size,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
         backbone = {name: value for name, value in self.model.backbone.state_dict().items()}
@@ -234,10 +227,10 @@ class Trainer:
             MismatchError: it was trained on other data, or its tensors do not fit the model.
         """
         saved = checkpoint.state["data"]["train"]
-        if saved["digest"] != self.data.train.digest:
+        if saved["digest"] != self._data.train.digest:
             raise MismatchError(
-                f"{self.data.train.path}: not the data this run began with ({saved['samples']} "
-                f"samples then, {len(self.data.train)} now, or other contents); name the same "
+                f"{self._data.train.path}: not the data this run began with ({saved['samples']} "
+                f"samples then, {len(self._data.train)} now, or other contents); name the same "
                 "data, or start a new run with another --out"
             )
         model = _with_prefix(checkpoint.tensors, "model.")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import fastrot.training.data
 import fastrot.training.loop
 import fastrot.training.trainer
 from fastrot.cli.app import main
@@ -103,14 +104,14 @@ def disk_full(*words: str) -> None:
 
 def no_data(*words: str) -> None:
     """The data set of the main rank is not what it should be."""
-    open_dataset = fastrot.training.trainer.open_dataset
+    open_dataset = fastrot.training.data.open_dataset
 
     def fail(*arguments: Any, **options: Any) -> Any:
         if _mine():
             raise UsageError("train.beton: no such file")
         return open_dataset(*arguments, **options)
 
-    fastrot.training.trainer.open_dataset = fail  # type: ignore[assignment]
+    fastrot.training.data.open_dataset = fail  # type: ignore[assignment]
     _run(words)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from fastrot.distributed.rank_monitor import lost_ranks_named
 from fastrot.errors import DeviceFailedError, OutOfMemoryError, RankLostError
-from fastrot.training.run import translate_device_failure, translate_oom
+from fastrot.training.failures import translate_device_failure, translate_oom
 
 WORDS = [
     (

@@ -43,13 +43,13 @@ def build(
     model = build_model(config.model, seed=seed).to(device, memory_format=torch.channels_last)
     task = RotationTask(config, device, dtype, channels=backend.channels)
     optimizer = build_optimizer(model, config.optim)
-    arranged = wrap_model(
+    wrapped = wrap_model(
         model, backend, world=World(), device=device, sync_bn=False, static_graph=True, say=print
     )
     if backend.graph:
         keep_rate_on_device(optimizer, device)
     step = TrainStep(
-        arranged,
+        wrapped,
         optimizer,
         task.inputs,
         task.predict,

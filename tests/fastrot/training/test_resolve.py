@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,10 +11,25 @@ from fastrot.config import load_config
 from fastrot.distributed.world import World
 from fastrot.errors import MismatchError, UsageError
 from fastrot.system.machine import usable_cores
-from fastrot.training.data import train_order, val_crop
-from fastrot.training.resolve import BatchPlan, check_resumable, plan_batch, resolve
+from fastrot.training.data import RunData, open_data, train_order, val_crop
+from fastrot.training.request import TrainRequest, check_resumable
+from fastrot.training.resolve import (
+    SHARED_CORES,
+    BatchPlan,
+    Platform,
+    choose_platform,
+    plan_batch,
+    resolve,
+)
 
 CPU = torch.device("cpu")
+DIGITS = ("data.train=embedded:digits", "train.device=cpu")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    out = tmp_path_factory.mktemp("run")
+    return open_data(load_config(None, DIGITS), out, World(), CPU, print)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +55,7 @@ def test_global_batch_is_cut_equally(
     world = World(size=ranks)
     plan = plan_batch(config, world)
     assert plan == expected
-    order = train_order(config, 1000, world, plan, stored_bytes=10**8)
+    order = train_order(config, 1000, world, accumulation=plan.accumulation, stored_bytes=10**8)
     assert (order.batch_size, order.accumulation) == (expected.per_pass, expected.accumulation)
     assert order.block == 83, "8 MiB of 100 kB each"
 
@@ -48,20 +65,44 @@ def test_batch_that_ranks_cannot_share_names_one_that_they_can() -> None:
         plan_batch(load_config("resnet50_8xb16-steplr-70e"), World(size=3))
 
 
-def test_every_auto_becomes_a_value() -> None:
-    config = resolve(load_config("resnet50_8xb16-steplr-70e"), World(), CPU)
+def test_every_auto_becomes_a_value(digits: RunData) -> None:
+    asked = load_config("resnet50_8xb16-steplr-70e", DIGITS)
+    said: list[str] = []
+    run = resolve(asked, choose_platform(asked), digits, said.append)
+    config = run.config
     assert (config.train.device, config.train.precision) == ("cpu", "fp32")
+    assert config.train.step == run.backend.step == "eager"
     assert config.train.threads == usable_cores()
     assert config.data.workers is not None
-    chosen = load_config("digits", ["train.precision=bf16", "train.threads=1", "data.workers=3"])
-    resolved = resolve(chosen, World(), CPU)
-    assert (resolved.train.precision, resolved.train.threads) == ("bf16", 1)
-    assert resolved.data.workers == 3
+    assert f"loader: {config.data.loader} (" in said[0] and "step: eager" in said[1]
+    assert (run.batch, run.order.batch_size) == (BatchPlan(128, 1), 128)
+
+
+def test_what_is_named_stays(digits: RunData) -> None:
+    chosen = load_config("digits", ["train.precision=bf16", "train.threads=1", "data.workers=3",
+                                    "data.loader=reference", "train.device=cpu"])  # fmt: skip
+    config = resolve(chosen, choose_platform(chosen), digits, print).config
+    assert (config.train.precision, config.train.threads) == ("bf16", 1)
+    assert (config.data.workers, config.data.loader) == (3, "reference")
+
+
+def test_other_ranks_share_the_cores_anew_but_for_what_is_named(digits: RunData) -> None:
+    """Threads and workers in a run's own configuration were chosen for the ranks it had."""
+    saved = load_config("digits", ["train.threads=7", "data.workers=5", "train.device=cpu"])
+    request = TrainRequest(saved, None, ("data.workers=5",), Path("run"), True)
+    assert request.unnamed(*SHARED_CORES) == ("train.threads",)
+    alone = choose_platform(saved)
+    two = Platform(World(size=2, local_size=2), CPU, alone.precision, alone.backend)
+    config = resolve(saved, two, digits, print, anew=request.unnamed(*SHARED_CORES)).config
+    assert config.train.threads == max(1, usable_cores() // 2)
+    assert config.data.workers == 5
+    config = resolve(saved, alone, digits, print).config
+    assert (config.train.threads, config.data.workers) == (7, 5)
 
 
 def test_a_precision_that_a_cpu_has_no_kernels_for_is_refused() -> None:
     with pytest.raises(UsageError, match=r"train.precision=fp16 .* fp32 or bf16"):
-        resolve(load_config("digits", ["train.precision=fp16"]), World(), CPU)
+        choose_platform(load_config("digits", ["train.precision=fp16", "train.device=cpu"]))
 
 
 def test_published_validation_crop() -> None:

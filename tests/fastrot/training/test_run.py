@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fastrot.errors import OutOfMemoryError
 from fastrot.runs.folder import RunFolder
-from fastrot.training.run import _recorded, translate_oom
+from fastrot.training.failures import recorded, translate_oom
 
 STEPS = 36
 
@@ -212,7 +212,7 @@ def test_only_what_is_out_of_memory_is_called_so(
     with (
         RunFolder(tmp_path / "run", resume=False) as run,
         pytest.raises(becomes),
-        _recorded(run),
+        recorded(run),
         translate_oom(),
     ):
         raise error

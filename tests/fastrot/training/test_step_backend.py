@@ -45,10 +45,10 @@ def losses(backend: StepBackend, config: Config, *, seed: int, steps: int) -> to
     task = RotationTask(config, CPU, None, channels=backend.channels)
     optimizer = build_optimizer(model, config.optim)
     set_learning_rate(optimizer, config.optim.learning_rate)
-    arranged = wrap_model(
+    wrapped = wrap_model(
         model, backend, world=World(), device=CPU, sync_bn=False, static_graph=True, say=print
     )
-    step = TrainStep(arranged, optimizer, task.inputs, task.predict, device=CPU)
+    step = TrainStep(wrapped, optimizer, task.inputs, task.predict, device=CPU)
     curve = []
     for number in range(steps):
         step([photos(1000 * number + 7)], 0)
