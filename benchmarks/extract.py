@@ -281,6 +281,7 @@ def _pixels(count: int, side: int, device: torch.device) -> Batch:
         labels=torch.zeros(count, dtype=torch.int64, device=device),
         index=torch.arange(count),
         flips=torch.zeros(count, dtype=torch.bool, device=device),
+        turns=torch.zeros(count, 1, dtype=torch.uint8, device=device),
     )
 
 

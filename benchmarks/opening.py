@@ -37,8 +37,8 @@ from fastrot.data.beton.format import (
 )
 from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.reader import BetonFile
-from fastrot.data.loaders.substitution import CropSource
 from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.draw import BatchDrawer
 from fastrot.data.sampling.sampler import Sampler
 
 _FIELDS = (Field("image", Kind.IMAGE), Field("label", Kind.INT))
@@ -121,7 +121,7 @@ def first_boxes(path: Path) -> dict[str, float]:
     # A seed of its own each time: permutations are kept.
     ids = Sampler(len(samples), _BATCH, seed=time.time_ns()).rank_ids(0, 0)
     mark()
-    CropSource(samples, Crop("random_resized", 224), 0, "fail").boxes(0, ids)
+    BatchDrawer(samples, Crop("random_resized", 224), seed=0).draw(0, ids)
     mark()
     samples.close()
     parts = [1000 * (after - before) for before, after in pairwise(marks)]

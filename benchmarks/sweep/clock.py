@@ -110,9 +110,9 @@ class StepClock:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)
 
-    def __call__(self, batches: Sequence[Batch], epoch: int) -> None:
+    def __call__(self, batches: Sequence[Batch]) -> None:
         """Train one step."""
-        self._step(batches, epoch)
+        self._step(batches)
         self.last = batches
         self._calls += 1
         if self._calls < self._warm_up:

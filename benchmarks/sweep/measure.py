@@ -69,14 +69,15 @@ def _loader(run: ResolvedRun, data: RunData) -> Loader:
     """The loader of training images, as a run has it."""
     config = run.config
     spec = LoaderSpec(
-        samples=data.train,
-        order=run.order,
+        dataset=data.train,
+        sampler=run.order,
         crop=train_crop(config),
         seed=config.train.seed,
         device=run.device,
         workers=config.data.workers or 0,
         on_bad_sample=config.data.on_bad_sample,
         exact=config.data.exact_decode,
+        views=config.pretext.views,
     )
     return build_loader(config.data.loader, spec)
 
@@ -240,12 +241,12 @@ def _step_alone(
     All ranks take the same number of steps: they wait for each other in each.
     """
     count = int(world.copy_from_main(torch.tensor([max(3.0, seconds / step_seconds)])))
-    parts.step(batches, 0)
+    parts.step(batches)
     _settled(device)
     world.sum(torch.zeros(1))
     began = time.perf_counter()
     for _ in range(count):
-        parts.step(batches, 0)
+        parts.step(batches)
     _settled(device)
     elapsed = _worst(world, [time.perf_counter() - began])[0]
     return count * parts.config.train.global_batch / elapsed

@@ -7,11 +7,13 @@ from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fastrot.benchmarks.train_step.time_table import KernelTable, kernel_table
 from fastrot.config import Config
 from fastrot.data.loader import Batch
+from fastrot.data.sampling.draw import draw_turns
 from fastrot.distributed.world import World
 from fastrot.models.backbones import build_model
 from fastrot.models.precision import autocast_dtype
@@ -100,7 +102,7 @@ class StepSubject:
 
     def __call__(self) -> None:
         """Train one step."""
-        self._step([next(self._batches)], 0)
+        self._step([next(self._batches)])
 
     def warm(self, steps: int) -> list[float]:
         """The first steps, with the loss of each; all that happens once happens here."""
@@ -125,10 +127,8 @@ class StepSubject:
         plain = self._train_step(graph=False)
         batch = [next(self._batches)]
         with suppress(torch.OutOfMemoryError):
-            plain(batch, 0)
-            return kernel_table(
-                lambda: plain(batch, 0), device=self._device, model=model, trace=trace
-            )
+            plain(batch)
+            return kernel_table(lambda: plain(batch), device=self._device, model=model, trace=trace)
         return kernel_table(self, device=self._device, model=None, trace=trace)
 
     def release(self) -> None:
@@ -164,12 +164,15 @@ def _random_batches(config: Config, device: torch.device) -> list[Batch]:
             0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator
         )
         flips = torch.rand(count, generator=generator) < 0.5
+        ids = np.arange(count) + number * count
+        turns = draw_turns(config.pretext.views, config.train.seed, 0, ids)
         batches.append(
             Batch(
                 images=pixels.to(device),
                 labels=torch.full((count,), -1, device=device),
-                index=torch.arange(count) + number * count,
+                index=torch.from_numpy(ids),
                 flips=flips.to(device),
+                turns=torch.from_numpy(turns).to(device),
             )
         )
     return batches

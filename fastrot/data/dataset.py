@@ -117,3 +117,11 @@ class Dataset(Protocol):
             BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
         """
         ...
+
+    def check_unchanged(self) -> None:
+        """Check that what was opened is still the same; loaders do once an epoch.
+
+        Raises:
+            BadDataError: a .beton file or a tar shard was replaced, removed, cut or written to.
+        """
+        ...

@@ -1,10 +1,10 @@
 """The contract of a loader: from samples on disk to uint8 batches on the device.
 
-Every loader takes the same order (``data/order.py``) and the same crop boxes
-(``data/augment.py``), so any two give the same images within a stated tolerance. One
+Every loader takes the same ids (``data/sampling/sampler.py``) and the same boxes, flips and turns
+(``data/sampling/draw.py``), so any two give the same images within a stated tolerance. One
 parametrised contract test (tests/fastrot/data/test_loader.py) runs over all of them.
 
-Shapes: N source images of this rank in a batch, S side of a crop.
+Shapes: N source images of this rank in a batch, V views an image, S side of a crop.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.draw import Views
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import UsageError
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
@@ -37,12 +38,14 @@ class Batch:
         index: of shape (N,), int64, position in the data set; always on the host, where random
             numbers are keyed by it and the sample log reads it without waiting for the device.
         flips: of shape (N,), bool: mirror this image left to right (``rotate_views`` does it).
+        turns: quarter turns of the views of each image, of shape (N, V), uint8 (so does it).
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
     flips: torch.Tensor
+    turns: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,21 @@ class LoaderSpec:
     """Everything a loader needs.
 
     Attributes:
-        samples: the data set.
-        order: which ids make up which batch, for this rank.
+        dataset: whose images are read.
+        sampler: which ids make up which batch, for this rank.
         crop: how a crop is drawn.
-        seed: key of crops, flips and replacements.
+        seed: key of crops, flips, turns and replacements.
         device: where batches go.
         workers: decoding processes or threads.
         on_bad_sample: ``fail`` raises BadSampleError; ``skip`` puts
-            ``augment.replacement(seed, id, attempt, n)`` in its place and calls ``on_bad``.
+            ``crops.replacement(seed, id, attempt, n)`` in its place and calls ``on_bad``.
         on_bad: called in the main process once for every bad sample that was replaced.
         exact: decode at full resolution; only the native loader would do otherwise.
+        views: which turns a batch has: ``all`` four, or ``one`` that is drawn.
     """
 
-    samples: Dataset
-    order: Sampler
+    dataset: Dataset
+    sampler: Sampler
     crop: Crop
     seed: int
     device: torch.device
@@ -71,6 +75,7 @@ class LoaderSpec:
     on_bad_sample: Literal["fail", "skip"] = "fail"
     on_bad: Callable[[BadSampleError], None] | None = None
     exact: bool = False
+    views: Views = "all"
 
 
 class Loader(Protocol):
@@ -191,13 +196,14 @@ def _native_problem() -> str | None:
 
 
 def _choose_other(spec: LoaderSpec, images: int | None) -> tuple[str, str]:
-    total = spec.order.steps_per_epoch * spec.order.global_batch // spec.order.world
+    sampler = spec.sampler
+    total = sampler.steps_per_epoch * sampler.global_batch // sampler.world
     total = total if images is None else images
     if spec.crop.size <= _SMALL_SIDE:
         return "reference", f"at {_SMALL_SIDE} px and less the others gain little"
     if total < _SMALL_RUN_IMAGES:
         return "reference", f"{total} images are read before a faster loader has started"
-    is_beton = spec.samples.path.suffix == ".beton"
+    is_beton = spec.dataset.path.suffix == ".beton"
     if is_beton and not spec.crop.leaves_image and _installed(_ENGINES["ffcv"]):
         return "ffcv", "the fastest for a .beton file"
     if _installed(_ENGINES["dali"]):

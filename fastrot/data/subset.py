@@ -16,28 +16,28 @@ class DatasetSubset:
     """Some samples of a data set, renumbered from 0; so are the errors about them.
 
     Args:
-        samples: the whole data set.
+        dataset: the whole data set.
         ids: which of its samples, of shape (M,), int64.
     """
 
-    samples: Dataset
+    dataset: Dataset
     ids: NDArray[np.int64]
     labels: Labels = field(init=False)
 
     def __post_init__(self) -> None:
-        self.path = self.samples.path
-        self.labels = self.samples.labels[self.ids]
-        self.class_names = self.samples.class_names
-        self.digest = self.samples.digest
-        self.stored_bytes = self.samples.stored_bytes * len(self.ids) // max(len(self.samples), 1)
-        self.applies_exif = self.samples.applies_exif
+        self.path = self.dataset.path
+        self.labels = self.dataset.labels[self.ids]
+        self.class_names = self.dataset.class_names
+        self.digest = self.dataset.digest
+        self.stored_bytes = self.dataset.stored_bytes * len(self.ids) // max(len(self.dataset), 1)
+        self.applies_exif = self.dataset.applies_exif
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def name(self, sample: int) -> str:
         """Where the bytes of a sample are, for messages."""
-        return self.samples.name(int(self.ids[sample]))
+        return self.dataset.name(int(self.ids[sample]))
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
         """Widths and heights of shape (N, 2).
@@ -47,7 +47,7 @@ class DatasetSubset:
         """
         ids = self.ids[samples]
         try:
-            return self.samples.sizes(ids)
+            return self.dataset.sizes(ids)
         except BadSampleError as error:
             bad = samples[np.flatnonzero(ids == error.sample)[0]]
             raise _renumbered(error, int(bad)) from None
@@ -59,7 +59,7 @@ class DatasetSubset:
             BadSampleError: they are missing, changed, or without a readable header.
         """
         try:
-            return self.samples.read(int(self.ids[sample]))
+            return self.dataset.read(int(self.ids[sample]))
         except BadSampleError as error:
             raise _renumbered(error, sample) from None
 
@@ -70,9 +70,17 @@ class DatasetSubset:
             BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
         """
         try:
-            return self.samples.decode(int(self.ids[sample]))
+            return self.dataset.decode(int(self.ids[sample]))
         except BadSampleError as error:
             raise _renumbered(error, sample) from None
+
+    def check_unchanged(self) -> None:
+        """Check that the whole data set is still the one that was opened.
+
+        Raises:
+            BadDataError: it is not.
+        """
+        self.dataset.check_unchanged()
 
 
 def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
@@ -80,7 +88,7 @@ def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
     return BadSampleError(sample, error.name, error.reason)
 
 
-def spread(samples: Dataset, most: int) -> DatasetSubset:
+def spread(dataset: Dataset, most: int) -> DatasetSubset:
     """At most ``most`` samples, evenly spaced over the data set."""
-    count = min(most, len(samples))
-    return DatasetSubset(samples, np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    count = min(most, len(dataset))
+    return DatasetSubset(dataset, np.linspace(0, len(dataset) - 1, count).astype(np.int64))

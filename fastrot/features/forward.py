@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from fastrot.data.loader import Batch
-from fastrot.errors import BadDataError, NonFiniteError
+from fastrot.errors import NonFiniteError
 from fastrot.features.cache import Features, what_is_wrong
 from fastrot.features.pooling import pool
 from fastrot.features.spec import FeaturePlan
@@ -21,6 +21,7 @@ from fastrot.kernels.rotate.op import rotate_views
 from fastrot.kernels.rotate.reference import normalisation_table
 from fastrot.models.layers import Engine, fastest_batch_norm, use_batch_norm
 from fastrot.models.precision import autocast_dtype
+from fastrot.system.in_flight import InFlight
 from fastrot.weights.load import Backbone
 
 
@@ -43,6 +44,9 @@ class FeatureNetwork:
         device: where it runs.
         engine: who normalises; None: the fastest here. A fused one also takes views with a fourth
             channel of zeros.
+
+    Attributes:
+        ahead: batches to start before the one that is waited for.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class FeatureNetwork:
         self._channels = 4 if engine == "fused" else 3
         table = normalisation_table(backbone.mean, backbone.std, self._dtype or torch.float32)
         self._table = table.to(device)
+        self.ahead = 1 if device.type == "cuda" else 0
         self._stack = ExitStack()
 
     def __enter__(self) -> FeatureNetwork:
@@ -131,26 +136,10 @@ def pipelined(
 
     What was computed before a bad image is yielded before its error is raised.
     """
-    waiting: _Result | None = None
-    failure: BadDataError | None = None
-    while failure is None:
-        try:
-            batch = next(batches, None)
-        except BadDataError as error:
-            failure, batch = error, None
-        if batch is None:
-            break
-        result = network.start(batch)
-        if result.copied is None:
-            yield result.first, network.finish(result)
-            continue
-        if waiting is not None:
-            yield waiting.first, network.finish(waiting)
-        waiting = result
-    if waiting is not None:
-        yield waiting.first, network.finish(waiting)
-    if failure is not None:
-        raise failure
+    window = InFlight(
+        network.start, lambda result: (result.first, network.finish(result)), ahead=network.ahead
+    )
+    yield from window.map(batches)
 
 
 def _to_host(values: torch.Tensor) -> torch.Tensor:

@@ -198,4 +198,4 @@ def _data_digest(samples: Dataset) -> str:
     if not isinstance(samples, DatasetSubset):
         return samples.digest
     ids = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(samples.ids).tobytes())
-    return f"{_data_digest(samples.samples)} {ids}"
+    return f"{_data_digest(samples.dataset)} {ids}"

@@ -155,7 +155,7 @@ class Loop:
                 batches = iter(self._loader)
             drawn = self._draw(batches)
             set_learning_rate(self._step.optimizer, schedule.rate(step))
-            self._step(drawn, epoch)
+            self._step(drawn)
             done = step + 1
             self._alive(done)
             self._samples.note(done, epoch, drawn)

@@ -13,34 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike, NDArray
 
 from fastrot.config import Config
 from fastrot.data.loader import Batch
-from fastrot.data.sampling.philox import Stream, draw
 from fastrot.kernels.rotate.op import rotate_views
 from fastrot.kernels.rotate.reference import normalisation_table
 from fastrot.models.backbones import TURNS, RotationModel
-
-
-def draw_turns(views: str, seed: int, epoch: int, ids: ArrayLike) -> NDArray[np.uint8]:
-    """Quarter turns of every view, of shape (N, V).
-
-    Args:
-        views: ``all``: 0, 1, 2, 3 for every image. ``one``: one random turn an image, after
-            crop and flip (VISSL turns the image before them, so its crops differ).
-        seed: of the run.
-        epoch: number of the epoch.
-        ids: sample ids of shape (N,).
-    """
-    ids = np.asarray(ids)
-    if views == "all":
-        return np.tile(np.arange(TURNS, dtype=np.uint8), (len(ids), 1))
-    bits, _, _, _ = draw(seed, epoch, ids, Stream.TURN)
-    return (bits >> np.uint32(30)).astype(np.uint8)[:, None]
 
 
 class Inputs(NamedTuple):
@@ -94,8 +74,6 @@ class RotationTask:
         channels: int = 3,
     ) -> None:
         self.views_per_image = TURNS if config.pretext.views == "all" else 1
-        self._views = config.pretext.views
-        self._seed = config.train.seed
         self._device = device
         self._channels = channels
         self._autocast_dtype = autocast_dtype
@@ -103,17 +81,9 @@ class RotationTask:
         dtype = autocast_dtype or torch.float32
         self._table = normalisation_table(config.data.mean, config.data.std, dtype).to(device)
 
-    def inputs(self, batch: Batch, epoch: int, *, views: str | None = None) -> Inputs:
-        """Draw the turns of a batch and send them to the device.
-
-        Args:
-            batch: source images.
-            epoch: selects the random turns.
-            views: instead of the configured one; validation measures all four.
-        """
-        turns = draw_turns(views or self._views, self._seed, epoch, batch.index.numpy())
-        on_device = torch.from_numpy(turns).to(self._device, non_blocking=True)
-        return Inputs(batch.images, on_device, batch.flips)
+    def inputs(self, batch: Batch) -> Inputs:
+        """What the forward pass takes of a batch; its loader drew the turns."""
+        return Inputs(batch.images, batch.turns, batch.flips)
 
     def predict(self, model: torch.nn.Module, inputs: Inputs) -> Prediction:
         """Rotate, run the model, compare. All of it happens on the device.

@@ -20,7 +20,7 @@ from fastrot.training.rotation import Inputs, Prediction
 # The attribute by which torch's GradScaler, too, tells a fused optimizer to skip a step.
 _SKIP = "found_inf"
 
-Prepare = Callable[[Batch, int], Inputs]
+Prepare = Callable[[Batch], Inputs]
 Predict = Callable[[nn.Module, Inputs], Prediction]
 
 
@@ -54,7 +54,7 @@ class TrainStep:
     Args:
         model: what is trained, wrapped for distribution or not.
         optimizer: a fused one (it must take ``found_inf``).
-        prepare: (batch, epoch) to what the forward pass takes; runs on the host.
+        prepare: batch to what the forward pass takes; runs on the host.
         predict: (model, inputs) to a prediction with a loss; runs on the device alone.
         device: of the model.
         scaler: for fp16; None otherwise.
@@ -93,9 +93,9 @@ class TrainStep:
             StepGraph(self._on_device, device, ranks=self._world.size) if graph else self._on_device
         )
 
-    def __call__(self, batches: Sequence[Batch], epoch: int) -> None:
+    def __call__(self, batches: Sequence[Batch]) -> None:
         """Train on the batches of one step; more than one accumulate their gradients."""
-        inputs = [self._prepare(batch, epoch) for batch in batches]
+        inputs = [self._prepare(batch) for batch in batches]
         self._views += sum(each.turns.numel() for each in inputs)
         self._run(inputs)
 

@@ -120,8 +120,8 @@ class Trainer:
         config = self.config
         crop = train_crop(config) if part == "train" else val_crop(config)
         spec = LoaderSpec(
-            samples=samples,
-            order=order,
+            dataset=samples,
+            sampler=order,
             crop=crop if side is None else replace(crop, size=side),
             seed=config.train.seed,
             device=self._run.device,
@@ -129,6 +129,7 @@ class Trainer:
             on_bad_sample=config.data.on_bad_sample,
             on_bad=partial(self.bad_samples.note, part),
             exact=config.data.exact_decode,
+            views=config.pretext.views if part == "train" else "all",
         )
         loader = build_loader(name, spec)
         self._stack.callback(loader.close)

@@ -67,7 +67,7 @@ def validate(
     Args:
         model: backbone and head.
         task: makes the views.
-        loader: every held-out sample exactly once over all ranks.
+        loader: every held-out sample exactly once over all ranks, in all four views.
         bank: labelled training samples for the kNN, the same on every rank; None: no kNN.
         device: of the model.
         world: the ranks to sum over.
@@ -90,7 +90,7 @@ def validate(
             next_batch()
             if not len(batch.images):
                 continue
-            prediction = task.predict(model, task.inputs(batch, 0, views="all"))
+            prediction = task.predict(model, task.inputs(batch))
             loss_sum += prediction.loss * len(prediction.targets)
             cells = prediction.targets * TURNS + prediction.logits.argmax(1)
             counts += torch.bincount(cells, minlength=TURNS * TURNS)

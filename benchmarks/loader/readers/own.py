@@ -23,8 +23,8 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
     asked = LoaderJob(**job)
     samples = open_dataset(asked.data, checksums=asked.checksums)
     spec = LoaderSpec(
-        samples=samples,
-        order=asked.order(len(samples)),
+        dataset=samples,
+        sampler=asked.order(len(samples)),
         crop=asked.crops(),
         seed=asked.seed,
         device=torch.device(asked.device),

@@ -1,8 +1,13 @@
-"""Which samples of a ``.beton`` file are damaged: every byte is read, every image decoded strictly.
+"""Which samples of a ``.beton`` file are damaged, found once and noted beside the file.
 
-Where the compiled decoder is there, its threads do it, without Python. They read each JPEG to its
-end but make only an eighth of its pixels a side: what the decoder warns about lies in the codes,
-and these are all read. Otherwise processes decode one image after the other.
+To find them, every byte is read and every image decoded strictly. Where the compiled decoder is
+there, its threads do it, without Python. They read each JPEG to its end but make only an eighth
+of its pixels a side: what the decoder warns about lies in the codes, and these are all read.
+Otherwise processes decode one image after the other.
+
+The note (``FILE.beton.checked.json``, in the user's cache where that place is read-only) says of
+which very file it tells. It only saves time: without it, or with a damaged one, the file is
+checked again.
 
 Importing this module imports no torch.
 """
@@ -13,11 +18,10 @@ import hashlib
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +36,7 @@ from fastrot.errors import FastrotError, StorageError
 from fastrot.kernels.decode.crop import CropDecoder, CropJob, Crops, SourceFile, Spans
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
 from fastrot.system.files import write_atomic
+from fastrot.system.in_flight import InFlight
 from fastrot.system.progress import Meter
 from fastrot.system.worker_pool import DEADLINE_SECONDS, WorkerPool
 
@@ -43,6 +48,65 @@ _CHUNK = 256  # samples that the threads are given at a time
 _CHUNKS_AHEAD = 4
 _POLL_SECONDS = 0.2  # between two looks at signals
 _MIN_SAMPLES_A_WORKER = 256
+_PROGRESS_BYTES = 2**28  # smaller files take a moment
+
+_NOTE_FORMAT, _NOTE_VERSION = "fastrot-beton-checked", 1
+_NOTE_SUFFIX = ".checked.json"
+_MAX_NOTE_BYTES = 2**26
+
+
+def bad_samples(dataset: BetonDataset, *, workers: int = 0) -> dict[int, BadSampleError]:
+    """The bad samples of a file and why, by sample id.
+
+    Checksums are compared where the manifest says that all images were decoded when the file was
+    made; otherwise every image is decoded, now or by an earlier ``fastrot verify``.
+
+    Args:
+        dataset: the open file.
+        workers: threads or processes that share the work; 0: this one.
+
+    Raises:
+        StorageError: the file cannot be read.
+        BadDataError: it changes meanwhile.
+    """
+    found = known_bad_samples(dataset)
+    if found is not None:
+        return found
+    file = dataset.file
+    big = file.identity.size >= _PROGRESS_BYTES
+    meter = Meter(f"check {dataset.path.name} (once)", total=len(dataset)) if big else None
+    with meter or nullcontext():
+        reasons = find_damage(
+            file,
+            dataset.checksums,
+            decode=not dataset.checksums_suffice,
+            workers=workers,
+            advance=None if meter is None else meter.count,
+        )
+    dataset.check_unchanged()
+    _write_note(_identity(file, dataset.digest, dataset.checksums_suffice), dataset.path, reasons)
+    return _errors(dataset, reasons)
+
+
+def known_bad_samples(dataset: BetonDataset) -> dict[int, BadSampleError] | None:
+    """As ``bad_samples``, if an earlier check of this very file told; None: it did not."""
+    identity = _identity(dataset.file, dataset.digest, dataset.checksums_suffice)
+    for place in (_beside(dataset.path), _in_cache(dataset.path)):
+        if (reasons := _read_note(place, identity, len(dataset))) is not None:
+            return _errors(dataset, reasons)
+    return None
+
+
+def remember_damage(file: BetonFile, manifest: Manifest | None, reasons: Mapping[int, str]) -> None:
+    """Keep what a complete check found: every checksum compared, every image decoded.
+
+    Raises:
+        BadDataError: the file changed meanwhile.
+    """
+    file.check_unchanged()
+    digest = file.structure if manifest is None else manifest.digest
+    suffice = manifest is not None and manifest.pixels_decoded
+    _write_note(_identity(file, digest, suffice), file.path, reasons)
 
 
 def find_damage(
@@ -96,6 +160,15 @@ def _native_can(file: BetonFile) -> bool:
     return True
 
 
+class _Chunk(NamedTuple):
+    """Samples, the bytes to count for them (once), and what the threads are to do."""
+
+    ids: NDArray[np.int64]
+    size: int
+    crops: Crops
+    spans: Spans
+
+
 def _failures(
     file: BetonFile, checksums: Checksums | None, threads: int, advance: Advance | None
 ) -> Iterator[int]:
@@ -103,22 +176,26 @@ def _failures(
     decoder = CropDecoder(threads, size=1, exact=False, colour_only=True, max_pixels=MAX_PIXELS)
     # By position: a file may be larger than the memory, and each byte is read but once.
     source = SourceFile(file.descriptor, map_memory=False)
-    jobs: deque[tuple[NDArray[np.int64], int, CropJob]] = deque()
+
+    def submit(chunk: _Chunk) -> tuple[_Chunk, CropJob]:
+        return chunk, decoder.submit(None, chunk.crops, source, chunk.spans, announce=True)
+
+    def finish(submitted: tuple[_Chunk, CropJob]) -> list[int]:
+        chunk, job = submitted
+        failed: list[int] = chunk.ids[_failed_rows(job, file.path)].tolist()
+        if advance is not None and chunk.size:
+            advance(len(chunk.ids), chunk.size)
+        return failed
+
     try:
-        for ids, size, crops, spans in _work(file, checksums):
-            jobs.append((ids, size, decoder.submit(None, crops, source, spans, announce=True)))
-            if len(jobs) > _CHUNKS_AHEAD:
-                yield from _finish(*jobs.popleft(), file, advance)
-        while jobs:
-            yield from _finish(*jobs.popleft(), file, advance)
+        for failed in InFlight(submit, finish, ahead=_CHUNKS_AHEAD).map(_chunks(file, checksums)):
+            yield from failed
     finally:
         decoder.discard()
 
 
-def _work(
-    file: BetonFile, checksums: Checksums | None
-) -> Iterator[tuple[NDArray[np.int64], int, Crops, Spans]]:
-    """Chunks of samples, the bytes to count for them (once), and what the threads are to do."""
+def _chunks(file: BetonFile, checksums: Checksums | None) -> Iterator[_Chunk]:
+    """All samples, once for each image field."""
     in_pages = [field.name for field in file.fields if not field.is_scalar]
     images = [field.name for field in file.fields if field.kind is Kind.IMAGE]
     records = file.metadata.view(np.uint8).reshape(len(file), -1)
@@ -140,22 +217,17 @@ def _work(
             # Checksums cover all fields of a sample: once is enough.
             compared = checksums[ids] if first and checksums is not None else None
             spans = Spans(offsets, sizes, in_pages.index(name), records[ids], compared)
-            yield ids, int(sizes.sum()) if first else 0, crops, spans
+            yield _Chunk(ids, int(sizes.sum()) if first else 0, crops, spans)
 
 
-def _finish(
-    ids: NDArray[np.int64], size: int, job: CropJob, file: BetonFile, advance: Advance | None
-) -> Iterator[int]:
+def _failed_rows(job: CropJob, path: Path) -> list[int]:
     end = time.monotonic() + DEADLINE_SECONDS
     while not job.wait(_POLL_SECONDS):
         if time.monotonic() > end:
             raise StorageError(
-                f"{file.path}: nothing was read for {DEADLINE_SECONDS:.0f} s: the storage stalls"
+                f"{path}: nothing was read for {DEADLINE_SECONDS:.0f} s: the storage stalls"
             )
-    for row, _ in job.failures():
-        yield int(ids[row])
-    if advance is not None and size:
-        advance(len(ids), size)
+    return [row for row, _ in job.failures()]
 
 
 class _Check:
@@ -189,118 +261,52 @@ class _Check:
                 self._file.value(sample, field.name)
 
 
-_FORMAT = "fastrot-beton-checked"
+# The note beside the file
 
 
-_VERSION = 1
-
-
-_SUFFIX = ".checked.json"
-
-
-_PROGRESS_BYTES = 2**28  # smaller files take a moment
-
-
-_MAX_STAMP_BYTES = 2**26
-
-
-def bad_samples(samples: BetonDataset, *, workers: int = 0) -> dict[int, BadSampleError]:
-    """The bad samples of a file and why, by sample id.
-
-    Checksums are compared where the manifest says that all images were decoded when the file was
-    made; otherwise every image is decoded, now or by an earlier ``fastrot verify``.
-
-    Args:
-        samples: the open file.
-        workers: threads or processes that share the work; 0: this one.
-
-    Raises:
-        StorageError: the file cannot be read.
-        BadDataError: it changes meanwhile.
-    """
-    found = known(samples)
-    if found is not None:
-        return found
-    file = samples.file
-    big = file.identity.size >= _PROGRESS_BYTES
-    meter = Meter(f"check {samples.path.name} (once)", total=len(samples)) if big else None
-    with meter or nullcontext():
-        reasons = find_damage(
-            file,
-            samples.checksums,
-            decode=not samples.checksums_suffice,
-            workers=workers,
-            advance=None if meter is None else meter.count,
-        )
-    samples.check_unchanged()
-    _write(_identity(file, samples.digest, samples.checksums_suffice), samples.path, reasons)
-    return _errors(samples, reasons)
-
-
-def known(samples: BetonDataset) -> dict[int, BadSampleError] | None:
-    """As ``bad_samples``, if an earlier check of this very file told; None: it did not."""
-    identity = _identity(samples.file, samples.digest, samples.checksums_suffice)
-    for place in (_beside(samples.path), _in_cache(samples.path)):
-        if (reasons := _load(place, identity, len(samples))) is not None:
-            return _errors(samples, reasons)
-    return None
-
-
-def remember(file: BetonFile, manifest: Manifest | None, reasons: Mapping[int, str]) -> None:
-    """Keep what a complete check found: every checksum compared, every image decoded.
-
-    Raises:
-        BadDataError: the file changed meanwhile.
-    """
-    file.check_unchanged()
-    digest = file.structure if manifest is None else manifest.digest
-    suffice = manifest is not None and manifest.pixels_decoded
-    _write(_identity(file, digest, suffice), file.path, reasons)
-
-
-def _errors(samples: BetonDataset, reasons: Mapping[int, str]) -> dict[int, BadSampleError]:
-    return {i: BadSampleError(i, samples.name(i), why) for i, why in reasons.items()}
+def _errors(dataset: BetonDataset, reasons: Mapping[int, str]) -> dict[int, BadSampleError]:
+    return {i: BadSampleError(i, dataset.name(i), why) for i, why in reasons.items()}
 
 
 def _identity(file: BetonFile, digest: str, checksums_suffice: bool) -> dict[str, Any]:
     return {
-        "format": _FORMAT,
-        "version": _VERSION,
+        "format": _NOTE_FORMAT,
+        "version": _NOTE_VERSION,
         "file": list(file.identity),
         "digest": digest,
         "by": "checksums" if checksums_suffice else "decoding",
     }
 
 
-def _write(identity: dict[str, Any], beton: Path, reasons: Mapping[int, str]) -> None:
-    stamp = identity | {"bad": {str(sample): reason for sample, reason in reasons.items()}}
+def _write_note(identity: dict[str, Any], beton: Path, reasons: Mapping[int, str]) -> None:
+    note = identity | {"bad": {str(sample): reason for sample, reason in reasons.items()}}
     for place in (_beside(beton), _in_cache(beton)):
         try:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(place, json.dumps(stamp, indent=1).encode(), mode=0o644)
+            write_atomic(place, json.dumps(note, indent=1).encode(), mode=0o644)
             return
         except OSError:  # a read-only place: the next one, or check again next time
             continue
 
 
-def _load(place: Path, identity: dict[str, Any], count: int) -> dict[int, str] | None:
+def _read_note(place: Path, identity: dict[str, Any], count: int) -> dict[int, str] | None:
     """What an earlier check found; None when there is none of this very file."""
     try:
         with open(place, "rb") as file:
-            stamp = json.loads(file.read(_MAX_STAMP_BYTES))
-        reasons = {int(sample): str(why) for sample, why in stamp.pop("bad").items()}
+            note = json.loads(file.read(_MAX_NOTE_BYTES))
+        reasons = {int(sample): str(why) for sample, why in note.pop("bad").items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None  # absent or damaged: it only saves time
-    if stamp != identity or any(not 0 <= sample < count for sample in reasons):
+    if note != identity or any(not 0 <= sample < count for sample in reasons):
         return None
     return reasons
 
 
 def _beside(beton: Path) -> Path:
-    return beton.with_name(beton.name + _SUFFIX)
+    return beton.with_name(beton.name + _NOTE_SUFFIX)
 
 
 def _in_cache(beton: Path) -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = hashlib.sha256(os.fsencode(beton.resolve())).hexdigest()[:32]
-    return Path(root) / "fastrot" / f"{name}{_SUFFIX}"
+    return Path(root) / "fastrot" / f"{name}{_NOTE_SUFFIX}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fastrot.data.beton import manifest as manifests
+from fastrot.data.beton import manifest
 from fastrot.data.beton.format import JPEG, Field, Kind
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.labels import PRESENT, Labels
@@ -137,7 +137,7 @@ def inspect(path: str | Path) -> Contents:
         StorageError: it cannot be read.
     """
     with BetonFile.open(path) as file:
-        manifest = manifests.load(file)
+        described = manifest.load(file)
         image = file.first(Kind.IMAGE)
         labels = file.labels()
         jpgs = int((file.modes == JPEG).sum()) if image else 0
@@ -153,10 +153,10 @@ def inspect(path: str | Path) -> Contents:
             image_bytes=Spread.of(file.data_sizes) if image else None,
             labels=_count(labels) if labels is not None else None,
             several=labels is not None and labels.ndim == 2,
-            class_names=manifest.class_names if manifest else None,
-            has_manifest=manifest is not None,
-            source_hash=manifest.source_hash if manifest else None,
-            made_by=dict(manifest.made_by) if manifest else {},
+            class_names=described.class_names if described else None,
+            has_manifest=described is not None,
+            source_hash=described.source_hash if described else None,
+            made_by=dict(described.made_by) if described else {},
         )
 
 

@@ -1,6 +1,6 @@
 """Read ``.beton`` files without trusting them.
 
-``BetonFile.open`` checks the whole structure (``beton_check.py``); ``payload`` checks a sample's
+``BetonFile.open`` checks the whole structure (``check.py``); ``payload`` checks a sample's
 own bytes. Nothing here decodes pixels, and nothing imports torch.
 """
 
@@ -16,7 +16,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fastrot.data.beton import check as beton_check
+from fastrot.data.beton.check import (
+    check_fields,
+    check_header,
+    check_sections,
+    check_structure,
+)
 from fastrot.data.beton.format import (
     ALLOCATION,
     DESCRIPTOR,
@@ -99,13 +104,13 @@ class BetonFile:
     def _load(self, max_pixels: int) -> None:
         size = self.identity.size
         head = self._file.read_array(0, min(size, HEADER.itemsize)).tobytes()
-        header = beton_check.check_header(self.path, size, head)
+        header = check_header(self.path, size, head)
         self.page_size, self.num_samples = int(header["page_size"]), int(header["num_samples"])
         descriptors = self._file.read_array(
             HEADER.itemsize, int(header["num_fields"]) * DESCRIPTOR.itemsize
         ).tobytes()
-        self.fields = beton_check.check_fields(self.path, descriptors, self.page_size)
-        beton_check.check_sections(self.path, size, header, self.fields)
+        self.fields = check_fields(self.path, descriptors, self.page_size)
+        check_sections(self.path, size, header, self.fields)
         record, table = record_dtype(self.fields), int(header["alloc_table_ptr"])
         rows = self._file.read_array(
             metadata_start(len(self.fields)), self.num_samples * record.itemsize
@@ -116,7 +121,7 @@ class BetonFile:
         digest.update(entries.data)
         self.structure = digest.hexdigest()
         self.metadata: NDArray[Any] = rows.view(record)
-        self._sizes = beton_check.check_structure(
+        self._sizes = check_structure(
             self.path, header, self.fields, self.metadata, entries.view(ALLOCATION), max_pixels
         )
         self._positions = {field.name: i for i, field in enumerate(self.fields)}

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from fastrot.data.beton import damage as checked
-from fastrot.data.beton import manifest as manifests
-from fastrot.data.beton.damage import find_damage
+from fastrot.data.beton import manifest
+from fastrot.data.beton.damage import find_damage, remember_damage
 from fastrot.data.beton.format import Kind
 from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.reader import BetonFile
@@ -112,20 +111,20 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
     except BadDataError as error:
         return VerifyReport(path, 0, False, str(error), ())
     with file:
-        manifest, problem = _manifest(file)
+        described, problem = _manifest(file)
         count = usable_cores() if workers is None else workers
-        checksums = None if manifest is None else manifest.checksums
+        checksums = None if described is None else described.checksums
         with Meter("verify", total=len(file)) if progress else nullcontext() as meter:
             found = find_damage(
                 file, checksums, workers=count, advance=None if meter is None else meter.count
             )
         if problem is None:
             try:
-                checked.remember(file, manifest, found)
+                remember_damage(file, described, found)
             except BadDataError as error:
                 problem = str(error)
         bad = tuple(BadSample(sample, reason) for sample, reason in found.items())
-        return VerifyReport(path, len(file), manifest is not None, problem, bad)
+        return VerifyReport(path, len(file), described is not None, problem, bad)
 
 
 def _advice(folder: Path) -> str:
@@ -142,12 +141,12 @@ def _advice(folder: Path) -> str:
 
 def _manifest(file: BetonFile) -> tuple[Manifest | None, str | None]:
     """The manifest if there is one, and what is wrong with it or with the labels."""
-    manifest = None
+    described = None
     try:
-        manifest = manifests.load(file)
+        described = manifest.load(file)
         labels = file.first(Kind.INT)
-        if manifest is not None and manifest.class_names is not None and labels is not None:
-            file.check_labels(labels.name, len(manifest.class_names))
+        if described is not None and described.class_names is not None and labels is not None:
+            file.check_labels(labels.name, len(described.class_names))
     except BadDataError as error:
-        return manifest, str(error)
-    return manifest, None
+        return described, str(error)
+    return described, None

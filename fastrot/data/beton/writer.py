@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.beton import journal as beton_journal
 from fastrot.data.beton import manifest
 from fastrot.data.beton.format import (
     ALLOCATION,
@@ -47,7 +46,7 @@ from fastrot.data.beton.format import (
     pack_descriptors,
     record_dtype,
 )
-from fastrot.data.beton.journal import Journal, Plan, write_all
+from fastrot.data.beton.journal import Journal, Plan, recover, row_dtype, write_all
 from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.pages import Pages, PageWriter
 from fastrot.data.beton.reader import BetonFile, sample_checksum
@@ -108,7 +107,7 @@ class BetonWriter:
         metadata_end = metadata_start(len(self.fields)) + capacity * record.itemsize
         self._pages = Pages(align_up(metadata_end, page_size), page_size)
         self._flushed = 0  # samples in the pages before the one that is being filled
-        self._rows: NDArray[Any] = np.zeros(capacity, beton_journal.row_dtype(self.fields))
+        self._rows: NDArray[Any] = np.zeros(capacity, row_dtype(self.fields))
         self._descriptor, self._committed = -1, False
         self._journal: Journal | None = None
         self._disk: PageWriter | None = None  # from the first full page on
@@ -288,7 +287,7 @@ class BetonWriter:
 
     def _take_up(self, plan: Plan) -> bool:
         """Go on with the unfinished file that the journal describes, if there is one."""
-        recovered = beton_journal.recover(self._journal_path, self.fields)
+        recovered = recover(self._journal_path, self.fields)
         if recovered is None:
             return False
         if difference := plan.difference(recovered.plan):

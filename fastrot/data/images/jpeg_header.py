@@ -10,8 +10,15 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from fastrot.kernels.decode import header as markers
-from fastrot.kernels.decode.header import JpegCutShortError, JpegError
+from fastrot.kernels.decode.header import (
+    APP1,
+    FRAMES,
+    SOS,
+    JpegCutShortError,
+    JpegError,
+    frame_header,
+    segments,
+)
 
 _FIRST_READ = 2**14  # bytes; most headers are shorter
 _ORIENTATION_TAG = 0x0112
@@ -55,16 +62,16 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
 
 
 def _parse(data: bytes) -> JpegHeader:
-    frame: markers.JpegHeader | None = None
+    frame = None
     orientation: int | None = None
-    for marker, start, stop in markers.segments(data):
-        if marker == markers.SOS:
+    for marker, start, stop in segments(data):
+        if marker == SOS:
             break
-        if marker in markers.FRAMES:
+        if marker in FRAMES:
             if frame is not None:
                 raise JpegError("JPEG has two frame headers")
-            frame = markers.frame_header(data, marker, start, stop)
-        elif marker == markers.APP1 and orientation is None:
+            frame = frame_header(data, marker, start, stop)
+        elif marker == APP1 and orientation is None:
             if data.startswith(b"Exif\0", start):
                 orientation = exif_orientation(data[start + 6 : stop])
     else:

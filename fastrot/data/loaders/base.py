@@ -5,14 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import Batch, LoaderSpec
-from fastrot.data.tar.dataset import TarDataset
+from fastrot.data.sampling.draw import BatchDraw, BatchDrawer
 from fastrot.errors import UsageError
 
 
@@ -30,8 +27,11 @@ class BaseLoader(ABC):
 
     def __init__(self, spec: LoaderSpec) -> None:
         self.spec = spec
-        self.batch_size = spec.order.batch_size
-        self.num_samples = len(spec.samples)
+        self.batch_size = spec.sampler.batch_size
+        self.num_samples = len(spec.dataset)
+        self._drawer = BatchDrawer(
+            spec.dataset, spec.crop, spec.seed, spec.on_bad_sample, spec.views
+        )
         self._epoch = 0
         self._start_step = 0
         self._closed = False
@@ -40,7 +40,7 @@ class BaseLoader(ABC):
 
     def __len__(self) -> int:
         """Batches of a whole epoch (steps x accumulation), equal on all ranks."""
-        return self.spec.order.steps_per_epoch * self.spec.order.accumulation
+        return self.spec.sampler.steps_per_epoch * self.spec.sampler.accumulation
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Choose the epoch, and the step within it, that the next iteration starts with.
@@ -50,7 +50,7 @@ class BaseLoader(ABC):
         Raises:
             UsageError: the epoch is negative or the step is not in the epoch (its end is).
         """
-        steps = self.spec.order.steps_per_epoch
+        steps = self.spec.sampler.steps_per_epoch
         if epoch < 0 or not 0 <= start_step <= steps:
             raise UsageError(f"epoch {epoch}, start_step {start_step}: not in [0, {steps}]")
         self._epoch, self._start_step = epoch, start_step
@@ -65,8 +65,7 @@ class BaseLoader(ABC):
         if self._closed:
             raise UsageError("this loader is closed; build a new one")
         self._end_iteration()
-        if isinstance(self.spec.samples, BetonDataset | TarDataset):
-            self.spec.samples.check_unchanged()
+        self.spec.dataset.check_unchanged()
         self._current = self._batches(self._epoch, self._start_step)
         self._start_step = 0
         return self._current
@@ -97,13 +96,23 @@ class BaseLoader(ABC):
                 if self.spec.on_bad is not None:
                     self.spec.on_bad(error)
 
-    def _batch(self, images: torch.Tensor, ids: NDArray[np.int64], epoch: int) -> Batch:
-        """Complete host images to a batch on the device; pinned ones are copied without a wait."""
-        spec = self.spec
-        flips = spec.crop.flips(spec.seed, epoch, ids)
+    def _draws(self, epoch: int, start_step: int) -> Iterator[BatchDraw]:
+        """Draw the batches of an epoch, one after the other."""
+        for ids in self.spec.sampler.batches(epoch, start_step):
+            yield self._drawer.draw(epoch, ids)
+
+    def _batch(self, images: torch.Tensor, drawn: BatchDraw) -> Batch:
+        """Complete images to a batch on the device; pinned ones are copied without a wait.
+
+        What was bad is reported here, when the batch without it is delivered.
+        """
+        device = self.spec.device
+        self._report(drawn.bad)
+        labels = torch.from_numpy(self.spec.dataset.labels[drawn.ids])
         return Batch(
-            images=images.to(spec.device, non_blocking=True),
-            labels=torch.from_numpy(spec.samples.labels[ids]).to(spec.device, non_blocking=True),
-            index=torch.from_numpy(ids.copy()),
-            flips=torch.from_numpy(flips).to(spec.device, non_blocking=True),
+            images=images.to(device, non_blocking=True),
+            labels=labels.to(device, non_blocking=True),
+            index=torch.from_numpy(drawn.ids.copy()),
+            flips=torch.from_numpy(drawn.flips).to(device, non_blocking=True),
+            turns=torch.from_numpy(drawn.turns).to(device, non_blocking=True),
         )

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
-from fastrot.data.beton import damage as checked
+from fastrot.data.beton.damage import known_bad_samples
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.dataset import BadSampleError, Dataset, Encoded
 from fastrot.data.images.jpeg_header import read_jpeg_header
@@ -42,9 +42,9 @@ from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.loaders.dali_pipeline import HW_DECODER_LOAD, DaliCrops, DaliDecodeError
 from fastrot.data.loaders.reference import decode_row
-from fastrot.data.loaders.substitution import CropSource, Substitution
-from fastrot.errors import FastrotError
+from fastrot.data.sampling.draw import BatchDraw
 from fastrot.kernels.decode.crop_reference import cut
+from fastrot.system.in_flight import InFlight
 from fastrot.system.prefetch import Prefetcher
 
 _READ_AHEAD = 2
@@ -63,13 +63,13 @@ class _Found:
 
 
 @dataclass
-class _InFlight:
+class _Read:
     """A batch that was read, and that DALI is at work on: some rows are files, others pixels.
 
     ``patched`` has the finished rows of what DALI refused.
     """
 
-    chosen: Substitution
+    drawn: BatchDraw
     files: dict[int, _Bytes] = field(default_factory=dict)
     pixels: dict[int, _Bytes] = field(default_factory=dict)
     patched: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -86,73 +86,57 @@ class DaliLoader(BaseLoader):
 
     def __init__(self, spec: LoaderSpec, *, hw_decoder_load: float = HW_DECODER_LOAD) -> None:
         super().__init__(spec)
-        self._source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
         self._device = spec.device
         if spec.device.type == "cuda" and spec.device.index is None:
             self._device = torch.device("cuda", torch.cuda.current_device())
         self._threads = max(1, spec.workers)
-        self._good = _known_to_decode(spec.samples)
-        self._is_beton = isinstance(spec.samples, BetonDataset)
+        self._good = _known_to_decode(spec.dataset)
+        self._is_beton = isinstance(spec.dataset, BetonDataset)
         self._crops: DaliCrops | None = DaliCrops(
             size=spec.crop.size,
             batch_size=self.batch_size,
             threads=self._threads,
             gpu=self._device.index,
-            applies_exif=spec.samples.applies_exif,
+            applies_exif=spec.dataset.applies_exif,
             leaves_image=spec.crop.leaves_image,
             hw_decoder_load=hw_decoder_load,
         )
-        self._kept: deque[tuple[torch.cuda.Event, _InFlight]] = deque()
+        self._kept: deque[tuple[torch.cuda.Event, _Read]] = deque()
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
         assert self._crops is not None
-        flights: deque[_InFlight] = deque()
-        failure: FastrotError | None = None
+        window = InFlight(
+            self._submit, lambda batch: self._finish(batch, window.jobs), ahead=_DECODED_AHEAD
+        )
         read = Prefetcher(
             self._read(epoch, start_step), depth=_READ_AHEAD, deadline=READ_DEADLINE_SECONDS
         )
         try:
-            while failure is None:
-                try:
-                    flight = next(read)
-                except StopIteration:
-                    break
-                except FastrotError as error:  # raised in its turn: others are ahead of it
-                    failure = error
-                    break
-                self._submit(flight, epoch)
-                flights.append(flight)
-                if len(flights) > _DECODED_AHEAD:
-                    yield self._finish(flights, epoch)
-            while flights:
-                yield self._finish(flights, epoch)
-            if failure is not None:
-                raise failure
+            yield from window.map(read)
         finally:
             read.close()
             self._crops.discard()
 
     # In a thread of its own
 
-    def _read(self, epoch: int, start_step: int) -> Generator[_InFlight, None, None]:
+    def _read(self, epoch: int, start_step: int) -> Generator[_Read, None, None]:
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fastrot-read") as pool:
-            for ids in self.spec.order.batches(epoch, start_step):
-                flight = _InFlight(Substitution(self._source, ids))
-                flight.chosen.boxes(epoch)  # replaces samples whose headers cannot be read
-                parts = np.array_split(flight.chosen.ids, self._threads)
+            for drawn in self._draws(epoch, start_step):
+                batch = _Read(drawn)
+                parts = np.array_split(drawn.ids, self._threads)
                 found = [sample for part in pool.map(self._find_all, parts) for sample in part]
-                for row in range(len(ids)):
+                for row in range(len(drawn)):
                     while isinstance(error := found[row], BadSampleError):
-                        flight.chosen.replace(row, error)
-                        (found[row],) = self._find_all(flight.chosen.ids[row : row + 1])
-                boxes = flight.chosen.boxes(epoch)
+                        self._drawer.replace(drawn, row, error)
+                        (found[row],) = self._find_all(drawn.ids[row : row + 1])
                 for row, sample in enumerate(found):
                     assert isinstance(sample, _Found)
                     if sample.file is not None:
-                        flight.files[row] = sample.file
+                        batch.files[row] = sample.file
                     elif sample.pixels is not None:
-                        flight.pixels[row] = np.ascontiguousarray(cut(sample.pixels, boxes[row]))
-                yield flight
+                        pixels = cut(sample.pixels, drawn.boxes[row])
+                        batch.pixels[row] = np.ascontiguousarray(pixels)
+                yield batch
 
     def _find_all(self, ids: NDArray[np.int64]) -> list[_Found | BadSampleError]:
         found: list[_Found | BadSampleError] = []
@@ -164,89 +148,82 @@ class DaliLoader(BaseLoader):
         return found
 
     def _find(self, sample: int) -> _Found:
-        samples = self.spec.samples
+        dataset = self.spec.dataset
         if not self._good[sample]:
-            samples.decode(sample)  # or it raises
+            dataset.decode(sample)  # or it raises
             self._good[sample] = True
-        encoded = samples.read(sample)
+        encoded = dataset.read(sample)
         if encoded.kind == "raw":
             shape = (encoded.height, encoded.width, 3)
             return _Found(pixels=np.frombuffer(encoded.data, np.uint8).reshape(shape))
         if self._is_beton or _is_plain_jpeg(encoded):  # a .beton has no other JPEGs
             return _Found(file=np.frombuffer(encoded.data, np.uint8))
-        return _Found(pixels=samples.decode(sample))
+        return _Found(pixels=dataset.decode(sample))
 
     # In the caller's thread
 
-    def _submit(self, flight: _InFlight, epoch: int) -> None:
+    def _submit(self, batch: _Read) -> _Read:
         assert self._crops is not None
-        self._submit_files(flight, epoch)
-        if flight.pixels:
-            self._crops.submit_pixels(list(flight.pixels.values()))
+        self._submit_files(batch)
+        if batch.pixels:
+            self._crops.submit_pixels(list(batch.pixels.values()))
+        return batch
 
-    def _submit_files(self, flight: _InFlight, epoch: int) -> None:
+    def _submit_files(self, batch: _Read) -> None:
         assert self._crops is not None
-        if flight.files:
-            rows = list(flight.files)
-            boxes = flight.chosen.boxes(epoch)[rows]
-            sizes = self.spec.samples.sizes(flight.chosen.ids[rows])
-            self._crops.submit_files(list(flight.files.values()), boxes, sizes)
+        if batch.files:
+            rows, drawn = list(batch.files), batch.drawn
+            files = list(batch.files.values())
+            self._crops.submit_files(files, drawn.boxes[rows], drawn.sizes[rows])
 
-    def _finish(self, flights: deque[_InFlight], epoch: int) -> Batch:
-        """Take the batch whose turn it is."""
+    def _finish(self, batch: _Read, behind: Iterable[_Read]) -> Batch:
+        """Take the batch whose turn it is; ``behind`` it are those that were submitted since."""
         assert self._crops is not None
-        flight = flights[0]
         parts: list[tuple[list[int], torch.Tensor]] = []
         on_gpu = self._device.type == "cuda"
         stream = torch.cuda.current_stream(self._device) if on_gpu else None
-        while flight.files:
+        while batch.files:
             try:
                 crops = from_dlpack(self._crops.files.take(stream))
-                parts.append((list(flight.files), crops))
+                parts.append((list(batch.files), crops))
                 break
             except DaliDecodeError as error:
-                self._patch(flight, error.position, epoch)
+                self._patch(batch, error.position)
                 self._crops.restart_files()
-                for waiting in flights:
-                    self._submit_files(waiting, epoch)
-        if flight.pixels:
+                for waiting in (batch, *behind):
+                    self._submit_files(waiting)
+        if batch.pixels:
             crops = from_dlpack(self._crops.pixels.take(stream))
-            parts.append((list(flight.pixels), crops))
-        flights.popleft()
+            parts.append((list(batch.pixels), crops))
         if stream is not None:
-            self._keep(flight, stream)
-        images = self._assembled(parts, flight)
-        self._report(flight.chosen.bad)
-        return self._batch(images, flight.chosen.ids, epoch)
+            self._keep(batch, stream)
+        return self._batch(self._assembled(parts, batch), batch.drawn)
 
-    def _keep(self, flight: _InFlight, stream: torch.cuda.Stream) -> None:
+    def _keep(self, batch: _Read, stream: torch.cuda.Stream) -> None:
         """Hold the bytes, which DALI did not copy, until the GPU has made the batch of them."""
         event = torch.cuda.Event()
         event.record(stream)
-        self._kept.append((event, flight))
+        self._kept.append((event, batch))
         while self._kept and (len(self._kept) > _KEPT or self._kept[0][0].query()):
             self._kept.popleft()[0].synchronize()
 
-    def _patch(self, flight: _InFlight, position: int | None, epoch: int) -> None:
+    def _patch(self, batch: _Read, position: int | None) -> None:
         """Let the reference decode what DALI refuses, though the strict decoder accepted it."""
-        rows = list(flight.files)
+        rows = list(batch.files)
         for row in rows if position is None else rows[position : position + 1]:
-            del flight.files[row]
-            boxes = flight.chosen.boxes(epoch)
-            crop, _ = decode_row(self._source, flight.chosen, row, epoch, boxes)
-            flight.patched[row] = torch.from_numpy(crop)
+            del batch.files[row]
+            crop = decode_row(self._drawer, batch.drawn, row)
+            batch.patched[row] = torch.from_numpy(crop)
 
-    def _assembled(
-        self, parts: list[tuple[list[int], torch.Tensor]], flight: _InFlight
-    ) -> torch.Tensor:
+    def _assembled(self, parts: list[tuple[list[int], torch.Tensor]], batch: _Read) -> torch.Tensor:
         """Crops of shape (N, S, S, 3) on the device; DALI's memory where it made all of them."""
-        count, size = len(flight.chosen.ids), self.spec.crop.size
+        count, size = len(batch.drawn), self.spec.crop.size
         if len(parts) == 1 and len(parts[0][0]) == count:
             return parts[0][1]
         images = torch.empty((count, size, size, 3), dtype=torch.uint8, device=self._device)
         for rows, crops in parts:
             images[rows] = crops
-        for row, image in flight.patched.items():
+        for row, image in batch.patched.items():
             images[row] = image.to(self._device)
         return images
 
@@ -256,12 +233,12 @@ class DaliLoader(BaseLoader):
             self._kept.popleft()[0].synchronize()
 
 
-def _known_to_decode(samples: Dataset) -> NDArray[np.bool_]:
+def _known_to_decode(dataset: Dataset) -> NDArray[np.bool_]:
     """Which samples need no strict decode of ours, of shape (n,)."""
-    if not isinstance(samples, BetonDataset):
-        return np.zeros(len(samples), np.bool_)
-    good = np.full(len(samples), samples.checksums_suffice)
-    if not samples.checksums_suffice and (bad := checked.known(samples)) is not None:
+    if not isinstance(dataset, BetonDataset):
+        return np.zeros(len(dataset), np.bool_)
+    good = np.full(len(dataset), dataset.checksums_suffice)
+    if not dataset.checksums_suffice and (bad := known_bad_samples(dataset)) is not None:
         good[:] = True
         good[list(bad)] = False
     return good

@@ -1,4 +1,4 @@
-"""The FFCV loader: FFCV 1.0.2 reads, decodes and resizes; order and crop boxes are ours.
+"""The FFCV loader: FFCV 1.0.2 reads, decodes and resizes; what is drawn is ours.
 
 It reads ``.beton`` files only, and only ones of which every sample was checked before: FFCV
 itself checks nothing and shows stale pixels, or crashes, on damage.
@@ -24,9 +24,9 @@ from fastrot.data.beton.damage import bad_samples
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.loader import Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
-from fastrot.data.loaders.ffcv_stream import thread_counts_kept
 from fastrot.data.loaders.reference import decode_row
-from fastrot.data.loaders.substitution import CropSource, Substitution
+from fastrot.data.loaders.thread_counts import thread_counts_kept
+from fastrot.data.sampling.draw import BatchDraw
 from fastrot.errors import MismatchError, UsageError
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ class FfcvLoader(BaseLoader):
 
     def __init__(self, spec: LoaderSpec) -> None:
         super().__init__(spec)
-        if not isinstance(spec.samples, BetonDataset):
+        dataset = spec.dataset
+        if not isinstance(dataset, BetonDataset):
             raise UsageError(
-                f"{spec.samples.path}: FFCV reads only .beton files; use --loader native, dali or "
+                f"{dataset.path}: FFCV reads only .beton files; use --loader native, dali or "
                 "reference, or make one from a folder with fastrot prepare FOLDER OUT.beton"
             )
         if spec.crop.leaves_image:
@@ -62,16 +63,15 @@ class FfcvLoader(BaseLoader):
                 f"data.padding={spec.crop.padding}: FFCV cannot draw crops that leave the image; "
                 "use --loader native, dali or reference, or --set data.padding=0"
             )
-        self._source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
-        self._bad = bad_samples(spec.samples, workers=spec.workers)
+        self._bad = bad_samples(dataset, workers=spec.workers)
         if self._bad and spec.on_bad_sample == "fail":
             raise self._bad[min(self._bad)]
         with thread_counts_kept():
             from fastrot.data.loaders.ffcv_stream import FfcvStream
         self._stream: FfcvStream = FfcvStream(
-            spec.samples.path,
-            [field.name for field in spec.samples.file.fields],
-            spec.samples.file.image_field.name,
+            dataset.path,
+            [field.name for field in dataset.file.fields],
+            dataset.file.image_field.name,
             self.num_samples,
             size=spec.crop.size,
             chunk=self.batch_size,
@@ -79,33 +79,32 @@ class FfcvLoader(BaseLoader):
         )
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        batches = [self._substituted(ids) for ids in self.spec.order.batches(epoch, start_step)]
-        ids = np.concatenate([batch.ids for batch in batches]) if batches else np.zeros(0, np.int64)
-        boxes = self._source.boxes(epoch, ids)
-        reader = _RowReader(self._stream.rows(ids, boxes))
+        batches = list(self.spec.sampler.batches(epoch, start_step))
+        # FFCV wants to know all boxes before it begins, and one call is faster than many.
+        ids = np.concatenate(batches) if batches else np.zeros(0, np.int64)
+        whole = self._drawer.draw(epoch, ids)
+        draws = whole.split([len(batch) for batch in batches])
+        for drawn in draws:
+            self._replace_known(drawn)
+        reader = _RowReader(self._stream.rows(whole.ids.copy(), whole.boxes))
         try:
-            for batch in batches:
-                images = self._empty(len(batch.ids))
+            for drawn in draws:
+                images = self._empty(len(drawn))
                 failed = reader.read_into(images.numpy())
                 for row in np.flatnonzero(failed).tolist():
                     # Right pixels or a named error: what libjpeg refused here, the reference
                     # decoder judges. It replaces the sample as the other loaders do.
-                    boxes = batch.boxes(epoch)
-                    crop, _ = decode_row(self._source, batch, row, epoch, boxes)
-                    images[row] = torch.from_numpy(crop)
-                self._report(batch.bad)
-                yield self._batch(images, batch.ids, epoch)
+                    images[row] = torch.from_numpy(decode_row(self._drawer, drawn, row))
+                yield self._batch(images, drawn)
         finally:
             reader.close()
 
-    def _substituted(self, ids: NDArray[np.int64]) -> Substitution:
-        """The ids of a batch with known bad ones replaced, as ``decode_batch`` would."""
-        batch = Substitution(self._source, ids)
+    def _replace_known(self, drawn: BatchDraw) -> None:
+        """Replace the samples of a batch that the check found bad, as ``decode_batch`` would."""
         if self._bad:
-            for row in range(len(ids)):
-                while (error := self._bad.get(int(batch.ids[row]))) is not None:
-                    batch.replace(row, error)
-        return batch
+            for row in range(len(drawn)):
+                while (error := self._bad.get(int(drawn.ids[row]))) is not None:
+                    self._drawer.replace(drawn, row, error)
 
     def _empty(self, count: int) -> torch.Tensor:
         size = self.spec.crop.size

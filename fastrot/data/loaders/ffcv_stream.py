@@ -1,7 +1,7 @@
 """FFCV's Loader as a stream of decoded rows that can fail, stop and start again.
 
 What is FFCV's: the reader, the page lookup, the compiled pipeline, the JPEG decoder, the
-resize. What is ours: the order, the boxes, and the thread's main loop, because FFCV's own lets
+resize. What is ours: the ids, the boxes, and the thread's main loop, because FFCV's own lets
 an exception end the thread without a word to the consumer, who then waits for ever.
 
 Importing this module imports FFCV, which sets the thread counts of torch and numba: do so with
@@ -13,14 +13,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 from ffcv.loader import Loader as FfcvsOwnLoader
 from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.pipeline import PipelineSpec
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.loader import READ_DEADLINE_SECONDS
 from fastrot.data.loaders.ffcv_decoder import DECODED, BoxDecoder
+from fastrot.data.loaders.thread_counts import thread_counts_kept
 from fastrot.errors import FastrotError, StorageError
 
 _POLL_SECONDS = 0.5
@@ -180,14 +179,3 @@ class FfcvStream:
     def close(self) -> None:
         """Let go of the file and the buffers; safe to call twice."""
         self._loader = None
-
-
-@contextmanager
-def thread_counts_kept() -> Iterator[None]:
-    """Both counts are after the block what they were before it."""
-    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
-    try:
-        yield
-    finally:
-        numba.set_num_threads(numba_threads)
-        torch.set_num_threads(torch_threads)  # last: over OpenMP numba's call sets torch's, too

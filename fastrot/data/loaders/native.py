@@ -16,9 +16,7 @@ Shapes: N source images in a batch, S side of a crop.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +28,13 @@ from fastrot.data.dataset import BadSampleError, Dataset, Encoded
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.loaders.buffers import batch_buffers
-from fastrot.data.loaders.substitution import CropSource, Substitution
+from fastrot.data.sampling.draw import BatchDraw
 from fastrot.data.subset import DatasetSubset
 from fastrot.data.tar.dataset import TarDataset
-from fastrot.errors import FastrotError, StorageError
+from fastrot.errors import StorageError
 from fastrot.kernels.decode.crop import CropDecoder, CropJob, Crops, SourceFile
 from fastrot.kernels.decode.op import MAX_PIXELS
+from fastrot.system.in_flight import InFlight
 from fastrot.system.machine import free_memory
 from fastrot.system.prefetch import Prefetcher
 
@@ -53,24 +52,23 @@ Stored = bytes | memoryview | NDArray[np.uint8]
 class _Opened(NamedTuple):
     """A ``.beton``, which of its samples are meant (None: all), and the file as it is read."""
 
-    samples: BetonDataset
+    dataset: BetonDataset
     ids: NDArray[np.int64] | None
     file: SourceFile
 
 
-@dataclass
-class _Prepared:
-    """A batch whose ids and boxes are settled, and its bytes where Python reads them."""
+class _Prepared(NamedTuple):
+    """A batch that was drawn, and its bytes where Python reads them."""
 
-    chosen: Substitution
+    drawn: BatchDraw
     crops: Crops
     files: list[Stored] | None
 
 
-class _InFlight(NamedTuple):
+class _Submitted(NamedTuple):
     """A batch that the threads are at work on."""
 
-    chosen: Substitution
+    drawn: BatchDraw
     judged: NDArray[np.bool_]  # rows that are read to their end
     images: NDArray[np.uint8]
     job: CropJob
@@ -92,8 +90,7 @@ class NativeLoader(BaseLoader):
 
     def __init__(self, spec: LoaderSpec) -> None:
         super().__init__(spec)
-        self._source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
-        self._opened, self.reads = _open(spec.samples)
+        self._opened, self.reads = _open(spec.dataset)
         threads = max(1, spec.workers)
         self._decoder = CropDecoder(
             threads,
@@ -108,117 +105,98 @@ class NativeLoader(BaseLoader):
             self.batch_size, spec.crop.size, keep=self._ahead + 2, device=spec.device
         )
         # Samples that need not be read beyond their crop: known to be good as a whole.
-        good = self._opened is not None and self._opened.samples.checksums_suffice
+        good = self._opened is not None and self._opened.dataset.checksums_suffice
         self._good = np.full(self.num_samples, good)
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        flights: deque[_InFlight] = deque()
-        prepared: Iterable[_Prepared] = self._prepared(epoch, start_step)
+        window = InFlight(self._submit, self._finish, ahead=self._ahead)
+        prepared: Iterator[_Prepared] = self._prepared(epoch, start_step)
         if self._opened is None and self._ahead:
             # Reading files takes Python's time; a thread does it while the caller computes.
             prepared = Prefetcher(
                 self._prepared(epoch, start_step), depth=2, deadline=READ_DEADLINE_SECONDS
             )
-        failure: FastrotError | None = None
-        batches = iter(prepared)
         try:
-            while failure is None:
-                try:
-                    flights.append(self._submit(next(batches)))
-                except StopIteration:
-                    break
-                except FastrotError as error:  # raised in its turn: others are ahead of it
-                    failure = error
-                if len(flights) > self._ahead:
-                    yield self._finish(flights.popleft(), epoch)
-            while flights:
-                yield self._finish(flights.popleft(), epoch)
-            if failure is not None:
-                raise failure
+            yield from window.map(prepared)
         finally:
             if isinstance(prepared, Prefetcher):
                 prepared.close()
-            if flights and self._decoder.discard():
-                for flight in flights:
-                    self._buffers.give_back(flight.images)
+            if window.jobs and self._decoder.discard():
+                for job in window.jobs:
+                    self._buffers.give_back(job.images)
 
     def _prepared(self, epoch: int, start_step: int) -> Generator[_Prepared, None, None]:
-        for ids in self.spec.order.batches(epoch, start_step):
-            chosen = Substitution(self._source, ids)
-            orientation = np.ones(len(ids), np.uint8)
+        for drawn in self._draws(epoch, start_step):
+            orientation = np.ones(len(drawn), np.uint8)
             files = None
             if self._opened is None:
-                files, raw = self._read(chosen, orientation)
+                files, raw = self._read(drawn, orientation)
             else:
-                raw = self._opened.samples.file.modes[self._inner(chosen.ids)] == RAW
-            boxes = chosen.boxes(epoch)
+                raw = self._opened.dataset.file.modes[self._inner(drawn.ids)] == RAW
             crops = Crops(
-                boxes=boxes,
-                sizes=self.spec.samples.sizes(chosen.ids),
+                boxes=drawn.boxes,
+                sizes=drawn.sizes,
                 orientation=orientation,
                 raw=raw,
-                to_end=~self._good[chosen.ids],
+                to_end=~self._good[drawn.ids],
             )
-            yield _Prepared(chosen, crops, files)
+            yield _Prepared(drawn, crops, files)
 
     def _read(
-        self, chosen: Substitution, orientation: NDArray[np.uint8]
+        self, drawn: BatchDraw, orientation: NDArray[np.uint8]
     ) -> tuple[list[Stored], NDArray[np.bool_]]:
         """Read a batch of single files; what is no JPEG becomes pixels here."""
-        samples = self.spec.samples
-        raw = np.zeros(len(chosen.ids), np.bool_)
+        dataset = self.spec.dataset
+        raw = np.zeros(len(drawn), np.bool_)
         files: list[Stored] = []
         for row in range(len(raw)):
             while True:
-                sample = int(chosen.ids[row])
+                sample = int(drawn.ids[row])
                 try:
-                    encoded = samples.read(sample)
+                    encoded = dataset.read(sample)
                     if encoded.kind == "file" and encoded.data[:2] == _JPEG:
                         orientation[row] = encoded.orientation
                         files.append(encoded.data)
                     else:
                         raw[row] = True
-                        files.append(_pixels(samples, sample, encoded))
+                        files.append(_pixels(dataset, sample, encoded))
                     break
                 except BadSampleError as error:
-                    chosen.replace(row, error)
+                    self._drawer.replace(drawn, row, error)
         return files, raw
 
-    def _submit(self, batch: _Prepared) -> _InFlight:
-        images = self._buffers.take(len(batch.chosen.ids))
+    def _submit(self, batch: _Prepared) -> _Submitted:
+        images = self._buffers.take(len(batch.drawn))
         if self._opened is None:
             assert batch.files is not None
             job = self._decoder.submit_memory(images, batch.crops, batch.files)
         else:
-            spans = self._opened.samples.spans(self._inner(batch.chosen.ids))
+            spans = self._opened.dataset.spans(self._inner(batch.drawn.ids))
             job = self._decoder.submit(
                 images, batch.crops, self._opened.file, spans, announce=self._ahead > 0
             )
-        return _InFlight(batch.chosen, batch.crops.to_end, images, job)
+        return _Submitted(batch.drawn, batch.crops.to_end, images, job)
 
-    def _finish(self, flight: _InFlight, epoch: int) -> Batch:
-        chosen, judged, images, job = flight
+    def _finish(self, submitted: _Submitted) -> Batch:
+        drawn, judged, images, job = submitted
         end = time.monotonic() + READ_DEADLINE_SECONDS
         while not job.wait(_POLL_SECONDS):
             if time.monotonic() > end:
                 raise StorageError(
                     f"no batch for {READ_DEADLINE_SECONDS:.0f} s: the storage of "
-                    f"{self.spec.samples.path} stalls"
+                    f"{self.spec.dataset.path} stalls"
                 )
         failed = [row for row, _ in job.failures()]
         if judged.any():
             judged[failed] = False
-            self._good[chosen.ids[judged]] = True
+            self._good[drawn.ids[judged]] = True
         if failed:
             # Imported by whom it concerns: torchvision takes seconds.
             from fastrot.data.loaders.reference import decode_row
-
-            boxes = chosen.boxes(epoch)
         for row in failed:
             # Right pixels or a named error: what failed here, the reference decoder judges.
-            images[row], boxes = decode_row(self._source, chosen, row, epoch, boxes)
-        self._report(chosen.bad)
-        return self._batch(self._buffers.deliver(images), chosen.ids, epoch)
+            images[row] = decode_row(self._drawer, drawn, row)
+        return self._batch(self._buffers.deliver(images), drawn)
 
     def _inner(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         assert self._opened is not None
@@ -230,12 +208,12 @@ class NativeLoader(BaseLoader):
         self._opened = None
 
 
-def _open(samples: Dataset) -> tuple[_Opened | None, str]:
+def _open(dataset: Dataset) -> tuple[_Opened | None, str]:
     """The ``.beton`` behind a data set as its threads read it, and a line that says how."""
-    inner, ids = samples, None
+    inner, ids = dataset, None
     while isinstance(inner, DatasetSubset):
         ids = inner.ids if ids is None else inner.ids[ids]
-        inner = inner.samples
+        inner = inner.dataset
     if not isinstance(inner, BetonDataset):
         what = "tar shards" if isinstance(inner, TarDataset) else "single files"
         return None, f"{what}, read one image after the other"
@@ -247,8 +225,8 @@ def _open(samples: Dataset) -> tuple[_Opened | None, str]:
     return _Opened(inner, ids, file), f"{how} ({why})"
 
 
-def _pixels(samples: Dataset, sample: int, encoded: Encoded) -> NDArray[np.uint8]:
+def _pixels(dataset: Dataset, sample: int, encoded: Encoded) -> NDArray[np.uint8]:
     """The pixels of what is no JPEG, as they lie upright, in one row of bytes."""
     if encoded.kind == "raw":
         return np.frombuffer(encoded.data, np.uint8)
-    return np.ascontiguousarray(samples.decode(sample)).reshape(-1)
+    return np.ascontiguousarray(dataset.decode(sample)).reshape(-1)

@@ -1,7 +1,7 @@
 """The reference loader: Pillow decodes, torchvision resizes. The others are tested against it.
 
-``data.workers`` processes each decode, crop, resize and stack whole batches; with 0 workers
-the calling process does. Shapes: N source images in a batch, S side of a crop.
+``data.workers`` processes each draw, decode, crop, resize and stack whole batches; with 0
+workers the calling process does. Shapes: N source images in a batch, S side of a crop.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
-from fastrot.data.loaders.substitution import CropSource, Substitution
-from fastrot.data.sampling.crops import Boxes
+from fastrot.data.sampling.draw import BatchDraw, BatchDrawer
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 from fastrot.system.prefetch import Prefetcher
 from fastrot.system.worker_pool import Bulk, WorkerPool
@@ -26,67 +25,60 @@ _Request = tuple[int, NDArray[np.int64]]
 
 
 class Decoded(NamedTuple):
-    """One batch on the host: images (N, S, S, 3) uint8, ids (N,) int64, samples replaced."""
+    """One batch on the host: what was drawn, and images of shape (N, S, S, 3), uint8."""
 
+    drawn: BatchDraw
     images: torch.Tensor
-    ids: NDArray[np.int64]
-    bad: tuple[BadSampleError, ...]
 
 
-def decode_batch(source: CropSource, epoch: int, ids: NDArray[np.int64]) -> Decoded:
-    """Decode, crop and resize a batch.
+def decode_batch(drawer: BatchDrawer, epoch: int, ids: NDArray[np.int64]) -> Decoded:
+    """Draw, decode, crop and resize a batch.
 
     Raises:
         BadSampleError: a sample is bad and bad samples are fatal.
     """
-    size = source.crop.size
-    batch = Substitution(source, ids)
-    boxes = batch.boxes(epoch)
+    size = drawer.crop.size
+    drawn = drawer.draw(epoch, ids)
     images = torch.empty((len(ids), size, size, 3), dtype=torch.uint8)
     rows = images.numpy()
     for row in range(len(ids)):
-        rows[row], boxes = decode_row(source, batch, row, epoch, boxes)
-    return Decoded(images, batch.ids, tuple(batch.bad))
+        rows[row] = decode_row(drawer, drawn, row)
+    return Decoded(drawn, images)
 
 
-def decode_row(
-    source: CropSource, batch: Substitution, row: int, epoch: int, boxes: Boxes
-) -> tuple[NDArray[np.uint8], Boxes]:
+def decode_row(drawer: BatchDrawer, drawn: BatchDraw, row: int) -> NDArray[np.uint8]:
     """Decode, crop and resize a row of a batch, replacing its sample until one is good.
 
     Other loaders ask here about what their decoder refused: right pixels or a named error.
 
     Args:
-        source: where from.
-        batch: the ids of the batch, and what was replaced so far.
+        drawer: what drew the batch.
+        drawn: the batch; a bad sample of this row is replaced in it.
         row: which one.
-        epoch: number of the epoch.
-        boxes: ``batch.boxes(epoch)``.
 
     Returns:
-        The crop of shape (S, S, 3), uint8, and the boxes as they are now.
+        The crop of shape (S, S, 3), uint8.
 
     Raises:
         BadSampleError: the sample is bad and bad samples are fatal.
     """
     while True:
         try:
-            pixels = source.samples.decode(int(batch.ids[row]))
-            return crop_and_resize(pixels, boxes[row], source.crop.size), boxes
+            pixels = drawer.dataset.decode(int(drawn.ids[row]))
+            return crop_and_resize(pixels, drawn.boxes[row], drawer.crop.size)
         except BadSampleError as error:
-            batch.replace(row, error)
-            boxes = batch.boxes(epoch)
+            drawer.replace(drawn, row, error)
 
 
 class _Decode:
     """What a worker does with a request: an epoch and the sample ids of a batch."""
 
-    def __init__(self, source: CropSource) -> None:
-        self._source = source
+    def __init__(self, drawer: BatchDrawer) -> None:
+        self._drawer = drawer
 
     def __call__(self, request: _Request) -> Bulk:
-        images, ids, bad = decode_batch(self._source, *request)
-        return Bulk((ids, bad), images.numpy())
+        drawn, images = decode_batch(self._drawer, *request)
+        return Bulk(drawn, images.numpy())
 
 
 def _start_worker() -> None:
@@ -105,9 +97,8 @@ class ReferenceLoader(BaseLoader):
 
     def __init__(self, spec: LoaderSpec) -> None:
         super().__init__(spec)
-        source = CropSource(spec.samples, spec.crop, spec.seed, spec.on_bad_sample)
         self._pool = WorkerPool(
-            _Decode(source), workers=spec.workers, setting="data.workers", start=_start_worker
+            _Decode(self._drawer), workers=spec.workers, setting="data.workers", start=_start_worker
         )
 
     def close(self) -> None:
@@ -116,31 +107,30 @@ class ReferenceLoader(BaseLoader):
         super().close()
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        requests = ((epoch, ids) for ids in self.spec.order.batches(epoch, start_step))
+        requests = ((epoch, ids) for ids in self.spec.sampler.batches(epoch, start_step))
         decoded = self._decoded(self._pool.map(requests, batch=1))
         if not self.spec.workers:
-            yield from self._delivered(decoded, epoch)
+            yield from self._delivered(decoded)
             return
         # A pipe holds a small part of a batch: were nobody reading while the run computes, each
         # worker would wait with the batch that it has finished.
         ahead = Prefetcher(decoded, depth=self.spec.workers, deadline=READ_DEADLINE_SECONDS)
         try:
-            yield from self._delivered(ahead, epoch)
+            yield from self._delivered(ahead)
         finally:
             self._pool.discard()
             ahead.close()
 
     def _decoded(self, results: Iterator[Bulk]) -> Generator[Decoded, None, None]:
-        for (ids, bad), array in results:
+        for drawn, array in results:
             images = torch.from_numpy(array)
             if self.spec.device.type == "cuda":
                 images = images.pin_memory()
-            yield Decoded(images, ids, bad)
+            yield Decoded(drawn, images)
 
-    def _delivered(self, decoded: Iterable[Decoded], epoch: int) -> Iterator[Batch]:
-        for images, ids, bad in decoded:
-            self._report(bad)
-            yield self._batch(images, ids, epoch)
+    def _delivered(self, decoded: Iterable[Decoded]) -> Iterator[Batch]:
+        for drawn, images in decoded:
+            yield self._batch(images, drawn)
 
     def _release(self) -> None:
         self._pool.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from fastrot.data.loader import Batch, LoaderSpec
@@ -11,7 +13,7 @@ from fastrot.data.loaders.base import BaseLoader
 
 
 class SyntheticLoader(BaseLoader):
-    """The real ids, labels and flips of each batch, with the same random pixels in every one.
+    """The real ids, labels, flips and turns of each batch, and the same random pixels in all.
 
     Pixels are drawn once, from the seed, when the loader is built. All batches share them:
     who wants to change them in place must copy.
@@ -26,10 +28,14 @@ class SyntheticLoader(BaseLoader):
         shape = (self.batch_size, spec.crop.size, spec.crop.size, 3)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         self._images = pixels.to(spec.device)
+        # No header is read for boxes that nobody cuts.
+        self._drawer = replace(self._drawer, crop=replace(spec.crop, kind="whole"))
+        self._sizes = np.full((self.batch_size, 2), spec.crop.size, np.int32)
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        for ids in self.spec.order.batches(epoch, start_step):
-            yield self._batch(self._images[: len(ids)], ids, epoch)
+        for ids in self.spec.sampler.batches(epoch, start_step):
+            drawn = self._drawer.draw(epoch, ids, sizes=self._sizes[: len(ids)])
+            yield self._batch(self._images[: len(ids)], drawn)
 
     def _release(self) -> None:
         self._images = self._images[:0]

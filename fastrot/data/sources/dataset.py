@@ -107,6 +107,9 @@ class FolderDataset:
         except (DecodeError, OSError) as error:
             raise self._bad(sample, error) from None
 
+    def check_unchanged(self) -> None:
+        """Do nothing: each read opens its file, so that none is kept that could be another."""
+
     def _bad(self, sample: int, error: DecodeError | OSError) -> BadSampleError:
         reason = error.reason if isinstance(error, DecodeError) else error.strerror or str(error)
         return BadSampleError(sample, self.name(sample), reason)

@@ -27,7 +27,7 @@ _HEADER_BYTES = 2**14
 
 
 class TarDataset:
-    """The images of tar shards; see the ``Dataset`` contract and ``tar_shards.py``.
+    """The images of tar shards; see the ``Dataset`` contract and ``shards.py``.
 
     EXIF orientation is applied. The digest covers names, places, sizes and labels, so opening
     reads headers only; an image exchanged for another one of exactly the same size goes unseen

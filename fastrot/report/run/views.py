@@ -38,7 +38,7 @@ def views_section(network: Network | None, images: Images | None, why: str, say:
             views = rotate_views(batch.images, turns, batch.flips, plain)
             pixels = (views * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
             with torch.no_grad():
-                inputs = network.task.inputs(batch, 0, views="all")
+                inputs = network.task.inputs(batch)
                 logits = network.task.predict(network.model, inputs).logits
             shares = logits.float().softmax(1).cpu()
             for n in range(count):

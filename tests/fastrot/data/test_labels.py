@@ -11,8 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind
-from fastrot.data.beton import manifest as manifests
+from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind, manifest
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.inspect import inspect
 from fastrot.data.beton.verify import verify
@@ -188,7 +187,7 @@ def test_an_interrupted_run_goes_on_with_them(test_data, tmp_path):
     assert 0 < report.resumed < len(source)
     assert out.read_bytes() == whole.read_bytes()
     with BetonFile.open(out) as file:
-        assert manifests.load(file).class_names == source.class_names
+        assert manifest.load(file).class_names == source.class_names
 
 
 @pytest.mark.parametrize("value", [2, -2, 127])

@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastrot.data import loader as contract
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import Field, Kind
 from fastrot.data.beton.writer import BetonWriter
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader, choose_loader
-from fastrot.data.loaders.ffcv_stream import thread_counts_kept
+from fastrot.data.loaders.thread_counts import thread_counts_kept
 from fastrot.data.sampling.crops import Crop, replacement
+from fastrot.data.sampling.draw import draw_turns
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.subset import DatasetSubset
@@ -145,7 +145,7 @@ def ids_of(batches) -> list[int]:
 
 
 def test_batches_are_what_order_and_crop_say(loader):
-    samples, name = loader.spec.samples, engine_of(loader)
+    samples, name = loader.spec.dataset, engine_of(loader)
     assert (len(loader), loader.batch_size, loader.num_samples) == (N // BATCH, BATCH, N)
     ours, reference = [], []
     for epoch in (0, 3):
@@ -160,10 +160,24 @@ def test_batches_are_what_order_and_crop_say(loader):
             assert batch.index.tolist() == ids.tolist()
             assert batch.labels.tolist() == samples.labels[ids].tolist()
             assert batch.flips.tolist() == CROP.flips(SEED, epoch, ids).tolist()
+            assert batch.turns.dtype == torch.uint8
+            assert batch.turns.tolist() == [[0, 1, 2, 3]] * BATCH
             ours.append(batch.images.numpy())
             reference.append(expected(samples, ids, epoch))
     if name != "synthetic":
         assert_same_images(name, np.concatenate(ours), np.concatenate(reference))
+
+
+@each([engine for engine in ENGINES if engine[0] != "ffcv"])  # it would compile once more
+def test_one_view_has_the_turn_of_its_sample(engine, beton):
+    name, workers = engine
+    built = build_loader(name, spec_of(BetonDataset(beton), workers, views="one"))
+    built.set_epoch(2)
+    batch = next(iter(built))
+    built.close()
+    wanted = draw_turns("one", SEED, 2, batch.index.numpy())
+    assert wanted.shape == (BATCH, 1) and len(np.unique(wanted)) > 1
+    assert batch.turns.tolist() == wanted.tolist()
 
 
 def test_epochs_differ_and_repeat(loader):
@@ -306,7 +320,7 @@ def test_a_bad_sample_is_replaced_by_the_same_one_everywhere(engine, damaged):
     assert substitute != sample
     for epoch in (0, 1):
         built.set_epoch(epoch)
-        ordered = np.concatenate(list(spec.order.batches(epoch)))
+        ordered = np.concatenate(list(spec.sampler.batches(epoch)))
         wanted = np.where(ordered == sample, substitute, ordered)
         batches = list(built)
         assert ids_of(batches) == wanted.tolist()
@@ -381,20 +395,20 @@ def test_what_dali_refuses_comes_from_the_reference_decoder(part, photos, monkey
     wanted = [b.images.numpy() for b in build_loader("reference", spec_of(samples, 0))]
     original, submitted, patched = dali.DaliLoader._submit, [], []
 
-    def submit(self, flight, epoch):
+    def submit(self, batch):
         if len(submitted) in (1, 2):
-            whole = flight.files[5]
+            whole = batch.files[5]
             stop = 300 if part == "header" else whole.tobytes().index(b"\xff\xda") + 30
-            flight.files[5] = whole[:stop]
-        submitted.append(flight)
-        original(self, flight, epoch)
+            batch.files[5] = whole[:stop]
+        submitted.append(batch)
+        return original(self, batch)
 
     patch = dali.DaliLoader._patch
     monkeypatch.setattr(dali.DaliLoader, "_submit", submit)
     monkeypatch.setattr(
         dali.DaliLoader,
         "_patch",
-        lambda self, flight, at, epoch: (patched.append(at), patch(self, flight, at, epoch)),
+        lambda self, batch, at: (patched.append(at), patch(self, batch, at)),
     )
     batches = list(built)
     built.close()
@@ -808,7 +822,7 @@ def test_ffcv_refuses_what_it_cannot_do(beton, photos):
 
 @pytest.mark.parametrize("name", ["ffcv", "dali"])
 def test_a_missing_package_gives_the_command(name, beton, monkeypatch):
-    monkeypatch.setattr(contract, "find_spec", lambda _: None)
+    monkeypatch.setattr("fastrot.data.loader.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=rf"pip install 'fastrot\[{name}\]'"):
         build_loader(name, spec_of(BetonDataset(beton), 0))
 
@@ -831,7 +845,7 @@ def test_auto_takes_the_fastest_that_works_and_says_why(beton, photos, monkeypat
     assert chosen(file, padded) == chosen(folder, large) == "dali"
     assert chosen(file, large, images=None) == "reference", "an epoch of 96 images"
     assert chosen(file, Crop("random_resized", 32)) == "reference"
-    monkeypatch.setattr(contract, "find_spec", lambda _: None)
+    monkeypatch.setattr("fastrot.data.loader.find_spec", lambda _: None)
     assert chosen(file, large) == chosen(folder, large) == "reference"
     built = build_loader("auto", spec_of(file, 0))
     assert engine_of(built) == "reference"

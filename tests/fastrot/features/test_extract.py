@@ -168,7 +168,7 @@ def test_the_fused_network_gives_the_same_features(precision, apart, backbone, s
     plan = plan_features(backbone, samples, LAYERS, CENTER, 0, 0, "auto", CPU, precision)
     images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
     nothing = torch.zeros(4, dtype=torch.int64)
-    batch = Batch(images, nothing, torch.arange(4), nothing.bool())
+    batch = Batch(images, nothing, torch.arange(4), nothing.bool(), nothing[:, None].byte())
     found = {}
     for engine in ("torch", "fused"):
         with FeatureNetwork(backbone, plan, CPU, engine=engine) as network:

@@ -32,6 +32,7 @@ def batch(seed: int, count: int = 16, side: int = 64) -> Batch:
         labels=torch.zeros(count, dtype=torch.int64, device="cuda"),
         index=torch.arange(count),
         flips=torch.rand(count, generator=generator).lt(0.5).cuda(),
+        turns=torch.arange(4, dtype=torch.uint8).repeat(count, 1).cuda(),
     )
 
 
@@ -68,7 +69,7 @@ def curve(
     losses = []
     for number in range(STEPS):
         set_learning_rate(step.optimizer, 0.001 * (number + 1))
-        step([batch(passes * number + k) for k in range(passes)], 0)
+        step([batch(passes * number + k) for k in range(passes)])
         losses.append(step.read().loss)
     assert step.read().finite_steps == STEPS
     return model, losses
@@ -102,14 +103,14 @@ def test_a_nan_is_sticky_in_a_replay() -> None:
     config = load_config("digits", ["model.name=resnet18", "train.precision=bf16"])
     model, step = build(StepBackend("fused", "fused", True, ""), config)
     for number in range(8):
-        step([batch(number)], 0)
+        step([batch(number)])
     good = {name: p.detach().clone() for name, p in model.named_parameters()}
     with torch.no_grad():
         original = model.head.fc.bias.clone()
         model.head.fc.bias.fill_(float("nan"))
-        step([batch(8)], 0)
+        step([batch(8)])
         model.head.fc.bias.copy_(original)
-    step([batch(9)], 0)
+    step([batch(9)])
     assert step.read().finite_steps == 8
     assert all(torch.equal(p, good[name]) for name, p in model.named_parameters())
 
@@ -137,11 +138,11 @@ def test_gradients_are_as_exact_as_eager_ones(seed: int) -> None:
             say=print,
         )
         task = RotationTask(config, device, torch.bfloat16, channels=backend.channels)
-        task.predict(model, task.inputs(images, 0)).loss.backward()
+        task.predict(model, task.inputs(images)).loss.backward()
         return {name: p.grad.double() for name, p in model.named_parameters()}
 
     exact_model = build_model(config.model, seed=seed).to(device).double()
-    inputs = RotationTask(config, device, None).inputs(images, 0)
+    inputs = RotationTask(config, device, None).inputs(images)
     table = normalisation_table(config.data.mean, config.data.std, torch.bfloat16).to(device)
     logits = exact_model(rotate_views(*inputs, table).double())
     torch.nn.functional.cross_entropy(logits, inputs.turns.flatten().long()).backward()

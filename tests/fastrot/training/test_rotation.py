@@ -9,18 +9,20 @@ from torch import nn
 
 from fastrot.config import load_config
 from fastrot.data.loader import Batch
-from fastrot.training.rotation import RotationTask, draw_turns
+from fastrot.data.sampling.draw import Views, draw_turns
+from fastrot.training.rotation import RotationTask
 
 CPU = torch.device("cpu")
 
 
-def batch(images: torch.Tensor, *, flips: list[bool] | None = None) -> Batch:
+def batch(images: torch.Tensor, *, flips: list[bool] | None = None, views: Views = "all") -> Batch:
     count = len(images)
     return Batch(
         images=images,
         labels=torch.full((count,), -1),
         index=torch.arange(100, 100 + count),
         flips=torch.tensor(flips or [False] * count),
+        turns=torch.from_numpy(draw_turns(views, 7, 2, np.arange(100, 100 + count))),
     )
 
 
@@ -40,7 +42,7 @@ def corner_images(count: int) -> torch.Tensor:
 
 def test_class_k_is_k_quarter_turns_counter_clockwise_image_major() -> None:
     task = RotationTask(load_config("digits"), CPU, None)
-    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(3)), 0))
+    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(3))))
     assert prediction.targets.tolist() == [0, 1, 2, 3] * 3
     assert prediction.correct.all()
     assert prediction.logits.shape == (12, 4)
@@ -49,7 +51,7 @@ def test_class_k_is_k_quarter_turns_counter_clockwise_image_major() -> None:
 def test_flip_comes_before_the_turn() -> None:
     """Flipped, the bright corner starts top left: every turn then looks like the next one."""
     task = RotationTask(load_config("digits"), CPU, None)
-    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(1), flips=[True]), 0))
+    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(1), flips=[True])))
     assert prediction.logits.argmax(1).tolist() == [1, 2, 3, 0]
 
 
@@ -62,9 +64,9 @@ def test_one_view_draws_a_turn_an_image_from_its_id() -> None:
     for other in (draw_turns("one", 8, 2, ids), draw_turns("one", 7, 3, ids)):
         assert 0.2 < (other == turns).mean() < 0.3  # independent, so a quarter agree
     task = RotationTask(load_config("digits", ["pretext.views=one"]), CPU, None)
-    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(5)), 2))
+    prediction = task.predict(BrightCorner(), task.inputs(batch(corner_images(5), views="one")))
     assert prediction.correct.all() and prediction.targets.shape == (5,)
-    assert task.inputs(batch(corner_images(5)), 2, views="all").turns.shape == (5, 4)
+    assert task.inputs(batch(corner_images(5))).turns.shape == (5, 4)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
@@ -79,7 +81,7 @@ def test_views_are_normalised_in_the_type_of_the_forward_pass(dtype: torch.dtype
     config = load_config("resnet50_8xb16-steplr-70e")
     images = torch.full((1, 8, 8, 3), 51, dtype=torch.uint8)
     task = RotationTask(config, CPU, dtype)
-    task.predict(Spy(), task.inputs(batch(images), 0))
+    task.predict(Spy(), task.inputs(batch(images)))
     (views,) = seen
     assert views.dtype == (dtype or torch.float32)
     assert views.is_contiguous(memory_format=torch.channels_last)

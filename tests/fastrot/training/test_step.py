@@ -26,6 +26,7 @@ def batch(first: int, count: int) -> Batch:
         labels=torch.zeros(count, dtype=torch.int64),
         index=torch.arange(first, first + count),
         flips=torch.zeros(count, dtype=torch.bool),
+        turns=torch.arange(4, dtype=torch.uint8).repeat(count, 1),
     )
 
 
@@ -63,7 +64,7 @@ def test_a_few_steps_on_one_batch_learn_it(precision: str) -> None:
     _, step = build(precision)
     losses = []
     for _ in range(8):
-        step([batch(0, 8)], 0)
+        step([batch(0, 8)])
         losses.append(step.read().loss)
     assert min(losses[4:]) < 0.9 * losses[0]
     assert step.read().finite_steps == 8
@@ -71,7 +72,7 @@ def test_a_few_steps_on_one_batch_learn_it(precision: str) -> None:
 
 def test_totals_are_those_of_the_interval() -> None:
     _, step = build()
-    step([batch(0, 4)], 0)
+    step([batch(0, 4)])
     first = step.read()
     assert 0 <= first.accuracy <= 1 and first.loss > 0 and first.gradient_norm > 0
     assert step.read().loss == 0
@@ -83,11 +84,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     model_a.eval(), model_b.eval()
     whole = batch(0, 8)
     halves = [
-        Batch(whole.images[s], whole.labels[s], whole.index[s], whole.flips[s])
+        Batch(whole.images[s], whole.labels[s], whole.index[s], whole.flips[s], whole.turns[s])
         for s in (slice(0, 4), slice(4, 8))
     ]
-    step_a([whole], 0)
-    step_b(halves, 0)
+    step_a([whole])
+    step_b(halves)
     for a, b in zip(model_a.parameters(), model_b.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert step_a.read().loss == pytest.approx(step_b.read().loss, rel=1e-5)
@@ -98,16 +99,16 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 def test_nothing_after_a_non_finite_step_changes_a_parameter(precision: str, poison: float) -> None:
     model, step = build(precision)
     for first in (0, 8):
-        step([batch(first, 8)], 0)
+        step([batch(first, 8)])
     good = everything(model, step)
     bias = dict(model.named_parameters())["fc.bias" if precision == "fp16" else "head.fc.bias"]
     with torch.no_grad():
         original = bias.clone()
         bias[0] = poison
-    step([batch(16, 8)], 0)
+    step([batch(16, 8)])
     with torch.no_grad():
         bias.copy_(original)
-    step([batch(24, 8)], 0)  # finite again, but the flag is sticky
+    step([batch(24, 8)])  # finite again, but the flag is sticky
     after = everything(model, step)
     assert all(torch.equal(good[name], after[name]) for name in good)
     assert step.read().finite_steps == 2
@@ -118,11 +119,11 @@ def test_an_overflow_in_the_first_step_leaves_momentum_at_rest() -> None:
     model, step = build("fp16")
     step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-120)
     before = everything(model, step)
-    step([batch(0, 8)], 0)
+    step([batch(0, 8)])
     after = everything(model, step)
     assert any("momentum" in name for name in after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    step([batch(8, 8)], 0)
+    step([batch(8, 8)])
     later = everything(model, step)
     assert all(value.isfinite().all() for value in later.values())
     assert not torch.equal(later["fc.weight"], after["fc.weight"])
@@ -132,7 +133,7 @@ def test_infinite_gradient_with_a_finite_loss_is_caught() -> None:
     model, step = build()
     good = copy.deepcopy(everything(model, step))
     handle = model.head.fc.weight.register_hook(lambda gradient: gradient * float("inf"))
-    step([batch(0, 8)], 0)
+    step([batch(0, 8)])
     handle.remove()
     after = everything(model, step)
     assert all(torch.equal(good[name], after[name]) for name in good)
@@ -141,7 +142,7 @@ def test_infinite_gradient_with_a_finite_loss_is_caught() -> None:
 
 def test_momentum_keeps_the_memory_format() -> None:
     model, step = build()
-    step([batch(0, 8)], 0)
+    step([batch(0, 8)])
     buffer = optimizer_tensors(step.optimizer, model)[
         "backbone.layer1.0.conv1.weight.momentum_buffer"
     ]

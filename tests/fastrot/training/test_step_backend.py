@@ -36,6 +36,7 @@ def photos(seed: int, count: int = 8, side: int = SIDE) -> Batch:
         labels=torch.zeros(count, dtype=torch.int64),
         index=torch.arange(count),
         flips=torch.zeros(count, dtype=torch.bool),
+        turns=torch.arange(4, dtype=torch.uint8).repeat(count, 1),
     )
 
 
@@ -51,7 +52,7 @@ def losses(backend: StepBackend, config: Config, *, seed: int, steps: int) -> to
     step = TrainStep(wrapped, optimizer, task.inputs, task.predict, device=CPU)
     curve = []
     for number in range(steps):
-        step([photos(1000 * number + 7)], 0)
+        step([photos(1000 * number + 7)])
         curve.append(step.read().loss)
     return torch.tensor(curve)
 
@@ -97,11 +98,11 @@ def test_gradients_of_the_fused_step_are_as_exact_as_eager_ones(seed: int) -> No
         model = build_model(config.model, seed=seed).to(memory_format=torch.channels_last)
         use_batch_norm(model, engine)
         task = RotationTask(config, CPU, torch.bfloat16, channels=channels)
-        task.predict(model, task.inputs(batch, 0)).loss.backward()
+        task.predict(model, task.inputs(batch)).loss.backward()
         return {name: p.grad.double() for name, p in model.named_parameters()}
 
     exact_model = build_model(config.model, seed=seed).double()
-    inputs = RotationTask(config, CPU, None).inputs(batch, 0)
+    inputs = RotationTask(config, CPU, None).inputs(batch)
     table = normalisation_table(config.data.mean, config.data.std, torch.bfloat16)
     logits = exact_model(rotate_views(*inputs, table).double())
     torch.nn.functional.cross_entropy(logits, inputs.turns.flatten().long()).backward()

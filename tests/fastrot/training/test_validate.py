@@ -37,7 +37,8 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         for ids in torch.arange(self.num_samples).split(self.batch_size):
             flips = torch.zeros(len(ids), dtype=torch.bool)
-            yield Batch(self.images[ids], self.labels[ids], ids, flips)
+            turns = torch.arange(4, dtype=torch.uint8).repeat(len(ids), 1)
+            yield Batch(self.images[ids], self.labels[ids], ids, flips, turns)
 
     def close(self) -> None:
         pass
@@ -65,7 +66,7 @@ def test_accuracy_confusion_and_knn_are_those_computed_otherwise() -> None:
     model.eval()
     with torch.no_grad():
         whole = next(iter(Batches(held_out.images, held_out.labels, 90)))
-        prediction = task.predict(model, task.inputs(whole, 0))
+        prediction = task.predict(model, task.inputs(whole))
         features = [
             task.embed(model, next(iter(Batches(part.images, part.labels, 500)))).numpy()
             for part in (bank, held_out)

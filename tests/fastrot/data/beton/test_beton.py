@@ -24,7 +24,7 @@ from fastrot.data.beton.format import (
     parse_descriptor,
     record_dtype,
 )
-from fastrot.data.images import decode as images
+from fastrot.data.images import decode
 from fastrot.errors import BadDataError, MismatchError, StorageError, UsageError
 
 PAGE = 2**21
@@ -137,7 +137,7 @@ def test_field_refuses_what_the_format_cannot_hold(arguments, message):
 
 
 def test_pixel_cap_is_that_of_image_files():
-    assert MAX_PIXELS == images.MAX_PIXELS
+    assert MAX_PIXELS == decode.MAX_PIXELS
 
 
 # --- round trips

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastrot.data.beton import damage as checked
+from fastrot.data.beton import damage
+from fastrot.data.beton.damage import bad_samples, known_bad_samples
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.manifest import manifest_path
 from fastrot.data.beton.verify import verify
@@ -48,13 +49,13 @@ def beton(request, files, tmp_path):
 def looks(monkeypatch):
     """A list with one entry for each real look at the data: whether images were decoded."""
     made = []
-    real = checked.find_damage
+    real = damage.find_damage
 
     def look(*arguments, **options):
         made.append(options["decode"])
         return real(*arguments, **options)
 
-    monkeypatch.setattr(checked, "find_damage", look)
+    monkeypatch.setattr(damage, "find_damage", look)
     return made
 
 
@@ -69,28 +70,28 @@ def alter(path, sample):
 
 def test_a_checked_file_is_not_checked_again(beton, looks):
     decodes = beton.name == "copied.beton"
-    assert checked.bad_samples(BetonDataset(beton)) == {}
-    assert checked.bad_samples(BetonDataset(beton)) == {}
+    assert bad_samples(BetonDataset(beton)) == {}
+    assert bad_samples(BetonDataset(beton)) == {}
     assert looks == [decodes], "bytes that nobody decoded must be decoded"
     os.utime(beton, ns=(1, 1))
-    assert checked.bad_samples(BetonDataset(beton)) == {}
+    assert bad_samples(BetonDataset(beton)) == {}
     assert len(looks) == 2, "a file that was touched"
     beton.with_name(beton.name + ".checked.json").write_text("[]")
-    assert checked.bad_samples(BetonDataset(beton)) == {}
+    assert bad_samples(BetonDataset(beton)) == {}
     assert len(looks) == 3, "a spoilt stamp"
 
 
 def test_without_checksums_every_image_is_decoded(beton, looks):
     alter(beton, 3)
-    assert set(checked.bad_samples(BetonDataset(beton, checksums=False))) == {3}
+    assert set(bad_samples(BetonDataset(beton, checksums=False))) == {3}
     assert looks == [True]
 
 
 def test_damage_is_found_and_remembered(beton, looks):
     alter(beton, 7)
-    found = checked.bad_samples(BetonDataset(beton), workers=2)
+    found = bad_samples(BetonDataset(beton), workers=2)
     assert list(found) == [7] and "checksum" in found[7].reason
-    again = checked.bad_samples(BetonDataset(beton))
+    again = bad_samples(BetonDataset(beton))
     assert str(again[7]) == str(found[7]) and len(looks) == 1
 
 
@@ -104,7 +105,7 @@ def test_damage_that_was_there_when_the_bytes_were_kept(files, tmp_path, looks):
     out = tmp_path / "o.beton"
     report = prepare(PrepareRequest(tmp_path / "set", out, copy=True, progress=False))
     assert report.kept == 40
-    found = checked.bad_samples(BetonDataset(out))
+    found = bad_samples(BetonDataset(out))
     assert len(found) == 1 and looks == [True]
     (sample,) = found
     assert BetonDataset(out).read(sample).data == bytes(data)
@@ -114,8 +115,8 @@ def test_damage_that_was_there_when_the_bytes_were_kept(files, tmp_path, looks):
 def test_verify_spares_the_loaders_their_own_check(beton, looks):
     alter(beton, 5)
     assert [bad.sample for bad in verify(beton, progress=False).bad_samples] == [5]
-    assert set(checked.bad_samples(BetonDataset(beton))) == {5}
-    assert set(checked.known(BetonDataset(beton))) == {5}
+    assert set(bad_samples(BetonDataset(beton))) == {5}
+    assert set(known_bad_samples(BetonDataset(beton))) == {5}
     assert looks == []
 
 
@@ -127,12 +128,12 @@ def test_verify_leaves_nothing_where_the_manifest_is_wrong(beton):
 
 def test_the_stamp_goes_to_the_cache_where_the_folder_is_read_only(beton, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(checked, "_beside", lambda _: Path("/proc/no/such/place"))
+    monkeypatch.setattr(damage, "_beside", lambda _: Path("/proc/no/such/place"))
     alter(beton, 2)
-    found = checked.bad_samples(BetonDataset(beton), workers=2)
+    found = bad_samples(BetonDataset(beton), workers=2)
     assert list(found) == [2]
     assert len(list((tmp_path / "cache" / "fastrot").iterdir())) == 1
-    assert str(checked.known(BetonDataset(beton))[2]) == str(found[2])
+    assert str(known_bad_samples(BetonDataset(beton))[2]) == str(found[2])
 
 
 @pytest.mark.parametrize("verified", [False, True])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind
-from fastrot.data.beton import damage as soundness
+from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind, damage
 from fastrot.data.beton.damage import find_damage
 from fastrot.data.prepare.convert import prepare
 from fastrot.data.prepare.options import PrepareRequest
@@ -76,7 +75,7 @@ def test_threads_find_what_a_full_decode_finds(altered, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_find_the_same(altered, workers, monkeypatch):
-    monkeypatch.setattr(soundness, "_native_can", lambda file: False)
+    monkeypatch.setattr(damage, "_native_can", lambda file: False)
     path, bad = altered
     with BetonFile.open(path) as file:
         assert list(find_damage(file, None, workers=workers)) == bad
@@ -88,7 +87,7 @@ def test_checksums_alone(test_data, tmp_path, native, monkeypatch):
     made = tmp_path / "o.beton"
     prepare(PrepareRequest(folder, made, split="val", copy=True, progress=False))
     if not native:
-        monkeypatch.setattr(soundness, "_native_can", lambda file: False)
+        monkeypatch.setattr(damage, "_native_can", lambda file: False)
     with BetonFile.open(made) as file:
         checksums = np.arange(len(file), dtype=np.uint64)
         progress = []

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fastrot.data.beton import match as beton_match
 from fastrot.data.beton.format import ALLOCATION, HEADER, MIN_PAGE_SIZE, Field, Kind, record_dtype
-from fastrot.data.beton.match import check_entries, match_entries
+from fastrot.data.beton.match import _look_up, check_entries, match_entries
 from fastrot.errors import BadDataError
 
 PATH = Path("x.beton")
@@ -74,7 +73,7 @@ def test_sound_files_have_the_sizes_of_their_samples(kinds, sizes, layout, seed)
     wanted = {
         i: [size + (field.kind is not Kind.BYTES) for size in sizes] for i, field in stored.items()
     }
-    for function in (match_entries, beton_match._look_up):
+    for function in (match_entries, _look_up):
         assert outcome(function, metadata, stored, entries) == wanted
 
 
@@ -103,7 +102,7 @@ def test_damage_is_judged_alike(kinds, sizes, layout, seed, data):
         checked(entries, len(sizes))
     except BadDataError:
         assume(False)
-    both = [outcome(f, metadata, stored, entries) for f in (match_entries, beton_match._look_up)]
+    both = [outcome(f, metadata, stored, entries) for f in (match_entries, _look_up)]
     assert both[0] == both[1]
 
 

@@ -21,8 +21,8 @@ from fastrot.data.loaders import native, reference
 from fastrot.data.loaders.buffers import HostBuffers
 from fastrot.data.loaders.native import NativeLoader
 from fastrot.data.loaders.reference import decode_batch
-from fastrot.data.loaders.substitution import CropSource
 from fastrot.data.sampling.crops import Crop
+from fastrot.data.sampling.draw import BatchDrawer
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.subset import DatasetSubset
@@ -128,18 +128,18 @@ def test_ten_epochs_with_one_percent_of_bad_samples(jpegs, tmp_path, damage, man
     samples, named = BetonDataset(path), []
     spec = spec_of(samples, on_bad_sample="skip", on_bad=named.append)
     loader = build_loader("native", spec)
-    source = CropSource(samples, CROP, SEED, "skip")
+    drawer = BatchDrawer(samples, CROP, SEED, "skip")
     seen: set[int] = set()
     for epoch in range(10):
         loader.set_epoch(epoch)
-        for batch, ids in zip(loader, spec.order.batches(epoch), strict=True):
+        for batch, ids in zip(loader, spec.sampler.batches(epoch), strict=True):
             delivered = batch.index.numpy()
             assert not set(delivered.tolist()) & set(bad)
             assert ((delivered == ids) | np.isin(ids, bad)).all()
             seen.update(ids.tolist())
             if epoch in (0, 9):
-                expected = decode_batch(source, epoch, ids)
-                assert np.array_equal(expected.ids, delivered)
+                expected = decode_batch(drawer, epoch, ids)
+                assert np.array_equal(expected.drawn.ids, delivered)
                 difference = expected.images.numpy().astype(int) - batch.images.numpy()
                 assert np.abs(difference).max() <= 1
     loader.close()
@@ -219,7 +219,7 @@ def test_subsets_of_subsets_read_the_file_itself(jpegs, tmp_path):
     loader = NativeLoader(spec_of(subset, order=order))
     assert "mapped" in loader.reads or "position" in loader.reads
     images = torch.cat([batch.images for batch in loader]).numpy()
-    boxes = CropSource(subset, CROP, SEED, "fail").boxes(0, np.arange(len(subset)))
+    boxes = BatchDrawer(subset, CROP, SEED).draw(0, np.arange(len(subset))).boxes
     for i, (image, box) in enumerate(zip(images, boxes, strict=True)):
         expected = crop_and_resize(whole.decode(63 - 3 * i), box, SIDE)
         assert np.abs(expected.astype(int) - image).max() <= 1
@@ -240,7 +240,7 @@ def test_folders_of_png_and_raw_files_of_all_kinds(test_data, tmp_path):
     order = Sampler(12, 5, mode="sequential", drop_last=False)
     spec = spec_of(samples, order=order)
     ours = torch.cat([batch.images for batch in build_loader("native", spec)]).numpy()
-    expected = decode_batch(CropSource(samples, CROP, SEED, "fail"), 0, np.arange(12))
+    expected = decode_batch(BatchDrawer(samples, CROP, SEED), 0, np.arange(12))
     assert np.abs(ours.astype(int) - expected.images.numpy()).max() <= 1
 
 
@@ -254,7 +254,7 @@ def test_a_picture_wider_than_any_jpeg(tmp_path):
     samples = FolderDataset(root)
     order = Sampler(1, 1, mode="sequential", drop_last=False)
     (batch,) = build_loader("native", spec_of(samples, order=order))
-    expected = decode_batch(CropSource(samples, CROP, SEED, "fail"), 0, np.arange(1))
+    expected = decode_batch(BatchDrawer(samples, CROP, SEED), 0, np.arange(1))
     assert np.abs(batch.images.numpy().astype(int) - expected.images.numpy()).max() <= 1
 
 

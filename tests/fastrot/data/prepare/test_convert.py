@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageOps
 from rich.console import Console
 
-from fastrot.data.beton import manifest as manifests
+from fastrot.data.beton import manifest
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.beton.verify import verify
 from fastrot.data.open import open_dataset
@@ -110,7 +110,7 @@ def test_copying_decodes_nothing_and_says_so(test_data, tmp_path, monkeypatch):
     report.show(console)
     assert f"not decoded: fastrot verify {out} does that" in console.export_text()
     with BetonFile.open(out) as file:
-        assert not manifests.load(file).pixels_decoded
+        assert not manifest.load(file).pixels_decoded
     samples = open_dataset(out)
     assert samples.has_checksums and not samples.checksums_suffice
 
@@ -172,7 +172,7 @@ def test_reencoding_shrinks_and_stays_close(test_data, tmp_path):
         assert np.maximum(file.widths, file.heights).max() == 96
     samples = open_dataset(out)
     assert samples.class_names is None and set(samples.labels.tolist()) == {-1}
-    assert manifests.load(BetonFile.open(out)).made_by["max_side"] == 96
+    assert manifest.load(BetonFile.open(out)).made_by["max_side"] == 96
 
 
 def test_same_options_give_the_same_bytes_whatever_the_workers(photos, tmp_path):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from fastrot.data.sources import find
 from fastrot.data.sources.find import KINDS
-from fastrot.data.sources.find import size_note as same
 from fastrot.data.sources.listing import SIZES, size_note
 
 
@@ -16,7 +16,7 @@ def test_sizes_add_up():
 
 
 def test_the_note():
-    assert same is size_note
+    assert find.size_note is size_note
     assert size_note("voc07", "test", 4952) is None
     assert size_note("voc07", "test", 4951) == (
         "4,951 images, but voc07 test has 4,952: scores are not comparable with published ones"

@@ -20,7 +20,6 @@ from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.sources.dataset import FolderDataset
-from fastrot.data.tar import dataset as tar_samples
 from fastrot.data.tar.dataset import TarDataset
 from fastrot.errors import BadDataError, UsageError
 
@@ -224,7 +223,7 @@ def test_loaders_give_what_they_give_for_a_folder(name, workers, shards, photos,
 
 
 def test_few_files_are_open_at_a_time(shards, monkeypatch):
-    monkeypatch.setattr(tar_samples, "_OPEN_FILES", 2)
+    monkeypatch.setattr("fastrot.data.tar.dataset._OPEN_FILES", 2)
     samples = TarDataset(shards)
     before = len(os.listdir("/proc/self/fd"))
     expected = [bytes(samples.read(i).data) for i in range(len(samples))]
