@@ -1,1 +1,1 @@
-"""Loaders: each fills batches with pixels; order and crops come from the sampler."""
+"""Loaders: each fills batches with pixels; ids, boxes, flips and turns come from sampling."""

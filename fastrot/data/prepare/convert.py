@@ -1,4 +1,4 @@
-"""``fastrot prepare``: images on disk, of any layout that ``sources.py`` knows, to one ``.beton``.
+"""``fastrot prepare``: images on disk, of any layout that ``sources/`` knows, to one ``.beton``.
 
 Processes decode every image strictly and encode it, or this one keeps its bytes; this one
 writes, in an order that is a shuffle keyed by the seed. A killed run goes on with ``resume``

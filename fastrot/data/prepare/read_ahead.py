@@ -2,8 +2,8 @@
 
 The calling thread reads them itself: handing bytes from thread to thread costs more than reading
 them. Other threads tell the system which files come next, and do the few requests that turn out
-to be long ones. ``workers.py`` has processes for work that is all long. Importing this module
-imports no torch.
+to be long ones. For work that is all long ``system/worker_pool.py`` has processes. Importing this
+module imports no torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Where each crop lies and whether it is flipped: pure functions of (seed, epoch, sample id).
 
-Every loader asks here and only decodes and resizes, so any two loaders give the same crop of
-the same sample. A box is (left, top, width, height) in pixels of the image after EXIF
-orientation; it is then resized to ``size`` x ``size``. The box of a padded crop may leave the
-image: what lies outside is zero (black).
+``draw.py`` asks here for all loaders, so any two of them give the same crop of the same sample.
+A box is (left, top, width, height) in pixels of the image after EXIF orientation; it is then
+resized to ``size`` x ``size``. The box of a padded crop may leave the image: what lies outside is
+zero (black).
 
 Shapes: N ids.
 """

@@ -49,7 +49,7 @@ class Sampler:
         global_batch: B, source images a step over all ranks, before rotation.
         seed: 64-bit key of the permutation.
         mode: ``random`` draws a new permutation each epoch, ``sequential`` keeps file order,
-            ``block`` draws one that reads neighbours together (``block_order.py``).
+            ``block`` draws one that reads neighbours together (``block_shuffle.py``).
         drop_last: drop the last short batch (training) or keep it (evaluation).
         rank: this rank, in [0, world).
         world: W, number of ranks.
@@ -61,8 +61,8 @@ class Sampler:
         UsageError: B is not divisible by W * A in training, or an epoch would have no step.
 
     Example:
-        >>> order = Sampler(10, 4, seed=0, mode="sequential", world=2, rank=1)
-        >>> order.steps_per_epoch, order.rank_ids(0, 1).tolist()
+        >>> sampler = Sampler(10, 4, seed=0, mode="sequential", world=2, rank=1)
+        >>> sampler.steps_per_epoch, sampler.rank_ids(0, 1).tolist()
         (2, [6, 7])
     """
 

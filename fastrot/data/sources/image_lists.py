@@ -1,4 +1,8 @@
-"""Lists of the labels of ImageNet's images: Kaggle's, Caffe's, the devkit's. Imports no torch."""
+"""Lists that say which image has which label: of ImageNet, and those of one image a line.
+
+ImageNet's are Kaggle's, Caffe's or the devkit's; Caffe's, like those of Places205, has the name
+of an image and its label in each line. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from numpy.typing import NDArray
 from fastrot.errors import BadDataError
 
 NUM_CLASSES = 1000
-
 _DEVKIT = ("ILSVRC2012_devkit_t12/data", "devkit/data", "meta")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class LabelList(NamedTuple):
@@ -60,6 +64,34 @@ def read_list(path: Path, split: str, wnids: Sequence[str]) -> LabelList:
     return _read_devkit(path, wnids)
 
 
+def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDArray[np.int64]]:
+    """Names and labels, of shape (n,), in the order of the file.
+
+    Args:
+        path: of the file.
+        num_classes: labels must be below it.
+
+    Raises:
+        BadDataError: a line is something else.
+        OSError: as the system reports it.
+    """
+    names: list[str] = []
+    labels: list[int] = []
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            *name, label = line.rsplit(maxsplit=1) or [""]
+            # At most nine digits and no sign: int() would take more than a list has.
+            if name and _NUMBER.fullmatch(label) and int(label) < num_classes:
+                names.append(name[0].lstrip())
+                labels.append(int(label))
+            elif label:
+                raise BadDataError(
+                    f"{path}: line {number}, {line.strip()[:200]!r}, is not the name of an image "
+                    f"and a label below {num_classes}; unpack or make the list again"
+                )
+    return names, np.array(labels, np.int64)
+
+
 def _read_kaggle(path: Path, wnids: Sequence[str]) -> LabelList:
     """Lines ``ILSVRC2012_val_00000001,n01751748 111 108 230 366 ...`` behind one of headings."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[1:]
@@ -102,34 +134,3 @@ def _read_devkit(path: Path, wnids: Sequence[str]) -> LabelList:
         ) from None
     names = [f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, len(numbers) + 1)]
     return LabelList(names, labels, class_names)
-
-
-_NUMBER = re.compile(r"[0-9]{1,9}")
-
-
-def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDArray[np.int64]]:
-    """Names and labels, of shape (n,), in the order of the file.
-
-    Args:
-        path: of the file.
-        num_classes: labels must be below it.
-
-    Raises:
-        BadDataError: a line is something else.
-        OSError: as the system reports it.
-    """
-    names: list[str] = []
-    labels: list[int] = []
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            *name, label = line.rsplit(maxsplit=1) or [""]
-            # At most nine digits and no sign: int() would take more than a list has.
-            if name and _NUMBER.fullmatch(label) and int(label) < num_classes:
-                names.append(name[0].lstrip())
-                labels.append(int(label))
-            elif label:
-                raise BadDataError(
-                    f"{path}: line {number}, {line.strip()[:200]!r}, is not the name of an image "
-                    f"and a label below {num_classes}; unpack or make the list again"
-                )
-    return names, np.array(labels, np.int64)

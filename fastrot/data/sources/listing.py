@@ -1,4 +1,8 @@
-"""What a data set on disk consists of: names, labels, sizes. Imports no torch."""
+"""What a data set on disk consists of: names, labels and sizes of its images.
+
+And how many images the splits of the published data sets have, so that a part of one is not taken
+for the whole. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,22 @@ from fastrot.data.sources import cifar
 from fastrot.errors import BadDataError
 
 Kind = Literal["folder", "cifar", "voc07", "coco", "imagenet", "places205", "inat18"]
+
+SIZES = {
+    ("voc07", "trainval"): 5011,
+    ("voc07", "test"): 4952,
+    ("voc07", "train"): 2501,
+    ("voc07", "val"): 2510,
+    ("imagenet", "train"): 1281167,
+    ("imagenet", "val"): 50000,
+    ("places205", "train"): 2448873,
+    ("places205", "val"): 20500,
+    ("inat18", "train"): 437513,
+    ("inat18", "val"): 24426,
+    ("cifar", "train"): 50000,
+    ("cifar", "test"): 10000,
+}
+"""Images by kind and split, as the pages of the data sets state them."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +170,30 @@ def check_link(path: str, boundary: Path | None) -> None:
         )
 
 
+def size_note(kind: str, split: str, count: int) -> str | None:
+    """What to say beside scores if a split is not the whole one that a benchmark uses.
+
+    Args:
+        kind: ``voc07``, ``imagenet`` ...; others have no known size.
+        split: of it.
+        count: images that there are.
+
+    Returns:
+        One line; None where the split is whole, or its size not known.
+
+    Example:
+        >>> size_note("voc07", "test", 115)
+        '115 images, but voc07 test has 4,952: scores are not comparable with published ones'
+    """
+    genuine = SIZES.get((kind, split))
+    if genuine is None or count == genuine:
+        return None
+    return (
+        f"{count:,} images, but {kind} {split} has {genuine:,}: scores are not comparable with "
+        "published ones"
+    )
+
+
 def _sizes(
     root: Path, paths: list[str], listed_in: Path, boundary: Path | None
 ) -> NDArray[np.int64]:
@@ -182,44 +226,3 @@ def _sizes(
             f"the first {missing[0]!r} in {root}; unpack all of the data set"
         )
     return sizes
-
-
-SIZES = {
-    ("voc07", "trainval"): 5011,
-    ("voc07", "test"): 4952,
-    ("voc07", "train"): 2501,
-    ("voc07", "val"): 2510,
-    ("imagenet", "train"): 1281167,
-    ("imagenet", "val"): 50000,
-    ("places205", "train"): 2448873,
-    ("places205", "val"): 20500,
-    ("inat18", "train"): 437513,
-    ("inat18", "val"): 24426,
-    ("cifar", "train"): 50000,
-    ("cifar", "test"): 10000,
-}
-"""Images by kind and split, as the pages of the data sets state them."""
-
-
-def size_note(kind: str, split: str, count: int) -> str | None:
-    """What to say beside scores if a split is not the whole one that a benchmark uses.
-
-    Args:
-        kind: ``voc07``, ``imagenet`` ...; others have no known size.
-        split: of it.
-        count: images that there are.
-
-    Returns:
-        One line; None where the split is whole, or its size not known.
-
-    Example:
-        >>> size_note("voc07", "test", 115)
-        '115 images, but voc07 test has 4,952: scores are not comparable with published ones'
-    """
-    genuine = SIZES.get((kind, split))
-    if genuine is None or count == genuine:
-        return None
-    return (
-        f"{count:,} images, but {kind} {split} has {genuine:,}: scores are not comparable with "
-        "published ones"
-    )
