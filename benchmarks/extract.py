@@ -44,7 +44,7 @@ from fastrot.distributed.world import World, pick_device
 from fastrot.errors import UsageError
 from fastrot.features.extract import pass_size
 from fastrot.features.forward import FeatureNetwork, pipelined
-from fastrot.features.spec import FeaturePlan
+from fastrot.features.spec import FeatureSpec
 from fastrot.models.backbones import build_model
 from fastrot.models.layers import Engine, fastest_batch_norm
 from fastrot.models.precision import resolve_precision
@@ -232,7 +232,7 @@ def run_extract(request: ExtractBenchRequest) -> ExtractReport:
 class _Reader:
     """Batches of a data set without end; each iteration goes on where the last one stopped."""
 
-    def __init__(self, data: str, plan: FeaturePlan, batch: int, device: torch.device) -> None:
+    def __init__(self, data: str, plan: FeatureSpec, batch: int, device: torch.device) -> None:
         samples = open_dataset(data)
         order = Sampler(len(samples), batch, mode="sequential", drop_last=False)
         workers = usable_cores() if device.type == "cuda" else max(1, usable_cores() // 2)
@@ -267,10 +267,10 @@ def _random(model: str) -> Backbone:
     )  # fmt: skip
 
 
-def _plan(backbone: Backbone, resolution: int, precision: str, device: torch.device) -> FeaturePlan:
+def _plan(backbone: Backbone, resolution: int, precision: str, device: torch.device) -> FeatureSpec:
     crop = Crop("center", resolution, resize=round(resolution * 8 / 7))
     layers = tuple(backbone.model.stage_names)
-    return FeaturePlan(layers, crop, 0, "auto", resolve_precision(precision, device), {})
+    return FeatureSpec(layers, crop, 0, 0, "auto", resolve_precision(precision, device), {})
 
 
 def _pixels(count: int, side: int, device: torch.device) -> Batch:

@@ -33,7 +33,7 @@ from fastrot.benchmarks.solvers.svm_baselines import BASELINES, Fit, fit_all, mi
 from fastrot.benchmarks.solvers.svm_problems import Sample, objective, sample_problems
 from fastrot.errors import UsageError
 from fastrot.evaluation.metrics import average_precision
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.evaluation.svm.lowshot import evaluate_lowshot
 from fastrot.evaluation.svm.voc07 import evaluate_svm, several_labels, unit_rows
@@ -252,7 +252,7 @@ def _choose(baselines: Sequence[str] | None) -> tuple[list[str], dict[str, str]]
 def _ours(caches: tuple[FeatureCache, FeatureCache], config: EvalConfig) -> tuple[float, float]:
     evaluate = evaluate_svm if config.kind == "svm" else evaluate_lowshot
     started = time.perf_counter()
-    scores = evaluate(*caches, config, Journal(None, {}), lambda _: None)
+    scores = evaluate(*caches, config, PartialResults(None, {}), lambda _: None)
     seconds = time.perf_counter() - started
     return seconds, max(float(score.detail["largest_gap"]) for score in scores)
 

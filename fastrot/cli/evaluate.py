@@ -48,21 +48,22 @@ def extract(
     """Write the features of all images into a cache; after a kill, go on with it."""
     on_ranks(gpus)
     from fastrot.distributed.world import read_world
-    from fastrot.evaluation.extract import extract as run
+    from fastrot.evaluation import extract as extraction
 
-    report = run(
-        checkpoint,
-        data,
-        out,
-        layers=layers.split(",") if layers else None,
+    request = extraction.ExtractRequest(
+        checkpoint=checkpoint,
+        data=data,
+        out=out,
+        layers=tuple(layers.split(",")) if layers else None,
         protocol=protocol,
         crops=crops,
-        random_init=random_init,
         channel_order=channel_order,
         model=model,
+        random_init=random_init,
         overrides=tuple(overrides or ()),
         progress=not json,
     )
+    report = extraction.extract(request)
     if read_world().is_main:
         show(report, json)
 
@@ -117,12 +118,13 @@ def evaluate(
 ) -> None:
     """Run a published protocol; what is done already is not done again."""
     on_ranks(gpus)
-    from fastrot.evaluation.command import evaluate as run
+    from fastrot.evaluation import command
+    from fastrot.evaluation.run import EvalRequest
 
     sets = {"voc07": voc07, "imagenet": imagenet, "places205": places205, "inat18": inat18}
-    report = run(
-        protocol,
-        checkpoint,
+    request = EvalRequest(
+        protocol=protocol,
+        checkpoint=checkpoint,
         train=train,
         test=test,
         sets={kind: pair for kind, pair in sets.items() if pair is not None},
@@ -134,8 +136,8 @@ def evaluate(
         random_init=random_init,
         overrides=tuple(overrides or ()),
         progress=not json,
-        say=lambda text: typer.echo(text, err=True),
     )
+    report = command.evaluate(request, lambda text: typer.echo(text, err=True))
     if report is not None:
         show(report, json)
 

@@ -1,4 +1,4 @@
-"""``fastrot extract``: features of a data set, from a checkpoint, in one command."""
+"""``fastrot extract``, and how a protocol sees images: its crops, its layers, a backbone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.config import ModelConfig, load_config
+from fastrot.config import load_config
+from fastrot.data.dataset import Dataset
 from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
 from fastrot.distributed.world import World, joined, pick_device, read_world
+from fastrot.errors import UsageError
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.features.cache import FeatureCache
-from fastrot.features.extract import extract_features
-from fastrot.features.spec import protocol_crop
+from fastrot.features.extract import ExtractOptions, extract_features
+from fastrot.features.spec import FeatureSpec
 from fastrot.system.machine import usable_cores
 from fastrot.system.yaml_config import Override, override_key
 from fastrot.weights.load import Backbone, load_backbone
@@ -28,12 +30,96 @@ from fastrot.weights.load import Backbone, load_backbone
 DEFAULT_PROTOCOL = "linear"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BackboneRequest:
+    """The backbone and the settings that a command names.
+
+    Attributes:
+        checkpoint: run, checkpoint folder or weight file.
+        channel_order: ``bgr`` for weights trained on BGR images.
+        model: architecture of a weight file; None: guessed.
+        random_init: take the random initialisation of the same architecture instead of the
+            trained weights: that of the run's seed, 0 for a weight file.
+        overrides: ``features.resolution=96`` and the like of the protocol, and ``model.width=32``
+            of a weight file's architecture.
+        progress: show bars.
+    """
+
+    checkpoint: Path
+    channel_order: str = "rgb"
+    model: str | None = None
+    random_init: bool = False
+    overrides: Sequence[Override] = ()
+    progress: bool = True
+
+    def load_backbone(self) -> Backbone:
+        """Load the backbone.
+
+        Raises:
+            FastrotError: as ``weights.load.load_backbone``.
+        """
+        of_model, _ = self._divided()
+        named: list[Override] = [] if self.model is None else [("model.name", self.model)]
+        architecture = [*named, *of_model]
+        return load_backbone(
+            self.checkpoint,
+            model=load_config(None, architecture).model if architecture else None,
+            channel_order=self.channel_order,
+            random_init=self.random_init,
+        )
+
+    def load_protocol(self, name_or_path: str) -> EvalConfig:
+        """Read a protocol with the overrides that are for it.
+
+        Raises:
+            UsageError: an unknown protocol, or a setting that breaks a rule.
+        """
+        return load_protocol(name_or_path, self._divided()[1])
+
+    def _divided(self) -> tuple[list[Override], list[Override]]:
+        """Overrides of a weight file's architecture, and those of the protocol."""
+        of_model = [item for item in self.overrides if override_key(item).startswith("model.")]
+        return of_model, [item for item in self.overrides if item not in of_model]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractRequest(BackboneRequest):
+    """``fastrot extract`` as it was asked for.
+
+    Attributes:
+        data: a ``.beton`` file, a folder, or tar shards.
+        out: the cache's folder.
+        layers: stages; None: the protocol's, or without a protocol all of the backbone.
+        protocol: whose test transform and layers are taken; None: those of ``linear``.
+        crops: K random crops of each image instead of the test transform.
+    """
+
+    data: Path
+    out: Path
+    layers: tuple[str, ...] | None = None
+    protocol: str | None = None
+    crops: int = 0
+
+
 def scoring_crop(config: EvalConfig, backbone: Backbone) -> Crop:
-    """The test transform of a protocol, at the backbone's resolution where it names none."""
+    """The test transform of a protocol, at the backbone's resolution where it names none.
+
+    ``center`` resizes the short side (by default to 8/7 of the resolution, which is 256 at 224)
+    and takes the centre square; ``squash`` takes the whole image to a square.
+
+    Raises:
+        UsageError: the crop is larger than what it is cut out of.
+    """
     features = config.features
-    return protocol_crop(
-        features.transform, backbone, resolution=features.resolution, resize=features.resize
-    )
+    side = features.resolution or backbone.resolution
+    if features.transform == "squash":
+        return Crop("whole", side)
+    if features.resize and features.resize < side:
+        raise UsageError(
+            f"features.resize={features.resize} must be at least the resolution, which is {side}, "
+            "that is cut out of it"
+        )
+    return Crop("center", side, resize=features.resize or round(side * 8 / 7))
 
 
 def training_crop(config: EvalConfig, backbone: Backbone) -> Crop:
@@ -72,7 +158,7 @@ class ExtractReport:
         return {
             "cache": str(cache.path),
             "digest": cache.digest,
-            "identity": cache.identity,
+            "identity": cache.fingerprint,
             "samples": cache.num_samples,
             "crops": cache.crops,
             "layers": cache.manifest["layers"],
@@ -87,7 +173,7 @@ class ExtractReport:
         crops = f", {cache.crops} crops each" if cache.crops else ""
         console.print(
             f"{cache.path}: {cache.num_samples:,} samples{crops} of {made.get('data', 'arrays')}\n"
-            f"weights: {made.get('source', cache.identity.get('weights', 'unknown'))}",
+            f"weights: {made.get('source', cache.fingerprint.get('weights', 'unknown'))}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -102,158 +188,65 @@ class ExtractReport:
         return (self.cache.path / f"{layer}.npy").stat().st_size
 
 
-def extract(
-    checkpoint: Path,
-    data: Path,
-    out: Path,
-    *,
-    layers: Sequence[str] | None = None,
-    protocol: str | None = None,
-    crops: int = 0,
-    random_init: bool = False,
-    channel_order: str = "rgb",
-    model: str | None = None,
-    overrides: Sequence[Override] = (),
-    seed: int = 0,
-    loader: str = "auto",
-    device: str = "auto",
-    batch: int | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-) -> ExtractReport:
-    """Extract features, or go on with it; under torchrun on all ranks.
-
-    Args:
-        checkpoint: run, checkpoint folder or weight file.
-        data: a ``.beton`` file, a folder, or tar shards.
-        out: the cache's folder.
-        layers: stages; None: the protocol's, or without a protocol all of the backbone.
-        protocol: whose test transform and layers are taken; None: those of ``linear``.
-        crops: K random crops of each image instead of the test transform.
-        random_init: of the same architecture, instead of the trained weights.
-        channel_order: ``bgr`` for weights trained on BGR images.
-        model: architecture of a weight file; None: guessed.
-        overrides: ``features.resolution=96`` and the like, and ``model.width=32`` of a weight
-            file's architecture.
-        seed: of the random crops (``random_init`` takes the run's, 0 for a weight file).
-        loader: ``auto`` or an engine.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        batch: images of a forward pass; None: by size and device.
-        workers: decoding threads; None: by the cores.
-        progress: show it on standard error.
-
-    Raises:
-        FastrotError: with the exit code of the failure.
-    """
-    started = time.monotonic()
-    of_model, of_protocol = divide_overrides(overrides)
-    config = load_protocol(protocol or DEFAULT_PROTOCOL, of_protocol)
-    backbone = load_backbone(
-        checkpoint,
-        model=architecture(model, of_model),
-        channel_order=channel_order,
-        random_init=random_init,
-    )
-    cache = extract_for(
-        config,
-        backbone,
-        data,
-        out,
-        layers=layers or _layers(config, protocol, backbone.model.stage_names),
-        crops=crops,
-        seed=seed,
-        loader=loader,
-        device=device,
-        batch=batch,
-        workers=workers,
-        progress=progress,
-    )
-    return ExtractReport(cache, time.monotonic() - started)
-
-
-def extract_for(
+def protocol_spec(
     config: EvalConfig,
     backbone: Backbone,
-    data: Path,
-    out: Path,
+    samples: Dataset,
+    device: torch.device,
     *,
-    layers: Sequence[str],
-    crops: int,
-    seed: int = 0,
-    loader: str = "auto",
-    device: str = "auto",
-    batch: int | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-    world: World | None = None,
-) -> FeatureCache:
-    """Features of a loaded backbone, as a protocol sees images.
+    layers: Sequence[str] | None = None,
+    crops: int = 0,
+) -> FeatureSpec:
+    """What the features of a data set are, as a protocol sees images.
 
     Args:
         config: of the protocol.
         backbone: loaded once, so that training and test features are of the same weights, also
             while a run goes on.
-        data: as for ``extract``.
-        out: the cache's folder.
-        layers: stages.
-        crops: K, or 0.
-        seed: of the random crops.
-        loader: as for ``extract``.
-        device: as for ``extract``.
-        batch: as for ``extract``.
-        workers: as for ``extract``.
-        progress: show it on standard error.
-        world: the ranks; None: torchrun's.
+        samples: the data set.
+        device: where they are computed.
+        layers: stages; None: the protocol's.
+        crops: K random crops of each image, resized ones but for ``center_random``; 0: the test
+            transform.
+
+    Raises:
+        FastrotError: as ``FeatureSpec.settle``.
+    """
+    drawn = crops and config.linear.augment == "center_random"
+    return FeatureSpec.settle(
+        backbone,
+        samples,
+        device,
+        layers=layers or config.features.layers,
+        crop=training_crop(config, backbone) if drawn else scoring_crop(config, backbone),
+        crops=crops,
+        precision=config.features.precision,
+    )
+
+
+def extract(request: ExtractRequest) -> ExtractReport:
+    """Extract features, or go on with it; under torchrun on all ranks.
 
     Raises:
         FastrotError: with the exit code of the failure.
     """
-    world = world or read_world()
-    target = pick_device(device, world)
+    started = time.monotonic()
+    config = request.load_protocol(request.protocol or DEFAULT_PROTOCOL)
+    backbone, world = request.load_backbone(), read_world()
+    layers = request.layers or (
+        backbone.model.stage_names if request.protocol is None else config.features.layers
+    )
+    device = pick_device("auto", world)
+    share_cores(world)
+    with joined(world, device):
+        samples = open_dataset(request.data)
+        spec = protocol_spec(config, backbone, samples, device, layers=layers, crops=request.crops)
+        options = ExtractOptions(progress=request.progress)
+        cache = extract_features(backbone, samples, request.out, spec, options, world=world)
+    return ExtractReport(cache, time.monotonic() - started)
+
+
+def share_cores(world: World) -> None:
+    """Compute with this rank's share of the machine's cores, unless the user says how many."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // world.local_size))
-    with joined(world, target):
-        return extract_features(
-            backbone,
-            open_dataset(data),
-            out,
-            layers=layers,
-            crop=_crop(config, backbone, crops),
-            crops=crops,
-            seed=seed,
-            loader=loader,
-            device=device,
-            batch=batch,
-            workers=workers,
-            precision=config.features.precision,
-            world=world,
-            progress=progress,
-        )
-
-
-def _crop(config: EvalConfig, backbone: Backbone, crops: int) -> Crop:
-    """Of the test transform; random crops of it are resized, but for Places205's protocol."""
-    if crops and config.linear.augment == "center_random":
-        return training_crop(config, backbone)
-    features = config.features
-    return protocol_crop(
-        features.transform, backbone, resolution=features.resolution, resize=features.resize
-    )
-
-
-def _layers(config: EvalConfig, protocol: str | None, stages: tuple[str, ...]) -> tuple[str, ...]:
-    return stages if protocol is None else config.features.layers
-
-
-def divide_overrides(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
-    """Those of a weight file's architecture (``model.width=32``), and those of the protocol."""
-    of_model = [item for item in overrides if override_key(item).startswith("model.")]
-    return of_model, [item for item in overrides if item not in of_model]
-
-
-def architecture(name: str | None, overrides: Sequence[Override]) -> ModelConfig | None:
-    """Of a weight file, as the command line names it; None: to be guessed."""
-    if name is None and not overrides:
-        return None
-    named: list[Override] = [] if name is None else [("model.name", name)]
-    return load_config(None, [*named, *overrides]).model

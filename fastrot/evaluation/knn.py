@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fastrot.data.labels import count_classes
 from fastrot.errors import BadDataError, MismatchError, UsageError
 from fastrot.evaluation.metrics import label_ranks
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
@@ -39,7 +39,7 @@ def evaluate_knn(
     train: FeatureCache,
     test: FeatureCache,
     config: EvalConfig,
-    journal: Journal,
+    parts: PartialResults,
     say: Say,
     *,
     device: str = "auto",
@@ -51,10 +51,10 @@ def evaluate_knn(
         train: features that vote, one class an image.
         test: features to classify, of the same classes.
         config: sections ``features`` and ``knn``.
-        journal: parts that are done already.
+        parts: those that are done already.
         say: one line to the user.
         device: ``auto``, ``cpu`` or ``cuda``.
-        unit: test images a part. A journal is of one value: another one finds no part done.
+        unit: test images a part. Saved parts are of one value: another one finds no part done.
 
     Raises:
         BadDataError: labels are missing, several an image or out of range; or crops are cached.
@@ -71,10 +71,10 @@ def evaluate_knn(
         for start in range(0, test.num_samples, unit):
             stop = min(start + unit, test.num_samples)
             name = f"{layer}-{start}-{stop}"
-            record = journal.get(name)
+            record = parts.get(name)
             if record is None:
                 record = _part(train, test, layer, slice(start, stop), classes, config, device, say)
-                journal.put(name, record)
+                parts.put(name, record)
             for k, top in hits:
                 hits[k, top] += record["hits"][str(k)][str(top)]
         for k in config.knn.k:

@@ -14,12 +14,12 @@ from fastrot.system.fingerprint import differing_fields, plain
 _MAX_JSON_BYTES = 2**28
 
 
-class Journal:
+class PartialResults:
     """Remember what each unit of an evaluation gave, under what all of it depends on.
 
     Args:
         folder: where; it is created. None: nothing is remembered.
-        identity: plain JSON values: settings, caches, seeds. Another one than the folder holds
+        fingerprint: plain JSON values: settings, caches, seeds. Another one than the folder holds
             is refused.
 
     Raises:
@@ -28,24 +28,24 @@ class Journal:
         StorageError: it cannot be read or written.
 
     Example:
-        >>> journal = Journal(None, {"protocol": "knn"})
-        >>> journal.get("layer1") is None
+        >>> parts = PartialResults(None, {"protocol": "knn"})
+        >>> parts.get("layer1") is None
         True
     """
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, fingerprint: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.identity: dict[str, Any] = plain(identity)
+        self.fingerprint: dict[str, Any] = plain(fingerprint)
         if folder is None:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             saved = _read(folder / "identity.json")
             if saved is None:
-                write_atomic(folder / "identity.json", _bytes(self.identity))
+                write_atomic(folder / "identity.json", _bytes(self.fingerprint))
         except OSError as error:
             raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from None
-        if saved is not None and (fields := differing_fields(saved, self.identity)):
+        if saved is not None and (fields := differing_fields(saved, self.fingerprint)):
             raise MismatchError(
                 f"{folder}: holds results of another evaluation: {'; '.join(fields)}; name another "
                 "--out, or remove that folder"

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
+from fastrot.data.dataset import Dataset
 from fastrot.data.labels import check_same_classes, count_classes
 from fastrot.data.open import open_dataset
 from fastrot.data.sources.find import size_note
 from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.errors import UsageError
-from fastrot.evaluation.extract import architecture, divide_overrides, extract_for
+from fastrot.evaluation.extract import BackboneRequest, protocol_spec, share_cores
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear.cached import evaluate_linear
-from fastrot.evaluation.linear.online import evaluate_linear_live, live_identity
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.linear.online import OnlineSpec, evaluate_linear_online
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import (
     TEST_TRANSFORM,
     EvalConfig,
@@ -33,12 +34,12 @@ from fastrot.evaluation.result import Result, Score
 from fastrot.evaluation.svm.lowshot import evaluate_lowshot
 from fastrot.evaluation.svm.voc07 import evaluate_svm
 from fastrot.features.cache import FeatureCache
+from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.system.console import Say
 from fastrot.system.files import write_atomic
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 from fastrot.system.machine import environment_record
-from fastrot.system.yaml_config import Override
-from fastrot.weights.load import Backbone, load_backbone
+from fastrot.weights.load import Backbone
 
 _EVALUATORS = {
     "svm": evaluate_svm,
@@ -54,51 +55,96 @@ _SPLITS = {
 }
 
 
-@dataclass(frozen=True)
-class EvalRequest:
-    """What is to be measured.
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest(BackboneRequest):
+    """``fastrot eval`` as it was asked for.
 
     Attributes:
-        protocol: name, or YAML file.
-        checkpoint: run, checkpoint folder or weight file.
-        train: training data, labelled.
+        protocol: name, YAML file, or ``suite``.
+        train: training data; a suite takes it for protocols without published numbers.
         test: test data of the same classes.
-        out: folder for caches and results; it is created.
-        mode: how training rows are made; only linear probes have a choice.
-        overrides: ``section.key=value`` of the protocol, ``model.key=value`` of a weight file.
-        channel_order: ``bgr`` for weights trained on BGR images.
-        model: architecture of a weight file; None: guessed.
-        random_init: measure the random initialisation instead of the weights.
-        beside_random: measure the random initialisation, too.
-        cached_layers: what a cache holds, at least the protocol's layers; None: just these.
-        progress: show bars.
+        sets: suite: training and test data of benchmarks with published numbers, by kind.
+        mode: of linear probes; None: ``cached-4``. A suite takes several, with commas.
+        beside_random: also measure the random initialisation; None: in a suite.
+        out: folder for caches and results; None: ``RUN/eval``, or beside a weight file
+            ``eval/NAME``.
     """
 
     protocol: str
-    checkpoint: Path
-    train: Path
-    test: Path
-    out: Path
-    mode: Mode = TEST_TRANSFORM
-    overrides: Sequence[Override] = ()
-    channel_order: str = "rgb"
-    model: str | None = None
-    random_init: bool = False
-    beside_random: bool = False
-    cached_layers: tuple[str, ...] | None = None
-    progress: bool = True
+    train: Path | None = None
+    test: Path | None = None
+    sets: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
+    mode: str | None = None
+    beside_random: bool | None = None
+    out: Path | None = None
 
     @property
-    def config(self) -> EvalConfig:
-        """The resolved protocol.
+    def folder(self) -> Path:
+        """Where caches and results go; it is created."""
+        if self.out is not None:
+            return self.out
+        if self.checkpoint.is_dir():
+            return self.checkpoint / "eval"
+        return self.checkpoint.parent / "eval" / self.checkpoint.name.partition(".")[0]
 
-        Raises:
-            UsageError: an unknown protocol, or a setting that breaks a rule.
-        """
-        return load_protocol(self.protocol, divide_overrides(self.overrides)[1])
+
+class NamedData(NamedTuple):
+    """An open data set.
+
+    Attributes:
+        path: what the user named, its part included.
+        samples: the data set.
+    """
+
+    path: Path
+    samples: Dataset
 
 
-def measure(what: EvalRequest, say: Say = lambda _: None) -> tuple[Result, Path] | None:
+def open_data(*paths: Path) -> dict[Path, NamedData]:
+    """Open data sets, each once."""
+    return {path: NamedData(path, open_dataset(path)) for path in dict.fromkeys(paths)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolRun:
+    """One protocol of a request: its settings are read, and its data is open.
+
+    Attributes:
+        request: that it is part of.
+        config: of the protocol, with the request's overrides.
+        train: training data, labelled.
+        test: test data of the same classes.
+        mode: how training rows are made; only linear probes have a choice.
+        beside_random: measure the random initialisation, too.
+        cached_layers: what a cache holds, at least the protocol's layers; None: just these.
+    """
+
+    request: EvalRequest
+    config: EvalConfig
+    train: NamedData
+    test: NamedData
+    mode: Mode = TEST_TRANSFORM
+    beside_random: bool = False
+    cached_layers: tuple[str, ...] | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What its caches hold."""
+        # Online probes extract the test images themselves, and just the layers that they score.
+        online = self.mode.crops is None
+        return (
+            self.config.features.layers
+            if online
+            else self.cached_layers or (self.config.features.layers)
+        )
+
+    @property
+    def at_random(self) -> ProtocolRun:
+        """The same of the random initialisation."""
+        return replace(self, request=replace(self.request, random_init=True), beside_random=False)
+
+
+def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, Path] | None:
     """Run a protocol; what an earlier, killed start has finished is not done again.
 
     Under torchrun all ranks extract; then the first one evaluates, and the others leave.
@@ -109,60 +155,50 @@ def measure(what: EvalRequest, say: Say = lambda _: None) -> tuple[Result, Path]
     Raises:
         FastrotError: with the exit code of the failure.
     """
-    config, mode = what.config, what.mode
-    if config.kind != "linear" and mode != TEST_TRANSFORM:
-        raise UsageError(
-            f"mode {mode.name!r}: {config.protocol} has no choice, its features are of the test "
-            "transform; leave --mode out"
-        )
-    if mode.crops is None and read_world().size > 1:
-        raise UsageError("mode 'augmented' trains on one process; leave torchrun out")
-    _check(what, config)
-    began, ranks = time.monotonic(), read_world().size
+    config, world = what.config, read_world()
+    _check(what)
+    began = time.monotonic()
     shared: dict[str, float] = {}
-    if ranks > 1:
-        _extract_on_all_ranks(what, config, say if read_world().is_main else _silent)
-        shared[f"this start, features on {ranks} ranks"] = time.monotonic() - began
-        if not read_world().is_main:
+    if world.size > 1:
+        _extract_on_all_ranks(what, world, say if world.is_main else _silent)
+        shared[f"this start, features on {world.size} ranks"] = time.monotonic() - began
+        if not world.is_main:
             return None
-    backbone = _backbone(what)
-    scores, folder, settings, seconds = _run(what, config, backbone, say)
+    backbone = what.request.load_backbone()
+    scores, folder, settings, seconds = _run(what, backbone, say)
     random = None
-    if what.beside_random and not what.random_init:
+    if what.beside_random and not what.request.random_init:
         say(f"{config.protocol}: the same of the random initialisation")
-        other = replace(what, random_init=True)
-        random, _, _, more = _run(other, config, _backbone(other), say)
+        other = what.at_random
+        random, _, _, more = _run(other, other.request.load_backbone(), say)
         seconds |= {f"random {part}": value for part, value in more.items()}
     shipped = config.protocol in protocol_names()
     own = load_protocol(config.protocol) if shipped else config
     result = Result(
         protocol=config.protocol,
-        label=mode.label,
+        label=what.mode.label,
         scores=scores,
         random=random,
         settings=config.model_dump(mode="json"),
         changed=differing_fields(_relevant(own), _relevant(config)),
         weights={"source": backbone.source, "digest": backbone.digest},
-        data={"train": str(what.train), "test": str(what.test)},
+        data={"train": str(what.train.path), "test": str(what.test.path)},
         caches=settings,
         seconds={**seconds, **shared, "this start": time.monotonic() - began},
         record=environment_record(),
-        notes=_notes(what, config),
+        notes=_notes(what),
     )
     text = json.dumps(result.to_json(), indent=1, default=str)
     write_atomic(folder / "result.json", text.encode() + b"\n")
     return result, folder
 
 
-def _extract_on_all_ranks(what: EvalRequest, config: EvalConfig, say: Say) -> None:
+def _extract_on_all_ranks(what: ProtocolRun, world: World, say: Say) -> None:
     """All features that will be needed, within one process group."""
-    world = read_world()
-    steps = [what, replace(what, random_init=True)] if what.beside_random else [what]
     with joined(world, pick_device("auto", world)):
-        for step in steps:
-            backbone = _backbone(step)
-            for data, crops in ((what.train, what.mode.crops or 0), (what.test, 0)):
-                _extracted(step, config, backbone, data, crops, world, say)
+        for each in [what, what.at_random] if what.beside_random else [what]:
+            backbone = each.request.load_backbone()
+            _extracted(each, backbone, world, say)
 
 
 def _silent(_: str) -> None:
@@ -170,121 +206,103 @@ def _silent(_: str) -> None:
 
 
 def _run(
-    what: EvalRequest, config: EvalConfig, backbone: Backbone, say: Say
+    what: ProtocolRun, backbone: Backbone, say: Say
 ) -> tuple[list[Score], Path, dict[str, Any], dict[str, float]]:
     """Scores, their folder, what the features depend on, and wall times."""
+    config = what.config
     name = config.protocol
     if what.mode != TEST_TRANSFORM:
         name += f"-{what.mode.name}"
-    folder = what.out / f"{name}{'-random' if what.random_init else ''}"
+    folder = what.request.folder / f"{name}{'-random' if what.request.random_init else ''}"
     settings = {"protocol": name, **_relevant(config)}
     began = time.monotonic()
     if what.mode.crops is None:
-        train, test = open_dataset(what.train), open_dataset(what.test)
-        depends = live_identity(backbone, train, test, config)
-        journal = _journal(folder, {"settings": settings, "live": depends})
-        scores = evaluate_linear_live(
+        device = pick_device("auto", World())
+        spec = OnlineSpec.settle(backbone, what.train.samples, what.test.samples, config, device)
+        depends = spec.fingerprint
+        parts = _finished_parts(folder, {"settings": settings, "live": depends})
+        scores = evaluate_linear_online(
             backbone,
-            train,
-            test,
+            what.train.samples,
+            what.test.samples,
+            spec,
             config,
-            journal,
+            parts,
             say,
-            test_cache=_cache_folder(what, config, what.test, 0),
-            progress=what.progress,
+            options=ExtractOptions(progress=what.request.progress),
+            test_cache=_cache_folder(what, what.test, 0),
         )
-        return scores, folder, depends, _seconds(journal, evaluation=time.monotonic() - began)
-    caches = {
-        part: _extracted(what, config, backbone, data, crops, World(), say)
-        for part, data, crops in (("train", what.train, what.mode.crops), ("test", what.test, 0))
-    }
+        return scores, folder, depends, _seconds(parts, evaluation=time.monotonic() - began)
+    train, test = _extracted(what, backbone, World(), say)
     extracted = time.monotonic() - began
-    depends = {part: cache.identity for part, cache in caches.items()}
-    journal = _journal(folder, {"settings": settings, "caches": depends})
-    scores = _EVALUATORS[config.kind](caches["train"], caches["test"], config, journal, say)
+    depends = {"train": train.fingerprint, "test": test.fingerprint}
+    parts = _finished_parts(folder, {"settings": settings, "caches": depends})
+    scores = _EVALUATORS[config.kind](train, test, config, parts, say)
     spent = time.monotonic() - began - extracted
-    return scores, folder, depends, _seconds(journal, features=extracted, evaluation=spent)
+    return scores, folder, depends, _seconds(parts, features=extracted, evaluation=spent)
 
 
-def _seconds(journal: Journal, **parts: float) -> dict[str, float]:
+def _seconds(parts: PartialResults, **spent: float) -> dict[str, float]:
     """Of the start that finished the evaluation, not of one that only reads what it found."""
-    saved = journal.get("seconds")
+    saved = parts.get("seconds")
     if saved is None:
-        journal.put("seconds", parts)
-        return parts
+        parts.put("seconds", spent)
+        return spent
     return {part: float(seconds) for part, seconds in saved.items()}
 
 
-def _journal(folder: Path, identity: dict[str, Any]) -> Journal:
+def _finished_parts(folder: Path, fingerprint: dict[str, Any]) -> PartialResults:
     """Finished parts of what is defined so; another definition has a folder of its own."""
-    return Journal(folder / f"parts-{fingerprint_digest(plain(identity))[:8]}", identity)
+    digest = fingerprint_digest(plain(fingerprint))
+    return PartialResults(folder / f"parts-{digest[:8]}", fingerprint)
 
 
-def _check(what: EvalRequest, config: EvalConfig) -> None:
+def _check(what: ProtocolRun) -> None:
     """Refuse what cannot be measured before anything is extracted."""
-    train, test = open_dataset(what.train), open_dataset(what.test)
+    config, train, test = what.config, what.train.samples, what.test.samples
     if config.kind in ("linear", "knn"):
         count_classes(train, test, (len(train), len(test)))
     else:
         check_same_classes(train, test)
     if config.kind == "knn" and max(config.knn.k) > len(train):
         raise UsageError(
-            f"knn.k={max(config.knn.k)} is more than the {len(train):,} images of {what.train}; "
-            f"set knn.k to values up to {len(train)}"
+            f"knn.k={max(config.knn.k)} is more than the {len(train):,} images of "
+            f"{what.train.path}; set knn.k to values up to {len(train)}"
         )
 
 
 def _extracted(
-    what: EvalRequest,
-    config: EvalConfig,
-    backbone: Backbone,
-    data: Path,
-    crops: int,
-    world: World,
-    say: Say,
-) -> FeatureCache:
-    say(f"{config.protocol}: features of {data}")
-    return extract_for(
-        config,
-        backbone,
-        data,
-        _cache_folder(what, config, data, crops),
-        layers=_cached_layers(what, config),
-        crops=crops,
-        progress=what.progress and world.is_main,
-        world=world,
-    )
+    what: ProtocolRun, backbone: Backbone, world: World, say: Say
+) -> tuple[FeatureCache, FeatureCache]:
+    """Features of the training and the test data, extracted where they are missing."""
+    share_cores(world)
+    device = pick_device("auto", world)
+    options = ExtractOptions(progress=what.request.progress)
+    caches = []
+    for data, crops in ((what.train, what.mode.crops or 0), (what.test, 0)):
+        say(f"{what.config.protocol}: features of {data.path}")
+        spec = protocol_spec(
+            what.config, backbone, data.samples, device, layers=what.layers, crops=crops
+        )
+        folder = _cache_folder(what, data, crops)
+        caches.append(extract_features(backbone, data.samples, folder, spec, options, world=world))
+    return caches[0], caches[1]
 
 
-def _cached_layers(what: EvalRequest, config: EvalConfig) -> tuple[str, ...]:
-    # Live probes extract the test images themselves, and just the layers that they score.
-    live = what.mode.crops is None
-    return config.features.layers if live else what.cached_layers or config.features.layers
-
-
-def _cache_folder(what: EvalRequest, config: EvalConfig, data: Path, crops: int) -> Path:
+def _cache_folder(what: ProtocolRun, data: NamedData, crops: int) -> Path:
     """Named so that protocols that need the same features share them."""
-    features = config.features
-    place = xxhash.xxh32_hexdigest(os.path.abspath(data).encode())[:4]
-    parts = [
-        data.name.removesuffix(".beton").replace(":", "-"),
+    features = what.config.features
+    place = xxhash.xxh32_hexdigest(os.path.abspath(data.path).encode())[:4]
+    names = [
+        data.path.name.removesuffix(".beton").replace(":", "-"),
         place,
         f"{features.transform}{features.resolution or ''}"
         + (f"of{features.resize}" if features.resize else ""),
         *([f"{crops}crops"] if crops else []),
-        "+".join(_cached_layers(what, config)),
-        *(["random"] if what.random_init else []),
+        "+".join(what.layers),
+        *(["random"] if what.request.random_init else []),
     ]
-    return what.out / "cache" / "-".join(parts)
-
-
-def _backbone(what: EvalRequest) -> Backbone:
-    return load_backbone(
-        what.checkpoint,
-        model=architecture(what.model, divide_overrides(what.overrides)[0]),
-        channel_order=what.channel_order,
-        random_init=what.random_init,
-    )
+    return what.request.folder / "cache" / "-".join(names)
 
 
 def _relevant(config: EvalConfig) -> dict[str, Any]:
@@ -294,9 +312,9 @@ def _relevant(config: EvalConfig) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in sections}
 
 
-def _notes(what: EvalRequest, config: EvalConfig) -> list[str]:
-    notes = []
-    for data, split in zip((what.train, what.test), _SPLITS.get(config.data, ()), strict=False):
-        note = size_note(config.data, split, len(open_dataset(data)))
-        notes += [] if note is None else [f"{data}: {note}"]
+def _notes(what: ProtocolRun) -> list[str]:
+    notes, kind = [], what.config.data
+    for data, split in zip((what.train, what.test), _SPLITS.get(kind, ()), strict=False):
+        note = size_note(kind, split, len(data.samples))
+        notes += [] if note is None else [f"{data.path}: {note}"]
     return notes

@@ -18,12 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.data.open import open_dataset
 from fastrot.errors import TooFewImagesError, UsageError
 from fastrot.evaluation.linear.training import mode_gap
-from fastrot.evaluation.protocol import TEST_TRANSFORM, Mode
+from fastrot.evaluation.protocol import Mode
 from fastrot.evaluation.result import Result
-from fastrot.evaluation.run import EvalRequest, measure
+from fastrot.evaluation.run import EvalRequest, ProtocolRun, open_data, run_protocol
 from fastrot.evaluation.svm.draws import possible_shots
 from fastrot.evaluation.tables import (
     number_cells,
@@ -85,17 +84,12 @@ class Suite:
         }
 
 
-def run_suite(
-    base: EvalRequest,
-    data: Mapping[str, tuple[Path, Path]],
-    modes: Sequence[Mode],
-    say: Say = lambda _: None,
-) -> Suite:
+def run_suite(request: EvalRequest, modes: Sequence[Mode], say: Say = lambda _: None) -> Suite:
     """Run every protocol whose data is given.
 
     Args:
-        base: everything but protocol, data and mode; its overrides are for every protocol.
-        data: training and test data by kind, a key of ``PROTOCOLS``.
+        request: its ``sets`` by kind, keys of ``PROTOCOLS``, and its training and test data for
+            protocols without published numbers; its overrides are for every protocol.
         modes: of the linear probes; of several, each is run, and their gap is measured.
         say: one line to the user.
 
@@ -104,6 +98,9 @@ def run_suite(
         TooFewImagesError: nothing could be run.
         FastrotError: with the exit code of the failure; the same command goes on.
     """
+    data = dict(request.sets)
+    if request.train is not None and request.test is not None:
+        data["any"] = (request.train, request.test)
     if unknown := [kind for kind in data if kind not in PROTOCOLS]:
         raise UsageError(f"data of kind {unknown[0]!r}; choose of {', '.join(PROTOCOLS)}")
     if not data:
@@ -114,12 +111,13 @@ def run_suite(
     results: list[Result] = []
     left_out: dict[str, str] = {}
     gaps: dict[str, dict[str, float]] = {}
-    plan = _plan(base, data, modes, left_out)
-    for number, step in enumerate(plan, 1):
-        name = f"{step.protocol} ({step.mode.label})"
-        say(f"[{number}/{len(plan)}] {name}")
+    runs = _runs(request, data, modes, left_out)
+    for number, run in enumerate(runs, 1):
+        protocol = run.config.protocol
+        name = f"{protocol} ({run.mode.label})"
+        say(f"[{number}/{len(runs)}] {name}")
         try:
-            measured = measure(step, say)
+            measured = run_protocol(run, say)
         except TooFewImagesError as error:
             left_out[name] = str(error)
             say(f"{name}: left out: {error}")
@@ -128,69 +126,77 @@ def run_suite(
         result = measured[0]
         results.append(result)
         gap = _gap(result, results)
-        gaps |= {step.protocol: gap} if gap else {}
+        gaps |= {protocol: gap} if gap else {}
     if not results:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise TooFewImagesError(f"no protocol can be run on this data: {reasons}")
-    suite = Suite(results, left_out, gaps, base.out)
+    folder = request.folder
+    suite = Suite(results, left_out, gaps, folder)
     text = json.dumps(suite.to_json(), indent=1, default=str)
-    write_atomic(base.out / "suite.json", text.encode() + b"\n")
-    write_atomic(base.out / "suite.md", suite_markdown(results, left_out, gaps).encode())
-    write_atomic(base.out / "suite.csv", suite_csv(results).encode())
+    write_atomic(folder / "suite.json", text.encode() + b"\n")
+    write_atomic(folder / "suite.md", suite_markdown(results, left_out, gaps).encode())
+    write_atomic(folder / "suite.csv", suite_csv(results).encode())
     return suite
 
 
-def _plan(
-    base: EvalRequest,
+def _runs(
+    request: EvalRequest,
     data: Mapping[str, tuple[Path, Path]],
     modes: Sequence[Mode],
     left_out: dict[str, str],
-) -> list[EvalRequest]:
-    steps = []
+) -> list[ProtocolRun]:
+    """The protocols that the data allows; each data set is opened once for all of them."""
+    opened = open_data(*(path for pair in data.values() for path in pair))
+    runs = []
     for name in _ORDER:
         kind = next(kind for kind, names in PROTOCOLS.items() if name in names)
         if kind not in data:
             continue
-        step = replace(base, protocol=name, train=data[kind][0], test=data[kind][1])
-        config = step.config
+        train, test = (opened[path] for path in data[kind])
+        config = request.load_protocol(name)
         if config.kind == "lowshot" and config.lowshot.targets is None:
-            labels = open_dataset(step.train).labels
-            shots = config.lowshot.shots
+            labels, shots = train.samples.labels, config.lowshot.shots
             there = possible_shots(labels.astype(np.int8), shots) if labels.ndim == 2 else shots
             if not there:
-                left_out[name] = f"{step.train}: a class has fewer than {min(shots)} images"
+                left_out[name] = f"{train.path}: a class has fewer than {min(shots)} images"
                 continue
-            step = replace(
-                step, overrides=(*base.overrides, ("lowshot.shots", there))
-            ) if there != shots else step  # fmt: skip
+            fitting = config.lowshot.model_copy(update={"shots": there})
+            config = config.model_copy(update={"lowshot": fitting})
+        run = ProtocolRun(
+            request=request,
+            config=config,
+            train=train,
+            test=test,
+            beside_random=request.beside_random is not False,
+        )
         if config.kind == "linear":
-            steps += [replace(step, mode=mode) for mode in modes]
+            runs += [replace(run, mode=mode) for mode in modes]
         else:
-            steps.append(replace(step, mode=TEST_TRANSFORM))
-    return _sharing(steps)
+            runs.append(run)
+    return _sharing(runs)
 
 
-def _sharing(steps: Sequence[EvalRequest]) -> list[EvalRequest]:
-    """Steps that see the same images by the same transform take their layers from one cache."""
+def _sharing(runs: Sequence[ProtocolRun]) -> list[ProtocolRun]:
+    """Runs that see the same images by the same transform take their layers from one cache."""
     needed: dict[tuple[Any, ...], set[str]] = {}
-    for step in steps:
-        for key in _sights(step):
-            needed.setdefault(key, set()).update(step.config.features.layers)
+    for run in runs:
+        for key in _sights(run):
+            needed.setdefault(key, set()).update(run.config.features.layers)
     stages = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
 
-    def layers(step: EvalRequest) -> tuple[str, ...]:
+    def layers(run: ProtocolRun) -> tuple[str, ...]:
         # Of what the training images' cache holds, which is by far the larger one.
-        wanted = needed[_sights(step)[0]]
-        return tuple(name for name in stages if name in wanted) or step.config.features.layers
+        wanted = needed[_sights(run)[0]]
+        return tuple(name for name in stages if name in wanted) or run.config.features.layers
 
-    return [replace(step, cached_layers=layers(step)) for step in steps]
+    return [replace(run, cached_layers=layers(run)) for run in runs]
 
 
-def _sights(step: EvalRequest) -> list[tuple[Any, ...]]:
+def _sights(run: ProtocolRun) -> list[tuple[Any, ...]]:
     """What its caches depend on besides the weights: of the training data first."""
-    features, crops = step.config.features, step.mode.crops
+    features, crops = run.config.features, run.mode.crops
     how = (features.transform, features.resolution, features.resize, features.precision)
-    return [(step.train, crops, *how), (step.test, 0, *how)]
+    return [(run.train.path, crops, *how), (run.test.path, 0, *how)]
 
 
 def _gap(result: Result, before: Sequence[Result]) -> dict[str, float]:

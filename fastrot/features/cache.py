@@ -3,8 +3,8 @@
 A folder with ``manifest.json``, ``<layer>.npy`` (float16, row i is sample i) and ``labels.npy``.
 The arrays are numpy's own format, so ``numpy.load(path, mmap_mode="r")`` reads them anywhere. The
 manifest comes last: a folder without one is unfinished. What the features depend on (weights,
-data, transform, seed ...) is its ``identity``, and a cache that is not the expected one is
-refused by naming the fields that differ.
+data, transform, seed ...) is its fingerprint (``identity`` in the manifest), and a cache that is
+not the expected one is refused by naming the fields that differ.
 
 Shapes: n samples, K crops of each, D values of a layer.
 """
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fastrot import __version__
 from fastrot.errors import BadDataError, NonFiniteError, StorageError, UsageError
-from fastrot.features.manifest import FORMAT, MANIFEST, check_identity, layer_name, read_manifest
+from fastrot.features.manifest import FORMAT, MANIFEST, check_fingerprint, layer_name, read_manifest
 from fastrot.features.manifest import LayerInfo as LayerInfo
 from fastrot.system.files import write_atomic
 from fastrot.system.fingerprint import fingerprint_digest, plain
@@ -48,8 +48,8 @@ class FeatureCache:
     Attributes:
         path: the folder.
         manifest: everything that it says.
-        identity: what the features depend on.
-        digest: hash of the identity.
+        fingerprint: what the features depend on.
+        digest: hash of the fingerprint.
         layers: their names, in order of depth, and how their values lie.
         labels: of shape (n,), int64, -1 where there is none; or (n, C), int8: see ``Dataset``.
         class_names: one a class, or None when unknown.
@@ -60,7 +60,7 @@ class FeatureCache:
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path = path
         self.manifest: dict[str, Any] = dict(manifest)
-        self.identity: dict[str, Any] = manifest["identity"]
+        self.fingerprint: dict[str, Any] = manifest["identity"]
         self.digest: str = manifest["digest"]
         self.num_samples: int = manifest["num_samples"]
         self.crops: int = manifest["crops"]
@@ -81,7 +81,7 @@ class FeatureCache:
 
         Args:
             path: the folder.
-            expect: the identity that it must have; None: any.
+            expect: the fingerprint that it must have; None: any.
 
         Raises:
             UsageError: there is no such folder.
@@ -93,7 +93,7 @@ class FeatureCache:
         path = Path(path)
         manifest = read_manifest(path)
         if expect is not None:
-            check_identity(path, manifest["identity"], expect)
+            check_fingerprint(path, manifest["identity"], expect)
         cache = cls(path, manifest)
         for name in cache.layers:
             cache.features(name)
@@ -117,24 +117,24 @@ class FeatureCache:
         *,
         features: Mapping[str, NDArray[Any]],
         labels: NDArray[Any],
-        identity: Mapping[str, Any],
+        fingerprint: Mapping[str, Any],
         layers: Mapping[str, LayerInfo] | None = None,
         class_names: tuple[str, ...] | None = None,
     ) -> FeatureCache:
         """Make a complete cache from arrays, for example from features of one's own.
 
         Args:
-            path: the folder; it is created. One that holds the same identity is written anew.
+            path: the folder; it is created. One that holds the same fingerprint is written anew.
             features: by layer, of shape (n, D), or (n, K, D) for K crops of each sample.
             labels: of shape (n,) or (n, C).
-            identity: plain values that the features depend on.
+            fingerprint: plain values that the features depend on.
             layers: how the values lie; None: D channels.
             class_names: one a class.
 
         Raises:
             UsageError: shapes do not fit.
             NonFiniteError: a value is not finite as float16.
-            MismatchError: the folder holds a cache of another identity.
+            MismatchError: the folder holds a cache of another fingerprint.
             StorageError: it cannot be written.
         """
         path = Path(path)
@@ -157,17 +157,17 @@ class FeatureCache:
                 raise UsageError(
                     f"layer {name!r}: {array.shape[-1]} values, `layers` says otherwise"
                 )
-        identity = plain(identity)
+        fingerprint = plain(fingerprint)
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / MANIFEST).exists():
-                check_identity(path, read_manifest(path)["identity"], identity)
+                check_fingerprint(path, read_manifest(path)["identity"], fingerprint)
                 (path / MANIFEST).unlink()
             for name, array in features.items():
                 write_atomic(path / f"{name}.npy", _npy(to_half(array, name, path)))
             return commit(
                 path,
-                identity=identity,
+                fingerprint=fingerprint,
                 layers={name: infos[name] for name in features},
                 crops=crops[0] if crops else 0,
                 labels=labels,
@@ -180,7 +180,7 @@ class FeatureCache:
 def commit(
     path: Path,
     *,
-    identity: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
     layers: Mapping[str, LayerInfo],
     crops: int,
     labels: NDArray[Any],
@@ -197,8 +197,8 @@ def commit(
     manifest = {
         "format": FORMAT,
         "fastrot": __version__,
-        "identity": dict(identity),
-        "digest": fingerprint_digest(identity),
+        "identity": dict(fingerprint),
+        "digest": fingerprint_digest(fingerprint),
         "num_samples": len(labels),
         "crops": crops,
         "layers": {name: asdict(info) for name, info in layers.items()},
@@ -211,7 +211,7 @@ def commit(
         "made_by": dict(record or {}),
     }
     write_atomic(path / MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
-    return FeatureCache.open(path, expect=identity)
+    return FeatureCache.open(path, expect=fingerprint)
 
 
 def array_shape(samples: int, crops: int, dim: int) -> tuple[int, ...]:

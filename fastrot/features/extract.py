@@ -25,15 +25,14 @@ from numpy.typing import NDArray
 
 from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.data.loader import Batch, LoaderSpec, build_loader
-from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.distributed.world import World, pick_device
-from fastrot.errors import BadDataError
+from fastrot.errors import BadDataError, UsageError
 from fastrot.features.cache import FeatureCache
 from fastrot.features.forward import FeatureNetwork, pipelined
 from fastrot.features.manifest import MANIFEST
 from fastrot.features.pooling import layer_infos
-from fastrot.features.spec import FeaturePlan, plan_features
+from fastrot.features.spec import FeatureSpec
 from fastrot.features.writer import LOCK, FeatureWriter, remove_plan
 from fastrot.system.console import Say
 from fastrot.system.lock import RunLock
@@ -43,27 +42,37 @@ from fastrot.weights.load import Backbone
 
 _GPU_BATCH = 256
 _CPU_PIXELS = 2**21  # of a batch
-_MEETING = 8
-"""Batches after which the ranks wait for each other: were they to meet at the end alone, a rank
+_SYNC_BATCHES = 8
+"""Batches after which the ranks wait for each other: were they to wait at the end alone, a rank
 that is five per cent slower would miss the deadline of an hour's work."""
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How features are computed; what they are is ``FeatureSpec``.
+
+    Attributes:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch: images of a forward pass; None: by size and device. A resumed extraction keeps the
+            one that it began with.
+        workers: decoding threads or processes; None: by the cores.
+        progress: show it on standard error.
+    """
+
+    device: str = "auto"
+    batch: int | None = None
+    workers: int | None = None
+    progress: bool = True
 
 
 def extract_features(
     backbone: Backbone,
     samples: Dataset,
     out: Path,
+    spec: FeatureSpec,
+    options: ExtractOptions | None = None,
     *,
-    layers: Sequence[str],
-    crop: Crop,
-    crops: int = 0,
-    seed: int = 0,
-    loader: str = "auto",
-    device: str = "auto",
-    batch: int | None = None,
-    workers: int | None = None,
-    precision: str = "auto",
     world: World | None = None,
-    progress: bool = True,
     say: Say | None = None,
 ) -> FeatureCache:
     """Extract the features of all samples, or go on with it, or return what is there.
@@ -72,36 +81,26 @@ def extract_features(
         backbone: left as it is, to the bit.
         samples: the data set.
         out: the cache's folder.
-        layers: stages of the backbone, ``pool`` among them.
-        crop: the test transform; with ``crops``: how a crop is drawn, or, if nothing about it
-            is random, only its size: random resized crops with a flip in two.
-        crops: K random crops of each sample, of epochs 0 to K - 1; 0: the test transform.
-        seed: of the random crops.
-        loader: ``auto`` (native, or reference where that cannot run) or one by name; native
-            decodes exactly.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        batch: images of a forward pass; None: by size and device. A resumed extraction keeps
-            the one that it began with.
-        workers: decoding threads or processes; None: by the cores.
-        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: fp32 on a CPU; bf16 on a GPU that
-            has it, else fp16.
-        world: the ranks, which have joined (``distributed.joined``); None: this process alone.
-        progress: show it on standard error.
+        spec: what is extracted, settled for this backbone, these samples and the options' device.
+        options: how; None: as is best here.
+        world: the ranks, which have joined (``distributed.world.joined``); None: this process
+            alone.
         say: one line to the user.
 
     Raises:
-        UsageError: a layer or another argument is wrong.
+        UsageError: the specification is of another backbone or other samples.
         MismatchError: the folder holds features of something else; the fields are named.
-        BadDataError: an image cannot be read; what was done before is kept. Or the data set has
-            not one label for each sample.
+        BadDataError: an image cannot be read; what was done before is kept.
         NonFiniteError: a feature is not finite as float16; layer and sample are named.
         StorageError: too little space, or writing failed.
     """
     world, say = world or World(), say or (lambda _: None)
-    target = pick_device(device, world)
-    plan = plan_features(backbone, samples, layers, crop, crops, seed, loader, target, precision)
+    options = options or ExtractOptions()
+    if not spec.is_of(backbone, samples):
+        raise UsageError(f"{out}: the specification is of another backbone or other samples")
+    target = pick_device(options.device, world)
     if (out / MANIFEST).exists():
-        cache = FeatureCache.open(out, expect=plan.identity)
+        cache = FeatureCache.open(out, expect=spec.fingerprint)
         if world.is_main:
             remove_plan(out)  # of a process that was killed at the very end
             say(f"{out}: all features are there")
@@ -111,41 +110,40 @@ def extract_features(
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(out / LOCK, what=f"the extraction into {out}"))
             model = copy.deepcopy(backbone.model).eval()  # a caller's may be in training
-            infos = layer_infos(model.stages, plan.crop.size)
+            infos = layer_infos(model.stages, spec.crop.size)
             FeatureWriter.begin(
                 out,
-                identity=plan.identity,
-                layers={name: infos[name] for name in plan.layers},
+                fingerprint=spec.fingerprint,
+                layers={name: infos[name] for name in spec.layers},
                 samples=len(samples),
-                crops=crops,
-                batch=batch or pass_size(plan.crop.size, target),
+                crops=spec.crops,
+                batch=options.batch or pass_size(spec.crop.size, target),
             )
         _wait(world, target)
         writer = stack.enter_context(FeatureWriter(out))
         # All ranks look before any writes, so that their shares do not overlap.
-        missing = [writer.missing(k) for k in range(max(1, crops))]
+        missing = [writer.missing(k) for k in range(max(1, spec.crops))]
         _wait(world, target)
-        record = _run(plan, backbone, samples, writer, missing, world, target, workers, progress)
+        record = _run(spec, options, backbone, samples, writer, missing, world)
         writer.sync()
         _wait(world, target)
         if world.is_main:
             writer.finish(samples.labels, samples.class_names, record)
         _wait(world, target)
-    return FeatureCache.open(out, expect=plan.identity)
+    return FeatureCache.open(out, expect=spec.fingerprint)
 
 
 def _run(
-    plan: FeaturePlan,
+    spec: FeatureSpec,
+    options: ExtractOptions,
     backbone: Backbone,
     samples: Dataset,
     writer: FeatureWriter,
     missing: Sequence[NDArray[np.int64]],
     world: World,
-    device: torch.device,
-    workers: int | None,
-    progress: bool,
 ) -> dict[str, Any]:
     """Compute and write this rank's share of what is missing; the record of it."""
+    device, workers = pick_device(options.device, world), options.workers
     shares = [batches[world.rank :: world.size] for batches in missing]
     orders = [_Batches.of(writer, share) for share in shares]
     total = sum(order.images for order in orders)
@@ -154,10 +152,10 @@ def _run(
         workers = cores if device.type == "cuda" else max(1, cores // 2)
     started = time.monotonic()
     with ExitStack() as stack:
-        network = stack.enter_context(FeatureNetwork(backbone, plan, device))
+        network = stack.enter_context(FeatureNetwork(backbone, spec, device))
         title = "extract" if world.size == 1 else f"extract (rank 0 of {world.size})"
         meter = None
-        if progress and world.is_main and total:
+        if options.progress and world.is_main and total:
             every = max(1, writer.crops) * writer.samples
             done = (every - sum(_Batches.of(writer, b).images for b in missing)) // world.size
             meter = stack.enter_context(Meter(title, total=done + total, done=done))
@@ -165,11 +163,11 @@ def _run(
             of_every_rank = len(missing[k]) // world.size
             if not order.images:
                 continue
-            spec = LoaderSpec(
-                samples, order, plan.crop, plan.seed, device, workers=workers, exact=True
+            source = LoaderSpec(
+                samples, order, spec.crop, spec.seed, device, workers=workers, exact=True
             )
             with ExitStack() as inner:
-                reader = build_loader(plan.loader, spec)
+                reader = build_loader(spec.loader, source)
                 inner.callback(reader.close)
                 reader.set_epoch(k)
                 numbers = iter(shares[k].tolist())
@@ -182,14 +180,14 @@ def _run(
                         rows = next(iter(features.values()))
                         size = sum(array.nbytes for array in features.values())
                         meter.advance(images=len(rows), size=size)
-                    if count % _MEETING == 0 and count <= of_every_rank:
+                    if count % _SYNC_BATCHES == 0 and count <= of_every_rank:
                         _wait(world, device)
     seconds = time.monotonic() - started
     return {
         "source": backbone.source,
         "data": str(samples.path),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "loader": plan.loader,
+        "loader": spec.loader,
         "ranks": world.size,
         "batch": writer.batch,
         "threads": torch.get_num_threads(),

@@ -16,7 +16,7 @@ from fastrot.data.loader import Batch
 from fastrot.errors import NonFiniteError
 from fastrot.features.cache import Features, what_is_wrong
 from fastrot.features.pooling import pool
-from fastrot.features.spec import FeaturePlan
+from fastrot.features.spec import FeatureSpec
 from fastrot.kernels.rotate.op import rotate_views
 from fastrot.kernels.rotate.reference import normalisation_table
 from fastrot.models.layers import Engine, fastest_batch_norm, use_batch_norm
@@ -40,7 +40,7 @@ class FeatureNetwork:
 
     Args:
         backbone: is not touched.
-        plan: layers and precision.
+        spec: layers and precision.
         device: where it runs.
         engine: who normalises; None: the fastest here. A fused one also takes views with a fourth
             channel of zeros.
@@ -52,13 +52,13 @@ class FeatureNetwork:
     def __init__(
         self,
         backbone: Backbone,
-        plan: FeaturePlan,
+        spec: FeatureSpec,
         device: torch.device,
         *,
         engine: Engine | None = None,
     ) -> None:
-        self._device, self._layers, self._exact = device, plan.layers, plan.precision == "fp32"
-        self._dtype = autocast_dtype(plan.precision)
+        self._device, self._layers, self._exact = device, spec.layers, spec.precision == "fp32"
+        self._dtype = autocast_dtype(spec.precision)
         self._model = copy.deepcopy(backbone.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model.eval()
         engine = engine or fastest_batch_norm(device)[0]

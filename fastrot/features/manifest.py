@@ -47,7 +47,7 @@ def layer_name(name: str) -> str:
     return name
 
 
-def check_identity(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_fingerprint(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Compare what a cache depends on with what is asked for.
 
     Raises:

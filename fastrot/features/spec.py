@@ -24,8 +24,9 @@ Shapes: S side of a crop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,149 +37,121 @@ from fastrot.data.loader import LoaderSpec, choose_loader
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import DatasetSubset
-from fastrot.distributed.world import World, pick_device
 from fastrot.errors import BadDataError, UsageError
 from fastrot.models.precision import resolve_precision
 from fastrot.system.fingerprint import plain
 from fastrot.weights.load import Backbone
 
 DEFINITION = 2
-"""Of a row, given all else of the identity: raised whenever boxes, resizing or pooling change, so
-that a cache of an earlier fastrot is refused. 2: the centre crop's box follows torchvision's
+"""Of a row, given all else of the fingerprint: raised whenever boxes, resizing or pooling change,
+so that a cache of an earlier fastrot is refused. 2: the centre crop's box follows torchvision's
 two steps."""
 
 _RANDOM = ("random_resized", "padded", "center_random")
 
 
-class FeaturePlan(NamedTuple):
-    """Settled arguments.
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What the features of a data set are; how they are computed is ``ExtractOptions``.
 
     Attributes:
-        layers: in order of depth.
+        layers: stages of the backbone, in order of depth.
         crop: as it is drawn.
+        crops: K random crops of each sample; 0: the test transform.
         seed: of random crops.
         loader: an engine by name.
         precision: fp32, bf16 or fp16.
-        identity: plain values that the features depend on; the number of ranks, the batch and
-            the number of workers are not among them.
+        fingerprint: plain values that the features depend on, weights and data among them; the
+            number of ranks, the batch and the number of workers are not.
     """
 
     layers: tuple[str, ...]
     crop: Crop
+    crops: int
     seed: int
     loader: str
     precision: str
-    identity: dict[str, Any]
+    fingerprint: Mapping[str, Any]
 
+    @classmethod
+    def settle(
+        cls,
+        backbone: Backbone,
+        samples: Dataset,
+        device: torch.device,
+        *,
+        layers: Sequence[str],
+        crop: Crop,
+        crops: int = 0,
+        seed: int = 0,
+        loader: str = "auto",
+        precision: str = "auto",
+    ) -> FeatureSpec:
+        """Settle everything that features depend on, before any is computed.
 
-def protocol_crop(
-    transform: str, backbone: Backbone, *, resolution: int | None = None, resize: int | None = None
-) -> Crop:
-    """The crop of a protocol's test transform.
+        Args:
+            backbone: whose features.
+            samples: the data set.
+            device: where they are computed.
+            layers: stages of the backbone, ``pool`` among them, in any order.
+            crop: the test transform; with ``crops``: how a crop is drawn, or, if nothing about it
+                is random, only its size: random resized crops with a flip in two.
+            crops: K random crops of each sample, of epochs 0 to K - 1; 0: the test transform.
+            seed: of the random crops.
+            loader: ``auto`` (native, or reference where that cannot run) or one by name; native
+                decodes exactly.
+            precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: fp32 on a CPU; bf16 on a GPU
+                that has it, else fp16.
 
-    Args:
-        transform: ``center``: short side to ``resize``, centre square. ``squash``: the whole
-            image to a square.
-        backbone: whose resolution is taken where none is given.
-        resolution: S in pixels.
-        resize: in pixels; None: 8/7 of the resolution, which is 256 at 224.
+        Raises:
+            UsageError: a layer or another argument is wrong.
+            BadDataError: the data set does not have one label for each sample.
+        """
+        known = backbone.model.stage_names
+        if unknown := [name for name in layers if name not in known]:
+            raise UsageError(f"layers {', '.join(unknown)}: this backbone has {', '.join(known)}")
+        if not layers or len(samples) < 1 or crops < 0:
+            raise UsageError(
+                f"{len(layers)} layers of {len(samples)} samples, {crops} crops: name a layer, "
+                "data with samples, and 0 crops or more"
+            )
+        if len(samples.labels) != len(samples):
+            raise BadDataError(
+                f"{samples.path}: {len(samples.labels)} labels for {len(samples)} samples; there "
+                "must be one each: check its list of labels"
+            )
+        if crops and crop.kind not in _RANDOM:
+            crop = Crop("random_resized", crop.size, flip=0.5)
+        elif not crops and (crop.kind in _RANDOM or crop.flip):
+            raise UsageError(f"crop {crop.kind!r} is random; say how many with crops=K")
+        if loader == "auto":
+            order = Sampler(len(samples), 1, mode="sequential", drop_last=False)
+            name, _ = choose_loader(LoaderSpec(samples, order, crop, seed, device, 0))
+            loader = "native" if name == "native" else "reference"
+        if loader == "synthetic":
+            raise UsageError("loader 'synthetic' reads no images; choose another for features")
+        precision = resolve_precision(precision, device)
+        chosen = tuple(name for name in known if name in layers)
+        fingerprint = {
+            "definition": DEFINITION,
+            "weights": backbone.digest,
+            "mean": backbone.mean,
+            "std": backbone.std,
+            "data": _data_digest(samples),
+            "samples": len(samples),
+            "layers": chosen,
+            "crop": _crop_fields(crop),
+            "crops": crops,
+            "seed": seed if crops else None,
+            "decoding": f"{loader}, exact",
+            "precision": precision,
+        }
+        return cls(chosen, crop, crops, seed, loader, precision, plain(fingerprint))
 
-    Raises:
-        UsageError: an unknown transform, or a crop that is larger than what it is cut out of.
-    """
-    side = resolution or backbone.resolution
-    if transform == "squash":
-        return Crop("whole", side)
-    if transform != "center":
-        raise UsageError(f"transform {transform!r} is not known; choose center or squash")
-    if resize and resize < side:
-        raise UsageError(
-            f"features.resize={resize} must be at least the resolution, which is {side}, that is "
-            "cut out of it"
-        )
-    return Crop("center", side, resize=resize or round(side * 8 / 7))
-
-
-def feature_identity(
-    backbone: Backbone,
-    samples: Dataset,
-    *,
-    layers: Sequence[str],
-    crop: Crop,
-    crops: int = 0,
-    seed: int = 0,
-    loader: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    world: World | None = None,
-) -> dict[str, Any]:
-    """What the features of ``extract_features`` with these arguments depend on.
-
-    Raises:
-        UsageError: a layer or another argument is wrong.
-    """
-    target = pick_device(device, world or World())
-    plan = plan_features(backbone, samples, layers, crop, crops, seed, loader, target, precision)
-    return plan.identity
-
-
-def plan_features(
-    backbone: Backbone,
-    samples: Dataset,
-    layers: Sequence[str],
-    crop: Crop,
-    crops: int,
-    seed: int,
-    loader: str,
-    device: torch.device,
-    precision: str,
-) -> FeaturePlan:
-    """Settle what ``extract_features`` is asked for; its arguments.
-
-    Raises:
-        UsageError: a layer or another argument is wrong.
-        BadDataError: the data set has not one label for each sample.
-    """
-    known = backbone.model.stage_names
-    if unknown := [name for name in layers if name not in known]:
-        raise UsageError(f"layers {', '.join(unknown)}: this backbone has {', '.join(known)}")
-    if not layers or len(samples) < 1 or crops < 0:
-        raise UsageError(
-            f"{len(layers)} layers of {len(samples)} samples, {crops} crops: name a layer, data "
-            "with samples, and 0 crops or more"
-        )
-    if len(samples.labels) != len(samples):
-        raise BadDataError(
-            f"{samples.path}: {len(samples.labels)} labels for {len(samples)} samples; there must "
-            "be one each: check its list of labels"
-        )
-    if crops and crop.kind not in _RANDOM:
-        crop = Crop("random_resized", crop.size, flip=0.5)
-    elif not crops and (crop.kind in _RANDOM or crop.flip):
-        raise UsageError(f"crop {crop.kind!r} is random; say how many with crops=K")
-    if loader == "auto":
-        order = Sampler(len(samples), 1, mode="sequential", drop_last=False)
-        name, _ = choose_loader(LoaderSpec(samples, order, crop, seed, device, 0))
-        loader = "native" if name == "native" else "reference"
-    if loader == "synthetic":
-        raise UsageError("loader 'synthetic' reads no images; choose another for features")
-    precision = resolve_precision(precision, device)
-    chosen = tuple(name for name in known if name in layers)
-    identity = {
-        "definition": DEFINITION,
-        "weights": backbone.digest,
-        "mean": backbone.mean,
-        "std": backbone.std,
-        "data": _data_digest(samples),
-        "samples": len(samples),
-        "layers": chosen,
-        "crop": _crop_fields(crop),
-        "crops": crops,
-        "seed": seed if crops else None,
-        "decoding": f"{loader}, exact",
-        "precision": precision,
-    }
-    return FeaturePlan(chosen, crop, seed, loader, precision, plain(identity))
+    def is_of(self, backbone: Backbone, samples: Dataset) -> bool:
+        """Whether it was settled for these two."""
+        saved = self.fingerprint
+        return bool(saved["weights"] == backbone.digest and saved["data"] == _data_digest(samples))
 
 
 def _crop_fields(crop: Crop) -> dict[str, Any]:

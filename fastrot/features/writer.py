@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fastrot.errors import BadDataError, StorageError, UsageError
 from fastrot.features.cache import LABELS, FeatureCache, Features, array_header, array_shape, commit
-from fastrot.features.manifest import MANIFEST, LayerInfo, check_identity, layer_name
+from fastrot.features.manifest import MANIFEST, LayerInfo, check_fingerprint, layer_name
 from fastrot.system.files import remove_temporaries, sync_folder, write_atomic
 from fastrot.system.fingerprint import plain
 
@@ -62,7 +62,7 @@ class FeatureWriter:
         if plan is None:
             raise BadDataError(f"{path / PLAN}: missing; remove {path} and extract again")
         try:
-            self.identity: dict[str, Any] = plan["identity"]
+            self.fingerprint: dict[str, Any] = plan["identity"]
             self.batch, self.samples, self.crops = (
                 int(plan[key]) for key in ("batch", "samples", "crops")
             )
@@ -94,7 +94,7 @@ class FeatureWriter:
     def begin(
         path: Path,
         *,
-        identity: Mapping[str, Any],
+        fingerprint: Mapping[str, Any],
         layers: Mapping[str, LayerInfo],
         samples: int,
         crops: int,
@@ -104,7 +104,7 @@ class FeatureWriter:
 
         Args:
             path: the folder; it is created.
-            identity: what the features depend on.
+            fingerprint: what the features depend on.
             layers: names and dimensions.
             samples: n.
             crops: K; 0: the test transform.
@@ -112,7 +112,7 @@ class FeatureWriter:
                 runs the same batches and gives the same bits.
 
         Raises:
-            MismatchError: the folder holds unfinished features of another identity.
+            MismatchError: the folder holds unfinished features of another fingerprint.
             UsageError: it holds something else.
             StorageError: there is too little space, or the folder cannot be written.
         """
@@ -121,7 +121,7 @@ class FeatureWriter:
             remove_temporaries(path, PLAN, LABELS, MANIFEST)
             plan = read_plan(path)
             if plan is not None:
-                check_identity(path, plan.get("identity", {}), identity)
+                check_fingerprint(path, plan.get("identity", {}), fingerprint)
                 if plan.get("ready"):
                     return
             elif unknown_files := sorted({p.name for p in path.iterdir()} - {LOCK}):
@@ -132,7 +132,7 @@ class FeatureWriter:
             shapes = _shapes(layers, samples, crops)
             tree = {
                 "ready": False,
-                "identity": plain(identity),
+                "identity": plain(fingerprint),
                 "layers": {name: asdict(info) for name, info in layers.items()},
                 "samples": samples,
                 "crops": crops,
@@ -221,7 +221,7 @@ class FeatureWriter:
         try:
             cache = commit(
                 self.path,
-                identity=self.identity,
+                fingerprint=self.fingerprint,
                 layers=self.layers,
                 crops=self.crops,
                 labels=labels,

@@ -18,7 +18,7 @@ done when its duality gap says so: with a_i = 2 C_i max(0, 1 - y_i f_i),
     D(a) = sum_i a_i - 1/2 a^T (y K y) a - sum_i a_i^2 / (4 C_i)   <=   min P.
 
 Float32 finds the steps and float64 takes them; where float32's lead nowhere, float64 finds them,
-too. ``svm_rows.py`` has both.
+too. ``svm_problems.py`` has both.
 
 Shapes: P problems, n samples; G problems of a stack, of m samples each; S costs.
 """
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 
 from fastrot.solvers.gram import Gram
-from fastrot.solvers.svm_rows import Rows
+from fastrot.solvers.svm_problems import SvmProblems
 
 _TOGETHER = 1.0  # small problems' costs up to this are solved at once, each from nothing
 _STACK = {"cpu": 2**21, "cuda": 2**27}  # elements of the matrices that are solved together
@@ -83,7 +83,7 @@ def solve_path(
     for cost in sorted(costs):
         c = b.new_tensor(cost) * torch.where(signs > 0, b.new_tensor(positive_weight), 1.0)
         c = c * (signs != 0)
-        rows = Rows(gram, signs, c, b, f)
+        rows = SvmProblems(gram, signs, c, b, f)
         rows.solve(tolerance)
         b, f = rows.b, rows.f
         yield Solution(cost, b[0], f[0], rows.objective[0], rows.gap[0])
@@ -155,7 +155,7 @@ def solve_parts(
                 cost = b.new_tensor([costs[i] for i in group])[:, None]
                 b, f = (start[:, -1:].repeat(1, len(group), 1) for start in (b, f))
                 weight = cost * torch.where(y > 0, b.new_tensor(positive_weight), 1.0)
-                rows = Rows(parts, y.expand(weight.shape), weight, b, f)
+                rows = SvmProblems(parts, y.expand(weight.shape), weight, b, f)
                 rows.solve(tolerance)
                 b, f = rows.b, rows.f
                 coefficients[:, group] = b

@@ -9,25 +9,25 @@ from typing import Any
 import xxhash
 
 
-def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity as JSON gives it back: tuples are lists, keys are texts.
+def plain(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint as JSON gives it back: tuples are lists, keys are texts.
 
     Raises:
         TypeError: a value is not plain.
         ValueError: a number is not finite.
     """
-    tree: dict[str, Any] = json.loads(json.dumps(identity, allow_nan=False))
+    tree: dict[str, Any] = json.loads(json.dumps(fingerprint, allow_nan=False))
     return tree
 
 
-def fingerprint_digest(identity: Mapping[str, Any]) -> str:
+def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
     """32 hexadecimal digits that change with any field, whatever the order of the fields.
 
     Example:
         >>> fingerprint_digest({"a": 1, "b": [2]}) == fingerprint_digest({"b": (2,), "a": 1})
         True
     """
-    text = json.dumps(identity, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(fingerprint, sort_keys=True, allow_nan=False, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 

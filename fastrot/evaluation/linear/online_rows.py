@@ -13,7 +13,7 @@ from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import Batch, Loader
 from fastrot.errors import BadDataError
 from fastrot.evaluation.linear.colour import coloured_views, draw_colours
-from fastrot.evaluation.linear.rows import Rows
+from fastrot.evaluation.linear.rows import FeatureBatch
 from fastrot.features.forward import FeatureNetwork
 from fastrot.weights.load import Backbone
 
@@ -50,7 +50,7 @@ class OnlineRows:
         """Batches an epoch; the last may be short."""
         return len(self._reader)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[FeatureBatch]:
         """Every sample once, but for the first ``start_step`` batches.
 
         Features are of shape (N, D), float32.
@@ -64,7 +64,7 @@ class OnlineRows:
                 passes = self.views(batch, epoch).split(self._images_a_pass)
                 parts = [self._network.features(views) for views in passes]
                 features = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
-                yield Rows(features, batch.labels)
+                yield FeatureBatch(features, batch.labels)
         except BadSampleError as error:
             raise BadDataError(
                 f"bad sample {error.sample} ({error.name}): {error.reason}; mend or remove it, and "

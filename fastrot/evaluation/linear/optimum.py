@@ -26,7 +26,7 @@ from fastrot.distributed.world import World, pick_device
 from fastrot.errors import BadDataError
 from fastrot.evaluation.linear.standardise import channel_statistics, read_rows, standardise
 from fastrot.evaluation.metrics import top_k_accuracy
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
@@ -46,14 +46,14 @@ def optimum_scores(
     layers: Sequence[str],
     ids: _Ids,
     config: EvalConfig,
-    journal: Journal,
+    parts: PartialResults,
     say: Say,
     *,
     device: str = "auto",
 ) -> list[Score]:
     """Top-1 and top-5 of the optimum on each layer, in percent, named ``layer3 optimum``.
 
-    Layers that the journal remembers are not solved again.
+    Layers that ``parts`` remembers are not solved again.
 
     Args:
         train: features to train on, of shape (n, D) or (n, K, D), labelled with one class each;
@@ -62,7 +62,7 @@ def optimum_scores(
         layers: which.
         ids: rows of ``train`` to train on, of shape (m,), int64.
         config: section ``linear``: batchnorm, seed, strengths, tolerance, solver.
-        journal: remembers finished layers.
+        parts: remembers finished layers.
         say: shows a line.
         device: ``auto``, ``cpu`` or ``cuda``.
 
@@ -73,12 +73,12 @@ def optimum_scores(
     where = pick_device(device, World())
     scores: list[Score] = []
     for layer in layers:
-        record = journal.get(f"optimum {layer}")
+        record = parts.get(f"optimum {layer}")
         if record is None:
             started = time.monotonic()
             found = _of_layer(train, test, layer, ids, config.linear, where)
             record = {"scores": [score.to_json() for score in found]}
-            journal.put(f"optimum {layer}", record)
+            parts.put(f"optimum {layer}", record)
             detail = found[0].detail
             say(
                 f"{found[0].name}: top-1 {found[0].value:.2f}, strength {detail['strength']:g}"

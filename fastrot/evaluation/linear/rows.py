@@ -63,7 +63,7 @@ def check_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> in
     return classes
 
 
-class Rows(NamedTuple):
+class FeatureBatch(NamedTuple):
     """A batch on the device.
 
     Attributes:
@@ -134,14 +134,14 @@ class RowReader:
         """Batches an epoch; the last may be short."""
         return self._order.steps_per_epoch
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Rows, None, None]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[FeatureBatch, None, None]:
         """Every sample once, in the order of this epoch; crop ``epoch`` modulo K of each.
 
         The first ``start_step`` batches are left out.
         """
         yield from self._ahead(self._shuffled(epoch, start_step))
 
-    def once(self) -> Generator[Rows, None, None]:
+    def once(self) -> Generator[FeatureBatch, None, None]:
         """Every sample once, in the order of the data; the first crop of each."""
         yield from self._ahead(
             (self._ids[at : at + self._batch], 0) for at in range(0, len(self._ids), self._batch)
@@ -156,31 +156,31 @@ class RowReader:
 
     def _ahead(
         self, batches: Generator[tuple[NDArray[np.int64], int], None, None]
-    ) -> Generator[Rows, None, None]:
+    ) -> Generator[FeatureBatch, None, None]:
         if self._resident is not None:
             yield from (self._pick(ids, crop) for ids, crop in batches)
             return
         rows = (self._read(ids, crop) for ids, crop in batches)
         with Prefetcher(rows, depth=_AHEAD, deadline=_READ_DEADLINE) as ahead:
             for features, labels in ahead:
-                yield Rows(
+                yield FeatureBatch(
                     {k: v.to(self._device, non_blocking=True) for k, v in features.items()},
                     labels.to(self._device, non_blocking=True),
                 )
 
-    def _pick(self, ids: NDArray[np.int64], crop: int) -> Rows:
+    def _pick(self, ids: NDArray[np.int64], crop: int) -> FeatureBatch:
         assert self._resident is not None
         rows = torch.from_numpy(ids * self._crops + crop).to(self._device)
         labels = torch.from_numpy(self._labels[ids]).to(self._device)
-        return Rows({k: v.index_select(0, rows) for k, v in self._resident.items()}, labels)
+        return FeatureBatch({k: v.index_select(0, rows) for k, v in self._resident.items()}, labels)
 
-    def _read(self, ids: NDArray[np.int64], crop: int) -> Rows:
+    def _read(self, ids: NDArray[np.int64], crop: int) -> FeatureBatch:
         rows, pin = ids * self._crops + crop, self._device.type == "cuda"
         features = {k: torch.from_numpy(v.take(rows, axis=0)) for k, v in self._maps.items()}
         labels = torch.from_numpy(self._labels[ids])
         if pin:
             features = {k: v.pin_memory() for k, v in features.items()}
-        return Rows(features, labels)
+        return FeatureBatch(features, labels)
 
 
 def _flat(array: NDArray[np.float16], cache: Features, layer: str) -> NDArray[np.float16]:

@@ -6,7 +6,7 @@ Shapes: B samples, K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +14,8 @@ import torch
 
 from fastrot.errors import BadDataError
 from fastrot.evaluation.linear.heads import LinearHeads
-from fastrot.evaluation.linear.rows import Rows
+from fastrot.evaluation.linear.rows import FeatureBatch
 from fastrot.evaluation.linear.state import Curves, Progress, load_state, save_state
-from fastrot.evaluation.partial_results import Journal
 from fastrot.evaluation.protocol import LinearConfig
 from fastrot.evaluation.result import Score
 from fastrot.system.console import Say
@@ -35,7 +34,7 @@ class Source(Protocol):
         """Batches an epoch."""
         ...
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterable[Rows]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterable[FeatureBatch]:
         """Every sample once, in batches; the first ``start_step`` of them are left out."""
         ...
 
@@ -43,7 +42,7 @@ class Source(Protocol):
 def train_heads(
     heads: LinearHeads,
     source: Source,
-    test: Callable[[], Iterable[Rows]],
+    test: Callable[[], Iterable[FeatureBatch]],
     config: LinearConfig,
     state: Path | None,
     say: Say,
@@ -114,22 +113,8 @@ def learning_rate(config: LinearConfig, epoch: int) -> float:
     return config.learning_rate * config.gamma ** sum(epoch >= m for m in config.milestones)
 
 
-def remembered(
-    journal: Journal, unit: str, train: Callable[[Path | None], list[Score]]
-) -> list[Score]:
-    """What a finished probe scored, or what ``train`` does, given the file for its state."""
-    saved = journal.get(unit)
-    if saved is None:
-        state = journal.file(unit, ".safetensors")
-        saved = {"scores": [score.to_json() for score in train(state)]}
-        journal.put(unit, saved)
-        if state is not None:
-            state.unlink(missing_ok=True)
-    return [Score.from_json(score) for score in saved["scores"]]
-
-
 @torch.no_grad()
-def score_heads(heads: LinearHeads, test: Iterable[Rows]) -> dict[str, tuple[float, float]]:
+def score_heads(heads: LinearHeads, test: Iterable[FeatureBatch]) -> dict[str, tuple[float, float]]:
     """Top-1 and top-5 in percent, by layer; among equal logits the lower class wins."""
     hits = {layer: torch.zeros(2, dtype=torch.int64) for layer in heads.shapes}
     count = 0
@@ -150,7 +135,7 @@ def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def scores_of(
-    curves: Curves, config: LinearConfig, mode: str, notes: dict[str, Any]
+    curves: Curves, config: LinearConfig, mode: str, notes: Mapping[str, Any]
 ) -> list[Score]:
     """Top-1 and top-5 of every head at the epoch that the protocol reports.
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.labels import check_same_classes
 from fastrot.evaluation.metrics import average_precision, mean_over_classes
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.evaluation.svm.draws import Signs, draw_signs, read_targets
@@ -31,7 +31,7 @@ from fastrot.system.console import Say
 
 
 def evaluate_lowshot(
-    train: FeatureCache, test: FeatureCache, config: EvalConfig, journal: Journal, say: Say
+    train: FeatureCache, test: FeatureCache, config: EvalConfig, parts: PartialResults, say: Say
 ) -> list[Score]:
     """Mean over the draws of test mAP, in percent, by number of shots and layer.
 
@@ -40,7 +40,7 @@ def evaluate_lowshot(
             an image, which makes one problem a class.
         test: of the test images, with the same classes.
         config: sections ``features``, ``lowshot`` and ``svm`` (costs, weight, tolerance).
-        journal: numbers of shots that are done already.
+        parts: numbers of shots that are done already.
         say: one line to the user.
 
     Raises:
@@ -55,7 +55,7 @@ def evaluate_lowshot(
     scores = []
     for layer in config.features.layers:
         names = {k: f"{k}-shot {layer}" for k in shots}
-        records = {k: journal.get(name) for k, name in names.items()}
+        records = {k: parts.get(name) for k, name in names.items()}
         done = {k: Score.from_json(record) for k, record in records.items() if record is not None}
         left = [k for k in shots if k not in done]
         if left:
@@ -66,7 +66,7 @@ def evaluate_lowshot(
         for k in left:
             started = time.monotonic()
             score = _score(names[k], layer, gram, outputs, drawn[k], test_labels, config, train)
-            journal.put(names[k], score.to_json())
+            parts.put(names[k], score.to_json())
             done[k] = score
             say(f"{names[k]}: {score.value:.2f} mAP, {time.monotonic() - started:.0f} s")
         scores += [done[k] for k in shots]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fastrot.data.labels import check_same_classes
 from fastrot.errors import BadDataError, NonFiniteError
 from fastrot.evaluation.metrics import average_precision, mean_over_classes
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, SvmConfig
 from fastrot.evaluation.result import Score
 from fastrot.evaluation.svm.folds import stratified_folds
@@ -33,7 +33,7 @@ from fastrot.system.console import Say
 
 
 def evaluate_svm(
-    train: FeatureCache, test: FeatureCache, config: EvalConfig, journal: Journal, say: Say
+    train: FeatureCache, test: FeatureCache, config: EvalConfig, parts: PartialResults, say: Say
 ) -> list[Score]:
     """Test mAP of every layer, in percent.
 
@@ -42,7 +42,7 @@ def evaluate_svm(
             an image, which makes one problem a class.
         test: of the test images, with the same classes.
         config: sections ``features`` and ``svm``.
-        journal: layers that are done already.
+        parts: layers that are done already.
         say: one line to the user.
 
     Raises:
@@ -54,7 +54,7 @@ def evaluate_svm(
     labels, test_labels = several_labels(train, test), several_labels(test, train)
     scores = []
     for layer in config.features.layers:
-        record = journal.get(layer)
+        record = parts.get(layer)
         if record is None:
             started = time.monotonic()
             where = solver_device()
@@ -64,7 +64,7 @@ def evaluate_svm(
                 layer, features, labels, test_features, test_labels, config.svm, train.class_names
             )
             record = score.to_json()
-            journal.put(layer, record)
+            parts.put(layer, record)
             say(f"{layer}: {score.value:.2f} mAP, {time.monotonic() - started:.0f} s")
         scores.append(Score.from_json(record))
     return scores

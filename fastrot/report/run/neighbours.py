@@ -110,10 +110,10 @@ def _from_caches(run: RunFiles, network: Network, images: Images | None) -> _Ban
         try:
             cache = FeatureCache.open(path.parent)
             usable = _LAYER in cache.layers and not cache.crops and cache.num_samples >= 2
-            if not usable or cache.identity.get("weights") != digest:
+            if not usable or cache.fingerprint.get("weights") != digest:
                 continue
             of = images or _images_of(cache, network)
-            if cache.identity.get("data") == of.samples.digest:
+            if cache.fingerprint.get("data") == of.samples.digest:
                 return _cached(cache, of)
         except (FastrotError, KeyError, TypeError):
             continue  # another one may do, and else they are computed

@@ -37,7 +37,10 @@ def features(test_data: Callable[[str], Path], tmp_path_factory: pytest.TempPath
             labels.append(label)
     path = tmp_path_factory.mktemp("bench") / "cache"
     FeatureCache.write_arrays(
-        path, features={"pool": np.stack(rows)}, labels=np.array(labels), identity={"made": "here"}
+        path,
+        features={"pool": np.stack(rows)},
+        labels=np.array(labels),
+        fingerprint={"made": "here"},
     )
     return path
 

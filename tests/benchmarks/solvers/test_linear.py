@@ -34,7 +34,7 @@ def cache(test_data: Callable[[str], Path], tmp_path_factory) -> Path:
             labels.append(label)
     path: Path = tmp_path_factory.mktemp("bench") / "cache"
     FeatureCache.write_arrays(
-        path, features={"pool": np.stack(rows)}, labels=np.array(labels), identity={}
+        path, features={"pool": np.stack(rows)}, labels=np.array(labels), fingerprint={}
     )
     return path
 
@@ -129,7 +129,7 @@ def test_two_classes_are_refused(cache, tmp_path) -> None:
         tmp_path / "two",
         features={"pool": np.eye(4)},
         labels=np.array([0, 1, 0, 1]),
-        identity={},
+        fingerprint={},
     )
     with pytest.raises(UsageError, match="2 classes; the comparison needs three"):
         run_linear(LinearBenchRequest(tmp_path / "two", layer="pool", progress=False))

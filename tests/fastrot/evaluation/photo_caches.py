@@ -26,7 +26,7 @@ def photo_cache(
 ) -> FeatureCache:
     """A cache of one layer, ``layer3``."""
     return FeatureCache.write_arrays(
-        path, features={"layer3": features}, labels=labels, identity={"photos": path.name}
+        path, features={"layer3": features}, labels=labels, fingerprint={"photos": path.name}
     )
 
 

@@ -15,7 +15,8 @@ import torch
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.distributed.world import joined, read_world, shorten_waits
-from fastrot.features.extract import extract_features
+from fastrot.features.extract import ExtractOptions, extract_features
+from fastrot.features.spec import FeatureSpec
 from fastrot.weights.load import load_backbone
 
 
@@ -30,18 +31,17 @@ def main() -> None:
     with joined(world, torch.device("cpu")):
         if slow:
             shorten_waits(world, 11)
-        extract_features(
+        samples = FolderDataset(Path(photos))
+        spec = FeatureSpec.settle(
             backbone,
-            FolderDataset(Path(photos)),
-            Path(out),
+            samples,
+            torch.device("cpu"),
             layers=("layer2", "pool") if slow else ("stem", "layer1", "layer4", "pool"),
             crop=Crop("center", 64, resize=73),
             crops=int(crops),
-            batch=1 if slow else 4,
-            workers=1,
-            world=world,
-            progress=False,
         )
+        how = ExtractOptions(batch=1 if slow else 4, workers=1, progress=False)
+        extract_features(backbone, samples, Path(out), spec, how, world=world)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import torch
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.features.cache import FeatureCache
-from fastrot.features.extract import extract_features
+from fastrot.features.extract import ExtractOptions, extract_features
+from fastrot.features.spec import FeatureSpec
 from fastrot.weights.load import load_backbone
 
 FASTROT = [sys.executable, "-m", "fastrot"]
@@ -58,17 +59,18 @@ def test_one_command_makes_a_cache_and_the_next_finds_it(small_run, photos, tmp_
     assert first.returncode == 0, first.stderr
     report = json.loads(first.stdout)
     cache = FeatureCache.open(out)
-    assert report["samples"] == 20 and report["identity"] == cache.identity
-    assert tuple(cache.layers) == LAYERS and cache.identity["crop"]["resize"] == 73
+    assert report["samples"] == 20 and report["identity"] == cache.fingerprint
+    assert tuple(cache.layers) == LAYERS and cache.fingerprint["crop"]["resize"] == 73
     assert report["bytes"] == {n: (out / f"{n}.npy").stat().st_size for n in LAYERS}
     assert report["made_by"]["images"] == 20
     samples, backbone = FolderDataset(photos), load_backbone(small_run)
     crop = Crop("center", 64, resize=73)
     torch.set_num_threads(1)
+    spec = FeatureSpec.settle(backbone, samples, torch.device("cpu"), layers=LAYERS, crop=crop)
     here = extract_features(
-        backbone, samples, tmp_path / "here", layers=LAYERS, crop=crop, progress=False
+        backbone, samples, tmp_path / "here", spec, ExtractOptions(progress=False)
     )
-    assert here.identity == cache.identity
+    assert here.fingerprint == cache.fingerprint
     assert_same_bytes(out, here.path)
 
     again = call([*FASTROT, *extract(small_run, photos, out)])
@@ -93,7 +95,7 @@ def test_two_ranks_give_the_bytes_of_one(crops, small_run, many, tmp_path):
     assert two.returncode == 0, two.stderr[-3000:]
     assert_same_bytes(tmp_path / "one", tmp_path / "two")
     caches = [FeatureCache.open(tmp_path / name) for name in ("one", "two")]
-    assert caches[0].identity == caches[1].identity
+    assert caches[0].fingerprint == caches[1].fingerprint
     assert [cache.manifest["made_by"]["ranks"] for cache in caches] == [1, 2]
     assert np.array_equal(caches[1].labels, FolderDataset(many).labels)
 

@@ -17,12 +17,12 @@ from fastrot.errors import BadDataError, FastrotError, MismatchError, UsageError
 from fastrot.evaluation import knn
 from fastrot.evaluation.knn import evaluate_knn, vote
 from fastrot.evaluation.metrics import label_ranks
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
 
-QUIET = Journal(None, {})
+QUIET = PartialResults(None, {})
 
 
 def cache(path: Path, features: Any, labels: Any, **options: Any) -> FeatureCache:
@@ -30,7 +30,7 @@ def cache(path: Path, features: Any, labels: Any, **options: Any) -> FeatureCach
         path,
         features={"pool": np.asarray(features)},
         labels=np.asarray(labels),
-        identity={"made": path.name},
+        fingerprint={"made": path.name},
         **options,
     )
 
@@ -135,7 +135,7 @@ def test_several_layers_are_told_apart(tmp_path: Path) -> None:
     layers = {"layer1": np.eye(4), "pool": np.eye(4)[:, :2] + 0.1}
     made = [
         FeatureCache.write_arrays(
-            tmp_path / name, features=layers, labels=np.arange(4), identity={"made": name}
+            tmp_path / name, features=layers, labels=np.arange(4), fingerprint={"made": name}
         )
         for name in ("train", "test")
     ]
@@ -155,11 +155,11 @@ def test_a_rerun_continues_and_gives_the_same(
     photos: tuple[FeatureCache, FeatureCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, test = photos
-    settings, identity = config(10, 20), {"protocol": "knn"}
+    settings, fingerprint = config(10, 20), {"protocol": "knn"}
 
     def evaluate(folder: str) -> list[Score]:
-        journal = Journal(tmp_path / folder, identity)
-        return evaluate_knn(train, test, settings, journal, lambda _: None, unit=64)
+        parts = PartialResults(tmp_path / folder, fingerprint)
+        return evaluate_knn(train, test, settings, parts, lambda _: None, unit=64)
 
     whole = evaluate("whole")
     search, searched = knn.nearest_rows, []

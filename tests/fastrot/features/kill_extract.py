@@ -19,8 +19,9 @@ import torch._dynamo  # which the first custom operation imports: once here, not
 
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sources.dataset import FolderDataset
-from fastrot.features.extract import extract_features
+from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.manifest import MANIFEST
+from fastrot.features.spec import FeatureSpec
 from fastrot.features.writer import DONE, FeatureWriter, read_plan
 from fastrot.weights.load import Backbone, load_backbone
 
@@ -50,10 +51,13 @@ def start(backbone: Backbone, photos: Path, out: Path, crops: int, call: int) ->
     child = os.fork()
     if child == 0:
         die_at(call)
-        extract_features(
-            backbone, FolderDataset(photos), out, layers=("layer1", "pool"),
-            crop=Crop("center", 64, resize=73), crops=crops, batch=4, workers=1, progress=False,
+        samples, crop = FolderDataset(photos), Crop("center", 64, resize=73)
+        spec = FeatureSpec.settle(
+            backbone, samples, torch.device("cpu"), layers=("layer1", "pool"), crop=crop,
+            crops=crops,
         )  # fmt: skip
+        how = ExtractOptions(batch=4, workers=1, progress=False)
+        extract_features(backbone, samples, out, spec, how)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

@@ -20,7 +20,11 @@ from fastrot.errors import (
 from fastrot.features.cache import FeatureCache, LayerInfo
 from fastrot.features.writer import DONE, FeatureWriter
 
-IDENTITY = {"weights": "ab", "crop": {"kind": "center", "size": 224}, "layers": ("layer4", "pool")}
+FINGERPRINT = {
+    "weights": "ab",
+    "crop": {"kind": "center", "size": 224},
+    "layers": ("layer4", "pool"),
+}
 N = 20
 
 
@@ -34,7 +38,7 @@ def arrays(seed: int = 0, *, crops: int = 0) -> dict[str, np.ndarray]:
 
 
 def written(path: Path, **changed) -> FeatureCache:
-    usual = {"features": arrays(), "labels": np.arange(N) % 3, "identity": IDENTITY}
+    usual = {"features": arrays(), "labels": np.arange(N) % 3, "fingerprint": FINGERPRINT}
     return FeatureCache.write_arrays(path, **(usual | changed))
 
 
@@ -48,7 +52,7 @@ def fails(kind: type[FastrotError], match: str, call, *arguments, **named) -> No
 def test_what_is_written_is_read(crops, tmp_path):
     infos = {"layer4": LayerInfo(2, 2, 8, "published"), "pool": LayerInfo(2, 1, 2, "average")}
     written(tmp_path / "c", features=arrays(crops=crops), layers=infos, class_names=("a", "b", "c"))
-    cache = FeatureCache.open(tmp_path / "c", expect=IDENTITY)
+    cache = FeatureCache.open(tmp_path / "c", expect=FINGERPRINT)
     assert list(cache.layers) == ["layer4", "pool"] and cache.layers == infos
     for name, values in arrays(crops=crops).items():
         found = cache.features(name)
@@ -70,12 +74,12 @@ def test_another_identity_is_refused_by_its_fields(tmp_path):
     now = {"weights": "cd", "crop": {"kind": "whole", "size": 224}, "layers": ["layer4", "pool"]}
     expected = "holds other features: crop.kind: center -> whole; weights: ab -> cd; name another"
     fails(MismatchError, expected, FeatureCache.open, tmp_path / "c", expect=now)
-    fails(MismatchError, "weights: ab -> cd", written, tmp_path / "c", identity=now)
-    more = IDENTITY | {"seed": None}
+    fails(MismatchError, "weights: ab -> cd", written, tmp_path / "c", fingerprint=now)
+    more = FINGERPRINT | {"seed": None}
     fails(
         MismatchError, r"seed: \(absent\) -> null", FeatureCache.open, tmp_path / "c", expect=more
     )
-    written(tmp_path / "c", features=arrays(1))  # the same identity is written anew
+    written(tmp_path / "c", features=arrays(1))  # the same fingerprint is written anew
     found = FeatureCache.open(tmp_path / "c").features("pool")
     assert np.array_equal(found, arrays(1)["pool"].astype(np.float16))
 
@@ -182,7 +186,7 @@ def test_the_sample_with_a_value_that_is_not_finite_is_named(tmp_path):
 
 def begin(path: Path, **changed) -> None:
     usual = {
-        "identity": IDENTITY, "layers": {"pool": LayerInfo(2, 1, 2, "average")}, "samples": N,
+        "fingerprint": FINGERPRINT, "layers": {"pool": LayerInfo(2, 1, 2, "average")}, "samples": N,
         "crops": 0, "batch": 6,
     }  # fmt: skip
     FeatureWriter.begin(path, **(usual | changed))
@@ -212,8 +216,8 @@ def test_unfinished_work_is_not_taken_for_a_cache(tmp_path):
         writer.write(0, 0, {"pool": np.zeros((6, 2), np.float16)})
         fails(BadDataError, "4 batches are missing|3 batches", writer.finish, np.arange(N), None)
     fails(BadDataError, "unfinished", FeatureCache.open, tmp_path / "c")
-    other = IDENTITY | {"weights": "cd"}
-    fails(MismatchError, "weights: ab -> cd", begin, tmp_path / "c", identity=other)
+    other = FINGERPRINT | {"weights": "cd"}
+    fails(MismatchError, "weights: ab -> cd", begin, tmp_path / "c", fingerprint=other)
 
 
 def test_damaged_records_of_unfinished_work_are_refused(tmp_path):

@@ -24,11 +24,13 @@ from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.subset import DatasetSubset
 from fastrot.errors import BadDataError, FastrotError, MismatchError, NonFiniteError, UsageError
+from fastrot.evaluation.extract import protocol_spec, scoring_crop
+from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.features.cache import FeatureCache
-from fastrot.features.extract import extract_features
+from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.forward import FeatureNetwork
 from fastrot.features.pooling import pool
-from fastrot.features.spec import feature_identity, plan_features, protocol_crop
+from fastrot.features.spec import FeatureSpec
 from fastrot.weights.load import Backbone, load_backbone
 
 LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
@@ -47,8 +49,14 @@ def samples(photos: Path) -> FolderDataset:
 
 
 def extract(backbone: Backbone, samples: Any, out: Path, **changed: Any) -> FeatureCache:
-    usual: dict[str, Any] = {"layers": LAYERS, "crop": CENTER, "workers": 1, "progress": False}
-    return extract_features(backbone, samples, out, **(usual | changed))
+    how = ExtractOptions(workers=1, progress=False, batch=changed.pop("batch", None))
+    usual: dict[str, Any] = {"layers": LAYERS, "crop": CENTER}
+    spec = FeatureSpec.settle(backbone, samples, CPU, **(usual | changed))
+    return extract_features(backbone, samples, out, spec, how)
+
+
+def protocol(**features: Any) -> EvalConfig:
+    return EvalConfig.model_validate({"protocol": "knn", "kind": "knn", "features": features})
 
 
 def bytes_of(cache: Path) -> dict[str, str]:
@@ -159,19 +167,20 @@ def test_random_crops_are_drawn_by_epoch_and_the_same_again(backbone, samples, t
     assert bytes_of(again.path) == bytes_of(cache.path)
     other = extract(backbone, samples, tmp_path / "c", **arguments, seed=1)
     assert not np.array_equal(other.features("pool"), cache.features("pool"))
-    assert other.identity["seed"] == 1 and cache.identity["seed"] == 0
+    assert other.fingerprint["seed"] == 1 and cache.fingerprint["seed"] == 0
 
 
 @pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("bf16", 0.02)])
 def test_the_fused_network_gives_the_same_features(precision, apart, backbone, samples):
     """What a GPU runs, by its reference."""
-    plan = plan_features(backbone, samples, LAYERS, CENTER, 0, 0, "auto", CPU, precision)
+    what = {"layers": LAYERS, "crop": CENTER, "precision": precision}
+    spec = FeatureSpec.settle(backbone, samples, CPU, **what)
     images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
     nothing = torch.zeros(4, dtype=torch.int64)
     batch = Batch(images, nothing, torch.arange(4), nothing.bool(), nothing[:, None].byte())
     found = {}
     for engine in ("torch", "fused"):
-        with FeatureNetwork(backbone, plan, CPU, engine=engine) as network:
+        with FeatureNetwork(backbone, spec, CPU, engine=engine) as network:
             views = network.views(batch)
             assert views.shape[1] == (4 if engine == "fused" else 3)
             found[engine] = network.features(views)
@@ -190,11 +199,11 @@ def test_the_fused_network_gives_the_same_features(precision, apart, backbone, s
 def test_transforms_are_near_pillows_two_steps(
     name, transform, levels, largest, share, backbone, test_data: Callable[[str], Path]
 ):
-    """As feature_plan.py states it: mean and largest difference in levels, and of features."""
+    """As features/spec.py states it: mean and largest difference in levels, and of features."""
     data = FolderDataset(test_data(name) if name == "imagenet-300" else test_data(name) / "val")
     data = DatasetSubset(data, np.linspace(0, len(data) - 1, 16).astype(np.int64))
     order = Sampler(16, 16, mode="sequential", drop_last=False)
-    crop = protocol_crop(transform, backbone, resolution=224)
+    crop = scoring_crop(protocol(transform=transform, resolution=224), backbone)
     loader = build_loader("native", LoaderSpec(data, order, crop, 0, CPU, 1, exact=True))
     (batch,) = loader
     loader.close()
@@ -240,7 +249,7 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(
         whole = extract(backbone, samples, tmp_path / f"whole-{crops}", batch=4, crops=crops,
                         layers=("layer1", "pool"))  # fmt: skip
         assert bytes_of(tmp_path / str(crops)) == bytes_of(whole.path)
-        found = FeatureCache.open(tmp_path / str(crops), expect=whole.identity)
+        found = FeatureCache.open(tmp_path / str(crops), expect=whole.fingerprint)
         names = [{path.name for path in cache.path.iterdir()} for cache in (found, whole)]
         assert names[0] - {"run.lock"} == names[1]  # a dead process's lock locks nothing
         assert np.array_equal(found.labels, whole.labels)
@@ -361,13 +370,27 @@ def test_wrong_arguments_are_named(backbone, samples, tmp_path):
         data = samples if changed else DatasetSubset(samples, np.arange(0))
         fails(UsageError, match, backbone, data, tmp_path / "c", **changed)
     with pytest.raises(UsageError, match=r"features.resize=60 must be at least the resolution"):
-        protocol_crop("center", backbone, resize=60)
-    with pytest.raises(UsageError, match="transform 'middle' is not known"):
-        protocol_crop("middle", backbone)
+        scoring_crop(protocol(resize=60), backbone)
+    with pytest.raises(UsageError, match=r"features\.transform"):
+        load_protocol("linear", ["features.transform=middle"])
     assert not (tmp_path / "c").exists()
 
 
-def test_identity_is_known_before_anything_is_computed(backbone, samples, whole):
-    assert feature_identity(backbone, samples, layers=LAYERS, crop=CENTER) == whole.identity
-    assert protocol_crop("center", backbone) == CENTER
-    assert protocol_crop("center", backbone, resolution=224).resize == 256
+def test_the_fingerprint_is_known_before_anything_is_computed(backbone, samples, whole):
+    spec = FeatureSpec.settle(backbone, samples, CPU, layers=LAYERS, crop=CENTER)
+    assert spec.fingerprint == whole.fingerprint
+    assert protocol_spec(protocol(layers=LAYERS), backbone, samples, CPU) == spec
+    assert scoring_crop(protocol(), backbone) == CENTER
+    assert scoring_crop(protocol(resolution=224), backbone).resize == 256
+
+
+def test_a_specification_is_for_one_backbone_and_one_data_set(
+    backbone, samples, small_run, tmp_path
+):
+    spec = FeatureSpec.settle(backbone, samples, CPU, layers=LAYERS, crop=CENTER)
+    random = load_backbone(small_run, random_init=True)
+    fewer = DatasetSubset(samples, np.arange(19))
+    for network, data in ((random, samples), (backbone, fewer)):
+        with pytest.raises(UsageError, match="of another backbone or other samples"):
+            extract_features(network, data, tmp_path / "c", spec)
+    assert not (tmp_path / "c").exists()

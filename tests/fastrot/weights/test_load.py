@@ -18,7 +18,8 @@ from fastrot.config import ModelConfig
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.errors import BadDataError, FastrotError, MismatchError, UsageError
-from fastrot.features.extract import extract_features
+from fastrot.features.extract import ExtractOptions, extract_features
+from fastrot.features.spec import FeatureSpec
 from fastrot.models.backbones import build_model
 from fastrot.weights.load import Backbone, load_backbone, weights_digest
 
@@ -74,10 +75,10 @@ LAYOUTS: list[Callable[[Tensors], Any]] = [
 
 
 def features(backbone: Backbone, photos: Path, out: Path) -> dict[str, bytes]:
-    cache = extract_features(
-        backbone, FolderDataset(photos), out, layers=("stem", "layer3", "pool"), crop=CROP,
-        workers=1, progress=False,
-    )  # fmt: skip
+    samples, layers = FolderDataset(photos), ("stem", "layer3", "pool")
+    spec = FeatureSpec.settle(backbone, samples, torch.device("cpu"), layers=layers, crop=CROP)
+    how = ExtractOptions(workers=1, progress=False)
+    cache = extract_features(backbone, samples, out, spec, how)
     return {name: (cache.path / f"{name}.npy").read_bytes() for name in cache.layers}
 
 

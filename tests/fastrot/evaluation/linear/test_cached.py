@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from fastrot.errors import BadDataError, MismatchError
 from fastrot.evaluation.linear.cached import evaluate_linear
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
@@ -55,7 +55,7 @@ def cache(path: Path, n: int, seed: int, *, crops: int = 0, zero: bool = False) 
         path,
         features=features,
         labels=labels,
-        identity={"n": n, "seed": seed, "crops": crops},
+        fingerprint={"n": n, "seed": seed, "crops": crops},
         layers=LAYERS,
         class_names=tuple("abcdefghij"),
     )
@@ -73,7 +73,7 @@ def run(
     train: FeatureCache, test: FeatureCache, folder: Path | None = None, **linear: Any
 ) -> list[Score]:
     return evaluate_linear(
-        train, test, settings(**linear), Journal(folder, {}), lambda _: None, save_seconds=0
+        train, test, settings(**linear), PartialResults(folder, {}), lambda _: None, save_seconds=0
     )
 
 
@@ -107,7 +107,7 @@ import sys, time
 from pathlib import Path
 import torch
 sys.path.insert(0, {here!r})
-import test_linear as t
+import test_cached as t
 from fastrot.evaluation.linear import training as linear_training
 save = linear_training.save_state
 def slow(*arguments):
@@ -138,8 +138,8 @@ def test_killed_between_epochs_it_goes_on_to_the_same_bits(tmp_path: Path) -> No
         process.wait()
     assert 3 <= epochs_in(state) < 30
     said: list[str] = []
-    journal = Journal(tmp_path / "out", {})
-    scores = evaluate_linear(train, test, settings(epochs=30), journal, said.append)
+    parts = PartialResults(tmp_path / "out", {})
+    scores = evaluate_linear(train, test, settings(epochs=30), parts, said.append)
     assert said[0].startswith("linear probe: continues after epoch ")
     assert scores == whole
     assert not state.exists()
@@ -189,7 +189,7 @@ def test_the_seed_matters_and_nothing_else_does(two: tuple[FeatureCache, Feature
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_learns_the_same(two: tuple[FeatureCache, FeatureCache]) -> None:
     scores = [
-        evaluate_linear(*two, settings(), Journal(None, {}), lambda _: None, device=device)
+        evaluate_linear(*two, settings(), PartialResults(None, {}), lambda _: None, device=device)
         for device in ("cpu", "cuda")
     ]
     for ours, theirs in zip(*scores, strict=True):
@@ -216,7 +216,7 @@ def test_layers_that_were_pooled_in_another_way_are_refused(
         tmp_path / "other",
         features={name: np.zeros((10, info.dim)) for name, info in LAYERS.items()},
         labels=np.arange(10),
-        identity={},
+        fingerprint={},
         class_names=tuple("abcdefghij"),
     )
     with pytest.raises(MismatchError, match=r"layer 'layer1': train has .* extract both"):
@@ -228,7 +228,7 @@ def test_one_class_is_no_problem_to_solve(tmp_path: Path) -> None:
         tmp_path / "one",
         features={name: np.zeros((10, info.dim)) for name, info in LAYERS.items()},
         labels=np.full(10, 3),
-        identity={},
+        fingerprint={},
         layers=LAYERS,
     )
     with pytest.raises(BadDataError, match="all samples are of one class"):

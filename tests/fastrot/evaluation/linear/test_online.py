@@ -1,4 +1,4 @@
-"""The probe on live crops of real photos, whole: learning, kills, the gap to cached crops."""
+"""The probe on online crops of real photos, whole: learning, kills, the gap to cached crops."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from fastrot.config import ModelConfig
 from fastrot.data.open import open_dataset
 from fastrot.data.subset import DatasetSubset, spread
 from fastrot.errors import BadDataError, MismatchError, UsageError
-from fastrot.evaluation.extract import scoring_crop, training_crop
+from fastrot.evaluation.extract import protocol_spec, scoring_crop
 from fastrot.evaluation.linear.cached import evaluate_linear
-from fastrot.evaluation.linear.online import evaluate_linear_live, live_identity
+from fastrot.evaluation.linear.online import OnlineSpec, evaluate_linear_online
 from fastrot.evaluation.linear.training import mode_gap
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
-from fastrot.features.extract import extract_features
+from fastrot.features.cache import FeatureCache
+from fastrot.features.extract import ExtractOptions, extract_features
+from fastrot.features.spec import FeatureSpec
 from fastrot.models.backbones import build_model
 from fastrot.weights.load import Backbone, load_backbone, weights_digest
 
+CPU = torch.device("cpu")
 MODEL = ModelConfig(name="resnet18", width=8)
 
 
@@ -72,22 +75,44 @@ def settings(augment: str = "rrc_jitter_lighting", **linear: Any) -> EvalConfig:
     )
 
 
-def live(
+def spec_of(
+    backbone: Backbone, two: tuple[Any, Any], config: EvalConfig, **more: Any
+) -> OnlineSpec:
+    return OnlineSpec.settle(backbone, *two, config, CPU, **more)
+
+
+def online(
     backbone: Backbone,
     two: tuple[Any, Any],
     config: EvalConfig,
     folder: Path | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    test_cache: Path | None = None,
+    workers: int | None = None,
     **more: Any,
 ) -> list[Score]:
-    more = {"save_seconds": 0, "progress": False, "say": lambda _: None, **more}
-    return evaluate_linear_live(backbone, *two, config, Journal(folder, {}), **more)
+    return evaluate_linear_online(
+        *(backbone, *two, spec_of(backbone, two, config, **more), config),
+        *(PartialResults(folder, {}), say),
+        options=ExtractOptions(workers=workers, progress=False),
+        test_cache=test_cache,
+        save_seconds=0,
+    )
 
 
-def test_live_crops_teach_what_the_layers_hold(
+def cached(
+    backbone: Backbone, samples: Any, out: Path, config: EvalConfig, **more: Any
+) -> FeatureCache:
+    spec = protocol_spec(config, backbone, samples, CPU, **more)
+    return extract_features(backbone, samples, out, spec, ExtractOptions(progress=False))
+
+
+def test_online_crops_teach_what_the_layers_hold(
     backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     before, said = weights_digest(backbone.model), list[str]()
-    scores = live(backbone, two, settings(epochs=8, milestones=(6,)), tmp_path, say=said.append)
+    scores = online(backbone, two, settings(epochs=8, milestones=(6,)), tmp_path, say=said.append)
     assert [(s.name, s.metric) for s in scores[:3]] == [
         ("layer1", "top1"),
         ("layer1", "top5"),
@@ -101,7 +126,7 @@ def test_live_crops_teach_what_the_layers_hold(
     assert said[0].startswith("linear probe: 200 images an epoch, decoded by the loader ")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["identity.json", "linear-augmented.json", "test-features"]
-    assert live(backbone, two, settings(epochs=8, milestones=(6,)), tmp_path) == scores
+    assert online(backbone, two, settings(epochs=8, milestones=(6,)), tmp_path) == scores
 
 
 def test_without_augmentation_it_is_the_cached_probe(
@@ -109,19 +134,19 @@ def test_without_augmentation_it_is_the_cached_probe(
 ) -> None:
     """One batch an epoch, so that the order of the samples says nothing."""
     config = settings("none", batch=200)
-    caches = [
-        extract_features(
-            *(backbone, samples, tmp_path / name),
+    caches = []
+    for name, samples in zip(("train", "test"), two, strict=True):
+        spec = FeatureSpec.settle(
+            *(backbone, samples, CPU),
             layers=config.features.layers,
             crop=scoring_crop(config, backbone),
             loader="reference",
-            progress=False,
         )
-        for name, samples in zip(("train", "test"), two, strict=True)
-    ]
-    cached = evaluate_linear(*caches, config, Journal(None, {}), lambda _: None)
-    scores = live(backbone, two, config, loader="reference", workers=0)
-    for ours, theirs in zip(scores, cached, strict=True):
+        how = ExtractOptions(progress=False)
+        caches.append(extract_features(backbone, samples, tmp_path / name, spec, how))
+    probed = evaluate_linear(*caches, config, PartialResults(None, {}), lambda _: None)
+    scores = online(backbone, two, config, loader="reference", workers=0)
+    for ours, theirs in zip(scores, probed, strict=True):
         assert ours.detail["loss"] == pytest.approx(theirs.detail["loss"], rel=2e-3)
         assert ours.value == pytest.approx(theirs.value, abs=2)  # a photo or two: float16
 
@@ -130,19 +155,13 @@ def test_the_gap_to_cached_crops_is_named_by_head(
     backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     config = settings("center_random")
-    cached = [
-        extract_features(
-            *(backbone, samples, tmp_path / name),
-            layers=config.features.layers,
-            crop=training_crop(config, backbone) if crops else scoring_crop(config, backbone),
-            crops=crops,
-            progress=False,
-        )
+    caches = [
+        cached(backbone, samples, tmp_path / name, config, crops=crops)
         for name, samples, crops in (("train", two[0], 2), ("test", two[1], 0))
     ]
-    scores = evaluate_linear(*cached, config, Journal(None, {}), lambda _: None)
+    scores = evaluate_linear(*caches, config, PartialResults(None, {}), lambda _: None)
     assert scores[0].detail["mode"] == "cached-2"
-    augmented = live(backbone, two, config, test_cache=tmp_path / "test")
+    augmented = online(backbone, two, config, test_cache=tmp_path / "test")
     gap = mode_gap(augmented, scores)
     assert list(gap) == ["layer1 top1", "layer1 top5", "pool top1", "pool top5"]
     assert gap["pool top1"] == augmented[2].value - scores[2].value
@@ -153,7 +172,7 @@ import sys, time
 from pathlib import Path
 import torch
 sys.path.insert(0, {here!r})
-import test_linear_live as t
+import test_online as t
 from fastrot.evaluation.linear import training as linear_training
 save = linear_training.save_state
 def slow(*arguments):
@@ -163,7 +182,7 @@ linear_training.save_state = slow
 torch.set_num_threads(1)
 root = Path({root!r})
 backbone, two = t.backbone_at(root / "backbone.safetensors"), t.photos(Path({data!r}))
-t.live(backbone, two, t.settings(epochs=9), root / "out")
+t.online(backbone, two, t.settings(epochs=9), root / "out")
 """
 
 
@@ -172,7 +191,7 @@ def test_killed_it_goes_on_to_the_same_bits(
     two: tuple[DatasetSubset, DatasetSubset], test_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
     backbone = backbone_at(tmp_path / "backbone.safetensors")
-    whole = live(backbone, two, settings(epochs=9), tmp_path / "whole")
+    whole = online(backbone, two, settings(epochs=9), tmp_path / "whole")
     data, here = str(test_data("imagenette-128")), str(Path(__file__).parent)
     code = KILLED.format(here=here, root=str(tmp_path), data=data)
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -187,7 +206,7 @@ def test_killed_it_goes_on_to_the_same_bits(
         process.wait()
     assert 2 <= epochs_in(state) < 9
     said: list[str] = []
-    assert live(backbone, two, settings(epochs=9), tmp_path / "out", say=said.append) == whole
+    assert online(backbone, two, settings(epochs=9), tmp_path / "out", say=said.append) == whole
     assert any(line.startswith("linear probe: continues after epoch ") for line in said)
     assert not state.exists()
 
@@ -203,9 +222,9 @@ def test_twenty_photos_and_a_share_of_the_labels(
     backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset]
 ) -> None:
     few = DatasetSubset(two[0], np.arange(0, 200, 10)), DatasetSubset(two[1], np.arange(20))
-    scores = live(backbone, few, settings(epochs=2, batch=256))
+    scores = online(backbone, few, settings(epochs=2, batch=256))
     assert all(0 <= score.value <= 100 for score in scores)
-    scores = live(backbone, two, settings(epochs=2, subset=0.1))
+    scores = online(backbone, two, settings(epochs=2, subset=0.1))
     assert scores[0].detail["subset"]["images"] == 20
     assert scores[0].detail["subset"]["images_a_class"] == [2, 2]
 
@@ -214,7 +233,7 @@ def test_the_optimum_is_of_cached_features_and_left_out_with_a_word(
     backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset]
 ) -> None:
     said: list[str] = []
-    scores = live(backbone, two, settings(epochs=1, optimum=True), say=said.append)
+    scores = online(backbone, two, settings(epochs=1, optimum=True), say=said.append)
     assert said[0].startswith("linear.optimum: left out") and len(scores) == 4
 
 
@@ -224,45 +243,41 @@ def test_what_cannot_be_probed_says_why(
     train, test = two
     one = DatasetSubset(train, np.flatnonzero(train.labels == 3))
     with pytest.raises(BadDataError, match="all samples are of one class"):
-        live(backbone, (one, test), settings())
+        online(backbone, (one, test), settings())
     unlabelled = DatasetSubset(train, np.arange(50))
     unlabelled.labels = np.where(np.arange(50) == 7, -1, unlabelled.labels)
     with pytest.raises(BadDataError, match=r"1 of 50 images have no label"):
-        live(backbone, (unlabelled, test), settings())
+        online(backbone, (unlabelled, test), settings())
     with pytest.raises(UsageError, match="layer9"):
         config = settings().model_copy(
             update={"features": settings().features.model_copy(update={"layers": ("layer9",)})}
         )
-        live(backbone, two, config)
+        online(backbone, two, config)
     with pytest.raises(UsageError, match="loader 'fast' is unknown"):
-        live(backbone, two, settings(), loader="fast")
+        online(backbone, two, settings(), loader="fast")
 
 
 def test_test_features_that_are_there_serve_with_the_layers_they_hold(
     backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
     config, layers = settings("rrc"), ("layer1", "layer3", "pool")
-    extract_features(
-        *(backbone, two[1], tmp_path / "test"),
-        layers=layers,
-        crop=scoring_crop(config, backbone),
-        progress=False,
-    )
-    scores = live(backbone, two, config, test_cache=tmp_path / "test", test_layers=layers)
-    assert scores == live(backbone, two, config)
+    cached(backbone, two[1], tmp_path / "test", config, layers=layers)
+    scores = online(backbone, two, config, test_cache=tmp_path / "test", test_layers=layers)
+    assert scores == online(backbone, two, config)
     with pytest.raises(MismatchError, match="layers"):
-        live(backbone, two, config, test_cache=tmp_path / "test")
+        online(backbone, two, config, test_cache=tmp_path / "test")
 
 
-def test_the_identity_names_what_differs(
+def test_the_fingerprint_names_what_differs(
     backbone: Backbone, two: tuple[DatasetSubset, DatasetSubset], tmp_path: Path
 ) -> None:
-    identity = live_identity(backbone, *two, settings())
-    Journal(tmp_path, identity)
-    Journal(tmp_path, live_identity(backbone, *two, settings()))
-    assert identity["train"]["weights"] == backbone.digest
-    other = live_identity(backbone, two[0], two[0], settings("center_random", seed=1))
+    fingerprint = spec_of(backbone, two, settings()).fingerprint
+    PartialResults(tmp_path, fingerprint)
+    PartialResults(tmp_path, spec_of(backbone, two, settings()).fingerprint)
+    assert fingerprint["train"]["weights"] == backbone.digest
+    config = settings("center_random", seed=1)
+    other = spec_of(backbone, (two[0], two[0]), config).fingerprint
     with pytest.raises(MismatchError, match=r"test\.data: ") as caught:
-        Journal(tmp_path, other)
+        PartialResults(tmp_path, other)
     for field in ("train.crop.kind: ", "center_random", "train.seed: 0 -> 1"):
         assert field in str(caught.value)

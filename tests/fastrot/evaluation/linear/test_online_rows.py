@@ -1,4 +1,4 @@
-"""Live training rows of real photos against Pillow's and a plain forward pass."""
+"""Online training rows of real photos against Pillow's and a plain forward pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastrot.evaluation.linear.online_rows import OnlineRows
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.features.forward import FeatureNetwork
 from fastrot.features.pooling import pool
-from fastrot.features.spec import plan_features
+from fastrot.features.spec import FeatureSpec
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 from fastrot.models.backbones import build_model
 from fastrot.weights.load import Backbone, load_backbone
@@ -73,8 +73,8 @@ def rows_of(
     crop = training_crop(config, backbone)
     reader = build_loader("reference", LoaderSpec(photos, order, crop, SEED, CPU, workers=0))
     test = scoring_crop(config, backbone)
-    plan = plan_features(backbone, photos, LAYERS, test, 0, 0, "auto", CPU, "fp32")
-    with FeatureNetwork(backbone, plan, CPU) as network:
+    spec = FeatureSpec.settle(backbone, photos, CPU, layers=LAYERS, crop=test)
+    with FeatureNetwork(backbone, spec, CPU) as network:
         rows = OnlineRows(
             network,
             reader,

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import BadDataError, UsageError
 from fastrot.evaluation.linear.optimum import hold_out, optimum_scores
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache, LayerInfo
@@ -35,7 +35,12 @@ def write(path: Path, pixels: NDArray[Any], labels: NDArray[Any], **options: Any
         features[layer] = pooled.transpose(0, 3, 1, 2).reshape(n, -1) / 64
         infos[layer] = LayerInfo(3, grid, 3 * grid**2, "mean")
     return FeatureCache.write_arrays(
-        path, features=features, labels=labels, identity={"of": "pixels"}, layers=infos, **options
+        path,
+        features=features,
+        labels=labels,
+        fingerprint={"of": "pixels"},
+        layers=infos,
+        **options,
     )
 
 
@@ -65,7 +70,7 @@ def run(
     *,
     layers: tuple[str, ...] = ("coarse",),
     ids: NDArray[np.int64] | None = None,
-    journal: Journal | None = None,
+    parts: PartialResults | None = None,
     say: Callable[[str], None] = lambda _: None,
     **linear: Any,
 ) -> list[Score]:
@@ -75,8 +80,8 @@ def run(
         linear=LinearConfig(**{"strengths": STRENGTHS, "optimum": True, **linear}),
     )
     rows = np.arange(caches[0].num_samples) if ids is None else ids
-    journal = journal or Journal(None, {})
-    return optimum_scores(*caches, layers, rows, config, journal, say, device="cpu")
+    parts = parts or PartialResults(None, {})
+    return optimum_scores(*caches, layers, rows, config, parts, say, device="cpu")
 
 
 def standardised(cache: FeatureCache, like: FeatureCache, layer: str) -> NDArray[np.float64]:
@@ -164,9 +169,9 @@ def test_finished_layers_survive_a_kill(caches, tmp_path) -> None:
         raise KilledError
 
     with pytest.raises(KilledError):
-        run(caches, layers=LAYERS, journal=Journal(tmp_path / "j", {}), say=die)
+        run(caches, layers=LAYERS, parts=PartialResults(tmp_path / "j", {}), say=die)
     said: list[str] = []
-    again = run(caches, layers=LAYERS, journal=Journal(tmp_path / "j", {}), say=said.append)
+    again = run(caches, layers=LAYERS, parts=PartialResults(tmp_path / "j", {}), say=said.append)
     assert again == whole
     assert [line.split(":")[0] for line in said] == ["fine optimum"]
 
@@ -187,7 +192,7 @@ def test_the_first_crop_is_taken(caches, photos, tmp_path) -> None:
         tmp_path / "crops",
         features={name: np.stack([rows, rows[::-1]], axis=1) for name, rows in plain.items()},
         labels=photos["train"][1],
-        identity={},
+        fingerprint={},
         layers=caches[0].layers,
     )
     a, b = run(caches, strengths=(1e-2,))[0], run((crops, caches[1]), strengths=(1e-2,))[0]
@@ -225,7 +230,7 @@ def test_several_labels_a_sample_are_refused(caches, tmp_path) -> None:
         tmp_path / "many",
         features={"coarse": np.ones((3, 2))},
         labels=np.ones((3, 4), np.int8),
-        identity={},
+        fingerprint={},
     )
     with pytest.raises(BadDataError, match="one class for each sample"):
         run((many, caches[1]))

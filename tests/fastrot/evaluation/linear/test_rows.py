@@ -25,7 +25,7 @@ def numbered(path: Path, crops: int) -> FeatureCache:
         path,
         features={"pool": features if crops else features[:, 0]},
         labels=np.arange(N) % 5,
-        identity={"crops": crops},
+        fingerprint={"crops": crops},
     )
 
 

@@ -34,7 +34,7 @@ def test_rows_are_the_first_crops_of_the_chosen_samples(tmp_path: Path) -> None:
         tmp_path / "crops",
         features={"pool": values},
         labels=np.zeros(4, np.int64),
-        identity={},
+        fingerprint={},
         layers={"pool": LayerInfo(2, 1, 2, "")},
     )
     assert read_rows(crops, "pool", np.array([3, 1])).tolist() == values[[3, 1], 0].tolist()
@@ -42,6 +42,6 @@ def test_rows_are_the_first_crops_of_the_chosen_samples(tmp_path: Path) -> None:
         tmp_path / "plain",
         features={"pool": values[:, 1]},
         labels=np.zeros(4, np.int64),
-        identity={},
+        fingerprint={},
     )
     assert read_rows(plain, "pool", np.array([2])).tolist() == values[[2], 1].tolist()

@@ -10,7 +10,7 @@ import torch
 
 from fastrot.errors import BadDataError
 from fastrot.evaluation.linear.heads import HeadShape, LinearHeads
-from fastrot.evaluation.linear.rows import Rows
+from fastrot.evaluation.linear.rows import FeatureBatch
 from fastrot.evaluation.linear.state import (
     Curves,
     Progress,
@@ -39,8 +39,8 @@ def test_top_1_and_top_5_are_counted_over_all_batches() -> None:
     heads.load(state, "")
     x = torch.arange(6, 0, -1).float()[None]  # class 0 first, class 5 last
     batches = [
-        Rows({"pool": x.repeat(3, 1)}, torch.tensor([0, 4, 5])),
-        Rows({"pool": x}, x[0, :1].long() * 0),
+        FeatureBatch({"pool": x.repeat(3, 1)}, torch.tensor([0, 4, 5])),
+        FeatureBatch({"pool": x}, x[0, :1].long() * 0),
     ]
     assert score_heads(heads, batches)["pool"] == (50.0, 75.0)
 
@@ -130,13 +130,13 @@ class Batches:
     def __init__(self, steps: int, most: int | None = None) -> None:
         self.steps, self.most = steps, most
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[FeatureBatch]:
         for step in range(start_step, self.steps):
             if step == self.most:
                 raise KeyboardInterrupt
             made = torch.Generator().manual_seed(1000 * epoch + step)
             x = torch.randn(8, 3, generator=made)
-            yield Rows({"pool": x, "stem": 2 * x}, torch.randint(4, (8,), generator=made))
+            yield FeatureBatch({"pool": x, "stem": 2 * x}, torch.randint(4, (8,), generator=made))
 
 
 @pytest.mark.parametrize("most", [0, 99, 100, 101, 249])

@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 
 from fastrot.errors import BadDataError
 from fastrot.evaluation.metrics import average_precision
-from fastrot.evaluation.partial_results import Journal
+from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.evaluation.svm.draws import draw_signs
 from fastrot.evaluation.svm.lowshot import evaluate_lowshot
@@ -42,7 +42,7 @@ def protocol(*overrides: str) -> EvalConfig:
 
 def test_it_is_what_linear_svc_gives(caches: tuple[FeatureCache, FeatureCache]) -> None:
     train, test = caches
-    scores = evaluate_lowshot(train, test, protocol(), Journal(None, {}), lambda _: None)
+    scores = evaluate_lowshot(train, test, protocol(), PartialResults(None, {}), lambda _: None)
     assert [score.name for score in scores] == ["1-shot layer3", "8-shot layer3"]
     x, x_test = (
         np.float64(c.features("layer3")) / (np.linalg.norm(np.float64(c.features("layer3")), axis=1)
@@ -72,18 +72,18 @@ def test_it_is_what_linear_svc_gives(caches: tuple[FeatureCache, FeatureCache]) 
 def test_a_killed_run_goes_on_with_the_same_numbers(
     caches: tuple[FeatureCache, FeatureCache], tmp_path: Path
 ) -> None:
-    journal = Journal(tmp_path / "j", {})
+    parts = PartialResults(tmp_path / "j", {})
 
     def killed(text: str) -> None:
         raise KeyboardInterrupt(text)
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate_lowshot(*caches, protocol(), journal, killed)
-    assert journal.get("1-shot layer3") and not journal.get("8-shot layer3")
+        evaluate_lowshot(*caches, protocol(), parts, killed)
+    assert parts.get("1-shot layer3") and not parts.get("8-shot layer3")
     said: list[str] = []
-    resumed = evaluate_lowshot(*caches, protocol(), journal, said.append)
+    resumed = evaluate_lowshot(*caches, protocol(), parts, said.append)
     assert len(said) == 1, "what was done is not done again"
-    whole = evaluate_lowshot(*caches, protocol(), Journal(None, {}), said.append)
+    whole = evaluate_lowshot(*caches, protocol(), PartialResults(None, {}), said.append)
     assert [s.to_json() for s in resumed] == [s.to_json() for s in whole]
 
 
@@ -91,14 +91,15 @@ def test_a_class_with_too_few_positives_is_named(
     caches: tuple[FeatureCache, FeatureCache],
 ) -> None:
     with pytest.raises(BadDataError, match="fewer than the 64 that 64 shots need"):
-        evaluate_lowshot(*caches, protocol("lowshot.shots=[64]"), Journal(None, {}), lambda _: None)
+        few = protocol("lowshot.shots=[64]")
+        evaluate_lowshot(*caches, few, PartialResults(None, {}), lambda _: None)
 
 
 def test_all_zero_features_rank_everything_alike(tmp_path: Path) -> None:
     labels = several(np.repeat(np.arange(2), 20), 2)
     zeros = np.zeros((40, 8), np.float32)
     caches = [photo_cache(tmp_path / part, zeros, labels) for part in ("train", "test")]
-    (score, _) = evaluate_lowshot(*caches, protocol(), Journal(None, {}), lambda _: None)
+    (score, _) = evaluate_lowshot(*caches, protocol(), PartialResults(None, {}), lambda _: None)
     counted = labels != 0
     chance = [average_precision(labels[:, c], np.zeros(40), "voc2010")[0] for c in range(2)]
     assert counted.any() and score.value == pytest.approx(100 * np.mean(chance))

@@ -34,7 +34,7 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
         run / "eval" / "cache" / "val-center-pool",
         features={"pool": features},
         labels=samples.labels,
-        identity={
+        fingerprint={
             "weights": weights_digest(network.model.backbone) if fits else "others",
             "data": samples.digest,
         },
@@ -55,7 +55,7 @@ def test_other_images_of_a_cache_stand_in_for_moved_ones(run: Path, trained: Pat
         run / "eval" / "cache" / "train-center-pool",
         features={"pool": np.eye(24, dtype=np.float32)},
         labels=samples.labels,
-        identity={"weights": weights_digest(network.model.backbone), "data": samples.digest},
+        fingerprint={"weights": weights_digest(network.model.backbone), "data": samples.digest},
     )
     manifest = cache.path / "manifest.json"
     place = f'"made_by": {{"data": "{trained.parent / "train"}"}}'

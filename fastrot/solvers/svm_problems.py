@@ -23,7 +23,7 @@ _LONGEST = 16.0  # a Newton step wants 1, and one that wants more than this is r
 _FACTORED_AT_ONCE = 2**22  # elements of the systems that are factored together
 
 
-class Rows:
+class SvmProblems:
     """Problems, and how far they are solved.
 
     Args:

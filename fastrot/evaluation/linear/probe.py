@@ -1,0 +1,114 @@
+"""A linear probe from its rows to its scores, wherever the rows come from.
+
+Rows of a cache and rows that are made anew in every epoch go the same way: train all heads, score
+them on the test features after each epoch, remember the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastrot.distributed.world import World, pick_device
+from fastrot.evaluation.linear.heads import HeadShape, LinearHeads
+from fastrot.evaluation.linear.rows import RowReader
+from fastrot.evaluation.linear.subsets import balanced_subset, describe_subset
+from fastrot.evaluation.linear.training import Source, scores_of, train_heads
+from fastrot.evaluation.partial_results import PartialResults
+from fastrot.evaluation.protocol import EvalConfig
+from fastrot.evaluation.result import Score
+from fastrot.features.cache import FeatureCache
+from fastrot.system.console import Say
+
+SAVE_SECONDS = 30.0
+"""Least time between two saved states."""
+
+
+@dataclass(frozen=True)
+class ProbeRows:
+    """What a probe is trained and scored on.
+
+    Attributes:
+        train: training rows, anew in every epoch.
+        test: features of the test transform.
+        mode: how training rows are made, as scores say it.
+        notes: more that each score is to say.
+    """
+
+    train: Source
+    test: FeatureCache
+    mode: str
+    notes: Mapping[str, Any]
+
+
+def training_ids(
+    labels: NDArray[np.int64], config: EvalConfig
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """The samples that a probe trains on, and what its scores say about them."""
+    linear = config.linear
+    if linear.subset is None:
+        return np.arange(len(labels)), {}
+    ids = balanced_subset(labels, linear.subset, linear.seed)
+    return ids, {"subset": describe_subset(labels, ids, linear.subset, linear.seed)}
+
+
+def run_probe(
+    unit: str,
+    open_rows: Callable[[torch.device], AbstractContextManager[ProbeRows]],
+    classes: int,
+    config: EvalConfig,
+    parts: PartialResults,
+    say: Say,
+    *,
+    device: str,
+    save_seconds: float,
+) -> list[Score]:
+    """Top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
+
+    After a kill the same call goes on from the last saved step and gives the same bits.
+
+    Args:
+        unit: name of the scores, and of the state, in ``parts``.
+        open_rows: opens the rows on a device; it is not called where the scores are there.
+        classes: K.
+        config: sections ``features`` and ``linear``.
+        parts: remembers the state and the scores.
+        say: shows a line.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        save_seconds: least time between two saved states.
+
+    Raises:
+        NonFiniteError: a loss is NaN or infinite.
+        BadDataError: the saved state is damaged.
+        StorageError: the state cannot be written.
+    """
+    saved = parts.get(unit)
+    if saved is None:
+        state, linear, layers = (
+            parts.file(unit, ".safetensors"),
+            config.linear,
+            config.features.layers,
+        )
+        where = pick_device(device, World())
+        with open_rows(where) as rows:
+            test = rows.test
+            infos = [(layer, test.layers[layer]) for layer in layers]
+            shapes = [HeadShape(layer, info.channels, info.grid) for layer, info in infos]
+            heads = LinearHeads(shapes, classes, linear, where)
+            every = np.arange(test.num_samples)
+            tests = RowReader(test, layers, every, batch=linear.batch, seed=0, device=where)
+            curves = train_heads(
+                heads, rows.train, tests.once, linear, state, say, save_seconds=save_seconds
+            )
+        scores = scores_of(curves, linear, rows.mode, rows.notes)
+        saved = {"scores": [score.to_json() for score in scores]}
+        parts.put(unit, saved)
+        if state is not None:
+            state.unlink(missing_ok=True)
+    return [Score.from_json(score) for score in saved["scores"]]
