@@ -3,7 +3,7 @@
 Counted is what a kernel must read and write once even with a perfect cache inside it; so halos,
 layout changes, workspaces and split reductions are left out, as are the views and the loss (0.1 %
 of the bytes). The levels are those of section 5 of ``reference/performance.md``; the layers come
-from running the network (``layers.py``).
+from running the network (``layer_shapes.py``).
 
 Shapes: values are counted for one view; bytes of weights are divided by the batch.
 """

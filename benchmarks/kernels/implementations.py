@@ -1,7 +1,7 @@
 """Who carries out the operations of ``fastrot bench kernels``: ours, our reference, torch, apex.
 
-A competitor of a case is a pair: what prepares one run, which is not timed, and the run itself.
-Preparing a backward pass is the forward pass.
+An implementation of a case is a pair: what prepares one run, which is not timed, and the run
+itself. Preparing a backward pass is the forward pass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Implementation(NamedTuple):
 
     Attributes:
         begin: makes what a run starts from.
-        run: takes that; its result is what ``kernel_inputs.exact`` gives.
+        run: takes that; its result is what ``inputs.exact`` gives.
     """
 
     begin: Callable[[], Any]

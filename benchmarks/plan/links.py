@@ -1,4 +1,7 @@
-"""The links of a plan: what the user gives goes before what was measured, then a default."""
+"""The links between GPUs: fitted to measured all-reduces, and chosen for a plan.
+
+What the user gives goes before what was measured; a default comes last.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ import numpy as np
 from fastrot.benchmarks.plan.collectives import Fabric, Link
 from fastrot.benchmarks.plan.records import LinkRecord, Record
 from fastrot.benchmarks.plan.step_times import StepTimes
+
+_LINK, _NETWORK = Link(3e-6, 200e9), Link(10e-6, 25e9)
+"""Cautious for GPUs joined by NVLink, and for nodes with 200 Gbit/s."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,6 @@ class GivenLinks:
     network: float | None = None
     link_latency: float | None = None
     latency: float | None = None
-
-
-_LINK, _NETWORK = Link(3e-6, 200e9), Link(10e-6, 25e9)
-"""Cautious for GPUs joined by NVLink, and for nodes with 200 Gbit/s."""
 
 
 def fabric_of(

@@ -1,15 +1,42 @@
 """A step of several ranks, message by message: what communication adds to the step of one rank.
 
-There is one channel: NCCL runs the collectives of a process group one after the other, in the order
-in which they were called. A bucket of gradients is sent as soon as the channel is free, while the
-backward pass goes on; the statistics of a batch norm are waited for, and wait themselves until the
-buckets before them are through.
+Gradients are sent in buckets, filled in the order in which the backward pass completes them. There
+is one channel: NCCL runs the collectives of a process group one after the other, in the order in
+which they were called. A bucket is sent as soon as the channel is free, while the backward pass
+goes on; the statistics of a batch norm are waited for, and wait themselves until the buckets before
+them are through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+FIRST_BUCKET = 1024 * 1024
+"""Bytes at which the first bucket is closed."""
+BUCKET = 25 * 1024 * 1024
+"""Bytes at which any other is closed: ``bucket_cap_mb`` of torch."""
+
+
+def bucket_of(sizes: Sequence[int], *, first: int = FIRST_BUCKET, cap: int = BUCKET) -> list[int]:
+    """Number of the bucket of each gradient.
+
+    Args:
+        sizes: bytes of the gradients, in the order in which they become ready.
+        first: bytes at which the first bucket is closed.
+        cap: bytes at which any other is.
+
+    Example:
+        >>> bucket_of([3, 3, 3, 3, 3], first=2, cap=5)
+        [0, 1, 1, 2, 2]
+    """
+    numbers, number, filled = [], 0, 0
+    for size in sizes:
+        numbers.append(number)
+        filled += size
+        if filled >= (cap if number else first):
+            number, filled = number + 1, 0
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -86,32 +113,3 @@ def simulate(
                 now = free
     computing = sum(layer.seconds for layer in layers)
     return Timeline(computing, max(now, free), waiting, tuple(sent))
-
-
-FIRST_BUCKET = 1024 * 1024
-"""Bytes at which the first bucket is closed."""
-
-
-BUCKET = 25 * 1024 * 1024
-"""Bytes at which any other is closed: ``bucket_cap_mb`` of torch."""
-
-
-def bucket_of(sizes: Sequence[int], *, first: int = FIRST_BUCKET, cap: int = BUCKET) -> list[int]:
-    """Number of the bucket of each gradient.
-
-    Args:
-        sizes: bytes of the gradients, in the order in which they become ready.
-        first: bytes at which the first bucket is closed.
-        cap: bytes at which any other is.
-
-    Example:
-        >>> bucket_of([3, 3, 3, 3, 3], first=2, cap=5)
-        [0, 1, 1, 2, 2]
-    """
-    numbers, number, filled = [], 0, 0
-    for size in sizes:
-        numbers.append(number)
-        filled += size
-        if filled >= (cap if number else first):
-            number, filled = number + 1, 0
-    return numbers

@@ -1,4 +1,8 @@
-"""A run on so many GPUs: from the step of one of them and the links between them."""
+"""A run on so many GPUs: from the step of one of them and the links between them.
+
+A run whose crops grow is cut into phases of one crop size; each is predicted by itself, and the
+rows are put together.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from fastrot.distributed.world import World
 from fastrot.errors import UsageError
 from fastrot.training.resolve import plan_batch, with_values
 
+_LEAST_SURE: tuple[How, ...] = ("bound", "extrapolated", "interpolated", "measured")
 _FLAG_BYTES = 4  # every step the ranks agree that loss and gradients are finite
 _FLAGS = {True: 1, False: 3}  # on a CPU they also decide together, and tell which samples they saw
 
@@ -33,7 +38,7 @@ class PlanInputs:
         fabric: what joins the GPUs.
         overlap: whether gradients are sent while the backward pass computes.
         loader_rate: source images/s that a node can load; None: not given.
-        price: of a GPU for an hour; None: not given.
+        price: of a GPU-hour; None: not given.
     """
 
     config: Config
@@ -115,6 +120,24 @@ class Prediction:
     network_total: float
     memory: float | None
     fixed_memory: int
+
+
+def phases(config: Config) -> list[Config]:
+    """The run cut into runs of one crop size, each with its epochs; mostly there is one."""
+    starts = config.data.progressive or ((0, config.data.resolution),)
+    ends = [*(epoch for epoch, _ in starts[1:]), config.train.epochs]
+    return [
+        with_values(
+            config,
+            {
+                "data.resolution": side,
+                "data.progressive": (),
+                "train.epochs": min(end, config.train.epochs) - start,
+            },
+        )
+        for (start, side), end in zip(starts, ends, strict=True)
+        if start < config.train.epochs
+    ]
 
 
 @dataclass(frozen=True)
@@ -248,27 +271,6 @@ def _communicate(inputs: PlanInputs, gpus: int, seconds: float, passes: int) -> 
         gpu_sent=sum(each.rank_bytes for each in messages),
         node_sent=sum(each.node_bytes for each in messages),
     )
-
-
-_LEAST_SURE = ("bound", "extrapolated", "interpolated", "measured")
-
-
-def phases(config: Config) -> list[Config]:
-    """The run cut into runs of one crop size, each with its epochs; mostly there is one."""
-    starts = config.data.progressive or ((0, config.data.resolution),)
-    ends = [*(epoch for epoch, _ in starts[1:]), config.train.epochs]
-    return [
-        with_values(
-            config,
-            {
-                "data.resolution": side,
-                "data.progressive": (),
-                "train.epochs": min(end, config.train.epochs) - start,
-            },
-        )
-        for (start, side), end in zip(starts, ends, strict=True)
-        if start < config.train.epochs
-    ]
 
 
 def together(rows: Sequence[Prediction]) -> Prediction:

@@ -1,4 +1,7 @@
-"""The outcome of ``fastrot plan``: tables of 80 columns, every assumption, JSON."""
+"""The outcome of ``fastrot plan``: tables of 80 columns, every assumption, JSON.
+
+What the model takes for granted is put into words here, too.
+"""
 
 from __future__ import annotations
 
@@ -125,52 +128,6 @@ class PlanReport(SavedReport):
         return table
 
 
-def _table(title: str, *heads: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-                  padding=(0, 1, 0, 0))  # fmt: skip
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
-
-
-def _say(console: Console, text: str, indent: str = "") -> None:
-    """Wrapped here, since commands must not be cut where a screen ends but at a space."""
-    lines = textwrap.wrap(
-        text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _bytes(value: float) -> str:
-    """Three digits with a decimal prefix; nothing for nothing."""
-    for limit, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{_three(value / limit)}{unit}"
-    return f"{value:.0f}B" if value else "0"
-
-
-def _short(value: float) -> str:
-    """Three digits, with k and M; what is very small is not spelled out."""
-    if 0 < value < 0.01:
-        return "<0.01"
-    for limit, unit in ((1e6, "M"), (1e4, "k")):
-        if value >= limit:
-            return f"{_three(value / (limit if unit == 'M' else 1e3))}{unit}"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _milliseconds(seconds: float) -> str:
-    """Four digits where three would hide what one GPU more costs."""
-    value = 1e3 * seconds
-    return f"{value:.4g}" if 0.01 <= value < 9999.5 else _short(value)
-
-
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
-
-
 def method_lines(inputs: PlanInputs, rows: Sequence[Prediction]) -> list[str]:
     """What the model takes for granted.
 
@@ -237,3 +194,49 @@ def loading_line(loader: LoaderRecord | None) -> str:
         f"loading: {loader.loader}, {loader.images_per_s:,.0f} images/s a node, measured on "
         f"{loader.hardware} ({loader.source})"
     )
+
+
+def _table(title: str, *heads: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                  padding=(0, 1, 0, 0))  # fmt: skip
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _say(console: Console, text: str, indent: str = "") -> None:
+    """Wrapped here, since commands must not be cut where a screen ends but at a space."""
+    lines = textwrap.wrap(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bytes(value: float) -> str:
+    """Three digits with a decimal prefix; nothing for nothing."""
+    for limit, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= limit:
+            return f"{_three(value / limit)}{unit}"
+    return f"{value:.0f}B" if value else "0"
+
+
+def _short(value: float) -> str:
+    """Three digits, with k and M; what is very small is not spelled out."""
+    if 0 < value < 0.01:
+        return "<0.01"
+    for limit, unit in ((1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{_three(value / (limit if unit == 'M' else 1e3))}{unit}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _milliseconds(seconds: float) -> str:
+    """Four digits where three would hide what one GPU more costs."""
+    value = 1e3 * seconds
+    return f"{value:.4g}" if 0.01 <= value < 9999.5 else _short(value)
+
+
+def _three(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"

@@ -1,4 +1,8 @@
-"""The time of a step of one GPU at any batch: between measured batches, never between machines."""
+"""The time of a step of one GPU at any batch: measured, or bounded by a roofline.
+
+Measured times are extended to other batches, never to other machines. The roofline is what no step
+can beat; it is asked for by name where nothing was measured.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from fastrot.errors import UsageError
 
 How = Literal["measured", "interpolated", "extrapolated", "bound"]
 
+ROOFLINES = {"h200": REFERENCE}
+"""Speeds of GPUs that can be named where nothing was measured."""
 _REACH = 2.0
 """Beyond the measured batches by at most this factor."""
 _AUTO_STEPS = {True: ("fused", "eager"), False: ("eager",)}  # on a GPU; what train.step=auto takes
@@ -152,6 +158,47 @@ class MeasuredSteps:
         ]
 
 
+@dataclass(frozen=True)
+class RooflineSteps:
+    """What no step can beat on a GPU of given speeds: asked for, where nothing was measured.
+
+    Attributes:
+        name: of the GPU.
+        view_seconds: of one view.
+        views: of an image.
+        precision: of it.
+    """
+
+    name: str
+    view_seconds: float
+    views: int
+    precision: str
+    on_gpu: bool = True
+    cuda_graph: bool = False
+    backward_share: float | None = None
+
+    @property
+    def hardware(self) -> str:
+        """As in ``StepTimes``."""
+        return f"{self.name}, roofline"
+
+    def seconds(self, batch: int) -> Estimate:
+        """At least."""
+        return Estimate(self.view_seconds * self.views * batch, "bound")
+
+    def memory(self, batch: int) -> float | None:
+        """Not measured."""
+        return None
+
+    def describe(self) -> list[str]:
+        """That it is a bound."""
+        return [
+            f"STEP OF ONE GPU: NOT MEASURED. It is the roofline's bound for {self.name} "
+            f"({self.precision}, fused): no run is that fast; hours, cost and efficiency are "
+            "bounds, not predictions",
+        ]
+
+
 def choose_steps(
     records: Sequence[StepRecord],
     config: Config,
@@ -194,6 +241,40 @@ def choose_steps(
     fitting = _first_of(fitting, "step", _AUTO_STEPS[on_gpu])
     by_batch = {record.batch: record for record in fitting}
     return MeasuredSteps(tuple(by_batch[batch] for batch in sorted(by_batch)), command)
+
+
+def roofline_steps(name: str, config: Config) -> RooflineSteps:
+    """The bound of the fused step.
+
+    Args:
+        name: key of ``ROOFLINES``, or ``PEAK:BANDWIDTH`` in TFLOP/s and TB/s.
+        config: of the run.
+
+    Raises:
+        UsageError: the name says neither.
+    """
+    speeds = ROOFLINES.get(name.lower())
+    if speeds is None:
+        peak, colon, bandwidth = name.partition(":")
+        try:
+            speeds = {"peak": float(peak) * 1e12, "bandwidth": float(bandwidth) * 1e12}
+        except ValueError:
+            speeds = {"peak": 0.0, "bandwidth": 0.0}
+        if not colon or not all(0 < value < float("inf") for value in speeds.values()):
+            raise UsageError(
+                f"--roofline {name}: name {' or '.join(ROOFLINES)}, or TFLOP/s and TB/s of the "
+                "GPU, as in --roofline 790:4.3"
+            )
+        name = f"{peak} TFLOP/s, {bandwidth} TB/s"
+    precision = config.train.precision
+    wide = precision == "fp32"
+    bound = bounds(
+        layers_of(config.model, config.data.resolution),
+        peak=speeds["peak"], bandwidth=speeds["bandwidth"], batch=256,
+        value_bytes=4 if wide else 2, levels=("a2",),
+    )["a2"]  # fmt: skip
+    views = 4 if config.pretext.views == "all" else 1
+    return RooflineSteps(name, bound.seconds, views, "bf16" if precision == "auto" else precision)
 
 
 def _fits(record: StepRecord, config: Config) -> bool:
@@ -246,81 +327,3 @@ def _command(config: Config) -> str:
         words.append(f"--threads {train.threads}")
     words.append(f"--resolution {config.data.resolution}")
     return " ".join([*words, "--batch {batch} --append steps.jsonl"])
-
-
-ROOFLINES = {"h200": REFERENCE}
-
-
-@dataclass(frozen=True)
-class RooflineSteps:
-    """What no step can beat on a GPU of given speeds: asked for, where nothing was measured.
-
-    Attributes:
-        name: of the GPU.
-        view_seconds: of one view.
-        views: of an image.
-        precision: of it.
-    """
-
-    name: str
-    view_seconds: float
-    views: int
-    precision: str
-    on_gpu: bool = True
-    cuda_graph: bool = False
-    backward_share: float | None = None
-
-    @property
-    def hardware(self) -> str:
-        """As in ``StepTimes``."""
-        return f"{self.name}, roofline"
-
-    def seconds(self, batch: int) -> Estimate:
-        """At least."""
-        return Estimate(self.view_seconds * self.views * batch, "bound")
-
-    def memory(self, batch: int) -> float | None:
-        """Not measured."""
-        return None
-
-    def describe(self) -> list[str]:
-        """That it is a bound."""
-        return [
-            f"STEP OF ONE GPU: NOT MEASURED. It is the roofline's bound for {self.name} "
-            f"({self.precision}, fused): no run is that fast; hours, cost and efficiency are "
-            "bounds, not predictions",
-        ]
-
-
-def roofline_steps(name: str, config: Config) -> RooflineSteps:
-    """The bound of the fused step.
-
-    Args:
-        name: key of ``ROOFLINES``, or ``PEAK:BANDWIDTH`` in TFLOP/s and TB/s.
-        config: of the run.
-
-    Raises:
-        UsageError: the name says neither.
-    """
-    speeds = ROOFLINES.get(name.lower())
-    if speeds is None:
-        peak, colon, bandwidth = name.partition(":")
-        try:
-            speeds = {"peak": float(peak) * 1e12, "bandwidth": float(bandwidth) * 1e12}
-        except ValueError:
-            speeds = {"peak": 0.0, "bandwidth": 0.0}
-        if not colon or not all(0 < value < float("inf") for value in speeds.values()):
-            raise UsageError(
-                f"--roofline {name}: name {' or '.join(ROOFLINES)}, or TFLOP/s and TB/s of the "
-                "GPU, as in --roofline 790:4.3"
-            )
-        name = f"{peak} TFLOP/s, {bandwidth} TB/s"
-    precision = config.train.precision
-    wide = precision == "fp32"
-    bound = bounds(
-        layers_of(config.model, config.data.resolution),
-        peak=speeds["peak"], bandwidth=speeds["bandwidth"], batch=256,
-        value_bytes=4 if wide else 2, levels=("a2",),
-    )["a2"]  # fmt: skip
-    views = 4 if config.pretext.views == "all" else 1
-    return RooflineSteps(name, bound.seconds, views, "bf16" if precision == "auto" else precision)

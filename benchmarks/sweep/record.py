@@ -1,4 +1,6 @@
-"""What a sweep leaves of each cell: one JSON file, written at once or not at all.
+"""The files of each cell of a sweep: its job, and what it leaves, a record.
+
+Each is one JSON file, written at once or not at all.
 
 The folder of a sweep::
 

@@ -22,7 +22,7 @@ from fastrot.benchmarks.common.harness import (
 )
 from fastrot.benchmarks.common.machine_speed import MachineSpeed, percentile
 from fastrot.benchmarks.common.roofline import Bound
-from fastrot.benchmarks.train_step.time_table import PHASES, KernelTable
+from fastrot.benchmarks.train_step.time_table import PHASES, TimeTable
 from fastrot.benchmarks.train_step.verdict import verdict
 
 _SHORT = {  # 14 columns of a table have four letters each
@@ -87,7 +87,7 @@ class StepPoint:
     reference: Mapping[str, Bound]
     rounds: list[list[float]] = field(default_factory=list)
     together: bool = False
-    table: KernelTable | None = None
+    table: TimeTable | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -337,7 +337,7 @@ def _roofline(points: Sequence[StepPoint]) -> Table:
     return table
 
 
-def _kernels(point: StepPoint, kernels: KernelTable) -> Table:
+def _kernels(point: StepPoint, kernels: TimeTable) -> Table:
     """Stages down, kinds of work across, in percent of the time."""
     what = "kernels" if kernels.device == "cuda" else "operations"
     kinds = kernels.kinds()

@@ -34,7 +34,7 @@ from fastrot.benchmarks.common.machine_speed import MachineSpeed, durations, mea
 from fastrot.benchmarks.common.roofline import REFERENCE, bounds, layers_of, step_flops
 from fastrot.benchmarks.train_step.report import INTERRUPTED, StepPoint, TrainStepReport
 from fastrot.benchmarks.train_step.subject import STEPS, StepSubject
-from fastrot.benchmarks.train_step.time_table import KernelTable
+from fastrot.benchmarks.train_step.time_table import TimeTable
 from fastrot.config import Config, validate
 from fastrot.errors import FastrotError, UsageError
 from fastrot.models.precision import autocast_dtype, resolve_precision
@@ -45,7 +45,7 @@ _RATE = 0.001  # constant; a step costs the same at any rate, and the losses sta
 _LEAST_WARM_UP = 5  # a CUDA graph is recorded in the fourth step
 
 Missed = dict[str, str]  # what could not run, and why
-Profile = Callable[[StepPoint, StepSubject], KernelTable] | None
+Profile = Callable[[StepPoint, StepSubject], TimeTable] | None
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def run_train_step(request: TrainStepBenchRequest) -> TrainStepReport:
     configs = [_config(request, side, count, where) for side, count in sizes]
     train = configs[0].train
 
-    def profile(point: StepPoint, subject: StepSubject) -> KernelTable:
+    def profile(point: StepPoint, subject: StepSubject) -> TimeTable:
         only = len(sizes) * len(steps) == 1
         return subject.table(trace if only or trace is None else _named(trace, point))
 

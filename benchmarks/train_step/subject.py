@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastrot.benchmarks.train_step.time_table import KernelTable, kernel_table
+from fastrot.benchmarks.train_step.time_table import TimeTable, time_table
 from fastrot.config import Config
 from fastrot.data.loader import Batch
 from fastrot.data.sampling.draw import draw_turns
@@ -116,20 +116,20 @@ class StepSubject:
             self.memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return losses
 
-    def table(self, trace: Path | None) -> KernelTable:
+    def table(self, trace: Path | None) -> TimeTable:
         """Where its time goes; a CUDA graph is told by stages as the same step without one.
 
         With no memory left for that the graph itself is looked at, where stages are not known.
         """
         model = None if self.backend.step == "compile" else self._model
         if not self.backend.graph:
-            return kernel_table(self, device=self._device, model=model, trace=trace)
+            return time_table(self, device=self._device, model=model, trace=trace)
         plain = self._train_step(graph=False)
         batch = [next(self._batches)]
         with suppress(torch.OutOfMemoryError):
             plain(batch)
-            return kernel_table(lambda: plain(batch), device=self._device, model=model, trace=trace)
-        return kernel_table(self, device=self._device, model=None, trace=trace)
+            return time_table(lambda: plain(batch), device=self._device, model=model, trace=trace)
+        return time_table(self, device=self._device, model=None, trace=trace)
 
     def release(self) -> None:
         """Give the memory back; it cannot run any more."""

@@ -37,7 +37,7 @@ _GRAPH = "GraphLaunch"
 _TELLING = ("convolution", "batch norm", "pooling", "matmul", "optimizer", "rotate")
 
 
-class Cell(NamedTuple):
+class TimeSlot(NamedTuple):
     """Where some time went."""
 
     stage: str
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KernelTable:
+class TimeTable:
     """The time of one step.
 
     Attributes:
@@ -55,7 +55,7 @@ class KernelTable:
         by_module: whether stages could be told.
     """
 
-    seconds: dict[Cell, float]
+    seconds: dict[TimeSlot, float]
     device: str
     by_module: bool
 
@@ -101,13 +101,13 @@ class KernelTable:
         ]
 
 
-def kernel_table(
+def time_table(
     step: Callable[[], None],
     *,
     device: torch.device,
     model: nn.Module | None,
     trace: Path | None = None,
-) -> KernelTable:
+) -> TimeTable:
     """Profile a few steps; the fastest counts, which was disturbed least.
 
     Args:
@@ -128,24 +128,24 @@ def kernel_table(
     return tables[best]
 
 
-def tabulate(seen: StepTrace, *, by_module: bool) -> KernelTable:
+def tabulate(seen: StepTrace, *, by_module: bool) -> TimeTable:
     """Add up a profiled step."""
     where = _Attribution(seen, by_module=by_module)
-    seconds: dict[Cell, float] = defaultdict(float)
+    seconds: dict[TimeSlot, float] = defaultdict(float)
     if seen.device:
         for work in seen.device:
             seconds[where.cell(work.launch, work.name)] += work.micros / 1e6
-        return KernelTable(dict(seconds), "cuda", by_module)
+        return TimeTable(dict(seconds), "cuda", by_module)
     for operation in seen.operations:
         if operation is seen.step:
             for start, end in _gaps(seen):
                 stage, phase = where.at(start)
-                seconds[Cell(stage, phase, "rotate" if stage == "views" else "other")] += (
+                seconds[TimeSlot(stage, phase, "rotate" if stage == "views" else "other")] += (
                     end - start
                 ) / 1e6
         elif operation.thread == seen.step.thread and seen.step in operation.chain():
             seconds[where.cell(operation, None)] += operation.own / 1e6
-    return KernelTable(dict(seconds), "cpu", by_module)
+    return TimeTable(dict(seconds), "cpu", by_module)
 
 
 def _gaps(seen: StepTrace) -> Iterator[tuple[float, float]]:
@@ -267,17 +267,17 @@ class _Attribution:
                 return outer.name.removeprefix(_STAGE), "forward"
         return self.at(operation.start)
 
-    def cell(self, operation: Operation | None, kernel: str | None) -> Cell:
+    def cell(self, operation: Operation | None, kernel: str | None) -> TimeSlot:
         """Of an operation of the host, or of the kernel that it started."""
         kind = _kind(operation, kernel)
         if operation is None or _GRAPH in operation.name:
-            return Cell("other" if self._by_module else "step", "step", kind)
+            return TimeSlot("other" if self._by_module else "step", "step", kind)
         for outer in operation.chain():
             if outer.name.startswith(_BACKWARD):
                 stage = self._accumulated.get(id(outer), "step")
-                return Cell(stage, "backward", kind)
+                return TimeSlot(stage, "backward", kind)
         stage, phase = self._forward(operation)
-        return Cell(stage, phase, "rotate" if stage == "views" and kind == "other" else kind)
+        return TimeSlot(stage, phase, "rotate" if stage == "views" and kind == "other" else kind)
 
 
 def _kind(operation: Operation | None, kernel: str | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastrot.benchmarks.common.kernel_work import CONVS
 from fastrot.benchmarks.common.roofline import Bound
-from fastrot.benchmarks.train_step.time_table import KernelTable
+from fastrot.benchmarks.train_step.time_table import TimeTable
 
 _IDLE = 0.15  # of a step without a kernel on the GPU: the host is what it waits for
 _NEAR = 0.5
@@ -14,7 +14,7 @@ _PASSES = ("batch norm", "elementwise", "pooling", "copy/cast")
 
 
 def verdict(
-    table: KernelTable | None, seconds: float, views: int, bounds: Mapping[str, Bound]
+    table: TimeTable | None, seconds: float, views: int, bounds: Mapping[str, Bound]
 ) -> str:
     """What bounds a step.
 

@@ -1,4 +1,6 @@
-"""The command line: every command parses its options and calls one function. No logic.
+"""The command line, put together from one Typer app a file; how errors end the process.
+
+Every command parses its options into one request and calls one function: no logic.
 
 Heavy packages are imported by the command that needs them, so that ``--help``, ``inspect`` and
 ``verify`` answer at once.
@@ -13,8 +15,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from fastrot import __version__
-from fastrot.cli import bench, bench_training, data, evaluate, plan, sweep, train
-from fastrot.cli.options import AsJson
+from fastrot.cli import (
+    bench,
+    bench_training,
+    data,
+    doctor_command,
+    evaluate,
+    plan,
+    sweep,
+    train,
+)
 from fastrot.cli.show import INTERRUPTED, leave
 from fastrot.distributed.failures import line_to_print
 from fastrot.errors import FastrotError, StorageError
@@ -38,15 +48,7 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
-def doctor(json: AsJson = False) -> None:
-    """Say what is installed, what it means, and what to type."""
-    from fastrot.cli.doctor import doctor as run
-
-    run(as_json=json)
-
-
-for _commands in (train, data, evaluate, plan):
+for _commands in (doctor_command, train, data, evaluate, plan):
     app.add_typer(_commands.app)
 for _commands in (bench, bench_training, sweep):
     benches.add_typer(_commands.app)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fastrot.cli.options import AsJson
 from fastrot.cli.show import INTERRUPTED, show
 
 app = typer.Typer()
@@ -16,32 +17,34 @@ app = typer.Typer()
 @app.command("sweep")
 def bench_sweep(
     sweep: Annotated[
-        str, typer.Argument(metavar="SWEEP.yaml", help="A file, or the name of a shipped one.")
+        str,
+        typer.Argument(metavar="SWEEP.yaml", help="A YAML file, or the name of a shipped sweep."),
     ],
     data: Annotated[
-        Path | None, typer.Option(help="Images to read (default: those of the recipe).")
+        Path | None, typer.Option(help="Images to read (default: the recipe's).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the records; default: runs/ and its name.")
+        Path | None,
+        typer.Option(help="Folder for the records (default: runs/ and the sweep's name)."),
     ] = None,
     cluster: Annotated[
-        str, typer.Option(metavar="slurm|local|debug", help="Who runs the cells.")
+        str, typer.Option(metavar="slurm|local|debug", help="Where the cells are run.")
     ] = "local",
     overrides: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Of the sweep (seconds, slurm.partition) or of all its cells.",
+            help="Override a setting of the sweep (seconds, slurm.partition) or of all its cells.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Also try what is known to fail.")
+        bool, typer.Option("--retry-failed", help="Also retry what is known to fail.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: AsJson = False,
 ) -> None:
-    """Measure every cell of a grid that is not measured yet; fastrot report shows them."""
+    """Measure every cell of a grid that has no record yet; fastrot report shows them."""
     from fastrot.benchmarks.sweep.run import SweepRequest, run_sweep
 
     request = SweepRequest(

@@ -1,4 +1,4 @@
-"""The cells of a sweep: measured, failed, damaged, or expected and not there."""
+"""The cells of a sweep: measured, failed, damaged, or expected and not there; and their names."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ Status = Literal["done", "failed", "damaged", "not measured"]
 FORMAT = 1
 """Of ``report.json``."""
 _MOST_BYTES = 64 * 2**20
+_LONGEST = 60  # characters of a name or a value
 _OLDER = "not measured with this code on this machine; an older record of the same axes is there"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell.
+class ReportCell:
+    """One cell, as a report shows it.
 
     Attributes:
         key: name of its files.
@@ -63,6 +64,44 @@ class Cell:
         }
 
 
+class AxisNames:
+    """The axes of a sweep, in their order, and short names for them.
+
+    Args:
+        places: axes of every cell.
+    """
+
+    def __init__(self, places: Sequence[Mapping[str, Any]]) -> None:
+        self.all = list(dict.fromkeys(axis for axes in places for axis in axes))
+        self.values = {axis: values_of(places, axis) for axis in self.all}
+        self.varying = [axis for axis in self.all if len(self.values[axis]) > 1]
+        ends = Counter(axis.rpartition(".")[2] for axis in self.all)
+        self._short = {
+            axis: clean(end if ends[end := axis.rpartition(".")[2]] == 1 else axis, _LONGEST)
+            for axis in self.all
+        }
+
+    def short(self, axis: str) -> str:
+        """An axis without its section, if that tells it from the others."""
+        return self._short[axis].replace("_", " ")
+
+    def cell(self, axes: Mapping[str, Any], without: Sequence[str] = ()) -> str:
+        """Where a cell lies, on one line; axes with one value are told once, by ``fixed``."""
+        shown = self.varying or self.all
+        parts = [f"{self.short(axis)} {value(axes[axis])}" for axis in shown
+                 if axis in axes and axis not in without]  # fmt: skip
+        return ", ".join(parts)
+
+    def fixed(self) -> str:
+        """The axes that have one value."""
+        fixed = [axis for axis in self.all if axis not in self.varying]
+        return ", ".join(f"{self.short(axis)} {value(self.values[axis][0])}" for axis in fixed)
+
+    def sort_key(self, axes: Mapping[str, Any]) -> list[tuple[int, float, str]]:
+        """Order of the cells: by their axes, numbers as numbers."""
+        return [_rank(axes.get(axis)) for axis in self.all]
+
+
 @dataclass(frozen=True)
 class Sweep:
     """All cells of a sweep, in the order of their axes.
@@ -76,22 +115,22 @@ class Sweep:
     """
 
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[ReportCell]
     environments: Sequence[Environment]
     names: AxisNames
     notes: Sequence[str] = ()
-    by_key: Mapping[str, Cell] = field(init=False, repr=False, compare=False)
+    by_key: Mapping[str, ReportCell] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_key", {cell.key: cell for cell in self.cells})
 
-    def measured(self, environment: str | None = None) -> Iterator[tuple[Cell, Figures]]:
+    def measured(self, environment: str | None = None) -> Iterator[tuple[ReportCell, Figures]]:
         """The cells that have figures, of one environment or of all."""
         for cell in self.cells:
             if cell.figures is not None and environment in (None, cell.environment):
                 yield cell, cell.figures
 
-    def label(self, cell: Cell) -> str:
+    def label(self, cell: ReportCell) -> str:
         """Name of a cell for people, with its environment where there are several."""
         name = self.names.cell(cell.axes) or (f"cell {clean(cell.key, 12)}")
         many = len(self.environments) > 1 and cell.environment
@@ -155,7 +194,7 @@ def build_sweep(
     groups = environments([sound[key] for key in figures])
     group_of = {key: group.name for group in groups for key in group.keys}
     cells = [
-        Cell(
+        ReportCell(
             key,
             record.axes,
             record.status,
@@ -168,10 +207,10 @@ def build_sweep(
         for key, record in sound.items()
     ]
     asked = expected or {}
-    cells += [Cell(key, asked.get(key, {}), "damaged", why) for key, why in damaged.items()]
+    cells += [ReportCell(key, asked.get(key, {}), "damaged", why) for key, why in damaged.items()]
     known = [cell.axes for cell in cells]
     cells += [
-        Cell(key, axes, "not measured", _OLDER if axes in known else "not measured")
+        ReportCell(key, axes, "not measured", _OLDER if axes in known else "not measured")
         for key, axes in asked.items()
         if key not in sound and key not in damaged
     ]
@@ -248,47 +287,6 @@ def sweep_of_report(path: Path) -> Sweep:
             f"{path}: not the report.json of a sweep ({type(error).__name__}: {error}); name the "
             "report.json or the folder of an earlier `fastrot bench sweep`"
         ) from error
-
-
-_LONGEST = 60
-
-
-class AxisNames:
-    """The axes of a sweep, in their order, and short names for them.
-
-    Args:
-        places: axes of every cell.
-    """
-
-    def __init__(self, places: Sequence[Mapping[str, Any]]) -> None:
-        self.all = list(dict.fromkeys(axis for axes in places for axis in axes))
-        self.values = {axis: values_of(places, axis) for axis in self.all}
-        self.varying = [axis for axis in self.all if len(self.values[axis]) > 1]
-        ends = Counter(axis.rpartition(".")[2] for axis in self.all)
-        self._short = {
-            axis: clean(end if ends[end := axis.rpartition(".")[2]] == 1 else axis, _LONGEST)
-            for axis in self.all
-        }
-
-    def short(self, axis: str) -> str:
-        """An axis without its section, if that tells it from the others."""
-        return self._short[axis].replace("_", " ")
-
-    def cell(self, axes: Mapping[str, Any], without: Sequence[str] = ()) -> str:
-        """Where a cell lies, on one line; axes with one value are told once, by ``fixed``."""
-        shown = self.varying or self.all
-        parts = [f"{self.short(axis)} {value(axes[axis])}" for axis in shown
-                 if axis in axes and axis not in without]  # fmt: skip
-        return ", ".join(parts)
-
-    def fixed(self) -> str:
-        """The axes that have one value."""
-        fixed = [axis for axis in self.all if axis not in self.varying]
-        return ", ".join(f"{self.short(axis)} {value(self.values[axis][0])}" for axis in fixed)
-
-    def sort_key(self, axes: Mapping[str, Any]) -> list[tuple[int, float, str]]:
-        """Order of the cells: by their axes, numbers as numbers."""
-        return [_rank(axes.get(axis)) for axis in self.all]
 
 
 def place(axes: Mapping[str, Any]) -> str:

@@ -1,4 +1,8 @@
-"""Environments of measurements: cells are compared with each other only within one."""
+"""What makes two measurements comparable: their environments, and their configurations.
+
+Cells are compared with each other only within one environment; what differs between two
+configurations is told beside the comparison.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,12 @@ from fastrot.benchmarks.sweep.record import CellRecord
 from fastrot.report.html.text import plain
 
 _DECIDING = ("system", "python", "processor", "driver", "cuda", "cudnn", "dali", "libjpeg_turbo")
+EXECUTION = frozenset(
+    f"train.{name}"
+    for name in ("threads", "micro_batch", "step", "batchnorm", "cuda_graph", "deadline_seconds")
+) | {"data.workers"}
+"""Settings of how a step is carried out, not of what is trained: fastrot chooses them by the
+machine and the ranks, and newer code may choose better."""
 
 Fingerprint = tuple[tuple[str, str], ...]
 
@@ -84,25 +94,6 @@ def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _letter(place: int) -> str:
-    """A, B ... Z, A1, B1 ..."""
-    turn, letter = divmod(place, len(string.ascii_uppercase))
-    return string.ascii_uppercase[letter] + (str(turn) if turn else "")
-
-
-def _texts(records: Sequence[CellRecord], name: str) -> tuple[str, ...]:
-    found: list[Any] = [record.record.get(name) for record in records]
-    return tuple(sorted({plain(text) for text in found if text is not None}))
-
-
-EXECUTION = frozenset(
-    f"train.{name}"
-    for name in ("threads", "micro_batch", "step", "batchnorm", "cuda_graph", "deadline_seconds")
-) | {"data.workers"}
-"""Settings of how a step is carried out, not of what is trained: fastrot chooses them by the
-machine and the ranks, and newer code may choose better."""
-
-
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
     """A configuration as text by dotted key; of an absolute path only its last part counts."""
     return {key: _text(value) for key, value in _leaves(config)}
@@ -123,6 +114,17 @@ def changed(
 def told(changes: Mapping[str, str]) -> str:
     """Differences on one line."""
     return ", ".join(f"{key} {change}" for key, change in changes.items())
+
+
+def _letter(place: int) -> str:
+    """A, B ... Z, A1, B1 ..."""
+    cycle, letter = divmod(place, len(string.ascii_uppercase))
+    return string.ascii_uppercase[letter] + (str(cycle) if cycle else "")
+
+
+def _texts(records: Sequence[CellRecord], name: str) -> tuple[str, ...]:
+    found: list[Any] = [record.record.get(name) for record in records]
+    return tuple(sorted({plain(text) for text in found if text is not None}))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

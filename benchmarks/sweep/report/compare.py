@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fastrot.benchmarks.common.harness import Spread
 from fastrot.benchmarks.sweep.record import CellRecord
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep, read_sweep, sweep_of_report
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep, read_sweep, sweep_of_report
 from fastrot.benchmarks.sweep.report.comparable import (
     EXECUTION,
     changed,
@@ -175,17 +175,17 @@ def compare(now: Sweep, then: Sweep, threshold: float, baseline: str) -> Compari
     return Comparison(baseline, threshold, cells, lines)
 
 
-def _by_place(sweep: Sweep, beside: Sweep | None) -> dict[str, Cell]:
+def _by_place(sweep: Sweep, beside: Sweep | None) -> dict[str, ReportCell]:
     """One cell a place: the one that its sweep asked for, measured, on a host of the other's."""
     hosts = {cell.record.host for cell in beside.cells if cell.record} if beside else set()
 
-    def worth(cell: Cell) -> tuple[bool, bool, bool, str]:
+    def worth(cell: ReportCell) -> tuple[bool, bool, bool, str]:
         record = cell.record
         same = record is not None and record.host in hosts
         date = plain(record.record.get("date")) if record is not None else ""
         return cell.is_expected, cell.figures is not None, same, date
 
-    places: dict[str, Cell] = {}
+    places: dict[str, ReportCell] = {}
     for cell in _placed(sweep):
         place = _place(cell)
         if place not in places or worth(cell) > worth(places[place]):
@@ -193,16 +193,16 @@ def _by_place(sweep: Sweep, beside: Sweep | None) -> dict[str, Cell]:
     return places
 
 
-def _placed(sweep: Sweep) -> list[Cell]:
+def _placed(sweep: Sweep) -> list[ReportCell]:
     """The cells whose axes are known: a damaged record may not tell them."""
     return [cell for cell in sweep.cells if cell.axes or cell.record is not None]
 
 
-def _place(cell: Cell) -> str:
+def _place(cell: ReportCell) -> str:
     return json.dumps(dict(cell.axes), sort_keys=True, default=str)
 
 
-def _compared(now: Cell | None, then: Cell | None, threshold: float) -> Compared:
+def _compared(now: ReportCell | None, then: ReportCell | None, threshold: float) -> Compared:
     cell = now or then
     assert cell is not None
     kind = cell.record.kind if cell.record is not None else ""
@@ -255,7 +255,9 @@ def _outcome(ratio: float, overlaps: bool, threshold: float) -> Outcome:
     return "slower" if ratio < 1 else "faster"
 
 
-def _lines(pairs: Sequence[tuple[Cell | None, Cell | None]], then: Sweep) -> Iterator[str]:
+def _lines(
+    pairs: Sequence[tuple[ReportCell | None, ReportCell | None]], then: Sweep
+) -> Iterator[str]:
     """How the two differ besides their numbers."""
     if then.notes:
         yield from (f"baseline: {note}" for note in then.notes)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
 from fastrot.benchmarks.sweep.report.scaling import Efficiency, by_cell
 from fastrot.report.html.text import clean, plain
 
@@ -27,7 +27,7 @@ def to_csv(sweep: Sweep, found: Sequence[Efficiency]) -> str:
     scaling = by_cell(found)
     rows = [_row(cell, scaling.get(cell.key, [])) for cell in sweep.cells]
     axes = [f"axis.{axis}" for axis in sweep.names.all]
-    heads = [*_row(Cell("", {}, "not measured"), []), *axes]
+    heads = [*_row(ReportCell("", {}, "not measured"), []), *axes]
     text = io.StringIO()
     writer = csv.DictWriter(text, [_safe(head) for head in heads], lineterminator="\n")
     writer.writeheader()
@@ -37,7 +37,7 @@ def to_csv(sweep: Sweep, found: Sequence[Efficiency]) -> str:
     return text.getvalue()
 
 
-def _row(cell: Cell, scaling: Sequence[Efficiency]) -> dict[str, Any]:
+def _row(cell: ReportCell, scaling: Sequence[Efficiency]) -> dict[str, Any]:
     figures, record = cell.figures, cell.record
     efficiency = {f"{each.mode} {each.against}": each.efficiency.median for each in scaling}
     row: dict[str, Any] = {

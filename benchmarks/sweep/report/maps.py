@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep, value, values_of
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep, value, values_of
 from fastrot.report.charts.heat import Heat, heat_chart
 from fastrot.report.html.blocks import Figure, Section, Table
 from fastrot.report.html.text import clean, compact, plain, short
@@ -49,7 +49,7 @@ def _pairs(sweep: Sweep) -> list[tuple[str, str]]:
 def _maps(sweep: Sweep, one: str, other: str) -> Iterator[Figure]:
     """The maps of two axes, the fastest first."""
     others = [axis for axis in sweep.names.varying if axis not in (one, other)]
-    slices: dict[tuple[str, ...], list[Cell]] = {}
+    slices: dict[tuple[str, ...], list[ReportCell]] = {}
     for cell in sweep.cells:
         if one in cell.axes and other in cell.axes:
             place = [plain(cell.axes.get(axis)) for axis in others]
@@ -65,17 +65,17 @@ def _maps(sweep: Sweep, one: str, other: str) -> Iterator[Figure]:
     yield from itertools.islice(figures, _MOST_SLICES if is_first else 1)
 
 
-def _environment(sweep: Sweep, cell: Cell) -> str:
+def _environment(sweep: Sweep, cell: ReportCell) -> str:
     """The one in whose maps a cell stands: what has none, in those of the most cells."""
     return cell.environment or (sweep.environments[0].name if sweep.environments else "")
 
 
-def _best(cells: Sequence[Cell]) -> float:
+def _best(cells: Sequence[ReportCell]) -> float:
     return max((c.figures.views_per_s.median for c in cells if c.figures), default=0.0)
 
 
 def _map(
-    sweep: Sweep, cells: Sequence[Cell], one: str, other: str, environment: str
+    sweep: Sweep, cells: Sequence[ReportCell], one: str, other: str, environment: str
 ) -> Figure | None:
     places = [cell.axes for cell in cells]
     values = {axis: values_of(places, axis) for axis in (one, other)}
@@ -108,7 +108,7 @@ def _map(
     return Figure(title, chart, alt, table, note=note)
 
 
-def _heat(sweep: Sweep, cell: Cell, low: float, span: float) -> Heat:
+def _heat(sweep: Sweep, cell: ReportCell, low: float, span: float) -> Heat:
     name = sweep.label(cell)
     if cell.figures is None:
         return Heat(_UNKNOWN[cell.status], f"{name}: {clean(cell.reason, 200)}", None)
@@ -117,7 +117,7 @@ def _heat(sweep: Sweep, cell: Cell, low: float, span: float) -> Heat:
     return Heat(_text(cell), text, (rate.median - low) / span)
 
 
-def _text(cell: Cell | None) -> str:
+def _text(cell: ReportCell | None) -> str:
     if cell is None:
         return ""
     if cell.figures is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastrot import __version__
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
 from fastrot.benchmarks.sweep.report.comparable import differences
 from fastrot.benchmarks.sweep.report.compare import Comparison
 from fastrot.benchmarks.sweep.report.curves import scaling_section
@@ -135,7 +135,7 @@ def _tiles(sweep: Sweep, found: Sequence[Efficiency], comparison: Comparison | N
     return tiles
 
 
-def _label(sweep: Sweep, cell: Cell) -> str:
+def _label(sweep: Sweep, cell: ReportCell) -> str:
     busy = cell.figures is not None and cell.figures.is_contaminated
     return f"{sweep.label(cell)}{'; contaminated' if busy else ''}"
 

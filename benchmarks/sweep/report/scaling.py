@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastrot.benchmarks.common.harness import Spread
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
 from fastrot.benchmarks.sweep.report.comparable import changed, flat, told
 from fastrot.benchmarks.sweep.report.figures import Figures, quotient, scaled
 
@@ -68,12 +68,12 @@ class Series:
     """
 
     mode: Mode
-    cells: Sequence[tuple[Cell, Figures]]
+    cells: Sequence[tuple[ReportCell, Figures]]
 
 
 def scaling_series(sweep: Sweep) -> list[Series]:
     """All families of at least two cells that scale from the fewest ranks among them."""
-    families: dict[tuple[Any, ...], dict[tuple[int, int], tuple[Cell, Figures]]] = {}
+    families: dict[tuple[Any, ...], dict[tuple[int, int], tuple[ReportCell, Figures]]] = {}
     for cell, figures in sorted(sweep.measured(), key=lambda found: not found[0].is_expected):
         alike, place = _alike(cell), (figures.ranks, figures.nodes)
         kinds: list[tuple[Mode, float]] = [
@@ -96,7 +96,7 @@ def efficiencies(series: Sequence[Series]) -> list[Efficiency]:
 
 def obstacle(sweep: Sweep) -> str:
     """In what cells of other ranks differ besides; empty if there are none on the same axes."""
-    places: dict[tuple[Any, ...], list[Cell]] = {}
+    places: dict[tuple[Any, ...], list[ReportCell]] = {}
     for cell, _ in sweep.measured():
         places.setdefault((cell.environment, _other_axes(cell)), []).append(cell)
     for first, *others in places.values():
@@ -133,8 +133,8 @@ def _is_one_node_of(small: Figures, large: Figures) -> bool:
 def _against(
     mode: Mode,
     against: Literal["1 rank", "1 node"],
-    large: tuple[Cell, Figures],
-    small: tuple[Cell, Figures],
+    large: tuple[ReportCell, Figures],
+    small: tuple[ReportCell, Figures],
 ) -> Efficiency:
     (cell, figures), (base, base_figures) = large, small
     assert cell.record is not None and base.record is not None
@@ -155,7 +155,7 @@ def _against(
     )
 
 
-def _alike(cell: Cell) -> tuple[Any, ...]:
+def _alike(cell: ReportCell) -> tuple[Any, ...]:
     """What has to be the same besides the batch."""
     assert cell.record is not None
     follow = _FOLLOW - set(cell.axes) | {"train.global_batch"}
@@ -164,5 +164,5 @@ def _alike(cell: Cell) -> tuple[Any, ...]:
     return cell.environment, kind, _other_axes(cell), tuple(sorted(config.items()))
 
 
-def _other_axes(cell: Cell) -> tuple[tuple[str, str], ...]:
+def _other_axes(cell: ReportCell) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((k, v) for k, v in flat(cell.axes).items() if k not in _COUNTS))

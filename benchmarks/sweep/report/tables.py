@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastrot.benchmarks.common.harness import Spread
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep, place, value
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep, place, value
 from fastrot.benchmarks.sweep.report.compare import REGRESSIONS, Comparison
 from fastrot.benchmarks.sweep.report.figures import Figures, overlap, quotient
 from fastrot.benchmarks.sweep.report.scaling import Efficiency, by_cell
@@ -45,7 +45,7 @@ def cells_section(sweep: Sweep, found: Sequence[Efficiency]) -> Section:
     return section
 
 
-def _place(sweep: Sweep, cell: Cell) -> list[str]:
+def _place(sweep: Sweep, cell: ReportCell) -> list[str]:
     """One cell of the table for each axis that varies, and the environment."""
     names = sweep.names
     axes = [value(cell.axes[axis]) if axis in cell.axes else _NONE for axis in names.varying]
@@ -56,7 +56,7 @@ def _place(sweep: Sweep, cell: Cell) -> list[str]:
     return [*axes, cell.environment or _NONE] if len(sweep.environments) > 1 else axes
 
 
-def _row(cell: Cell, scaling: Sequence[Efficiency]) -> list[str]:
+def _row(cell: ReportCell, scaling: Sequence[Efficiency]) -> list[str]:
     figures = cell.figures
     if figures is None:
         why = "" if cell.reason == cell.status else f": {clean(cell.reason, 400)}"
@@ -87,14 +87,14 @@ def _row(cell: Cell, scaling: Sequence[Efficiency]) -> list[str]:
     ]  # fmt: skip
 
 
-def state(cell: Cell) -> str:
+def state(cell: ReportCell) -> str:
     """What became of a cell, in a word or two with a mark."""
     if cell.figures is not None:
         return "contaminated" if cell.figures.is_contaminated else "done"
     return "– not measured" if cell.status == "not measured" else f"✗ {cell.status}"
 
 
-def notes(cell: Cell, figures: Figures) -> list[str]:
+def notes(cell: ReportCell, figures: Figures) -> list[str]:
     """What to know of a measured cell."""
     found = [figures.verdict]
     if figures.is_contaminated:
@@ -116,7 +116,7 @@ def fastest_section(sweep: Sweep) -> Section:
         "Among cells of as many ranks, by views/s. A cell whose spread overlaps that of the first "
         "is not slower as far as can be told.",
     )
-    groups: dict[tuple[str, str, int, int], list[tuple[Cell, Figures]]] = {}
+    groups: dict[tuple[str, str, int, int], list[tuple[ReportCell, Figures]]] = {}
     for cell, figures in sweep.measured():
         key = (cell.environment, figures.kind, figures.ranks, figures.nodes)
         groups.setdefault(key, []).append((cell, figures))

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep, place, value
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep, place, value
 from fastrot.benchmarks.sweep.report.compare import REGRESSIONS, Comparison
 from fastrot.benchmarks.sweep.report.tables import half
 from fastrot.report.html.text import clean, short
@@ -89,7 +89,7 @@ def _width(sweep: Sweep, axis: str) -> int:
     )
 
 
-def _shown(cells: Sequence[Cell]) -> list[Cell]:
+def _shown(cells: Sequence[ReportCell]) -> list[ReportCell]:
     """At most as many as fit on a screen or two, in their order: the fastest, and what failed."""
     if len(cells) <= _MOST_ROWS:
         return list(cells)
@@ -101,7 +101,7 @@ def _shown(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.key in kept]
 
 
-def _row(cell: Cell) -> list[str]:
+def _row(cell: ReportCell) -> list[str]:
     figures = cell.figures
     if figures is None:
         words = cell.reason if cell.reason == cell.status else f"{cell.status}: {cell.reason}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastrot.benchmarks.sweep.report.cells import Cell, Sweep
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
 from fastrot.benchmarks.sweep.report.comparable import EXECUTION, flat
 from fastrot.benchmarks.sweep.report.figures import Figures, overlap, quotient
 from fastrot.report.charts.stacked import Part, Stack, stacked_chart
@@ -15,7 +15,7 @@ _MOST_BARS, _MOST_GROUPS = 24, 8
 LOADER = "data.loader"
 NO_DIFFERENCE = "no difference beyond the spread"
 
-Measured = tuple[Cell, Figures]
+MeasuredCell = tuple[ReportCell, Figures]
 
 
 def times_section(sweep: Sweep) -> Section:
@@ -40,7 +40,7 @@ def times_section(sweep: Sweep) -> Section:
     return section
 
 
-def _bars(sweep: Sweep, cells: Sequence[Measured], environment: str) -> Figure:
+def _bars(sweep: Sweep, cells: Sequence[MeasuredCell], environment: str) -> Figure:
     shown = list(cells)
     if len(shown) > _MOST_BARS:
         shown = sorted(shown, key=lambda cell: -_wait(cell[1]))[:_MOST_BARS]
@@ -101,9 +101,9 @@ def loaders_section(sweep: Sweep) -> Section:
     return section
 
 
-def _loader_groups(sweep: Sweep) -> Iterator[list[Measured]]:
+def _loader_groups(sweep: Sweep) -> Iterator[list[MeasuredCell]]:
     """Cells that are alike but for the loader, the fastest first."""
-    groups: dict[tuple[object, ...], list[Measured]] = {}
+    groups: dict[tuple[object, ...], list[MeasuredCell]] = {}
     for cell, figures in sweep.measured():
         assert cell.record is not None
         without = EXECUTION - set(cell.axes) | {LOADER}
@@ -117,7 +117,7 @@ def _loader_groups(sweep: Sweep) -> Iterator[list[Measured]]:
         yield sorted(group, key=lambda each: -each[1].views_per_s.median)
 
 
-def _loaders(sweep: Sweep, group: Sequence[Measured]) -> Figure:
+def _loaders(sweep: Sweep, group: Sequence[MeasuredCell]) -> Figure:
     best = group[0][1].views_per_s
     stacks, rows = [], []
     for cell, figures in group:

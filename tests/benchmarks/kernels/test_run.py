@@ -73,10 +73,19 @@ def test_views_and_gradients_are_compared(report: KernelsReport) -> None:
 
 
 def test_what_is_compiled_gives_the_same() -> None:
-    report = run_kernels(KernelsBenchRequest(
-        ops=["bn-add-relu-backward"], resolution=8, batch=1, dtype="float32", device="cpu",
-        baselines=["compiled"], rounds=1, runs=1, progress=False,
-    ))  # fmt: skip
+    report = run_kernels(
+        KernelsBenchRequest(
+            ops=["bn-add-relu-backward"],
+            resolution=8,
+            batch=1,
+            dtype="float32",
+            device="cpu",
+            baselines=["compiled"],
+            rounds=1,
+            runs=1,
+            progress=False,
+        )
+    )
     compiled = [point for point in report.points() if point["implementation"] == "compiled"]
     assert len(compiled) == 4
     assert all(point["mean_difference"] < 1e-6 for point in compiled)

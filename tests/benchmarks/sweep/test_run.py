@@ -136,7 +136,7 @@ def test_an_interrupted_sweep_ends_its_ranks_and_keeps_the_finished_cells(tmp_pa
         assert process.wait(30) == 130
     assert "the same command goes on" in (tmp_path / "log").read_text()
     assert [record.status for record in read_cells(tmp_path / "out")] == ["done"]
-    assert not any("sweep_rank" in command for command in commands_naming(tmp_path))
+    assert not any("sweep.rank" in command for command in commands_naming(tmp_path))
 
 
 def commands_naming(folder: Path) -> list[str]:

@@ -25,7 +25,7 @@ from fastrot.benchmarks.train_step import subject
 from fastrot.benchmarks.train_step.report import TrainStepReport
 from fastrot.benchmarks.train_step.run import TrainStepBenchRequest, run_train_step
 from fastrot.benchmarks.train_step.subject import StepSubject
-from fastrot.benchmarks.train_step.time_table import Cell, KernelTable
+from fastrot.benchmarks.train_step.time_table import TimeSlot, TimeTable
 from fastrot.benchmarks.train_step.verdict import verdict
 from fastrot.config import ModelConfig
 from fastrot.errors import UsageError
@@ -183,11 +183,11 @@ def test_the_verdict_says_what_bounds_a_step() -> None:
     layers = layers_of(ModelConfig(name="resnet50"), 224)
     found = bounds(layers, **REFERENCE, batch=256)
     cells = {
-        Cell("layer1", "forward", "convolution"): 0.010,
-        Cell("layer1", "forward", "batch norm"): 0.012,
-        Cell("layer1", "backward", "elementwise"): 0.003,
+        TimeSlot("layer1", "forward", "convolution"): 0.010,
+        TimeSlot("layer1", "forward", "batch norm"): 0.012,
+        TimeSlot("layer1", "backward", "elementwise"): 0.003,
     }
-    table = KernelTable(cells, "cuda", by_module=True)
+    table = TimeTable(cells, "cuda", by_module=True)
     told = verdict(table, 0.026, 256, found)
     assert (
         "batch norm 48 %" in told
@@ -198,7 +198,7 @@ def test_the_verdict_says_what_bounds_a_step() -> None:
     assert "no kernel runs in 50 % of the step: bound by the host" in verdict(
         table, 0.050, 256, found
     )
-    cells[Cell("layer1", "forward", "convolution")] = 0.050
+    cells[TimeSlot("layer1", "forward", "convolution")] = 0.050
     assert "bound above all by the convolutions" in verdict(table, 0.066, 256, found)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from fastrot.benchmarks.train_step.kernel_kinds import KINDS, kind_of
 from fastrot.benchmarks.train_step.profile import STEP, read_trace
-from fastrot.benchmarks.train_step.time_table import PHASES, Cell, kernel_table, tabulate
+from fastrot.benchmarks.train_step.time_table import PHASES, TimeSlot, tabulate, time_table
 from fastrot.config import ModelConfig
 from fastrot.models.backbones import RotationModel, build_model
 from fastrot.models.layers import use_batch_norm
@@ -45,7 +45,7 @@ class _Step:
 def test_every_stage_has_its_convolutions(engine: str, tmp_path: Path) -> None:
     step = _Step(engine)
     trace = tmp_path / "trace.json.gz"
-    table = kernel_table(step, device=CPU, model=step.model, trace=trace)
+    table = time_table(step, device=CPU, model=step.model, trace=trace)
     for stage in ("stem", "layer1", "layer2", "layer3", "layer4"):
         for phase in ("forward", "backward"):
             for kind in ("convolution", "batch norm"):
@@ -67,7 +67,7 @@ def test_every_stage_has_its_convolutions(engine: str, tmp_path: Path) -> None:
 
 def test_accumulated_passes_are_told_apart() -> None:
     step = _Step("torch", passes=2)
-    table = kernel_table(step, device=CPU, model=step.model)
+    table = time_table(step, device=CPU, model=step.model)
     assert table.attributed > 0.9
     assert table.share(stage="optimizer", kind="convolution") == 0
     assert table.share(stage="loss", kind="convolution") == 0
@@ -76,7 +76,7 @@ def test_accumulated_passes_are_told_apart() -> None:
 
 def test_without_modules_the_kinds_remain() -> None:
     step = _Step("torch")
-    table = kernel_table(step, device=CPU, model=None)
+    table = time_table(step, device=CPU, model=None)
     assert {cell.stage for cell in table.seconds} <= {"step", "optimizer", "other"}
     assert table.share(kind="convolution", phase="backward") > 0.05
     assert table.share(kind="convolution", phase="forward") > 0.05
@@ -146,15 +146,15 @@ def test_kernels_of_a_gpu_belong_to_the_operation_that_started_them() -> None:
     assert table.device == "cuda"
     micros = {cell: round(1e6 * seconds) for cell, seconds in table.seconds.items()}
     assert micros == {
-        Cell("views", "forward", "rotate"): 1,
-        Cell("stem", "forward", "copy/cast"): 2,
-        Cell("stem", "forward", "convolution"): 4,
-        Cell("stem", "forward", "batch norm"): 8,
-        Cell("stem", "backward", "batch norm"): 16,
-        Cell("stem", "backward", "convolution"): 32,
-        Cell("stem", "backward", "elementwise"): 64 + 128,
-        Cell("optimizer", "update", "optimizer"): 256,
-        Cell("other", "step", "other"): 512,
+        TimeSlot("views", "forward", "rotate"): 1,
+        TimeSlot("stem", "forward", "copy/cast"): 2,
+        TimeSlot("stem", "forward", "convolution"): 4,
+        TimeSlot("stem", "forward", "batch norm"): 8,
+        TimeSlot("stem", "backward", "batch norm"): 16,
+        TimeSlot("stem", "backward", "convolution"): 32,
+        TimeSlot("stem", "backward", "elementwise"): 64 + 128,
+        TimeSlot("optimizer", "update", "optimizer"): 256,
+        TimeSlot("other", "step", "other"): 512,
     }
     assert table.attributed == pytest.approx(511 / 1023)
 
@@ -165,7 +165,7 @@ def test_a_replayed_graph_is_told_by_the_names_of_its_kernels() -> None:
     events += [_event("kernel", name, 7, 200, 10, correlation=5) for name in names]
     table = tabulate(read_trace({"traceEvents": events}), by_module=False)
     assert {cell: round(1e6 * seconds) for cell, seconds in table.seconds.items()} == {
-        Cell("step", "step", kind): 10 for kind in ("rotate", "convolution", "batch norm")
+        TimeSlot("step", "step", kind): 10 for kind in ("rotate", "convolution", "batch norm")
     }
     assert table.attributed == 1
 

@@ -1,0 +1,17 @@
+"""``fastrot doctor``; a file of its own, since what it looks with is slow to import."""
+
+from __future__ import annotations
+
+import typer
+
+from fastrot.cli.options import AsJson
+
+app = typer.Typer()
+
+
+@app.command("doctor")
+def doctor_command(json: AsJson = False) -> None:
+    """Show what is installed, what it means, and what to type."""
+    from fastrot.cli.doctor import doctor
+
+    doctor(as_json=json)
