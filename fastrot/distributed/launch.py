@@ -1,4 +1,4 @@
-"""Several ranks of one machine: ``fastrot train --gpus 8``.
+"""Start the ranks of one machine: ``fastrot train --gpus 8``.
 
 torchrun does it, too; this opens no port, hands every signal on to every rank, and leaves with the
 exit code of the rank that failed, so that a scheduler can tell what to requeue.
@@ -33,21 +33,21 @@ def launch(
     again: Callable[[], Sequence[str]] = lambda: (),
     say: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Run one process per rank and wait for all of them.
+    """Run one process per rank and wait for all.
 
     Once one has failed, the others have some seconds to leave; then they are killed.
 
     Args:
         command: program and arguments, the same for all.
-        ranks: how many.
-        restarts: times that all are started anew after a rank was lost (69): killed, or silent.
-        again: gives arguments that are added for that.
-        say: one line to the user.
+        ranks: number of processes.
+        restarts: times that all are started again after a rank was lost (69): killed, or silent.
+        again: returns arguments that are added for that.
+        say: shows one line to the user.
 
     Returns:
         The exit code: of the rank that failed first, for its own reason if one had any.
     """
-    group = _Ranks()
+    group = _RankGroup()
     previous = {number: signal.signal(number, group.forward) for number in _SIGNALS}
     try:
         for start in range(restarts + 1):
@@ -63,13 +63,13 @@ def launch(
             signal.signal(number, handler)
 
 
-class _Ranks:
-    """The processes of one start."""
+class _RankGroup:
+    """The rank processes of one start."""
 
     def __init__(self) -> None:
         self.stopping = False
         self._signals: list[int] = []
-        self._told: set[int] = set()
+        self._signalled: set[int] = set()
         self._processes: list[Child] = []
 
     def start(self, command: Sequence[str], ranks: int) -> None:
@@ -91,11 +91,11 @@ class _Ranks:
             )
         for number in self._signals:  # those that came meanwhile; some ranks may have had them
             signal_children(
-                [each for each in self._processes if each.pid not in self._told], number
+                [each for each in self._processes if each.pid not in self._signalled], number
             )
 
     def wait(self) -> tuple[int, str]:
-        """Exit code of the whole, and which rank it is from."""
+        """Return the exit code of the whole, and which rank it is from."""
         first: tuple[int, int] | None = None  # rank and code of what failed first
         own: tuple[int, int] | None = None  # the same, where it is not another rank's failure
         ended: dict[int, int] = {}
@@ -124,22 +124,22 @@ class _Ranks:
         if code < 0 and -code in self._signals:
             return PreemptedError.exit_code, f"rank {rank} was stopped as it began"
         if code < 0:
-            return RankLostError.exit_code, f"rank {rank} was killed by {_name(-code)}"
+            return RankLostError.exit_code, f"rank {rank} was killed by {_signal_name(-code)}"
         return code, f"rank {rank} left with {code}"
 
     def forward(self, number: int, frame: FrameType | None) -> None:
-        """Hand a signal on; what it means is for the ranks to say."""
+        """Forward a signal; the ranks decide what it means."""
         self.stopping = True
         self._signals.append(number)
-        self._told |= {each.pid for each in self._processes}
+        self._signalled |= {each.pid for each in self._processes}
         signal_children(self._processes, number)
 
     def kill(self) -> None:
-        """End what is left, also what is stopped, with the processes that it started."""
+        """Kill what is left, also what is stopped, with the processes that it started."""
         end_children(self._processes)
 
 
-def _name(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -147,5 +147,5 @@ def _name(number: int) -> str:
 
 
 def fastrot_command(arguments: Sequence[str]) -> list[str]:
-    """The command line of this fastrot with other arguments."""
+    """Return the command line of this fastrot with other arguments."""
     return [sys.executable, "-m", "fastrot", *arguments]

@@ -1,8 +1,8 @@
-"""The other ranks as processes: who they are, and which of them failed, and how.
+"""Watch the other ranks: which of them failed first, and how.
 
-A collective tells that somebody is gone, not who. So ranks leave word for each other in the store
-by which they met: who they are when they begin, and why they leave when they fail. Those of this
-machine can be looked up besides, so that one that was killed or stopped is named, too.
+A collective that fails does not say which rank is gone. So each rank writes into the store of the
+rendezvous which process it is when it starts, and why it leaves when it fails. The processes of
+this machine are looked up besides, so that one that was killed or stopped is named, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 _LOOK_SECONDS = 0.5  # between two looks of the watchdog
-_WORD_SECONDS = 3.0  # a rank that fails may still be writing why
+_REPORT_SECONDS = 3.0  # a rank that fails may still be writing why
 _LEAVE_SECONDS = 10.0  # to leave in order once another rank has failed
 _FIRST_STEP_SECONDS = 1800.0  # compilation, and the choice of convolution algorithms
 _MARGIN = 30.0  # after the deadline of a wait, which raises by itself where it can
@@ -36,26 +36,28 @@ _MARGIN = 30.0  # after the deadline of a wait, which raises by itself where it 
 
 @contextmanager
 def lost_ranks_named(rank: int, size: int) -> Iterator[None]:
-    """Around anything that waits for other ranks: its failure becomes a RankLostError."""
+    """Turn a failure of what waits for other ranks into a RankLostError."""
     try:
         yield
     except RuntimeError as error:
-        if size == 1 or not _speaks_of_ranks(error):
+        if size == 1 or not _is_communication_failure(error):
             raise
-        raise RankLostError(f"rank {rank}: another rank is gone ({_gist(error)})") from error
+        raise RankLostError(
+            f"rank {rank}: another rank is gone ({_short_message(error)})"
+        ) from error
 
 
-def _gist(error: RuntimeError) -> str:
-    """Of torch's words: without the line of its sources, and what else to do."""
+def _short_message(error: RuntimeError) -> str:
+    """Return torch's message without the line of its sources, and without its advice."""
     line = str(error).strip().partition("\n")[0]
     return re.sub(r"^\[[^\]]*\.(cc|cpp|h):\d+\] ", "", line).partition(". ")[0]
 
 
-def _speaks_of_ranks(error: RuntimeError) -> bool:
-    """Whether torch's communication failed: gloo has no type of its own for that."""
+def _is_communication_failure(error: RuntimeError) -> bool:
+    """Return whether torch's communication failed: gloo has no type of its own for that."""
     text = str(error).lower()
     return type(error).__name__.startswith("Dist") or any(
-        word in text for word in ("gloo", "nccl", "connection closed", "process group")
+        part in text for part in ("gloo", "nccl", "connection closed", "process group")
     )
 
 
@@ -65,7 +67,7 @@ class RankMonitor:
     Args:
         rank: this one.
         size: how many there are.
-        store: where they met; None with a single rank.
+        store: of their rendezvous; None with a single rank.
 
     Attributes:
         record: what the watchdog calls with the failure before it ends the process.
@@ -74,21 +76,21 @@ class RankMonitor:
     def __init__(self, rank: int, size: int, store: Store | None = None) -> None:
         self._rank, self._size = rank, size
         self._store = store
-        self._holders: dict[int, ProcessIdentity] = {}
+        self._processes: dict[int, ProcessIdentity] = {}
         self.record: Callable[[FastrotError], None] | None = None
         self._begun: Callable[[], None] | None = None
         self._deadline = math.inf  # until steps are expected
         self._alive_at = time.monotonic()
-        self._told = False
+        self._reported = False
 
     @property
     def store(self) -> Store:
-        """Where the ranks met."""
+        """The store of the rendezvous."""
         assert self._store is not None
         return self._store
 
     def rendezvous(self, seconds: float) -> None:
-        """Say who we are, and wait for all others to say so.
+        """Register this process, and wait until all other ranks have registered theirs.
 
         Raises:
             RankLostError: some did not in time; they are named.
@@ -98,7 +100,7 @@ class RankMonitor:
         missing = [rank for rank in range(self._size) if rank != self._rank]
         end = time.monotonic() + seconds
         while missing:
-            missing = [rank for rank in missing if not self._know(rank)]
+            missing = [rank for rank in missing if not self._has_arrived(rank)]
             if missing and time.monotonic() > end:
                 ranks = ", ".join(map(str, missing))
                 raise RankLostError(
@@ -109,23 +111,23 @@ class RankMonitor:
             if missing:
                 time.sleep(0.05)
 
-    def _know(self, rank: int) -> bool:
-        word = self._read(f"here/{rank}")
-        if word is not None:
-            self._holders[rank] = ProcessIdentity(**word)
-        return word is not None
+    def _has_arrived(self, rank: int) -> bool:
+        record = self._read(f"here/{rank}")
+        if record is not None:
+            self._processes[rank] = ProcessIdentity(**record)
+        return record is not None
 
     def _read(self, key: str) -> dict[str, Any] | None:
         if not self.store.check([key]):
             return None
-        word: dict[str, Any] = json.loads(self.store.get(key))
-        return word
+        record: dict[str, Any] = json.loads(self.store.get(key))
+        return record
 
-    def tell(self, error: BaseException) -> None:
-        """Leave word of why this rank leaves."""
-        if self._store is None or self._told:
+    def report_failure(self, error: BaseException) -> None:
+        """Publish why this rank leaves; only its first failure counts."""
+        if self._store is None or self._reported:
             return
-        self._told = True
+        self._reported = True
         code = getattr(error, "exit_code", 1)
         message = str(error) or type(error).__name__
         lost = isinstance(error, RankLostError)
@@ -134,18 +136,18 @@ class RankMonitor:
                 f"left/{self._rank}",
                 json.dumps({"exit_code": code, "message": message, "lost": lost}),
             )
-            self._store.set(_SOMEBODY, "1")
+            self._store.set(_ANY_FAILURE, "1")
 
-    def tell_done(self) -> None:
-        """Leave word that this rank has done all it had to: it may end before others do."""
+    def report_done(self) -> None:
+        """Publish that this rank has finished: it may end before others do."""
         if self._store is not None:
-            self._told = True
+            self._reported = True
             with suppress(RuntimeError):
                 self._store.set(f"done/{self._rank}", "1")
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """A RankLostError of the block says who failed and how, with that rank's exit code."""
+        """Let a RankLostError of the block say who failed and how, with that rank's exit code."""
         try:
             with lost_ranks_named(self._rank, self._size):
                 yield
@@ -153,16 +155,16 @@ class RankMonitor:
             if self._store is None or error.explained:
                 raise
             explained = self._explain(error)
-            self.tell(explained)
+            self.report_failure(explained)
             raise explained from error
         except BaseException as error:
-            if self._store is not None and isinstance(error, FastrotError) and not self._told:
+            if self._store is not None and isinstance(error, FastrotError) and not self._reported:
                 error.rank = self._rank
-            self.tell(error)
+            self.report_failure(error)
             raise
 
     def _explain(self, error: RankLostError) -> RankLostError:
-        end = time.monotonic() + _WORD_SECONDS
+        end = time.monotonic() + _REPORT_SECONDS
         while (found := self.first_failure()) is None and time.monotonic() < end:
             time.sleep(0.05)
         if found is None:
@@ -171,26 +173,27 @@ class RankMonitor:
         return found
 
     def first_failure(self) -> RankLostError | None:
-        """The failure of another rank, if there is one.
+        """Return the failure of another rank that explains the others, if there is one.
 
-        Those that gave a reason of their own come first: what others saw follows from it.
+        A failure that a rank had by itself comes before one that follows from another's.
         """
         second_hand = None
         for rank in self._others():
             try:
-                word = self._read(f"left/{rank}")
+                record = self._read(f"left/{rank}")
             except RuntimeError:
                 continue
-            if word is None:
+            if record is None:
                 continue
-            if not word["lost"]:
-                return self._failure(rank, f"rank {rank}: {word['message']}", word["exit_code"])
-            second_hand = second_hand or word["message"]
-        for rank, holder in self._holders.items():
-            if how := self._trouble(rank, holder):
+            if not record["lost"]:
+                message = f"rank {rank}: {record['message']}"
+                return self._failure(rank, message, record["exit_code"])
+            second_hand = second_hand or record["message"]
+        for rank, process in self._processes.items():
+            if how := self._find_trouble(rank, process):
                 return self._failure(
                     rank,
-                    f"rank {rank} (process {holder.pid}) {how}; the same command with --resume "
+                    f"rank {rank} (process {process.pid}) {how}; the same command with --resume "
                     "goes on from the last checkpoint",
                     RankLostError.exit_code,
                 )
@@ -207,7 +210,7 @@ class RankMonitor:
     # --- the watchdog ------------------------------------------------------------------------
 
     def expect_steps(self, deadline: float, begun: Callable[[], None]) -> None:
-        """From now on a step takes less than ``deadline`` seconds, but for the first.
+        """Require from now on that each step but the first takes less than ``deadline`` seconds.
 
         Args:
             deadline: in seconds.
@@ -218,7 +221,7 @@ class RankMonitor:
         self._alive_at = time.monotonic() + _FIRST_STEP_SECONDS
 
     def alive(self, step: int = 0) -> None:
-        """This rank got on: a batch of a validation, a checkpoint, or (``step``) a step."""
+        """Note progress of this rank: a validation batch, a checkpoint, or (``step``) a step."""
         self._alive_at = time.monotonic()
         if step and self._begun is not None:
             self._begun()
@@ -245,54 +248,54 @@ class RankMonitor:
             silence = time.monotonic() - self._alive_at
             if silence > self._deadline:
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-                self._leave(
+                self._exit(
                     self.first_failure()
                     or RankLostError(
                         f"rank {self._rank} did not get on for {silence:.0f} s; the stacks of its "
                         "threads are above; checkpoints are intact"
                     )
                 )
-            if failed_at is None and self._somebody_left():
+            if failed_at is None and self._has_anybody_failed():
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > _LEAVE_SECONDS:
-                self._leave(self.first_failure() or RankLostError("another rank is gone"))
+                self._exit(self.first_failure() or RankLostError("another rank is gone"))
 
-    def _somebody_left(self) -> bool:
+    def _has_anybody_failed(self) -> bool:
         with suppress(RuntimeError):
-            if self.store.check([_SOMEBODY]):
+            if self.store.check([_ANY_FAILURE]):
                 return True
-        return any(self._trouble(*each) == _GONE for each in self._holders.items())
+        return any(self._find_trouble(*each) == _GONE for each in self._processes.items())
 
-    def _trouble(self, rank: int, holder: ProcessIdentity) -> str:
-        """What is wrong with another rank's process; empty if nothing is, or nobody can see."""
-        how = _state(holder) if holder.is_local else ""
+    def _find_trouble(self, rank: int, process: ProcessIdentity) -> str:
+        """Return what is wrong with another rank's process; empty if nothing is, or is known."""
+        how = _state(process) if process.is_local else ""
         if how == _GONE:
             with suppress(RuntimeError):
                 if self.store.check([f"done/{rank}"]):
                     return ""
         return how
 
-    def _leave(self, error: FastrotError) -> None:
+    def _exit(self, error: FastrotError) -> None:
         if self.record is not None:
             with suppress(Exception):
                 self.record(error)
-        self.tell(error)
+        self.report_failure(error)
         if line := line_to_print(error):
             print(line, file=sys.stderr, flush=True)
         os._exit(error.exit_code)  # the main thread waits for what will not come
 
 
-_SOMEBODY = "left/any"  # one question to the store, however many ranks there are
+_ANY_FAILURE = "left/any"  # one question to the store, however many ranks there are
 _GONE = "was killed or ended"
 
 
-def _state(holder: ProcessIdentity) -> str:
-    """How a process of this machine is; empty where nothing is wrong with it."""
+def _state(process: ProcessIdentity) -> str:
+    """Return what is wrong with a process of this machine; empty where nothing is."""
     try:
-        with open(f"/proc/{holder.pid}/stat") as file:
+        with open(f"/proc/{process.pid}/stat") as file:
             state = file.read().rpartition(")")[2].split()[0]
     except OSError:
         return _GONE
-    if state in "ZX" or not holder.is_running:
+    if state in "ZX" or not process.is_running:
         return _GONE
     return "is stopped (by a signal, or a debugger)" if state in "Tt" else ""

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs, and the few things that are asked of it. No job is started here.
+"""The states of Slurm's jobs, this process as a task of one, and requeueing.
 
 Clusters without an accounting database are common, so the controller is asked first: it knows a
 job for some minutes after its end. ``sacct`` is the second choice.
@@ -23,7 +23,7 @@ _LIVING = {
     *("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "RESIZING"),
     *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SIGNALING", "STAGE_OUT"),
 }
-_WORDS = {
+_REASONS = {
     "TIMEOUT": "over its time limit",
     "CANCELLED": "cancelled by Slurm's scancel or its administrator",
     "NODE_FAIL": "its node failed",
@@ -40,7 +40,7 @@ class JobState:
     """How a job stands.
 
     Attributes:
-        state: Slurm's word: PENDING, RUNNING, FAILED, TIMEOUT, ...
+        state: as Slurm names it: PENDING, RUNNING, FAILED, TIMEOUT, ...
         why: Slurm's reason for the state, e.g. Resources; may be empty.
         code: exit code of an ended job; negative: the signal that ended it; None: not known.
     """
@@ -56,8 +56,8 @@ class JobState:
 
     @property
     def reason(self) -> str:
-        """Why it ended, for people."""
-        words = _WORDS.get(self.state, f"Slurm's state {self.state}")
+        """Why it ended, in words."""
+        words = _REASONS.get(self.state, f"Slurm's state {self.state}")
         return words if self.code is None else f"{words} ({describe_code(self.code)})"
 
 
@@ -74,7 +74,7 @@ def describe_code(code: int) -> str:
 
 
 def job_states(ids: Iterable[str]) -> dict[str, JobState]:
-    """How jobs stand, by id; what Slurm does not know is missing.
+    """Return the states of jobs by id; jobs that Slurm does not know are missing.
 
     Args:
         ids: ``12`` of a job, ``12_3`` of a task of an array.
@@ -107,8 +107,8 @@ def _from_accounts(ids: set[str], arrays: str) -> dict[str, JobState]:
         job, state, code = (*line.split("|", 2), "", "")[:3]
         if job in ids:
             numbers = re.fullmatch(r"(\d+):(\d+)", code)
-            word = state.split(" ")[0]  # "CANCELLED by 1000"
-            found[job] = JobState(word, "", _code(*numbers.groups()) if numbers else None)
+            name = state.split(" ")[0]  # "CANCELLED by 1000"
+            found[job] = JobState(name, "", _code(*numbers.groups()) if numbers else None)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What ranks decide together after a step, by one exchange of flags between their hosts."""
+"""Decide on all ranks alike what follows a step, by one all-reduce of flags between hosts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fastrot.distributed.world import World
 
 
 class Notices(Protocol):
-    """What ranks have to tell each other, and the main rank to write down, besides numbers."""
+    """Notices of this rank that all ranks are to know and the main rank writes down."""
 
     def pending(self) -> bool:
-        """Whether this rank has something to tell."""
+        """Return whether this rank has unpublished notices."""
         ...
 
     def publish(self) -> None:
-        """Tell it; called by all ranks together, if one of them has something to tell."""
+        """Publish them; called on all ranks together, if one of them has some."""
         ...
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What all ranks do after a step: whatever one of them wants.
+    """What all ranks do after a step, because at least one of them wants it.
 
     Attributes:
         stop: save and leave.
@@ -40,7 +40,7 @@ class Decision:
 
 
 def decide(world: World, *, stop: bool, log: bool, save: bool, publish: bool) -> Decision:
-    """Called by all ranks after the same step.
+    """Decide what all ranks do; called on all of them after the same step.
 
     Args:
         world: the ranks.

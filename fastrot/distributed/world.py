@@ -1,10 +1,10 @@
-"""The ranks of a run: who we are, and the few things that ranks say to each other.
+"""The ranks of a run: which one this process is, and the few collectives that it needs.
 
 Several GPUs of one node: ``fastrot train --gpus 8 ...``, or torchrun, which other launchers know:
 ``torchrun --standalone --nproc-per-node 8 -m fastrot train ...``.
 
 Tensors on a GPU travel by NCCL, those on the host by gloo, so that what ranks agree upon between
-two steps needs no word from the device.
+two steps waits for no device.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def joined(
     """Join the process group for the duration of the block.
 
     Nothing to do for one rank, or inside of a block that has joined already. A failure of this
-    rank is told to the others; one of theirs is raised here, with its name and exit code.
+    rank is reported to the others; one of theirs is raised here, with its name and exit code.
 
     Args:
         world: the ranks.
@@ -163,12 +163,12 @@ def joined(
     if world.local_size == world.size:  # one machine: nothing listens to any other
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, "lo")
-    # torchrun keeps its store when it starts all ranks anew; what was said before is not for them.
+    # torchrun keeps its store when it starts all ranks anew; earlier failures are not theirs.
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     monitor = RankMonitor(world.rank, world.size, PrefixStore(f"start-{start}", _store(world)))
     monitor.rendezvous(JOIN_SECONDS)
     patience = timedelta(seconds=max(deadline, JOIN_SECONDS))
-    monitor.store.set_timeout(patience)  # NCCL's ranks meet in it once more, at their first word
+    monitor.store.set_timeout(patience)  # NCCL uses it again, at the first collective
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with monitor.watching(), monitor.explained():
         dist.init_process_group(
@@ -186,7 +186,7 @@ def joined(
                 with suppress(RuntimeError):
                     dist.destroy_process_group()
             raise
-        monitor.tell_done()
+        monitor.report_done()
         dist.destroy_process_group()
 
 
@@ -216,7 +216,7 @@ def _store(world: World) -> Store:
     except (RuntimeError, ValueError) as error:  # ValueError: a variable is missing
         line = str(error).strip().splitlines()[0]
         raise RankLostError(
-            f"rank {world.rank}: no meeting of {world.size} ranks at {where} ({line}); check that "
-            "MASTER_ADDR is the first machine's address, and MASTER_PORT free and open there"
+            f"rank {world.rank}: no rendezvous of {world.size} ranks at {where} ({line}); check "
+            "that MASTER_ADDR is the first machine's address, and MASTER_PORT free and open there"
         ) from error
     return store

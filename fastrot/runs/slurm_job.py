@@ -1,6 +1,6 @@
-"""``fastrot train --cluster slurm``: one task a rank, started again where it was stopped.
+"""``fastrot train --cluster slurm``: one task per rank, started again where it was stopped.
 
-Each task runs ``fastrot train --resume`` as a process of its own and hands Slurm's signals on to
+Each task runs ``fastrot train --resume`` as a process of its own and forwards Slurm's signals to
 it, so that the trainer's own handler sets its flag and all ranks save at the same step (75). Then
 the job is requeued, under the same id, until the run is complete, or two starts in a row have got
 nowhere (70). The run folder is the run's identity: its trackers go on with the same run.
@@ -114,15 +114,15 @@ def wait_for(submission: Submission, say: Callable[[str], None]) -> int:
     Returns:
         Exit code of the run.
     """
-    told = ""
+    last_line = ""
     while True:
         state = job_states([submission.job]).get(submission.job)
         if state is None or not state.lives:
             break
         line = f"job {submission.job}: {state.state}" + (f" ({state.why})" if state.why else "")
-        if line != told:
+        if line != last_line:
             say(line)
-            told = line
+            last_line = line
         time.sleep(_WATCH_SECONDS)
     status = read_status(submission.out)
     say(f"job {submission.job}: {state.reason if state else 'ended'}; {status.get('message', '')}")
@@ -133,7 +133,7 @@ def wait_for(submission: Submission, say: Callable[[str], None]) -> int:
 
 
 def run_task(words: Sequence[str], out: str, folder: str) -> None:
-    """One rank of the run, as a task of the job; submitit calls it, and exits with its code."""
+    """Run one rank as a task of the job, and exit with its code; submitit calls it."""
     task = slurm_task()
     if task is None:
         raise UsageError("this is no task of a Slurm job")
@@ -141,7 +141,7 @@ def run_task(words: Sequence[str], out: str, folder: str) -> None:
 
 
 def made_no_progress(starts: Sequence[int], now: int) -> bool:
-    """Whether the last two starts of a job got nowhere.
+    """Return whether the last two starts of a job made no progress.
 
     Args:
         starts: step at which each start of the job began.
@@ -155,14 +155,14 @@ def made_no_progress(starts: Sequence[int], now: int) -> bool:
 
 
 class _Rank:
-    """Starts the trainer, hands signals on, and decides what follows."""
+    """One rank: starts the trainer, forwards signals, and decides what follows."""
 
     def __init__(self, words: Sequence[str], out: Path, folder: Path, task: SlurmTask) -> None:
         self._words, self._out, self._folder, self._task = words, out, folder, task
         self._is_main = task.task == 0
 
     def run(self) -> int:
-        """Exit code of this task."""
+        """Return the exit code of this task."""
         task, began = self._task, self._step()
         starts = self._earlier_starts()
         self._note(kind="start", step=began)
@@ -200,7 +200,7 @@ class _Rank:
             local_size=task.tasks // task.nodes,
         )
         try:
-            code = _hand_on(child, received)
+            code = _wait_forwarding(child, received)
         finally:
             end_children([child])
             if self._is_main:
@@ -211,11 +211,11 @@ class _Rank:
 
     @property
     def _store(self) -> Path:
-        """By which the ranks of one machine find each other: a fresh file for every start."""
+        """The file by which the ranks of one machine find each other: fresh for every start."""
         return self._folder / f"store-{self._task.job}-{self._task.restarts}"
 
     def _requeue(self, received: Sequence[int]) -> None:
-        """The main rank asks for another start; then all wait to be ended by Slurm."""
+        """Ask for another start, on the main rank; then wait to be ended by Slurm."""
         if self._is_main:
             self._say(f"the checkpoint is written; job {self._task.job} is requeued")
             problem = requeue(self._task)
@@ -227,7 +227,7 @@ class _Rank:
             time.sleep(_POLL_SECONDS)
 
     def _give_up(self, step: int) -> int:
-        """Say that it would go on for ever."""
+        """Stop a job that would be requeued for ever."""
         code = NonFiniteError.exit_code  # 70: this run does not get on
         line = (
             f"job {self._task.job}: two starts in a row ended at step {step}, where they had "
@@ -248,7 +248,7 @@ class _Rank:
         return int(read_status(self._out).get("step", 0))
 
     def _earlier_starts(self) -> list[int]:
-        """Steps at which this job has begun before; all tasks read the same."""
+        """Return the steps at which this job has begun before; all tasks read the same."""
         return [
             int(record["step"])
             for record in read_json_lines(self._folder / "starts.jsonl")
@@ -275,8 +275,8 @@ class _Rank:
             print(text, flush=True)
 
 
-def _hand_on(child: Child, received: Sequence[int]) -> int:
-    """Wait for a process, handing each signal on once: a second one of a kind would kill it.
+def _wait_forwarding(child: Child, received: Sequence[int]) -> int:
+    """Wait for a process and forward each signal once: a second one of a kind would kill it.
 
     Returns:
         Its exit code; negative: the signal that ended it.

@@ -99,7 +99,7 @@ class RunLock:
 
     def _acquire(self) -> int:
         first_beat: float | None = None
-        told = False
+        warned = False
         while True:
             descriptor, created = _open(self.path, self._record())
             keep = False
@@ -126,8 +126,8 @@ class RunLock:
                     self.assert_held()
                     keep = True
                     return descriptor
-                if not told:
-                    told = True
+                if not warned:
+                    warned = True
                     who = "somebody (the file is damaged)"
                     if holder:
                         who = f"{holder.host}:{holder.pid} since {holder.since}"

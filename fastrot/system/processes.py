@@ -1,4 +1,4 @@
-"""Processes that do our work: each leads a group of its own, and ends when we end, however that is.
+"""Child processes: each leads a group of its own, and ends when we end, however that is.
 
 A group of its own, so that Ctrl-C and Slurm's signals reach them through us alone: a second signal
 of the same kind would end a trainer before it has saved.
@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -42,15 +43,32 @@ def start_child(
         pipes: its standard input and output are pipes to us; ``output`` takes its errors alone.
         death_signal: which.
     """
-    return subprocess.Popen(
-        list(command),
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-        stdout=subprocess.PIPE if pipes else output,
-        stderr=output,
-        start_new_session=True,
-        preexec_fn=partial(end_with_parent, os.getpid(), death_signal),
-    )
+    with _interrupt_deferred():
+        return subprocess.Popen(
+            list(command),
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if pipes else output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, os.getpid(), death_signal),
+        )
+
+
+@contextmanager
+def _interrupt_deferred() -> Iterator[None]:
+    """Raise a Ctrl-C of the block at its end: Python drops what is raised during a fork."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not callable(signal.getsignal(signal.SIGINT)):
+        yield
+        return
+    received: list[int] = []
+    try:
+        with signals_noted([signal.SIGINT]) as received:
+            yield
+    finally:
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
@@ -68,7 +86,7 @@ def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
 
 @contextmanager
 def signals_noted(numbers: Iterable[int]) -> Iterator[list[int]]:
-    """Those of these signals that came, each once; other handlers are put aside meanwhile."""
+    """Yield a list that gets each of these signals once; their handlers are put aside meanwhile."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -84,7 +102,7 @@ def signals_noted(numbers: Iterable[int]) -> Iterator[list[int]]:
 
 
 def signal_children(children: Iterable[Child], number: int) -> None:
-    """Send a signal to those that still run; their own workers hear of it from them."""
+    """Send a signal to the children that still run, not to what they have started."""
     for child in children:
         if child.poll() is None:
             with suppress(ProcessLookupError):

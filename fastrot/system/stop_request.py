@@ -21,7 +21,7 @@ class StopRequest:
     Until ``training`` is set the request is carried out on the spot: nothing has been learnt that
     could be lost. From then on the handler only sets a flag, which the loop looks at after each
     step; a second signal of the same kind ends the process without saving, also where the first
-    has not been heard yet, because the main thread waits for a disk or a device.
+    has not been counts yet, because the main thread waits for a disk or a device.
 
     Attributes:
         signal_name: name of the signal that came, or None.
@@ -52,16 +52,18 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             read_end, self._wakeup_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             os.set_blocking(read_end, True)
-            threading.Thread(target=_listen, args=(read_end,), name="signals", daemon=True).start()
+            threading.Thread(
+                target=_count_signals, args=(read_end,), name="signals", daemon=True
+            ).start()
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
             self._previous_wakeup_fd = signal.set_wakeup_fd(
                 self._wakeup_fd, warn_on_full_buffer=False
             )
-            self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._hear_unraisable
+            self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._note_unraisable
         return self
 
-    def _hear_unraisable(self, failure: sys.UnraisableHookArgs) -> None:
+    def _note_unraisable(self, failure: sys.UnraisableHookArgs) -> None:
         # It came where nothing can be raised (a finalizer, a fork): the flag stops the first step.
         if not isinstance(failure.exc_value, PreemptedError):
             self._previous_hook(failure)
@@ -81,26 +83,26 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def _listen(read_end: int) -> None:
+def _count_signals(read_end: int) -> None:
     """End the process at the second signal of a kind.
 
     Python runs a handler when its main thread comes back from a call; the kernel writes the
     number of each signal into the pipe at once.
     """
-    heard: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     while numbers := os.read(read_end, 64):
-        heard.update(number for number in numbers if number in _SIGNALS)
-        for number, times in heard.items():
+        counts.update(number for number in numbers if number in _SIGNALS)
+        for number, times in counts.items():
             if times > 1:
                 os._exit(128 + number)  # as a shell reports that the signal ended it
     os.close(read_end)
 
 
-def _deafen_child() -> None:
+def _reset_wakeup_in_child() -> None:
     # A signal to the whole group, in the moment before a worker has set its own handlers, would
-    # be heard here twice.
+    # be counts here twice.
     if threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
 
 
-os.register_at_fork(after_in_child=_deafen_child)
+os.register_at_fork(after_in_child=_reset_wakeup_in_child)

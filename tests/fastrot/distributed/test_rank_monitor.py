@@ -45,7 +45,7 @@ def test_words_of_torch_get_their_type(words: str, becomes: type[Exception]) -> 
         assert "\n" not in str(caught.value)
 
 
-def test_one_rank_has_no_peers_to_lose() -> None:
+def test_one_rank_has_no_others_to_lose() -> None:
     with pytest.raises(RuntimeError, match="gloo") as caught, lost_ranks_named(0, 1):
         raise RuntimeError("gloo: connection closed by peer")
     assert type(caught.value) is RuntimeError

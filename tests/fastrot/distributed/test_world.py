@@ -12,7 +12,7 @@ from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.errors import MismatchError, RankLostError
 
 
-def test_the_launchers_words_are_understood(
+def test_the_launchers_environment_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
@@ -35,7 +35,7 @@ def test_one_rank_needs_nobody() -> None:
             raise RankLostError("as it is")
 
 
-def test_two_ranks_need_a_place_to_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_need_a_rendezvous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(rank=1, size=2, local_rank=1, local_size=2)
     monkeypatch.setenv("FASTROT_STORE", str(tmp_path / "missing" / "store"))
     with (
@@ -47,7 +47,7 @@ def test_two_ranks_need_a_place_to_meet(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(RankLostError, match=r"no meeting of 2 ranks at \?:\?"),
+        pytest.raises(RankLostError, match=r"no rendezvous of 2 ranks at \?:\?"),
         joined(world, torch.device("cpu")),
     ):
         pass

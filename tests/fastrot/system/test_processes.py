@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from fastrot.system.processes import end_children, signal_children, start_child
+import pytest
+
+from fastrot.system.processes import ask_tool, end_children, signal_children, start_child
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 PARENT = """
@@ -48,6 +50,39 @@ def test_a_child_has_a_group_of_its_own_and_hears_what_it_is_told(tmp_path: Path
     assert child.wait(10) == -signal.SIGUSR1
     signal_children([child], signal.SIGUSR1)  # it is gone: nothing happens
     end_children([child])
+
+
+def test_an_interrupt_while_a_child_starts_is_raised_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[str] = []
+
+    def fork(command: list[str], **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        started.extend(command)
+
+    monkeypatch.setattr(subprocess, "Popen", fork)
+    with pytest.raises(KeyboardInterrupt):
+        start_child(["program"])
+    assert started == ["program"]
+
+
+def test_children_have_time_to_end_by_themselves(tmp_path: Path) -> None:
+    orderly = start_child([sys.executable, "-c", "input()"], pipes=True)
+    deaf = start_child(SLEEP, pipes=True)
+    for child in (orderly, deaf):
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+        child.stdin.close()
+    end_children([orderly, deaf], patience=5.0)
+    assert (orderly.returncode, deaf.returncode) == (0, -signal.SIGKILL)
+
+
+def test_a_tool_is_asked() -> None:
+    assert ask_tool([sys.executable, "-c", "print(3)"], seconds=60) == "3\n"
+    assert ask_tool(["false"], seconds=60) is None
+    assert ask_tool(["no-such-tool"], seconds=60) is None
+    assert ask_tool(["sleep", "60"], seconds=0.1) is None
 
 
 def test_all_are_ended(tmp_path: Path) -> None:
