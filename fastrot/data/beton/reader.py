@@ -16,12 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fastrot.data.beton.check import (
-    check_fields,
-    check_header,
-    check_sections,
-    check_structure,
-)
+from fastrot.data.beton import check
 from fastrot.data.beton.format import (
     ALLOCATION,
     DESCRIPTOR,
@@ -104,13 +99,13 @@ class BetonFile:
     def _load(self, max_pixels: int) -> None:
         size = self.identity.size
         head = self._file.read_array(0, min(size, HEADER.itemsize)).tobytes()
-        header = check_header(self.path, size, head)
+        header = check.check_header(self.path, size, head)
         self.page_size, self.num_samples = int(header["page_size"]), int(header["num_samples"])
         descriptors = self._file.read_array(
             HEADER.itemsize, int(header["num_fields"]) * DESCRIPTOR.itemsize
         ).tobytes()
-        self.fields = check_fields(self.path, descriptors, self.page_size)
-        check_sections(self.path, size, header, self.fields)
+        self.fields = check.check_fields(self.path, descriptors, self.page_size)
+        check.check_sections(self.path, size, header, self.fields)
         record, table = record_dtype(self.fields), int(header["alloc_table_ptr"])
         rows = self._file.read_array(
             metadata_start(len(self.fields)), self.num_samples * record.itemsize
@@ -121,7 +116,7 @@ class BetonFile:
         digest.update(entries.data)
         self.structure = digest.hexdigest()
         self.metadata: NDArray[Any] = rows.view(record)
-        self._sizes = check_structure(
+        self._sizes = check.check_structure(
             self.path, header, self.fields, self.metadata, entries.view(ALLOCATION), max_pixels
         )
         self._positions = {field.name: i for i, field in enumerate(self.fields)}

@@ -23,6 +23,7 @@ from fastrot.data.sampling.philox import Stream, draw
 Views = Literal["all", "one"]
 
 _TURNS = 4
+_BLOCK = 2**14  # rows at a time: where an epoch is drawn at once, the arithmetic stays in the cache
 _MAX_ATTEMPTS = 100
 
 
@@ -148,13 +149,14 @@ class BatchDrawer:
 
     def _fill(self, drawn: BatchDraw, rows: slice, sizes: NDArray[np.int32] | None) -> None:
         """Draw for the ids that stand in these rows."""
-        if sizes is None:
-            sizes = self._measure(drawn, rows)
-        ids, seed, epoch = drawn.ids[rows], self.seed, drawn.epoch
-        drawn.sizes[rows] = sizes
-        drawn.boxes[rows] = self.crop.boxes(seed, epoch, ids, sizes[:, 0], sizes[:, 1])
-        drawn.flips[rows] = self.crop.flips(seed, epoch, ids)
-        drawn.turns[rows] = draw_turns(self.views, seed, epoch, ids)
+        drawn.sizes[rows] = self._measure(drawn, rows) if sizes is None else sizes
+        seed, epoch = self.seed, drawn.epoch
+        for start in range(rows.start, rows.stop, _BLOCK):
+            block = slice(start, min(start + _BLOCK, rows.stop))
+            ids, widths, heights = drawn.ids[block], drawn.sizes[block, 0], drawn.sizes[block, 1]
+            drawn.boxes[block] = self.crop.boxes(seed, epoch, ids, widths, heights)
+            drawn.flips[block] = self.crop.flips(seed, epoch, ids)
+            drawn.turns[block] = draw_turns(self.views, seed, epoch, ids)
 
     def _measure(self, drawn: BatchDraw, rows: slice) -> NDArray[np.int32]:
         ids = drawn.ids[rows]  # shows what is replaced
