@@ -1,1 +1,1 @@
-"""Networks, their layers and their arithmetic precision."""
+"""Backbones, their layers and their arithmetic precision."""

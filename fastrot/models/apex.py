@@ -1,4 +1,4 @@
-"""Batch normalisation by NVIDIA apex (``apex.contrib.groupbn``): a peer to compare ours with.
+"""Batch normalisation by NVIDIA apex (``apex.contrib.groupbn``): a baseline to compare ours with.
 
 It is there only where apex was built from source with ``APEX_BNP=1``; the package of that name on
 PyPI is another one. It takes contiguous float16 batches (N, H, W, C) on a GPU, C a multiple of 4.
@@ -23,7 +23,7 @@ _TWIN = "_apex_twin"
 
 
 def apex_problem() -> str | None:
-    """Why apex's batch normalisation cannot be used, None if it can."""
+    """Return why apex's batch normalisation cannot be used; None if it can."""
     try:
         importlib.import_module(_MODULE)
     except Exception as error:  # a package of this name fails in ways of its own

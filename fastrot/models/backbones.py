@@ -121,7 +121,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Outputs of all stages for views of shape (N, 3, H, W).
+        """Return the outputs of all stages for views of shape (N, 3, H, W).
 
         ``stem`` is taken after the ReLU and before the max pool, as the published probes take
         it; ``pool`` is the global average of ``layer4``, of shape (N, D).
@@ -134,7 +134,7 @@ class ResNet(nn.Module):
         return out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled features of shape (N, D) for views of shape (N, 3, H, W)."""
+        """Map views of shape (N, 3, H, W) to pooled features of shape (N, D)."""
         return self.stages(x)["pool"]
 
 
@@ -169,7 +169,7 @@ class NetworkInNetwork(nn.Module):
         self.stage_names = (*(f"block{index}" for index in range(1, blocks + 1)), "pool")
 
     def stages(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Outputs of all blocks for views of shape (N, 3, H, W), and ``pool`` (N, 192)."""
+        """Return outputs of all blocks for views of shape (N, 3, H, W), and ``pool`` (N, 192)."""
         out: dict[str, torch.Tensor] = {}
         for name in self.stage_names[:-1]:
             x = out[name] = self.get_submodule(name)(x)
@@ -177,7 +177,7 @@ class NetworkInNetwork(nn.Module):
         return out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled features of shape (N, 192) for views of shape (N, 3, H, W)."""
+        """Map views of shape (N, 3, H, W) to pooled features of shape (N, 192)."""
         return self.stages(x)["pool"]
 
 
@@ -206,7 +206,7 @@ class RotationHead(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of shape (N, 4) for features of shape (N, D)."""
+        """Map features of shape (N, D) to logits of shape (N, 4)."""
         return self.fc(features)  # type: ignore[no-any-return]
 
 
@@ -219,7 +219,7 @@ class RotationModel(nn.Module):
         self.head = RotationHead(backbone.num_features)
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
-        """Logits of shape (N, 4) for views of shape (N, 3, H, W)."""
+        """Map views of shape (N, 3, H, W) to logits of shape (N, 4)."""
         logits: torch.Tensor = self.head(self.backbone(views))
         return logits
 

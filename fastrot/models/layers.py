@@ -1,7 +1,8 @@
-"""The two layers of our networks that a fused step computes in another way.
+"""The two layers of our backbones that a fused step computes in another way, and who computes them.
 
 Both are torch's own layers until ``use_batch_norm`` says otherwise, with torch's parameters under
-torch's names, so that weights do not depend on how they were trained.
+torch's names, so that weights do not depend on how they were trained. ``fastest_batch_norm`` says
+what it should be told on a device.
 
 Shapes: N views, C channels, H and W rows and columns.
 """
@@ -18,19 +19,7 @@ from fastrot.kernels.batchnorm.op import batch_norm
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
 
 Engine = Literal["torch", "fused", "apex"]
-
-
-def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
-    """Who normalises fastest on this device, ``fused`` or ``torch``, and why."""
-    if device.type != "cuda":
-        return "torch", "the fastest on a CPU"
-    try:
-        choice = choose("batch_norm", device.type)
-    except KernelUnavailableError as error:
-        return "torch", f"not fused: {error}"
-    if choice.implementation != "triton":
-        return "torch", f"not fused: {choice.reason}"
-    return "fused", "the fastest on this GPU"
+"""Who normalises: three operations of torch, one of ours, or one of NVIDIA apex."""
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -113,10 +102,23 @@ class FirstConv2d(nn.Conv2d):
 
 
 def after(normal: torch.Tensor, residual: torch.Tensor | None, *, relu: bool) -> torch.Tensor:
-    """What follows a normalisation, in torch's operations; ``normal`` may be overwritten."""
+    """Apply what follows a normalisation, in torch's operations; ``normal`` may be overwritten."""
     if residual is not None:
         normal = normal + residual
     return torch.relu_(normal) if relu else normal
+
+
+def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
+    """Return who normalises fastest on this device, ``fused`` or ``torch``, and why."""
+    if device.type != "cuda":
+        return "torch", "the fastest on a CPU"
+    try:
+        choice = choose("batch_norm", device.type)
+    except KernelUnavailableError as error:
+        return "torch", f"not fused: {error}"
+    if choice.implementation != "triton":
+        return "torch", f"not fused: {choice.reason}"
+    return "fused", "the fastest on this GPU"
 
 
 def use_batch_norm(

@@ -1,7 +1,8 @@
-"""What a run leaves on disk besides its checkpoints: its folder, its state, its lines of metrics.
+"""The folder of a run: who owns it, what it holds besides checkpoints, and how the run stands.
 
-A run folder holds ``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl`` and
-``samples.jsonl``, ``tensorboard/`` and ``checkpoints/``. One process owns it (``run.lock``).
+A run folder holds ``config.yaml`` (resolved), ``status.json``, ``environment.json``,
+``metrics.jsonl`` and ``samples.jsonl``, ``tensorboard/`` and ``checkpoints/``. One process owns it
+(``run.lock``).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _UNFINISHED = ".step-*.tmp-*"  # a checkpoint that was being written or removed
 
 
 class RunFolder:
-    """The folder of one run, locked, and proven writable before the first step.
+    """Own the folder of one run: locked, and proven writable before the first step.
 
     Args:
         path: created (mode 0700) if missing.
@@ -176,7 +177,7 @@ class RunFolder:
             ) from None
 
     def _contents(self) -> list[str]:
-        """Names of what a run leaves; the lock and what a killed process left do not count."""
+        """Name what a run leaves; the lock and what a killed process left do not count."""
         if not self.path.is_dir():
             return []
         names = sorted(entry.name for entry in self.path.iterdir())
@@ -206,7 +207,7 @@ class RunFolder:
 
 
 def read_status(path: str | Path) -> dict[str, Any]:
-    """The record in a run folder's ``status.json``; empty if there is none that can be read."""
+    """Return the record in ``status.json``; empty if there is none that can be read."""
     try:
         record = parse_json_line(read_regular(Path(path) / "status.json")) or {}
     except OSError:
@@ -216,7 +217,7 @@ def read_status(path: str | Path) -> dict[str, Any]:
 
 
 def read_run_id(path: str | Path) -> str | None:
-    """Identity of the run in a folder: from its status, or else from its newest checkpoint."""
+    """Return the identity of the run: from its status, or else from its newest checkpoint."""
     known = read_status(path).get("run_id")
     if known:
         return str(known)
@@ -233,7 +234,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether there is something to lose: a run that failed before its first step has nothing."""
+    """Return whether there is something to lose: before its first step a run has nothing."""
     return any(folder.glob("checkpoints/step-*")) or bool(read_status(folder).get("step", 0))
 
 

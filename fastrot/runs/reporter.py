@@ -1,4 +1,7 @@
-"""What a training run shows and where its numbers go: terminal, TensorBoard and other trackers."""
+"""Who tells people how a run gets on: what the loop expects of a reporter, and the terminal's.
+
+The terminal's reporter also hands every number to the trackers (TensorBoard and others).
+"""
 
 from __future__ import annotations
 
@@ -24,32 +27,32 @@ _NOT_SHOWN = ("gradient_norm", "data_wait_most", "data_wait_rank")
 
 
 class Reporter(Protocol):
-    """What the loop tells people."""
+    """Takes what the loop has to tell; ``step`` counts the steps done, over the whole run."""
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers of the last interval."""
+        """Take the numbers of the last interval."""
         ...
 
     def validating(self, *, step: int, batch: int, batches: int) -> None:
-        """A validation has come so far."""
+        """Take how far a validation has come: ``batch`` of ``batches`` are done."""
         ...
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers of a validation."""
+        """Take the numbers of a validation."""
         ...
 
     def message(self, text: str) -> None:
-        """One line."""
+        """Take one line for people."""
         ...
 
 
 class RunReporter(Reporter, Protocol):
-    """A reporter that is told first what it will report on."""
+    """A reporter of a whole run: it is told first what it will report on."""
 
     def begin(
         self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
     ) -> None:
-        """Called once on the main rank, before the first step."""
+        """Take what the run is; called once, on the main rank, before the first step."""
         ...
 
 
@@ -69,17 +72,17 @@ class TrainResult:
 
 
 class TerminalReporter:
-    """The reporter of a run; a context manager. Other ranks than the main one stay silent.
+    """Report a run on standard error and to its trackers; a context manager.
 
     Args:
-        quiet: show nothing (ranks other than the first).
+        quiet: show nothing; for ranks other than the main one.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._stack = ExitStack()
         self._progress: Progress | None = None
-        self._sinks: Trackers | None = None
+        self._trackers: Trackers | None = None
         self._fits_torchvision = False
         self._tensorboard = False
 
@@ -89,7 +92,7 @@ class TerminalReporter:
         """Open the trackers, write down the environment, start the progress display."""
         record = json.dumps(environment_record(), indent=1, default=str)
         write_atomic(run.path / "environment.json", record.encode() + b"\n")
-        self._sinks = self._stack.enter_context(
+        self._trackers = self._stack.enter_context(
             Trackers(
                 config.sinks,
                 run.path,
@@ -122,8 +125,8 @@ class TerminalReporter:
         shown = {key: value for key, value in metrics.items() if key not in _NOT_SHOWN}
         if self._progress is not None:
             self._progress.update(step=step, metrics=shown)
-        if self._sinks is not None:
-            self._sinks.scalars(step, {f"train/{key}": value for key, value in metrics.items()})
+        if self._trackers is not None:
+            self._trackers.scalars(step, {f"train/{key}": value for key, value in metrics.items()})
 
     def validating(self, *, step: int, batch: int, batches: int) -> None:
         """Show how far a validation has come."""
@@ -139,13 +142,13 @@ class TerminalReporter:
         if "val_knn" in metrics:
             text += f", quick kNN {100 * metrics['val_knn']:.2f} %"
         self.message(text)
-        if self._sinks is not None:
-            self._sinks.scalars(
+        if self._trackers is not None:
+            self._trackers.scalars(
                 step, {key.replace("val_", "val/"): value for key, value in metrics.items()}
             )
 
     def message(self, text: str) -> None:
-        """Print a line now."""
+        """Print a line now, above the live panel if there is one."""
         if self._progress is not None:
             self._progress.message(text)
         else:
@@ -179,7 +182,7 @@ class TerminalReporter:
 
 
 def _confusion_table(confusion: Sequence[Sequence[int]]) -> Table:
-    """True turn against predicted turn, in percent of each row."""
+    """Return true turns (rows) against predicted ones (columns), in percent of each row."""
     table = Table(title="Held-out views: which turn the model sees", title_justify="left")
     table.add_column("true turn", justify="right")
     for turn in range(len(confusion)):

@@ -16,7 +16,7 @@ from fastrot.errors import FastrotError
 from fastrot.training.rotation import Inputs
 
 _WARM_UP = 3  # convolution algorithms are chosen, workspaces allocated
-_WARM_UP_RANKS = 11  # DistributedDataParallel arranges its buckets anew in the first ten
+_WARM_UP_RANKS = 11  # DistributedDataParallel orders its buckets anew in the first ten
 _AHEAD = 3  # steps: each that is queued holds its batch in the device's memory
 
 

@@ -205,7 +205,7 @@ class Loop:
             self._notices.publish()
 
     def _is_sync_step(self, done: int) -> bool:
-        """Whether ranks decide together after this step: a pure function of the step."""
+        """Return whether ranks decide together after this step: a pure function of the step."""
         return (
             self._world.size == 1
             or done % self._sync_steps == 0
@@ -215,7 +215,7 @@ class Loop:
         )
 
     def _decide(self, stop: StopRequest, done: int) -> Decision:
-        """What all ranks do now."""
+        """Agree with the other ranks on what all do now."""
         now = time.monotonic()
         decision = decide(
             self._world,
@@ -322,7 +322,7 @@ class Loop:
         self._report.message(f"warning: {error}; training goes on")
 
     def _write(self, done: int) -> StorageError | None:
-        """The checkpoint, on the main rank; what went wrong, if something did."""
+        """Write the checkpoint, on the main rank; return what went wrong, if something did."""
         assert self._run is not None and self._metrics is not None
         self._metrics.flush_to_disk()
         snapshot = self._snapshot()

@@ -1,4 +1,4 @@
-"""The optimizer, its parameter groups, and the learning rate as a pure function of the step."""
+"""SGD and LARS, their parameter groups, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import nn
 
 from fastrot.config import OptimConfig
 
+_LARS_EPS = 1e-8  # against a division by zero
+
 
 def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: OptimConfig) -> float:
-    """Learning rate of one optimizer step.
+    """Return the learning rate of one optimizer step.
 
     Warm-up is linear in steps from ``warmup_ratio`` to 1 and multiplies the scheduled rate, as
     in mmcv's ``LrUpdaterHook`` with ``warmup='linear'`` (for step schedules the rate is still
@@ -41,7 +43,7 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: Opt
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD or LARS; its step is one kernel (``fused``) that also takes a "skip this step" flag.
+    """Build SGD or LARS; a step is one kernel (``fused``) that also takes a "skip this step" flag.
 
     With ``decay_norm_and_bias=False`` batch-norm parameters and biases (every tensor of one
     dimension: a rule that no naming scheme can slip through) form a group without decay.
@@ -74,54 +76,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     return optimizer
 
 
-def keep_rate_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Make the rate a tensor, so that a recorded step reads what it is when it is replayed."""
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(float(group["lr"]), device=device)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every group."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def optimizer_tensors(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Momentum buffers by parameter name; none without momentum."""
-    buffers = {}
-    for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            buffers[f"{name}.momentum_buffer"] = buffer
-    return buffers
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.SGD, model: nn.Module, tensors: dict[str, torch.Tensor]
-) -> None:
-    """Put the values of momentum buffers back; the buffers, which a graph may know, stay."""
-    for name, parameter in model.named_parameters():
-        saved = tensors.get(f"{name}.momentum_buffer")
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if saved is not None and buffer is not None:
-            buffer.copy_(saved)
-
-
-_EPS = 1e-8
-
-
 class LARS(torch.optim.SGD):
-    """Scale the gradients layer by layer, then step as SGD does, with its kernel.
+    """Scale the gradients layer by layer (You et al., 2017), then step as SGD does, by its kernel.
 
-    Momentum, "skip this step" flags and rates that are tensors are SGD's; the scales are
-    computed on the device.
+    The gradient g of a weight w with decay d becomes ``trust * |w| / (|g| + d |w|) * (g + d w)``.
+    Tensors of one dimension (batch norm, biases) are left to SGD. Momentum, "skip this step" flags
+    and rates that are tensors are SGD's; the scales are computed on the device.
 
     Args:
-        params: groups; a group's ``weight_decay`` is applied by LARS for its adapted tensors.
-        trust_coefficient: above.
+        params: groups; the ``weight_decay`` of a group is applied before its tensors are scaled.
+        trust_coefficient: how large a step may be, relative to the weights.
         **settings: of SGD.
     """
 
@@ -143,7 +107,7 @@ class LARS(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Change the parameters, and their gradients before."""
+        """Scale the gradients in place, then change the parameters."""
         for group in self.param_groups:
             if "scaled_decay" in group:
                 self._scale(group)
@@ -161,10 +125,48 @@ class LARS(torch.optim.SGD):
         # A weight of zeros, or one without a gradient, moves by the plain rate.
         scales = [
             torch.where(
-                (size > 0) & (slope > 0), self._trust * size / (slope + decay * size + _EPS), 1.0
+                (size > 0) & (slope > 0),
+                self._trust * size / (slope + decay * size + _LARS_EPS),
+                1.0,
             )
             for size, slope in zip(sizes, slopes, strict=True)
         ]
         if decay:
             torch._foreach_add_(gradients, weights, alpha=decay)
         torch._foreach_mul_(gradients, scales)
+
+
+def keep_rate_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Make the rate a tensor, so that a recorded step reads what it is when it is replayed."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every group."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def optimizer_tensors(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the momentum buffers by parameter name; none without momentum."""
+    buffers = {}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            buffers[f"{name}.momentum_buffer"] = buffer
+    return buffers
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.SGD, model: nn.Module, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Put the values of momentum buffers back; the buffers, which a graph may know, stay."""
+    for name, parameter in model.named_parameters():
+        saved = tensors.get(f"{name}.momentum_buffer")
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if saved is not None and buffer is not None:
+            buffer.copy_(saved)

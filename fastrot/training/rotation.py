@@ -5,7 +5,7 @@ MMSelfSup 0.x; MMSelfSup 1.x turns clockwise, so exchange classes 1 and 3 of its
 image-major: row ``n * V + v`` is view v of image n. Crop and flip come before the turn, and all
 views of an image share them.
 
-Shapes: N source images, V views an image (4, or 1), S side in pixels.
+Shapes: N source images, V views per image (4, or 1), S side in pixels.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class RotationTask:
         return Prediction(loss, logits.argmax(1) == targets, targets, logits)
 
     def embed(self, model: RotationModel, batch: Batch) -> torch.Tensor:
-        """Pooled backbone features of the unturned images, of shape (N, D), float32."""
+        """Return pooled backbone features of the unturned images, of shape (N, D), float32."""
         turns = torch.zeros(len(batch.images), 1, dtype=torch.uint8, device=self._device)
         return self._run(model.backbone, Inputs(batch.images, turns, batch.flips)).float()
 

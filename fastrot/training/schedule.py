@@ -13,8 +13,8 @@ class Schedule:
     Attributes:
         total_steps: the run ends when this many optimizer steps are done.
         steps_per_epoch: optimizer steps per epoch.
-        accumulation: batches a step.
-        views_per_image: views a source image.
+        accumulation: batches per step.
+        views_per_image: views per source image.
         rate: learning rate of a step.
         validation_steps: steps between two validations; None: never.
         checkpoint_steps: steps between two checkpoints; None: by time only.
@@ -37,11 +37,11 @@ class Schedule:
     sample_log: str
 
     def validation_due(self, done: int) -> bool:
-        """Whether to validate after this many steps."""
+        """Return whether to validate after this many steps."""
         every = self.validation_steps
         return every is not None and (done % every == 0 or done == self.total_steps)
 
     def save_due(self, done: int) -> bool:
-        """Whether to save after this many steps, whatever the time."""
+        """Return whether to save after this many steps, whatever the time."""
         every = self.checkpoint_steps
         return every is not None and done % every == 0

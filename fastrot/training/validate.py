@@ -44,7 +44,7 @@ class Validation:
     knn_accuracy: float | None
 
     def metrics(self) -> dict[str, float]:
-        """Flat numbers for the log."""
+        """Return flat numbers for the log."""
         numbers = {"val_loss": self.loss, "val_accuracy": self.accuracy}
         if self.knn_accuracy is not None:
             numbers["val_knn"] = self.knn_accuracy
@@ -130,7 +130,7 @@ class _Neighbours:
         self._num_classes = int(self._labels_M.max()) + 1
 
     def classify(self, queries_ND: torch.Tensor) -> torch.Tensor:
-        """Class of each query, of shape (N,); a tie goes to the lower class."""
+        """Return the class of each query, of shape (N,); a tie goes to the lower class."""
         similarity = F.normalize(queries_ND, dim=1) @ self._features_MD.T
         top = similarity.topk(min(NEIGHBOURS, similarity.shape[1]), dim=1)
         votes = torch.zeros(len(queries_ND), self._num_classes, device=queries_ND.device)
