@@ -251,7 +251,7 @@ def load_config(name_or_path: str | None, overrides: Sequence[Override] = ()) ->
 
     Args:
         name_or_path: YAML file or name of a shipped recipe; None: the defaults.
-        overrides: as for ``settings.load_settings``.
+        overrides: as for ``yaml_config.load_settings``.
 
     Raises:
         UsageError: unknown recipe, unknown key, or a value that breaks a rule.

@@ -15,10 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastrot.errors import OutOfMemoryError
-from fastrot.runs.folder import RunFolder
-from fastrot.training.failures import recorded, translate_oom
-
 STEPS = 36
 
 
@@ -194,31 +190,6 @@ def test_non_finite_step_stops_with_70_and_keeps_the_last_good_state(tmp_path: P
     status = json.loads((out / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 70)
     assert all(value.isfinite().all() for value in final_tensors(out, status["step"]).values())
-
-
-@pytest.mark.parametrize(
-    ("error", "becomes"),
-    [
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), OutOfMemoryError),
-        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError),
-        (MemoryError(), OutOfMemoryError),
-        (NotImplementedError("of a compiler"), NotImplementedError),
-        (torch.AcceleratorError("CUDA error: an illegal memory access"), torch.AcceleratorError),
-    ],
-)
-def test_only_what_is_out_of_memory_is_called_so(
-    error: Exception, becomes: type[Exception], tmp_path: Path
-) -> None:
-    with (
-        RunFolder(tmp_path / "run", resume=False) as run,
-        pytest.raises(becomes),
-        recorded(run),
-        translate_oom(),
-    ):
-        raise error
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert status["exit_code"] == (71 if becomes is OutOfMemoryError else 70)
-    assert ("out of memory: " in status["message"]) == (becomes is OutOfMemoryError)
 
 
 def test_existing_run_needs_resume_and_resume_needs_the_same_model(

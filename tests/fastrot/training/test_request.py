@@ -1,0 +1,59 @@
+"""Which settings a run has, and what may change on resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastrot.config import load_config
+from fastrot.errors import MismatchError, UsageError
+from fastrot.training.request import TrainRequest, check_resumable, requested_config
+
+
+def request(out: Path, *overrides: str, recipe: str | None = None) -> TrainRequest:
+    """To resume what is in ``out``."""
+    return TrainRequest(load_config(recipe, overrides), recipe, overrides, out, resume=True)
+
+
+def test_a_resumed_run_has_its_own_settings_and_says_what_changed(tmp_path: Path) -> None:
+    saved = load_config("digits", ["train.threads=3"])
+    (tmp_path / "config.yaml").write_text(saved.to_yaml())
+    said: list[str] = []
+    asked = request(tmp_path, "train.epochs=99", recipe="digits")
+    config = requested_config(asked, said.append)
+    assert (config.train.threads, config.train.epochs) == (3, 99)
+    assert "-c is only checked" in said[0]
+    assert said[1:] == [f"changed since the run began: train.epochs: {saved.train.epochs} -> 99.0"]
+
+
+def test_another_recipe_is_refused_on_resume(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(load_config("digits").to_yaml())
+    with pytest.raises(MismatchError, match="-c cifar10_nin_rotnet is not what the run"):
+        requested_config(request(tmp_path, recipe="cifar10_nin_rotnet"), print)
+
+
+def test_nothing_to_resume_begins_a_run_only_if_something_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run there to go on with"):
+        requested_config(request(tmp_path), print)
+    with pytest.raises(UsageError, match="no training data"):
+        requested_config(request(tmp_path, "train.epochs=1"), print)
+    said: list[str] = []
+    asked = request(tmp_path, recipe="digits")
+    assert requested_config(asked, said.append) == asked.config
+    assert "a new run begins" in said[0]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.width=16", "train.seed=1", "train.global_batch=32", "pretext.views=one"],
+)
+def test_what_a_run_depends_on_cannot_change_on_resume(override: str) -> None:
+    with pytest.raises(MismatchError, match="the run began with"):
+        check_resumable(load_config("digits"), load_config("digits", [override]))
+
+
+def test_other_changes_on_resume_are_listed() -> None:
+    changed = check_resumable(load_config("digits"), load_config("digits", ["train.epochs=99"]))
+    assert changed == ["train.epochs: 16.0 -> 99.0"]
+    assert check_resumable(load_config("digits"), load_config("digits")) == []
