@@ -34,7 +34,7 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
         if read_world().size > 1:
             raise UsageError("eval suite runs in one process; extract under torchrun first")
         words = (request.mode or DEFAULT_MODE).split(",")
-        return SuiteReport(run_suite(request, [parse_mode(word.strip()) for word in words], say))
+        return run_suite(request, [parse_mode(word.strip()) for word in words], say)
     if request.sets:
         raise UsageError(f"--{next(iter(request.sets))} is for eval suite; use --train and --test")
     if train is None or test is None:

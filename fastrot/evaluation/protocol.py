@@ -1,8 +1,9 @@
-"""The settings of an evaluation: one closed, documented tree a protocol.
+"""The settings of an evaluation, one closed, documented tree a protocol, and its mode.
 
 ``load_protocol`` reads one YAML of ``configs/eval`` (or a file of the user's) and applies
 ``section.key=value`` overrides, as recipes of training are read. A setting that leaves the
-published value is printed with the result.
+published value is printed with the result. The mode says how a linear probe's training rows are
+made.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ DataKind = Literal["voc07", "imagenet", "places205", "inat18", "any"]
 Augment = Literal["none", "rrc", "rrc_jitter_lighting", "center_random"]
 Layers = tuple[str, ...]
 
+_MOST_CROPS = 10_000
 _PUBLISHED_COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 
 
@@ -193,11 +195,8 @@ def protocol_text(name_or_path: str) -> str:
     return settings_text(name_or_path, folder=FOLDER, what="protocol")
 
 
-_MOST_CROPS = 10_000
-
-
 class Mode(NamedTuple):
-    """A mode by name.
+    """How the training rows of a linear probe are made.
 
     Attributes:
         name: ``augmented`` (as published: each epoch decodes, crops and colours anew), or
@@ -219,7 +218,7 @@ TEST_TRANSFORM = Mode("cached-0", 0)
 
 
 def parse_mode(text: str) -> Mode:
-    """The mode that a user named.
+    """Return the mode that a user named.
 
     Raises:
         UsageError: there is no such mode.

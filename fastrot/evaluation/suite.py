@@ -59,8 +59,8 @@ _ORDER = (
 
 
 @dataclass(frozen=True)
-class Suite:
-    """What a suite found.
+class SuiteReport:
+    """What a suite found, as ``fastrot eval suite`` prints it.
 
     Attributes:
         results: one a protocol and mode, in the order of the published page.
@@ -73,6 +73,7 @@ class Suite:
     left_out: Mapping[str, str]
     gaps: Mapping[str, Mapping[str, float]]
     folder: Path
+    exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What ``suite.json`` holds."""
@@ -83,8 +84,31 @@ class Suite:
             "results": [result.to_json() for result in self.results],
         }
 
+    def show(self, console: Console) -> None:
+        """Print measured beside published, then what is to be known before comparing."""
+        rows = shown_rows(suite_rows(self.results))
+        for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
+            table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
+            for column in ("", "metric", *number_heads(rows)):
+                table.add_column(column, justify="left" if column in ("", "metric") else "right")
+            for row in group:
+                table.add_row(row.name, row.metric, *number_cells(row, rows))
+            console.print(table)
+        lines = [
+            f"{protocol}, augmented minus cached: {name} {value:+.2f} points"
+            for protocol, gap in self.gaps.items()
+            for name, value in gap.items()
+        ]
+        lines += [f"not run: {name}: {why}" for name, why in self.left_out.items()]
+        lines += suite_notes(self.results)
+        lines += [f"{self.folder / name}" for name in ("suite.json", "suite.md", "suite.csv")]
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-def run_suite(request: EvalRequest, modes: Sequence[Mode], say: Say = lambda _: None) -> Suite:
+
+def run_suite(
+    request: EvalRequest, modes: Sequence[Mode], say: Say = lambda _: None
+) -> SuiteReport:
     """Run every protocol whose data is given.
 
     Args:
@@ -131,7 +155,7 @@ def run_suite(request: EvalRequest, modes: Sequence[Mode], say: Say = lambda _: 
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise TooFewImagesError(f"no protocol can be run on this data: {reasons}")
     folder = request.folder
-    suite = Suite(results, left_out, gaps, folder)
+    suite = SuiteReport(results, left_out, gaps, folder)
     text = json.dumps(suite.to_json(), indent=1, default=str)
     write_atomic(folder / "suite.json", text.encode() + b"\n")
     write_atomic(folder / "suite.md", suite_markdown(results, left_out, gaps).encode())
@@ -209,40 +233,3 @@ def _gap(result: Result, before: Sequence[Result]) -> dict[str, float]:
         name: round(value, 4)
         for name, value in mode_gap(pair[True].scores, pair[False].scores).items()
     }
-
-
-@dataclass(frozen=True)
-class SuiteReport:
-    """What ``fastrot eval suite`` prints.
-
-    Attributes:
-        suite: what was found.
-    """
-
-    suite: Suite
-    exit_code: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``suite.json`` holds."""
-        return self.suite.to_json()
-
-    def show(self, console: Console) -> None:
-        """Print measured beside published, then what is to be known before comparing."""
-        rows = shown_rows(suite_rows(self.suite.results))
-        for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
-            table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
-            for column in ("", "metric", *number_heads(rows)):
-                table.add_column(column, justify="left" if column in ("", "metric") else "right")
-            for row in group:
-                table.add_row(row.name, row.metric, *number_cells(row, rows))
-            console.print(table)
-        lines = [
-            f"{protocol}, augmented minus cached: {name} {value:+.2f} points"
-            for protocol, gap in self.suite.gaps.items()
-            for name, value in gap.items()
-        ]
-        lines += [f"not run: {name}: {why}" for name, why in self.suite.left_out.items()]
-        lines += suite_notes(self.suite.results)
-        lines += [f"{self.suite.folder / name}" for name in ("suite.json", "suite.md", "suite.csv")]
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """Low-shot VOC07 classification: SVMs on k positives and 19 k negatives a class.
 
-Goyal et al., 2019, as MMSelfSup 0.x runs it: the features, scaling and SVMs of ``svm.py``; for
+Goyal et al., 2019, as MMSelfSup 0.x runs it: the features, scaling and SVMs of ``voc07.py``; for
 each number of shots, five draws; the score is mean AP on the whole test set (difficult images left
 out), averaged over the draws, at the one cost for all classes and draws that is best *on test*.
 So every number says ``selected_on: test``.
