@@ -21,7 +21,7 @@ class StopRequest:
     Until ``training`` is set the request is carried out on the spot: nothing has been learnt that
     could be lost. From then on the handler only sets a flag, which the loop looks at after each
     step; a second signal of the same kind ends the process without saving, also where the first
-    has not been counts yet, because the main thread waits for a disk or a device.
+    has not been handled yet, because the main thread waits for a disk or a device.
 
     Attributes:
         signal_name: name of the signal that came, or None.
@@ -100,7 +100,7 @@ def _count_signals(read_end: int) -> None:
 
 def _reset_wakeup_in_child() -> None:
     # A signal to the whole group, in the moment before a worker has set its own handlers, would
-    # be counts here twice.
+    # be counted here twice.
     if threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
 

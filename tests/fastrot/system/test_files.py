@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.system.files import make_folder, open_regular, read_regular
+from fastrot.system.files import (
+    is_temporary,
+    make_folder,
+    open_regular,
+    read_regular,
+    remove_temporaries,
+    temporary_path,
+)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
@@ -58,3 +65,15 @@ def test_room_for_open_files(soft: int, hard: int, more: int, says: str) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert says in done.stdout, done.stdout + done.stderr
     assert (says == "ok") or "ulimit -n 1024" in done.stdout
+
+
+def test_what_killed_writers_left_is_told_from_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    left = temporary_path(path)
+    others = [tmp_path / ".other.json.01234567.tmp", tmp_path / ".status.json.tmp", path]
+    for each in (left, *others):
+        each.touch()
+    assert is_temporary(left.name, "a", "status.json") and not is_temporary(left.name, "a")
+    remove_temporaries(tmp_path, "status.json")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    remove_temporaries(tmp_path / "missing", "status.json")
