@@ -133,7 +133,7 @@ class KnnBenchRequest:
         queries: m.
         dims: D, the first ones of the layer; None: all.
         k: neighbours.
-        baselines: names of ``SEARCHES`` besides our own; None: ``BASELINES``.
+        baselines: names of ``SEARCHES`` besides our own; None or none: ``BASELINES``.
         rounds: searches by each competitor.
         threads: of each competitor; None: all usable cores.
         progress: report progress on standard error.

@@ -172,7 +172,7 @@ class LinearBenchRequest:
         layer: which features of it; they are standardised as the probes do it.
         strengths: of the penalty; each is solved from nothing.
         samples: n, the first ones of a fixed shuffle; None: all.
-        baselines: names of ``SOLVERS`` besides our own; None: ``BASELINES``.
+        baselines: names of ``SOLVERS`` besides our own; None or none: ``BASELINES``.
         rounds: solutions by each competitor that are timed.
         limit: seconds of a solution after which no tighter tolerance is tried.
         threads: of each competitor; None: all usable cores.

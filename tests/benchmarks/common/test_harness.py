@@ -48,7 +48,7 @@ def test_a_spread_keeps_the_extremes() -> None:
 
 
 def test_each_competitor_goes_first_once_in_a_cycle() -> None:
-    orders = [rotated(["a", "b", "c"], turn) for turn in range(4)]
+    orders = [rotated(["a", "b", "c"], number) for number in range(4)]
     assert [order[0] for order in orders] == ["a", "b", "c", "a"]
     assert all(sorted(order) == ["a", "b", "c"] for order in orders)
     assert rotated([], 3) == []

@@ -1,4 +1,4 @@
-"""Competitors in processes of their own: fair turns, and what becomes of those that fail."""
+"""Competitors in processes of their own: fair rounds, and what becomes of those that fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastrot.benchmarks.compare.runner import (
 )
 from fastrot.errors import UsageError
 
-CONTENDERS = {
+COMPETITORS = {
     "steady": """
         def endless():
             print("a library that talks")
@@ -101,7 +101,7 @@ _STEP = 0.02
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, body in CONTENDERS.items():
+    for name, body in COMPETITORS.items():
         imports = "import os, queue, subprocess, sys, threading, time\n"
         imports += "import torch\n" if "torch" in body else ""
         imports += "from fastrot.benchmarks.compare.stream import Delivery, Stream\n"
@@ -115,7 +115,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def contest(
+def compare(
     *names: str, rounds: int = 3, starts: int = 1, seconds: float = 0.3
 ) -> CompetitorResults:
     cores = sorted(os.sched_getaffinity(0))
@@ -130,7 +130,7 @@ def contest(
 
 
 def test_rates_are_those_of_the_competitors(modules: Path) -> None:
-    outcome = contest("steady", "pairs", "own_clock")
+    outcome = compare("steady", "pairs", "own_clock")
     rates = {name: sorted(each.rates())[1] for name, each in outcome.measured.items()}
     assert outcome.left_out == {}
     assert rates["steady"] == pytest.approx(1 / _STEP, rel=0.3)
@@ -139,26 +139,26 @@ def test_rates_are_those_of_the_competitors(modules: Path) -> None:
 
 
 def test_what_was_made_before_a_turn_is_not_counted(modules: Path) -> None:
-    outcome = contest("ahead", seconds=0.2)
+    outcome = compare("ahead", seconds=0.2)
     # Four of some ten deliveries would be gifts: the rate would be 1.4 times as high.
     assert max(outcome.measured["ahead"].rates()) < 1.2 / _STEP
 
 
 def test_a_start_is_a_fresh_process(modules: Path) -> None:
-    (each,) = contest("steady", rounds=1, starts=3).measured.values()
-    assert len(each.starts) == 3 and len(each.turns) == 1
+    (each,) = compare("steady", rounds=1, starts=3).measured.values()
+    assert len(each.starts) == 3 and len(each.rounds) == 1
     for start in each.starts:
         assert start["first_seconds"] >= _STEP
         assert start["process_seconds"] > start["import_seconds"] + start["first_seconds"]
         assert start["levels"] is None
-    assert each.turns[0]["peak_bytes"] > 5e6
-    assert each.turns[0]["cpu_seconds"] < 0.2
+    assert each.rounds[0]["peak_bytes"] > 5e6
+    assert each.rounds[0]["cpu_seconds"] < 0.2
 
 
 def test_whoever_fails_is_left_out_with_the_reason(modules: Path) -> None:
-    outcome = contest("steady", "refuses", "breaks", "dies", "nowhere")
+    outcome = compare("steady", "refuses", "breaks", "dies", "nowhere")
     assert list(outcome.measured) == ["steady"]
-    assert len(outcome.measured["steady"].turns) == 3
+    assert len(outcome.measured["steady"].rounds) == 3
     assert outcome.left_out == {
         "refuses": "no such animal",
         "breaks": "KeyError: 'lost'",
@@ -168,23 +168,23 @@ def test_whoever_fails_is_left_out_with_the_reason(modules: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("refuses", 65), ("breaks", 70), ("dies", 70)])
-def test_without_its_subject_there_is_no_contest(modules: Path, name: str, code: int) -> None:
+def test_without_its_subject_there_is_no_comparison(modules: Path, name: str, code: int) -> None:
     with pytest.raises(CompetitorError, match=f"^{name}: ") as raised:
-        contest(name, "steady")
+        compare(name, "steady")
     assert raised.value.exit_code == code
 
 
 @pytest.mark.slow
 def test_other_pixels_are_other_work(modules: Path) -> None:
-    outcome = contest("bright", "brighter", "other", rounds=1, seconds=0.01)
+    outcome = compare("bright", "brighter", "other", rounds=1, seconds=0.01)
     assert list(outcome.measured) == ["bright", "brighter"]
     assert "differs by 20 levels" in outcome.left_out["other"]
 
 
 def test_no_process_is_left_behind(modules: Path) -> None:
-    contest("forks", rounds=1, seconds=0.05)
+    compare("forks", rounds=1, seconds=0.05)
     with pytest.raises(CompetitorError):
-        contest("breaks", rounds=1)
+        compare("breaks", rounds=1)
     # Ours are sessions of their own: find them by the module that they run.
     running = []
     for path in Path("/proc").glob("[0-9]*/environ"):

@@ -1,4 +1,4 @@
-"""``fastrot bench loader`` on real peers: same crops, a report of the agreed shape."""
+"""``fastrot bench loader`` beside real baselines: same crops, a report of the agreed shape."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
     return int(left.value.code or 0), out, err
 
 
-# --- the peers ------------------------------------------------------------------------------
+# --- the baselines --------------------------------------------------------------------------
 
 
 def first_batches(module: str, job: LoaderJob, count: int, **more: Any) -> list[np.ndarray]:
@@ -171,7 +171,7 @@ POINT = {
 
 
 @pytest.mark.slow
-def test_a_run_beside_all_peers(
+def test_a_run_beside_all_baselines(
     beton: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +216,7 @@ def test_a_run_beside_all_peers(
 
 
 @pytest.mark.slow
-def test_a_peer_that_cannot_read_the_data_is_left_out(
+def test_a_baseline_that_cannot_read_the_data_is_left_out(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ffcv")
@@ -234,10 +234,10 @@ def test_a_peer_that_cannot_read_the_data_is_left_out(
 
 
 def measured(*rates: float) -> Measurements:
-    turn = {"seconds": 2.0, "cpu_seconds": 3.0, "peak_bytes": 10, "steady_bytes": 5}
-    turn |= {"file_page_bytes": 1, "storage_bytes": 4, "foreign_cores": 0.0}
+    each = {"seconds": 2.0, "cpu_seconds": 3.0, "peak_bytes": 10, "steady_bytes": 5}
+    each |= {"file_page_bytes": 1, "storage_bytes": 4, "foreign_cores": 0.0}
     start = {"first_seconds": 0.5, "import_seconds": 2, "process_seconds": 3, "notes": {}}
-    return Measurements([start], [{"images": 2 * rate, **turn} for rate in rates])
+    return Measurements([start], [{"images": 2 * rate, **each} for rate in rates])
 
 
 def report(**competitors: Measurements) -> ComparisonReport:
@@ -255,9 +255,9 @@ def report(**competitors: Measurements) -> ComparisonReport:
 
 
 def test_ratios_are_those_of_the_rounds() -> None:
-    found = report(native=measured(400, 100, 300), peer=measured(100, 50, 150)).to_json()
-    assert found["ratios"] == {"peer": 2.0}
-    assert found["ratio_spreads"]["peer"] == {"median": 2, "low": 2, "high": 4, "repeats": 3}
+    found = report(native=measured(400, 100, 300), baseline=measured(100, 50, 150)).to_json()
+    assert found["ratios"] == {"baseline": 2.0}
+    assert found["ratio_spreads"]["baseline"] == {"median": 2, "low": 2, "high": 4, "repeats": 3}
     point = found["points"]["native"]
     assert point["images_per_second"] == {"median": 300, "low": 100, "high": 400, "repeats": 3}
     assert point["cpu_seconds_per_1000"]["median"] == 5

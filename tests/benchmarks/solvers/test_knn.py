@@ -64,10 +64,10 @@ def test_all_competitors_find_the_same(report: KnnReport) -> None:
 def test_the_record_holds_ratios_and_what_was_searched(report: KnnReport, tmp_path: Path) -> None:
     report.save(tmp_path / "knn.json", None)
     document = json.loads((tmp_path / "knn.json").read_text())
-    peers = {"torch", "sklearn"} | ({"faiss"} if missing("faiss") is None else set())
-    assert set(document["ratios"]) == peers
+    baselines = {"torch", "sklearn"} | ({"faiss"} if missing("faiss") is None else set())
+    assert set(document["ratios"]) == baselines
     points = {point["point"]: point["seconds"] for point in document["points"]}
-    assert set(points) == {"fastrot", *peers}
+    assert set(points) == {"fastrot", *baselines}
     assert all(seconds["repeats"] == 2 and seconds["median"] > 0 for seconds in points.values())
     assert (
         document["data"]["rows"] == 200 and "difference of two others" in document["data"]["made"]

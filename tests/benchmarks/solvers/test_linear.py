@@ -40,12 +40,12 @@ def cache(test_data: Callable[[str], Path], tmp_path_factory) -> Path:
 
 
 def test_all_reach_the_same_objective_before_they_are_timed(cache, tmp_path) -> None:
-    peers = ("cyanure", "sklearn")
+    baselines = ("cyanure", "sklearn")
     report = run_linear(LinearBenchRequest(
-        cache, layer="pool", strengths=(1e-1, 1e-2), baselines=peers, rounds=2, threads=1,
+        cache, layer="pool", strengths=(1e-1, 1e-2), baselines=baselines, rounds=2, threads=1,
         progress=False,
     ))  # fmt: skip
-    there = {name for name in ("fastrot", *peers) if name not in report.left_out}
+    there = {name for name in ("fastrot", *baselines) if name not in report.left_out}
     assert {"fastrot", "sklearn"} <= there
     assert [(p.strength, p.name) for p in report.points] == [
         (strength, name) for strength in (1e-1, 1e-2) for name in SOLVERS if name in there

@@ -55,7 +55,7 @@ def bench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ("voc07-lowshot", 2 * 2 * 4 * 5, 2 * 2, ["--set", "lowshot.shots=[1, 4]"]),
     ],
 )
-def test_peers_are_compared_and_scaled(
+def test_baselines_are_compared_and_scaled(
     caches: Path, protocol: str, total: int, sampled: int, extra: list[str]
 ) -> None:
     words = ["--protocol", protocol, "--set", "svm.costs=[1, 0.01]", *extra, "--threads", "1"]

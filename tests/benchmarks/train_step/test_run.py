@@ -20,7 +20,6 @@ from fastrot.benchmarks.common.machine_speed import (
     percentile,
 )
 from fastrot.benchmarks.common.roofline import REFERENCE, bounds, layers_of
-from fastrot.benchmarks.train_step import run as train_step
 from fastrot.benchmarks.train_step import subject
 from fastrot.benchmarks.train_step.report import TrainStepReport
 from fastrot.benchmarks.train_step.run import TrainStepBenchRequest, run_train_step
@@ -156,8 +155,8 @@ def test_too_little_memory_for_all_is_enough_for_one_by_one(
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
             return super().warm(steps)
 
-    monkeypatch.setattr(train_step, "StepSubject", Small)
-    monkeypatch.setattr(train_step, "_free", lambda device: alive.clear())
+    monkeypatch.setattr("fastrot.benchmarks.train_step.run.StepSubject", Small)
+    monkeypatch.setattr("fastrot.benchmarks.train_step.run._free", lambda device: alive.clear())
     options = {"steps": ["eager", "fused"], "batch": [2, 3], "kernels": False}
     found = run_train_step(TrainStepBenchRequest(**TINY | options))
     assert [(p.step, p.batch, p.together) for p in found.points] == [
