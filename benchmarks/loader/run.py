@@ -79,6 +79,8 @@ class LoaderBenchRequest:
     def __post_init__(self) -> None:
         if self.what not in _WHAT:
             raise UsageError(f"--what={self.what!r} is not known; choose {' or '.join(_WHAT)}")
+        if self.what == "prepare":
+            return  # PrepareBenchRequest checks what counts then
         for flag, value, least in (
             ("--size", self.size, 8),
             ("--batch", self.batch, 1),
