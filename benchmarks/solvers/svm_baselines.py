@@ -7,19 +7,19 @@ of shape (D + 1,), the last one for the intercept, which is regularised.
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.benchmarks.solvers.svm_problems import Problem, objective
-from fastrot.system.processes import end_with_parent
+from fastrot.system.processes import end_children, start_child
 
 Solver = Callable[[NDArray[np.float64], NDArray[np.int8], float, float, int], NDArray[np.float64]]
 
@@ -145,9 +145,9 @@ def fit_all(
                     worker.start(*left.pop())
             busy = [worker for worker in workers if worker.busy]
             until = max(0.0, limit - max(worker.age for worker in busy))
-            ready = wait([worker.connection for worker in busy], timeout=until)
+            ready = wait([worker.answers for worker in busy], timeout=until)
             for worker in workers:
-                if worker.connection in ready:
+                if worker.answers in ready:
                     yield worker.result()
                 elif worker.busy and worker.age >= limit:
                     yield Fit(worker.busy[0], limit, float("inf"), None, "stopped at the limit")
@@ -161,27 +161,23 @@ def fit_all(
 class _Worker:
     """A process that fits one problem at a time."""
 
-    def __init__(self, *arguments: Any) -> None:
-        self._arguments = arguments
+    def __init__(self, name: str, features: Path, weight: float, threads: int) -> None:
+        self._arguments = [name, str(features), repr(weight), str(threads)]
         self.renew()
 
     def renew(self) -> None:
         """A fresh process."""
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(theirs, os.getpid(), *self._arguments), daemon=True
+        self._child = start_child(
+            [sys.executable, "-m", "fastrot.benchmarks.solvers.svm_baselines", *self._arguments],
+            environment={"OMP_NUM_THREADS": self._arguments[-1]},  # read by libraries as they load
+            pipes=True,
         )
-        # Read by the libraries as they are loaded.
-        before = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = str(self._arguments[-1])
-        self.process.start()
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-        theirs.close()
-        self.connection.recv()  # its imports are done, and its file is mapped
+        assert self._child.stdin is not None and self._child.stdout is not None
+        self._requests = Connection(os.dup(self._child.stdin.fileno()), readable=False)
+        self.answers = Connection(os.dup(self._child.stdout.fileno()), writable=False)
+        self._child.stdin.close()
+        self._child.stdout.close()
+        self.answers.recv()  # its imports are done, and its file is mapped
         self.busy: tuple[int, Problem] | None = None
 
     @property
@@ -192,43 +188,39 @@ class _Worker:
     def start(self, number: int, problem: Problem) -> None:
         """Hand it a problem."""
         self.busy, self._began = (number, problem), time.monotonic()
-        self.connection.send(self.busy)
+        self._requests.send(self.busy)
 
     def result(self) -> Fit:
         """What it found."""
         assert self.busy is not None
         number, self.busy = self.busy[0], None
         try:
-            return Fit(*self.connection.recv())
+            return Fit(*self.answers.recv())
         except EOFError:
-            code = self.process.exitcode
+            self.close()
+            code = self._child.returncode
             self.renew()
             return Fit(number, float("nan"), float("inf"), None, f"its process ended ({code})")
 
     def close(self) -> None:
         """End it."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
+        self._requests.close()
+        self.answers.close()
+        end_children([self._child])
 
 
-def _serve(
-    connection: Connection,
-    parent: int,
-    name: str,
-    path: Path,
-    positive_weight: float,
-    threads: int,
-) -> None:
-    end_with_parent(parent)
+def _serve(name: str, path: Path, positive_weight: float, threads: int) -> None:
+    """Fit the problems that come by standard input until it ends; answer on standard output."""
+    requests, answers = Connection(0, writable=False), Connection(os.dup(1), readable=False)
+    os.dup2(2, 1)  # what a library prints is no answer
     solver = BASELINES[name][0]
     features = np.load(path, mmap_mode="r")
     tiny = np.eye(4)  # what is imported at the first fit is not timed
     solver(tiny, np.array([1, -1, 1, -1], np.int8), 1.0, positive_weight, threads)
-    connection.send(None)
+    answers.send(None)
     while True:
         try:
-            number, problem = connection.recv()
+            number, problem = requests.recv()
         except EOFError:
             return
         x = np.array(features[problem.rows])
@@ -236,7 +228,7 @@ def _serve(
         try:
             w = solver(x, problem.signs, problem.cost, positive_weight, threads)
         except Exception as error:
-            connection.send((number, float("nan"), float("inf"), None, repr(error)))
+            answers.send((number, float("nan"), float("inf"), None, repr(error)))
             continue
         seconds = time.perf_counter() - started
         # Libraries differ in which of two labels is the first, whose side is positive.
@@ -244,4 +236,8 @@ def _serve(
             ((objective(side, x, problem, positive_weight), side) for side in (w, -w)),
             key=lambda pair: pair[0],
         )
-        connection.send((number, seconds, value, w))
+        answers.send((number, seconds, value, w))
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
