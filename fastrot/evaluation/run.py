@@ -220,6 +220,7 @@ def _run(
         device = pick_device("auto", World())
         spec = OnlineSpec.settle(backbone, what.train.samples, what.test.samples, config, device)
         depends = spec.fingerprint
+        # The key of earlier versions, whose finished parts are taken over.
         parts = _finished_parts(folder, {"settings": settings, "live": depends})
         scores = evaluate_linear_online(
             backbone,
