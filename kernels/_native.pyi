@@ -37,7 +37,7 @@ def decode_jpeg(data: Any, max_pixels: int) -> NDArray[np.uint8]:
     """Pixels of shape (H, W, 3); ValueError with libjpeg's words for anything but a sound file."""
 
 def walk_jpeg(data: Any) -> tuple[int, int, int, int, int, int] | None:
-    """What kernels/decode/walk.py says of an ordinary file; None: of any other."""
+    """What kernels/decode/markers.py says of an ordinary file; None: of any other."""
 
 def read_jpeg(path: bytes, size: int) -> tuple[bytes, tuple[int, int, int, int, int, int]] | None:
     """The bytes of a file of exactly this size and what ``walk_jpeg`` says of them, or None."""

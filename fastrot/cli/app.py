@@ -26,7 +26,7 @@ from fastrot.cli import (
     train,
 )
 from fastrot.cli.show import INTERRUPTED, leave
-from fastrot.distributed.failures import line_to_print
+from fastrot.distributed.error_reporting import line_to_print
 from fastrot.errors import FastrotError, StorageError
 
 app = typer.Typer(

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fastrot.distributed.failures import line_to_print, raised_by
+from fastrot.distributed.error_reporting import line_to_print, raised_by
 from fastrot.errors import FastrotError, RankLostError
 from fastrot.system.process_identity import ProcessIdentity
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrot.data.dataset import BadSampleError
-from fastrot.distributed.failures import raised_by_all
+from fastrot.distributed.error_reporting import raised_by_all
 from fastrot.distributed.world import World
 from fastrot.errors import BadDataError
 from fastrot.system.console import Say

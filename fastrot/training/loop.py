@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastrot.data.loader import Batch, Loader
-from fastrot.distributed.failures import raised_by_all
+from fastrot.distributed.error_reporting import raised_by_all
 from fastrot.distributed.step_sync import Decision, Notices, decide
 from fastrot.distributed.world import World
 from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, StorageError

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastrot.distributed.failures import raised_by_all
+from fastrot.distributed.error_reporting import raised_by_all
 from fastrot.distributed.rank_monitor import RankMonitor
 from fastrot.distributed.world import World, joined, shorten_waits
 from fastrot.errors import StorageError

@@ -14,7 +14,7 @@ from fastrot.data.beton.values import SoundJpeg
 from fastrot.data.images.decode import MAX_PIXELS, DecodeError, decode_image
 from fastrot.data.images.jpeg_header import exif_orientation
 from fastrot.kernels.decode.header import JpegError
-from fastrot.kernels.decode.walk import JpegWalk, read_jpeg, walk_jpeg
+from fastrot.kernels.decode.markers import JpegWalk, read_jpeg, walk_jpeg
 
 DEFAULT_QUALITY = 90
 _BLOCK = 16  # pixels; chroma has half the resolution

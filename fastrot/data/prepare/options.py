@@ -22,7 +22,7 @@ from fastrot.data.images.decode import DecodeError
 from fastrot.data.prepare.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image, keep_file
 from fastrot.data.sources.find import Source
 from fastrot.errors import UsageError
-from fastrot.kernels.decode.walk import announce_files
+from fastrot.kernels.decode.markers import announce_files
 
 _SHOWN = 20
 _TRIED = 24  # images that a dry run encodes to estimate the size

@@ -1,6 +1,6 @@
 // A walk over the markers of a whole JPEG file, for files whose bytes are kept as they are.
 //
-// kernels/decode/walk.py is the definition, and says the words: here anything but an ordinary
+// kernels/decode/markers.py is the definition, and says the words: here anything but an ordinary
 // file is an empty answer. Entropy-coded data is searched by memchr, so this is as fast as memory.
 
 #include <cerrno>

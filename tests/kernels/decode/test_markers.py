@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fastrot.kernels.decode.header import JpegError
-from fastrot.kernels.decode.walk import announce_files, read_jpeg, walk_jpeg
+from fastrot.kernels.decode.markers import announce_files, read_jpeg, walk_jpeg
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.distributed.failures import line_to_print, raised_by, raised_by_all
+from fastrot.distributed.error_reporting import line_to_print, raised_by, raised_by_all
 from fastrot.errors import BadDataError
 
 
