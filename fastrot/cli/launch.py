@@ -38,6 +38,9 @@ def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool
         typer.Exit: with ``--wait``, once the run has ended.
     """
     slurm: Sequence[str] = options["slurm"] or ()
+    restarts = options.get("restarts", 0)
+    if restarts and (options["gpus"] < 2 or options["cluster"] == "slurm"):
+        raise UsageError(f"--restarts={restarts} is for --gpus N, and without --cluster slurm")
     if options["cluster"] not in ("local", "slurm"):
         raise UsageError(f"--cluster={options['cluster']!r}: choose local or slurm")
     if options["cluster"] == "local":
@@ -73,7 +76,7 @@ def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool
 def on_ranks(
     gpus: int, *, restarts: int = 0, again: Callable[[], Sequence[str]] = lambda: ()
 ) -> None:
-    """Start this very command as so many ranks, unless it is one of them, and leave as they do.
+    """Start this command once per rank, unless it is one of them, and exit with their exit code.
 
     Args:
         gpus: ranks of this machine.

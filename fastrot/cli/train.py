@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fastrot.cli.launch import on_ranks, resumption, submitted
 from fastrot.cli.options import Cluster, Gpus, Nodes, SkipOrFail, Slurm, Wait
-from fastrot.errors import UsageError
-
-if TYPE_CHECKING:
-    from fastrot.system.yaml_config import Override
 
 app = typer.Typer()
 
@@ -43,12 +38,12 @@ def train(
         Path | None, typer.Option(help="Run folder; default: runs/ and the recipe's name.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the run folder.")
+        bool, typer.Option("--resume", help="Resume the run in the run folder.")
     ] = False,
     on_bad_sample: SkipOrFail = None,
     gpus: Gpus = 1,
     restarts: Annotated[
-        int, typer.Option(min=0, help="With --gpus: start anew so often after a rank was lost.")
+        int, typer.Option(min=0, help="With --gpus: restarts after a rank was lost, at most.")
     ] = 0,
     overrides: Annotated[
         list[str] | None,
@@ -62,45 +57,26 @@ def train(
     wait: Wait = False,
 ) -> None:
     """Pretrain a backbone. With neither a recipe nor data: on the embedded digits."""
-    from fastrot.config import load_config
+    from fastrot.training.request import train_request
 
-    named = [(flag, path) for flag, path in (("--data", data), ("--ffcv", ffcv), ("--dali", dali))
-             if path is not None]  # fmt: skip
-    if len(named) > 1:
-        raise UsageError(f"{' and '.join(flag for flag, _ in named)} both name the data; keep one")
-    settings: list[Override] = list(overrides or [])
-    if named:
-        settings.append(("data.train", os.path.abspath(named[0][1])))
-    if val is not None:
-        settings.append(("data.val", os.path.abspath(val)))
-    if dali is not None and loader is None:
-        loader = "dali"
-    if loader is not None:
-        settings.append(("data.loader", loader))
-    if on_bad_sample is not None:
-        settings.append(("data.on_bad_sample", on_bad_sample))
-    recipe = "digits" if config is None and not named else config
-    loaded = load_config(recipe, settings)
-    name = Path(recipe or os.path.abspath(named[0][1])).stem or "run"
-    if restarts and (gpus < 2 or cluster == "slurm"):
-        raise UsageError(f"--restarts={restarts} is for --gpus N, and without --cluster slurm")
-    folder = out or Path("runs") / name
-    if submitted(context.params, recipe, folder):
+    request = train_request(
+        recipe=config,
+        data={"--data": data, "--ffcv": ffcv, "--dali": dali},
+        val=val,
+        loader=loader,
+        on_bad_sample=on_bad_sample,
+        overrides=overrides or (),
+        out=out,
+        resume=resume,
+    )
+    if submitted(context.params, request.base, request.out):
         return
-    on_ranks(gpus, restarts=restarts, again=lambda: resumption(folder, resume=resume))
+    on_ranks(gpus, restarts=restarts, again=lambda: resumption(request.out, resume=resume))
 
     from fastrot.distributed.world import read_world
     from fastrot.runs.reporter import TerminalReporter
-    from fastrot.training.request import TrainRequest
     from fastrot.training.run import train as run
 
-    request = TrainRequest(
-        config=loaded,
-        recipe=config,
-        overrides=tuple(settings),
-        out=folder,
-        resume=resume,
-    )
     with TerminalReporter(quiet=not read_world().is_main) as reporter:
         result = run(request, reporter)
         reporter.finished(result)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ class TrainRequest:
             ``config.yaml``.
         out: run folder.
         resume: go on with the run in ``out``; a new run if there is none yet.
+        base: the recipe that ``config`` was read from, named or not; None: only data was named.
     """
 
     config: Config
@@ -34,11 +37,60 @@ class TrainRequest:
     overrides: tuple[Override, ...]
     out: Path
     resume: bool
+    base: str | None = None
 
     def unnamed(self, *keys: str) -> tuple[str, ...]:
         """Return those of the dotted keys that no override names."""
         named = {override_key(each) for each in self.overrides}
         return tuple(key for key in keys if key not in named)
+
+
+def train_request(
+    *,
+    recipe: str | None,
+    data: Mapping[str, Path | None],
+    val: Path | None = None,
+    loader: str | None = None,
+    on_bad_sample: str | None = None,
+    overrides: Sequence[Override] = (),
+    out: Path | None = None,
+    resume: bool = False,
+) -> TrainRequest:
+    """Build a request from the options of ``fastrot train``, with its configuration.
+
+    Args:
+        recipe: a YAML file or a shipped recipe; None: ``digits``, unless data is named.
+        data: training images by the option that names them; at most one of them does.
+            ``--dali`` also chooses the loader.
+        val: held-out images.
+        loader: the engine; None: the recipe's.
+        on_bad_sample: ``fail`` or ``skip``; None: the recipe's.
+        overrides: further settings; the options above take precedence.
+        out: run folder; None: ``runs/`` and the name of the recipe, or of the data.
+        resume: go on with the run in ``out``.
+
+    Raises:
+        UsageError: two options name the data, or a setting breaks a rule.
+    """
+    named = [(option, path) for option, path in data.items() if path is not None]
+    if len(named) > 1:
+        options = " and ".join(option for option, _ in named)
+        raise UsageError(f"{options} both name the data; keep one")
+    settings = list(overrides)
+    if named:
+        settings.append(("data.train", os.path.abspath(named[0][1])))
+    if val is not None:
+        settings.append(("data.val", os.path.abspath(val)))
+    if loader is None and data.get("--dali") is not None:
+        loader = "dali"
+    if loader is not None:
+        settings.append(("data.loader", loader))
+    if on_bad_sample is not None:
+        settings.append(("data.on_bad_sample", on_bad_sample))
+    base = "digits" if recipe is None and not named else recipe
+    config = load_config(base, settings)
+    name = Path(base or os.path.abspath(named[0][1])).stem or "run"
+    return TrainRequest(config, recipe, tuple(settings), out or Path("runs") / name, resume, base)
 
 
 def requested_config(request: TrainRequest, say: Say) -> Config:
