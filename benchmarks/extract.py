@@ -48,7 +48,7 @@ from fastrot.features.spec import FeatureSpec
 from fastrot.models.backbones import build_model
 from fastrot.models.layers import Engine, fastest_batch_norm
 from fastrot.models.precision import resolve_precision
-from fastrot.system.machine import usable_cores
+from fastrot.system.machine import decoding_workers
 from fastrot.weights.load import Backbone, load_backbone, weights_digest
 
 _ENGINES: tuple[Engine, ...] = ("fused", "torch")
@@ -235,7 +235,7 @@ class _Reader:
     def __init__(self, data: str, plan: FeatureSpec, batch: int, device: torch.device) -> None:
         samples = open_dataset(data)
         order = Sampler(len(samples), batch, mode="sequential", drop_last=False)
-        workers = usable_cores() if device.type == "cuda" else max(1, usable_cores() // 2)
+        workers = decoding_workers(on_gpu=device.type == "cuda")
         spec = LoaderSpec(samples, order, plan.crop, 0, device, workers, exact=True)
         self._loader = build_loader("auto", spec)
         self._batches = self._endless()

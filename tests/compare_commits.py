@@ -39,7 +39,7 @@ _DETERMINISTIC = (
 _SUITE = (
     *("features.resolution=64", "features.resize=72", "linear.epochs=2", "linear.milestones=[1]"),
 )
-_MODES = ("cached-1",)
+_MODES = ("cached-1", "augmented")
 
 
 @dataclass

@@ -258,7 +258,7 @@ def _reach_target(
     name: str, job: Job, least: float, say: Countdown
 ) -> tuple[SolverTimes | None, str]:
     """Return the loosest stopping rule that reaches the target; or None, and how near it came."""
-    best, ended = float("inf"), "the end of its ladder"
+    best, ended = float("inf"), "its last stopping rule"
     for stop in STOPS[name]:
         started = time.perf_counter()
         weight, intercept = SOLVERS[name](job, stop)

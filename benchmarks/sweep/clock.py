@@ -101,10 +101,10 @@ class StepClock:
         self._calls = 0
         self._ends: list[Any] = []
         self._waits: list[float] = []
-        self._turns: list[
+        self._rounds: list[
             int
         ] = []  # the call that ends each repeat, counted from the warm-up's end
-        self._turn_began = 0.0
+        self._round_began = 0.0
         self.last: Sequence[Batch] = ()
 
     def __getattr__(self, name: str) -> Any:
@@ -120,18 +120,18 @@ class StepClock:
         if self._calls == self._warm_up:
             if self._on_gpu:  # or the first repeat would begin with the queue of the warm-up
                 torch.cuda.synchronize(self._step.device)
-            self._turn_began = time.perf_counter()
+            self._round_began = time.perf_counter()
         self._ends.append(self._end())
         self._waits.append(self._loader.waited)
         now = time.perf_counter()
         if (
             self._calls > self._warm_up
-            and now - self._turn_began >= self._seconds
-            and len(self._turns) < self._repeats
+            and now - self._round_began >= self._seconds
+            and len(self._rounds) < self._repeats
         ):
-            self._turns.append(len(self._ends) - 1)
-            self._turn_began = now
-            if len(self._turns) == self._repeats and self._world.is_main:
+            self._rounds.append(len(self._ends) - 1)
+            self._round_began = now
+            if len(self._rounds) == self._repeats and self._world.is_main:
                 self._stop.signal_name = "the clock"
 
     def _end(self) -> Any:
@@ -145,8 +145,8 @@ class StepClock:
         """What was measured, once training has stopped; all ranks ask for it together."""
         if self._on_gpu:
             torch.cuda.synchronize(self._step.device)
-        turns = torch.tensor((self._turns + [0] * self._repeats)[: self._repeats])
-        spans = list(itertools.pairwise([0, *self._world.copy_from_main(turns).tolist()]))
+        ends = torch.tensor((self._rounds + [0] * self._repeats)[: self._repeats])
+        spans = list(itertools.pairwise([0, *self._world.copy_from_main(ends).tolist()]))
         waits = [self._waits[last] - self._waits[first] for first, last in spans]
         most = self._world.max(torch.tensor(waits, dtype=torch.float64)).tolist()
         return [

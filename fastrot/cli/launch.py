@@ -1,4 +1,4 @@
-"""``fastrot train --cluster slurm``: the same command, as a job."""
+"""The same command elsewhere: as a job of Slurm, or once per rank of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from fastrot.distributed.launch import fastrot_command, launch
 from fastrot.errors import UsageError
 
-_SAME = {
+_FORWARDED = {
     "data": "--data",
     "ffcv": "--ffcv",
     "dali": "--dali",
@@ -25,7 +25,7 @@ _SAME = {
 """Options that mean the same in the job."""
 
 
-def submitted(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool:
+def submit_if_asked(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool:
     """Submit the run where ``--cluster`` asks for it, and say what to type next.
 
     Args:
@@ -93,7 +93,7 @@ def on_ranks(
     raise typer.Exit(launch(command, gpus, restarts=restarts, again=again, say=say))
 
 
-def resumption(out: Path, *, resume: bool) -> Sequence[str]:
+def resume_option(out: Path, *, resume: bool) -> Sequence[str]:
     """What a new start adds to the command: ``--resume``, once there is something to go on with."""
     from fastrot.runs.folder import has_begun
 
@@ -103,7 +103,7 @@ def resumption(out: Path, *, resume: bool) -> Sequence[str]:
 def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:
     """The words of ``fastrot train`` that say the same again, but for the run folder."""
     words = ["train", *(() if recipe is None else ("-c", recipe))]
-    for name, flag in _SAME.items():
+    for name, flag in _FORWARDED.items():
         if options.get(name) is not None:
             words += [flag, str(options[name])]
     for override in options.get("overrides") or ():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastrot.cli.launch import on_ranks, resumption, submitted
+from fastrot.cli.launch import on_ranks, resume_option, submit_if_asked
 from fastrot.cli.options import Cluster, Gpus, Nodes, SkipOrFail, Slurm, Wait
 
 app = typer.Typer()
@@ -69,9 +69,9 @@ def train(
         out=out,
         resume=resume,
     )
-    if submitted(context.params, request.base, request.out):
+    if submit_if_asked(context.params, request.base, request.out):
         return
-    on_ranks(gpus, restarts=restarts, again=lambda: resumption(request.out, resume=resume))
+    on_ranks(gpus, restarts=restarts, again=lambda: resume_option(request.out, resume=resume))
 
     from fastrot.distributed.world import read_world
     from fastrot.runs.reporter import TerminalReporter

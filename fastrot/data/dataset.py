@@ -1,7 +1,7 @@
 """Random access to the encoded images of a data set: what every loader reads from.
 
-A data set is a ``.beton`` file or a folder of images. ``open_dataset`` looks at the path and
-returns one; the loaders do not know which. Objects are picklable (worker processes receive
+A data set is a ``.beton`` file, a folder of images or tar shards. ``open_dataset`` looks at the
+path and returns one; the loaders do not know which. Objects are picklable (worker processes receive
 them) and open files only when first read.
 
 Importing this module imports no torch.

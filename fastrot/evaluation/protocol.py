@@ -178,7 +178,7 @@ def load_protocol(name_or_path: str, overrides: Sequence[Override] = ()) -> Eval
 
     Args:
         name_or_path: YAML file or name of a shipped protocol.
-        overrides: as for ``settings.load_settings``.
+        overrides: as for ``yaml_config.load_settings``.
 
     Raises:
         UsageError: unknown protocol, unknown key, or a value that breaks a rule.

@@ -36,7 +36,7 @@ from fastrot.features.spec import FeatureSpec
 from fastrot.features.writer import LOCK, FeatureWriter, remove_plan
 from fastrot.system.console import Say
 from fastrot.system.lock import RunLock
-from fastrot.system.machine import usable_cores
+from fastrot.system.machine import decoding_workers
 from fastrot.system.progress import Meter
 from fastrot.weights.load import Backbone
 
@@ -147,9 +147,9 @@ def _run(
     shares = [batches[world.rank :: world.size] for batches in missing]
     orders = [_Batches.of(writer, share) for share in shares]
     total = sum(order.images for order in orders)
-    cores = max(1, usable_cores() // world.local_size)
     if workers is None:
-        workers = cores if device.type == "cuda" else max(1, cores // 2)
+        on_gpu = device.type == "cuda"
+        workers = decoding_workers(on_gpu=on_gpu, local_ranks=world.local_size)
     started = time.monotonic()
     with ExitStack() as stack:
         network = stack.enter_context(FeatureNetwork(backbone, spec, device))

@@ -39,6 +39,17 @@ def usable_cores() -> int:
     return max(1, min(cores, int(quota + 0.5))) if quota else cores
 
 
+def decoding_workers(*, on_gpu: bool, local_ranks: int = 1) -> int:
+    """Return how many workers decode for a rank where no setting says: its share of the cores.
+
+    Args:
+        on_gpu: the network runs elsewhere; on a CPU decoding and the network share the cores.
+        local_ranks: ranks of this machine.
+    """
+    cores = max(1, usable_cores() // local_ranks)
+    return cores if on_gpu else max(1, cores // 2)
+
+
 def usable_memory() -> int:
     """Bytes of memory that this process may use: the machine's, or its container's limit.
 

@@ -43,8 +43,8 @@ def start_child(
         pipes: its standard input and output are pipes to us; ``output`` takes its errors alone.
         death_signal: which.
     """
-    with _interrupt_deferred():
-        return subprocess.Popen(
+    with _interrupt_deferred() as interrupts:
+        child = subprocess.Popen(
             list(command),
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
@@ -53,19 +53,26 @@ def start_child(
             start_new_session=True,
             preexec_fn=partial(end_with_parent, os.getpid(), death_signal),
         )
+        if interrupts:  # it is raised now, and nobody would get the child to end it
+            end_children([child])
+        return child
 
 
 @contextmanager
-def _interrupt_deferred() -> Iterator[None]:
-    """Raise a Ctrl-C of the block at its end: Python drops what is raised during a fork."""
+def _interrupt_deferred() -> Iterator[list[int]]:
+    """Raise a Ctrl-C of the block at its end: Python drops what is raised during a fork.
+
+    Yields:
+        A list that is not empty once it came.
+    """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or not callable(signal.getsignal(signal.SIGINT)):
-        yield
+        yield []
         return
     received: list[int] = []
     try:
         with signals_noted([signal.SIGINT]) as received:
-            yield
+            yield received
     finally:
         if received:
             signal.raise_signal(signal.SIGINT)

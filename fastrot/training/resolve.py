@@ -21,7 +21,7 @@ from fastrot.distributed.world import World, pick_device, read_world
 from fastrot.errors import UsageError
 from fastrot.models.precision import resolve_precision
 from fastrot.system.console import Say
-from fastrot.system.machine import usable_cores
+from fastrot.system.machine import decoding_workers, usable_cores
 from fastrot.training.data import RunData, train_crop, train_order
 from fastrot.training.step_backend import StepBackend, choose_backend
 
@@ -66,7 +66,10 @@ class ResolvedRun:
     """A run with nothing left to decide.
 
     Attributes:
-        config: without any ``auto``; ``config.yaml`` records it.
+        config: with a value for each ``auto`` that a resumed run keeps; ``config.yaml`` records it.
+            ``train.batchnorm`` and ``train.cuda_graph`` stay as they were written, since another
+            number of ranks may do it otherwise (``backend`` has what was chosen), and
+            ``train.val_knn`` is a rule, which each validation applies to its data.
         backend: how a step is computed.
         batch: how the global batch is cut up.
         order: which training samples make up which batch of this rank.
@@ -154,12 +157,12 @@ def _share_cores(
     """Return torch threads and decoding workers of this rank, as set or by its share of cores."""
     threads = None if "train.threads" in anew else config.train.threads
     workers = None if "data.workers" in anew else config.data.workers
-    cores = max(1, usable_cores() // world.local_size)
+    on_gpu = device.type != "cpu"
     if workers is None:
-        workers = cores
-        if device.type == "cpu":  # decoding and training share the cores
-            workers = 0 if config.data.resolution <= _SMALL_SIDE else max(1, cores // 2)
-    return threads or cores, workers
+        workers = decoding_workers(on_gpu=on_gpu, local_ranks=world.local_size)
+        if not on_gpu and config.data.resolution <= _SMALL_SIDE:
+            workers = 0  # decoding takes less than handing over
+    return threads or max(1, usable_cores() // world.local_size), workers
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

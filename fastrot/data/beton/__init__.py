@@ -1,7 +1,7 @@
 """FFCV's ``.beton`` files, format version 2: a bounds-checked reader and an atomic writer.
 
-The public face of ``beton_format`` (layout), ``beton_check`` (the rules), ``beton_reader`` and
-``beton_writer``; independent of FFCV and of torch.
+The public face of ``format`` (layout), ``check`` (the rules), ``reader`` and ``writer``;
+independent of FFCV and of torch.
 
 Example:
     >>> fields = [Field("image", Kind.IMAGE), Field("label", Kind.INT)]

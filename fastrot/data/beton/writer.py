@@ -130,7 +130,7 @@ class BetonWriter:
         """Append one sample; a refused one leaves the file as it was.
 
         Args:
-            values: one for each field, see ``beton_values.encode_value``; for an image the bytes
+            values: one for each field, see ``values.encode_value``; for an image the bytes
                 of a JPEG, or an array of shape (H, W, 3), uint8, to be stored raw.
             position: a counter of the caller's own, kept for ``last_position``.
 

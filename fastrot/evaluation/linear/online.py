@@ -34,7 +34,7 @@ from fastrot.features.extract import ExtractOptions, extract_features, pass_size
 from fastrot.features.forward import FeatureNetwork
 from fastrot.features.spec import FeatureSpec
 from fastrot.system.console import Say
-from fastrot.system.machine import usable_cores
+from fastrot.system.machine import decoding_workers
 from fastrot.weights.load import Backbone
 
 MODE = "augmented"
@@ -177,9 +177,8 @@ def _reader(
     workers: int | None,
 ) -> tuple[Loader, str]:
     """The loader of the training images, and its name."""
-    cores = usable_cores()
-    if workers is None:  # on a CPU decoding and the forward pass share the cores
-        workers = cores if device.type == "cuda" else max(1, cores // 2)
+    if workers is None:
+        workers = decoding_workers(on_gpu=device.type == "cuda")
     source = LoaderSpec(
         train,
         Sampler(len(train), linear.batch, seed=linear.seed, drop_last=False),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fastrot.cli.launch import submitted, train_words
+from fastrot.cli.launch import submit_if_asked, train_words
 from fastrot.errors import UsageError
 from fastrot.runs.checkpoint import save_checkpoint
 
@@ -27,7 +27,7 @@ def test_the_job_says_what_the_user_said() -> None:
 
 
 def test_without_a_cluster_nothing_is_submitted(tmp_path: Path) -> None:
-    assert not submitted(options(gpus=4), "digits", tmp_path)
+    assert not submit_if_asked(options(gpus=4), "digits", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def test_without_a_cluster_nothing_is_submitted(tmp_path: Path) -> None:
 )
 def test_options_of_slurm_without_slurm(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--cluster slurm"):
-        submitted(options(**change), "digits", tmp_path)
+        submit_if_asked(options(**change), "digits", tmp_path)
 
 
 def test_an_unknown_cluster(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="local or slurm"):
-        submitted(options(cluster="cloud"), "digits", tmp_path)
+        submit_if_asked(options(cluster="cloud"), "digits", tmp_path)
 
 
 def test_a_run_that_is_there_is_not_gone_on_with_by_mistake(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     save_checkpoint(tmp_path / "checkpoints", 3, {}, {}, run_id="1" * 16, exports={})
     with pytest.raises(UsageError, match="add --resume"):
-        submitted(options(cluster="slurm"), "digits", tmp_path)
+        submit_if_asked(options(cluster="slurm"), "digits", tmp_path)

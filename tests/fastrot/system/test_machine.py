@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.system import machine as environment
-from fastrot.system.machine import environment_record, usable_cores, usable_memory
+from fastrot.system import machine
+from fastrot.system.machine import (
+    decoding_workers,
+    environment_record,
+    usable_cores,
+    usable_memory,
+)
 
 
 def test_the_record_is_plain_json_and_names_what_a_number_depends_on() -> None:
@@ -49,7 +54,7 @@ def test_cores_follow_the_quota_of_the_container(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(environment, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     assert usable_cores() == (cores or 64)
 
@@ -57,23 +62,23 @@ def test_cores_follow_the_quota_of_the_container(
 def test_memory_follows_the_limit_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "_CGROUP", tmp_path)
-    machine = usable_memory()
-    assert machine > 2**28
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    installed = usable_memory()
+    assert installed > 2**28
     (tmp_path / "memory.max").write_text("1048576\n")
     assert usable_memory() == 2**20
     (tmp_path / "memory.max").write_text("max\n")
-    assert usable_memory() == machine
+    assert usable_memory() == installed
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
-    checkout = Path(environment.__file__).resolve().parents[2]
+    checkout = Path(machine.__file__).resolve().parents[2]
     if not (checkout / ".git").exists() or shutil.which("git") is None:
         pytest.skip("fastrot does not run from a git checkout here")
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True
     )
-    commit = environment.git_commit()
+    commit = machine.git_commit()
     assert commit is not None
     assert commit.removesuffix("-dirty") == head.stdout.strip()
 
@@ -85,3 +90,13 @@ def test_the_module_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "ranks", "workers"), [(True, 1, 8), (False, 1, 4), (True, 2, 4), (False, 16, 1)]
+)
+def test_who_decodes_where_no_setting_says(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, ranks: int, workers: int
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    assert decoding_workers(on_gpu=on_gpu, local_ranks=ranks) == workers

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,16 +56,19 @@ def test_a_child_has_a_group_of_its_own_and_hears_what_it_is_told(tmp_path: Path
 def test_an_interrupt_while_a_child_starts_is_raised_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    started: list[str] = []
+    """The child has ended by then: whoever started it never gets to hold it."""
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
 
-    def fork(command: list[str], **options: object) -> None:
+    def interrupted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
         signal.raise_signal(signal.SIGINT)
-        started.extend(command)
+        started.append(popen(*words, **options))
+        return started[0]
 
-    monkeypatch.setattr(subprocess, "Popen", fork)
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        start_child(["program"])
-    assert started == ["program"]
+        start_child(SLEEP)
+    assert [child.poll() for child in started] == [-signal.SIGKILL]
 
 
 def test_children_have_time_to_end_by_themselves(tmp_path: Path) -> None:

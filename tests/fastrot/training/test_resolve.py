@@ -74,6 +74,13 @@ def test_every_auto_becomes_a_value(digits: RunData) -> None:
     assert config.train.step == run.backend.step == "eager"
     assert config.train.threads == usable_cores()
     assert config.data.workers is not None
+    still_open = {
+        f"{section}.{key}"
+        for section, values in config.model_dump().items()
+        for key, value in values.items()
+        if value == "auto"
+    }
+    assert still_open == {"train.batchnorm", "train.val_knn"}, "see ResolvedRun.config"
     assert f"loader: {config.data.loader} (" in said[0] and "step: eager" in said[1]
     assert (run.batch, run.order.batch_size) == (BatchPlan(128, 1), 128)
 
