@@ -41,11 +41,11 @@ def _before_step(do: Callable[[TrainStep, Any], Any]) -> None:
         return
     call, count = TrainStep.__call__, [0]
 
-    def patched(self: TrainStep, batches: Any, epoch: int) -> None:
+    def patched(self: TrainStep, batches: Any) -> None:
         count[0] += 1
         if count[0] == STEP:
             batches = do(self, batches) or batches
-        call(self, batches, epoch)
+        call(self, batches)
 
     TrainStep.__call__ = patched  # type: ignore[method-assign]
 
