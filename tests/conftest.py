@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +18,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests run side by side; torch threads that wait for each other by spinning would make
     # every one of them many times slower. Inherited by the processes that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A script's shell lets what it starts with & ignore Ctrl-C, and so would all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_ARCHIVES = {"coco-mini": "coco-voc-mini", "voc-mini": "coco-voc-mini"}
 """Archives that hold more than one set."""
