@@ -31,12 +31,13 @@ from fastrot.benchmarks.common.harness import (
 )
 from fastrot.benchmarks.solvers.svm_baselines import BASELINES, Fit, fit_all, missing
 from fastrot.benchmarks.solvers.svm_problems import Sample, objective, sample_problems
+from fastrot.data.classes import ClassMatch, match_classes
 from fastrot.errors import UsageError
 from fastrot.evaluation.metrics import average_precision
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.evaluation.svm.lowshot import evaluate_lowshot
-from fastrot.evaluation.svm.voc07 import evaluate_svm, several_labels, unit_rows
+from fastrot.evaluation.svm.voc07 import class_signs, evaluate_svm, unit_rows
 from fastrot.features.cache import FeatureCache
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_parts, solve_path
@@ -179,11 +180,13 @@ def run_svm(request: SvmBenchRequest) -> SvmReport:
             f"--protocol={request.protocol!r} has no SVMs; choose voc07-svm or voc07-lowshot"
         )
     names, left_out = _choose(request.baselines)
-    caches = FeatureCache.open(request.train), FeatureCache.open(request.test)
+    train, test = FeatureCache.open(request.train), FeatureCache.open(request.test)
+    match = match_classes(train, test)
+    caches = train, test.translated(match)
     cores = request.threads or usable_cores()
     torch.set_num_threads(cores)
     sample = sample_problems(
-        several_labels(caches[0]), config, each=request.each, seed=request.seed
+        class_signs(train, match), config, each=request.each, seed=request.seed
     )
     countdown = Countdown(
         request.rounds + 1 + len(names) * len(sample.problems),
@@ -215,7 +218,7 @@ def run_svm(request: SvmBenchRequest) -> SvmReport:
                 problem = sample.problems[fit.problem]
                 text = f"{name}: C {problem.cost:.2g}, {len(problem.rows)} images"
                 countdown.step(f"{text}: {fit.seconds:.2f} s {fit.failure}", every=_SAY_SECONDS)
-    quality = _quality(caches[1], layer, sample, solved, fits, config, max(gaps))
+    quality = _quality(caches[1], layer, sample, solved, fits, config, match, max(gaps))
     points = [
         {"point": "fastrot", "seconds": spread(ours).to_json(), "largest_gap": max(gaps)},
         *(_point(name, sample, each_fit, cores) for name, each_fit in fits.items()),
@@ -305,6 +308,7 @@ def _quality(
     solved: Sequence[tuple[float, NDArray[np.float64]]],
     fits: Mapping[str, Sequence[Fit]],
     config: EvalConfig,
+    match: ClassMatch,
     gap: float,
 ) -> dict[str, dict[str, float]]:
     """Objectives above the best known one, and APs beside ours, over the sampled problems."""
@@ -314,7 +318,7 @@ def _quality(
             best[fit.problem] = min(best[fit.problem], fit.objective)
     above = [value / least - 1 for (value, _), least in zip(solved, best, strict=True)]
     quality = {"fastrot": {"objective_above_best": max(above), "largest_gap": gap}}
-    x, labels = unit_rows(test, layer).double().numpy(), several_labels(test)
+    x, labels = unit_rows(test, layer).double().numpy(), class_signs(test, match)
 
     def precision(w: NDArray[np.float64], label: int) -> float:
         outputs = (x @ w[:-1] + w[-1]).astype(np.float32)

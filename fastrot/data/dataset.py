@@ -71,9 +71,11 @@ class Dataset(Protocol):
         path: what the user named.
         labels: of shape (n,), int64, -1 where there is none; or (n, K), int8: see ``Labels``.
         class_names: one per class, or None when unknown.
+        unlabelled: why images have no labels, where a reader might expect some; else empty.
         digest: hash of the content's identity; a resumed run must see the same one. It covers
             every byte of a .beton file with a manifest, all but the images' data without one,
             and of a folder the names and sizes of the files, not what is in them.
+        origin: digest of the folder that a .beton file was made from; of others, their own.
         stored_bytes: of all images together, as they are stored.
         applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
             no, it was applied when the file was written, and FFCV ignores it).
@@ -82,7 +84,9 @@ class Dataset(Protocol):
     path: Path
     labels: Labels
     class_names: tuple[str, ...] | None
+    unlabelled: str
     digest: str
+    origin: str
     stored_bytes: int
     applies_exif: bool
 
@@ -125,3 +129,29 @@ class Dataset(Protocol):
             BadDataError: a .beton file or a tar shard was replaced, removed, cut or written to.
         """
         ...
+
+
+def same_images(one: Dataset, other: Dataset) -> bool:
+    """Whether two data sets hold the same images: they are equal, or made from the same source."""
+    return one.digest == other.digest or one.origin == other.origin
+
+
+def decode_sample(dataset: Dataset, sample: int) -> NDArray[np.uint8]:
+    """Decode a sample to the pixels that its header announced, of shape (H, W, 3), RGB.
+
+    Boxes are drawn by the announced size: of an image that turns out to have another one they
+    would cut sheared pixels, or black ones.
+
+    Raises:
+        BadSampleError: as ``Dataset.decode``, or the size is another.
+    """
+    pixels = dataset.decode(sample)
+    width, height = dataset.sizes(np.array([sample]))[0].tolist()
+    if pixels.shape[:2] != (height, width):
+        raise BadSampleError(
+            sample,
+            dataset.name(sample),
+            f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, its header says "
+            f"{width} x {height}",
+        )
+    return pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastrot.data.beton.dataset import BetonDataset
+from fastrot.data.beton.fields import UNNAMED, NamedFields
 from fastrot.data.dataset import Dataset
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.sources.find import SourceKind, find_layout
@@ -37,7 +38,8 @@ def open_dataset(
         path: a ``.beton`` file, a folder of images, or tar shards: a ``.tar`` file, a folder
             of nothing but those, or a pattern like ``shard-{000000..000009}.tar``. A folder may
             have any layout that ``list_source`` knows and is read in place. ``FOLDER:SPLIT``
-            names a part of it where nothing of that very name is there.
+            names a part of it where nothing of that very name is there, and
+            ``FILE.beton:image=NAME,label=NAME`` the fields of a file.
         checksums: check each sample of a ``.beton`` file against its manifest.
         split: part of a folder that has parts, e.g. ``trainval``.
         kind: layout of a folder, as for ``list_source``; ``auto`` looks.
@@ -50,6 +52,7 @@ def open_dataset(
         StorageError: it cannot be read.
     """
     path, split = _divide(Path(path), split)
+    path, named = _divide_fields(path)
     as_it_is = split is None and kind == "auto"
     if path.is_dir():
         if as_it_is and find_layout(path) == "folder" and has_only_shards(path):
@@ -64,7 +67,7 @@ def open_dataset(
         )
     if path.suffix == ".tar" or not path.exists():
         return TarDataset(path)
-    return BetonDataset(path, checksums=checksums)
+    return BetonDataset(path, checksums=checksums, named=named)
 
 
 def _divide(path: Path, split: str | None) -> tuple[Path, str | None]:
@@ -75,6 +78,24 @@ def _divide(path: Path, split: str | None) -> tuple[Path, str | None]:
     if split not in (None, part):
         raise UsageError(f"{path}: names another part than split={split!r}; name one of them")
     return path.with_name(folder), part
+
+
+def _divide_fields(path: Path) -> tuple[Path, NamedFields]:
+    """``FILE:image=NAME,label=NAME`` as file and fields.
+
+    Raises:
+        UsageError: what follows the file's name is nothing of the kind.
+    """
+    file, colon, text = str(path).rpartition(":")
+    if not colon or file.endswith(".tar") or path.exists() or not Path(file).is_file():
+        return path, UNNAMED
+    named = NamedFields.parse(text)
+    if named is None:
+        raise UsageError(
+            f"{path}: no such file or folder; after the name of a .beton file and a colon stand "
+            "its fields, image=NAME, label=NAME, or both with a comma between them"
+        )
+    return Path(file), named
 
 
 def _open_folder(

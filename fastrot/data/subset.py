@@ -28,7 +28,8 @@ class DatasetSubset:
         self.path = self.dataset.path
         self.labels = self.dataset.labels[self.ids]
         self.class_names = self.dataset.class_names
-        self.digest = self.dataset.digest
+        self.unlabelled = self.dataset.unlabelled
+        self.digest, self.origin = self.dataset.digest, self.dataset.origin
         self.stored_bytes = self.dataset.stored_bytes * len(self.ids) // max(len(self.dataset), 1)
         self.applies_exif = self.dataset.applies_exif
 

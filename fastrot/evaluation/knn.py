@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.labels import count_classes
+from fastrot.data.classes import ClassMatch, match_single_classes
 from fastrot.errors import BadDataError, MismatchError, UsageError
 from fastrot.evaluation.metrics import label_ranks
 from fastrot.evaluation.partial_results import PartialResults
@@ -61,7 +61,8 @@ def evaluate_knn(
         MismatchError: the caches are of other classes or dimensions.
         UsageError: k is larger than the number of training images, or a layer is not in a cache.
     """
-    classes = _check(train, test, config)
+    match = _check(train, test, config)
+    test, classes = test.translated(match), match.count
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     scores = []
@@ -181,15 +182,15 @@ def _scores(
     ]
 
 
-def _check(train: FeatureCache, test: FeatureCache, config: EvalConfig) -> int:
-    """The number of classes, or why the two caches cannot be compared."""
+def _check(train: FeatureCache, test: FeatureCache, config: EvalConfig) -> ClassMatch:
+    """The classes of the two caches, or why they cannot be compared."""
     for cache in (train, test):
         if cache.crops:
             raise BadDataError(
                 f"{cache.path}: {cache.crops} random crops an image; kNN takes the test transform: "
                 "extract without --crops"
             )
-    classes = count_classes(train, test, (train.num_samples, test.num_samples))
+    match = match_single_classes(train, test, (train.num_samples, test.num_samples))
     for k in config.knn.k:
         if k > train.num_samples:
             raise UsageError(
@@ -203,4 +204,4 @@ def _check(train: FeatureCache, test: FeatureCache, config: EvalConfig) -> int:
                 f"layer {layer!r}: {ours} values in {train.path} and {theirs} in {test.path}; "
                 "extract both in the same way"
             )
-    return classes
+    return match

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from fastrot.data.dataset import Dataset
-from fastrot.data.labels import check_same_classes, count_classes
+from fastrot.data.classes import ClassMatch, check_negatives, match_classes, match_single_classes
+from fastrot.data.dataset import Dataset, same_images
 from fastrot.data.open import open_dataset
 from fastrot.data.sources.find import size_note
 from fastrot.distributed.world import World, joined, pick_device, read_world
@@ -156,7 +156,10 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
         FastrotError: with the exit code of the failure.
     """
     config, world = what.config, read_world()
-    _check(what)
+    match = _check(what)
+    notes = [*match.notes, *_same_data(what)]
+    for note in notes:
+        say(note)
     began = time.monotonic()
     shared: dict[str, float] = {}
     if world.size > 1:
@@ -165,12 +168,12 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
         if not world.is_main:
             return None
     backbone = what.request.load_backbone()
-    scores, folder, settings, seconds = _run(what, backbone, say)
+    scores, folder, settings, seconds = _run(what, backbone, match, say)
     random = None
     if what.beside_random and not what.request.random_init:
         say(f"{config.protocol}: the same of the random initialisation")
         other = what.at_random
-        random, _, _, more = _run(other, other.request.load_backbone(), say)
+        random, _, _, more = _run(other, other.request.load_backbone(), match, say)
         seconds |= {f"random {part}": value for part, value in more.items()}
     shipped = config.protocol in protocol_names()
     own = load_protocol(config.protocol) if shipped else config
@@ -186,7 +189,7 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
         caches=settings,
         seconds={**seconds, **shared, "this start": time.monotonic() - began},
         record=environment_record(),
-        notes=_notes(what),
+        notes=[*notes, *_notes(what)],
     )
     text = json.dumps(result.to_json(), indent=1, default=str)
     write_atomic(folder / "result.json", text.encode() + b"\n")
@@ -206,7 +209,7 @@ def _silent(_: str) -> None:
 
 
 def _run(
-    what: ProtocolRun, backbone: Backbone, say: Say
+    what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say
 ) -> tuple[list[Score], Path, dict[str, Any], dict[str, float]]:
     """Scores, their folder, what the features depend on, and wall times."""
     config = what.config
@@ -215,6 +218,8 @@ def _run(
         name += f"-{what.mode.name}"
     folder = what.request.folder / f"{name}{'-random' if what.request.random_init else ''}"
     settings = {"protocol": name, **_relevant(config)}
+    if match.numbers is not None:  # earlier versions took class k of the one for k of the other
+        settings["classes"] = match.numbers.tolist()
     began = time.monotonic()
     if what.mode.crops is None:
         device = pick_device("auto", World())
@@ -258,18 +263,22 @@ def _finished_parts(folder: Path, fingerprint: dict[str, Any]) -> PartialResults
     return PartialResults(folder / f"parts-{digest[:8]}", fingerprint)
 
 
-def _check(what: ProtocolRun) -> None:
+def _check(what: ProtocolRun) -> ClassMatch:
     """Refuse what cannot be measured before anything is extracted."""
     config, train, test = what.config, what.train.samples, what.test.samples
     if config.kind in ("linear", "knn"):
-        count_classes(train, test, (len(train), len(test)))
+        match = match_single_classes(train, test, (len(train), len(test)))
     else:
-        check_same_classes(train, test)
+        match = match_classes(train, test)
+        for part, names in ((what.train, train.class_names), (what.test, test.class_names)):
+            if part.samples.labels.ndim == 2:
+                check_negatives(part.samples.labels, part.path, names)
     if config.kind == "knn" and max(config.knn.k) > len(train):
         raise UsageError(
             f"knn.k={max(config.knn.k)} is more than the {len(train):,} images of "
             f"{what.train.path}; set knn.k to values up to {len(train)}"
         )
+    return match
 
 
 def _extracted(
@@ -311,6 +320,15 @@ def _relevant(config: EvalConfig) -> dict[str, Any]:
     sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
     settings = config.model_dump(mode="json")
     return {name: value for name, value in settings.items() if name in sections}
+
+
+def _same_data(what: ProtocolRun) -> list[str]:
+    if not same_images(what.train.samples, what.test.samples):
+        return []
+    return [
+        f"warning: {what.test.path} is the training data: each test image finds itself, so these "
+        "numbers say nothing about other images"
+    ]
 
 
 def _notes(what: ProtocolRun) -> list[str]:

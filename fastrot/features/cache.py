@@ -11,6 +11,7 @@ Shapes: n samples, K crops of each, D values of a layer.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from fastrot import __version__
+from fastrot.data.classes import ClassMatch
 from fastrot.errors import BadDataError, NonFiniteError, StorageError, UsageError
 from fastrot.features.manifest import FORMAT, MANIFEST, check_fingerprint, layer_name, read_manifest
 from fastrot.features.manifest import LayerInfo as LayerInfo
@@ -56,6 +58,8 @@ class FeatureCache:
         num_samples: n.
         crops: K random crops of each sample; 0: the test transform.
     """
+
+    unlabelled = ""
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path = path
@@ -110,6 +114,20 @@ class FeatureCache:
             raise UsageError(f"{self.path}: no layer {layer!r}; it holds {', '.join(self.layers)}")
         shape = array_shape(self.num_samples, self.crops, self.layers[layer].dim)
         return _map(self.path / f"{layer}.npy", shape, "<f2")
+
+    def translated(self, match: ClassMatch) -> FeatureCache:
+        """Return the same features with labels in the numbers of the training set's classes.
+
+        Args:
+            match: of this cache, as the test set.
+        """
+        other = copy.copy(self)
+        other.labels, other.class_names = match.translate(self.labels), match.names
+        return other
+
+    def name(self, sample: int) -> str:
+        """``FOLDER sample 17``."""
+        return f"{self.path} sample {sample}"
 
     @staticmethod
     def write_arrays(

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import xxhash
 
+from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.dataset import Dataset
 from fastrot.data.loader import LoaderSpec, choose_loader
 from fastrot.data.sampling.crops import Crop
@@ -167,7 +168,9 @@ def _crop_fields(crop: Crop) -> dict[str, Any]:
 
 
 def _data_digest(samples: Dataset) -> str:
-    """Of the data set, and of which of its samples are meant."""
+    """Of the data set, of which of its labels, and of which of its samples are meant."""
+    if isinstance(samples, BetonDataset):
+        return samples.digest + samples.label_choice
     if not isinstance(samples, DatasetSubset):
         return samples.digest
     ids = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(samples.ids).tobytes())

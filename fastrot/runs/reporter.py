@@ -141,7 +141,7 @@ class TerminalReporter:
         text += f"{100 * metrics['val_accuracy']:.2f} %, loss {metrics['val_loss']:.4f}"
         if "val_knn" in metrics:
             text += f", quick kNN {100 * metrics['val_knn']:.2f} %"
-        self.message(text)
+        self.message(text + (" (on the training data)" if metrics.get("val_is_train") else ""))
         if self._trackers is not None:
             self._trackers.scalars(
                 step, {key.replace("val_", "val/"): value for key, value in metrics.items()}
@@ -159,7 +159,9 @@ class TerminalReporter:
         self._stack.close()
         if result.validation is not None:
             self._console.print(_confusion_table(result.validation["confusion"]))
-            text = f"held-out rotation accuracy {100 * result.validation['val_accuracy']:.2f} %"
+            accuracy = f"rotation accuracy {100 * result.validation['val_accuracy']:.2f} %"
+            on_train = bool(result.validation.get("val_is_train"))
+            text = f"{accuracy} on the training data" if on_train else f"held-out {accuracy}"
             if "val_knn" in result.validation:
                 text += f", quick kNN {100 * result.validation['val_knn']:.2f} %"
             self.message(f"{text} (chance: 25 % for rotations)")

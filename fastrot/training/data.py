@@ -9,6 +9,7 @@ import torch
 
 from fastrot.config import Config
 from fastrot.data.beton.dataset import BetonDataset
+from fastrot.data.classes import lookalike_note
 from fastrot.data.dataset import Dataset
 from fastrot.data.open import open_dataset
 from fastrot.data.sampling.block_shuffle import block_length
@@ -61,12 +62,16 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
     val = None
     if paths["val"] is not None:
         val = open_dataset(paths["val"], checksums=config.data.checksums)
-    for samples in (train, val):
+    for samples in [train] if val is None else [train, val]:
         if isinstance(samples, BetonDataset) and not samples.has_checksums:
             say(
                 f"{samples.path}: no manifest, so a changed byte inside a readable image goes "
                 "unnoticed; fastrot prepare writes one"
             )
+        if note := lookalike_note(samples):
+            say(note)
+        if samples.unlabelled:
+            say(f"{samples.path}: read without labels: {samples.unlabelled}")
     return RunData(train, val)
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from fastrot import __version__
-from fastrot.data.dataset import Dataset
+from fastrot.data.classes import ClassMatch, match_classes
+from fastrot.data.dataset import Dataset, same_images
 from fastrot.data.loader import Loader, LoaderSpec, build_loader
 from fastrot.data.loaders.progressive import ProgressiveLoader
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import spread
-from fastrot.errors import MismatchError
+from fastrot.errors import BadDataError, MismatchError
 from fastrot.models.backbones import build_model
 from fastrot.models.precision import autocast_dtype
 from fastrot.runs.bad_samples import BadSamples
@@ -101,6 +102,8 @@ class Trainer:
             graph=backend.graph,
         )
         # Their worker processes are forked before FFCV or DALI start threads in this one.
+        self._classes: ClassMatch | None = None
+        self._val_is_train = False
         self._val_loader, self._bank = self._validation_loaders()
         self.loader = self._training_loader()
 
@@ -155,11 +158,31 @@ class Trainer:
             world=world.size,
         )
         loader = self._loader("reference", val, order, part="val")
-        if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
+        self._val_is_train = same_images(train, val)
+        if self._val_is_train:
+            self._say(
+                f"warning: {val.path} is the training data: validations say nothing about other "
+                "images"
+            )
+        self._classes = self._match_classes(train, val)
+        if self._classes is None:
             return loader, None
         bank = spread(train, _BANK_IMAGES)
         bank_order = Sampler(len(bank), batch, mode="sequential", drop_last=False)
         return loader, self._loader("reference", bank, bank_order, part="knn")
+
+    def _match_classes(self, train: Dataset, val: Dataset) -> ClassMatch | None:
+        """What the classes of the validation data are in the training data; None: no kNN."""
+        if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
+            return None
+        try:
+            match = match_classes(train, val)
+        except (BadDataError, MismatchError) as error:
+            self._say(f"warning: no quick kNN in validations: {error}")
+            return None
+        for note in match.notes:
+            self._say(note)
+        return match
 
     def schedule(self) -> Schedule:
         """Return when things happen, in steps."""
@@ -191,11 +214,13 @@ class Trainer:
             self.task,
             self._val_loader,
             self._bank,
+            self._classes,
             device=self._run.device,
             world=self._run.world,
             between=between,
         )
-        return {**result.metrics(), "confusion": result.confusion.tolist()}
+        numbers = {**result.metrics(), "confusion": result.confusion.tolist()}
+        return {**numbers, "val_is_train": True} if self._val_is_train else numbers
 
     @property
     def validates(self) -> bool:

@@ -14,6 +14,7 @@ from itertools import count
 import torch
 import torch.nn.functional as F
 
+from fastrot.data.classes import ClassMatch
 from fastrot.data.loader import Loader
 from fastrot.distributed.world import World
 from fastrot.models.backbones import TURNS, RotationModel
@@ -57,6 +58,7 @@ def validate(
     task: RotationTask,
     loader: Loader,
     bank: Loader | None,
+    classes: ClassMatch | None = None,
     *,
     device: torch.device,
     world: World,
@@ -69,6 +71,7 @@ def validate(
         task: makes the views.
         loader: every held-out sample exactly once over all ranks, in all four views.
         bank: labelled training samples for the kNN, the same on every rank; None: no kNN.
+        classes: what the held-out samples' classes are in the bank; None: the same numbers.
         device: of the model.
         world: the ranks to sum over.
         between: called before each batch.
@@ -84,6 +87,12 @@ def validate(
         def next_batch() -> None:
             between(next(batches), total)
 
+        numbers = None if classes is None or classes.numbers is None else classes.numbers
+        table = None if numbers is None else torch.from_numpy(numbers).to(device)
+
+        def translated(labels: torch.Tensor) -> torch.Tensor:
+            return labels if table is None else table[labels]
+
         neighbours = None if bank is None else _Neighbours(model, task, bank, next_batch)
         loader.set_epoch(0)
         for batch in loader:
@@ -95,7 +104,7 @@ def validate(
             cells = prediction.targets * TURNS + prediction.logits.argmax(1)
             counts += torch.bincount(cells, minlength=TURNS * TURNS)
             if neighbours is not None:
-                hits = neighbours.classify(task.embed(model, batch)) == batch.labels
+                hits = neighbours.classify(task.embed(model, batch)) == translated(batch.labels)
                 votes += torch.stack([hits.sum(), torch.tensor(len(hits), device=device)])
         world.sum(counts), world.sum(loss_sum), world.sum(votes)
     finally:

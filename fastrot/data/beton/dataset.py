@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.beton import manifest
+from fastrot.data.beton.fields import UNNAMED, NamedFields
 from fastrot.data.beton.format import MAX_PIXELS, RAW, Kind
+from fastrot.data.beton.labels import checked_labels
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.dataset import BadSampleError, Encoded
 from fastrot.data.images.decode import DecodeError, decode_image
-from fastrot.data.labels import Labels, check_several
-from fastrot.errors import BadDataError
 from fastrot.kernels.decode.crop import Spans
 
 
 class BetonDataset:
-    """The images of a ``.beton`` file (its first image field) and their labels.
+    """The images of a ``.beton`` file and their labels; ``fields.py`` says which fields these are.
 
     Thread-safe; a copy in another process, forked or pickled, reads through its own position.
     A pickled copy opens the file when it first reads, and refuses it if it changed meanwhile.
@@ -29,15 +29,18 @@ class BetonDataset:
         path: the file.
         checksums: compare each sample with the manifest's checksum when there is a manifest.
         max_pixels: refuse larger images.
+        named: the fields of images and labels, where they have no usual names.
 
     Attributes:
         path: the file.
-        labels: read-only; of shape (n,), int64, -1 where there is none: the first Int field.
-            Where there is none, of shape (n, K), int8: the first array of this dtype with one
-            dimension.
+        labels: read-only; of shape (n,), int64, -1 where there is none; or, of an array field, of
+            shape (n, K), int8.
+        unlabelled: why there are no labels, where a reader might expect some; else empty.
         class_names: from the manifest, else None.
         digest: of the manifest, which covers every byte; without one, of everything but the
-            images' data.
+            images' data. It also tells of an image field that is not the first.
+        label_choice: tells of a label field that is not the first; else empty.
+        origin: digest of what the file was made from, where the manifest knows it.
         stored_bytes: of all images together.
         applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
         has_checksums: whether ``read`` compares checksums.
@@ -52,20 +55,31 @@ class BetonDataset:
     applies_exif: bool = False
 
     def __init__(
-        self, path: str | Path, *, checksums: bool = True, max_pixels: int = MAX_PIXELS
+        self,
+        path: str | Path,
+        *,
+        checksums: bool = True,
+        max_pixels: int = MAX_PIXELS,
+        named: NamedFields = UNNAMED,
     ) -> None:
         self.path = Path(path)
-        self._max_pixels = max_pixels
+        self._max_pixels, self._named = max_pixels, named
         self._opening = threading.Lock()
-        file = BetonFile.open(self.path, max_pixels=max_pixels)
+        file = BetonFile.open(self.path, max_pixels=max_pixels, named=named)
         try:
-            self._identity, self._image = file.identity, file.image_field.name
+            self._identity, self.image_field = file.identity, file.image_field.name
             described = manifest.load(file)
             self.class_names = None if described is None else described.class_names
             self.digest = file.structure if described is None else described.digest
+            self.origin = self.digest
+            if described is not None and described.source_hash is not None:
+                self.origin = described.source_hash
+            image, self.label_choice = _unlike_the_first(file)
+            self.digest += image
+            self.unlabelled = file.label_field.why_not
             self._checksums = described.checksums if described is not None and checksums else None
             self._decoded = described is not None and described.pixels_decoded
-            self.labels = _labels(file, self.class_names)
+            self.labels = checked_labels(file, self.class_names)
             self.stored_bytes = int(file.data_sizes.sum())
         except BaseException:
             file.close()
@@ -83,7 +97,9 @@ class BetonDataset:
         if file is None:
             with self._opening:
                 if self._file is None:
-                    fresh = BetonFile.open(self.path, max_pixels=self._max_pixels)
+                    fresh = BetonFile.open(
+                        self.path, max_pixels=self._max_pixels, named=self._named
+                    )
                     fresh.check_unchanged(self._identity)
                     self._file = fresh
                 file = self._file
@@ -126,7 +142,7 @@ class BetonDataset:
         return Spans(
             offsets=offsets,
             sizes=sizes,
-            image=[f.name for f in file.fields if not f.is_scalar].index(self._image),
+            image=[f.name for f in file.fields if not f.is_scalar].index(self.image_field),
             # By bytes: a copy of records would leave out the padding between their fields.
             records=file.metadata.view(np.uint8).reshape(len(file), -1)[samples],
             checksums=None if self._checksums is None else self._checksums[samples],
@@ -142,14 +158,14 @@ class BetonDataset:
         """
         file = self.file
         if self._checksums is None:
-            data = file.payload(sample, self._image)
+            data = file.payload(sample, self.image_field)
         else:
             payloads = file.payloads(sample)
             if file.checksum(sample, payloads) != self._checksums[sample]:
                 raise BadSampleError(
                     sample, self.name(sample), "its bytes do not have the manifest's checksum"
                 )
-            data = payloads[self._image]
+            data = payloads[self.image_field]
         return Encoded(
             data=data,
             kind="raw" if file.modes[sample] == RAW else "file",
@@ -197,16 +213,19 @@ class BetonDataset:
         self._opening = threading.Lock()
 
 
-def _labels(file: BetonFile, class_names: tuple[str, ...] | None) -> Labels:
-    found = file.labels()
-    labels: Labels = np.full(len(file), -1, np.int64) if found is None else found
-    if labels.ndim == 2:
-        try:
-            check_several(labels, class_names)
-        except ValueError as error:
-            raise BadDataError(f"{file.path}: {error}; make the file again") from None
-    elif (field := file.first(Kind.INT)) is not None and class_names is not None:
-        file.check_labels(field.name, len(class_names))
-    labels = labels.copy()  # contiguous, and free of the metadata
-    labels.flags.writeable = False
-    return labels
+def _unlike_the_first(file: BetonFile) -> tuple[str, str]:
+    """What tells of the image field and of the label field; nothing of the first of their kind.
+
+    Earlier versions took the first ones always, and their runs and caches name the file alone.
+    """
+    label = file.label_field.field
+    images = (field.name for field in file.fields if field.kind is Kind.IMAGE)
+    numbers = (field.name for field in file.fields if field.kind is Kind.INT)
+    arrays = (field.name for field in file.fields
+              if field.dtype == np.int8 and len(field.shape) == 1)  # fmt: skip
+    first = next(numbers, None) or next(arrays, None)
+    image, taken = file.image_field.name, None if label is None else label.name
+    return (
+        "" if image == next(images) else f"-image={image}",
+        "" if taken == first else f"-label={taken or ''}",
+    )

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from fastrot.data.beton import manifest
 from fastrot.data.beton.format import JPEG, Field, Kind
+from fastrot.data.beton.labels import read_labels
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.labels import PRESENT, Labels
+from fastrot.errors import UsageError
 
 _SHOWN_CLASSES = 20
 
@@ -54,8 +56,12 @@ class Contents:
         width: pixels; None: no image field.
         height: pixels; None: no image field.
         image_bytes: stored bytes an image; None: no image field.
-        labels: number of samples by label (of the first Int field), or in which a class is
-            present (where an image can have several); None: no labels.
+        image_field: name of the field of the images; None: there is none, or there are several
+            and none has the usual name.
+        label_field: name of the field of the labels; None: there is none.
+        unclear: what the fields' names leave open, a line each.
+        labels: number of samples by label, or in which a class is present (where an image can
+            have several); None: no labels.
         several: whether an image can have several classes.
         class_names: from the manifest; None: unknown.
         has_manifest: whether there is a manifest with checksums.
@@ -68,6 +74,9 @@ class Contents:
     page_bytes: int
     num_samples: int
     fields: tuple[tuple[str, str], ...]
+    image_field: str | None
+    label_field: str | None
+    unclear: tuple[str, ...]
     images: dict[str, int] | None
     width: Spread | None
     height: Spread | None
@@ -104,17 +113,19 @@ class Contents:
         if self.images is not None:
             modes = (f"{count:,} {mode}" for mode, count in self.images.items() if count)
             rows += [
-                ("images", ", ".join(modes)),
+                ("images", f"{', '.join(modes)}, in field {self.image_field!r}"),
                 ("width", f"{self.width} px"),
                 ("height", f"{self.height} px"),
                 ("stored", f"{self.image_bytes} bytes an image"),
             ]
         if self.labels is not None:
-            rows.append(("labels", _label_summary(self.labels, self.several)))
+            summary = _label_summary(self.labels, self.several)
+            rows.append(("labels", f"{summary}, in field {self.label_field!r}"))
             shown = list(self.labels.items())[:_SHOWN_CLASSES]
             rows += [(f"  {self._class_name(label)}", f"{count:,}") for label, count in shown]
             if (more := len(self.labels) - len(shown)) > 0:
                 rows.append(("  ...", f"{more:,} more classes (--json lists all)"))
+        rows += [("unclear", line) for line in self.unclear]
         made_by = ", ".join(f"{key}={value}" for key, value in self.made_by.items())
         manifest = "yes: checksums" + (", class names" if self.class_names else "")
         rows.append(("manifest", manifest if self.has_manifest else "none: no checksums"))
@@ -138,8 +149,14 @@ def inspect(path: str | Path) -> Contents:
     """
     with BetonFile.open(path) as file:
         described = manifest.load(file)
-        image = file.first(Kind.IMAGE)
-        labels = file.labels()
+        image, unclear = None, []
+        try:
+            image = file.image_field if any(f.kind is Kind.IMAGE for f in file.fields) else None
+        except UsageError as error:
+            unclear.append(str(error).removeprefix(f"{path}: "))
+        chosen = file.label_field
+        unclear += [chosen.why_not] if chosen.why_not else []
+        labels = read_labels(file)
         jpgs = int((file.modes == JPEG).sum()) if image else 0
         return Contents(
             path=file.path,
@@ -147,6 +164,9 @@ def inspect(path: str | Path) -> Contents:
             page_bytes=file.page_size,
             num_samples=len(file),
             fields=tuple((field.name, _type_name(field)) for field in file.fields),
+            image_field=None if image is None else image.name,
+            label_field=None if chosen.field is None else chosen.field.name,
+            unclear=tuple(unclear),
             images={"jpg": jpgs, "raw": len(file) - jpgs} if image else None,
             width=Spread.of(file.widths) if image else None,
             height=Spread.of(file.heights) if image else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from fastrot.data.beton import check
+from fastrot.data.beton.fields import UNNAMED, LabelField, NamedFields, choose_image, choose_label
 from fastrot.data.beton.format import (
     ALLOCATION,
     DESCRIPTOR,
@@ -29,8 +31,7 @@ from fastrot.data.beton.format import (
     record_dtype,
 )
 from fastrot.data.dataset import BadSampleError
-from fastrot.data.labels import Labels
-from fastrot.errors import BadDataError, OutOfMemoryError, UsageError
+from fastrot.errors import OutOfMemoryError, UsageError
 from fastrot.kernels.decode.header import jpeg_header
 from fastrot.system.pread_file import FileIdentity, PreadFile
 
@@ -57,8 +58,8 @@ class BetonFile:
     identity: FileIdentity
     structure: str
 
-    def __init__(self, path: Path, max_pixels: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, max_pixels: int, named: NamedFields) -> None:
+        self.path, self._named = path, named
         self._file = PreadFile(path)
         self.identity = self._file.identity
         try:
@@ -75,7 +76,12 @@ class BetonFile:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, deep: bool = False, max_pixels: int = MAX_PIXELS
+        cls,
+        path: str | Path,
+        *,
+        deep: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        named: NamedFields = UNNAMED,
     ) -> BetonFile:
         """Open a file and check its structure; a tenth of a second for a million samples.
 
@@ -83,13 +89,14 @@ class BetonFile:
             path: the file.
             deep: also read all data and check the header of every JPEG.
             max_pixels: refuse larger images.
+            named: which field is the image and which the label; by their names where it is empty.
 
         Raises:
             UsageError: there is no such file.
             BadDataError: it breaks a rule of the format; the message says where.
             StorageError: the system cannot read it.
         """
-        file = cls(Path(path), max_pixels)
+        file = cls(Path(path), max_pixels, named)
         if deep:
             for bad in file.bad_payloads():
                 file.close()
@@ -130,56 +137,47 @@ class BetonFile:
 
     @property
     def widths(self) -> NDArray[np.uint16]:
-        """Pixels of the first image field, of shape (n,)."""
+        """Pixels of the image field, of shape (n,)."""
         return self._image_column("width")
 
     @property
     def heights(self) -> NDArray[np.uint16]:
-        """Pixels of the first image field, of shape (n,)."""
+        """Pixels of the image field, of shape (n,)."""
         return self._image_column("height")
 
     @property
     def modes(self) -> NDArray[np.uint8]:
-        """0 (JPEG) or 1 (raw) of the first image field, of shape (n,)."""
+        """0 (JPEG) or 1 (raw) of the image field, of shape (n,)."""
         return self._image_column("mode")
 
     @property
     def data_pointers(self) -> NDArray[np.uint64]:
-        """Offsets in the file of the first image field's data, of shape (n,)."""
+        """Offsets in the file of the image field's data, of shape (n,)."""
         return self._image_column("ptr")
 
     @property
     def data_sizes(self) -> NDArray[np.uint64]:
-        """Bytes of the first image field's data, of shape (n,)."""
+        """Bytes of the image field's data, of shape (n,)."""
         return self.sizes(self.image_field.name)
 
-    @property
+    @cached_property
     def image_field(self) -> Field:
-        """The first image field.
+        """The field of the images.
 
         Raises:
+            UsageError: there are several, and one has to be named.
             BadDataError: there is none.
         """
-        field = self.first(Kind.IMAGE)
-        if field is None:
-            names = ", ".join(field.name for field in self.fields)
-            raise BadDataError(f"{self.path}: has no image field, only {names}; name another file")
-        return field
+        return choose_image(self.fields, self._named, self.path)
 
-    def first(self, kind: Kind) -> Field | None:
-        """The first field of a kind, None if there is none."""
-        return next((field for field in self.fields if field.kind is kind), None)
+    @cached_property
+    def label_field(self) -> LabelField:
+        """The field of the labels, or why there is none.
 
-    def labels(self) -> Labels | None:
-        """The first Int field, else the first array of shape (K,), int8; None: neither.
-
-        Their values are not checked; see ``Labels`` and ``arrays``.
+        Raises:
+            UsageError: the one that was named holds none.
         """
-        if (field := self.first(Kind.INT)) is not None:
-            return self.ints(field.name)
-        several = (f.name for f in self.fields if f.dtype == np.int8 and len(f.shape) == 1)
-        name = next(several, None)
-        return None if name is None else self.arrays(name)
+        return choose_label(self.fields, self._named, self.path)
 
     def ints(self, name: str) -> NDArray[np.int64]:
         """All values of an Int field, of shape (n,)."""
@@ -307,20 +305,6 @@ class BetonFile:
                         self.payload(sample, field.name)
             except BadSampleError as error:
                 yield error
-
-    def check_labels(self, name: str, num_classes: int) -> None:
-        """Check that an Int field lies in [0, num_classes).
-
-        Raises:
-            BadDataError: it does not; the first sample is named.
-        """
-        labels = self.ints(name)
-        if labels.min() < 0 or labels.max() >= num_classes:
-            sample = int(np.argmax((labels < 0) | (labels >= num_classes)))
-            raise BadDataError(
-                f"{self.path}: sample {sample}: {name} {labels[sample]} is not in "
-                f"[0, {num_classes}), the number of classes; make the file again"
-            )
 
     def check_unchanged(self, since: FileIdentity | None = None) -> None:
         """Check that the path still leads to the file that was opened, and that it is as it was.

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fastrot.data.beton import manifest
 from fastrot.data.beton.damage import find_damage, remember_damage
-from fastrot.data.beton.format import Kind
+from fastrot.data.beton.labels import check_label_numbers
 from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.reader import BetonFile
 from fastrot.errors import BadDataError, UsageError
@@ -144,9 +144,8 @@ def _manifest(file: BetonFile) -> tuple[Manifest | None, str | None]:
     described = None
     try:
         described = manifest.load(file)
-        labels = file.first(Kind.INT)
-        if described is not None and described.class_names is not None and labels is not None:
-            file.check_labels(labels.name, len(described.class_names))
+        if described is not None and described.class_names is not None:
+            check_label_numbers(file, len(described.class_names))
     except BadDataError as error:
         return described, str(error)
     return described, None

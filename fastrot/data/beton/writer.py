@@ -47,6 +47,7 @@ from fastrot.data.beton.format import (
     record_dtype,
 )
 from fastrot.data.beton.journal import Journal, Plan, recover, row_dtype, write_all
+from fastrot.data.beton.labels import check_label_numbers
 from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.pages import Pages, PageWriter
 from fastrot.data.beton.reader import BetonFile, sample_checksum
@@ -171,7 +172,7 @@ class BetonWriter:
         """Finish the file, check it, and put it and its manifest in place.
 
         Args:
-            class_names: one per class; labels (the first Int field) must be below their number.
+            class_names: one per class; labels must be below their number.
             source_hash: identity of what the file was made from.
             made_by: how it was made: program, version, settings.
 
@@ -189,9 +190,8 @@ class BetonWriter:
         with self._storage("cannot be finished", _UNTOUCHED):
             self._write_tables()
             with BetonFile.open(self._temporary) as file:
-                label = file.first(Kind.INT)
-                if class_names is not None and label is not None:
-                    file.check_labels(label.name, len(class_names))
+                if class_names is not None:
+                    check_label_numbers(file, len(class_names))
                 described = Manifest(
                     structure=file.structure,
                     beton_bytes=file.identity.size,

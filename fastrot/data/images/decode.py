@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fastrot.data.images.file_type import looks_like
 from fastrot.data.images.jpeg_header import JpegHeader, exif_orientation, read_jpeg_header
+from fastrot.data.images.png_header import png_exif
 from fastrot.errors import BadDataError
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
 
@@ -26,6 +27,8 @@ MAX_PIXELS = 64 * 2**20
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 """File name endings of images, in lower case."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _SNIFF_BYTES = 64
 
@@ -64,10 +67,11 @@ def decode_image(
             raise DecodeError(str(error)) from None
         turn = header.orientation
     else:
-        image = _open(io.BytesIO(data), kind)
+        file = io.BytesIO(data)
+        turn = _stored_orientation(file, kind)
+        image = _open(file, kind)
         _check_pixels(*image.size, max_pixels)
         pixels = _pixels(image, kind)
-        turn = _pillow_orientation(image)
     return upright(pixels, turn) if apply_exif else pixels
 
 
@@ -105,7 +109,8 @@ def measure(
 def orientation(source: bytes | memoryview | BinaryIO) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none, or where the block is broken.
 
-    Only an EXIF block ahead of the pixels counts (not XMP, which most decoders do not read).
+    Of a JPEG only an EXIF block ahead of the pixels counts. XMP does not, and neither do texts
+    with a raw profile in a PNG: most decoders do not read them.
 
     Raises:
         DecodeError: no readable header.
@@ -137,8 +142,8 @@ def _measure(source: bytes | memoryview | BinaryIO) -> tuple[int, int, int]:
     if (kind := _format(start)) == "JPEG":
         header = _jpeg_header(file)
         return header.width, header.height, header.orientation
-    image = _open(file, kind)
-    return *image.size, _pillow_orientation(image)
+    turn = _stored_orientation(file, kind)
+    return *_open(file, kind).size, turn
 
 
 def _format(start: bytes | memoryview) -> str:
@@ -146,7 +151,7 @@ def _format(start: bytes | memoryview) -> str:
     start = bytes(start)
     if start.startswith(b"\xff\xd8"):
         return "JPEG"
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+    if start.startswith(PNG_SIGNATURE):
         return "PNG"
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
@@ -183,9 +188,16 @@ def _pixels(image: Image.Image, kind: str) -> NDArray[np.uint8]:
         raise DecodeError(_pillow_reason(kind, error)) from None
 
 
-def _pillow_orientation(image: Image.Image) -> int:
-    block = image.info.get("exif")
-    return exif_orientation(block.removeprefix(b"Exif\0\0")) if isinstance(block, bytes) else 1
+def _stored_orientation(file: BinaryIO, kind: str) -> int:
+    """EXIF orientation of what is no JPEG; the file is at its start again afterwards."""
+    block = b""
+    if kind == "PNG":  # Pillow tells of a block behind the pixels only once it has decoded them
+        block = png_exif(file)
+    elif kind == "WEBP":
+        found = _open(file, kind).info.get("exif")
+        block = found if isinstance(found, bytes) else b""
+    file.seek(0)
+    return exif_orientation(block.removeprefix(b"Exif\0\0"))
 
 
 def _pillow_reason(kind: str, error: Exception) -> str:

@@ -36,7 +36,7 @@ from torch.utils.dlpack import from_dlpack
 
 from fastrot.data.beton.damage import known_bad_samples
 from fastrot.data.beton.dataset import BetonDataset
-from fastrot.data.dataset import BadSampleError, Dataset, Encoded
+from fastrot.data.dataset import BadSampleError, Dataset, Encoded, decode_sample
 from fastrot.data.images.jpeg_header import read_jpeg_header
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
@@ -158,7 +158,7 @@ class DaliLoader(BaseLoader):
             return _Found(pixels=np.frombuffer(encoded.data, np.uint8).reshape(shape))
         if self._is_beton or _is_plain_jpeg(encoded):  # a .beton has no other JPEGs
             return _Found(file=np.frombuffer(encoded.data, np.uint8))
-        return _Found(pixels=dataset.decode(sample))
+        return _Found(pixels=decode_sample(dataset, sample))
 
     # In the caller's thread
 

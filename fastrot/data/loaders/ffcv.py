@@ -71,7 +71,7 @@ class FfcvLoader(BaseLoader):
         self._stream: FfcvStream = FfcvStream(
             dataset.path,
             [field.name for field in dataset.file.fields],
-            dataset.file.image_field.name,
+            dataset.image_field,
             self.num_samples,
             size=spec.crop.size,
             chunk=self.batch_size,

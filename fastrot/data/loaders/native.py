@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import RAW
-from fastrot.data.dataset import BadSampleError, Dataset, Encoded
+from fastrot.data.dataset import BadSampleError, Dataset, Encoded, decode_sample
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.loaders.buffers import batch_buffers
@@ -229,4 +229,4 @@ def _pixels(dataset: Dataset, sample: int, encoded: Encoded) -> NDArray[np.uint8
     """The pixels of what is no JPEG, as they lie upright, in one row of bytes."""
     if encoded.kind == "raw":
         return np.frombuffer(encoded.data, np.uint8)
-    return np.ascontiguousarray(dataset.decode(sample)).reshape(-1)
+    return np.ascontiguousarray(decode_sample(dataset, sample)).reshape(-1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.dataset import BadSampleError
+from fastrot.data.dataset import BadSampleError, decode_sample
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
 from fastrot.data.sampling.draw import BatchDraw, BatchDrawer
@@ -64,7 +64,7 @@ def decode_row(drawer: BatchDrawer, drawn: BatchDraw, row: int) -> NDArray[np.ui
     """
     while True:
         try:
-            pixels = drawer.dataset.decode(int(drawn.ids[row]))
+            pixels = decode_sample(drawer.dataset, int(drawn.ids[row]))
             return crop_and_resize(pixels, drawn.boxes[row], drawer.crop.size)
         except BadSampleError as error:
             drawer.replace(drawn, row, error)

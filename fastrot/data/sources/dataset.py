@@ -51,7 +51,8 @@ class FolderDataset:
         self.path = Path(path if split is None else f"{path}:{split}")
         self.labels = source.labels
         self.class_names = source.class_names
-        self.digest = source.digest
+        self.unlabelled = ""
+        self.digest = self.origin = source.digest
         self.stored_bytes = int(source.sizes.sum())
         self._source = source
         # 0: header not read yet. CIFAR's binary version has no headers.

@@ -43,18 +43,15 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
             f"{root}: images ({listing.images[0][0]!r}) lie beside folders "
             f"({listing.folders[0]!r}); move them into a class folder, or the folders away"
         )
-    classes = tuple(listing.folders)
-    for name in classes:
-        if not _is_text(name):
-            raise BadDataError(f"{root}: class folder {name!r} is not named in UTF-8; rename it")
-    for label, name in enumerate(classes or (".",)):
-        found = sorted(walk_folder(root, name, boundary)) if classes else listing.images
+    folders = listing.folders
+    class_names = tuple(_class_name(root, folder) for folder in folders) or None
+    for label, folder in enumerate(folders or ["."]):
+        found = sorted(walk_folder(root, folder, boundary)) if folders else listing.images
         if not found:
-            raise _no_images(root / name, is_class=bool(classes))
+            raise _no_images(root / folder, is_class=bool(folders))
         names += [relative for relative, _ in found]
         sizes += [size for _, size in found]
-        labels += [label if classes else -1] * len(found)
-    class_names = classes or None
+        labels += [label if folders else -1] * len(found)
     label_array, size_array = np.array(labels, np.int64), np.array(sizes, np.int64)
     return make_source(
         root, "folder", paths=names, sizes=size_array, labels=label_array, class_names=class_names
@@ -138,12 +135,14 @@ def scan_folder(root: Path, folder: str, boundary: Path | None) -> Listing:
     return Listing(sorted(images), sorted(folders))
 
 
-def _is_text(name: str) -> bool:
+def _class_name(root: Path, folder: str) -> str:
+    """The name of a class folder, in UTF-8 whatever the locale, so that it is the same anywhere."""
     try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes that are not UTF-8, as Python escapes them
-        return False
-    return True
+        return os.fsencode(folder).decode()
+    except UnicodeDecodeError:
+        raise BadDataError(
+            f"{root}: class folder {folder!r} is not named in UTF-8; rename it"
+        ) from None
 
 
 def _no_images(folder: Path, *, is_class: bool) -> BadDataError:

@@ -109,7 +109,7 @@ def make_source(
         b"\0".join(os.fsencode(path) for path in paths),
         sizes.tobytes() if contents is None else contents,
         labels.tobytes(),
-        b"\0".join(os.fsencode(name) for name in names or ()),
+        b"\0".join(name.encode("utf-8", "surrogateescape") for name in names or ()),
     ):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)

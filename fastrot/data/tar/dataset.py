@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.dataset import BadSampleError, Encoded
-from fastrot.data.images.decode import DecodeError, decode_image, image_size, measure
+from fastrot.data.images.decode import PNG_SIGNATURE, DecodeError, decode_image, image_size, measure
 from fastrot.data.labels import Labels
 from fastrot.data.tar.shards import Shards, find_shards, list_shards
 from fastrot.system.pread_file import PreadFile
@@ -52,7 +52,8 @@ class TarDataset:
         self._shards: Shards = list_shards(find_shards(path))
         self.labels: Labels = self._shards.labels
         self.class_names: tuple[str, ...] | None = None
-        self.digest = self._shards.digest
+        self.unlabelled = self._shards.unlabelled
+        self.digest = self.origin = self._shards.digest
         self.stored_bytes = int(self._shards.sizes.sum())
         self._sizes = np.zeros((len(self), 2), dtype=np.int32)  # 0: header not read yet
         self._files = _OpenFiles(self._shards)
@@ -120,13 +121,18 @@ class TarDataset:
                 file.check_unchanged()
 
     def _measure(self, sample: int) -> tuple[int, int]:
-        """Width and height from the start of the member, all of it where that is not enough."""
+        """Width and height from the start of the member, all of it where that is not enough.
+
+        It never is in a PNG, whose EXIF block may stand at its end.
+        """
         size = int(self._shards.sizes[sample])
         if size > _HEADER_BYTES:
-            try:
-                return image_size(self._bytes(sample, _HEADER_BYTES), apply_exif=True)
-            except DecodeError:
-                pass
+            start = self._bytes(sample, _HEADER_BYTES)
+            if not start.startswith(PNG_SIGNATURE):
+                try:
+                    return image_size(start, apply_exif=True)
+                except DecodeError:
+                    pass
         return image_size(io.BytesIO(self._bytes(sample)), apply_exif=True)
 
     def _bytes(self, sample: int, limit: int | None = None) -> bytes:

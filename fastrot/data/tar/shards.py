@@ -52,6 +52,7 @@ class Shards:
         sizes: bytes, of shape (n,), int64.
         names: of the members.
         labels: of shape (n,), int64, -1 where there is none.
+        unlabelled: how many labels are no class numbers, and the first of them; else empty.
     """
 
     paths: tuple[Path, ...]
@@ -61,6 +62,7 @@ class Shards:
     sizes: NDArray[np.int64]
     names: tuple[str, ...]
     labels: NDArray[np.int64]
+    unlabelled: str = ""
 
     @property
     def digest(self) -> str:
@@ -146,7 +148,16 @@ def list_shards(paths: Sequence[Path]) -> Shards:
         sizes=np.fromiter((member.size for member in members), np.int64, len(members)),
         names=tuple(member.name for member in members),
         labels=np.concatenate([shard.labels for shard in listed]),
+        unlabelled=_unlabelled(listed, len(members)),
     )
+
+
+def _unlabelled(listed: Sequence[_Shard], images: int) -> str:
+    strange = sum(shard.strange for shard in listed)
+    if not strange:
+        return ""
+    first = next(shard.first_strange for shard in listed if shard.strange)
+    return f"{strange:,} of {images:,} labels are no class numbers, the first {first}"
 
 
 @dataclass(frozen=True)
@@ -154,11 +165,13 @@ class _Shard:
     identity: FileIdentity
     members: list[Member]
     labels: NDArray[np.int64]
+    strange: int
+    first_strange: str
 
 
 def _list_shard(path: Path) -> _Shard:
     images: dict[str, Member] = {}
-    labels: dict[str, dict[str, int]] = {"cls": {}, "json": {}}
+    labels: dict[str, dict[str, int | _Strange]] = {"cls": {}, "json": {}}
     file = PreadFile(path)
     try:
         window, members = walk(file)
@@ -187,8 +200,11 @@ def _list_shard(path: Path) -> _Shard:
     if unused := sorted(labels["cls"].keys() - images.keys()):
         raise BadDataError(f"{path}: {unused[0]}.cls has no image beside it; make this shard again")
     known = labels["json"] | labels["cls"]
-    numbers = np.fromiter((known.get(key, -1) for key in images), np.int64, len(images))
-    return _Shard(file.identity, list(images.values()), numbers)
+    found = [known.get(key, -1) for key in images]
+    strange = [label for label in found if isinstance(label, _Strange)]
+    numbers = np.array([-1 if isinstance(label, _Strange) else label for label in found], np.int64)
+    first = str(strange[0]) if strange else ""
+    return _Shard(file.identity, list(images.values()), numbers, len(strange), first)
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -198,15 +214,19 @@ def _key(name: str) -> tuple[str, str]:
     return (folder + slash + stem, extension.lower()) if stem else (name, "")
 
 
-def _cls(path: Path, window: TarWindow, member: Member) -> int:
-    text = window.read(member.offset, member.size) if member.size <= _MAX_CLS_BYTES else b""
+class _Strange(str):
+    """A label that is no class number: what it is, and of which member."""
+
+
+def _cls(path: Path, window: TarWindow, member: Member) -> int | _Strange:
+    text = window.read(member.offset, min(member.size, _MAX_CLS_BYTES))
     digits = text.strip()
-    if not digits.isdigit() or int(digits) > _MAX_LABEL:
-        raise _wrong(path, member, f"{text!r} is no class number in decimal digits")
-    return int(digits)
+    if member.size <= _MAX_CLS_BYTES and digits.isdigit() and int(digits) <= _MAX_LABEL:
+        return int(digits)
+    return _Strange(f"{text.decode('utf-8', 'replace')!r} of {member.name!r} in {path}")
 
 
-def _json(path: Path, window: TarWindow, member: Member) -> int | None:
+def _json(path: Path, window: TarWindow, member: Member) -> int | _Strange | None:
     """The label of a JSON object, None if it has none."""
     if member.size > _MAX_JSON_BYTES:
         raise _wrong(path, member, f"{member.size} bytes, at most {_MAX_JSON_BYTES}")
@@ -216,7 +236,8 @@ def _json(path: Path, window: TarWindow, member: Member) -> int | None:
         raise _wrong(path, member, "no JSON text") from None
     label = document.get("label") if isinstance(document, dict) else None
     if label is not None and not (type(label) is int and 0 <= label <= _MAX_LABEL):
-        raise _wrong(path, member, f'"label": {label!r} is no class number')
+        shown = repr(label) if len(repr(label)) <= _MAX_CLS_BYTES else f"{repr(label)[:29]}..."
+        return _Strange(f"{shown} of {member.name!r} in {path}")
     return label
 
 

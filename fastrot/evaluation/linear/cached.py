@@ -17,7 +17,7 @@ import torch
 from fastrot.errors import MismatchError
 from fastrot.evaluation.linear.optimum import optimum_scores
 from fastrot.evaluation.linear.probe import SAVE_SECONDS, ProbeRows, run_probe, training_ids
-from fastrot.evaluation.linear.rows import RowReader, check_classes
+from fastrot.evaluation.linear.rows import RowReader, match_probe_classes
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
@@ -51,14 +51,15 @@ def evaluate_linear(
         save_seconds: least time between two saved states.
 
     Raises:
-        BadDataError: labels are missing or do not fit (``check_classes``).
+        BadDataError: labels are missing or do not fit (``match_probe_classes``).
         MismatchError: train and test name other classes, or their layers differ.
         NonFiniteError: a loss is NaN or infinite.
         UsageError: a layer is not in a cache.
         StorageError: the state cannot be written.
     """
     layers, linear = config.features.layers, config.linear
-    classes = check_classes(train, test, (train.num_samples, test.num_samples))
+    match = match_probe_classes(train, test, (train.num_samples, test.num_samples))
+    test = test.translated(match)
     for layer in layers:
         _check_layer(train, test, layer)
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
@@ -69,7 +70,7 @@ def evaluate_linear(
         return nullcontext(ProbeRows(reader, test, mode, notes))
 
     scores = run_probe(
-        "linear", rows, classes, config, parts, say, device=device, save_seconds=save_seconds
+        "linear", rows, match.count, config, parts, say, device=device, save_seconds=save_seconds
     )
     if linear.optimum:
         scores += optimum_scores(train, test, layers, ids, config, parts, say, device=device)

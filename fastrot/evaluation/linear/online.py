@@ -26,7 +26,7 @@ from fastrot.data.subset import DatasetSubset
 from fastrot.evaluation.extract import protocol_spec, training_crop
 from fastrot.evaluation.linear.online_rows import OnlineRows
 from fastrot.evaluation.linear.probe import SAVE_SECONDS, ProbeRows, run_probe, training_ids
-from fastrot.evaluation.linear.rows import check_classes
+from fastrot.evaluation.linear.rows import match_probe_classes
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
@@ -124,14 +124,15 @@ def evaluate_linear_online(
         save_seconds: least time between two saved states.
 
     Raises:
-        BadDataError: labels are missing or do not fit (``check_classes``), or an image is bad.
+        BadDataError: labels are missing or do not fit (``match_probe_classes``), or an image is
+            bad.
         MismatchError: train and test name other classes; the cache is of something else.
         NonFiniteError: a loss is NaN or infinite.
         UsageError: the device or the loader is not known.
         StorageError: something cannot be written.
     """
     linear, how = config.linear, options or ExtractOptions()
-    classes = check_classes(train, test, (len(train), len(test)))
+    match = match_probe_classes(train, test, (len(train), len(test)))
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     chosen = train if linear.subset is None else DatasetSubset(train, ids)
     if linear.optimum:
@@ -155,12 +156,17 @@ def evaluate_linear_online(
                 coloured=linear.augment == "rrc_jitter_lighting",
                 images_a_pass=pass_size(spec.train.crop.size, device),
             )
-            yield ProbeRows(made, shown, MODE, {"augment": linear.augment, "loader": name, **notes})
+            yield ProbeRows(
+                made,
+                shown.translated(match),
+                MODE,
+                {"augment": linear.augment, "loader": name, **notes},
+            )
 
     return run_probe(
         "linear-augmented",
         rows,
-        classes,
+        match.count,
         config,
         parts,
         say,

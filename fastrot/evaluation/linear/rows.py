@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.labels import Labelled, count_classes
+from fastrot.data.classes import ClassMatch, Labelled, match_single_classes
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import BadDataError
 from fastrot.system.prefetch import Prefetcher
@@ -42,8 +42,8 @@ class Features(Labelled, Protocol):
         ...
 
 
-def check_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> int:
-    """The number of classes that a probe has, or why it cannot be trained.
+def match_probe_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> ClassMatch:
+    """Match the classes of a probe's two data sets, or say why it cannot be trained.
 
     Args:
         train: with labels of shape (n,).
@@ -51,16 +51,16 @@ def check_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> in
         sizes: n and m.
 
     Raises:
-        BadDataError: as ``count_classes``, or all training images are of one class.
+        BadDataError: as ``match_single_classes``, or all training images are of one class.
         MismatchError: train and test have other classes.
     """
-    classes = count_classes(train, test, sizes)
+    match = match_single_classes(train, test, sizes)
     if len(np.unique(train.labels)) < 2:
         raise BadDataError(
             f"{train.path}: all samples are of one class, and a probe needs at least two; give "
             "data of several classes"
         )
-    return classes
+    return match
 
 
 class FeatureBatch(NamedTuple):

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.labels import check_same_classes
+from fastrot.data.classes import match_classes
 from fastrot.evaluation.metrics import average_precision, mean_over_classes
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.evaluation.svm.draws import Signs, draw_signs, read_targets
-from fastrot.evaluation.svm.voc07 import several_labels, solver_device, unit_rows
+from fastrot.evaluation.svm.voc07 import class_signs, solver_device, unit_rows
 from fastrot.features.cache import FeatureCache
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_parts
@@ -48,8 +48,8 @@ def evaluate_lowshot(
         MismatchError: training and test data have other classes, or fixed draws other images.
         UsageError: a layer is not in the cache, or a fixed draw is not there.
     """
-    check_same_classes(train, test)
-    labels, test_labels = several_labels(train, test), several_labels(test, train)
+    match = match_classes(train, test)
+    labels, test_labels = class_signs(train, match), class_signs(test.translated(match), match)
     shots = config.lowshot.shots
     drawn = {k: _draws(labels, k, config, train) for k in shots}
     scores = []

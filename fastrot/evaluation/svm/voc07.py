@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.labels import check_same_classes
+from fastrot.data.classes import ClassMatch, check_negatives, match_classes
 from fastrot.errors import BadDataError, NonFiniteError
 from fastrot.evaluation.metrics import average_precision, mean_over_classes
 from fastrot.evaluation.partial_results import PartialResults
@@ -50,8 +50,8 @@ def evaluate_svm(
         MismatchError: training and test data have other classes.
         UsageError: a layer is not in the cache.
     """
-    check_same_classes(train, test)
-    labels, test_labels = several_labels(train, test), several_labels(test, train)
+    match = match_classes(train, test)
+    labels, test_labels = class_signs(train, match), class_signs(test.translated(match), match)
     scores = []
     for layer in config.features.layers:
         record = parts.get(layer)
@@ -75,24 +75,23 @@ def solver_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def several_labels(cache: FeatureCache, other: FeatureCache | None = None) -> NDArray[np.int8]:
+def class_signs(cache: FeatureCache, match: ClassMatch) -> NDArray[np.int8]:
     """Labels of shape (n, C): 1 present, -1 absent, 0 difficult.
 
     Args:
-        cache: whose labels.
-        other: of the same classes; where no names say how many there are, both do.
+        cache: whose labels, in the numbers of the training set.
+        match: of the classes.
 
     Raises:
-        BadDataError: there are none.
+        BadDataError: there are none, or a class has no counted negative.
     """
     labels = cache.labels
-    if labels.ndim == 2:
-        return labels.astype(np.int8)
-    if not len(labels) or int(labels.min()) < 0:
-        raise BadDataError(f"{cache.path}: images without labels; the SVM protocols need them")
-    highest = max(int(labels.max()), -1 if other is None else int(other.labels.max()))
-    count = len(cache.class_names or ()) or highest + 1
-    return np.where(np.arange(count) == labels[:, None], 1, -1).astype(np.int8)
+    if not len(labels):
+        raise BadDataError(f"{cache.path}: no images; name data that has some")
+    if labels.ndim == 1:
+        labels = np.where(np.arange(match.count) == labels[:, None], 1, -1)
+    check_negatives(labels, cache.path, match.names)
+    return labels.astype(np.int8)
 
 
 def unit_rows(cache: FeatureCache, layer: str) -> torch.Tensor:

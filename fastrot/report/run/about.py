@@ -28,7 +28,11 @@ def tiles(run: RunFiles) -> list[Tile]:
     accuracy = values(run.validation, "val_accuracy")
     if accuracy:
         note = f"best {percent(100 * max(accuracy))}; chance {whole_percent(25)}"
-        found.append(Tile(percent(100 * accuracy[-1]), "held-out rotation accuracy", note))
+        on_train = bool(run.validation[-1].get("val_is_train"))
+        what = (
+            "rotation accuracy on the training data" if on_train else "held-out rotation accuracy"
+        )
+        found.append(Tile(percent(100 * accuracy[-1]), what, note))
     neighbours = values(run.validation, "val_knn")
     if neighbours:
         note = f"best {percent(100 * max(neighbours))}; a trend, no benchmark"

@@ -170,16 +170,55 @@ def test_unlabelled_and_one_class_folders_pretrain(
 ) -> None:
     """Trainer needs no label; the kNN, which does, is left out."""
     source = photos(tmp_path / "photos", names)
+    err = train_briefly(capsys, source, source, tmp_path / "run")
+    assert "kNN" not in err
+    # The same images on both sides: said at the start, and wherever the numbers are.
+    assert f"warning: {source} is the training data: validations say nothing about other" in err
+    assert "held-out" not in err and err.count("on the training data") == 2
+    (record,) = [
+        record
+        for record in map(json.loads, (tmp_path / "run" / "metrics.jsonl").open())
+        if record["kind"] == "validation"
+    ]
+    assert record["val_is_train"] is True
+
+
+def train_briefly(capsys: pytest.CaptureFixture[str], data: Path, val: Path, out: Path) -> str:
+    """What a run of one epoch of tiny images says."""
     settings = ("resolution=32", "crop=whole", "workers=0")
     more = [word for setting in settings for word in ("--set", f"data.{setting}")]
     code, _, err = run(
-        capsys, "train", "--data", source, "--val", source, "--out", tmp_path / "run", *more,
+        capsys, "train", "--data", data, "--val", val, "--out", out, *more,
         "--set", "model.name=resnet18", "--set", "model.width=8", "--set", "train.epochs=1",
         "--set", "train.global_batch=2", "--set", "sinks.tensorboard=false",
     )  # fmt: skip
     assert code == 0, err
-    assert "held-out rotation accuracy" in err
-    assert "kNN" not in err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("classes", "held_out", "said", "knn"),
+    [
+        ("Coast street", "coast street",
+         "warning: no quick kNN in validations: class 'coast' of", False),
+        ("cat dog", "cat dog emu", "class 'emu' of", False),
+        ("cat dog emu", "cat emu", "lacks 1 of the 3 classes of", True),
+        ("cat dog", "cat dog", "held-out rotation accuracy", True),
+    ],
+)  # fmt: skip
+def test_classes_of_the_validation_data_are_those_of_the_training_data(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    classes: str,
+    held_out: str,
+    said: str,
+    knn: bool,
+) -> None:
+    train = photos(tmp_path / "train", [f"{name}/1.png" for name in classes.split()])
+    val = photos(tmp_path / "val", [f"{name}/{name}.png" for name in held_out.split()])
+    err = train_briefly(capsys, train, val, tmp_path / "run")
+    assert said in err, err
+    assert ("quick kNN " in err.replace("no quick kNN", "")) == knn
 
 
 def test_prepare_inspect_and_verify_as_json(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind, manifest
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.inspect import inspect
 from fastrot.data.beton.verify import verify
-from fastrot.data.labels import check_same_classes, check_several
+from fastrot.data.classes import match_classes
+from fastrot.data.labels import check_several
 from fastrot.data.loader import LoaderSpec, build_loader
 from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
@@ -198,65 +198,12 @@ def test_check_several(value):
     check_several(labels[:1], ("a", "b", "c"))
 
 
-@dataclass(frozen=True)
-class Part:
-    path: Path
-    labels: np.ndarray
-    class_names: tuple[str, ...] | None
-
-
-def part(path, labels, names=None):
-    dtype = np.int8 if np.ndim(labels) == 2 else np.int64
-    return Part(Path(path), np.array(labels, dtype), names)
-
-
-@pytest.mark.parametrize(
-    ("train", "test"),
-    [
-        (part("a", [0, 1], ("x", "y")), part("b", [1], ("x", "y"))),
-        (part("a", [0, 1], ("x", "y")), part("b", [1])),
-        (part("a", [0, 4]), part("b", [4, 2])),
-        (part("a", [0, 4]), part("b", [], ("x",) * 5)),
-        (part("a", [[1, -1]]), part("b", [[0, 0]], ("x", "y"))),
-    ],
-)
-def test_the_same_classes(train, test):
-    check_same_classes(train, test)
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "message"),
-    [
-        (part("a", [0], ("x", "y", "z")), part("b", [0], ("x", "z", "y")),
-         "class 1 is 'y' in a and 'z' in b"),
-        (part("a", [0], ("x", "y")), part("b", [0], ("x", "y", "z")),
-         "a has 2 classes and b 3: 'z' is only in b"),
-        (part("a", [0], ("x", "w", "y")), part("b", [0], ("x", "y")),
-         "a has 3 classes and b 2: 'w' is only in a"),
-        (part("a", [0, 1]), part("b", [3]), "b: label 3, but a has 2 classes"),
-        (part("a", [0], ("x",)), part("b", [1]), "b: label 1, but a has 1 classes"),
-        (part("a", [0]), part("b", [[1]]), "a has one class an image and b several"),
-        (part("a", [[1]]), part("b", [0]), "b has one class an image and a several"),
-        (part("a", [[1, 1]]), part("b", [[1]]), "a has labels of 2 classes and b of 1"),
-    ],
-)  # fmt: skip
-def test_other_classes(train, test, message):
-    with pytest.raises(MismatchError) as error:
-        check_same_classes(train, test)
-    assert str(error.value) == f"{message}; training and test data must have the same classes"
-    assert error.value.exit_code == 78
-
-
-def test_images_without_a_label_are_refused():
-    with pytest.raises(BadDataError, match="b: 2 of 3 images have no label"):
-        check_same_classes(part("a", [0]), part("b", [-1, 0, -1]))
-
-
 def test_the_same_classes_of_files_and_folders(test_data, beton):
     """Of samples as they are opened."""
     train = open_dataset(f"{test_data('coco-mini')}:train")
-    check_same_classes(train, BetonDataset(beton))
+    assert match_classes(train, BetonDataset(beton)).numbers is None
     photos = test_data("imagenette-128")
-    check_same_classes(open_dataset(photos / "train"), open_dataset(f"{photos}:val"))
+    match = match_classes(open_dataset(photos / "train"), open_dataset(f"{photos}:val"))
+    assert match.count == 10 and match.numbers is None
     with pytest.raises(MismatchError, match=r"imagenette-128:val has one class an image and \S+"):
-        check_same_classes(train, open_dataset(f"{photos}:val"))
+        match_classes(train, open_dataset(f"{photos}:val"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import itertools
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import threading
 import time
@@ -20,6 +22,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import Field, Kind
@@ -32,6 +35,7 @@ from fastrot.data.sampling.draw import draw_turns
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.subset import DatasetSubset
+from fastrot.data.tar.dataset import TarDataset
 from fastrot.errors import BadDataError, FastrotError, MismatchError, OutOfMemoryError, UsageError
 from fastrot.kernels.decode.crop_reference import crop_and_resize
 
@@ -794,6 +798,41 @@ def test_exif_orientation_grey_cmyk_and_progressive(engine, test_data, tmp_path)
     (batch,) = list(built)
     built.close()
     assert len(batch.index) >= 13
+    wanted = expected(samples, batch.index.numpy(), 0)
+    assert_same_images(name, batch.images.numpy(), wanted)
+
+
+@each(FOLDER_READERS)
+@pytest.mark.parametrize("container", ["folder", "shard"])
+def test_pngs_whose_orientation_stands_behind_their_pixels(engine, container, photos, tmp_path):
+    """As ImageMagick writes a phone's photo: of another shape than the first chunk says."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    files = sorted(photos.rglob("*.jpg"))[:6]
+    for turn, file in enumerate(files, 3):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        made = io.BytesIO()
+        image = Image.open(file).crop((0, 0, 128, 96))
+        image.save(made, "PNG", exif=exif)
+        png = made.getvalue()
+        start = png.index(b"eXIf") - 4
+        stop = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        end = len(png) - 12  # IEND
+        png = png[:start] + png[stop:end] + png[start:stop] + png[end:]
+        assert len(png) > 2**14, "more than a header's first read"
+        (folder / f"{turn}.png").write_bytes(png)
+    samples = FolderDataset(folder)
+    if container == "shard":
+        with tarfile.open(tmp_path / "x.tar", "w") as tar:
+            for file in sorted(folder.iterdir()):
+                tar.add(file, file.name)
+        samples = TarDataset(tmp_path / "x.tar")
+    assert samples.sizes(np.arange(6)).tolist() == [[128, 96]] * 2 + [[96, 128]] * 4
+    name, workers = engine
+    built = build_loader(name, spec_of(samples, workers, order=Sampler(6, 6)))
+    (batch,) = list(built)
+    built.close()
     wanted = expected(samples, batch.index.numpy(), 0)
     assert_same_images(name, batch.images.numpy(), wanted)
 

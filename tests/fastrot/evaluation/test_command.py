@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from fastrot.config import ModelConfig
+from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
+from fastrot.errors import MismatchError
 from fastrot.evaluation import run
 from fastrot.evaluation.command import evaluate
 from fastrot.evaluation.run import EvalRequest
@@ -68,6 +74,72 @@ def test_a_protocol_opens_each_data_set_once(
     assert report.folder == tmp_path / "eval" / "weights" / "in1k-knn"  # beside the file
     assert report.result.data == {"train": str(tmp_path / "train"), "test": str(tmp_path / "val")}
     assert len(report.result.notes) == 2  # that these are not ImageNet's numbers of images
+
+
+def test_classes_are_matched_by_name_and_what_is_odd_is_told(
+    request_of: Callable[..., EvalRequest], tmp_path: Path
+) -> None:
+    """Two of the ten classes, of the very images that they are trained on."""
+    few, names = tmp_path / "few", sorted(path.name for path in (tmp_path / "train").iterdir())
+    for name in (names[3], names[8]):
+        shutil.copytree(tmp_path / "train" / name, few / name)
+    said: list[str] = []
+    request = request_of("knn", train=tmp_path / "train", test=few, overrides=SMALL)
+    report = evaluate(request, said.append)
+    assert isinstance(report, EvalReport)
+    assert [score.value for score in report.result.scores] == [100.0, 100.0]
+    lacking = f"{few} lacks 8 of the 10 classes of {tmp_path / 'train'}: 'n01440764', 'n02102040', "
+    assert report.result.notes[0].startswith(lacking) and report.result.notes[0] in said
+    assert len(report.result.notes) == 1
+
+    shutil.move(few / names[8], few / names[8].upper())
+    differ = (
+        rf"class '{names[8].upper()}' of \S+/few and class '{names[8]}' of \S+/train differ in case"
+    )
+    with pytest.raises(MismatchError, match=differ):
+        evaluate(request)
+
+
+def test_training_data_that_is_tested_on_is_a_warning(
+    request_of: Callable[..., EvalRequest], tmp_path: Path
+) -> None:
+    """Also where one of the two is a file that was made of the other."""
+    said: list[str] = []
+    made = tmp_path / "train.beton"
+    prepare(PrepareRequest(tmp_path / "train", made, progress=False))
+    for train in (tmp_path / "train", made):
+        data = {"train": train, "test": tmp_path / "train"}
+        report = evaluate(request_of("knn", **data, overrides=SMALL), said.append)
+        assert isinstance(report, EvalReport)
+        warning = f"warning: {tmp_path / 'train'} is the training data: each test image finds"
+        assert [note for note in report.result.notes if note.startswith(warning)]
+        assert [line for line in said if line.startswith(warning)]
+        said.clear()
+
+
+def test_a_folder_named_by_a_number_is_the_class_of_that_number(
+    request_of: Callable[..., EvalRequest], tmp_path: Path
+) -> None:
+    """Folders 1, 10 and 2, as ImageNetV2 has them, and shards with the classes 1, 2 and 10."""
+    folders, shard = tmp_path / "folders", tmp_path / "shard.tar"
+    sources = sorted((tmp_path / "train").iterdir())[:3]
+    with tarfile.open(shard, "w") as tar:
+        for number, source in zip(("1", "2", "10"), sources, strict=True):
+            shutil.copytree(source, folders / number)
+            for i, image in enumerate(sorted(source.iterdir())):
+                key = f"{number}-{i}"
+                tar.add(image, f"{key}.jpg")
+                label = tarfile.TarInfo(f"{key}.cls")
+                label.size = len(number)
+                tar.addfile(label, io.BytesIO(number.encode()))
+    for train, test in ((folders, shard), (shard, folders)):
+        report = evaluate(request_of("knn", train=train, test=test, overrides=SMALL))
+        assert isinstance(report, EvalReport)
+        assert [score.value for score in report.result.scores] == [100.0, 100.0]
+        assert report.result.notes == []
+    # By place, 10 would be 1 and 2 would be 10: such parts of earlier versions have another key.
+    keys = {path.name for path in (tmp_path / "eval").rglob("parts-*")}
+    assert len(keys) == 2
 
 
 def test_a_suite_opens_each_data_set_once_for_all_protocols(

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from fastrot.config import load_config
+from fastrot.data.classes import ClassMatch
 from fastrot.data.loader import Batch
 from fastrot.distributed.world import World
 from fastrot.models.backbones import build_model
@@ -84,6 +85,24 @@ def test_accuracy_confusion_and_knn_are_those_computed_otherwise() -> None:
         weights=lambda distance: np.exp((1 - distance**2 / 2) / TEMPERATURE),
     ).fit(unit[0], bank.labels)
     assert result.knn_accuracy == np.mean(theirs.predict(unit[1]) == held_out.labels.numpy())
+
+
+def test_held_out_classes_are_those_of_the_bank_by_name() -> None:
+    images, labels = digits()
+    model = build_model(CONFIG.model, seed=0)
+    task = RotationTask(CONFIG, CPU, None)
+    bank = Batches(images[:500], labels[:500], 64)
+    usual = validate(
+        *(model, task, Batches(images[500:590], labels[500:590], 32), bank),
+        device=CPU,
+        world=World(),
+    )
+    # The held-out set numbers its classes in another order: 9 is its class 0, 8 its class 1 ...
+    match = ClassMatch(10, None, numbers=np.arange(10)[::-1].copy())
+    reversed_labels = Batches(images[500:590], 9 - labels[500:590], 32)
+    result = validate(model, task, reversed_labels, bank, match, device=CPU, world=World())
+    assert usual.knn_accuracy is not None and usual.knn_accuracy > 0.3
+    assert result.knn_accuracy == usual.knn_accuracy
 
 
 def test_what_is_raised_between_batches_ends_it_and_leaves_the_model_in_training() -> None:

@@ -173,7 +173,7 @@ def test_numbers_alone_need_no_pages(tmp_path):
     with BetonFile.open(path) as file:
         assert file.ints("label").tolist() == [5, -(2**63)]
         assert file.floats("weight").tolist() == [0.5, float("inf")]
-        with pytest.raises(BadDataError, match="no image field, only label, weight"):
+        with pytest.raises(BadDataError, match="no image field, only 'label', 'weight'"):
             _ = file.widths
         with pytest.raises(UsageError, match="'label' is a number"):
             file.payload(0, "label")

@@ -114,7 +114,7 @@ def test_label_without_a_class_name_is_refused(beton, tmp_path):
 
 def test_file_without_images_is_refused(tmp_path):
     path = write(tmp_path / "x.beton", [FIELDS[1], FIELDS[2]])
-    with pytest.raises(BadDataError, match="has no image field, only label, blob"):
+    with pytest.raises(BadDataError, match="has no image field, only 'label', 'blob'"):
         BetonDataset(path)
 
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fastrot.data.images.decode import DecodeError, decode_image, image_size, orientation
+from fastrot.data.images.decode import (
+    DecodeError,
+    decode_image,
+    image_size,
+    measure,
+    orientation,
+    upright,
+)
 
 REFUSED = {
     "broken.png": "damaged PNG",
@@ -102,6 +109,50 @@ def test_orientation_of_jpeg_and_png(noise, turn):
         assert (
             np.abs(decode_image(data, apply_exif=True) - pillow_pixels(data).astype(int)).max() <= 3
         )
+
+
+def chunks(png: bytes) -> list[bytes]:
+    """The chunks of a PNG, each with its length and checksum."""
+    found, start = [], 8
+    while start < len(png):
+        stop = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        found.append(png[start:stop])
+        start = stop
+    return found
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("place", ["before the pixels", "behind them"])
+def test_orientation_of_a_png_counts_wherever_it_stands(noise, turn, place):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    pixels = np.random.default_rng(1).integers(0, 256, (130, 290, 3), dtype=np.uint8)
+    png = encoded(Image.fromarray(pixels), "PNG", exif=exif)
+    block = next(chunk for chunk in chunks(png) if chunk[4:8] == b"eXIf")
+    others = [chunk for chunk in chunks(png) if chunk is not block and chunk != block]
+    assert [chunk[4:8] for chunk in others] == [b"IHDR", b"IDAT", b"IDAT", b"IEND"]
+    at = 1 if place == "before the pixels" else 3
+    data = png[:8] + b"".join([*others[:at], block, *others[at:]])
+    turned = upright(pixels, turn)
+    shape = (turned.shape[1], turned.shape[0])
+    assert np.array_equal(decode_image(data, apply_exif=True), turned)
+    assert np.array_equal(decode_image(data, apply_exif=False), pixels)
+    assert image_size(data, apply_exif=True) == shape
+    assert image_size(io.BytesIO(data), apply_exif=True) == shape
+    assert measure(data) == (*shape, turn) and orientation(data) == turn
+    assert np.array_equal(pillow_pixels(data), turned)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_orientation_of_a_webp_stands_behind_its_pixels(noise, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(Image.fromarray(noise), "WEBP", lossless=True, exif=exif)
+    turned = upright(noise, turn)
+    assert np.array_equal(decode_image(data, apply_exif=True), turned)
+    assert np.array_equal(pillow_pixels(data), turned)
+    assert image_size(data, apply_exif=True) == (turned.shape[1], turned.shape[0])
+    assert measure(data) == (turned.shape[1], turned.shape[0], turn)
 
 
 @pytest.mark.parametrize("turn", [0, 9, 300])

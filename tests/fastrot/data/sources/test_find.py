@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -112,6 +116,41 @@ def test_a_pipe_named_like_an_image_is_no_image(tmp_path):
     root = tree(tmp_path, "a/1.jpg")
     os.mkfifo(root / "a" / "2.jpg")
     assert list_source(root).paths == ("a/1.jpg",)
+
+
+def test_a_class_has_the_same_name_and_a_folder_the_same_digest_in_every_locale(tmp_path):
+    """A Latin-1 locale would read the UTF-8 of a folder's name as two letters."""
+    locales, name = tmp_path / "locales", "en_US.ISO-8859-1"
+    locales.mkdir()
+    made = None
+    if shutil.which("localedef"):
+        command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", locales / name]
+        made = subprocess.run(command, capture_output=True, check=False)
+    if made is None or made.returncode:
+        pytest.skip("localedef cannot make a Latin-1 locale here")
+    root = tree(tmp_path / "photos", "Küste/é.jpg", "Straße/1.jpg")
+    program = (
+        "import json, sys; from pathlib import Path; "
+        "from fastrot.data.sources.find import list_source; "
+        "s = list_source(Path(sys.argv[1])); "
+        "print(json.dumps([sys.getfilesystemencoding(), s.class_names, s.digest, "
+        "len(s.load(0))]))"
+    )
+    environment = {**os.environ, "LOCPATH": str(locales), "LC_ALL": name}
+    environment.pop("PYTHONUTF8", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program, root],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    encoding, names, digest, size = json.loads(done.stdout)
+    assert encoding == "iso8859-1"
+    here = list_source(root)
+    assert tuple(names) == here.class_names == ("Küste", "Straße")
+    assert digest == here.digest and size == len("Küste/é.jpg")
 
 
 def test_names_that_are_not_utf8(tmp_path):

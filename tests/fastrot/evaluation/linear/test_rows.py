@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastrot.errors import BadDataError, MismatchError, UsageError
-from fastrot.evaluation.linear.rows import RowReader, check_classes
+from fastrot.evaluation.linear.rows import RowReader, match_probe_classes
 from fastrot.features.cache import FeatureCache
 
 CPU = torch.device("cpu")
@@ -80,13 +80,15 @@ def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
 def data(
     labels: object, names: tuple[str, ...] | None = None, path: str = "somewhere"
 ) -> SimpleNamespace:
-    return SimpleNamespace(labels=np.array(labels), class_names=names, path=Path(path))
+    return SimpleNamespace(
+        labels=np.array(labels), class_names=names, path=Path(path), unlabelled=""
+    )
 
 
 def test_classes_are_counted_by_names_or_labels() -> None:
-    assert check_classes(data([0, 1, 2]), data([0, 1]), (3, 2)) == 3
+    assert match_probe_classes(data([0, 1, 2]), data([0, 1]), (3, 2)).count == 3
     names = ("a", "b", "c", "d")
-    assert check_classes(data([0, 1], names), data([1, 0], names), (2, 2)) == 4
+    assert match_probe_classes(data([0, 1], names), data([1, 0], names), (2, 2)).count == 4
 
 
 @pytest.mark.parametrize(
@@ -107,11 +109,11 @@ def test_classes_are_counted_by_names_or_labels() -> None:
         (data([1, 1]), data([0, 1]), (2, 2), BadDataError, "all samples are of one class"),
         (
             *(data([0, 1], ("a", "b")), data([0, 1], ("a", "c")), (2, 2)),
-            *(MismatchError, "class 1 is 'b' in somewhere and 'c'"),
+            *(MismatchError, "class 'c' of somewhere is none of the 2 of somewhere"),
         ),
         (
             *(data([0, 1], ("a", "b")), data([0, 1], ("a", "b", "c")), (2, 2)),
-            *(MismatchError, "has 2 classes and somewhere 3"),
+            *(MismatchError, "class 'c' of somewhere is none of the 2 of somewhere"),
         ),
         (
             *(data([0, 2], ("a", "b")), data([0, 1], ("a", "b")), (2, 2)),
@@ -127,4 +129,4 @@ def test_what_cannot_be_probed_says_why(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        check_classes(train, test, sizes)
+        match_probe_classes(train, test, sizes)

@@ -1,0 +1,82 @@
+"""The labels of a ``.beton`` file, from the field that ``fields.py`` finds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrot.data.beton.format import Kind
+from fastrot.data.beton.reader import BetonFile
+from fastrot.data.labels import ABSENT, PRESENT, Labels, check_several, check_values
+from fastrot.errors import BadDataError
+
+
+def read_labels(file: BetonFile) -> Labels | None:
+    """Return the labels of a file; None: it has no field of labels.
+
+    Numbers are not checked. Arrays hold 1, 0 and -1, in any integer type; a bool array has True
+    for present and False for absent.
+
+    Raises:
+        BadDataError: an array has other values, or the file was cut meanwhile.
+        StorageError: the system cannot read it.
+    """
+    field = file.label_field.field
+    if field is None:
+        return None
+    if field.kind is Kind.INT:
+        return file.ints(field.name)
+    rows = file.arrays(field.name)
+    if rows.dtype == np.bool_:
+        return np.where(rows, PRESENT, ABSENT).astype(np.int8)
+    try:
+        check_values(rows)
+    except ValueError as error:
+        raise BadDataError(
+            f"{file.path}: {error}; make the file again, or name another field of labels: "
+            f"{file.path}:label=NAME"
+        ) from None
+    return rows.astype(np.int8)
+
+
+def checked_labels(file: BetonFile, class_names: tuple[str, ...] | None) -> Labels:
+    """Return the labels of a file, read-only and free of its metadata; -1 where there are none.
+
+    Args:
+        file: open.
+        class_names: one per class, or None when unknown.
+
+    Raises:
+        BadDataError: as ``read_labels``, or a label has no class name.
+        StorageError: the system cannot read it.
+    """
+    found = read_labels(file)
+    labels: Labels = np.full(len(file), -1, np.int64) if found is None else found
+    if labels.ndim == 2:
+        try:
+            check_several(labels, class_names)
+        except ValueError as error:
+            raise BadDataError(f"{file.path}: {error}; make the file again") from None
+    elif class_names is not None:
+        check_label_numbers(file, len(class_names))
+    labels = labels.copy()
+    labels.flags.writeable = False
+    return labels
+
+
+def check_label_numbers(file: BetonFile, num_classes: int) -> None:
+    """Check that the labels lie in [0, num_classes), where they are one number each.
+
+    Raises:
+        BadDataError: one does not; the first such sample is named.
+    """
+    field = file.label_field.field
+    if field is None or field.kind is not Kind.INT:
+        return
+    labels = file.ints(field.name)
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        sample = int(np.argmax(wrong))
+        raise BadDataError(
+            f"{file.path}: sample {sample}: {field.name} {labels[sample]} is not in "
+            f"[0, {num_classes}), the number of classes; make the file again"
+        )

@@ -1,0 +1,349 @@
+"""Classes where two data sets meet: matched by name, never by position. Imports no torch.
+
+Training and validation data, the two sides of a protocol, the two feature caches of an evaluator:
+all of them ask ``match_classes`` what a label of the second set means in the first.
+
+Shapes: n samples, C classes of the training set, K of the test set.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrot.data.labels import ABSENT, UNCOUNTED, Labels
+from fastrot.errors import BadDataError, MismatchError
+
+_RULE = "training and test data must have the same classes"
+_MOST_CLASSES = 100_000
+"""Class numbers up to here are believed whatever the number of images ..."""
+_CLASSES_AN_IMAGE = 10
+"""... and above it up to so many classes an image."""
+_SHOWN = 3
+
+
+class Labelled(Protocol):
+    """What has labels: samples, or features of them."""
+
+    @property
+    def path(self) -> Path:
+        """What the user named."""
+        ...
+
+    @property
+    def labels(self) -> Labels:
+        """Of shape (n,) or (n, C)."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One per class, or None when unknown."""
+        ...
+
+    @property
+    def unlabelled(self) -> str:
+        """Why images have no labels, where it is known; else empty."""
+        ...
+
+    def name(self, sample: int) -> str:
+        """Where a sample is, for messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """What the classes of a test set are in its training set.
+
+    Attributes:
+        count: C, the classes of the training set.
+        names: one per class of the training set, or None when unknown.
+        numbers: the class of the training set that each class of the test set is, of shape (K,),
+            int64; None: the one of the same number.
+        notes: what the user should know about the match, a line each.
+    """
+
+    count: int
+    names: tuple[str, ...] | None
+    numbers: NDArray[np.int64] | None = None
+    notes: tuple[str, ...] = ()
+
+    def translate(self, labels: Labels) -> Labels:
+        """Return labels of the test set in the numbers of the training set.
+
+        Args:
+            labels: of shape (m,), none of them missing; or of shape (m, C).
+        """
+        if self.numbers is None:
+            return labels
+        if labels.ndim == 1:
+            return self.numbers[labels]
+        translated = np.empty_like(labels)
+        translated[:, self.numbers] = labels
+        return translated
+
+
+def match_classes(train: Labelled, test: Labelled) -> ClassMatch:
+    """Match the classes of a test set to those of its training set.
+
+    Where both name their classes, equal names are the same class, in any order; the test set may
+    lack some. Where one has numbers only, a name that is a decimal number is the class of that
+    number; if not all names are, the numbers are places in the list of names.
+
+    Raises:
+        BadDataError: an image without a label, or a label that is no sound class number.
+        MismatchError: a class that the training set does not have, or several classes an image
+            in only one of the two.
+    """
+    for part in (train, test):
+        _check_numbers(part)
+    match = _match(train, test)
+    return replace(match, notes=(*filter(None, map(lookalike_note, (train, test))), *match.notes))
+
+
+def _match(train: Labelled, test: Labelled) -> ClassMatch:
+    if train.labels.ndim != test.labels.ndim:
+        one, several = (train, test) if train.labels.ndim == 1 else (test, train)
+        raise MismatchError(
+            f"{one.path} has one class an image and {several.path} several; {_RULE}"
+        )
+    names, others = train.class_names, test.class_names
+    if names is not None and others is not None:
+        return _by_name(train, names, test, others)
+    if train.labels.ndim == 2:
+        if train.labels.shape[1] != test.labels.shape[1]:
+            raise MismatchError(
+                f"{train.path} has labels of {train.labels.shape[1]} classes and {test.path} of "
+                f"{test.labels.shape[1]}; {_RULE}"
+            )
+        return ClassMatch(train.labels.shape[1], names or others)
+    if names is not None:
+        return _numbers_to_names(train, names, test)
+    if others is not None:
+        return _names_to_numbers(train, test, others)
+    count = int(train.labels.max(initial=-1)) + 1
+    _check_known(train, count, test)
+    return ClassMatch(count, None)
+
+
+def match_single_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> ClassMatch:
+    """Match the classes of two data sets that have one label an image.
+
+    Args:
+        train: with labels of shape (n,).
+        test: with labels of shape (m,).
+        sizes: n and m.
+
+    Raises:
+        BadDataError: no images, several labels an image, not one label for each, or one that
+            is none of the named classes.
+        MismatchError: as ``match_classes``.
+    """
+    for part, size in zip((train, test), sizes, strict=True):
+        if part.labels.ndim != 1:
+            raise BadDataError(
+                f"{part.path}: an image has several of {part.labels.shape[1]} classes, and this "
+                "protocol needs one each; use voc07-svm"
+            )
+        if len(part.labels) != size:
+            raise BadDataError(
+                f"{part.path}: {len(part.labels)} labels for {size} images; there must be one each"
+            )
+        if not size:
+            raise BadDataError(f"{part.path}: no images; name data that has some")
+        if part.class_names is not None and (top := int(part.labels.max())) >= len(
+            part.class_names
+        ):
+            raise BadDataError(
+                f"{part.path}: label {top} is none of the {len(part.class_names)} classes that "
+                "have names; give train and test the same classes"
+            )
+    return match_classes(train, test)
+
+
+def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> None:
+    """Check that every class has images that count as negatives, as average precision needs them.
+
+    Files that hold 0 for "absent", where 0 is to say "not counted", have none: every ranking of
+    their images would be perfect.
+
+    Args:
+        labels: of shape (n, C).
+        path: where they are from, for the message.
+        names: one per class, or None when unknown.
+
+    Raises:
+        BadDataError: a class has none; it is named.
+    """
+    lacking = np.flatnonzero(~(labels == ABSENT).any(axis=0))
+    if not len(lacking):
+        return
+    first = int(lacking[0])
+    name = names[first] if names is not None else str(first)
+    what = f"{path}: class {name!r} has no counted negative"
+    if len(lacking) > 1:
+        what = f"{path}: {len(lacking)} classes have no counted negative, the first {name!r}"
+    if (labels[:, first] == UNCOUNTED).any():
+        raise BadDataError(
+            f"{what}: its labels hold 0 but no -1; is 0 absent, or not counted? Write -1 for "
+            "absent; 0 is for images that are not to be counted"
+        )
+    raise BadDataError(f"{what}: every image shows it; add images that do not, labelled -1")
+
+
+def alike(name: str, names: Sequence[str]) -> str | None:
+    """The first of ``names`` that differs from ``name`` in case or Unicode form only."""
+    folded = _folded(name)
+    return next((other for other in names if other != name and _folded(other) == folded), None)
+
+
+def lookalike_note(part: Labelled) -> str:
+    """Name the classes of one data set that differ in case or Unicode form only; else empty."""
+    seen: dict[str, str] = {}
+    for name in part.class_names or ():
+        other = seen.setdefault(_folded(name), name)
+        if other != name:
+            return (
+                f"{part.path}: classes {other!r} and {name!r} differ in case or Unicode form "
+                "only: merge them if they are the same"
+            )
+    return ""
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def _check_numbers(part: Labelled) -> None:
+    """Refuse missing labels, and numbers that nobody means as numbers of classes."""
+    labels = part.labels
+    if labels.ndim != 1 or not len(labels):
+        return
+    missing = np.flatnonzero(labels < 0)
+    if len(missing):
+        raise BadDataError(
+            f"{part.path}: {len(missing):,} of {len(labels):,} images have no label "
+            f"(first: number {missing[0]}); {part.unlabelled or 'label or remove them'}"
+        )
+    worst = int(labels.argmax())
+    count = int(labels[worst]) + 1
+    if count > max(_MOST_CLASSES, _CLASSES_AN_IMAGE * len(labels)):
+        raise BadDataError(
+            f"{part.name(worst)}: label {count - 1} would make {count:,} classes for "
+            f"{len(labels):,} images; labels number the classes from 0: mend it"
+        )
+
+
+def _by_name(
+    train: Labelled, names: tuple[str, ...], test: Labelled, others: tuple[str, ...]
+) -> ClassMatch:
+    if names == others:
+        return ClassMatch(len(names), names)
+    for part, mine in ((train, names), (test, others)):
+        if len(set(mine)) < len(mine):
+            twice = next(name for i, name in enumerate(mine) if name in mine[:i])
+            raise MismatchError(f"{part.path} has two classes named {twice!r}; {_RULE}")
+    place = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in others if name not in place]
+    if unknown:
+        raise MismatchError(f"{_unknown(unknown, train, names, test)}; {_RULE}")
+    lacking = [name for name in names if name not in set(others)]
+    if lacking and train.labels.ndim == 2:
+        raise MismatchError(
+            f"{train.path} has {len(names):,} classes and {test.path} {len(others):,}: "
+            f"{lacking[0]!r} is only in {train.path}; {_RULE}"
+        )
+    notes: tuple[str, ...] = ()
+    if lacking:
+        shown = ", ".join(map(repr, lacking[:_SHOWN])) + (", ..." if lacking[_SHOWN:] else "")
+        notes = (
+            f"{test.path} lacks {len(lacking):,} of the {len(names):,} classes of {train.path}: "
+            f"{shown}",
+        )
+    return ClassMatch(len(names), names, np.array([place[name] for name in others]), notes)
+
+
+def _unknown(unknown: Sequence[str], train: Labelled, names: Sequence[str], test: Labelled) -> str:
+    first = unknown[0]
+    for name in unknown:
+        other = alike(name, names)
+        if other is not None:
+            return (
+                f"class {name!r} of {test.path} and class {other!r} of {train.path} differ in "
+                "case or Unicode form only: rename one if they are the same"
+            )
+    count = f"{len(unknown)} classes" if len(unknown) > 1 else "class"
+    shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if unknown[_SHOWN:] else "")
+    if len(unknown) == 1:
+        return f"class {first!r} of {test.path} is none of the {len(names):,} of {train.path}"
+    return f"{count} of {test.path} are none of the {len(names):,} of {train.path}: {shown}"
+
+
+def _decimal(names: Sequence[str]) -> dict[int, int] | None:
+    """The place of each number where all names are decimal numbers; None: they are not."""
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return None
+    places = {int(name): place for place, name in enumerate(names)}
+    return places if len(places) == len(names) else None
+
+
+def _numbers_to_names(train: Labelled, names: tuple[str, ...], test: Labelled) -> ClassMatch:
+    """The training set has names, the test set numbers."""
+    places = _decimal(names)
+    if places is None:
+        _check_known(train, len(names), test)
+        return ClassMatch(len(names), names, notes=(_positional(test, train, names),))
+    found = np.unique(test.labels)
+    unknown = [int(number) for number in found if int(number) not in places]
+    if unknown:
+        raise MismatchError(
+            f"{test.path}: label {unknown[0]} is none of the {len(names):,} numbers that the "
+            f"classes of {train.path} are named by; {_RULE}"
+        )
+    numbers = np.full(int(found.max(initial=-1)) + 1, -1, np.int64)
+    for number in found.tolist():
+        numbers[number] = places[number]
+    if (numbers[found] == found).all():
+        return ClassMatch(len(names), names)
+    return ClassMatch(len(names), names, numbers)
+
+
+def _names_to_numbers(train: Labelled, test: Labelled, others: tuple[str, ...]) -> ClassMatch:
+    """The training set has numbers, the test set names."""
+    places = _decimal(others)
+    if places is None:
+        _check_known(test, len(others), train)
+        _check_known(train, int(train.labels.max(initial=-1)) + 1, test)
+        return ClassMatch(len(others), others, notes=(_positional(train, test, others),))
+    count = int(train.labels.max(initial=-1)) + 1
+    numbers = np.empty(len(others), np.int64)
+    for number, place in places.items():
+        numbers[place] = number
+    for number in numbers[np.unique(test.labels)].tolist():
+        if number >= count:
+            raise MismatchError(
+                f"{test.path}: class {number} is none of the {count:,} of {train.path}; {_RULE}"
+            )
+    if (numbers == np.arange(len(others))).all():
+        return ClassMatch(count, others if count == len(others) else None)
+    return ClassMatch(count, None, numbers)
+
+
+def _positional(numbered: Labelled, named: Labelled, names: Sequence[str]) -> str:
+    return (
+        f"{numbered.path} has class numbers only: 0 is taken for {names[0]!r}, and so on in the "
+        f"order of {named.path}"
+    )
+
+
+def _check_known(train: Labelled, count: int, test: Labelled) -> None:
+    worst = int(test.labels.max(initial=-1))
+    if worst >= count:
+        raise MismatchError(
+            f"{test.path}: label {worst}, but {train.path} has {count:,} classes; {_RULE}"
+        )
