@@ -40,7 +40,7 @@ class BetonDataset:
         digest: of the manifest, which covers every byte; without one, of everything but the
             images' data. It also tells of an image field that is not the first.
         label_choice: tells of a label field that is not the first; else empty.
-        origin: digest of what the file was made from, where the manifest knows it.
+        origin: digest of the folder that ``fastrot prepare`` made it from; of others, their own.
         stored_bytes: of all images together.
         applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
         has_checksums: whether ``read`` compares checksums.
@@ -71,9 +71,7 @@ class BetonDataset:
             described = manifest.load(file)
             self.class_names = None if described is None else described.class_names
             self.digest = file.structure if described is None else described.digest
-            self.origin = self.digest
-            if described is not None and described.source_hash is not None:
-                self.origin = described.source_hash
+            self.origin = _origin(described) or self.digest
             image, self.label_choice = _unlike_the_first(file)
             self.digest += image
             self.unlabelled = file.label_field.why_not
@@ -211,6 +209,16 @@ class BetonDataset:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._opening = threading.Lock()
+
+
+def _origin(described: manifest.Manifest | None) -> str | None:
+    """Digest of the folder that a file was made from; None: another program made it.
+
+    What others write as the hash of their source may cover several parts of a data set.
+    """
+    if described is None or not str(described.made_by.get("program")).endswith(" prepare"):
+        return None
+    return described.source_hash
 
 
 def _unlike_the_first(file: BetonFile) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fastrot.data.beton.verify import verify
+from fastrot.data.dataset import same_images
 from fastrot.data.digits import digits, split, write_digits
 from fastrot.data.open import open_dataset
 
@@ -26,6 +27,12 @@ def test_files_are_sound_and_stratified(files):
         assert samples.read(0).kind == "raw"
         assert np.count_nonzero(np.diff(samples.labels)) > 0.8 * n, "must be shuffled"
     assert np.bincount(open_dataset(files[1]).labels).tolist() == [30] * 10
+
+
+def test_held_out_digits_are_not_the_training_data(files):
+    """Both files name scikit-learn's digits as their source, of which each holds a part."""
+    train, val = (open_dataset(path) for path in files)
+    assert same_images(train, train) and not same_images(train, val)
 
 
 def test_images_are_the_digits_of_scikit_learn():
