@@ -212,7 +212,7 @@ def test_twenty_images_are_enough(tmp_path: Path) -> None:
             {"class_names": ("a", "b", "c", "d")},
             {"class_names": ("a", "b", "c", "d", "e")},
             MismatchError,
-            "has 4 classes and .* 5",
+            "class 'e' of .* is none of the 4 of",
         ),
         ({"images": 9}, {}, UsageError, r"10 neighbours are more than the 9 images .* set knn.k"),
         ({}, {"images": 0}, BadDataError, "test: no images"),
