@@ -26,6 +26,7 @@ _MOST_CLASSES = 100_000
 _CLASSES_AN_IMAGE = 10
 """... and above it up to so many classes an image."""
 _SHOWN = 3
+_MOST_NUMBER = 2**31 - 1  # that names a class: longer ones are dates or numbers of something else
 
 
 class Labelled(Protocol):
@@ -196,12 +197,6 @@ def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> 
     raise BadDataError(f"{what}: every image shows it; add images that do not, labelled -1")
 
 
-def alike(name: str, names: Sequence[str]) -> str | None:
-    """The first of ``names`` that differs from ``name`` in case or Unicode form only."""
-    folded = _folded(name)
-    return next((other for other in names if other != name and _folded(other) == folded), None)
-
-
 def lookalike_note(part: Labelled) -> str:
     """Name the classes of one data set that differ in case or Unicode form only; else empty."""
     seen: dict[str, str] = {}
@@ -246,13 +241,14 @@ def _by_name(
         return ClassMatch(len(names), names)
     for part, mine in ((train, names), (test, others)):
         if len(set(mine)) < len(mine):
-            twice = next(name for i, name in enumerate(mine) if name in mine[:i])
+            twice = next(name for name in mine if mine.count(name) > 1)
             raise MismatchError(f"{part.path} has two classes named {twice!r}; {_RULE}")
     place = {name: i for i, name in enumerate(names)}
     unknown = [name for name in others if name not in place]
     if unknown:
         raise MismatchError(f"{_unknown(unknown, train, names, test)}; {_RULE}")
-    lacking = [name for name in names if name not in set(others)]
+    there = set(others)
+    lacking = [name for name in names if name not in there]
     if lacking and train.labels.ndim == 2:
         raise MismatchError(
             f"{train.path} has {len(names):,} classes and {test.path} {len(others):,}: "
@@ -260,36 +256,40 @@ def _by_name(
         )
     notes: tuple[str, ...] = ()
     if lacking:
-        shown = ", ".join(map(repr, lacking[:_SHOWN])) + (", ..." if lacking[_SHOWN:] else "")
         notes = (
             f"{test.path} lacks {len(lacking):,} of the {len(names):,} classes of {train.path}: "
-            f"{shown}",
+            f"{_first_few(lacking)}",
         )
     return ClassMatch(len(names), names, np.array([place[name] for name in others]), notes)
 
 
 def _unknown(unknown: Sequence[str], train: Labelled, names: Sequence[str], test: Labelled) -> str:
-    first = unknown[0]
+    folded = {_folded(name): name for name in names}
     for name in unknown:
-        other = alike(name, names)
+        other = folded.get(_folded(name))
         if other is not None:
             return (
                 f"class {name!r} of {test.path} and class {other!r} of {train.path} differ in "
                 "case or Unicode form only: rename one if they are the same"
             )
-    count = f"{len(unknown)} classes" if len(unknown) > 1 else "class"
-    shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if unknown[_SHOWN:] else "")
+    of_train = f"none of the {len(names):,} of {train.path}"
     if len(unknown) == 1:
-        return f"class {first!r} of {test.path} is none of the {len(names):,} of {train.path}"
-    return f"{count} of {test.path} are none of the {len(names):,} of {train.path}: {shown}"
+        return f"class {unknown[0]!r} of {test.path} is {of_train}"
+    return f"{len(unknown):,} classes of {test.path} are {of_train}: {_first_few(unknown)}"
+
+
+def _first_few(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if names[_SHOWN:] else "")
 
 
 def _decimal(names: Sequence[str]) -> dict[int, int] | None:
-    """The place of each number where all names are decimal numbers; None: they are not."""
+    """The place of each number where all names are numbers of classes; None: they are not."""
     if not all(name.isascii() and name.isdecimal() for name in names):
         return None
     places = {int(name): place for place, name in enumerate(names)}
-    return places if len(places) == len(names) else None
+    if len(places) < len(names) or max(places, default=0) > _MOST_NUMBER:
+        return None
+    return places
 
 
 def _numbers_to_names(train: Labelled, names: tuple[str, ...], test: Labelled) -> ClassMatch:

@@ -68,9 +68,9 @@ def decode_image(
         turn = header.orientation
     else:
         file = io.BytesIO(data)
-        turn = _stored_orientation(file, kind)
         image = _open(file, kind)
         _check_pixels(*image.size, max_pixels)
+        turn = _stored_orientation(file, image)
         pixels = _pixels(image, kind)
     return upright(pixels, turn) if apply_exif else pixels
 
@@ -142,8 +142,8 @@ def _measure(source: bytes | memoryview | BinaryIO) -> tuple[int, int, int]:
     if (kind := _format(start)) == "JPEG":
         header = _jpeg_header(file)
         return header.width, header.height, header.orientation
-    turn = _stored_orientation(file, kind)
-    return *_open(file, kind).size, turn
+    image = _open(file, kind)
+    return *image.size, _stored_orientation(file, image)
 
 
 def _format(start: bytes | memoryview) -> str:
@@ -188,16 +188,14 @@ def _pixels(image: Image.Image, kind: str) -> NDArray[np.uint8]:
         raise DecodeError(_pillow_reason(kind, error)) from None
 
 
-def _stored_orientation(file: BinaryIO, kind: str) -> int:
-    """EXIF orientation of what is no JPEG; the file is at its start again afterwards."""
-    block = b""
-    if kind == "PNG":  # Pillow tells of a block behind the pixels only once it has decoded them
+def _stored_orientation(file: BinaryIO, image: Image.Image) -> int:
+    """EXIF orientation of an image that is no JPEG, opened from ``file`` and not decoded yet."""
+    block = image.info.get("exif")
+    if image.format == "PNG":  # of a block behind the pixels Pillow tells when it has decoded them
+        position = file.tell()  # where Pillow goes on reading
         block = png_exif(file)
-    elif kind == "WEBP":
-        found = _open(file, kind).info.get("exif")
-        block = found if isinstance(found, bytes) else b""
-    file.seek(0)
-    return exif_orientation(block.removeprefix(b"Exif\0\0"))
+        file.seek(position)
+    return exif_orientation(block.removeprefix(b"Exif\0\0")) if isinstance(block, bytes) else 1
 
 
 def _pillow_reason(kind: str, error: Exception) -> str:

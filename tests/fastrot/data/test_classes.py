@@ -125,6 +125,24 @@ def test_classes_of_one_set_that_look_alike_are_told():
     assert lookalike_note(part("a", [0])) == ""
 
 
+def test_names_that_are_too_long_for_numbers_of_classes_are_names():
+    """Folders named by the time of a recording: they would not fit into 64 bits."""
+    times = ["20231231235959123456", "20240101000000123456"]
+    match = match_classes(part("a", [0, 1]), part("b", [1, 0], times))
+    assert match.numbers is None and match.names == tuple(times) and len(match.notes) == 1
+
+
+def test_tens_of_thousands_of_classes_are_matched_at_once():
+    """As many as ImageNet-21k has: work that grows with their square would take minutes."""
+    names = [f"class {i}" for i in range(21_841)]
+    labels = list(range(len(names)))
+    match = match_classes(part("a", labels, names), part("b", labels[1:], names[:0:-1]))
+    assert match.numbers is not None and match.numbers[:2].tolist() == [21_840, 21_839]
+    others = [f"other {i}" for i in labels]
+    with pytest.raises(MismatchError, match="21,841 classes of b are none of the 21,841 of a"):
+        match_classes(part("a", labels, names), part("b", labels, others))
+
+
 def test_images_without_a_label_are_refused():
     with pytest.raises(BadDataError, match=r"b: 2 of 3 images have no label \(first: number 0\); "):
         match_classes(part("a", [0]), part("b", [-1, 0, -1]))
