@@ -113,7 +113,7 @@ def shipped_paths() -> list[Path]:
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--record {path}: {error.strerror or error}; check the path") from None
     try:

@@ -165,7 +165,7 @@ def _run(
         return Outcome(_blame(job, scratch, rank, failed[rank]), failed[rank], {})
     if first:
         return Outcome(None, None, {})
-    return Outcome(None, 0, json.loads((scratch / RESULT).read_text()))
+    return Outcome(None, 0, json.loads((scratch / RESULT).read_text(encoding="utf-8")))
 
 
 def _wait(
@@ -214,7 +214,7 @@ def _told(job: CellJob, number: int, task: SlurmTask | None, began: float) -> st
 def _blame(job: CellJob, scratch: Path, rank: int, code: int) -> str:
     who = f"rank {rank}: " if job.ranks > 1 else ""
     try:
-        return who + " ".join(error_file(scratch, rank).read_text().split())
+        return who + " ".join(error_file(scratch, rank).read_text(encoding="utf-8").split())
     except FileNotFoundError:
         why = (
             " (by somebody, or by the kernel for want of memory)" if code == -signal.SIGKILL else ""

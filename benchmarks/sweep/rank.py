@@ -34,12 +34,16 @@ def main(path: str, folder: str) -> int:
         with translate_oom():
             measured, config = measure(read_job(path), scratch)
     except FastrotError as error:
-        error_file(scratch, world.rank).write_text(str(error))
+        error_file(scratch, world.rank).write_text(
+            str(error), encoding="utf-8", errors="backslashreplace"
+        )
         print(f"fastrot: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:  # whatever it is, the cell's record tells of it
         line = (str(error).strip() or "no message").splitlines()[0]
-        error_file(scratch, world.rank).write_text(f"{type(error).__name__}: {line}")
+        error_file(scratch, world.rank).write_text(
+            f"{type(error).__name__}: {line}", encoding="utf-8"
+        )
         traceback.print_exc()
         return _FAILED
     if world.is_main:

@@ -119,7 +119,7 @@ def read_cell(path: Path) -> CellRecord:
         BadDataError: the file is no record of a cell.
     """
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _no_record(path, error) from error
     return cell_of_json(tree, path)
@@ -228,4 +228,4 @@ class CellJob:
 
 def read_job(path: str | Path) -> CellJob:
     """The job in a file that ``save`` has written."""
-    return CellJob(**json.loads(Path(path).read_text()))
+    return CellJob(**json.loads(Path(path).read_text(encoding="utf-8")))

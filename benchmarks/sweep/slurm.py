@@ -42,7 +42,7 @@ class SlurmSweep:
 
     def _read(self) -> dict[str, str]:
         try:
-            tree = json.loads(self._file.read_text())
+            tree = json.loads(self._file.read_text(encoding="utf-8"))
             return {key: str(job) for key, job in tree.items() if key in self._jobs}
         except (OSError, ValueError, AttributeError):
             return {}

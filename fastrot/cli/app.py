@@ -28,6 +28,7 @@ from fastrot.cli import (
 from fastrot.cli.show import INTERRUPTED, leave
 from fastrot.distributed.error_reporting import line_to_print
 from fastrot.errors import FastrotError, StorageError
+from fastrot.system.console import print_anything
 
 app = typer.Typer(
     name="fastrot",
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if not {"train", "doctor", "extract", "eval"} & set(sys.argv[1:2]):
         # numpy's idle BLAS threads spin; the commands that only look need none.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    print_anything()
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)

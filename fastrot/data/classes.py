@@ -104,7 +104,7 @@ def match_classes(train: Labelled, test: Labelled) -> ClassMatch:
     for part in (train, test):
         _check_numbers(part)
     match = _match(train, test)
-    return replace(match, notes=(*filter(None, map(lookalike_note, (train, test))), *match.notes))
+    return replace(match, notes=(*lookalike_notes(train, test), *match.notes))
 
 
 def _match(train: Labelled, test: Labelled) -> ClassMatch:
@@ -197,14 +197,20 @@ def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> 
     raise BadDataError(f"{what}: every image shows it; add images that do not, labelled -1")
 
 
-def lookalike_note(part: Labelled) -> str:
-    """Name the classes of one data set that differ in case or Unicode form only; else empty."""
+def lookalike_notes(*parts: Labelled) -> list[str]:
+    """Return a line for each data set with classes that differ in case or Unicode form only."""
+    notes = (lookalike_note(part.path, part.class_names) for part in parts)
+    return [note for note in notes if note]
+
+
+def lookalike_note(path: Path, class_names: Sequence[str] | None) -> str:
+    """Name two classes of a data set that differ in case or Unicode form only; else empty."""
     seen: dict[str, str] = {}
-    for name in part.class_names or ():
+    for name in class_names or ():
         other = seen.setdefault(_folded(name), name)
         if other != name:
             return (
-                f"{part.path}: classes {other!r} and {name!r} differ in case or Unicode form "
+                f"{path}: classes {other!r} and {name!r} differ in case or Unicode form "
                 "only: merge them if they are the same"
             )
     return ""

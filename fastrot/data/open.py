@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fastrot.data.beton.dataset import BetonDataset
@@ -11,7 +12,7 @@ from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.sources.find import SourceKind, find_layout
 from fastrot.data.tar.dataset import TarDataset
 from fastrot.data.tar.shards import has_only_shards, is_pattern
-from fastrot.errors import UsageError
+from fastrot.errors import BadDataError, UsageError
 
 _NAMES = {
     "cifar": "CIFAR's binary version",
@@ -21,6 +22,7 @@ _NAMES = {
     "places205": "Places205",
     "inat18": "iNaturalist 2018",
 }
+_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
 _SPLITS = {"voc07": "trainval"}
 
 
@@ -64,6 +66,11 @@ def open_dataset(
         raise UsageError(
             f"{path}: only a folder of images has parts or a kind; a .beton file and tar shards "
             "are taken whole"
+        )
+    if _COMPRESSED.search(path.name):
+        raise BadDataError(
+            f"{path}: a compressed archive, in which no member can be found without reading all "
+            f"before it; unpack it to {_COMPRESSED.sub('.tar', path.name)} first"
         )
     if path.suffix == ".tar" or not path.exists():
         return TarDataset(path)

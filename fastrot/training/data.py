@@ -9,8 +9,8 @@ import torch
 
 from fastrot.config import Config
 from fastrot.data.beton.dataset import BetonDataset
-from fastrot.data.classes import lookalike_note
-from fastrot.data.dataset import Dataset
+from fastrot.data.classes import lookalike_notes
+from fastrot.data.dataset import Dataset, count_line
 from fastrot.data.open import open_dataset
 from fastrot.data.sampling.block_shuffle import block_length
 from fastrot.data.sampling.crops import Crop
@@ -68,7 +68,8 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
                 f"{samples.path}: no manifest, so a changed byte inside a readable image goes "
                 "unnoticed; fastrot prepare writes one"
             )
-        if note := lookalike_note(samples):
+        say(count_line(samples))
+        for note in lookalike_notes(samples):
             say(note)
         if samples.unlabelled:
             say(f"{samples.path}: read without labels: {samples.unlabelled}")

@@ -247,7 +247,7 @@ def _expected(path: Path) -> tuple[dict[str, dict[str, Any]] | None, list[str]]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             return None, [f"sweep.yaml is larger than {_MOST_BYTES} bytes, {unknown}"]
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         cells = tree["cells"]
         found = {}
         for cell in cells:
@@ -273,7 +273,7 @@ def sweep_of_report(path: Path) -> Sweep:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"larger than {_MOST_BYTES} bytes")
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["format"] != FORMAT:
             raise ValueError(f"format {tree['format']!r}, and this fastrot reads {FORMAT}")
         kept = [cell["record"] for cell in tree["cells"] if cell["record"] is not None]

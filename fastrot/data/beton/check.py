@@ -21,6 +21,7 @@ from fastrot.data.beton.format import (
     DESCRIPTOR,
     HEADER,
     MAX_FIELDS,
+    NAME_BYTES,
     RAW,
     VERSION,
     Field,
@@ -75,11 +76,21 @@ def check_fields(path: Path, raw: bytes, page_size: int) -> tuple[Field, ...]:
         except ValueError as error:
             refuse(path, offset, str(error))
         if any(field.name == other.name for other in fields):
-            refuse(path, offset, f"two fields are named {field.name!r}")
+            raise _same_name(path, field.name)
         if field.nbytes > page_size:
             refuse(path, offset, f"an array of {field.nbytes} bytes exceeds a page")
         fields.append(field)
     return tuple(fields)
+
+
+def _same_name(path: Path, name: str) -> BadDataError:
+    cut = ""
+    if len(name) == NAME_BYTES:
+        cut = f": FFCV cuts names to {NAME_BYTES} letters, and two longer ones became the same"
+    return BadDataError(
+        f"{path}: two fields are named {name!r}{cut}; write the file again with names that differ "
+        f"in their first {NAME_BYTES} letters"
+    )
 
 
 def check_sections(path: Path, size: int, header: np.void, fields: Sequence[Field]) -> None:

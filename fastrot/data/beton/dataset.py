@@ -36,6 +36,7 @@ class BetonDataset:
         labels: read-only; of shape (n,), int64, -1 where there is none; or, of an array field, of
             shape (n, K), int8.
         unlabelled: why there are no labels, where a reader might expect some; else empty.
+        left_out: what it was made without, from the manifest; else empty.
         class_names: from the manifest, else None.
         digest: of the manifest, which covers every byte; without one, of everything but the
             images' data. It also tells of an image field that is not the first.
@@ -75,6 +76,7 @@ class BetonDataset:
             image, self.label_choice = _unlike_the_first(file)
             self.digest += image
             self.unlabelled = file.label_field.why_not
+            self.left_out = "" if described is None else described.left_out
             self._checksums = described.checksums if described is not None and checksums else None
             self._decoded = described is not None and described.pixels_decoded
             self.labels = checked_labels(file, self.class_names)

@@ -31,6 +31,7 @@ MIN_PAGE_SIZE = 2**21
 MAX_PAGE_SIZE = 2**31
 DEFAULT_PAGE_SIZE = 2**23
 MAX_FIELDS = 64
+NAME_BYTES = 16
 MAX_SIDE = 2**16 - 1
 MAX_PIXELS = 64 * 2**20
 """Default cap on the pixels of one image, the same as for image files."""
@@ -98,8 +99,12 @@ class Field:
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (self.name.isascii() and self.name.isprintable() and 1 <= len(self.name) <= 16):
-            raise ValueError(f"field name {self.name!r} must be 1 to 16 printable ASCII characters")
+        if not (
+            self.name.isascii() and self.name.isprintable() and 1 <= len(self.name) <= NAME_BYTES
+        ):
+            raise ValueError(
+                f"field name {self.name!r} must be 1 to {NAME_BYTES} printable ASCII characters"
+            )
         if self.kind not in _ARRAYS:
             if self.dtype is not None or self.shape:
                 raise ValueError(f"field {self.name!r}: only arrays have a dtype and a shape")

@@ -76,6 +76,14 @@ class Manifest:
         return self.made_by.get("pixels") == PIXELS_DECODED
 
     @property
+    def left_out(self) -> str:
+        """What the file was made without, in one line; empty where that is nothing or unknown."""
+        found = self.made_by.get("left_out")
+        bad = self.made_by.get("skipped")
+        parts = [f"{bad:,} bad images"] if isinstance(bad, int) and bad else []
+        return ", ".join([*parts, found] if isinstance(found, str) else parts)
+
+    @property
     def digest(self) -> str:
         """xxh3_128 of all of it: identifies the file's content, pixels included."""
         return str(self._document()["manifest_xxh3_128"])

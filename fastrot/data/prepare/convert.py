@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -21,7 +23,10 @@ from PIL import features
 
 from fastrot import __version__
 from fastrot.data.beton import BetonFile, BetonWriter, manifest
+from fastrot.data.beton.labels import read_labels
 from fastrot.data.beton.manifest import PIXELS_DECODED, Scalar
+from fastrot.data.classes import lookalike_note
+from fastrot.data.labels import PRESENT, Labels
 from fastrot.data.prepare.encode import SHRINK_FILTER, Encoding, Payload
 from fastrot.data.prepare.options import (
     Encode,
@@ -78,6 +83,8 @@ def prepare(request: PrepareRequest) -> PrepareReport:
         kind=listing.kind,
         num_samples=len(listing),
         class_names=listing.class_names,
+        left_out=listing.left_out,
+        notes=tuple(_notes(request, listing)),
     )
     page_size = request.page_size or page_bytes(listing)
     if request.dry_run:
@@ -113,6 +120,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
         resumed = writer.num_samples
         try:
             tally = _convert(job, pool, writer)
+            lost = _lost_classes(listing, writer.path)
         except (StorageError, OutOfMemoryError) as error:
             raise type(error)(f"{error}; then go on with --resume") from None
     return replace(
@@ -124,6 +132,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
         kept=tally.kept,
         reencoded=dict(tally.reencoded),
         skipped=tuple(tally.skipped),
+        lost_classes=lost,
     )
 
 
@@ -207,7 +216,8 @@ def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
             "order": "shuffled by Philox4x32-10",
             "pixels": "not decoded" if job.settings["copy"] else PIXELS_DECODED,
             "skipped": len(listing) - writer.num_samples,
-        },
+        }
+        | ({"left_out": str(listing.left_out)} if listing.left_out else {}),
     )
     return tally
 
@@ -231,7 +241,43 @@ def _finished(report: PrepareReport, listing: Source, settings: dict[str, Scalar
                 "choose another name or give --overwrite"
             )
         count, size = len(file), file.identity.size
-    return replace(report, num_samples=count, file_bytes=size, resumed=count)
+    lost = _lost_classes(listing, report.out)
+    return replace(report, num_samples=count, file_bytes=size, resumed=count, lost_classes=lost)
+
+
+def _notes(request: PrepareRequest, listing: Source) -> list[str]:
+    """What may be meant otherwise in the source."""
+    names = listing.class_names or ()
+    notes = [lookalike_note(request.source, names)]
+    if listing.kind == "folder" and len(names) == 1:
+        inside = len(Path(os.path.commonpath(listing.paths)).parts)
+        if any(len(Path(path).parts) > inside + 1 for path in listing.paths):
+            folder = listing.root / names[0]
+            notes.append(f"if the folders in {folder} are the classes, name that folder")
+    return [note for note in notes if note]
+
+
+def _lost_classes(listing: Source, out: Path) -> tuple[str, ...]:
+    """The classes of the source of which the file has no image; most often there are none."""
+    if listing.class_names is None:
+        return ()
+    with BetonFile.open(out) as file:
+        if len(file) == len(listing):
+            return ()
+        kept = read_labels(file)
+    assert kept is not None
+    lost = _shown(listing.labels, len(listing.class_names)) & ~_shown(
+        kept, len(listing.class_names)
+    )
+    return tuple(listing.class_names[i] for i in np.flatnonzero(lost))
+
+
+def _shown(labels: Labels, num_classes: int) -> NDArray[np.bool_]:
+    """Whether any image shows each class, of shape (num_classes,)."""
+    if labels.ndim == 2:
+        shown: NDArray[np.bool_] = (labels == PRESENT).any(axis=0)
+        return shown
+    return np.bincount(labels, minlength=num_classes) > 0
 
 
 def _shuffled(n: int, seed: int) -> NDArray[np.int64]:

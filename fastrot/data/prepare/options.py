@@ -19,6 +19,7 @@ from fastrot.data.beton.format import (
     record_dtype,
 )
 from fastrot.data.images.decode import DecodeError
+from fastrot.data.left_out import LeftOut
 from fastrot.data.prepare.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image, keep_file
 from fastrot.data.sources.find import Source
 from fastrot.errors import UsageError
@@ -52,6 +53,9 @@ class PrepareReport:
         kept: with ``copy``, JPEGs whose bytes were kept.
         reencoded: with ``copy``, the number of the others by reason.
         skipped: bad source images that were left out.
+        left_out: what the source holds besides images, by kind.
+        lost_classes: classes all of whose images were skipped.
+        notes: what else to know about the source, a line each.
     """
 
     out: Path
@@ -66,6 +70,9 @@ class PrepareReport:
     kept: int = 0
     reencoded: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
+    lost_classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +90,9 @@ class PrepareReport:
             "kept": self.kept,
             "reencoded": dict(self.reencoded),
             "skipped": [skipped._asdict() for skipped in self.skipped],
+            "ignored": self.left_out.counts,
+            "lost_classes": list(self.lost_classes),
+            "notes": list(self.notes),
         }
 
     def show(self, console: Console) -> None:
@@ -90,6 +100,8 @@ class PrepareReport:
         labels = "without labels"
         if self.class_names is not None:
             labels = f"in {len(self.class_names):,} classes"
+            if len(self.class_names) == 1:
+                labels = f"in one class, {self.class_names[0]!r}"
         size = f"{self.file_bytes / 1e6:,.1f} MB"
         if self.dry_run:
             lines = [
@@ -114,6 +126,11 @@ class PrepareReport:
         lines += [f"skipped {path!r}: {reason}" for path, reason in self.skipped[:_SHOWN]]
         if (more := len(self.skipped) - _SHOWN) > 0:
             lines.append(f"... and {more:,} more skipped (--json lists all)")
+        if self.lost_classes:
+            lines.append(f"no image is left of: {', '.join(self.lost_classes)}")
+        lines += self.notes
+        if self.left_out:
+            lines.append(f"left out: {self.left_out}")
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 

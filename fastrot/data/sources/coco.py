@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.labels import ABSENT, PRESENT, UNCOUNTED
-from fastrot.data.sources.listing import Source, listed_source
+from fastrot.data.sources.listing import Source, count_unlisted, listed_source
 from fastrot.errors import BadDataError, UsageError
 
 _INSTANCES = re.compile(r"instances_((?:train|val)[0-9]{4})\.json")
@@ -71,6 +71,7 @@ def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
         class_names=found.categories,
         listed_in=lists,
         boundary=boundary,
+        left_out=count_unlisted(folder, found.names),
     )
 
 

@@ -52,6 +52,7 @@ class FolderDataset:
         self.labels = source.labels
         self.class_names = source.class_names
         self.unlabelled = ""
+        self.left_out = str(source.left_out)
         self.digest = self.origin = source.digest
         self.stored_bytes = int(source.sizes.sum())
         self._source = source

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from fastrot.data.images.decode import SUFFIXES
+from fastrot.data.left_out import BESIDE_SPLIT, HIDDEN, NO_FILE, LeftOut
 from fastrot.data.sources.listing import Source, check_link, make_source
+from fastrot.data.splits import find_splits, named_split
 from fastrot.errors import BadDataError, UsageError
-
-SPLITS = ("train", "val", "valid", "validation", "test")
-"""Folder names that divide a data set rather than name a class."""
 
 
 def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
@@ -34,7 +33,8 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
         BadDataError: no images in it, or a layout with two meanings.
         OSError: as the system reports it.
     """
-    root, listing = _enter_split(root, split, boundary)
+    left_out = LeftOut()
+    root, listing = _enter_split(root, split, boundary, left_out)
     names: list[str] = []
     sizes: list[int] = []
     labels: list[int] = []
@@ -46,15 +46,22 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
     folders = listing.folders
     class_names = tuple(_class_name(root, folder) for folder in folders) or None
     for label, folder in enumerate(folders or ["."]):
-        found = sorted(walk_folder(root, folder, boundary)) if folders else listing.images
+        found = listing.images
+        if folders:
+            found = sorted(walk_folder(root, folder, boundary, left_out))
         if not found:
             raise _no_images(root / folder, is_class=bool(folders))
         names += [relative for relative, _ in found]
         sizes += [size for _, size in found]
         labels += [label if folders else -1] * len(found)
-    label_array, size_array = np.array(labels, np.int64), np.array(sizes, np.int64)
     return make_source(
-        root, "folder", paths=names, sizes=size_array, labels=label_array, class_names=class_names
+        root,
+        "folder",
+        paths=names,
+        sizes=np.array(sizes, np.int64),
+        labels=np.array(labels, np.int64),
+        class_names=class_names,
+        left_out=left_out,
     )
 
 
@@ -66,54 +73,131 @@ class Listing:
     folders: list[str]
 
 
-def _enter_split(root: Path, split: str | None, boundary: Path | None) -> tuple[Path, Listing]:
-    listing = scan_folder(root, ".", boundary)
-    is_split = bool(listing.folders) and set(listing.folders) <= set(SPLITS)
-    if not is_split or listing.images:
+def _enter_split(
+    root: Path, split: str | None, boundary: Path | None, left_out: LeftOut
+) -> tuple[Path, Listing]:
+    """Return the folder whose folders are classes, and what is in it.
+
+    What lies beside a split that was asked for is counted as left out.
+    """
+    around = LeftOut()
+    listing = scan_folder(root, ".", boundary, around)
+    splits = find_splits(listing.folders)
+    if not splits:
         if split is not None:
             raise UsageError(
-                f"split={split!r}: {root} has no split folders ({', '.join(SPLITS)}); "
-                "leave the option out"
+                f"split={split!r}: {root} has no split folders (train, val, test ...); leave the "
+                "option out"
             )
+        left_out.add_all([around])
         return root, listing
-    if split is None and len(listing.folders) > 1:
-        raise UsageError(
-            f"{root} has the splits {', '.join(listing.folders)}: choose one with --split, or "
-            f"name {root / listing.folders[0]}"
-        )
-    chosen = split or listing.folders[0]
-    if chosen not in listing.folders:
-        raise UsageError(
-            f"split={split!r}: {root} has no such folder; it has {', '.join(listing.folders)}"
-        )
-    return root / chosen, scan_folder(root / chosen, ".", boundary)
+    chosen = _choose_split(root, listing, splits, split)
+    for name in [name for name in listing.folders if name not in splits]:
+        left_out.add(BESIDE_SPLIT, f"{name}/")
+    for name, _ in listing.images:
+        left_out.add(BESIDE_SPLIT, name)
+    # Archives often unpack to seg_train/seg_train/CLASS.
+    inside = LeftOut()
+    entered = root / chosen
+    listing = scan_folder(entered, ".", boundary, inside)
+    while not listing.images and listing.folders == [chosen]:
+        entered, inside = entered / chosen, LeftOut()
+        listing = scan_folder(entered, ".", boundary, inside)
+    left_out.add_all([inside])
+    return entered, listing
 
 
-def walk_folder(root: Path, folder: str, boundary: Path | None) -> Iterator[tuple[str, int]]:
-    """Images at any depth below ``root / folder``, as (path relative to the root, bytes).
+def _choose_split(root: Path, listing: Listing, splits: dict[str, str], asked: str | None) -> str:
+    names = ", ".join(splits)
+    if asked is None:
+        others = [name for name in listing.folders if name not in splits]
+        others += [name for name, _ in listing.images]
+        if others:
+            raise BadDataError(
+                f"{root}: {names} lie beside {others[0]}, so that they may be splits or classes: "
+                f"name one with --split, or name {root / next(iter(splits))}; classes need "
+                "other names"
+            )
+        if len(splits) > 1:
+            raise UsageError(
+                f"{root} has the splits {names}: choose one with --split, or name "
+                f"{root / next(iter(splits))}"
+            )
+        return next(iter(splits))
+    chosen = named_split(splits, asked)
+    if len(chosen) != 1:
+        which = f"{', '.join(chosen)} are all" if chosen else "it has"
+        rest = " that; name one of them" if chosen else f" {names}"
+        raise UsageError(f"split={asked!r}: {root} has no such folder; {which}{rest}")
+    return chosen[0]
+
+
+def walk_folder(
+    root: Path, folder: str, boundary: Path | None, left_out: LeftOut | None = None
+) -> Iterator[tuple[str, int]]:
+    """Images at any depth below a class folder, as (path relative to the root, bytes).
+
+    Args:
+        root: what paths are relative to.
+        folder: of the class, in it.
+        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        left_out: counts what is no image.
 
     Raises:
-        BadDataError: a symbolic link that leads nowhere, beyond the boundary, or in a circle.
+        BadDataError: a symbolic link that leads nowhere, beyond the boundary, or in a circle; or
+            the class is divided into splits.
         OSError: as the system reports it.
     """
-    above: dict[str, frozenset[str]] = {}
-    pending = [folder]
+    # The real folders on the way to each one: where the walk is, and where it was before a link.
+    pending = [(folder, _follow(root, folder, (os.path.realpath(root),)))]
     while pending:
-        current = pending.pop()
-        listing = scan_folder(root, current, boundary)
+        current, way = pending.pop()
+        listing = scan_folder(root, current, boundary, left_out)
+        if current == folder:
+            _check_undivided(root / folder, listing.folders)
         yield from listing.images
-        real = os.path.realpath(root / current)
-        chain = above.get(current, frozenset())
-        if real in chain:
-            raise BadDataError(f"{root / current}: a symbolic link to a folder above it; remove it")
         for name in listing.folders:
             child = f"{current}/{name}"
-            above[child] = chain | {real}
-            pending.append(child)
+            pending.append((child, _follow(root, child, way)))
 
 
-def scan_folder(root: Path, folder: str, boundary: Path | None) -> Listing:
+def _follow(root: Path, folder: str, way: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the real folders on the way to one more.
+
+    Raises:
+        BadDataError: it is a link to a folder that holds one of them.
+    """
+    path = os.path.join(root, folder)
+    if not os.path.islink(path):
+        return (*way[:-1], os.path.join(way[-1], os.path.basename(folder)))
+    target = os.path.realpath(path)
+    if any(each == target or each.startswith(os.path.join(target, "")) for each in way):
+        raise BadDataError(
+            f"{path}: a symbolic link to {target}, which leads back here in a circle; remove "
+            "the link (not what it points to)"
+        )
+    return (*way, target)
+
+
+def _check_undivided(folder: Path, inside: list[str]) -> None:
+    if len(set(find_splits(inside).values())) > 1:
+        raise BadDataError(
+            f"{folder}: holds {', '.join(find_splits(inside))}, so that training and test images "
+            f"would be mixed in one class; name {folder / inside[0]}, or sort the images into "
+            "SPLIT/CLASS/ folders"
+        )
+
+
+def scan_folder(
+    root: Path, folder: str, boundary: Path | None, left_out: LeftOut | None = None
+) -> Listing:
     """What is in ``root / folder``; hidden entries are passed over.
+
+    Args:
+        root: what paths are relative to.
+        folder: in it.
+        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        left_out: counts what is neither an image nor a folder.
 
     Raises:
         BadDataError: a symbolic link that leads nowhere, or beyond the boundary.
@@ -121,17 +205,23 @@ def scan_folder(root: Path, folder: str, boundary: Path | None) -> Listing:
     """
     images: list[tuple[str, int]] = []
     folders: list[str] = []
+    left_out = LeftOut() if left_out is None else left_out
     with os.scandir(root / folder) as entries:
         for entry in entries:
+            relative = entry.name if folder == "." else f"{folder}/{entry.name}"
             if entry.name.startswith("."):
+                left_out.add(HIDDEN, relative)
                 continue
             if entry.is_symlink():
                 check_link(entry.path, boundary)
             if entry.is_dir():
                 folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
-                relative = entry.name if folder == "." else f"{folder}/{entry.name}"
+            elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+                left_out.add_file(relative)
+            elif entry.is_file():
                 images.append((relative, entry.stat().st_size))
+            else:
+                left_out.add(NO_FILE, relative)
     return Listing(sorted(images), sorted(folders))
 
 

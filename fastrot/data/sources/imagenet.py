@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastrot.data.left_out import LeftOut
 from fastrot.data.sources.folders import scan_folder, walk_folder
 from fastrot.data.sources.image_lists import NUM_CLASSES, LabelList, find_list, read_list
 from fastrot.data.sources.listing import Source, listed_source, make_source
@@ -63,15 +64,17 @@ def list_imagenet(root: Path, split: str | None, boundary: Path | None) -> Sourc
     if split not in there:
         asked = "has several parts" if split is None else f"has no split {split!r}"
         raise UsageError(f"{base} {asked}: choose --split {' or '.join(there)}")
-    top = scan_folder(base / split, ".", boundary)
+    left_out = LeftOut()
+    top = scan_folder(base / split, ".", boundary, left_out)
     wnids = _wnids(base)
     if wnids:
         _check_count(base / "train", len(wnids))
     if top.folders and not top.images:
-        source = _from_folders(base / split, top.folders, wnids, boundary)
+        source = _from_folders(base / split, top.folders, wnids, boundary, left_out)
     elif (path := find_list(root, base, split)) is not None:
         images = [name for name, _ in top.images]
-        source = _from_list(base / split, images, path, read_list(path, split, wnids), boundary)
+        listed = read_list(path, split, wnids)
+        source = _from_list(base / split, images, path, listed, boundary, left_out)
     else:
         raise UsageError(
             f"{base / split}: images without class folders, and no list of their labels: put "
@@ -98,7 +101,11 @@ def _wnids(base: Path) -> list[str]:
 
 
 def _from_folders(
-    folder: Path, folders: list[str], wnids: list[str], boundary: Path | None
+    folder: Path,
+    folders: list[str],
+    wnids: list[str],
+    boundary: Path | None,
+    left_out: LeftOut,
 ) -> Source:
     expected = set(wnids or filter(_WNID.fullmatch, folders))
     if extra := [name for name in folders if name not in expected]:
@@ -115,7 +122,7 @@ def _from_folders(
     found: list[tuple[str, int]] = []
     labels: list[int] = []
     for label, name in enumerate(folders):
-        images = sorted(walk_folder(folder, name, boundary))
+        images = sorted(walk_folder(folder, name, boundary, left_out))
         if not images:
             raise BadDataError(f"{folder / name}: no image in this class folder; unpack it again")
         for path, _ in images:
@@ -133,11 +140,17 @@ def _from_folders(
         sizes=np.array([size for _, size in found], np.int64),
         labels=np.array(labels, np.int64),
         class_names=folders,
+        left_out=left_out,
     )
 
 
 def _from_list(
-    folder: Path, images: list[str], path: Path, listed: LabelList, boundary: Path | None
+    folder: Path,
+    images: list[str],
+    path: Path,
+    listed: LabelList,
+    boundary: Path | None,
+    left_out: LeftOut,
 ) -> Source:
     _check_count(path, len(listed.class_names))
     if extra := sorted(set(images) - set(listed.names)):
@@ -153,6 +166,7 @@ def _from_list(
         class_names=listed.class_names,
         listed_in=path,
         boundary=boundary,
+        left_out=left_out,
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from fastrot.data.labels import Labels
+from fastrot.data.left_out import UNLISTED, LeftOut
 from fastrot.data.sources import cifar
 from fastrot.errors import BadDataError
 
@@ -53,6 +54,7 @@ class Source:
         sizes: of shape (n,), int64, bytes on disk.
         kind: what the data set is; ``cifar`` is CIFAR's binary version.
         digest: hash over names, sizes, labels and class names.
+        left_out: what is there besides these images.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class Source:
     sizes: NDArray[np.int64]
     kind: Kind
     digest: str
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -91,6 +94,7 @@ def make_source(
     labels: Labels,
     class_names: Sequence[str] | None,
     contents: bytes | None = None,
+    left_out: LeftOut | None = None,
 ) -> Source:
     """A source with its digest.
 
@@ -102,6 +106,7 @@ def make_source(
         labels: see ``Labels``.
         class_names: one per class, or None.
         contents: what the digest covers in place of the sizes.
+        left_out: what is there besides the images; the digest does not cover it.
     """
     names = None if class_names is None else tuple(class_names)
     digest = xxhash.xxh3_128()
@@ -113,7 +118,9 @@ def make_source(
     ):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return Source(root, tuple(paths), labels, names, sizes, kind, digest.hexdigest())
+    hexdigest = digest.hexdigest()
+    left_out = LeftOut() if left_out is None else left_out
+    return Source(root, tuple(paths), labels, names, sizes, kind, hexdigest, left_out)
 
 
 def listed_source(
@@ -125,6 +132,7 @@ def listed_source(
     class_names: Sequence[str],
     listed_in: Path,
     boundary: Path | None,
+    left_out: LeftOut | None = None,
 ) -> Source:
     """A source of images that a list names; the result is in order of the names.
 
@@ -136,6 +144,7 @@ def listed_source(
         class_names: one per class.
         listed_in: the list, for messages.
         boundary: no link may lead out of this folder; None: links may lead anywhere.
+        left_out: what is there besides these images.
 
     Raises:
         BadDataError: the list is empty, names an image twice, one that is not there, or a path
@@ -150,8 +159,28 @@ def listed_source(
             raise BadDataError(f"{listed_in}: names {later!r} twice; remove one of the two")
     sizes = _sizes(root, paths, listed_in, boundary)
     return make_source(
-        root, kind, paths=paths, sizes=sizes, labels=labels[order], class_names=class_names
+        root,
+        kind,
+        paths=paths,
+        sizes=sizes,
+        labels=labels[order],
+        class_names=class_names,
+        left_out=left_out,
     )
+
+
+def count_unlisted(folder: Path, listed: Iterable[str]) -> LeftOut:
+    """Return what a flat folder holds besides the files that a list names.
+
+    Raises:
+        OSError: as the system reports it.
+    """
+    left_out, known = LeftOut(), set(listed)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name not in known:
+                left_out.add(UNLISTED, entry.name)
+    return left_out
 
 
 def check_link(path: str, boundary: Path | None) -> None:
@@ -165,8 +194,8 @@ def check_link(path: str, boundary: Path | None) -> None:
         raise BadDataError(f"{path}: a symbolic link to {target}, which does not exist; remove it")
     if boundary is not None and not Path(target).is_relative_to(boundary):
         raise BadDataError(
-            f"{path}: a symbolic link out of the data set, to {target}; if that is meant, "
-            "convert it with fastrot prepare --follow-symlinks"
+            f"{path}: a symbolic link out of the data set, to {target}; if that is meant, add "
+            "--follow-symlinks"
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.labels import ABSENT, PRESENT, UNCOUNTED
-from fastrot.data.sources.listing import Source, listed_source
+from fastrot.data.sources.listing import Source, count_unlisted, listed_source
 from fastrot.errors import BadDataError, UsageError
 
 CLASSES = (
@@ -67,7 +67,14 @@ def list_voc(root: Path, split: str | None, boundary: Path | None) -> Source:
         class_names=CLASSES,
         listed_in=base / "ImageSets" / "Main" / f"{split}.txt",
         boundary=boundary,
+        left_out=count_unlisted(base / "JPEGImages", _all_listed(base)),
     )
+
+
+def _all_listed(base: Path) -> list[str]:
+    """Names of the images in any split."""
+    lists = [base / "ImageSets" / "Main" / f"{name}.txt" for name in _SPLITS]
+    return [f"{name}.jpg" for path in lists if path.is_file() for name in _read_lines(path)]
 
 
 def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]:
@@ -146,7 +153,13 @@ def _from_annotation(path: Path) -> NDArray[np.int8]:
         if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
             raise ValueError("it declares entities, which no annotation has")
         for thing in ElementTree.fromstring(data).findall("object"):
-            label = CLASSES.index(thing.findtext("name", "").strip())
+            name = thing.findtext("name", "").strip()
+            if name not in CLASSES:
+                raise BadDataError(
+                    f"{path}: class {name!r} is none of the {len(CLASSES)} of VOC 2007; for its "
+                    f"images without labels name {path.parent.parent / 'JPEGImages'}"
+                )
+            label = CLASSES.index(name)
             if thing.findtext("difficult", "0").strip() != "1":
                 labels[label] = PRESENT
             elif labels[label] == ABSENT:

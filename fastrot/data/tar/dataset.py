@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fastrot.data.dataset import BadSampleError, Encoded
 from fastrot.data.images.decode import PNG_SIGNATURE, DecodeError, decode_image, image_size, measure
 from fastrot.data.labels import Labels
-from fastrot.data.tar.shards import Shards, find_shards, list_shards
+from fastrot.data.tar.shards import Shards, count_beside, find_shards, list_shards
 from fastrot.system.pread_file import PreadFile
 
 _OPEN_FILES = 128  # of the 1,024 that a process may usually have
@@ -53,6 +53,10 @@ class TarDataset:
         self.labels: Labels = self._shards.labels
         self.class_names: tuple[str, ...] | None = None
         self.unlabelled = self._shards.unlabelled
+        left_out = self._shards.left_out
+        if self.path.is_dir():
+            left_out.add_all([count_beside(self.path)])
+        self.left_out = str(left_out)
         self.digest = self.origin = self._shards.digest
         self.stored_bytes = int(self._shards.sizes.sum())
         self._sizes = np.zeros((len(self), 2), dtype=np.int32)  # 0: header not read yet

@@ -1,9 +1,9 @@
 """What a set of tar shards holds: which images, where, and their labels, from the headers alone.
 
 The naming rules are WebDataset's: the files of a sample share a key, the path up to the first dot
-of the base name, and what follows is the extension. ``.jpg``, ``.jpeg``, ``.png`` and ``.webp``
-are images; ``.cls`` holds a class number in decimal digits; a ``.json`` object may have one under
-"label". Other extensions are never read. Importing this module imports no torch.
+of the base name, and what follows is the extension. ``SUFFIXES`` says which are images; ``.cls``
+holds a class number in decimal digits; a ``.json`` object may have one under "label". Members
+with other extensions are never read, but counted. Importing this module imports no torch.
 
 Shapes: n samples.
 """
@@ -15,9 +15,9 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from fastrot.data.images.decode import SUFFIXES
+from fastrot.data.left_out import DOTTED, HIDDEN, NO_ENDING, LeftOut
+from fastrot.data.splits import find_splits
 from fastrot.data.tar.headers import Member, TarWindow, walk
 from fastrot.errors import BadDataError, UsageError
 from fastrot.system.pread_file import FileIdentity, PreadFile
 
 MAX_SHARDS = 2**16
 MAX_IMAGE_BYTES = 2**28
-_IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+_IMAGES = frozenset(suffix[1:] for suffix in SUFFIXES)
 _MAX_CLS_BYTES = 32
 _MAX_JSON_BYTES = 2**20
 _MAX_LABEL = 2**31 - 1
@@ -53,6 +55,7 @@ class Shards:
         names: of the members.
         labels: of shape (n,), int64, -1 where there is none.
         unlabelled: how many labels are no class numbers, and the first of them; else empty.
+        left_out: members that are neither images nor labels.
     """
 
     paths: tuple[Path, ...]
@@ -63,6 +66,7 @@ class Shards:
     names: tuple[str, ...]
     labels: NDArray[np.int64]
     unlabelled: str = ""
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def digest(self) -> str:
@@ -96,27 +100,37 @@ def has_only_shards(folder: Path) -> bool:
         )
 
 
+def count_beside(folder: Path) -> LeftOut:
+    """Return what a folder of shards holds besides them."""
+    left_out = LeftOut()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                left_out.add(HIDDEN, entry.name)
+            elif not entry.name.endswith(".tar"):
+                left_out.add_file(entry.name)
+    return left_out
+
+
 def find_shards(path: str | Path) -> tuple[Path, ...]:
     """The files that a path means: a ``.tar``, a folder of them, or a pattern.
 
     A pattern has ranges and lists in braces, ``shard-{000000..000009}.tar``, taken in that order,
-    or wildcards as a shell's, taken in order of the names.
+    or wildcards as a shell's, taken in order of the names. What is there under its very name is
+    that: a folder ``photos [new]`` is no wildcard.
 
     Raises:
         UsageError: there is none, one of them is missing, or there are too many.
+        BadDataError: a folder has shards of several splits.
     """
     path = Path(path)
     if path.is_dir():
         found = sorted(path.glob("*.tar"))
+        _check_one_split(path, found)
     elif path.exists() or not is_pattern(path):
         found = [path]
     else:
-        found = []
-        for text in itertools.islice(_expand(str(path)), MAX_SHARDS + 1):
-            if glob.has_magic(text):
-                found += sorted(map(Path, glob.glob(text)))
-            else:
-                found.append(Path(text))
+        found = list(itertools.islice(_matches(path), MAX_SHARDS + 1))
     if missing := [shard for shard in found if not shard.is_file()]:
         raise UsageError(
             f"{missing[0]}: no such file ({len(missing)} of {len(found)} that {path} names); "
@@ -125,6 +139,28 @@ def find_shards(path: str | Path) -> tuple[Path, ...]:
     if not 1 <= len(found) <= MAX_SHARDS:
         raise UsageError(f"{path}: {len(found)} .tar files, must be 1 to {MAX_SHARDS}")
     return tuple(found)
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """The files that a pattern means, below the deepest folder that is there under its name."""
+    base = next((folder for folder in pattern.parents if folder.is_dir()), Path())
+    for text in _expand(str(pattern.relative_to(base))):
+        if (base / text).exists() or not glob.has_magic(text):
+            yield base / text
+        else:
+            yield from (base / name for name in sorted(glob.glob(text, root_dir=base)))
+
+
+def _check_one_split(folder: Path, shards: Sequence[Path]) -> None:
+    """Check that training and test images of a folder are not mixed."""
+    splits = find_splits(path.stem for path in shards)
+    parts = sorted(set(splits.values()))
+    if len(parts) > 1:
+        first = next(name for name in splits if splits[name] == parts[0])
+        raise BadDataError(
+            f"{folder}: holds shards of {' and '.join(parts)} ({first}.tar ...): name one of them "
+            f"by a pattern, '{folder}/*train*.tar' for example, or all by '{folder}/*.tar'"
+        )
 
 
 def list_shards(paths: Sequence[Path]) -> Shards:
@@ -149,7 +185,15 @@ def list_shards(paths: Sequence[Path]) -> Shards:
         names=tuple(member.name for member in members),
         labels=np.concatenate([shard.labels for shard in listed]),
         unlabelled=_unlabelled(listed, len(members)),
+        left_out=_left_out(paths, listed),
     )
+
+
+def _left_out(paths: Sequence[Path], listed: Sequence[_Shard]) -> LeftOut:
+    left_out = LeftOut()
+    for path, shard in zip(paths, listed, strict=True):
+        left_out.add_all([shard.left_out], prefix=f"{path.name}: ")
+    return left_out
 
 
 def _unlabelled(listed: Sequence[_Shard], images: int) -> str:
@@ -167,10 +211,12 @@ class _Shard:
     labels: NDArray[np.int64]
     strange: int
     first_strange: str
+    left_out: LeftOut
 
 
 def _list_shard(path: Path) -> _Shard:
     images: dict[str, Member] = {}
+    left_out = LeftOut()
     labels: dict[str, dict[str, int | _Strange]] = {"cls": {}, "json": {}}
     file = PreadFile(path)
     try:
@@ -190,13 +236,12 @@ def _list_shard(path: Path) -> _Shard:
                 label = _json(path, window, member) if label is None else label
                 if label is not None:
                     labels[extension][key] = label
+            else:
+                _count(left_out, member.name, extension)
     finally:
         file.close()
     if not images:
-        raise BadDataError(
-            f"{path}: no .jpg, .jpeg, .png or .webp member; unpack it, and convert what is in it "
-            "with fastrot prepare"
-        )
+        raise _no_images(path, left_out, labelled=any(labels.values()))
     if unused := sorted(labels["cls"].keys() - images.keys()):
         raise BadDataError(f"{path}: {unused[0]}.cls has no image beside it; make this shard again")
     known = labels["json"] | labels["cls"]
@@ -204,7 +249,33 @@ def _list_shard(path: Path) -> _Shard:
     strange = [label for label in found if isinstance(label, _Strange)]
     numbers = np.array([-1 if isinstance(label, _Strange) else label for label in found], np.int64)
     first = str(strange[0]) if strange else ""
-    return _Shard(file.identity, list(images.values()), numbers, len(strange), first)
+    return _Shard(file.identity, list(images.values()), numbers, len(strange), first, left_out)
+
+
+def _count(left_out: LeftOut, name: str, extension: str) -> None:
+    """Count a member that is not read."""
+    last = os.path.splitext(name)[1].lower()
+    if not extension:  # WebDataset skips it, too
+        left_out.add(HIDDEN if os.path.basename(name).startswith(".") else NO_ENDING, name)
+    elif "." in extension and last in SUFFIXES:
+        left_out.add(f"{DOTTED} {last}", name)
+    else:
+        left_out.add_file(name)
+
+
+def _no_images(path: Path, left_out: LeftOut, *, labelled: bool) -> BadDataError:
+    if not left_out and not labelled:
+        return BadDataError(f"{path}: an archive with no members; make it again, or remove it")
+    if any(kind.startswith(DOTTED) for kind in left_out.counts):
+        return BadDataError(
+            f"{path}: no image member, but {left_out}: the key of a sample ends at the first dot "
+            "of its name, and what follows must be jpg, png ...; name the members without other "
+            "dots"
+        )
+    has = f" ({left_out})" if left_out else ""
+    return BadDataError(
+        f"{path}: no image member{has}; unpack it, and convert what is in it with fastrot prepare"
+    )
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from fastrot.data.classes import (
     check_negatives,
-    lookalike_note,
+    lookalike_notes,
     match_classes,
     match_single_classes,
 )
@@ -116,13 +116,12 @@ def test_what_is_not_matched_by_name_is_said():
 
 def test_classes_of_one_set_that_look_alike_are_told():
     train = part("a", [0, 1, 2], ["Coast", "coast", "tree"])
-    assert lookalike_note(train) == (
+    assert lookalike_notes(train, part("b", [0], "coast tree")) == [
         "a: classes 'Coast' and 'coast' differ in case or Unicode form only: merge them if they "
         "are the same"
-    )
-    assert match_classes(train, part("b", [0], "tree")).notes[0] == lookalike_note(train)
-    assert lookalike_note(part("a", [0], "coast tree")) == ""
-    assert lookalike_note(part("a", [0])) == ""
+    ]
+    assert match_classes(train, part("b", [0], "tree")).notes[0] == lookalike_notes(train)[0]
+    assert lookalike_notes(part("a", [0])) == []
 
 
 def test_names_that_are_too_long_for_numbers_of_classes_are_names():

@@ -11,6 +11,7 @@ import pytest
 from fastrot.data.beton import BetonFile, BetonWriter, Field, Kind, manifest
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.fields import UNNAMED, NamedFields, choose_image, choose_label
+from fastrot.data.beton.format import DESCRIPTOR, HEADER
 from fastrot.data.beton.inspect import inspect
 from fastrot.data.open import open_dataset
 from fastrot.errors import BadDataError, UsageError
@@ -223,3 +224,20 @@ def test_files_whose_fields_are_the_first_of_their_kind_keep_their_digest(tmp_pa
     assert BetonDataset(path).label_choice == "-label=label"
     path = write(tmp_path / "z.beton", [INDEX, IMAGE], [(5, grey(0))])
     assert BetonDataset(path).label_choice == "-label="
+
+
+def test_names_that_ffcv_cut_to_the_same_letters_are_told(tmp_path):
+    path = tmp_path / "cut.beton"
+    with BetonWriter(path, [Field("image_of_the_cam", Kind.IMAGE), LABEL], capacity=1) as writer:
+        writer.add(np.zeros((8, 8, 3), np.uint8), 0)
+        writer.commit()
+    data = bytearray(path.read_bytes())
+    second = HEADER.itemsize + DESCRIPTOR.itemsize
+    data[second + 1 : second + 17] = b"image_of_the_cam"
+    path.write_bytes(data)
+    with pytest.raises(BadDataError, match="FFCV cuts names to 16 letters, and two longer ones"):
+        open_dataset(path)
+    data[25:41] = data[second + 1 : second + 17] = b"image".ljust(16, b"\0")
+    path.write_bytes(data)
+    with pytest.raises(BadDataError, match=r"two fields are named 'image'; write the file again"):
+        open_dataset(path)

@@ -95,3 +95,10 @@ def test_what_is_no_annotation_file(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(BadDataError, match=r"a.json: not annotations in COCO's format"):
         read_annotations(tmp_path / "a.json")
+
+
+def test_images_in_no_list_are_counted(copied):
+    assert not list_source(copied, split="val", follow_symlinks=True).left_out
+    (copied / "val2017" / "stray.jpg").write_bytes(b"")
+    left_out = list_source(copied, split="val", follow_symlinks=True).left_out
+    assert left_out.counts == {"in no list": 1}

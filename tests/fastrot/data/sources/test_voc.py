@@ -175,10 +175,29 @@ def test_damaged_lists_and_annotations(copied):
     annotation = copied / "Annotations" / "000139.xml"
     text = annotation.read_text()
     for bad in (
-        text.replace("tvmonitor", "television"),
         text[:100],
         '<!DOCTYPE a [<!ENTITY b "c">]>' + text,
     ):
         annotation.write_text(bad)
         with pytest.raises(BadDataError, match=r"000139.xml: not an annotation of VOC 2007"):
             list_source(copied, split="test")
+
+
+def test_a_class_of_ones_own_is_named(copied):
+    lists = copied / "ImageSets" / "Main"
+    for path in lists.glob("*_test.txt"):
+        path.unlink()
+    annotation = copied / "Annotations" / "000139.xml"
+    annotation.write_text(annotation.read_text().replace("tvmonitor", "helmet"))
+    with pytest.raises(BadDataError) as refused:
+        list_source(copied, split="test")
+    assert str(refused.value) == (
+        f"{annotation}: class 'helmet' is none of the 20 of VOC 2007; for its images without "
+        f"labels name {copied / 'JPEGImages'}"
+    )
+
+
+def test_images_in_no_list_are_counted(copied):
+    assert not list_source(copied, split="test").left_out
+    (copied / "JPEGImages" / "stray.jpg").write_bytes(b"")
+    assert list_source(copied, split="test").left_out.counts == {"in no list": 1}

@@ -129,7 +129,10 @@ def test_shards_that_are_not_there(shards, pattern, words):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ([("a.txt", b"x")], "no .jpg, .jpeg, .png or .webp member.*fastrot prepare"),
+        (
+            [("a.txt", b"x")],
+            "no image member \\(1 \\.txt \\('a\\.txt'\\)\\); unpack it.*fastrot prepare",
+        ),
         ([("a.jpg", b"x"), ("a.png", b"x")], "'a.png' .*a second image beside 'a.jpg'"),
         ([("a.jpg", b"x"), ("a.jpg", b"x")], "a second image"),
         ([("a.jpg", b"x"), ("a.cls", b"1"), ("a.cls", b"1")], "the second of this name"),

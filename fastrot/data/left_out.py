@@ -1,0 +1,70 @@
+"""What a data set has besides the images that are read: counted and named, never dropped unsaid.
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+HIDDEN = "hidden"
+NO_ENDING = "no ending"
+DOTTED = "dotted"
+BESIDE_SPLIT = "beside the split"
+UNLISTED = "in no list"
+NO_FILE = "no regular file"
+
+_SHOWN = 8
+
+
+class LeftOut:
+    """Count what is passed over, by kind, and remember the first of each kind by name.
+
+    A kind is a file name's ending in lower case (``.heic``) or one of the words above.
+
+    Example:
+        >>> left_out = LeftOut()
+        >>> for name in ("b/2.heic", "a/1.heic", "notes"):
+        ...     left_out.add_file(name)
+        >>> str(left_out), left_out.counts
+        ("2 .heic ('a/1.heic', ...), 1 no ending ('notes')", {'.heic': 2, 'no ending': 1})
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def __str__(self) -> str:
+        """Return one line: the commonest kinds first, each with an example; empty for nothing."""
+        kinds = sorted(self._found.items(), key=lambda each: (-each[1][0], each[0]))
+        shown = [
+            f"{count:,} {kind} ({first!r}{', ...' if count > 1 else ''})"
+            for kind, (count, first) in kinds[:_SHOWN]
+        ]
+        if len(kinds) > _SHOWN:
+            rest = sum(count for _, (count, _) in kinds[_SHOWN:])
+            shown.append(f"{rest:,} of {len(kinds) - _SHOWN} other kinds")
+        return ", ".join(shown)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each kind."""
+        return {kind: count for kind, (count, _) in sorted(self._found.items())}
+
+    def add(self, kind: str, name: str, count: int = 1) -> None:
+        """Count something; ``name`` is where it is, relative to the data set."""
+        before, first = self._found.get(kind, (0, name))
+        self._found[kind] = before + count, min(first, name)
+
+    def add_file(self, name: str) -> None:
+        """Count a file by the ending of its name."""
+        self.add(os.path.splitext(name)[1].lower() or NO_ENDING, name)
+
+    def add_all(self, others: Iterable[LeftOut], prefix: str = "") -> None:
+        """Count what others have counted, their names put behind a prefix."""
+        for other in others:
+            for kind, (count, first) in other._found.items():
+                self.add(kind, prefix + first, count)
