@@ -141,8 +141,8 @@ def match_single_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]
         sizes: n and m.
 
     Raises:
-        BadDataError: no images, several labels an image, not one label for each, or one that
-            is none of the named classes.
+        BadDataError: no images, several labels an image, not one label for each, one that is
+            none of the named classes, or training images of one class only.
         MismatchError: as ``match_classes``.
     """
     for part, size in zip((train, test), sizes, strict=True):
@@ -164,7 +164,15 @@ def match_single_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]
                 f"{part.path}: label {top} is none of the {len(part.class_names)} classes that "
                 "have names; give train and test the same classes"
             )
-    return match_classes(train, test)
+    match = match_classes(train, test)
+    if train.labels.min() == train.labels.max():
+        only = int(train.labels[0])
+        name = repr(train.class_names[only]) if train.class_names else str(only)
+        raise BadDataError(
+            f"{train.path}: all images are of one class, {name}, so that any network would be "
+            "right; name a folder whose folders are the classes, or data with two classes"
+        )
+    return match
 
 
 def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> None:

@@ -96,13 +96,15 @@ def _enter_split(
         left_out.add(BESIDE_SPLIT, f"{name}/")
     for name, _ in listing.images:
         left_out.add(BESIDE_SPLIT, name)
-    # Archives often unpack to seg_train/seg_train/CLASS.
-    inside = LeftOut()
-    entered = root / chosen
+    entered, inside = root / chosen, LeftOut()
     listing = scan_folder(entered, ".", boundary, inside)
+    # Archives often unpack to seg_train/seg_train/CLASS.
     while not listing.images and listing.folders == [chosen]:
-        entered, inside = entered / chosen, LeftOut()
-        listing = scan_folder(entered, ".", boundary, inside)
+        deeper, around = entered / chosen, LeftOut()
+        found = scan_folder(deeper, ".", boundary, around)
+        if found.images:  # a class that is named like the split
+            break
+        entered, listing, inside = deeper, found, around
     left_out.add_all([inside])
     return entered, listing
 

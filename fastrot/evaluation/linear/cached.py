@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
+from fastrot.data.classes import match_single_classes
 from fastrot.errors import MismatchError
 from fastrot.evaluation.linear.optimum import optimum_scores
 from fastrot.evaluation.linear.probe import SAVE_SECONDS, ProbeRows, run_probe, training_ids
-from fastrot.evaluation.linear.rows import RowReader, match_probe_classes
+from fastrot.evaluation.linear.rows import RowReader
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
@@ -51,14 +52,14 @@ def evaluate_linear(
         save_seconds: least time between two saved states.
 
     Raises:
-        BadDataError: labels are missing or do not fit (``match_probe_classes``).
+        BadDataError: labels are missing or do not fit (``match_single_classes``).
         MismatchError: train and test name other classes, or their layers differ.
         NonFiniteError: a loss is NaN or infinite.
         UsageError: a layer is not in a cache.
         StorageError: the state cannot be written.
     """
     layers, linear = config.features.layers, config.linear
-    match = match_probe_classes(train, test, (train.num_samples, test.num_samples))
+    match = match_single_classes(train, test, (train.num_samples, test.num_samples))
     test = test.translated(match)
     for layer in layers:
         _check_layer(train, test, layer)

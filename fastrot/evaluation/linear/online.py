@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastrot.data.classes import match_single_classes
 from fastrot.data.dataset import Dataset
 from fastrot.data.loader import Loader, LoaderSpec, build_loader, choose_loader
 from fastrot.data.sampling.sampler import Sampler
@@ -26,7 +27,6 @@ from fastrot.data.subset import DatasetSubset
 from fastrot.evaluation.extract import protocol_spec, training_crop
 from fastrot.evaluation.linear.online_rows import OnlineRows
 from fastrot.evaluation.linear.probe import SAVE_SECONDS, ProbeRows, run_probe, training_ids
-from fastrot.evaluation.linear.rows import match_probe_classes
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
@@ -124,7 +124,7 @@ def evaluate_linear_online(
         save_seconds: least time between two saved states.
 
     Raises:
-        BadDataError: labels are missing or do not fit (``match_probe_classes``), or an image is
+        BadDataError: labels are missing or do not fit (``match_single_classes``), or an image is
             bad.
         MismatchError: train and test name other classes; the cache is of something else.
         NonFiniteError: a loss is NaN or infinite.
@@ -132,7 +132,7 @@ def evaluate_linear_online(
         StorageError: something cannot be written.
     """
     linear, how = config.linear, options or ExtractOptions()
-    match = match_probe_classes(train, test, (len(train), len(test)))
+    match = match_single_classes(train, test, (len(train), len(test)))
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     chosen = train if linear.subset is None else DatasetSubset(train, ids)
     if linear.optimum:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.classes import ClassMatch, Labelled, match_single_classes
+from fastrot.data.classes import Labelled
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.errors import BadDataError
 from fastrot.system.prefetch import Prefetcher
@@ -40,27 +40,6 @@ class Features(Labelled, Protocol):
     def features(self, layer: str) -> NDArray[np.float16]:
         """Of shape (n, D), or (n, K, D)."""
         ...
-
-
-def match_probe_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> ClassMatch:
-    """Match the classes of a probe's two data sets, or say why it cannot be trained.
-
-    Args:
-        train: with labels of shape (n,).
-        test: with labels of shape (m,).
-        sizes: n and m.
-
-    Raises:
-        BadDataError: as ``match_single_classes``, or all training images are of one class.
-        MismatchError: train and test have other classes.
-    """
-    match = match_single_classes(train, test, sizes)
-    if len(np.unique(train.labels)) < 2:
-        raise BadDataError(
-            f"{train.path}: all samples are of one class, and a probe needs at least two; give "
-            "data of several classes"
-        )
-    return match
 
 
 class FeatureBatch(NamedTuple):

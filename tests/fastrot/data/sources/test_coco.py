@@ -99,6 +99,9 @@ def test_what_is_no_annotation_file(tmp_path, text):
 
 def test_images_in_no_list_are_counted(copied):
     assert not list_source(copied, split="val", follow_symlinks=True).left_out
+    photos = (copied / "val2017").resolve()
+    (copied / "val2017").unlink()
+    shutil.copytree(photos, copied / "val2017", symlinks=True)
     (copied / "val2017" / "stray.jpg").write_bytes(b"")
     left_out = list_source(copied, split="val", follow_symlinks=True).left_out
     assert left_out.counts == {"in no list": 1}

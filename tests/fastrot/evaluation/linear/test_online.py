@@ -242,7 +242,7 @@ def test_what_cannot_be_probed_says_why(
 ) -> None:
     train, test = two
     one = DatasetSubset(train, np.flatnonzero(train.labels == 3))
-    with pytest.raises(BadDataError, match="all samples are of one class"):
+    with pytest.raises(BadDataError, match="all images are of one class"):
         online(backbone, (one, test), settings())
     unlabelled = DatasetSubset(train, np.arange(50))
     unlabelled.labels = np.where(np.arange(50) == 7, -1, unlabelled.labels)

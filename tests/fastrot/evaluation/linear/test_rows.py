@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from fastrot.data.classes import match_single_classes
 from fastrot.errors import BadDataError, MismatchError, UsageError
-from fastrot.evaluation.linear.rows import RowReader, match_probe_classes
+from fastrot.evaluation.linear.rows import RowReader
 from fastrot.features.cache import FeatureCache
 
 CPU = torch.device("cpu")
@@ -86,9 +87,9 @@ def data(
 
 
 def test_classes_are_counted_by_names_or_labels() -> None:
-    assert match_probe_classes(data([0, 1, 2]), data([0, 1]), (3, 2)).count == 3
+    assert match_single_classes(data([0, 1, 2]), data([0, 1]), (3, 2)).count == 3
     names = ("a", "b", "c", "d")
-    assert match_probe_classes(data([0, 1], names), data([1, 0], names), (2, 2)).count == 4
+    assert match_single_classes(data([0, 1], names), data([1, 0], names), (2, 2)).count == 4
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,13 @@ def test_classes_are_counted_by_names_or_labels() -> None:
             *(BadDataError, r"2 of 4 images have no label \(first: number 1\)"),
         ),
         (data([0, 1]), data([0, 2], path="t"), (2, 2), MismatchError, "t: label 2, but somewhere"),
-        (data([1, 1]), data([0, 1]), (2, 2), BadDataError, "all samples are of one class"),
+        (
+            data([1, 1]),
+            data([0, 1]),
+            (2, 2),
+            BadDataError,
+            "all images are of one class, 1, so that any network",
+        ),
         (
             *(data([0, 1], ("a", "b")), data([0, 1], ("a", "c")), (2, 2)),
             *(MismatchError, "class 'c' of somewhere is none of the 2 of somewhere"),
@@ -129,4 +136,4 @@ def test_what_cannot_be_probed_says_why(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        match_probe_classes(train, test, sizes)
+        match_single_classes(train, test, sizes)
