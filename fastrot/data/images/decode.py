@@ -1,8 +1,9 @@
 """One image file to RGB pixels, strictly: right pixels or an error that says what the file is.
 
-The format is decided by the first bytes and only JPEG, PNG, WebP and BMP are ever handed to a
-decoder. The header is read, and the number of pixels capped, before anything is allocated.
-Importing this module imports no torch.
+The format is decided by the first bytes, and only JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and PNM
+(PBM, PGM, PPM) are ever handed to a decoder, which reads no other format. The header is read, and
+the number of pixels capped, before anything is allocated. Of a file with several pictures (an
+animation, pages) the first one counts. Importing this module imports no torch.
 
 Shapes: H, W of the image; after EXIF orientation where it is applied.
 """
@@ -14,23 +15,33 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from fastrot.data.images.file_type import looks_like
-from fastrot.data.images.jpeg_header import JpegHeader, exif_orientation, read_jpeg_header
-from fastrot.data.images.png_header import png_exif
+from fastrot.data.images.file_type import PNM_BLANKS, looks_like
+from fastrot.data.images.jpeg_header import JpegHeader, read_jpeg_header
+from fastrot.data.images.pillow_image import ImageError, PillowImage, upright
 from fastrot.errors import BadDataError
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
 
 MAX_PIXELS = 64 * 2**20
 """Default cap on the pixels of one image (64 Mpx)."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .avif".split()
+)
 """File name endings of images, in lower case."""
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_SIGNATURE = b"\xff\xd8"
 
-_SNIFF_BYTES = 64
+_SIGNATURES = (
+    ("JPEG", JPEG_SIGNATURE),
+    ("PNG", b"\x89PNG\r\n\x1a\n"),
+    ("BMP", b"BM"),
+    ("GIF", b"GIF87a"),
+    ("GIF", b"GIF89a"),
+    *(("TIFF", start) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    *(("PPM", b"P%d" % number + blank) for number in range(1, 7) for blank in PNM_BLANKS),
+)
+_SNIFF_BYTES = 512
 
 
 class DecodeError(BadDataError):
@@ -67,11 +78,12 @@ def decode_image(
             raise DecodeError(str(error)) from None
         turn = header.orientation
     else:
-        file = io.BytesIO(data)
-        image = _open(file, kind)
-        _check_pixels(*image.size, max_pixels)
-        turn = _stored_orientation(file, image)
-        pixels = _pixels(image, kind)
+        image = _open(io.BytesIO(data), kind, max_pixels)
+        try:
+            pixels = image.pixels(max_pixels)
+        except ImageError as error:
+            raise DecodeError(str(error)) from None
+        turn = image.orientation
     return upright(pixels, turn) if apply_exif else pixels
 
 
@@ -88,8 +100,7 @@ def image_size(
     Raises:
         DecodeError: no readable header, or too large.
     """
-    width, height, turn = _measure(source)
-    _check_pixels(width, height, max_pixels)
+    width, height, turn = _measure(source, max_pixels)
     return (height, width) if apply_exif and turn >= 5 else (width, height)
 
 
@@ -101,8 +112,7 @@ def measure(
     Raises:
         DecodeError: no readable header, or too large.
     """
-    width, height, turn = _measure(source)
-    _check_pixels(width, height, max_pixels)
+    width, height, turn = _measure(source, max_pixels)
     return (height, width, turn) if turn >= 5 else (width, height, turn)
 
 
@@ -115,49 +125,36 @@ def orientation(source: bytes | memoryview | BinaryIO) -> int:
     Raises:
         DecodeError: no readable header.
     """
-    return _measure(source)[2]
+    return _measure(source, MAX_PIXELS)[2]
 
 
-def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn pixels of shape (h, w, 3) as stored so that the top is up: of shape (H, W, 3).
-
-    Orientations as in CIPA DC-008: 2 mirrored, 3 half turn, 4 upside down mirrored,
-    5 transposed, 6 to be turned clockwise, 7 transposed over the other diagonal,
-    8 to be turned counter-clockwise.
-    """
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _measure(source: bytes | memoryview | BinaryIO) -> tuple[int, int, int]:
+def _measure(source: bytes | memoryview | BinaryIO, max_pixels: int) -> tuple[int, int, int]:
     """Stored width, stored height, orientation."""
     file = io.BytesIO(source) if isinstance(source, bytes | memoryview) else source
     start = file.read(_SNIFF_BYTES)
     file.seek(0)
     if (kind := _format(start)) == "JPEG":
         header = _jpeg_header(file)
+        _check_pixels(header.width, header.height, max_pixels)
         return header.width, header.height, header.orientation
-    image = _open(file, kind)
-    return *image.size, _stored_orientation(file, image)
+    image = _open(file, kind, max_pixels)
+    return image.width, image.height, image.orientation
 
 
 def _format(start: bytes | memoryview) -> str:
     """Pillow's name of the format that these first bytes announce."""
     start = bytes(start)
-    if start.startswith(b"\xff\xd8"):
-        return "JPEG"
-    if start.startswith(PNG_SIGNATURE):
-        return "PNG"
+    for kind, signature in _SIGNATURES:
+        if start.startswith(signature):
+            return kind
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
-    if start.startswith(b"BM"):
-        return "BMP"
-    raise DecodeError(f"{looks_like(start)}, not a JPEG, PNG, WebP or BMP image")
+    what = looks_like(start)
+    if what == "an AVIF image":
+        return "AVIF"
+    if what.endswith("image"):
+        raise DecodeError(f"{what}; convert it to JPEG")
+    raise DecodeError(f"{what}, not a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or PNM image")
 
 
 def _jpeg_header(file: BinaryIO) -> JpegHeader:
@@ -167,42 +164,15 @@ def _jpeg_header(file: BinaryIO) -> JpegHeader:
         raise DecodeError(str(error)) from None
 
 
-def _open(file: BinaryIO, kind: str) -> Image.Image:
+def _open(file: BinaryIO, kind: str, max_pixels: int) -> PillowImage:
     try:
-        return Image.open(file, formats=(kind,))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's parsers raise whatever they trip over
-        raise DecodeError(_pillow_reason(kind, error)) from None
-
-
-def _pixels(image: Image.Image, kind: str) -> NDArray[np.uint8]:
-    try:
-        if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
-            grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.array(image.convert("RGB"))
-    except MemoryError:
-        raise
-    except Exception as error:  # as above
-        raise DecodeError(_pillow_reason(kind, error)) from None
-
-
-def _stored_orientation(file: BinaryIO, image: Image.Image) -> int:
-    """EXIF orientation of an image that is no JPEG, opened from ``file`` and not decoded yet."""
-    block = image.info.get("exif")
-    if image.format == "PNG":  # of a block behind the pixels Pillow tells when it has decoded them
-        position = file.tell()  # where Pillow goes on reading
-        block = png_exif(file)
-        file.seek(position)
-    return exif_orientation(block.removeprefix(b"Exif\0\0")) if isinstance(block, bytes) else 1
-
-
-def _pillow_reason(kind: str, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"damaged {kind}: its header cannot be read"
-    message = " ".join(str(error).split()) or type(error).__name__
-    return f"damaged {kind}: {message}"
+        image = PillowImage(file, kind)
+    except ImageError as error:
+        raise DecodeError(str(error)) from None
+    _check_pixels(image.width, image.height, max_pixels)
+    if image.memory > max_pixels:
+        raise DecodeError(f"damaged {kind}: blocks of {image.memory} pixels exceed the image")
+    return image
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.dataset import BadSampleError, Encoded
-from fastrot.data.images.decode import PNG_SIGNATURE, DecodeError, decode_image, image_size, measure
+from fastrot.data.images.decode import (
+    JPEG_SIGNATURE,
+    DecodeError,
+    decode_image,
+    image_size,
+    measure,
+)
 from fastrot.data.labels import Labels
 from fastrot.data.tar.shards import Shards, count_beside, find_shards, list_shards
 from fastrot.system.pread_file import PreadFile
@@ -127,12 +133,12 @@ class TarDataset:
     def _measure(self, sample: int) -> tuple[int, int]:
         """Width and height from the start of the member, all of it where that is not enough.
 
-        It never is in a PNG, whose EXIF block may stand at its end.
+        Only in a JPEG: others may have their orientation at their end.
         """
         size = int(self._shards.sizes[sample])
         if size > _HEADER_BYTES:
             start = self._bytes(sample, _HEADER_BYTES)
-            if not start.startswith(PNG_SIGNATURE):
+            if start.startswith(JPEG_SIGNATURE):
                 try:
                     return image_size(start, apply_exif=True)
                 except DecodeError:

@@ -21,7 +21,7 @@ from fastrot.data.images.decode import (
 REFUSED = {
     "broken.png": "damaged PNG",
     "broken_data_stream.png": "damaged PNG",
-    "decompression_bomb.gif": "a GIF image, not a JPEG",
+    "decompression_bomb.gif": "4364696535 pixels",
     "empty.jpg": "an empty file",
     "html_page.jpg": "an HTML or XML page",
     "lfs_pointer.jpg": "git-lfs pointer",
@@ -228,9 +228,3 @@ def test_size_from_an_open_file_reads_only_the_header(test_data):
         assert image_size(file, apply_exif=True) == (600, 450)
     with open(path, "rb") as file:
         assert image_size(file, apply_exif=False) == (450, 600)
-
-
-@pytest.mark.parametrize("first", [b"PK\x03\x04", b"%PDF-1.7", b"II*\0", b"%!PS-Adobe", b"\0" * 64])
-def test_foreign_formats_are_named_and_never_decoded(first):
-    with pytest.raises(DecodeError, match=r"zip|PDF|TIFF|PostScript|zeros"):
-        decode_image(first, apply_exif=True)

@@ -65,7 +65,7 @@ def test_class_named_like_a_split_beside_other_classes_is_a_class(tmp_path):
     ("names", "error", "message"),
     [
         ([], BadDataError, "holds no image"),
-        (["a/1.gif"], BadDataError, r"class folder holds no image .*\(only \.gif\)"),
+        (["a/1.svg"], BadDataError, r"class folder holds no image .*\(only \.svg\)"),
         (["a/1.jpg", "b/2.txt"], BadDataError, "b: the class folder holds no image"),
         (["a/1.jpg", "2.jpg"], BadDataError, "lie beside folders"),
     ],
