@@ -33,8 +33,11 @@ def cosine_topk(
     after these are rounded to float32.
     """
 
-def decode_jpeg(data: Any, max_pixels: int) -> NDArray[np.uint8]:
-    """Pixels of shape (H, W, 3); ValueError with libjpeg's words for anything but a sound file."""
+def decode_jpeg(data: Any, max_pixels: int, denominator: int) -> NDArray[np.uint8]:
+    """Pixels of shape (H, W, 3), both divided by 1, 2, 4 or 8 and rounded up.
+
+    ValueError with libjpeg's words for anything but a sound file.
+    """
 
 def walk_jpeg(data: Any) -> tuple[int, int, int, int, int, int] | None:
     """What kernels/decode/markers.py says of an ordinary file; None: of any other."""

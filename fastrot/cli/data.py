@@ -28,6 +28,12 @@ def prepare_file(
     max_side: Annotated[
         int | None, typer.Option(help="Shrink until the longest side is at most this, in pixels.")
     ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Refuse images of more pixels (default: 67108864; --max-side: 268435456)."
+        ),
+    ] = None,
     quality: Annotated[
         int | None, typer.Option(help="JPEG quality, 1 to 100 (default: 90).")
     ] = None,
@@ -64,6 +70,7 @@ def prepare_file(
         kind=kind,
         split=split,
         max_side=max_side,
+        max_pixels=max_pixels,
         quality=quality,
         copy=copy,
         workers=workers,

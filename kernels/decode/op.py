@@ -14,20 +14,24 @@ MAX_PIXELS = 64 * 2**20
 """Default cap on the pixels of an image (64 Mpx): 192 MiB decoded."""
 
 
-def decode_jpeg(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode_jpeg(
+    data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, denominator: int = 1
+) -> NDArray[np.uint8]:
     """Decode a JPEG file strictly.
 
-    The compiled decoder takes every warning of libjpeg-turbo for an error; its pixels equal
-    Pillow's bit for bit. Without it Pillow decodes, which cannot see some damage in the middle
-    of a file (``reference.py``). Grey and CMYK become RGB by Pillow's rules. Bytes behind the
-    end-of-image marker are ignored. EXIF orientation is not applied.
+    The compiled decoder takes every warning of libjpeg-turbo for an error but two that touch no
+    pixel (``native/jpeg.cpp`` goes through them); its pixels equal Pillow's bit for bit. Without
+    it Pillow decodes, which cannot see some damage in the middle of a file (``reference.py``).
+    Grey and CMYK become RGB by Pillow's rules. Bytes behind the end-of-image marker are ignored.
+    EXIF orientation is not applied.
 
     Args:
         data: the whole file, contiguous bytes; it is not copied.
         max_pixels: refuse larger images, before anything is allocated.
+        denominator: 1, 2, 4 or 8: shrink in the DCT domain, which takes less time and memory.
 
     Returns:
-        Pixels of shape (H, W, 3), uint8, RGB.
+        Pixels of shape (H, W, 3), uint8, RGB; H and W divided by the denominator and rounded up.
 
     Raises:
         JpegError: not a JPEG, damaged, cut short, too large, or of a kind that is not supported
@@ -38,11 +42,11 @@ def decode_jpeg(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> ND
     if choose("decode_jpeg").implementation == "reference":
         from fastrot.kernels.decode import reference
 
-        return reference.decode_jpeg(data, max_pixels)
+        return reference.decode_jpeg(data, max_pixels, denominator)
     from fastrot.kernels import _native
 
     try:
-        return _native.decode_jpeg(data, max_pixels)
+        return _native.decode_jpeg(data, max_pixels, denominator)
     except ValueError as error:
         raise JpegError(f"libjpeg: {error}") from None
 

@@ -12,7 +12,7 @@ import struct
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from fastrot.kernels.decode.header import JpegError, jpeg_end, scan_count
 
@@ -20,12 +20,15 @@ MAX_SCANS = 100
 """As in decode.cpp: every scan visits each block, so many empty ones keep a core busy."""
 
 
-def decode_jpeg(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]:
+def decode_jpeg(
+    data: bytes | memoryview, max_pixels: int, denominator: int = 1
+) -> NDArray[np.uint8]:
     """Pixels of shape (H, W, 3), RGB, without EXIF orientation.
 
     Args:
         data: the file; its header has been checked against ``max_pixels``.
         max_pixels: unused, since the caller checked; it keeps the signature of the compiled one.
+        denominator: 1, 2, 4 or 8: shrink in the DCT domain.
 
     Raises:
         JpegError: the file ends early, or Pillow refuses it.
@@ -35,7 +38,9 @@ def decode_jpeg(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]:
     if scan_count(data) > MAX_SCANS:
         raise JpegError(f"more than {MAX_SCANS} scans, which only a hostile file has")
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with JpegImageFile(io.BytesIO(data)) as image:  # Image.open has a cap of its own
+            if denominator > 1:
+                image.draft(None, (image.width // denominator, image.height // denominator))
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error) as error:
         # what Pillow's parsers raise on damaged metadata and pixels

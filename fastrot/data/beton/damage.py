@@ -256,7 +256,7 @@ class _Check:
         for position, field in enumerate(self._file.fields):
             row = self._file.metadata[str(position)][sample]
             if field.kind is Kind.IMAGE and row["mode"] == JPEG:
-                decode_image(payloads[field.name], apply_exif=False)
+                decode_image(payloads[field.name], apply_exif=False, max_pixels=MAX_PIXELS)
             elif field.kind is Kind.JSON:
                 self._file.value(sample, field.name)
 

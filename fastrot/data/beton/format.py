@@ -33,8 +33,9 @@ DEFAULT_PAGE_SIZE = 2**23
 MAX_FIELDS = 64
 NAME_BYTES = 16
 MAX_SIDE = 2**16 - 1
-MAX_PIXELS = 64 * 2**20
-"""Default cap on the pixels of one image, the same as for image files."""
+MAX_PIXELS = 2**28
+"""Cap on the pixels of one image; that of image files, which ``fastrot prepare`` can be told to
+lift, is lower: what was let in is read by everything that reads these files."""
 
 HEADER = np.dtype(
     [

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.beton.dataset import BetonDataset
-from fastrot.data.beton.format import RAW
+from fastrot.data.beton.format import MAX_PIXELS, RAW
 from fastrot.data.dataset import BadSampleError, Dataset, Encoded, decode_sample
 from fastrot.data.loader import READ_DEADLINE_SECONDS, Batch, LoaderSpec
 from fastrot.data.loaders.base import BaseLoader
@@ -33,7 +33,6 @@ from fastrot.data.subset import DatasetSubset
 from fastrot.data.tar.dataset import TarDataset
 from fastrot.errors import StorageError
 from fastrot.kernels.decode.crop import CropDecoder, CropJob, Crops, SourceFile
-from fastrot.kernels.decode.op import MAX_PIXELS
 from fastrot.system.in_flight import InFlight
 from fastrot.system.machine import free_memory
 from fastrot.system.prefetch import Prefetcher

@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -90,7 +90,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
     if request.dry_run:
         size = estimate_bytes(listing, encoding, page_size)
         return replace(report, file_bytes=size)
-    settings = asdict(encoding) | {"seed": request.seed, "libraries": _libraries()}
+    settings = encoding.settings() | {"seed": request.seed, "libraries": _libraries()}
     settings["shrink_filter"] = SHRINK_FILTER.name.lower()
     if request.resume and not request.overwrite and out.exists():
         return _finished(report, listing, settings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastrot.data.beton.format import MAX_PIXELS as MAX_STORED_PIXELS
+from fastrot.data.beton.manifest import Scalar
 from fastrot.data.beton.reader import check_jpeg
 from fastrot.data.beton.values import SoundJpeg
 from fastrot.data.images.decode import MAX_PIXELS, DecodeError, decode_image
@@ -36,11 +38,20 @@ class Encoding:
         max_side: shrink an image until its longest side is at most this, in pixels; None: never.
         quality: of a re-encoded JPEG, 1 to 100; None: 90, and pixels that come without a lossy
             encoding (CIFAR's binary version) are stored raw.
+        max_pixels: refuse source images of more pixels; None: as ``decode_image``.
     """
 
     copy: bool = False
     max_side: int | None = None
     quality: int | None = None
+    max_pixels: int | None = None
+
+    def settings(self) -> dict[str, Scalar]:
+        """What tells of it in a manifest; a cap that nobody set is left out, as it always was."""
+        settings: dict[str, Scalar] = asdict(self)
+        if self.max_pixels is None:
+            del settings["max_pixels"]
+        return settings
 
 
 @dataclass(frozen=True)
@@ -82,31 +93,34 @@ def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Paylo
         return Payload(_jpeg(_shrunk(source, encoding.max_side), encoding.quality))
     reason = None
     if encoding.copy:
-        reason = why_not_kept(source)
+        reason = why_not_kept(source, encoding.max_pixels)
         if reason is None:
             return Payload(SoundJpeg(source, *check_jpeg(source)))
-    pixels = decode_image(source, apply_exif=True)
+    pixels = decode_image(
+        source, apply_exif=True, max_pixels=encoding.max_pixels, max_side=encoding.max_side
+    )
     quality = encoding.quality or DEFAULT_QUALITY
     return Payload(_jpeg(_shrunk(pixels, encoding.max_side), quality), reason)
 
 
-def keep_file(path: str, size: int) -> Payload | None:
+def keep_file(path: str, size: int, max_pixels: int | None = None) -> Payload | None:
     """The payload of a JPEG file whose bytes can be kept; None: it needs a closer look.
 
     Args:
         path: of the file.
         size: its bytes, when it was listed.
+        max_pixels: as in ``Encoding``.
     """
     try:
         data, jpeg = read_jpeg(path, size)
     except (OSError, JpegError):
         return None
-    if _objection(data, jpeg) is not None:
+    if _objection(data, jpeg, max_pixels) is not None:
         return None
     return Payload(SoundJpeg(data, jpeg.frame.height, jpeg.frame.width))
 
 
-def why_not_kept(data: bytes) -> str | None:
+def why_not_kept(data: bytes, max_pixels: int | None = None) -> str | None:
     """Why the bytes of an image cannot stand in a ``.beton`` as they are; None: they can.
 
     What is damaged, or too large, is among the reasons; the strict decoder then says so.
@@ -114,13 +128,14 @@ def why_not_kept(data: bytes) -> str | None:
     if not data.startswith(b"\xff\xd8"):
         return "not a JPEG"
     try:
-        return _objection(data, walk_jpeg(data))
+        return _objection(data, walk_jpeg(data), max_pixels)
     except JpegError:
         return "unusual markers"
 
 
-def _objection(data: bytes, jpeg: JpegWalk) -> str | None:
+def _objection(data: bytes, jpeg: JpegWalk, max_pixels: int | None) -> str | None:
     frame = jpeg.frame
+    cap = min(max_pixels or MAX_PIXELS, MAX_STORED_PIXELS)
     if frame.components != 3:
         return {1: "grey", 4: "CMYK"}.get(frame.components, f"{frame.components} components")
     if frame.precision != 8:
@@ -133,7 +148,7 @@ def _objection(data: bytes, jpeg: JpegWalk) -> str | None:
         return "no end of the image"
     if jpeg.end != len(data):
         return "bytes after the end of the image"
-    if jpeg.scans > _MAX_SCANS or frame.width * frame.height > MAX_PIXELS:
+    if jpeg.scans > _MAX_SCANS or frame.width * frame.height > cap:
         return "more scans or pixels than the decoder takes"
     return None
 
@@ -166,7 +181,13 @@ def _jpeg(image: NDArray[np.uint8] | Image.Image, quality: int) -> SoundJpeg:
         image = Image.fromarray(image)
     if max(image.size) > _MAX_JPEG_SIDE:
         raise DecodeError(
-            f"a side of {max(image.size)} pixels exceeds JPEG's limit of {_MAX_JPEG_SIDE}"
+            f"a side of {max(image.size)} pixels exceeds JPEG's limit of {_MAX_JPEG_SIDE}; "
+            "give --max-side"
+        )
+    if image.width * image.height > MAX_STORED_PIXELS:
+        raise DecodeError(
+            f"{image.width} x {image.height} pixels exceed the {MAX_STORED_PIXELS} of an image "
+            "in a .beton; give --max-side"
         )
     file = io.BytesIO()
     blocks = _blocks_a_restart(image.width)

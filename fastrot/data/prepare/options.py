@@ -145,6 +145,8 @@ class PrepareRequest:
         kind: what the source is, a ``SourceKind``; ``auto`` looks.
         split: which part of a source that has parts.
         max_side: shrink images until the longest side is at most this, in pixels; never enlarge.
+        max_pixels: refuse images of more pixels; None: of more than 64 Mpx, or 268 if it is a JPEG
+            that ``max_side`` shrinks while it is decoded.
         quality: of the JPEGs, 1 to 100; None: 90.
         copy: keep the bytes of the JPEGs that need no change, of which only the markers are
             checked; the others are stored with quality 90, counted and listed by reason.
@@ -170,6 +172,7 @@ class PrepareRequest:
     kind: str = "auto"
     split: str | None = None
     max_side: int | None = None
+    max_pixels: int | None = None
     quality: int | None = None
     copy: bool = False
     workers: int | None = None
@@ -191,6 +194,8 @@ class PrepareRequest:
                 )
         if self.max_side is not None and not 1 <= self.max_side <= 65500:
             raise UsageError(f"--max-side={self.max_side} must be from 1 to 65500 pixels")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise UsageError(f"--max-pixels={self.max_pixels} must be at least 1")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(
                 f"--quality={self.quality} must be from 1 to 100 ({DEFAULT_QUALITY} is usual)"
@@ -207,7 +212,7 @@ class PrepareRequest:
     @property
     def encoding(self) -> Encoding:
         """How images are to be stored."""
-        return Encoding(self.copy, self.max_side, self.quality)
+        return Encoding(self.copy, self.max_side, self.quality, self.max_pixels)
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
@@ -278,7 +283,8 @@ class Encode:
 
     def keep(self, sample: int) -> Payload | None:
         """The payload of a file whose bytes can be kept; None: it has to be encoded."""
-        return keep_file(self._source.file(sample), int(self._source.sizes[sample]))
+        size = int(self._source.sizes[sample])
+        return keep_file(self._source.file(sample), size, self._encoding.max_pixels)
 
     def announce(self, samples: Sequence[int]) -> None:
         """Have files that are wanted soon read into memory."""

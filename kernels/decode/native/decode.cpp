@@ -45,10 +45,12 @@ class WholeImage : public fastrot::RowSink {
   std::uint8_t *pixels_ = nullptr;
 };
 
-Pixels decode_jpeg(const Bytes &data, std::uint64_t max_pixels) {
+Pixels decode_jpeg(const Bytes &data, std::uint64_t max_pixels, unsigned denominator) {
   WholeImage image;
   fastrot::JpegRequest request;
   request.max_pixels = max_pixels;
+  request.denominator = denominator;
+  request.in_part = denominator > 1;
   {
     const nb::gil_scoped_release unlocked;
     fastrot::JpegDecoder decoder;
@@ -68,6 +70,7 @@ Pixels decode_jpeg(const Bytes &data, std::uint64_t max_pixels) {
 
 void bind_decode(nb::module_ &module) {
   using namespace nb::literals;
-  module.def("decode_jpeg", &decode_jpeg, "data"_a.noconvert(), "max_pixels"_a);
+  module.def("decode_jpeg", &decode_jpeg, "data"_a.noconvert(), "max_pixels"_a,
+             "denominator"_a);
   module.attr("libjpeg_version") = fastrot::kJpegVersion;
 }

@@ -34,6 +34,22 @@ bool is_ordinary(const jpeg_decompress_struct &info) {
   return (v == 1 && (h == 1 || h == 2 || h == 4)) || (v == 2 && (h == 1 || h == 2));
 }
 
+// Of libjpeg's warnings (the other messages are traces), those after which every pixel is right:
+// NOT_SEQUENTIAL  spectral selection in the scan header of a sequential JPEG, which nobody reads;
+//                 cameras write zeros there
+// JFIF_MAJOR      an unknown revision of JFIF, of which only the density and a thumbnail depend
+// After all others they may be wrong, or are a guess:
+// ADOBE_XFORM        an unknown colour transform, YCbCr is guessed
+// BOGUS_PROGRESSION  coefficients refined before they are there, or twice
+// EXTRANEOUS_DATA    bytes ahead of a marker: most often the rest of a scan in which the decoder
+//                    lost its place; zeros as well as text. Behind the end marker nothing is read.
+// HIT_MARKER, JPEG_EOF, HUFF_BAD_CODE, ARITH_BAD_CODE   missing or damaged data, shown as grey
+// MUST_RESYNC        a restart marker missing or out of turn: which blocks are lost is guessed
+// TOO_MUCH_DATA, BOGUS_ICC   answers to calls that are not made here
+bool touches_no_pixel(int warning) {
+  return warning == JWRN_NOT_SEQUENTIAL || warning == JWRN_JFIF_MAJOR;
+}
+
 // Rows of CMYK as Adobe stores them (255 is no ink) to RGB, by Pillow's integer rule.
 void cmyk_row_to_rgb(const JSAMPLE *cmyk, std::size_t width, std::uint8_t *rgb) {
   for (std::size_t x = 0; x < width; ++x, cmyk += 4, rgb += 3) {
@@ -185,7 +201,7 @@ void JpegDecoder::on_error(j_common_ptr info) {
 }
 
 void JpegDecoder::on_message(j_common_ptr info, int level) {
-  if (level < 0) on_error(info);  // a warning; the others are traces
+  if (level < 0 && !touches_no_pixel(info->err->msg_code)) on_error(info);
 }
 
 void JpegDecoder::on_progress(j_common_ptr common) {

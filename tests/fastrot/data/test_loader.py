@@ -30,6 +30,8 @@ from fastrot.data.beton.writer import BetonWriter
 from fastrot.data.dataset import BadSampleError
 from fastrot.data.loader import LoaderSpec, build_loader, choose_loader
 from fastrot.data.loaders.thread_counts import thread_counts_kept
+from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
 from fastrot.data.sampling.crops import Crop, replacement
 from fastrot.data.sampling.draw import draw_turns
 from fastrot.data.sampling.sampler import Sampler
@@ -834,6 +836,84 @@ def test_pngs_whose_orientation_stands_behind_their_pixels(engine, container, ph
     (batch,) = list(built)
     built.close()
     wanted = expected(samples, batch.index.numpy(), 0)
+    assert_same_images(name, batch.images.numpy(), wanted)
+
+
+def zero_spectral_selection(jpeg: bytes) -> bytes:
+    """The scan header that some cameras write: libjpeg warns, and every pixel is right."""
+    scan = jpeg.index(b"\xff\xda")
+    end = scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
+    assert jpeg[end - 3 : end] == b"\0\x3f\0"
+    return jpeg[: end - 3] + bytes(3) + jpeg[end:]
+
+
+@each(FOLDER_READERS)
+def test_files_of_every_format(engine, photos, tmp_path):
+    """Also turned ones, grey ones and 16 bits; their sizes differ, so that an exchange shows."""
+    sources = sorted(photos.rglob("*.jpg"))
+    made = 0
+
+    def save(ending, kind, turn=1, change=lambda image: image, **options):
+        nonlocal made
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        image = change(Image.open(sources[made]).convert("RGB").crop((0, 0, 128, 80 + made)))
+        if kind in ("TIFF", "AVIF", "PNG", "WEBP"):
+            options["exif"] = exif
+        image.save(tmp_path / f"{made:02}{ending}", kind, **options)
+        made += 1
+
+    def grey_16(image):
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+    save(".gif", "GIF")
+    save(".tif", "TIFF", 6)
+    save(".tiff", "TIFF", 3, compression="tiff_lzw")
+    save(".tif", "TIFF", change=lambda image: image.convert("CMYK"))
+    save(".tif", "TIFF", change=grey_16)
+    save(".TIF", "TIFF", 8, compression="jpeg")
+    save(".avif", "AVIF")
+    save(".avif", "AVIF", 5)
+    save(".ppm", "PPM")
+    save(".pgm", "PPM", change=lambda image: image.convert("L"))
+    save(".pbm", "PPM", change=lambda image: image.convert("1"))
+    save(".pnm", "PPM", change=grey_16)
+    save(".bmp", "BMP")
+    save(".webp", "WEBP", 7)
+    save(".png", "PNG", 2)
+    save(".jfif", "JPEG")
+    save(".jpe", "JPEG")
+    save(".jpg", "GIF")  # the bytes count, not the name
+    (tmp_path / "last.jpeg").write_bytes(zero_spectral_selection(sources[made].read_bytes()))
+    samples = FolderDataset(tmp_path)
+    assert len(samples) == made + 1
+    assert len(np.unique(samples.sizes(np.arange(made)), axis=0)) == made
+    name, workers = engine
+    order = Sampler(made + 1, made + 1, mode="sequential")
+    built = build_loader(name, spec_of(samples, workers, order=order))
+    (batch,) = list(built)
+    built.close()
+    wanted = expected(samples, np.arange(made + 1), 0)
+    assert_same_images(name, batch.images.numpy(), wanted)
+
+
+@each(READERS)
+def test_what_copy_keeps_every_loader_reads(engine, photos, tmp_path):
+    """Scan headers that libjpeg warns of, and an image beyond the cap of image files."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for file in sorted(photos.rglob("*.jpg"))[:7]:
+        (folder / file.name).write_bytes(zero_spectral_selection(file.read_bytes()))
+    Image.new("RGB", (8400, 8000), (200, 100, 50)).save(folder / "large.jpg", subsampling=2)
+    path = tmp_path / "x.beton"
+    report = prepare(PrepareRequest(folder, path, copy=True, max_pixels=8400 * 8000))
+    assert (report.kept, report.num_samples) == (8, 8)
+    name, workers = engine
+    samples = BetonDataset(path)
+    built = build_loader(name, spec_of(samples, workers, order=Sampler(8, 8, mode="sequential")))
+    (batch,) = list(built)
+    built.close()
+    wanted = expected(samples, np.arange(8), 0)
     assert_same_images(name, batch.images.numpy(), wanted)
 
 
