@@ -67,7 +67,8 @@ class DataConfig(Section):
     """Check each sample's bytes against the .beton manifest while reading."""
     exact_decode: bool = False
     """native loader: decode every crop at full resolution. Otherwise one at least twice as large
-    as the resolution is first shrunk in the DCT domain, which is faster and a little softer."""
+    as the resolution is first shrunk in the DCT domain, which is faster and a little softer: by 1
+    to 5 levels of 255 on average in such a crop, 17 in the worst."""
     on_bad_sample: Literal["fail", "skip"] = "fail"
     """fail: name the sample and stop (65). skip: put a deterministic other one in its place,
     count it, and list it in bad_samples.jsonl."""

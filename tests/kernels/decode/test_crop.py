@@ -19,6 +19,7 @@ from PIL import Image
 from fastrot.data.images.decode import DecodeError, decode_image, measure
 from fastrot.kernels.decode.crop import CropDecoder, Crops, SourceFile, Spans
 from fastrot.kernels.decode.crop_reference import crop_and_resize
+from fastrot.kernels.decode.header import jpeg_header
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
 
 SIDE = 96
@@ -270,21 +271,51 @@ def test_a_box_that_leaves_the_image_is_black_outside(some):
         assert not ours[2:].any()
 
 
-def test_shrinking_in_the_dct_domain_stays_close(photos):
-    """The fast mode: 0.2 levels on average over all photos, below 2 in the worst of these."""
-    sizes = [size for _, _, size, _ in photos]
-    boxes = [(0, 0, w, h) for w, h in sizes]
-    turns = np.array([turn for *_, turn in photos], np.uint8)
-    files = [data for data, *_ in photos]
-    arguments = crops_of(boxes, sizes, orientation=turns)
-    exact, failed = crop(files, arguments, 112)
-    fast, failed_too = crop(files, arguments, 112, exact=False)
-    assert failed == failed_too == []
-    by_image = np.abs(exact.astype(int) - fast).mean(axis=(1, 2, 3))
-    shrunk = np.array([min(size) >= 224 for size in sizes])
-    assert not by_image[~shrunk].any(), "a box below twice the size is decoded as it is"
-    assert (by_image[shrunk] > 0).mean() > 0.9
-    assert by_image[shrunk].mean() < 2 and by_image.max() < 6
+SHRUNK = [
+    # crop, ratio of box and crop: mean over all crops, over the worst one, worst pixel
+    ("imagenette-128", 16, 2, 5.5, 18, 120),
+    ("imagenette-128", 16, 3, 2.5, 6.5, 65),
+    ("imagenette-128", 32, 2, 5.2, 17, 120),
+    ("imagenette-128", 32, 3, 2.2, 5.5, 65),
+    ("imagenette-128", 32, 4, 4.2, 11, 120),
+    ("imagenette-128", 64, 2, 4.2, 14, 120),
+    ("imagenet-300", 32, 8, 3.8, 12, 120),
+    ("imagenet-300", 48, 6, 1.8, 4.5, 65),
+    ("imagenet-300", 64, 4, 3.6, 11, 120),
+    ("imagenet-300", 112, 2, 3.5, 10.5, 120),
+    ("imagenet-300", 112, 3, 1.8, 4.5, 65),
+    ("imagenet-300", 224, 2, 3, 7, 120),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "ratio", "mean", "worst", "pixel"), SHRUNK)
+def test_how_far_shrinking_in_the_dct_domain_is_from_the_exact_crop(
+    test_data, name, size, ratio, mean, worst, pixel
+):
+    """The table in ``data/loaders/native.py``: the most where no resize is left to be done."""
+    side, files, sizes = size * ratio, [], []
+    paths = sorted(p for p in test_data(name).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    for path in paths[:400]:
+        data = path.read_bytes()
+        width, height, turn = measure(data)
+        if min(width, height) >= side and turn == 1 and jpeg_header(data).components == 3:
+            files.append(data)
+            sizes.append((width, height))
+    assert len(files) >= 30
+    for smaller, shrinks in ((0, True), (size * (ratio - 2) + 1, False)):
+        edge = side - smaller
+        boxes = [((w - edge) // 2, (h - edge) // 2, edge, edge) for w, h in sizes]
+        exact, failed = crop(files, crops_of(boxes, sizes), size)
+        fast, failed_too = crop(files, crops_of(boxes, sizes), size, exact=False)
+        assert failed == failed_too == []
+        difference = np.abs(exact.astype(int) - fast)
+        if not shrinks:
+            assert not difference.any(), "a box below twice the size is decoded as it is"
+            continue
+        by_image = difference.mean(axis=(1, 2, 3))
+        assert (by_image > 0).mean() > 0.9
+        assert mean / 3 < by_image.mean() < mean
+        assert by_image.max() < worst and difference.max() < pixel
 
 
 # Turns

@@ -169,10 +169,113 @@ def test_bytes_ahead_of_the_start_are_refused(implementation: str) -> None:
         decode_jpeg(b"\0" + encode())
 
 
-def test_stray_bytes_between_scan_and_end_are_refused(cpp: None) -> None:
+@pytest.mark.parametrize("stray", [b"\0", b"t", b"text"], ids=["zeros", "letters", "text"])
+def test_stray_bytes_between_scan_and_end(cpp: None, stray: bytes) -> None:
+    """More than the few that libjpeg reads ahead may be the rest of a scan: zeros like text."""
     data = encode()
-    with pytest.raises(JpegError, match="extraneous bytes before marker 0xd9"):
-        decode_jpeg(data[:-2] + b"stray" * 20 + data[-2:])
+    for count in (1, 4):
+        few = data[:-2] + (stray * count)[:count] + data[-2:]
+        np.testing.assert_array_equal(decode_jpeg(few), decode_jpeg(data))
+    for count in (16, 100):
+        with pytest.raises(JpegError, match="extraneous bytes before marker 0xd9"):
+            decode_jpeg(data[:-2] + (stray * count)[:count] + data[-2:])
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"text", b"\xff\xd9", b"\xff\xd8\xff"])
+def test_stray_bytes_behind_the_end_touch_no_pixel(implementation: str, stray: bytes) -> None:
+    data = encode()
+    np.testing.assert_array_equal(decode_jpeg(data + stray * 50), decode_jpeg(data))
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", 2 + len(body)) + body
+
+
+def with_spectral_selection(three: bytes) -> bytes:
+    data = encode()
+    scan = data.index(b"\xff\xda")
+    end = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
+    return data[: end - 3] + three + data[end:]
+
+
+def with_adobe_transform(number: int, mode: str = "RGB") -> bytes:
+    data = encode(mode=mode)
+    stop = 4 + int.from_bytes(data[4:6], "big")  # of the first segment, JFIF's or Adobe's
+    return data[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([number])) + data[stop:]
+
+
+SOUND = {
+    "spectral selection 0 0": with_spectral_selection(b"\0\0\0"),
+    "spectral selection 1 5, bits 2 3": with_spectral_selection(b"\1\5\x23"),
+    "spectral selection 0 255": with_spectral_selection(b"\0\xff\0"),
+    "JFIF 2.1": encode().replace(b"JFIF\0\1", b"JFIF\0\2"),
+    "JFIF 0.0": encode().replace(b"JFIF\0\1\1", b"JFIF\0\0\0"),
+    "ICC profile without its parts": encode()[:2]
+    + segment(0xE2, b"ICC_PROFILE\0\5\2what") + encode()[2:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", SOUND.values(), ids=SOUND.keys())
+def test_a_warning_that_touches_no_pixel_is_none(implementation: str, data: bytes) -> None:
+    np.testing.assert_array_equal(decode_jpeg(data), decode_jpeg(encode()))
+    np.testing.assert_array_equal(decode_jpeg(data), by_pillow(data))
+
+
+def doubtful() -> dict[str, tuple[bytes, str]]:
+    """Of each warning after which pixels may be wrong, a file; and libjpeg's words."""
+    plain, markers = encode(), encode(restart_marker_blocks=2)
+    gradual = encode(progressive=True)
+    second = markers.index(b"\xff\xd1")
+    last = gradual.rindex(b"\xff\xda")
+    middle = len(plain) * 2 // 3
+    return {
+        "ADOBE_XFORM": (with_adobe_transform(2), "Unknown Adobe color transform code 2"),
+        "ADOBE_XFORM, CMYK": (with_adobe_transform(1, "CMYK"), "Unknown Adobe color transform"),
+        "BOGUS_PROGRESSION": (gradual[:-2] + gradual[last:], "Inconsistent progression sequence"),
+        "EXTRANEOUS_DATA": (markers[:second] + markers[second + 2 :], "extraneous bytes before"),
+        "HIT_MARKER": (plain[:middle] + b"\xff\xd9", "premature end of data segment"),
+        "HUFF_BAD_CODE": (
+            plain[:middle] + b"\xff\0" * 40 + plain[middle + 80 :],
+            "bad Huffman code|premature end|extraneous bytes",
+        ),
+        "JPEG_EOF": (plain[:middle], "Premature end of JPEG file"),
+        "MUST_RESYNC": (
+            markers[:second] + b"\xff\xd5" + markers[second + 2 :],
+            "found marker 0xd5 instead of RST1",
+        ),
+        "a progressive frame called sequential": (
+            gradual.replace(b"\xff\xc2", b"\xff\xc0"),
+            "premature end of data segment|Huffman",
+        ),
+    }
+
+
+@pytest.mark.parametrize(("data", "words"), doubtful().values(), ids=doubtful().keys())
+def test_a_warning_after_which_pixels_may_be_wrong_is_an_error(cpp, data, words) -> None:
+    with pytest.raises(JpegError, match=words):
+        decode_jpeg(data)
+
+
+@pytest.mark.parametrize("denominator", [2, 4, 8])
+@pytest.mark.parametrize("size", [(64, 48), (50, 37), (19, 90)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_shrinking_gives_pillows_draft(implementation, size, mode, denominator) -> None:
+    data = encode(size, mode)
+    pixels = decode_jpeg(data, denominator=denominator)
+    assert pixels.shape == (-(-size[1] // denominator), -(-size[0] // denominator), 3)
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, (size[0] // denominator, size[1] // denominator))
+        np.testing.assert_array_equal(pixels, np.array(image.convert("RGB")))
+    with pytest.raises(JpegError, match="exceed the cap"):
+        decode_jpeg(data, denominator=denominator, max_pixels=size[0] * size[1] - 1)
+
+
+@pytest.mark.parametrize("denominator", [2, 8])
+def test_shrinking_is_as_strict(cpp: None, denominator: int) -> None:
+    data = encode((64, 64))
+    for size in range(len(data)):
+        with pytest.raises(JpegError):
+            decode_jpeg(data[:size], denominator=denominator)
 
 
 def with_frame(marker: int = 0xC0, precision: int = 8) -> bytes:
@@ -211,7 +314,7 @@ def test_the_extension_checks_the_cap_itself(cpp: None) -> None:
     from fastrot.kernels import _native
 
     with pytest.raises(ValueError, match="more pixels than the cap"):
-        _native.decode_jpeg(encode(), 1849)
+        _native.decode_jpeg(encode(), 1849, 1)
 
 
 def test_scans_of_their_own_for_each_component(implementation: str) -> None:

@@ -136,8 +136,9 @@ def test_field_refuses_what_the_format_cannot_hold(arguments, message):
         Field(*arguments)
 
 
-def test_pixel_cap_is_that_of_image_files():
-    assert MAX_PIXELS == decode.MAX_PIXELS
+def test_pixel_cap_is_above_that_of_image_files():
+    """What ``prepare`` was told to let in is read by everything that reads the file."""
+    assert MAX_PIXELS == decode.MAX_SHRUNK_PIXELS > decode.MAX_PIXELS
 
 
 # --- round trips
