@@ -184,10 +184,10 @@ def _jpeg(image: NDArray[np.uint8] | Image.Image, quality: int) -> SoundJpeg:
             f"a side of {max(image.size)} pixels exceeds JPEG's limit of {_MAX_JPEG_SIDE}; "
             "give --max-side"
         )
-    if image.width * image.height > MAX_STORED_PIXELS:
+    if (pixels := image.width * image.height) > MAX_STORED_PIXELS:
         raise DecodeError(
-            f"{image.width} x {image.height} pixels exceed the {MAX_STORED_PIXELS} of an image "
-            "in a .beton; give --max-side"
+            f"its {pixels} pixels exceed the {MAX_STORED_PIXELS} that a .beton holds of an image; "
+            "give --max-side"
         )
     file = io.BytesIO()
     blocks = _blocks_a_restart(image.width)

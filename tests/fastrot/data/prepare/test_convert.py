@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,21 @@ try:
 except FastrotError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
+"""
+
+
+PEAK = """
+from pathlib import Path
+from fastrot.data.prepare.convert import prepare
+from fastrot.data.prepare.options import PrepareRequest
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+before = peak()
+prepare(PrepareRequest(Path({0!r}), Path({1!r}), max_side=500, progress=False, workers=0))
+print(before, peak())
 """
 
 
@@ -268,6 +284,7 @@ def test_dry_run_writes_nothing_and_estimates_the_size(photos, tmp_path):
         ({"copy": True, "max_side": 80}, "--copy keeps the bytes"),
         ({"quality": 0}, "--quality=0 must be from 1 to 100"),
         ({"max_side": 0}, "--max-side=0 must be"),
+        ({"max_pixels": 0}, "--max-pixels=0 must be at least 1"),
         ({"workers": -1}, "--workers=-1"),
         ({"seed": -1}, "--seed=-1"),
         ({"on_bad_sample": "ignore"}, "choose fail or skip"),
@@ -278,6 +295,37 @@ def test_options_that_make_no_sense(photos, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
         prepare(PrepareRequest(photos, tmp_path / "o.beton", progress=False, **options))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_what_the_lifted_cap_lets_in_is_sound_for_all_who_read_it(tmp_path, copy):
+    width, height = 8400, 8000  # of one colour: a small file, but all of its pixels
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    image = Image.new("RGB", (width, height), (200, 100, 50))
+    image.save(tmp_path / "photos" / "a" / "large.jpg")
+    out = tmp_path / "o.beton"
+    request = PrepareRequest(tmp_path / "photos", out, copy=copy, progress=False)
+    with pytest.raises(BadDataError, match=rf"--max-pixels {width * height}; "):
+        prepare(request)
+    report = prepare(replace(request, max_pixels=width * height))
+    assert (report.kept, report.num_samples) == (int(copy), 1)
+    assert verify(out, progress=False).exit_code == 0
+    data = open_dataset(out)
+    assert data.sizes(np.arange(1)).tolist() == [[width, height]]
+    assert manifest.load(data.file).made_by["max_pixels"] == width * height
+
+
+def test_a_photo_beyond_the_cap_is_shrunk_in_little_memory(tmp_path):
+    """What --max-side makes of it needs no whole decode: 200 MB of pixels here."""
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8400, 8000), (200, 100, 50)).save(tmp_path / "a" / "large.jpg")
+    code = PEAK.format(str(tmp_path), str(tmp_path / "o.beton"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after - before < 100 * 1024, "KiB"
+    data = open_dataset(tmp_path / "o.beton")
+    assert data.sizes(np.arange(1)).tolist() == [[500, 476]]
+    assert np.abs(data.decode(0).astype(int) - (200, 100, 50)).max() <= 2
 
 
 def test_existing_output_stays_unless_overwriting_is_asked_for(photos, tmp_path):
