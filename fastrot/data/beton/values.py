@@ -100,7 +100,9 @@ def _encode_image(value: Any) -> Stored:
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise ValueError(f"image of {width} x {height} pixels, sides must be 1 to {MAX_SIDE}")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"image of {width} x {height} pixels exceeds the cap of {MAX_PIXELS}")
+        raise ValueError(
+            f"image of {width} x {height} pixels exceeds the cap of {MAX_PIXELS}; shrink it"
+        )
     return Stored(struct.pack("<BHH", mode, width, height), data)
 
 

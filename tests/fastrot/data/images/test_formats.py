@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,6 +150,24 @@ def test_any_bytes_of_a_tiff_give_pixels_or_one_reason(data, capfd):
                 decode_image(changed, apply_exif=True, max_pixels=2**20)
             except DecodeError as error:
                 assert "\n" not in error.reason
+    assert capfd.readouterr().err == ""
+
+
+def test_threads_hear_of_their_own_damage_alone(capfd):
+    rings = (np.hypot(*np.mgrid[-90:90, -90:90]) % 32 * 8).astype(np.uint8)
+    sound = encoded(rings, "TIFF", "1", compression="group4")
+    damaged = bytearray(sound)
+    damaged[len(sound) // 3] ^= 0x10
+    pixels = by_pillow(sound)
+
+    def refused(data) -> bool:
+        try:
+            return not np.array_equal(decode_image(data, apply_exif=True), pixels)
+        except DecodeError:
+            return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(refused, [sound, bytes(damaged)] * 100)) == [False, True] * 100
     assert capfd.readouterr().err == ""
 
 

@@ -54,6 +54,7 @@ def test_copy_keeps_the_bytes_of_an_ordinary_jpeg():
         (encoded(smooth(40, 30), mode="CMYK"), "CMYK"),
         (encoded(smooth(40, 30), exif=exif(6)), "EXIF orientation"),
         (encoded(smooth(40, 30)) + b"tail", "bytes after the end of the image"),
+        (encoded(smooth(40, 30)) + bytes(40), "bytes after the end of the image"),
     ],
 )
 def test_copy_reencodes_what_a_beton_cannot_hold(data, reason):
