@@ -145,7 +145,7 @@ def _jpeg_pixels(
     denominator = 1 if max_side is None else _denominator(*size, max_side)
     shrunk = denominator > 1
     cap = max_pixels or (MAX_SHRUNK_PIXELS if shrunk else MAX_PIXELS)
-    _check_pixels(*size, cap, shrinks=not shrunk and size[0] * size[1] <= MAX_SHRUNK_PIXELS)
+    _check_pixels(*size, cap, is_jpeg=not shrunk)
     try:
         return decode_jpeg(data, max_pixels=cap, denominator=denominator)
     except JpegError as error:
@@ -179,8 +179,7 @@ def _measure(source: bytes | memoryview | BinaryIO, max_pixels: int) -> tuple[in
     file.seek(0)
     if (kind := _format(start)) == "JPEG":
         header = _jpeg_header(file)
-        shrinks = header.width * header.height <= MAX_SHRUNK_PIXELS
-        _check_pixels(header.width, header.height, max_pixels, shrinks=shrinks)
+        _check_pixels(header.width, header.height, max_pixels, is_jpeg=True)
         return header.width, header.height, header.orientation
     image = _open(file, kind, max_pixels)
     return image.width, image.height, image.orientation
@@ -220,12 +219,14 @@ def _open(file: BinaryIO, kind: str, max_pixels: int) -> PillowImage:
     return image
 
 
-def _check_pixels(width: int, height: int, max_pixels: int, *, shrinks: bool = False) -> None:
+def _check_pixels(width: int, height: int, max_pixels: int, *, is_jpeg: bool = False) -> None:
     if (pixels := width * height) > max_pixels:
-        way_out = "fastrot prepare takes it with "
-        if shrinks:
-            way_out += "--max-side 500, which shrinks it, or with "
+        way_out = f"--max-pixels {pixels}"
+        if pixels > MAX_SHRUNK_PIXELS:  # more than a .beton holds
+            way_out += " --max-side 500"
+        elif is_jpeg:
+            way_out = f"--max-side 500, which shrinks it, or with {way_out}"
         raise DecodeError(
-            f"{width} x {height} pixels exceed the cap of {max_pixels} pixels an image; "
-            f"{way_out}--max-pixels {pixels}"
+            f"{width} x {height} pixels exceed the cap of {max_pixels} pixels an image; fastrot "
+            f"prepare takes it with {way_out}"
         )

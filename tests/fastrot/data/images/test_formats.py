@@ -96,6 +96,7 @@ def test_pixels_are_pillows(data):
 
 
 @each(ALL)
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_file_cut_anywhere_is_refused_or_whole(data, capfd):
     whole = decode_image(data, apply_exif=True)
     for end in {*range(0, len(data), max(1, len(data) // 60)), len(data) - 1, len(data) - 2}:
@@ -141,6 +142,7 @@ def test_missing_pixels_of_a_jpeg_in_a_tiff_are_never_grey():
 
 
 @each({name: data for name, data in ALL.items() if name.startswith("tiff")})
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pytest lifts the filter of our own
 def test_any_bytes_of_a_tiff_give_pixels_or_one_reason(data, capfd):
     for place in range(0, len(data), max(1, len(data) // 150)):
         for value in (0, 255):
