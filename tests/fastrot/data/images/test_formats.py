@@ -326,6 +326,51 @@ def test_an_unusual_pnm_is_refused():
             decode_image(data, apply_exif=True)
 
 
+# How the pixels of a TIFF lie
+
+
+def blocks_tiff(tags: dict[int, list[int]], blocks: list[bytes], places: int) -> bytes:
+    """A TIFF of several strips (their places: tag 273) or tiles (tag 324)."""
+    ends = np.cumsum([8] + [len(block) for block in blocks]).tolist()
+    sizes = places + (6 if places == 273 else 1)
+    tags = {**tags, places: ends[:-1], sizes: [len(block) for block in blocks]}
+    directory, values = struct.pack("<H", len(tags)), b""
+    tail = ends[-1] + 2 + 12 * len(tags) + 4
+    for tag, numbers in sorted(tags.items()):
+        kind, code = (4, "I") if tag in (places, sizes) else (3, "H")
+        packed = struct.pack(f"<{len(numbers)}{code}", *numbers)
+        if len(packed) > 4:
+            values, packed = values + packed, struct.pack("<I", tail + len(values))
+        directory += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<I", ends[-1]) + b"".join(blocks) + directory + bytes(4) + values
+
+
+COLOUR = {256: [WIDTH], 257: [HEIGHT], 258: [8, 8, 8], 262: [2], 277: [3]}
+ROWS = [slice(0, 5), slice(5, 10), slice(10, 13)]
+WIDER = np.zeros((16, 32, 3), np.uint8)
+WIDER[:HEIGHT, :WIDTH] = NOISE
+LAYOUTS = {
+    "strips": ({278: [5]}, [NOISE[rows] for rows in ROWS], 273),
+    "planes": ({278: [5], 284: [2]}, [NOISE[r, :, c] for c in range(3) for r in ROWS], 273),
+    "tiles": ({322: [16], 323: [16]}, [WIDER[:, :16], WIDER[:, 16:]], 324),
+}
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("compression", [1, 8])
+@each(LAYOUTS)
+def test_strips_planes_and_tiles(data, compression, turn):
+    tags, parts, places = data
+    blocks = [part.tobytes() for part in parts]
+    if compression == 8:
+        blocks = [zlib.compress(block) for block in blocks]
+    tags = {**COLOUR, **tags, 259: [compression], 274: [turn]}
+    file = blocks_tiff(tags, blocks, places)
+    assert np.array_equal(decode_image(file, apply_exif=True), upright(NOISE, turn))
+    with pytest.raises(DecodeError, match="fewer strips or tiles than the image needs"):
+        decode_image(blocks_tiff(tags, blocks[:-1], places), apply_exif=True)
+
+
 # Hostile files
 
 
