@@ -456,7 +456,7 @@ MUTANTS = {
     "raw width + 1": (set_image("width", 99, 2), "sample 2, field 'image': raw size is not"),
     "raw bomb": (
         lambda m: m.image.__setitem__(2, (RAW, 65535, 65535, m.image["ptr"][2])),
-        "sample 2, field 'image': more than 67108864 pixels",
+        "sample 2, field 'image': more than 268435456 pixels",
     ),
     "raw size enlarged": (set_entry("size", 99999, 2), "entry 2: its data overlaps"),
     "last size enlarged": (set_entry("size", PAGE, 3), "entry 3: its data ends beyond the pages"),
