@@ -48,7 +48,7 @@ from fastrot.system.worker_pool import MAX_BATCH, WorkerPool
 
 _SHUFFLE_EPOCH = 2**32 - 1  # no epoch of training shuffles with these numbers again
 _MIN_IMAGES_A_WORKER = 16
-_JPEG_NAMES = (".jpg", ".jpeg")
+_JPEG_NAMES = (".jpg", ".jpeg", ".jpe", ".jfif")
 _MOSTLY = 0.9  # of the files
 
 
