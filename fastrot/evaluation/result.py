@@ -52,6 +52,9 @@ class Result:
         seconds: wall time by part.
         record: machine, versions, command.
         notes: what to know before comparing with published numbers.
+        key: of the measurement (``measurements.measurement_key``); empty: of an earlier version.
+        time: when the scores were there, ISO 8601 in UTC; empty: of an earlier version.
+        random_time: when those of the random initialisation were; None: as ``random``, or unknown.
     """
 
     protocol: str
@@ -66,6 +69,9 @@ class Result:
     seconds: Mapping[str, float]
     record: Mapping[str, Any]
     notes: Sequence[str] = ()
+    key: str = ""
+    time: str = ""
+    random_time: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One object of plain values, which ``result.json`` holds."""

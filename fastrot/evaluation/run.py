@@ -1,11 +1,10 @@
-"""One protocol in one command: missing features, the evaluator, ``result.json``."""
+"""One protocol in one command: missing features, the evaluator, its measurement's folder."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +12,24 @@ from typing import Any, NamedTuple
 import xxhash
 
 from fastrot.data.classes import ClassMatch, check_negatives, match_classes, match_single_classes
-from fastrot.data.dataset import Dataset, same_images
+from fastrot.data.dataset import Dataset
 from fastrot.data.open import open_dataset
-from fastrot.data.sources.find import size_note
 from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.errors import UsageError
 from fastrot.evaluation.extract import BackboneRequest, protocol_spec, share_cores
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear.cached import evaluate_linear
 from fastrot.evaluation.linear.online import OnlineSpec, evaluate_linear_online
+from fastrot.evaluation.measurements import (
+    INDEX,
+    folder_name,
+    measurement_key,
+    modified,
+    now,
+    relevant_settings,
+    save_measurement,
+)
+from fastrot.evaluation.notes import data_notes, size_notes
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import (
     TEST_TRANSFORM,
@@ -35,8 +43,9 @@ from fastrot.evaluation.svm.lowshot import evaluate_lowshot
 from fastrot.evaluation.svm.voc07 import evaluate_svm
 from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import ExtractOptions, extract_features
+from fastrot.features.spec import FeatureSpec
+from fastrot.features.writer import cached_identity
 from fastrot.system.console import Say
-from fastrot.system.files import write_atomic
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 from fastrot.system.machine import environment_record
 from fastrot.weights.load import Backbone
@@ -46,12 +55,6 @@ _EVALUATORS = {
     "lowshot": evaluate_lowshot,
     "linear": evaluate_linear,
     "knn": evaluate_knn,
-}
-_SPLITS = {
-    "voc07": ("trainval", "test"),
-    "imagenet": ("train", "val"),
-    "places205": ("train", "val"),
-    "inat18": ("train", "val"),
 }
 
 
@@ -157,7 +160,7 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
     """
     config, world = what.config, read_world()
     match = _check(what)
-    notes = [*match.notes, *_same_data(what)]
+    notes = data_notes(what.train, what.test, match)
     for note in notes:
         say(note)
     began = time.monotonic()
@@ -168,32 +171,42 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
         if not world.is_main:
             return None
     backbone = what.request.load_backbone()
-    scores, folder, settings, seconds = _run(what, backbone, match, say)
-    random = None
+    measured = _run(what, backbone, match, say)
+    seconds, random = dict(measured.seconds), None
     if what.beside_random and not what.request.random_init:
         say(f"{config.protocol}: the same of the random initialisation")
         other = what.at_random
-        random, _, _, more = _run(other, other.request.load_backbone(), match, say)
-        seconds |= {f"random {part}": value for part, value in more.items()}
+        random = _run(other, other.request.load_backbone(), match, say)
+        seconds |= {f"random {part}": value for part, value in random.seconds.items()}
     shipped = config.protocol in protocol_names()
     own = load_protocol(config.protocol) if shipped else config
     result = Result(
         protocol=config.protocol,
         label=what.mode.label,
-        scores=scores,
-        random=random,
+        scores=measured.scores,
+        random=None if random is None else random.scores,
         settings=config.model_dump(mode="json"),
-        changed=differing_fields(_relevant(own), _relevant(config)),
-        weights={"source": backbone.source, "digest": backbone.digest},
+        changed=differing_fields(relevant_settings(own), relevant_settings(config)),
+        weights={
+            "source": backbone.source,
+            "digest": backbone.digest,
+            "model": backbone.config.model_dump(mode="json"),
+            "random_init": what.request.random_init,
+        },
         data={"train": str(what.train.path), "test": str(what.test.path)},
-        caches=settings,
+        caches=measured.features,
         seconds={**seconds, **shared, "this start": time.monotonic() - began},
         record=environment_record(),
-        notes=[*notes, *_notes(what)],
+        notes=[*notes, *size_notes(config.data, what.train, what.test)],
+        key=measured.key,
+        time=measured.time,
+        random_time=None if random is None else random.time,
     )
-    text = json.dumps(result.to_json(), indent=1, default=str)
-    write_atomic(folder / "result.json", text.encode() + b"\n")
-    return result, folder
+    folder = what.request.folder
+    result, count = save_measurement(folder, measured.name, result)
+    if count > 1:
+        say(f"{folder / INDEX}: lists {count} measurements; fastrot report shows those of a run")
+    return result, folder / measured.name
 
 
 def _extract_on_all_ranks(what: ProtocolRun, world: World, say: Say) -> None:
@@ -208,59 +221,93 @@ def _silent(_: str) -> None:
     """Say nothing."""
 
 
-def _run(
-    what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say
-) -> tuple[list[Score], Path, dict[str, Any], dict[str, float]]:
-    """Scores, their folder, what the features depend on, and wall times."""
+@dataclass(frozen=True)
+class _Measured:
+    """Scores, and what they are of.
+
+    Attributes:
+        scores: in the order of the protocol.
+        features: what they depend on besides the settings, by part.
+        key: of the measurement.
+        name: of its folder.
+        seconds: wall times by part.
+        time: when the scores were there.
+    """
+
+    scores: list[Score]
+    features: dict[str, Any]
+    key: str
+    name: str
+    seconds: Mapping[str, float]
+    time: str
+
+
+def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> _Measured:
+    """Measure a backbone; parts that are done are not done again."""
     config = what.config
     name = config.protocol
     if what.mode != TEST_TRANSFORM:
         name += f"-{what.mode.name}"
-    folder = what.request.folder / f"{name}{'-random' if what.request.random_init else ''}"
-    settings = {"protocol": name, **_relevant(config)}
+    settings = {"protocol": name, **relevant_settings(config)}
+    classes: list[int] | None = None
     if match.numbers is not None:  # earlier versions took class k of the one for k of the other
-        settings["classes"] = match.numbers.tolist()
+        settings["classes"] = classes = match.numbers.tolist()
     began = time.monotonic()
+    online: OnlineSpec | None = None
     if what.mode.crops is None:
         device = pick_device("auto", World())
-        spec = OnlineSpec.settle(backbone, what.train.samples, what.test.samples, config, device)
-        depends = spec.fingerprint
-        # The key of earlier versions, whose finished parts are taken over.
-        parts = _finished_parts(folder, {"settings": settings, "live": depends})
+        online = OnlineSpec.settle(backbone, what.train.samples, what.test.samples, config, device)
+        features = online.fingerprint
+    else:
+        train, test = _extracted(what, backbone, World(), say)
+        features = {"train": train.fingerprint, "test": test.fingerprint}
+    extracted = time.monotonic() - began
+    random = what.request.random_init
+    key = measurement_key(config, what.mode.label, features, classes)
+    own = folder_name(config, what.mode, what.test.path, random=random, key=key)
+    earlier = what.request.folder / f"{name}{'-random' if random else ''}"
+    # The keys of earlier versions, whose finished parts are taken over.
+    fingerprint = {"settings": settings, "caches" if online is None else "live": features}
+    parts = _finished_parts([earlier, what.request.folder / own], fingerprint)
+    if online is None:
+        scores = _EVALUATORS[config.kind](train, test, config, parts, say)
+        spent = {"features": extracted}
+    else:
         scores = evaluate_linear_online(
             backbone,
             what.train.samples,
             what.test.samples,
-            spec,
+            online,
             config,
             parts,
             say,
             options=ExtractOptions(progress=what.request.progress),
-            test_cache=_cache_folder(what, what.test, 0),
+            test_cache=_cache_folder(what, what.test, 0, online.test),
         )
-        return scores, folder, depends, _seconds(parts, evaluation=time.monotonic() - began)
-    train, test = _extracted(what, backbone, World(), say)
-    extracted = time.monotonic() - began
-    depends = {"train": train.fingerprint, "test": test.fingerprint}
-    parts = _finished_parts(folder, {"settings": settings, "caches": depends})
-    scores = _EVALUATORS[config.kind](train, test, config, parts, say)
-    spent = time.monotonic() - began - extracted
-    return scores, folder, depends, _seconds(parts, features=extracted, evaluation=spent)
+        spent, extracted = {}, 0.0
+    spent["evaluation"] = time.monotonic() - began - extracted
+    return _Measured(scores, features, key, own, *_when(parts, spent))
 
 
-def _seconds(parts: PartialResults, **spent: float) -> dict[str, float]:
-    """Of the start that finished the evaluation, not of one that only reads what it found."""
-    saved = parts.get("seconds")
-    if saved is None:
+def _when(parts: PartialResults, spent: dict[str, float]) -> tuple[dict[str, float], str]:
+    """Wall times and time of the start that finished, not of one that reads what it found."""
+    seconds, finished = parts.get("seconds"), parts.get("finished")
+    if seconds is None:
+        finished = {"time": now()}
+        parts.put("finished", finished)
         parts.put("seconds", spent)
-        return spent
-    return {part: float(seconds) for part, seconds in saved.items()}
+        return spent, finished["time"]
+    if finished is None:  # by an earlier version
+        finished = {"time": modified(parts.folder / "seconds.json") if parts.folder else now()}
+    return {part: float(value) for part, value in seconds.items()}, str(finished["time"])
 
 
-def _finished_parts(folder: Path, fingerprint: dict[str, Any]) -> PartialResults:
-    """Finished parts of what is defined so; another definition has a folder of its own."""
-    digest = fingerprint_digest(plain(fingerprint))
-    return PartialResults(folder / f"parts-{digest[:8]}", fingerprint)
+def _finished_parts(folders: Sequence[Path], fingerprint: dict[str, Any]) -> PartialResults:
+    """Finished parts of what is defined so, in the first folder that has them, or in the last."""
+    name = f"parts-{fingerprint_digest(plain(fingerprint))[:8]}"
+    places = [folder / name for folder in folders]
+    there = [place for place in places if (place / "identity.json").exists()]
+    return PartialResults([*there, places[-1]][0], fingerprint)
 
 
 def _check(what: ProtocolRun) -> ClassMatch:
@@ -294,13 +341,13 @@ def _extracted(
         spec = protocol_spec(
             what.config, backbone, data.samples, device, layers=what.layers, crops=crops
         )
-        folder = _cache_folder(what, data, crops)
+        folder = _cache_folder(what, data, crops, spec)
         caches.append(extract_features(backbone, data.samples, folder, spec, options, world=world))
     return caches[0], caches[1]
 
 
-def _cache_folder(what: ProtocolRun, data: NamedData, crops: int) -> Path:
-    """Named so that protocols that need the same features share them."""
+def _cache_folder(what: ProtocolRun, data: NamedData, crops: int, spec: FeatureSpec) -> Path:
+    """Named so that protocols that need the same features share them, and no others do."""
     features = what.config.features
     place = xxhash.xxh32_hexdigest(os.path.abspath(data.path).encode())[:4]
     names = [
@@ -312,28 +359,10 @@ def _cache_folder(what: ProtocolRun, data: NamedData, crops: int) -> Path:
         "+".join(what.layers),
         *(["random"] if what.request.random_init else []),
     ]
-    return what.request.folder / "cache" / "-".join(names)
-
-
-def _relevant(config: EvalConfig) -> dict[str, Any]:
-    """The settings that its evaluator reads."""
-    sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
-    settings = config.model_dump(mode="json")
-    return {name: value for name, value in settings.items() if name in sections}
-
-
-def _same_data(what: ProtocolRun) -> list[str]:
-    if not same_images(what.train.samples, what.test.samples):
-        return []
-    return [
-        f"warning: {what.test.path} is the training data: each test image finds itself, so these "
-        "numbers say nothing about other images"
-    ]
-
-
-def _notes(what: ProtocolRun) -> list[str]:
-    notes, kind = [], what.config.data
-    for data, split in zip((what.train, what.test), _SPLITS.get(kind, ()), strict=False):
-        note = size_note(kind, split, len(data.samples))
-        notes += [] if note is None else [f"{data.path}: {note}"]
-    return notes
+    # Data that was replaced, a later checkpoint, other channels: each has a cache of its own.
+    # Those of earlier versions have no digest in their names.
+    folder = what.request.folder / "cache"
+    earlier = folder / "-".join(names)
+    if cached_identity(earlier) == spec.fingerprint:
+        return earlier
+    return folder / "-".join([*names, fingerprint_digest(spec.fingerprint)[:8]])

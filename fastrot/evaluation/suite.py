@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from fastrot.errors import TooFewImagesError, UsageError
+from fastrot.errors import StorageError, TooFewImagesError, UsageError
 from fastrot.evaluation.linear.training import mode_gap
 from fastrot.evaluation.protocol import Mode
 from fastrot.evaluation.result import Result
@@ -34,7 +35,8 @@ from fastrot.evaluation.tables import (
     suite_rows,
 )
 from fastrot.system.console import Say
-from fastrot.system.files import write_atomic
+from fastrot.system.files import make_folder, write_atomic
+from fastrot.system.fingerprint import fingerprint_digest
 
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "voc07": ("voc07-svm", "voc07-lowshot"),
@@ -66,7 +68,8 @@ class SuiteReport:
         results: one a protocol and mode, in the order of the published page.
         left_out: why a protocol was not run, by its name.
         gaps: augmented minus cached in points, by protocol, then ``layer metric``.
-        folder: with ``suite.json``, ``suite.md`` and ``suite.csv``.
+        folder: with ``suite.json``, ``suite.md`` and ``suite.csv`` of the latest suite; those of
+            each are in a folder ``suite-KEY`` of it.
     """
 
     results: Sequence[Result]
@@ -154,13 +157,39 @@ def run_suite(
     if not results:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise TooFewImagesError(f"no protocol can be run on this data: {reasons}")
-    folder = request.folder
-    suite = SuiteReport(results, left_out, gaps, folder)
-    text = json.dumps(suite.to_json(), indent=1, default=str)
-    write_atomic(folder / "suite.json", text.encode() + b"\n")
-    write_atomic(folder / "suite.md", suite_markdown(results, left_out, gaps).encode())
-    write_atomic(folder / "suite.csv", suite_csv(results).encode())
+    suite = SuiteReport(results, left_out, gaps, request.folder)
+    _save(suite)
     return suite
+
+
+def _save(suite: SuiteReport) -> None:
+    """Write the tables into a folder of these measurements, and where the latest suite's are."""
+    text = json.dumps(suite.to_json(), indent=1, default=str)
+    tables = {
+        "suite.json": text.encode() + b"\n",
+        "suite.md": suite_markdown(suite.results, suite.left_out, suite.gaps).encode(),
+        "suite.csv": suite_csv(suite.results).encode(),
+    }
+    folder = suite.folder
+    key = fingerprint_digest({"measurements": [result.key for result in suite.results]})
+    try:
+        latest = {name: (folder / name).read_bytes() for name in tables if (folder / name).exists()}
+        kept = [file.read_bytes() for file in folder.glob("suite-*/suite.json")]
+        if latest.get("suite.json") and latest["suite.json"] not in kept:  # of an earlier version
+            digest = xxhash.xxh32_hexdigest(latest["suite.json"])
+            _write(folder / f"suite-earlier-{digest}", latest)
+        _write(folder / f"suite-{key[:8]}", tables)
+        _write(folder, tables)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: the suite's tables cannot be written ({error.strerror or error})"
+        ) from None
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    make_folder(folder)
+    for name, data in files.items():
+        write_atomic(folder / name, data)
 
 
 def _runs(

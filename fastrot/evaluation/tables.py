@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from fastrot.evaluation.measurements import RESULT
 from fastrot.evaluation.published import PublishedRow, lookup, published
 from fastrot.evaluation.result import Result, Score
 
@@ -32,8 +33,8 @@ class EvalReport:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What ``result.json`` holds."""
-        return self.result.to_json()
+        """What ``result.json`` holds, and where that is."""
+        return {**self.result.to_json(), "file": str(self.folder / RESULT)}
 
     def show(self, console: Console) -> None:
         """Print a table, and what to know before comparing."""
@@ -55,7 +56,10 @@ class EvalReport:
         console.print(table)
         lines = [f"weights: {result.weights['source']}"]
         lines += [f"not the protocol's own setting: {change}" for change in result.changed]
-        lines += [*result.notes, f"{self.folder / 'result.json'}"]
+        lines += [f"data: {result.data['train']}, tested on {result.data['test']}"]
+        if result.random is not None and result.random_time is not None:
+            lines += [f"random init: measured {result.random_time}"]
+        lines += [*result.notes, f"{self.folder / RESULT}"]
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -72,6 +76,8 @@ class SuiteRow(NamedTuple):
         random: the same of the random initialisation; None: not measured.
         published: of rotation prediction; None: there is none.
         source: who published it, and of which checkpoint.
+        train: data that it was trained on.
+        test: data that it was tested on.
     """
 
     protocol: str
@@ -82,6 +88,8 @@ class SuiteRow(NamedTuple):
     random: float | None
     published: float | None
     source: str
+    train: str
+    test: str
 
 
 def suite_rows(results: Sequence[Result]) -> list[SuiteRow]:
@@ -110,6 +118,8 @@ def _row(result: Result, score: Score, random: float | None, row: PublishedRow |
         None if random is None else round(random, 4),
         None if row is None else row.value,
         "" if row is None else f"{row.source}, {row.checkpoint}",
+        str(result.data.get("train", "")),
+        str(result.data.get("test", "")),
     )
 
 

@@ -277,6 +277,17 @@ def read_plan(path: Path) -> dict[str, Any] | None:
     return tree
 
 
+def cached_identity(path: Path) -> dict[str, Any] | None:
+    """What the features of a folder depend on, finished or not; None: that cannot be read."""
+    for name in (MANIFEST, PLAN):
+        try:
+            identity = json.loads((path / name).read_bytes())["identity"]
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            continue
+        return identity if isinstance(identity, dict) else None
+    return None
+
+
 def remove_plan(path: Path) -> None:
     """Remove what only an unfinished cache needs.
 

@@ -22,6 +22,7 @@ from fastrot.report.run.about import (
 )
 from fastrot.report.run.curves import curves_section, throughput_section
 from fastrot.report.run.files import RunFiles, read_run
+from fastrot.report.run.measured import listed, measurements_section, summary
 from fastrot.report.run.results import read_results
 from fastrot.report.run.scores import lowshot_section, scores_section
 from fastrot.runs.folder import read_run_id
@@ -40,12 +41,16 @@ class ReportResult:
         bytes: its size.
         sections: ids of what it shows.
         missing: what it does not show, and why, one line each.
+        measured: one line a measurement.
+        measurements: the same as plain values.
     """
 
     path: Path
     bytes: int
     sections: tuple[str, ...]
     missing: tuple[str, ...]
+    measured: tuple[str, ...] = ()
+    measurements: tuple[dict[str, Any], ...] = ()
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -53,8 +58,8 @@ class ReportResult:
         return {**asdict(self), "path": str(self.path)}
 
     def show(self, console: Console) -> None:
-        """Print where the page is, and what is not in it."""
-        lines = [f"not shown: {line}" for line in self.missing]
+        """Print what was measured, where the page is, and what is not in it."""
+        lines = [*self.measured, *(f"not shown: {line}" for line in self.missing)]
         for line in [*lines, f"{self.path} ({self.bytes / 1e6:.1f} MB)"]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -77,6 +82,7 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
     files = read_run(Path(run))
     found, problems = read_results(files.path)
     sections = [curves_section(files), throughput_section(files), *_pictures(files, say)]
+    sections += [measurements_section(found)]
     sections += [scores_section(found, problems), lowshot_section(found)]
     sections += [
         settings_section(files),
@@ -100,7 +106,8 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
         ) from None
     missing = [*files.notes, *(line for section in sections for line in section.missing)]
     shown = tuple(section.id for section in sections if section.blocks)
-    return ReportResult(path, len(data), shown, tuple(missing))
+    measured = tuple(map(summary, found))
+    return ReportResult(path, len(data), shown, tuple(missing), measured, tuple(listed(found)))
 
 
 def _pictures(files: RunFiles, say: Say) -> list[Section]:

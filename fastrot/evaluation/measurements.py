@@ -1,0 +1,379 @@
+"""The measurements of one ``eval`` folder: none of them overwrites another.
+
+A measurement is known by its key: protocol, mode, the settings that its evaluator reads, and what
+its features depend on (weights, both data sets, transform). Each has a folder of its own, with
+``result.json``, and with ``result-0001.json`` and so on where an earlier version of fastrot had
+other scores for the same key. The list of all is what the folders hold, so it cannot go stale;
+``index.json`` is that list as of the last evaluation, for people and scripts: nothing reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fastrot.errors import StorageError
+from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode
+from fastrot.evaluation.result import Result
+from fastrot.system.files import make_folder, write_atomic
+from fastrot.system.fingerprint import fingerprint_digest, plain
+
+RESULT = "result.json"
+INDEX = "index.json"
+
+_LOCK = ".index.lock"
+_LOCK_SECONDS = 20.0
+_MOST_BYTES = 16 * 2**20
+_LONGEST_NAME = 40
+_SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One result on the disk.
+
+    Attributes:
+        file: that holds it.
+        result: what was measured.
+        key: 32 hexadecimal digits; equal where the same thing was measured.
+        time: when its scores were there, ISO 8601 in UTC.
+        earlier: a later one of the same key has other scores.
+    """
+
+    file: Path
+    result: Result
+    key: str
+    time: str
+    earlier: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.file.parent.name
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of the index: plain values."""
+        result = self.result
+        return {
+            "file": f"{self.name}/{self.file.name}",
+            "key": self.key,
+            "time": self.time,
+            "earlier": self.earlier,
+            "protocol": result.protocol,
+            "mode": result.label,
+            "train": result.data.get("train"),
+            "test": result.data.get("test"),
+            "weights": result.weights.get("source"),
+            "changed": list(result.changed),
+            "scores": [[s.name, s.metric, s.value] for s in result.scores],
+            "random": result.random and [[s.name, s.metric, s.value] for s in result.random],
+            "random_time": result.random_time,
+        }
+
+
+def relevant_settings(config: EvalConfig) -> dict[str, Any]:
+    """The settings that the evaluator of a protocol reads."""
+    sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
+    settings = config.model_dump(mode="json")
+    return {name: value for name, value in settings.items() if name in sections}
+
+
+def measurement_key(
+    config: EvalConfig,
+    label: str,
+    features: Mapping[str, Any],
+    classes: Sequence[int] | None = None,
+) -> str:
+    """Return the key of a measurement, 32 hexadecimal digits.
+
+    Args:
+        config: of the protocol.
+        label: of the mode.
+        features: fingerprints of the features, by part. Which layers a cache holds beside those
+            that are measured makes no other measurement.
+        classes: the training class of each test class, where the numbers differ.
+    """
+    return _key(config.protocol, label, relevant_settings(config), features, classes)
+
+
+def folder_name(config: EvalConfig, mode: Mode, test: Path, *, random: bool, key: str) -> str:
+    """Return a name that says what was measured: ``linear-cached-4-imagenette-val-3f2a9c01``."""
+    subset = config.linear.subset if config.kind == "linear" else None
+    words = [
+        config.protocol,
+        *([] if mode == TEST_TRANSFORM else [mode.name]),
+        data_name(test),
+        *([] if subset is None else [f"subset{subset:g}"]),
+        *(["random"] if random else []),
+        key[:8],
+    ]
+    return "-".join(_file_name(word) for word in words)
+
+
+def data_name(path: Path) -> str:
+    """Return a short name of a data set; of a folder that is named by its part, with its parent.
+
+    Example:
+        >>> data_name(Path("/data/imagenette/val")), data_name(Path("digits-test.beton"))
+        ('imagenette-val', 'digits-test')
+    """
+    place = Path(os.path.abspath(path))
+    name = place.name.removesuffix(".beton")
+    return f"{place.parent.name}-{name}" if name.lower() in _SPLITS else name
+
+
+def read_measurements(folder: Path) -> tuple[list[Measurement], list[str]]:
+    """Read all results of an ``eval`` folder, those of earlier versions among them.
+
+    Returns:
+        The measurements by name, each latest one before the earlier ones of its key that had
+        other scores; and what is wrong with files that cannot be read, one line each.
+    """
+    found: list[Measurement] = []
+    problems: list[str] = []
+    for file in sorted(folder.glob("*/result*.json")):
+        if not re.fullmatch(r"result(-\d{4,})?\.json", file.name):
+            continue
+        read = _read(file)
+        if isinstance(read, Measurement):
+            found.append(read)
+        else:
+            name = file.parent.name if file.name == RESULT else f"{file.parent.name}/{file.name}"
+            problems.append(f"{name}: {read}")
+    by_key: dict[str, list[Measurement]] = {}
+    for one in sorted(found, key=lambda one: (one.time, one.file.name == RESULT), reverse=True):
+        same = by_key.setdefault(one.key, [])
+        if any(_scores(one.result) == _scores(other.result) for other in same):
+            # Measured once, found twice; but a random column that only this one has is kept.
+            if same[0].result.random is None and one.result.random and not same[0].earlier:
+                same[0] = replace(same[0], result=_with_random(same[0].result, one))
+            continue
+        same.append(replace(one, earlier=bool(same)))
+    groups = sorted(by_key.values(), key=lambda same: same[0].name)
+    return [one for same in groups for one in same], problems
+
+
+def is_at_random(one: Measurement) -> bool:
+    """Whether it is of a random initialisation."""
+    source = str(one.result.weights.get("source"))
+    return one.name.endswith("-random") or source.startswith("random initialisation")
+
+
+def is_random_of(one: Measurement, other: Measurement) -> bool:
+    """Whether one is of the random initialisation, and other the same of trained weights."""
+    if not is_at_random(one) or is_at_random(other):
+        return False
+    if not one.result.key and not other.result.key:  # earlier versions named their folders so
+        return one.name == f"{other.name}-random"
+    ours, theirs = (
+        {
+            "protocol": result.protocol,
+            "mode": result.label,
+            "settings": dict(result.settings),
+            "model": result.weights.get("model"),
+            "features": _without(result.caches, "layers", "weights"),
+        }
+        for result in (one.result, other.result)
+    )
+    return ours["model"] is not None and ours == theirs
+
+
+def save_measurement(folder: Path, name: str, result: Result) -> tuple[Result, int]:
+    """Write a result into its folder, keep what was there, and write the index.
+
+    The random column of the same measurement is taken over where the result has none.
+
+    Args:
+        folder: ``eval``.
+        name: of the measurement's folder.
+        result: what was measured.
+
+    Returns:
+        What was written, and how many measurements there are now.
+
+    Raises:
+        StorageError: it cannot be written; what was there before is untouched.
+    """
+    file = folder / name / RESULT
+    try:
+        make_folder(file.parent)
+        with _locked(folder):
+            for one in read_measurements(folder)[0]:
+                if result.random is None and _lends_random(one, result):
+                    result = _with_random(result, one)
+            _keep_earlier(file, result)
+            text = json.dumps(result.to_json(), indent=1, default=str)
+            write_atomic(file, text.encode() + b"\n")
+            found = read_measurements(folder)[0]
+            index = json.dumps([one.to_json() for one in found], indent=1, default=str)
+            write_atomic(folder / INDEX, index.encode() + b"\n")
+    except OSError as error:
+        raise StorageError(
+            f"{file}: cannot be written ({error.strerror or error}); free space and run the same "
+            "command again: it continues"
+        ) from None
+    return result, len(found)
+
+
+def now() -> str:
+    """Return the time as results say it, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def modified(file: Path) -> str:
+    """Return the time when a file was written last, as results say it."""
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
+
+
+def _lends_random(one: Measurement, result: Result) -> bool:
+    """Whether a random column is of this very measurement, and of the same evaluator."""
+    if one.key != result.key or not one.result.random:
+        return False
+    return _scores(one.result) == _scores(result) or _version(one.result) == _version(result)
+
+
+def _with_random(result: Result, other: Measurement) -> Result:
+    when = other.result.random_time or other.time
+    return replace(result, random=other.result.random, random_time=when)
+
+
+def _keep_earlier(file: Path, result: Result) -> None:
+    """Copy what is about to be replaced, unless the new result says the same."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return
+    before = _read(file)
+    if isinstance(before, Measurement) and _scores(before.result) == _scores(result):
+        same_random = before.result.random is None or result.random == before.result.random
+        if same_random and _version(before.result) == _version(result):
+            return
+    number = 1
+    while (kept := file.with_name(f"result-{number:04d}.json")).exists():
+        number += 1
+    write_atomic(kept, data)
+
+
+def _version(result: Result) -> tuple[Any, Any]:
+    packages = result.record.get("packages")
+    version = packages.get("fastrot") if isinstance(packages, Mapping) else None
+    return version, result.record.get("commit")
+
+
+def _scores(result: Result) -> list[tuple[str, str, float]]:
+    return [(score.name, score.metric, score.value) for score in result.scores]
+
+
+def _read(file: Path) -> Measurement | str:
+    """A result, or what is wrong with its file."""
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            return f"{file.name} is larger than {_MOST_BYTES >> 20} MiB"
+        tree, written = json.loads(file.read_bytes()), modified(file)
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror or error})"
+    except (ValueError, RecursionError):
+        return f"{file.name} is damaged: not JSON"
+    if not isinstance(tree, dict):
+        return f"{file.name} is damaged: not an object"
+    try:
+        result = _checked(Result.from_json(tree))
+        key = result.key or _key_of_earlier_versions(result, file.parent.name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"not a result ({type(error).__name__}: {error})"
+    return Measurement(file, result, key, result.time or written)
+
+
+def _checked(result: Result) -> Result:
+    for score in [*result.scores, *(result.random or ())]:
+        if not all(isinstance(t, str) for t in (score.name, score.metric, score.layer or "")):
+            raise ValueError("a score's name is not text")
+        value = score.value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+            raise ValueError(f"score {score.name!r} has no finite value")
+    texts = (result.protocol, result.label, result.key, result.time, result.random_time or "")
+    if not all(isinstance(text, str) for text in (*texts, *result.changed, *result.notes)):
+        raise ValueError("its names are not text")
+    for part in (result.weights, result.data, result.record, result.settings, result.caches):
+        if not isinstance(part, Mapping):
+            raise ValueError("a part is not an object")
+    return result
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _key_of_earlier_versions(result: Result, folder: str) -> str:
+    settings: Mapping[str, Any] = result.settings
+    with contextlib.suppress(ValidationError):  # settings that are new have their own values
+        settings = relevant_settings(EvalConfig.model_validate(settings))
+    features = result.caches or {"folder": folder}
+    return _key(result.protocol, result.label, settings, features, None)
+
+
+def _key(
+    protocol: str,
+    label: str,
+    settings: Mapping[str, Any],
+    features: Mapping[str, Any],
+    classes: Sequence[int] | None,
+) -> str:
+    tree = {
+        "protocol": protocol,
+        "mode": label,
+        "settings": settings,
+        "features": _without(features, "layers"),
+    }
+    return fingerprint_digest(plain(tree | ({} if classes is None else {"classes": classes})))
+
+
+def _without(features: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {
+        part: {name: value for name, value in fields.items() if name not in names}
+        if isinstance(fields, Mapping)
+        else fields
+        for part, fields in features.items()
+    }
+
+
+def _file_name(word: str) -> str:
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-.")
+    return kept[-_LONGEST_NAME:].lstrip("-.") or "data"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time reads the list and adds to it; the kernel lets go of a killed one.
+
+    Where the file system has no locks, or a holder is stopped, nothing breaks: each file is whole.
+    """
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)

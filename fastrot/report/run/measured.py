@@ -1,0 +1,66 @@
+"""The table of all measurements of a run: one row each, so that nothing is hidden by another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastrot.report.html.blocks import Section, Table
+from fastrot.report.html.text import clean, plain
+from fastrot.report.run.results import Found
+
+
+def measurements_section(found: Sequence[Found]) -> Section:
+    """Return one row a measurement: its best score, its data and weights, and when it was made."""
+    section = Section("measurements", "Measurements")
+    if not found:
+        return section
+    section.lead = (
+        "Everything that was measured, by protocol, data, mode, settings and weights; nothing "
+        "replaces another. Of several layers or settings the best score is shown."
+    )
+    heads = ["", "best score", "random init", "measured", "trained on", "tested on", "weights"]
+    rows = [
+        [
+            one.title,
+            *_best(one),
+            clean(one.measurement.time, 40),
+            plain(one.result.data.get("train")),
+            plain(one.result.data.get("test")),
+            plain(one.result.weights.get("source")),
+        ]
+        for one in found
+    ]
+    section.blocks.append(Table(heads, rows, "All measurements", numeric=False, open=True))
+    return section
+
+
+def listed(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Return the measurements as plain values, each with its title and its random column."""
+    return [
+        {
+            **one.measurement.to_json(),
+            "title": one.title,
+            "random": [[*name, value] for name, value in one.random.items()] or None,
+            "random_time": one.random_time or None,
+        }
+        for one in found
+    ]
+
+
+def summary(one: Found) -> str:
+    """Return one line about a measurement, for a terminal."""
+    best, random = _best(one)
+    beside = f" (random initialisation {random})" if random else ""
+    return f"{one.title}: {best}{beside}, {clean(one.measurement.time, 40)}"
+
+
+def _best(one: Found) -> tuple[str, str]:
+    """The best score of the first metric, and the same of the random initialisation."""
+    scores = one.result.scores
+    if not scores:
+        return "none", ""
+    best = max((s for s in scores if s.metric == scores[0].metric), key=lambda s: s.value)
+    random = one.random.get((best.name, best.metric))
+    named = f"{best.value:.2f} {clean(best.metric, 20)} ({clean(best.name, 40)})"
+    return named, "" if random is None else f"{random:.2f}"
