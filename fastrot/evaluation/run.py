@@ -205,7 +205,7 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
     folder = what.request.folder
     result, count = save_measurement(folder, measured.name, result)
     if count > 1:
-        say(f"{folder / INDEX}: lists {count} measurements; fastrot report shows those of a run")
+        say(f"{folder / INDEX}: lists {count} measurements")
     return result, folder / measured.name
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastrot.report.html.blocks import Section, Table
 from fastrot.report.html.text import clean, plain
-from fastrot.report.run.results import Found
+from fastrot.report.run.results import Found, moment
 
 
 def measurements_section(found: Sequence[Found]) -> Section:
@@ -19,19 +19,9 @@ def measurements_section(found: Sequence[Found]) -> Section:
         "Everything that was measured, by protocol, data, mode, settings and weights; nothing "
         "replaces another. Of several layers or settings the best score is shown."
     )
-    heads = ["", "best score", "random init", "measured", "trained on", "tested on", "weights"]
-    rows = [
-        [
-            one.title,
-            *_best(one),
-            clean(one.measurement.time, 40),
-            plain(one.result.data.get("train")),
-            plain(one.result.data.get("test")),
-            plain(one.result.weights.get("source")),
-        ]
-        for one in found
-    ]
-    section.blocks.append(Table(heads, rows, "All measurements", numeric=False, open=True))
+    heads = ["", "best", "random init", "of", "about"]
+    rows = [[one.title, *_best(one), _about(one)] for one in found]
+    section.blocks.append(Table(heads, rows, "All measurements", open=True, noted=True))
     return section
 
 
@@ -50,17 +40,25 @@ def listed(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 def summary(one: Found) -> str:
     """Return one line about a measurement, for a terminal."""
-    best, random = _best(one)
+    best, random, what = _best(one)
     beside = f" (random initialisation {random})" if random else ""
-    return f"{one.title}: {best}{beside}, {clean(one.measurement.time, 40)}"
+    return f"{one.title}: {best} {what}{beside}, {moment(one.measurement.time)}"
 
 
-def _best(one: Found) -> tuple[str, str]:
-    """The best score of the first metric, and the same of the random initialisation."""
+def _best(one: Found) -> tuple[str, str, str]:
+    """The best score of the first metric, the same of the random initialisation, and its name."""
     scores = one.result.scores
     if not scores:
-        return "none", ""
+        return "none", "", ""
     best = max((s for s in scores if s.metric == scores[0].metric), key=lambda s: s.value)
     random = one.random.get((best.name, best.metric))
-    named = f"{best.value:.2f} {clean(best.metric, 20)} ({clean(best.name, 40)})"
-    return named, "" if random is None else f"{random:.2f}"
+    named = f"{clean(best.metric, 20)}, {clean(best.name, 40)}"
+    return f"{best.value:.2f}", "" if random is None else f"{random:.2f}", named
+
+
+def _about(one: Found) -> str:
+    data, weights = one.result.data, one.result.weights
+    return (
+        f"{moment(one.measurement.time)}; trained on {plain(data.get('train'))}, tested on "
+        f"{plain(data.get('test'))}; weights: {plain(weights.get('source'))}"
+    )

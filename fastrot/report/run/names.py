@@ -49,13 +49,15 @@ def name_measurements(measured: Sequence[Measurement]) -> list[str]:
 def _facets(one: Measurement) -> list[str]:
     """What may set a measurement apart from others of its protocol and mode."""
     words = [f"trained on {_data(one, 'train')}"]
+    subset = "all labels"
     for change in one.result.changed:
         match = _CHANGE.fullmatch(change)
         key, value = (match[1], match[2]) if match else (change, "")
-        if key == "linear.subset":
-            words.append(f"{float(value):.4g} of the labels" if _is_number(value) else "all labels")
+        if key == "linear.subset" and _is_number(value):
+            subset = f"{100 * float(value):.4g} % of the labels"
         else:
             words.append(clean(f"{key}={value}" if value else key, _LONGEST))
+    words.append(subset)
     source = str(one.result.weights.get("source"))
     step = _STEP.fullmatch(source)
     words.append(clean(step[1].removeprefix(", ") if step else f"of {source}", _LONGEST))

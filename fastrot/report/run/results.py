@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,9 @@ def notes(one: Found, rows: Sequence[PublishedRow]) -> str:
         f"Weights: {plain(one.result.weights.get('source'))}; trained on "
         f"{plain(data.get('train'))}, tested on {plain(data.get('test'))}."
     ]
-    text.append(f"Measured {clean(one.measurement.time, 40)}.")
+    text.append(f"Measured {moment(one.measurement.time)}.")
     if one.random_time:
-        text.append(f"Random initialisation measured {clean(one.random_time, 40)}.")
+        text.append(f"Random initialisation measured {moment(one.random_time)}.")
     if one.result.changed:
         changes = "; ".join(clean(change, _MOST_OF_A_CHANGE) for change in one.result.changed)
         text.append(f"Not the protocol's own settings: {changes}.")
@@ -97,6 +98,17 @@ def notes(one: Found, rows: Sequence[PublishedRow]) -> str:
         remarks = sorted({row.note for row in rows if row.note})
         text.append(f"Of the published row: {'; '.join(remarks)}." if remarks else "")
     return " ".join(filter(None, text))
+
+
+def moment(time: str) -> str:
+    """Return a time of a result for people.
+
+    Example:
+        >>> moment("2026-11-30T07:35:41+00:00")
+        '2026-11-30 07:35 UTC'
+    """
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):[\d.]+\+00:00", time)
+    return f"{match[1]} {match[2]} UTC" if match else clean(time, 40)
 
 
 def groups(result: Result) -> Iterator[tuple[str, str, list[Score]]]:
