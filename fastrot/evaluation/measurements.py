@@ -95,6 +95,7 @@ def measurement_key(
     label: str,
     features: Mapping[str, Any],
     classes: Sequence[int] | None = None,
+    content: Sequence[str] | None = None,
 ) -> str:
     """Return the key of a measurement, 32 hexadecimal digits.
 
@@ -104,8 +105,10 @@ def measurement_key(
         features: fingerprints of the features, by part. Which layers a cache holds beside those
             that are measured makes no other measurement.
         classes: the training class of each test class, where the numbers differ.
+        content: digests of training and test images; None: as earlier versions knew them.
     """
-    return _key(config.protocol, label, relevant_settings(config), features, classes)
+    settings = relevant_settings(config)
+    return _key(config.protocol, label, settings, features, classes=classes, content=content)
 
 
 def folder_name(config: EvalConfig, mode: Mode, test: Path, *, random: bool, key: str) -> str:
@@ -134,8 +137,15 @@ def data_name(path: Path) -> str:
     return f"{place.parent.name}-{name}" if name.lower() in _SPLITS else name
 
 
-def read_measurements(folder: Path) -> tuple[list[Measurement], list[str]]:
+def read_measurements(
+    folder: Path, also: Result | None = None
+) -> tuple[list[Measurement], list[str]]:
     """Read all results of an ``eval`` folder, those of earlier versions among them.
+
+    Args:
+        folder: ``eval``.
+        also: a result that is about to be written: what an earlier version left of the same has
+            its key.
 
     Returns:
         The measurements by name, each latest one before the earlier ones of its key that had
@@ -152,15 +162,28 @@ def read_measurements(folder: Path) -> tuple[list[Measurement], list[str]]:
         else:
             name = file.parent.name if file.name == RESULT else f"{file.parent.name}/{file.name}"
             problems.append(f"{name}: {read}")
+    known = [one.result for one in found] + ([] if also is None else [also])
+    keys = {_of_earlier_versions(r, r.earlier_key): r.key for r in known if r.key}
+    found = [
+        one
+        if one.result.key
+        else replace(one, key=keys.get(_of_earlier_versions(one.result, one.key), one.key))
+        for one in found
+    ]
     by_key: dict[str, list[Measurement]] = {}
-    for one in sorted(found, key=lambda one: (one.time, one.file.name == RESULT), reverse=True):
+    # Those of this version first: what an earlier one left of the same scores is the same record.
+    for one in sorted(found, key=lambda one: (bool(one.result.key), one.file.name == RESULT))[::-1]:
         same = by_key.setdefault(one.key, [])
-        if any(_scores(one.result) == _scores(other.result) for other in same):
-            # Measured once, found twice; but a random column that only this one has is kept.
-            if same[0].result.random is None and one.result.random and not same[0].earlier:
-                same[0] = replace(same[0], result=_with_random(same[0].result, one))
-            continue
-        same.append(replace(one, earlier=bool(same)))
+        twins = [i for i, other in enumerate(same) if _scores(one.result) == _scores(other.result)]
+        if not twins:
+            same.append(one)
+        elif not same[twins[0]].result.random and one.result.random:
+            same[twins[0]] = replace(
+                same[twins[0]], result=_with_random(same[twins[0]].result, one)
+            )
+    for key, same in by_key.items():
+        same.sort(key=lambda one: (one.time, one.file.name == RESULT), reverse=True)
+        by_key[key] = [replace(one, earlier=one is not same[0]) for one in same]
     groups = sorted(by_key.values(), key=lambda same: same[0].name)
     return [one for same in groups for one in same], problems
 
@@ -210,7 +233,7 @@ def save_measurement(folder: Path, name: str, result: Result) -> tuple[Result, i
     try:
         make_folder(file.parent)
         with _locked(folder):
-            for one in read_measurements(folder)[0]:
+            for one in read_measurements(folder, result)[0]:
                 if result.random is None and _lends_random(one, result):
                     result = _with_random(result, one)
             _keep_earlier(file, result)
@@ -230,6 +253,11 @@ def save_measurement(folder: Path, name: str, result: Result) -> tuple[Result, i
 def now() -> str:
     """Return the time as results say it, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _of_earlier_versions(result: Result, key: str) -> tuple[str, str, str]:
+    """What makes a measurement of an earlier version the same: its key, and the data's paths."""
+    return key, str(result.data.get("train")), str(result.data.get("test"))
 
 
 def modified(file: Path) -> str:
@@ -303,8 +331,9 @@ def _checked(result: Result) -> Result:
         value = score.value
         if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
             raise ValueError(f"score {score.name!r} has no finite value")
-    texts = (result.protocol, result.label, result.key, result.time, result.random_time or "")
-    if not all(isinstance(text, str) for text in (*texts, *result.changed, *result.notes)):
+    texts = (result.protocol, result.label, *result.changed, *result.notes)
+    more = (result.key, result.earlier_key, result.time, result.random_time or "")
+    if not all(isinstance(text, str) for text in (*texts, *more)):
         raise ValueError("its names are not text")
     for part in (result.weights, result.data, result.record, result.settings, result.caches):
         if not isinstance(part, Mapping):
@@ -324,7 +353,7 @@ def _key_of_earlier_versions(result: Result, folder: str) -> str:
     with contextlib.suppress(ValidationError):  # settings that are new have their own values
         settings = relevant_settings(EvalConfig.model_validate(settings))
     features = result.caches or {"folder": folder}
-    return _key(result.protocol, result.label, settings, features, None)
+    return _key(result.protocol, result.label, settings, features)
 
 
 def _key(
@@ -332,7 +361,7 @@ def _key(
     label: str,
     settings: Mapping[str, Any],
     features: Mapping[str, Any],
-    classes: Sequence[int] | None,
+    **more: Sequence[Any] | None,
 ) -> str:
     tree = {
         "protocol": protocol,
@@ -340,7 +369,8 @@ def _key(
         "settings": settings,
         "features": _without(features, "layers"),
     }
-    return fingerprint_digest(plain(tree | ({} if classes is None else {"classes": classes})))
+    tree |= {name: value for name, value in more.items() if value is not None}
+    return fingerprint_digest(plain(tree))
 
 
 def _without(features: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.classes import ClassMatch
-from fastrot.data.dataset import Dataset, same_images
+from fastrot.data.dataset import Dataset
 from fastrot.data.labels import PRESENT, Labels
 from fastrot.data.sources.find import size_note
+from fastrot.evaluation.content import is_same_data
 from fastrot.evaluation.protocol import DataKind
 
 Named = tuple[Path, Dataset]
@@ -28,7 +29,7 @@ _SHOWN = 3
 def data_notes(train: Named, test: Named, match: ClassMatch) -> list[str]:
     """Return what is odd about two data sets, one line each, worth a warning at the start."""
     notes = [*match.notes, *_empty_classes(train, test, match)]
-    if same_images(train[1], test[1]):
+    if is_same_data(train[1], test[1]):
         notes.append(
             f"warning: {test[0]} is the training data: each test image finds itself, so these "
             "numbers say nothing about other images"

@@ -53,6 +53,7 @@ class Result:
         record: machine, versions, command.
         notes: what to know before comparing with published numbers.
         key: of the measurement (``measurements.measurement_key``); empty: of an earlier version.
+        earlier_key: the same by what earlier versions recorded: without a look into the images.
         time: when the scores were there, ISO 8601 in UTC; empty: of an earlier version.
         random_time: when those of the random initialisation were; None: as ``random``, or unknown.
     """
@@ -70,6 +71,7 @@ class Result:
     record: Mapping[str, Any]
     notes: Sequence[str] = ()
     key: str = ""
+    earlier_key: str = ""
     time: str = ""
     random_time: str | None = None
 

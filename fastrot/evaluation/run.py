@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import xxhash
 
 from fastrot.data.classes import ClassMatch, check_negatives, match_classes, match_single_classes
 from fastrot.data.dataset import Dataset
 from fastrot.data.open import open_dataset
 from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.errors import UsageError
+from fastrot.evaluation.cache_folders import cache_folder, cache_name, is_earlier_cache
+from fastrot.evaluation.content import content_digest
 from fastrot.evaluation.extract import BackboneRequest, protocol_spec, share_cores
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear.cached import evaluate_linear
@@ -44,7 +44,6 @@ from fastrot.evaluation.svm.voc07 import evaluate_svm
 from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.spec import FeatureSpec
-from fastrot.features.writer import cached_identity
 from fastrot.system.console import Say
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 from fastrot.system.machine import environment_record
@@ -142,6 +141,16 @@ class ProtocolRun:
         )
 
     @property
+    def caches(self) -> Path:
+        """Folder of its feature caches."""
+        return self.request.folder / "cache"
+
+    @cached_property
+    def contents(self) -> tuple[str, str]:
+        """Digests of the training and the test images."""
+        return content_digest(self.train.samples), content_digest(self.test.samples)
+
+    @property
     def at_random(self) -> ProtocolRun:
         """The same of the random initialisation."""
         return replace(self, request=replace(self.request, random_init=True), beside_random=False)
@@ -199,6 +208,7 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
         record=environment_record(),
         notes=[*notes, *size_notes(config.data, what.train, what.test)],
         key=measured.key,
+        earlier_key=measured.earlier_key,
         time=measured.time,
         random_time=None if random is None else random.time,
     )
@@ -229,6 +239,7 @@ class _Measured:
         scores: in the order of the protocol.
         features: what they depend on besides the settings, by part.
         key: of the measurement.
+        earlier_key: as earlier versions would know it.
         name: of its folder.
         seconds: wall times by part.
         time: when the scores were there.
@@ -237,6 +248,7 @@ class _Measured:
     scores: list[Score]
     features: dict[str, Any]
     key: str
+    earlier_key: str
     name: str
     seconds: Mapping[str, float]
     time: str
@@ -263,12 +275,18 @@ def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> 
         features = {"train": train.fingerprint, "test": test.fingerprint}
     extracted = time.monotonic() - began
     random = what.request.random_init
-    key = measurement_key(config, what.mode.label, features, classes)
-    own = folder_name(config, what.mode, what.test.path, random=random, key=key)
-    earlier = what.request.folder / f"{name}{'-random' if random else ''}"
-    # The keys of earlier versions, whose finished parts are taken over.
+    keys = [
+        measurement_key(config, what.mode.label, features, classes, content)
+        for content in (what.contents, None)
+    ]
+    own = folder_name(config, what.mode, what.test.path, random=random, key=keys[0])
     fingerprint = {"settings": settings, "caches" if online is None else "live": features}
-    parts = _finished_parts([earlier, what.request.folder / own], fingerprint)
+    # Finished parts of earlier versions are taken over, where their features are: these versions
+    # did not look into the images, so parts alone may be of another folder's.
+    earlier = what.request.folder / f"{name}{'-random' if random else ''}"
+    cache = what.caches / _cache_name(what, what.test, 0)
+    places = [earlier] if is_earlier_cache(cache, features["test"]) else []
+    parts = _finished_parts([*places, what.request.folder / own], fingerprint)
     if online is None:
         scores = _EVALUATORS[config.kind](train, test, config, parts, say)
         spent = {"features": extracted}
@@ -286,7 +304,7 @@ def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> 
         )
         spent, extracted = {}, 0.0
     spent["evaluation"] = time.monotonic() - began - extracted
-    return _Measured(scores, features, key, own, *_when(parts, spent))
+    return _Measured(scores, features, keys[0], keys[1], own, *_when(parts, spent))
 
 
 def _when(parts: PartialResults, spent: dict[str, float]) -> tuple[dict[str, float], str]:
@@ -347,22 +365,10 @@ def _extracted(
 
 
 def _cache_folder(what: ProtocolRun, data: NamedData, crops: int, spec: FeatureSpec) -> Path:
-    """Named so that protocols that need the same features share them, and no others do."""
-    features = what.config.features
-    place = xxhash.xxh32_hexdigest(os.path.abspath(data.path).encode())[:4]
-    names = [
-        data.path.name.removesuffix(".beton").replace(":", "-"),
-        place,
-        f"{features.transform}{features.resolution or ''}"
-        + (f"of{features.resize}" if features.resize else ""),
-        *([f"{crops}crops"] if crops else []),
-        "+".join(what.layers),
-        *(["random"] if what.request.random_init else []),
-    ]
-    # Data that was replaced, a later checkpoint, other channels: each has a cache of its own.
-    # Those of earlier versions have no digest in their names.
-    folder = what.request.folder / "cache"
-    earlier = folder / "-".join(names)
-    if cached_identity(earlier) == spec.fingerprint:
-        return earlier
-    return folder / "-".join([*names, fingerprint_digest(spec.fingerprint)[:8]])
+    content = what.contents[1 if data is what.test else 0]
+    return cache_folder(what.caches, _cache_name(what, data, crops), spec.fingerprint, content)
+
+
+def _cache_name(what: ProtocolRun, data: NamedData, crops: int) -> str:
+    features, random = what.config.features, what.request.random_init
+    return cache_name(data.path, features, what.layers, crops, random=random)
