@@ -17,6 +17,7 @@ from fastrot.cli.options import (
     Pair,
     RandomInit,
     Ranks,
+    Weights,
 )
 from fastrot.cli.show import show
 from fastrot.errors import UsageError
@@ -40,6 +41,7 @@ def extract(
     ] = 0,
     channel_order: ChannelOrder = "rgb",
     model: Model = None,
+    weights: Weights = None,
     random_init: RandomInit = False,
     gpus: Ranks = 1,
     overrides: Overrides = None,
@@ -59,6 +61,7 @@ def extract(
         crops=crops,
         channel_order=channel_order,
         model=model,
+        weights=weights,
         random_init=random_init,
         overrides=tuple(overrides or ()),
         progress=not json,
@@ -111,6 +114,7 @@ def evaluate(
     ] = None,
     channel_order: ChannelOrder = "rgb",
     model: Model = None,
+    weights: Weights = None,
     random_init: RandomInit = False,
     gpus: Ranks = 1,
     overrides: Overrides = None,
@@ -133,6 +137,7 @@ def evaluate(
         out=out,
         channel_order=channel_order,
         model=model,
+        weights=weights,
         random_init=random_init,
         overrides=tuple(overrides or ()),
         progress=not json,

@@ -25,6 +25,14 @@ ChannelOrder = Annotated[
 Model = Annotated[
     str | None, typer.Option(help="Architecture of a file of weights (default: guessed).")
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="plain|ema",
+        help="Of a file that holds a network as trained and averaged (default: as trained; of "
+        "student and teacher: the teacher).",
+    ),
+]
 RandomInit = Annotated[
     bool, typer.Option("--random-init", help="Use the weights that training started from.")
 ]

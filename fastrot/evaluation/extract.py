@@ -42,6 +42,8 @@ class BackboneRequest:
             trained weights: that of the run's seed, 0 for a weight file.
         overrides: ``features.resolution=96`` and the like of the protocol, and ``model.width=32``
             of a weight file's architecture.
+        weights: of a file that holds a network as trained and averaged: ``plain`` or ``ema``;
+            None: as published protocols take it.
         progress: show bars.
     """
 
@@ -50,6 +52,7 @@ class BackboneRequest:
     model: str | None = None
     random_init: bool = False
     overrides: Sequence[Override] = ()
+    weights: str | None = None
     progress: bool = True
 
     def load_backbone(self) -> Backbone:
@@ -66,6 +69,7 @@ class BackboneRequest:
             model=load_config(None, architecture).model if architecture else None,
             channel_order=self.channel_order,
             random_init=self.random_init,
+            weights=self.weights,
         )
 
     def load_protocol(self, name_or_path: str) -> EvalConfig:

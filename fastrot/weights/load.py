@@ -6,29 +6,28 @@ refused. (Other tools go on with a random backbone and score 1 %; see open-mmlab
 backbone has no place for: it is of another network (a ResNet-34 holds every tensor of a
 ResNet-18), or one that computes something else between the same convolutions.
 
-Files are safetensors or what ``torch.load(weights_only=True)`` takes; no file runs code here.
+A file that holds a network twice, as trained and averaged, is said to, with the one that is taken.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from fastrot.config import Config, DataConfig, ModelConfig, validate
-from fastrot.errors import BadDataError, MismatchError, StorageError, UsageError
+from fastrot.errors import BadDataError, MismatchError, UsageError
 from fastrot.models.backbones import NetworkInNetwork, ResNet, build_model
 from fastrot.runs.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
+from fastrot.weights.averages import Which, choose_network
+from fastrot.weights.files import NAMES, read_weights
 from fastrot.weights.names import find_tensors, guess_model, our_names
 
 ChannelOrder = Literal["rgb", "bgr"]
@@ -59,6 +58,8 @@ class Backbone:
         resolution: side in pixels of the crops that it was trained on.
         channel_order: of the images that it was trained on. bgr: the model has been changed to
             take RGB, so callers do nothing.
+        key: below which key of its file the weights were, where that holds two networks; else
+            empty.
     """
 
     model: ResNet | NetworkInNetwork
@@ -69,6 +70,7 @@ class Backbone:
     std: Statistics
     resolution: int
     channel_order: ChannelOrder
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class _Found:
     source: str
     data: DataConfig
     seed: int
+    key: str = ""
+    note: str = ""
 
 
 def load_backbone(
@@ -89,6 +93,7 @@ def load_backbone(
     channel_order: str = "rgb",
     random_init: bool = False,
     seed: int | None = None,
+    weights: str | None = None,
 ) -> Backbone:
     """Load a backbone.
 
@@ -103,9 +108,12 @@ def load_backbone(
             images gave.
         random_init: keep the architecture but take the weights that training would begin with.
         seed: of those; None: the run's, 0 for a weight file.
+        weights: of a file that holds a network twice: ``plain`` as trained, ``ema`` averaged;
+            None: as published protocols take it (``averages.choose_network``).
 
     Raises:
-        UsageError: there is nothing at ``path``, or an argument is wrong.
+        UsageError: there is nothing at ``path``, or an argument is wrong, or the file has no such
+            weights.
         MismatchError: fewer than 95 % of the tensors are there, one has another shape, the file
             has more in the stages than the backbone, or it holds several networks.
         BadDataError: the file is damaged, needs more than tensors, or a weight is not finite.
@@ -113,13 +121,19 @@ def load_backbone(
     """
     if channel_order not in ("rgb", "bgr"):
         raise UsageError(f"channel order {channel_order!r} is not known; choose rgb or bgr")
-    found = _find(path, model)
+    if weights not in (None, "plain", "ema"):
+        raise UsageError(f"weights {weights!r} are not known; choose plain or ema")
+    found = _find(path, model, cast(Which | None, weights))
     source = found.source
     backbone = build_model(found.config, seed=found.seed if seed is None else seed).backbone
     if random_init:
         source = f"random initialisation (seed {found.seed if seed is None else seed})"
     else:
         source += _fill(backbone, found.tensors, path)
+        if found.key:
+            source += f", its {found.key!r}"
+        if found.note:
+            _warn_once(f"{path}: {found.note}")
     mean, std = found.data.mean, found.data.std
     if channel_order == "bgr":
         _swap_channels(backbone)
@@ -135,6 +149,7 @@ def load_backbone(
         std=std,
         resolution=found.data.resolution,
         channel_order="bgr" if channel_order == "bgr" else "rgb",
+        key=found.key,
     )
 
 
@@ -151,17 +166,26 @@ def weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _find(path: Path, model: ModelConfig | None) -> _Found:
+def _find(path: Path, model: ModelConfig | None, weights: Which | None) -> _Found:
     if path.is_dir():
+        if weights == "ema":
+            raise UsageError(f"{path}: a run holds no averaged weights; leave out --weights ema")
         return _from_run(path, model)
     if not path.is_file():
         raise UsageError(f"{path}: no such run, checkpoint or weight file; check the path")
+    tree = read_weights(path)
     try:
-        tensors = our_names(_read(path))
+        chosen = choose_network(tree, weights)
+        tensors = our_names(find_tensors(chosen.tree), weights)
         config = model or guess_model(tensors)
-    except MismatchError as error:
-        raise MismatchError(f"{path}: {error}") from None
-    return _Found(tensors, config, str(path), _PUBLISHED, 0)
+    except (MismatchError, UsageError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    return _Found(tensors, config, str(path), _PUBLISHED, 0, chosen.key, chosen.note)
+
+
+@cache
+def _warn_once(line: str) -> None:
+    log.warning("%s", line)
 
 
 def _from_run(path: Path, model: ModelConfig | None) -> _Found:
@@ -195,46 +219,11 @@ def _checkpoint(path: Path) -> Checkpoint:
             checkpoint = newest_checkpoint(folder)
             assert checkpoint is not None
             return checkpoint
-    raise UsageError(
-        f"{path}: no checkpoint in this folder; name a run, one of its checkpoints, or a weight "
-        "file"
+    there = sorted(file.name for pattern in NAMES for file in path.glob(pattern))
+    hint = (
+        f"name its {there[0]}" if there else "name a run, one of its checkpoints, or a weight file"
     )
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise BadDataError(f"{path}: not readable as safetensors: {error}") from None
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    try:
-        with path.open("rb"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that it then refuses
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # an archive that was cut: it seeks before the beginning
-            raise BadDataError(f"{path}: {_refusal(error)}") from None
-        raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # of the unpickler and of the archive, which have no common type
-        raise BadDataError(f"{path}: {_refusal(error)}") from None
-    return find_tensors(tree)
-
-
-def _refusal(error: Exception) -> str:
-    text = str(error)
-    if found := re.search(r"GLOBAL (\S+)", text):
-        return (
-            f"it holds more than tensors ({found[1]}), and reading that could run code; where you "
-            "trust it, save its state dict alone as .safetensors, and give that"
-        )
-    problem = re.search(r"Unsupported operand \d+", text)
-    reason = problem[0] if problem else text.partition("\n")[0][:120]
-    return (
-        f"not a weight file that torch.save wrote ({reason}); save the state dict alone, as "
-        ".safetensors"
-    )
+    raise UsageError(f"{path}: no checkpoint in this folder; {hint}")
 
 
 def _fill(

@@ -27,6 +27,7 @@ import torch
 
 from fastrot.config import ModelConfig, ModelName
 from fastrot.errors import MismatchError
+from fastrot.weights.averages import Which, average_keys, choose_prefix
 
 Tensors = dict[str, torch.Tensor]
 
@@ -75,16 +76,25 @@ def find_tensors(tree: Any) -> Tensors:
             break
         found = inner[0]
     keys = [str(key) for key in tree][:6] if isinstance(tree, Mapping) else [type(tree).__name__]
+    average = average_keys(tree)[:1] if isinstance(tree, Mapping) else []
+    fix = (
+        f"its {average[0]!r} is an average: add --weights ema for it"
+        if average
+        else ("save the state dict alone, or below 'state_dict'")
+    )
     raise MismatchError(
-        f"no tensors where weight files keep them; its keys are {', '.join(keys) or 'none'}; save "
-        "the state dict alone, or below 'state_dict'"
+        f"no tensors where weight files keep them; its keys are {', '.join(keys) or 'none'}; {fix}"
     )
 
 
-def our_names(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def our_names(tensors: Mapping[str, torch.Tensor], which: Which | None = None) -> Tensors:
     """Rename a state dict to the names of this package's backbones.
 
     What belongs to no known layout keeps its name, so that a message can show it.
+
+    Args:
+        tensors: of the file.
+        which: of two networks, one of which is named as the average of the other.
 
     Raises:
         MismatchError: the file holds two networks.
@@ -96,11 +106,13 @@ def our_names(tensors: Mapping[str, torch.Tensor]) -> Tensors:
         for name in named
         if _ends_at_a_part(name, first) and f"{name.removesuffix(first)}{second}" in named
     )
+    if len(prefixes) > 1 and (chosen := choose_prefix(prefixes, which)) is not None:
+        prefixes = [chosen]
     if len(prefixes) > 1:
         shown = ", ".join(repr(prefix) for prefix in prefixes)
         raise MismatchError(
             f"it holds {len(prefixes)} networks, with the prefixes {shown}; save only the one "
-            "that is meant"
+            "that is meant (of a network and its average, --weights plain or ema chooses)"
         )
     prefix = prefixes[0] if prefixes else ""
     return {name.removeprefix(prefix): t for name, t in named.items() if name.startswith(prefix)}

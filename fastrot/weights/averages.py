@@ -1,0 +1,127 @@
+"""Files that hold a network twice: as it was trained, and averaged over the training (EMA).
+
+Where they put the average:
+
+- timm: ``state_dict_ema`` beside ``state_dict``.
+- torchvision's reference scripts, MAE and ConvNeXt: ``model_ema`` beside ``model``.
+- DINO and its kin: ``teacher`` beside ``student``. Their own evaluations take the teacher.
+- MMEngine: ``ema_state_dict`` beside ``state_dict``. It swaps the two when it saves, so that
+  ``state_dict`` is the average and ``ema_state_dict`` the network as it was trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from fastrot.errors import UsageError
+
+Which = Literal["plain", "ema"]
+
+TEACHER, STUDENT = "teacher", "student"
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "backbone", "base_model")
+_AVERAGES = {"ema", "teacher", "averaged", "swa"}
+_AVERAGED_PARTS = {*_AVERAGES, "momentum", "target", "k"}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The network of a file that is meant.
+
+    Attributes:
+        tree: what the file holds of it.
+        key: below which key it was, where the file holds two; else empty.
+        note: which one it is and how to have the other, where the file holds two; else empty.
+    """
+
+    tree: Any
+    key: str = ""
+    note: str = ""
+
+
+def choose_network(tree: Any, which: Which | None = None) -> Chosen:
+    """Choose between the two networks of a file.
+
+    Args:
+        tree: what the file holds.
+        which: ``plain``: as trained; ``ema``: the average; None: the plain one, but the teacher
+            where there are student and teacher, as the published protocols do.
+
+    Raises:
+        UsageError: the one that was asked for is not there; what is there is named.
+    """
+    if not isinstance(tree, Mapping):
+        return Chosen(tree)
+    averages = average_keys(tree)
+    plain = [key for key in (*_WRAPPERS, STUDENT) if isinstance(tree.get(key), Mapping)]
+    if not averages:
+        if plain and average_keys(tree[plain[0]]):
+            return choose_network(tree[plain[0]], which)
+        if which == "ema":
+            raise UsageError(
+                f"it holds no averaged weights; its keys are {_keys(tree)}; leave out --weights ema"
+            )
+        return Chosen(tree)
+    average = averages[0]
+    if not plain:
+        if which == "ema":
+            return Chosen(tree[average], average)
+        return Chosen(tree)  # which is told to have none
+    trained = plain[0] if average != TEACHER or STUDENT not in plain else STUDENT
+    swapped = average == "ema_state_dict" and _is_mmengine(tree)
+    if swapped:
+        average, trained = trained, average
+    default = average if average == TEACHER or swapped else trained
+    key = {"plain": trained, "ema": average, None: default}[which]
+    other = trained if key == average else average
+    how = "ema" if other == average else "plain"
+    what = "the average" if key == average else "as trained"
+    return Chosen(
+        tree[key], key, f"{key!r} ({what}) is taken, not {other!r} (--weights {how} takes that)"
+    )
+
+
+def choose_prefix(prefixes: list[str], which: Which | None) -> str | None:
+    """Return the prefix of the network that is meant, of two in one state dict; None: unclear."""
+    averages = [prefix for prefix in prefixes if set(_words(prefix)) & _AVERAGED_PARTS]
+    if which is None or len(prefixes) != 2 or len(averages) != 1:
+        return None
+    if which == "ema":
+        return averages[0]
+    return next(prefix for prefix in prefixes if prefix not in averages)
+
+
+def average_keys(tree: Mapping[Any, Any]) -> list[str]:
+    """Return the keys below which a file holds the tensors of an average."""
+    return [
+        key
+        for key, value in tree.items()
+        if isinstance(key, str)
+        and set(_words(key)) & _AVERAGES
+        and isinstance(value, Mapping)
+        and _holds_tensors(value)
+    ]
+
+
+def _holds_tensors(tree: Mapping[Any, Any]) -> bool:
+    inner = [value for value in tree.values() if isinstance(value, Mapping)]
+    values = [*tree.values(), *(value for part in inner for value in part.values())]
+    return any(isinstance(value, torch.Tensor) for value in values)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+
+
+def _is_mmengine(tree: Mapping[Any, Any]) -> bool:
+    meta = tree.get("meta")
+    return "message_hub" in tree or (isinstance(meta, Mapping) and "mmengine_version" in meta)
+
+
+def _keys(tree: Mapping[Any, Any]) -> str:
+    names = [str(key) for key in tree]
+    return ", ".join(names[:6]) + (", ..." if names[6:] else "") or "none"
