@@ -182,7 +182,8 @@ def note_suite(side: Side, out: Path) -> None:
     assert len(results) >= 3, results
     for path in results:
         result = json.loads(path.read_text())
-        side.digests[f"suite: scores of {path.parent.name}"] = digest_of_json(result["scores"])
+        name = f"{result['protocol']} ({result['label']})"  # folders were named otherwise once
+        side.digests[f"suite: scores of {name}"] = digest_of_json(result["scores"])
 
 
 def take_over(old: Side, new: Side) -> list[str]:

@@ -12,7 +12,7 @@ Where they put the average:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,9 +50,6 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
         tree: what the file holds.
         which: ``plain``: as trained; ``ema``: the average; None: the plain one, but the teacher
             where there are student and teacher, as the published protocols do.
-
-    Raises:
-        UsageError: the one that was asked for is not there; what is there is named.
     """
     if not isinstance(tree, Mapping):
         return Chosen(tree)
@@ -61,10 +58,6 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
     if not averages:
         if plain and average_keys(tree[plain[0]]):
             return choose_network(tree[plain[0]], which)
-        if which == "ema":
-            raise UsageError(
-                f"it holds no averaged weights; its keys are {_keys(tree)}; leave out --weights ema"
-            )
         return Chosen(tree)
     average = averages[0]
     if not plain:
@@ -85,9 +78,21 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
     )
 
 
-def choose_prefix(prefixes: list[str], which: Which | None) -> str | None:
-    """Return the prefix of the network that is meant, of two in one state dict; None: unclear."""
+def choose_prefix(prefixes: Sequence[str], which: Which | None) -> str | None:
+    """Return the prefix of the network that is meant, of those in one state dict.
+
+    Returns:
+        None: unclear, or which is None.
+
+    Raises:
+        UsageError: the average is asked for, and none is there.
+    """
     averages = [prefix for prefix in prefixes if set(_words(prefix)) & _AVERAGED_PARTS]
+    if which == "ema" and not averages:
+        raise UsageError(
+            "it holds no averaged weights: no key such as 'state_dict_ema', and no second network; "
+            "leave out --weights ema"
+        )
     if which is None or len(prefixes) != 2 or len(averages) != 1:
         return None
     if which == "ema":
@@ -120,8 +125,3 @@ def _words(name: str) -> list[str]:
 def _is_mmengine(tree: Mapping[Any, Any]) -> bool:
     meta = tree.get("meta")
     return "message_hub" in tree or (isinstance(meta, Mapping) and "mmengine_version" in meta)
-
-
-def _keys(tree: Mapping[Any, Any]) -> str:
-    names = [str(key) for key in tree]
-    return ", ".join(names[:6]) + (", ..." if names[6:] else "") or "none"

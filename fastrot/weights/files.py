@@ -27,6 +27,7 @@ NAMES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.pth.tar", "*.ckpt")
 
 _START = 512
 _LONGEST_HEADER = 100 * 2**20  # of safetensors, by its own rule
+_AGAIN = "download or copy it again"
 _FIX = "save the state dict alone, as .safetensors"
 
 
@@ -51,9 +52,14 @@ def read_weights(path: Path) -> Any:
         raise BadDataError(f"{path}: {what}")
     try:
         # Scripts keep their options in their files; a namespace is a dictionary, and runs nothing.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with (
+            open_regular(path) as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
             warnings.simplefilter("ignore")  # about pickles that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # An open file: of a path, torch believes the name.
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         if error.errno == errno.EINVAL:  # an archive that was cut: it seeks before the beginning
             raise BadDataError(f"{path}: {_refusal(error)}") from None
@@ -71,7 +77,9 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise BadDataError(f"{path}: not readable as safetensors: {error}") from None
+        raise BadDataError(
+            f"{path}: not readable as safetensors: {error}; it was cut or damaged: {_AGAIN}"
+        ) from None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -93,10 +101,10 @@ def _what_else(path: Path, start: bytes) -> str:
         ("a TensorFlow checkpoint", _is_tensorflow(path, start)),
     ):
         if is_it:
-            return f"{name}, not a weight file that torch.save wrote; {_FIX}, from where it is of"
+            return f"{name}, not a file that torch.save wrote; convert it to PyTorch, and {_FIX}"
     what = looks_like(start)
     if path.suffix == ".safetensors" and what.startswith("unknown"):
-        return f"not readable as safetensors: it begins with {what}; download it again"
+        return f"not readable as safetensors: it begins with {what}; {_AGAIN}"
     fix = "" if what.endswith(")") else "; download it again, or name another file"
     return f"{what}, not a weight file that torch.save wrote{fix}"
 
@@ -106,7 +114,7 @@ def _other_archive(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return "a torch file or zip archive that was cut or damaged; download or copy it again"
+        return f"a torch file or zip archive that was cut or damaged; {_AGAIN}"
     if any(name.endswith("/constants.pkl") for name in names):
         return f"a TorchScript program (torch.jit.save); {_FIX}"
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
@@ -137,6 +145,8 @@ def _refusal(error: Exception) -> str:
             f"it holds more than tensors ({found[1]}), and reading that could run code; where you "
             "trust it, save its state dict alone as .safetensors, and give that"
         )
+    if "EOF" in text or "central directory" in text:
+        return f"a torch file that was cut or damaged; {_AGAIN}"
     problem = re.search(r"Unsupported operand \d+", text)
     reason = problem[0] if problem else text.partition("\n")[0][:120]
     return f"not a weight file that torch.save wrote ({reason}); {_FIX}"

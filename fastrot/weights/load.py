@@ -28,7 +28,7 @@ from fastrot.models.backbones import NetworkInNetwork, ResNet, build_model
 from fastrot.runs.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
 from fastrot.weights.averages import Which, choose_network
 from fastrot.weights.files import NAMES, read_weights
-from fastrot.weights.names import find_tensors, guess_model, our_names
+from fastrot.weights.names import find_tensors, guess_model, split_network
 
 ChannelOrder = Literal["rgb", "bgr"]
 Statistics = tuple[float, float, float]
@@ -176,11 +176,13 @@ def _find(path: Path, model: ModelConfig | None, weights: Which | None) -> _Foun
     tree = read_weights(path)
     try:
         chosen = choose_network(tree, weights)
-        tensors = our_names(find_tensors(chosen.tree), weights)
+        # A key has chosen already, and below it is one network.
+        left = None if chosen.key else weights
+        tensors, prefix = split_network(find_tensors(chosen.tree), left)
         config = model or guess_model(tensors)
     except (MismatchError, UsageError) as error:
         raise type(error)(f"{path}: {error}") from None
-    return _Found(tensors, config, str(path), _PUBLISHED, 0, chosen.key, chosen.note)
+    return _Found(tensors, config, str(path), _PUBLISHED, 0, chosen.key or prefix, chosen.note)
 
 
 @cache
@@ -220,10 +222,8 @@ def _checkpoint(path: Path) -> Checkpoint:
             assert checkpoint is not None
             return checkpoint
     there = sorted(file.name for pattern in NAMES for file in path.glob(pattern))
-    hint = (
-        f"name its {there[0]}" if there else "name a run, one of its checkpoints, or a weight file"
-    )
-    raise UsageError(f"{path}: no checkpoint in this folder; {hint}")
+    fix = f"its {there[0]}" if there else "a run, one of its checkpoints, or a weight file"
+    raise UsageError(f"{path}: no checkpoint in this folder; name {fix}")
 
 
 def _fill(

@@ -88,7 +88,14 @@ def find_tensors(tree: Any) -> Tensors:
 
 
 def our_names(tensors: Mapping[str, torch.Tensor], which: Which | None = None) -> Tensors:
-    """Rename a state dict to the names of this package's backbones.
+    """Rename a state dict to the names of this package's backbones; see ``split_network``."""
+    return split_network(tensors, which)[0]
+
+
+def split_network(
+    tensors: Mapping[str, torch.Tensor], which: Which | None = None
+) -> tuple[Tensors, str]:
+    """Take the network out of a state dict, and rename it to the names of our backbones.
 
     What belongs to no known layout keeps its name, so that a message can show it.
 
@@ -96,8 +103,12 @@ def our_names(tensors: Mapping[str, torch.Tensor], which: Which | None = None) -
         tensors: of the file.
         which: of two networks, one of which is named as the average of the other.
 
+    Returns:
+        The tensors; and the prefix of the network that was chosen of two, else empty.
+
     Raises:
         MismatchError: the file holds two networks.
+        UsageError: the average is asked for, and none is there.
     """
     named = {_from_rotnet(name) or name: tensor for name, tensor in tensors.items()}
     prefixes = sorted(
@@ -106,16 +117,17 @@ def our_names(tensors: Mapping[str, torch.Tensor], which: Which | None = None) -
         for name in named
         if _ends_at_a_part(name, first) and f"{name.removesuffix(first)}{second}" in named
     )
-    if len(prefixes) > 1 and (chosen := choose_prefix(prefixes, which)) is not None:
-        prefixes = [chosen]
-    if len(prefixes) > 1:
+    chosen = choose_prefix(prefixes, which)
+    if len(prefixes) > 1 and chosen is None:
         shown = ", ".join(repr(prefix) for prefix in prefixes)
         raise MismatchError(
             f"it holds {len(prefixes)} networks, with the prefixes {shown}; save only the one "
-            "that is meant (of a network and its average, --weights plain or ema chooses)"
+            "that is meant, or choose by --weights plain or --weights ema where one is the "
+            "average of the other"
         )
-    prefix = prefixes[0] if prefixes else ""
-    return {name.removeprefix(prefix): t for name, t in named.items() if name.startswith(prefix)}
+    prefix = chosen or (prefixes[0] if prefixes else "")
+    found = {name.removeprefix(prefix): t for name, t in named.items() if name.startswith(prefix)}
+    return found, chosen or ""
 
 
 def guess_model(tensors: Mapping[str, torch.Tensor]) -> ModelConfig:

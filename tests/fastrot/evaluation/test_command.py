@@ -102,6 +102,46 @@ def test_classes_are_matched_by_name_and_what_is_odd_is_told(
         evaluate(request)
 
 
+def test_classes_without_images_are_named(
+    request_of: Callable[..., EvalRequest], tmp_path: Path
+) -> None:
+    """As where all images of a class were bad and left out: its name is still there."""
+    names = sorted(path.name for path in (tmp_path / "train").iterdir())
+    made = {part: tmp_path / f"{part}.beton" for part in ("train", "val")}
+    for part, empty in (("train", names[2]), ("val", names[7])):
+        for image in (tmp_path / part / empty).iterdir():
+            image.write_bytes(b"\xff\xd8 bad")
+        prepare(PrepareRequest(tmp_path / part, made[part], on_bad_sample="skip", progress=False))
+    said: list[str] = []
+    report = evaluate(
+        request_of("knn", train=made["train"], test=made["val"], overrides=SMALL), said.append
+    )
+    assert isinstance(report, EvalReport)
+    expected = [
+        f"{made['train']} has no image of class {names[2]!r}; test images of such classes can only "
+        "be wrong: 2",
+        f"{made['val']} has no image of class {names[7]!r}: not measured",
+    ]
+    assert list(report.result.notes) == expected == [line for line in said if "no image" in line]
+
+
+def test_the_average_of_a_weight_file_is_another_measurement(
+    request_of: Callable[..., EvalRequest], tmp_path: Path
+) -> None:
+    first, second = (
+        build_model(ModelConfig(name="resnet18", width=8), seed=seed).backbone.state_dict()
+        for seed in (0, 1)
+    )
+    torch.save({"state_dict": first, "state_dict_ema": second}, tmp_path / "both.pth")
+    data = {"train": tmp_path / "train", "test": tmp_path / "val", "overrides": SMALL}
+    reports = [
+        evaluate(request_of("knn", checkpoint=tmp_path / "both.pth", weights=which, **data))
+        for which in (None, "ema")
+    ]
+    assert [r.result.weights["key"] for r in reports] == ["state_dict", "state_dict_ema"]  # type: ignore[union-attr]
+    assert len({r.folder for r in reports}) == 2  # type: ignore[union-attr]
+
+
 def test_training_data_that_is_tested_on_is_a_warning(
     request_of: Callable[..., EvalRequest], tmp_path: Path
 ) -> None:

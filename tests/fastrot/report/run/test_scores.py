@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastrot.evaluation.result import Score
+from fastrot.report.run.measured import listed, measurements_section
 from fastrot.report.run.results import read_results
 from fastrot.report.run.scores import lowshot_section, scores_section
 
@@ -76,6 +77,36 @@ def test_a_random_network_alone_is_not_called_the_run(run: Path, write_result: W
     (bars,), (curve,) = scores_section(found, problems).blocks, lowshot_section(found).blocks
     assert [key.name for key in bars.legend] == ["random initialisation"]  # type: ignore[union-attr]
     assert curve.legend[0].name == "random initialisation (layer3)"  # type: ignore[union-attr]
+
+
+def test_every_measurement_is_a_row(run: Path, write_result: Write) -> None:
+    """Also of other data under the same protocol: named by what sets them apart."""
+    for name, test, value in (("knn-a", "a.beton", 50.0), ("knn-b", "b.beton", 60.0)):
+        path = write_result(
+            run,
+            name,
+            "knn",
+            [Score("k=20", "top1", value - 1, "pool"), Score("k=10", "top1", value, "pool")],
+            random=[Score("k=10", "top1", 10.0, "pool")] if name == "knn-b" else None,
+        )
+        tree = json.loads(path.read_text())
+        tree["data"]["test"], tree["time"] = test, "2026-11-30T07:35:41+00:00"
+        path.write_text(json.dumps(tree))
+    found, _ = read_results(run)
+    (table,) = measurements_section(found).blocks
+    about = "2026-11-30 07:35 UTC; trained on train.beton, tested on {}.beton; weights: " + str(run)
+    assert list(map(list, table.rows)) == [  # type: ignore[union-attr]
+        ["knn (test transform) on a", "50.00", "", "top1, k=10", about.format("a")],
+        ["knn (test transform) on b", "60.00", "10.00", "top1, k=10", about.format("b")],
+    ]
+    figures = scores_section(found, []).blocks
+    assert [figure.title for figure in figures] == [
+        "knn (test transform) on a: top-1 accuracy, %",
+        "knn (test transform) on b: top-1 accuracy, %",
+    ]
+    entries = listed(found)
+    assert [entry["title"] for entry in entries] == [one.title for one in found]
+    assert entries[1]["random"] == [["k=10", "top1", 10.0]]
 
 
 @pytest.mark.parametrize(
