@@ -46,7 +46,7 @@ def test_a_protocol_is_one_command_and_a_rerun_gives_the_same(folder: Path) -> N
     assert "67.70" in done.stdout and "not the protocol's own setting: svm.folds: 3 -> 2" in (
         done.stdout
     )
-    (path,) = (folder / "run" / "eval").glob("voc07-svm-test-*/result.json")
+    (path,) = (folder / "run" / "eval").glob("voc07-svm-*/result.json")
     assert str(path.relative_to(folder)) in done.stdout
     first = json.loads(path.read_text())
     assert [score["name"] for score in first["scores"]] == ["layer1", "layer3"]
@@ -73,7 +73,7 @@ def test_two_ranks_extract_and_one_evaluates_to_the_same_numbers(folder: Path) -
     one, two = (
         json.loads(file.read_text())
         for out in ("one", "two")
-        for file in (folder / out).glob("voc07-svm-test-*/result.json")
+        for file in (folder / out).glob("voc07-svm-*/result.json")
     )
     for part in ("scores", "random"):
         for a, b in zip(one[part], two[part], strict=True):
