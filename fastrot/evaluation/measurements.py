@@ -16,19 +16,16 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fastrot.errors import StorageError
-from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode
+from fastrot.evaluation.identity import key_of_earlier_versions, without
 from fastrot.evaluation.result import Result
 from fastrot.system.files import make_folder, write_atomic
-from fastrot.system.fingerprint import fingerprint_digest, plain
 
 RESULT = "result.json"
 INDEX = "index.json"
@@ -36,8 +33,6 @@ INDEX = "index.json"
 _LOCK = ".index.lock"
 _LOCK_SECONDS = 20.0
 _MOST_BYTES = 16 * 2**20
-_LONGEST_NAME = 40
-_SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
 
 
 @dataclass(frozen=True)
@@ -81,60 +76,6 @@ class Measurement:
             "random": result.random and [[s.name, s.metric, s.value] for s in result.random],
             "random_time": result.random_time,
         }
-
-
-def relevant_settings(config: EvalConfig) -> dict[str, Any]:
-    """The settings that the evaluator of a protocol reads."""
-    sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
-    settings = config.model_dump(mode="json")
-    return {name: value for name, value in settings.items() if name in sections}
-
-
-def measurement_key(
-    config: EvalConfig,
-    label: str,
-    features: Mapping[str, Any],
-    classes: Sequence[int] | None = None,
-    content: Sequence[str] | None = None,
-) -> str:
-    """Return the key of a measurement, 32 hexadecimal digits.
-
-    Args:
-        config: of the protocol.
-        label: of the mode.
-        features: fingerprints of the features, by part. Which layers a cache holds beside those
-            that are measured makes no other measurement.
-        classes: the training class of each test class, where the numbers differ.
-        content: digests of training and test images; None: as earlier versions knew them.
-    """
-    settings = relevant_settings(config)
-    return _key(config.protocol, label, settings, features, classes=classes, content=content)
-
-
-def folder_name(config: EvalConfig, mode: Mode, test: Path, *, random: bool, key: str) -> str:
-    """Return a name that says what was measured: ``linear-cached-4-imagenette-val-3f2a9c01``."""
-    subset = config.linear.subset if config.kind == "linear" else None
-    words = [
-        config.protocol,
-        *([] if mode == TEST_TRANSFORM else [mode.name]),
-        data_name(test),
-        *([] if subset is None else [f"subset{subset:g}"]),
-        *(["random"] if random else []),
-        key[:8],
-    ]
-    return "-".join(_file_name(word) for word in words)
-
-
-def data_name(path: Path) -> str:
-    """Return a short name of a data set; of a folder that is named by its part, with its parent.
-
-    Example:
-        >>> data_name(Path("/data/imagenette/val")), data_name(Path("digits-test.beton"))
-        ('imagenette-val', 'digits-test')
-    """
-    place = Path(os.path.abspath(path))
-    name = place.name.removesuffix(".beton")
-    return f"{place.parent.name}-{name}" if name.lower() in _SPLITS else name
 
 
 def read_measurements(
@@ -206,7 +147,7 @@ def is_random_of(one: Measurement, other: Measurement) -> bool:
             "mode": result.label,
             "settings": dict(result.settings),
             "model": result.weights.get("model"),
-            "features": _without(result.caches, "layers", "weights"),
+            "features": without(result.caches, "layers", "weights"),
         }
         for result in (one.result, other.result)
     )
@@ -318,7 +259,7 @@ def _read(file: Path) -> Measurement | str:
         return f"{file.name} is damaged: not an object"
     try:
         result = _checked(Result.from_json(tree))
-        key = result.key or _key_of_earlier_versions(result, file.parent.name)
+        key = result.key or key_of_earlier_versions(result, file.parent.name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return f"not a result ({type(error).__name__}: {error})"
     return Measurement(file, result, key, result.time or written)
@@ -346,45 +287,6 @@ def _finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def _key_of_earlier_versions(result: Result, folder: str) -> str:
-    settings: Mapping[str, Any] = result.settings
-    with contextlib.suppress(ValidationError):  # settings that are new have their own values
-        settings = relevant_settings(EvalConfig.model_validate(settings))
-    features = result.caches or {"folder": folder}
-    return _key(result.protocol, result.label, settings, features)
-
-
-def _key(
-    protocol: str,
-    label: str,
-    settings: Mapping[str, Any],
-    features: Mapping[str, Any],
-    **more: Sequence[Any] | None,
-) -> str:
-    tree = {
-        "protocol": protocol,
-        "mode": label,
-        "settings": settings,
-        "features": _without(features, "layers"),
-    }
-    tree |= {name: value for name, value in more.items() if value is not None}
-    return fingerprint_digest(plain(tree))
-
-
-def _without(features: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {
-        part: {name: value for name, value in fields.items() if name not in names}
-        if isinstance(fields, Mapping)
-        else fields
-        for part, fields in features.items()
-    }
-
-
-def _file_name(word: str) -> str:
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-.")
-    return kept[-_LONGEST_NAME:].lstrip("-.") or "data"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from fastrot.data.classes import ClassMatch
 from fastrot.data.dataset import Dataset
 from fastrot.data.labels import PRESENT, Labels
 from fastrot.data.sources.find import size_note
-from fastrot.evaluation.content import is_same_data
+from fastrot.evaluation.identity import is_same_data
 from fastrot.evaluation.protocol import DataKind
 
 Named = tuple[Path, Dataset]

@@ -15,20 +15,17 @@ from fastrot.data.open import open_dataset
 from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.errors import UsageError
 from fastrot.evaluation.cache_folders import cache_folder, cache_name, is_earlier_cache
-from fastrot.evaluation.content import content_digest
 from fastrot.evaluation.extract import BackboneRequest, protocol_spec, share_cores
+from fastrot.evaluation.identity import (
+    content_digest,
+    folder_name,
+    measurement_key,
+    relevant_settings,
+)
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear.cached import evaluate_linear
 from fastrot.evaluation.linear.online import OnlineSpec, evaluate_linear_online
-from fastrot.evaluation.measurements import (
-    INDEX,
-    folder_name,
-    measurement_key,
-    modified,
-    now,
-    relevant_settings,
-    save_measurement,
-)
+from fastrot.evaluation.measurements import INDEX, modified, now, save_measurement
 from fastrot.evaluation.notes import data_notes, size_notes
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import (

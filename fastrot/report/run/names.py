@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastrot.evaluation.measurements import Measurement, data_name, is_at_random
+from fastrot.evaluation.identity import data_name
+from fastrot.evaluation.measurements import Measurement, is_at_random
 from fastrot.report.html.text import clean
 
 _LONGEST = 60

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from fastrot.config import ModelConfig
 from fastrot.evaluation import knn
 from fastrot.evaluation.command import evaluate
-from fastrot.evaluation.measurements import INDEX, data_name, read_measurements, save_measurement
+from fastrot.evaluation.identity import data_name
+from fastrot.evaluation.measurements import INDEX, read_measurements, save_measurement
 from fastrot.evaluation.result import Result, Score
 from fastrot.evaluation.run import EvalRequest
 from fastrot.evaluation.suite import SuiteReport

@@ -1,0 +1,146 @@
+"""What a measurement is of: its key, its name, and the images that it saw."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from pydantic import ValidationError
+
+from fastrot.data.dataset import BadSampleError, Dataset, same_images
+from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode
+from fastrot.evaluation.result import Result
+from fastrot.system.fingerprint import fingerprint_digest, plain
+
+_READ = 32
+_LONGEST_NAME = 40
+_SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
+
+
+def relevant_settings(config: EvalConfig) -> dict[str, Any]:
+    """The settings that the evaluator of a protocol reads."""
+    sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
+    settings = config.model_dump(mode="json")
+    return {name: value for name, value in settings.items() if name in sections}
+
+
+def measurement_key(
+    config: EvalConfig,
+    label: str,
+    features: Mapping[str, Any],
+    classes: Sequence[int] | None = None,
+    content: Sequence[str] | None = None,
+) -> str:
+    """Return the key of a measurement, 32 hexadecimal digits.
+
+    Args:
+        config: of the protocol.
+        label: of the mode.
+        features: fingerprints of the features, by part. Which layers a cache holds beside those
+            that are measured makes no other measurement.
+        classes: the training class of each test class, where the numbers differ.
+        content: digests of training and test images; None: as earlier versions knew them.
+    """
+    settings = relevant_settings(config)
+    return _key(config.protocol, label, settings, features, classes=classes, content=content)
+
+
+def key_of_earlier_versions(result: Result, folder: str) -> str:
+    """Return the key of a result that has none of its own, by what it recorded.
+
+    Args:
+        result: of an earlier version.
+        folder: its name, which tells apart what recorded nothing.
+    """
+    settings: Mapping[str, Any] = result.settings
+    with contextlib.suppress(ValidationError):  # settings that are new have their own values
+        settings = relevant_settings(EvalConfig.model_validate(settings))
+    features = result.caches or {"folder": folder}
+    return _key(result.protocol, result.label, settings, features)
+
+
+def without(features: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return fingerprints of features, by part, without some of their fields."""
+    return {
+        part: {name: value for name, value in fields.items() if name not in names}
+        if isinstance(fields, Mapping)
+        else fields
+        for part, fields in features.items()
+    }
+
+
+def folder_name(config: EvalConfig, mode: Mode, test: Path, *, random: bool, key: str) -> str:
+    """Return a name that says what was measured: ``linear-cached-4-imagenette-val-3f2a9c01``."""
+    subset = config.linear.subset if config.kind == "linear" else None
+    words = [
+        config.protocol,
+        *([] if mode == TEST_TRANSFORM else [mode.name]),
+        data_name(test),
+        *([] if subset is None else [f"subset{subset:g}"]),
+        *(["random"] if random else []),
+        key[:8],
+    ]
+    return "-".join(_file_name(word) for word in words)
+
+
+def data_name(path: Path) -> str:
+    """Return a short name of a data set; of a folder that is named by its part, with its parent.
+
+    Example:
+        >>> data_name(Path("/data/imagenette/val")), data_name(Path("digits-test.beton"))
+        ('imagenette-val', 'digits-test')
+    """
+    place = Path(os.path.abspath(path))
+    name = place.name.removesuffix(".beton")
+    return f"{place.parent.name}-{name}" if name.lower() in _SPLITS else name
+
+
+def content_digest(samples: Dataset) -> str:
+    """Hash the stored bytes of some images, evenly spaced: 32 hexadecimal digits.
+
+    Folders of bitmaps of one size, such as one data set under several corruptions, may agree in
+    all names and sizes, so that ``Dataset.digest`` is the same. An image that cannot be read
+    counts as none: whoever needs it says so.
+    """
+    digest = xxhash.xxh3_128()
+    for sample in np.unique(np.linspace(0, len(samples) - 1, _READ).astype(np.int64)).tolist():
+        try:
+            digest.update(samples.read(sample).data)
+        except BadSampleError:
+            digest.update(b"bad")
+    return digest.hexdigest()
+
+
+def is_same_data(one: Dataset, other: Dataset) -> bool:
+    """Whether two data sets hold the same images, or were made from the same folder."""
+    if one.digest == other.digest:
+        return content_digest(one) == content_digest(other)
+    return same_images(one, other)
+
+
+def _key(
+    protocol: str,
+    label: str,
+    settings: Mapping[str, Any],
+    features: Mapping[str, Any],
+    **more: Sequence[Any] | None,
+) -> str:
+    tree = {
+        "protocol": protocol,
+        "mode": label,
+        "settings": settings,
+        "features": without(features, "layers"),
+    }
+    tree |= {name: value for name, value in more.items() if value is not None}
+    return fingerprint_digest(plain(tree))
+
+
+def _file_name(word: str) -> str:
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-.")
+    return kept[-_LONGEST_NAME:].lstrip("-.") or "data"
