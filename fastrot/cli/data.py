@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastrot.cli.options import AsJson, SkipOrFail
+from fastrot.cli.options import AsJson, FollowSymlinks, SkipOrFail
 from fastrot.cli.show import INTERRUPTED, leave, show
 
 app = typer.Typer()
@@ -51,9 +51,7 @@ def prepare_file(
     page_size: Annotated[
         int | None, typer.Option(help="Page size in bytes, a power of two.")
     ] = None,
-    follow_symlinks: Annotated[
-        bool, typer.Option("--follow-symlinks", help="Also follow links that lead out of SOURCE.")
-    ] = False,
+    follow_symlinks: FollowSymlinks = False,
     on_bad_sample: SkipOrFail = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")

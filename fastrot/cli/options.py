@@ -59,6 +59,9 @@ Gpus = Annotated[
         help="Ranks per machine, each with a GPU or a share of the CPU (slurm: 0 requests no GPU).",
     ),
 ]
+FollowSymlinks = Annotated[
+    bool, typer.Option("--follow-symlinks", help="Also follow links that lead out of a folder.")
+]
 Ranks = Annotated[
     int, typer.Option("--gpus", min=1, help="Ranks on this machine that extract, one per GPU.")
 ]

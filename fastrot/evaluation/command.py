@@ -40,7 +40,7 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     if train is None or test is None:
         raise UsageError("eval needs data: add --train DATA --test DATA")
     config, mode = _with_mode(request)
-    data = open_data(train, test)
+    data = open_data(train, test, follow_symlinks=request.follow_symlinks)
     what = ProtocolRun(
         request=request,
         config=config,

@@ -44,6 +44,7 @@ class BackboneRequest:
             of a weight file's architecture.
         weights: of a file that holds a network as trained and averaged: ``plain`` or ``ema``;
             None: as published protocols take it.
+        follow_symlinks: also follow links that lead out of a folder of images.
         progress: show bars.
     """
 
@@ -53,6 +54,7 @@ class BackboneRequest:
     random_init: bool = False
     overrides: Sequence[Override] = ()
     weights: str | None = None
+    follow_symlinks: bool = False
     progress: bool = True
 
     def load_backbone(self) -> Backbone:
@@ -243,7 +245,7 @@ def extract(request: ExtractRequest) -> ExtractReport:
     device = pick_device("auto", world)
     share_cores(world)
     with joined(world, device):
-        samples = open_dataset(request.data)
+        samples = open_dataset(request.data, follow_symlinks=request.follow_symlinks)
         spec = protocol_spec(config, backbone, samples, device, layers=layers, crops=request.crops)
         options = ExtractOptions(progress=request.progress)
         cache = extract_features(backbone, samples, request.out, spec, options, world=world)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.classes import ClassMatch
-from fastrot.data.dataset import Dataset
+from fastrot.data.dataset import Dataset, count_line
 from fastrot.data.labels import PRESENT, Labels
 from fastrot.data.sources.find import size_note
 from fastrot.evaluation.identity import is_same_data
@@ -28,7 +28,8 @@ _SHOWN = 3
 
 def data_notes(train: Named, test: Named, match: ClassMatch) -> list[str]:
     """Return what is odd about two data sets, one line each, worth a warning at the start."""
-    notes = [*match.notes, *_empty_classes(train, test, match)]
+    notes = [count_line(samples) for _, samples in (train, test) if samples.left_out]
+    notes += [*match.notes, *_empty_classes(train, test, match)]
     if is_same_data(train[1], test[1]):
         notes.append(
             f"warning: {test[0]} is the training data: each test image finds itself, so these "

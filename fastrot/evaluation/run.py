@@ -99,9 +99,12 @@ class NamedData(NamedTuple):
     samples: Dataset
 
 
-def open_data(*paths: Path) -> dict[Path, NamedData]:
+def open_data(*paths: Path, follow_symlinks: bool = False) -> dict[Path, NamedData]:
     """Open data sets, each once."""
-    return {path: NamedData(path, open_dataset(path)) for path in dict.fromkeys(paths)}
+    return {
+        path: NamedData(path, open_dataset(path, follow_symlinks=follow_symlinks))
+        for path in dict.fromkeys(paths)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,7 +199,8 @@ def _runs(
     left_out: dict[str, str],
 ) -> list[ProtocolRun]:
     """The protocols that the data allows; each data set is opened once for all of them."""
-    opened = open_data(*(path for pair in data.values() for path in pair))
+    paths = (path for pair in data.values() for path in pair)
+    opened = open_data(*paths, follow_symlinks=request.follow_symlinks)
     runs = []
     for name in _ORDER:
         kind = next(kind for kind, names in PROTOCOLS.items() if name in names)

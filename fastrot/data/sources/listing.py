@@ -195,7 +195,7 @@ def check_link(path: str, boundary: Path | None) -> None:
     if boundary is not None and not Path(target).is_relative_to(boundary):
         raise BadDataError(
             f"{path}: a symbolic link out of the data set, to {target}; if that is meant, add "
-            "--follow-symlinks"
+            "--follow-symlinks (of prepare, train, extract and eval)"
         )
 
 

@@ -122,7 +122,8 @@ def _from_caches(run: RunFiles, network: Network, images: Images | None) -> _Ban
 
 def _images_of(cache: FeatureCache, network: Network) -> Images:
     data = str(cache.manifest["made_by"]["data"])
-    return Images(open_dataset(data), val_crop(network.config), f"images of {data}", False)
+    samples = open_dataset(data, follow_symlinks=True)  # whoever measured them had allowed it
+    return Images(samples, val_crop(network.config), f"images of {data}", False)
 
 
 def _cached(cache: FeatureCache, images: Images) -> _Bank:
