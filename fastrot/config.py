@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from fastrot.errors import UsageError
 from fastrot.system.yaml_config import (
     Override,
     Section,
@@ -83,7 +84,10 @@ class DataConfig(Section):
                     f"data.{name}={[low, high]} must be two increasing positive values"
                 )
         if self.scale[1] > 1:
-            raise ValueError(f"data.scale={list(self.scale)} must not exceed 1 (the whole image)")
+            raise ValueError(
+                f"data.scale={list(self.scale)} must not exceed 1 (the whole image; these are no "
+                "percent)"
+            )
         epochs = [epoch for epoch, _ in self.progressive]
         if epochs and (epochs[0] != 0 or epochs != sorted(set(epochs))):
             raise ValueError(f"data.progressive: epochs {epochs} must increase from 0")
@@ -247,12 +251,15 @@ def recipe_names() -> list[str]:
     return shipped_names()
 
 
-def load_config(name_or_path: str | None, overrides: Sequence[Override] = ()) -> Config:
+def load_config(
+    name_or_path: str | None, overrides: Sequence[Override] = (), *, recorded: bool = False
+) -> Config:
     """Read a recipe, apply overrides, validate.
 
     Args:
         name_or_path: YAML file or name of a shipped recipe; None: the defaults.
         overrides: as for ``yaml_config.load_settings``.
+        recorded: the file is that of a run: values that nobody means were trained with, and stand.
 
     Raises:
         UsageError: unknown recipe, unknown key, or a value that breaks a rule.
@@ -261,7 +268,37 @@ def load_config(name_or_path: str | None, overrides: Sequence[Override] = ()) ->
         >>> load_config(None, ["train.epochs=2"]).train.epochs
         2.0
     """
-    return load_settings(Config, name_or_path, overrides)
+    config = load_settings(Config, name_or_path, overrides)
+    if not recorded:
+        _refuse_slips(config, name_or_path or "defaults")
+    return config
+
+
+def _refuse_slips(config: Config, where: str) -> None:
+    """Refuse values that are possible and meant by nobody: mostly of another unit.
+
+    Raises:
+        UsageError: there is one.
+    """
+    data, optim = config.data, config.optim
+    for name, values, low in (("mean", data.mean, "["), ("std", data.std, "(")):
+        if min(values) < 0 or max(values) > 1:
+            fix = f"it must lie in {low}0, 1]"
+            if min(values) >= 0 and 1 < max(values) <= 255:
+                scaled = ",".join(f"{value / 255:.4g}" for value in values)
+                fix += f" and these are of 0..255: divide by 255: --set 'data.{name}=[{scaled}]'"
+            raise UsageError(f"{where}: data.{name}={list(values)}: {fix}")
+    if optim.gamma > 1:
+        raise UsageError(
+            f"{where}: optim.gamma={optim.gamma:g}: the rate is multiplied by it at each "
+            f"milestone, so it must not exceed 1: --set optim.gamma={1 / optim.gamma:g}"
+        )
+    if optim.name == "sgd" and optim.learning_rate * optim.weight_decay >= 1:
+        raise UsageError(
+            f"{where}: optim.learning_rate={optim.learning_rate:g} times "
+            f"optim.weight_decay={optim.weight_decay:g} is 1 or more: decay alone would turn the "
+            "sign of every weight at each step; lower one of them"
+        )
 
 
 def validate(tree: dict[str, Any], where: str) -> Config:

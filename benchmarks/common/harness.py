@@ -173,7 +173,7 @@ def check_outputs(*paths: Path | None) -> None:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write one object; what was there before stays until the new file is complete."""
-    write_atomic(path, (json.dumps(document, indent=1) + "\n").encode(), mode=0o666)
+    write_atomic(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def ratio_fields(ratios: Mapping[str, Spread]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def run_sweep(request: SweepRequest) -> SweepSummary:
     with ExitStack() as stack:
         if not request.dry_run:
             for each in (folder, folder / "cells", folder / "jobs"):
-                each.mkdir(mode=0o700, parents=True, exist_ok=True)
+                each.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(folder / "sweep.lock", what=f"the sweep in {folder}"))
         return _Sweep(request, settings, cells, folder).run()
 

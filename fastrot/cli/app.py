@@ -25,6 +25,7 @@ from fastrot.cli import (
     sweep,
     train,
 )
+from fastrot.cli.repeated import refuse_repeats
 from fastrot.cli.show import INTERRUPTED, leave
 from fastrot.distributed.error_reporting import line_to_print
 from fastrot.errors import FastrotError, StorageError
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     print_anything()
     command = typer.main.get_command(app)
+    refuse_repeats(command)
     try:
         code = command.main(args=arguments, prog_name="fastrot", standalone_mode=False)
     except FastrotError as error:

@@ -34,15 +34,20 @@ class BadSampleError(BadDataError):
         self.sample = sample
         self.name = name
         self.reason = reason
+        self.replacements = 0
+        """How many others were tried in its place, and are bad, too."""
 
     def __str__(self) -> str:
         fix = "mend or remove it"
         if self.name.rsplit(" ", 1)[0].endswith(".beton sample"):
             fix = "make the file again from its source"
-        return (
-            f"bad sample {self.sample} ({self.name}): {self.reason}; "
-            f"{fix}, or train with --on-bad-sample skip"
-        )
+        what = f"bad sample {self.sample} ({self.name}): {self.reason}"
+        if self.replacements:
+            return (
+                f"{what}; {self.replacements} samples drawn to replace it are bad, too: "
+                "mend the data, hardly any of it can be read"
+            )
+        return f"{what}; {fix}, or train with --on-bad-sample skip"
 
 
 @dataclass(frozen=True)

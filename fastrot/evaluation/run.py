@@ -342,7 +342,8 @@ def _check(what: ProtocolRun) -> ClassMatch:
     if config.kind == "knn" and max(config.knn.k) > len(train):
         raise UsageError(
             f"knn.k={max(config.knn.k)} is more than the {len(train):,} images of "
-            f"{what.train.path}; set knn.k to values up to {len(train)}"
+            f"{what.train.path}; choose up to {len(train)}: "
+            f"--set 'knn.k=[{min(config.knn.k[0], len(train))}]'"
         )
     return match
 

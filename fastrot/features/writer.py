@@ -333,7 +333,7 @@ def _check_space(path: Path, needed: int) -> None:
 def _allocate(path: Path, header: bytes, size: int) -> None:
     """A file of its full size, whose blocks are the file system's to give now, not later."""
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         if size:
             os.posix_fallocate(descriptor, 0, size)

@@ -22,6 +22,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def save_checkpoint(
     # The same tensor may stand in two files (an export): hash and copy each storage once.
     flat = {name: _flat(tensor) for name, tensor in tensors.items()}
     try:
-        make_folder(folder)
+        make_folder(folder, mode=0o775)  # never for everybody to write: it would not be resumed
         needed = _bytes(flat) + sum(_bytes(export) for export in (exports or {}).values())
         if shutil.disk_usage(folder).free < needed:  # before a full disk stops others, too
             raise OSError(errno.ENOSPC, f"{needed / 2**20:.0f} MiB are needed")
@@ -97,7 +98,9 @@ def save_checkpoint(
         for name, export in (exports or {}).items():
             save_file({key: _flat(value) for key, value in export.items()}, temporary / name)
         _write_json(temporary / "state.json", dict(state))
+        mode = stat.S_IMODE((temporary / "state.json").stat().st_mode)
         for path in temporary.iterdir():
+            path.chmod(mode)  # safetensors makes files that nobody else may read
             _sync(path)
         hashes = {name: _hash(tensor) for name, tensor in flat.items()}
         _verify_tensors(temporary / "tensors.safetensors", hashes)

@@ -35,6 +35,7 @@ State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
 _WRITTEN_ATOMICALLY = ("status.json", "config.yaml", "environment.json", "run.lock")
 _PROBE = re.compile(r"\.[0-9a-f]{8}\.probe")
+_FOLDER_MODE = 0o775  # less what the umask says
 _FILES_OF_A_RUN = 32  # its lock, logs and checkpoints, and the data it reads
 _UNFINISHED = ".step-*.tmp-*"  # a checkpoint that was being written or removed
 
@@ -43,7 +44,7 @@ class RunFolder:
     """Own the folder of one run: locked, and proven writable before the first step.
 
     Args:
-        path: created (mode 0700) if missing.
+        path: created if missing, as the umask says, though never for everybody to write.
         resume: go on with the run that is there; without it a folder in use is refused.
 
     Attributes:
@@ -73,7 +74,7 @@ class RunFolder:
         if not lock.exists():
             self._refuse_if_used(resume=resume)  # before anything is put into what is not ours
         try:
-            make_folder(self.path, mode=0o700)
+            make_folder(self.path, mode=_FOLDER_MODE)
             self._lock = RunLock(lock)
             try:
                 self._refuse_if_used(resume=resume)
@@ -255,15 +256,18 @@ def _probe(folder: Path, *, resume: bool) -> None:
         write_atomic(probe / "probe", b"fastrot\n")
         sync_folder(folder)
         ours = probe.stat()
+        usual = probe / "usual"
+        usual.mkdir()
+        others = stat.S_IWOTH | (stat.S_IWGRP & ~usual.stat().st_mode)
     finally:
         shutil.rmtree(probe, ignore_errors=True)
     # Compared with a folder just made here: network file systems map owners, some have no modes.
-    shared = stat.S_IWGRP | stat.S_IWOTH
+    # Where the umask lets the group write, it is trusted with all that this user makes.
     for place in (folder, folder / "checkpoints") if resume else ():
         if not place.exists():
             continue
         theirs = place.stat()
-        if theirs.st_uid != ours.st_uid or theirs.st_mode & ~ours.st_mode & shared:
+        if theirs.st_uid != ours.st_uid or theirs.st_mode & ~ours.st_mode & others:
             name = shlex.quote(str(place))
             raise MismatchError(
                 f"{place}: other users may write here, and a planted checkpoint would be resumed; "

@@ -90,7 +90,7 @@ def submit_train(
         raise UsageError(f"--slurm tasks_per_node={tasks}: a rank has one GPU, and --gpus={gpus}")
     out = out.absolute()
     folder = out.with_name(f"{out.name}.slurm")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o775, parents=True, exist_ok=True)
     try:
         [job] = submit(
             settings,

@@ -16,11 +16,11 @@ _OPEN_AT_START = 16
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Put ``data`` at ``path`` so that a reader sees the old file or the new one, never half.
 
     Written beside, synced, renamed over, and the folder synced: after a power cut the rename
-    may be lost, but a renamed file never has lost contents.
+    may be lost, but a renamed file never has lost contents. ``mode`` is less what the umask says.
 
     Raises:
         OSError: as the system reports it; nothing is left behind and ``path`` is untouched.

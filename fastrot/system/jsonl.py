@@ -26,7 +26,7 @@ class JsonLines:
     lines valid JSON.
 
     Args:
-        path: created (mode 0600) if missing.
+        path: created if missing.
         warn: called once, with one line, when a write failed.
 
     Raises:
@@ -39,7 +39,7 @@ class JsonLines:
         self._warned = False
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
-            self._descriptor = os.open(path, flags, 0o600)
+            self._descriptor = os.open(path, flags, 0o666)
         except OSError as error:
             raise StorageError(f"{path}: cannot be opened ({error.strerror})") from None
         if stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):  # reading it would wait for ever

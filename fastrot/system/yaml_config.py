@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fastrot.errors import UsageError
 
@@ -42,9 +42,32 @@ class Section(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_of_one(cls, values: Any) -> Any:
+        """Take a bare value where a list of any length is due: ``knn.k: 3`` is ``[3]``."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: [value] if name in cls.model_fields and _is_element(cls, name, value) else value
+            for name, value in values.items()
+        }
+
     def to_yaml(self) -> str:
         """The resolved settings, in the order of the declaration."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _is_element(section: type[Section], name: str, value: Any) -> bool:
+    """Return whether a value may stand in the list that this setting is."""
+    annotation = section.model_fields[name].annotation
+    element, *length = get_args(annotation) or (None,)
+    if get_origin(element) is Annotated:
+        element = get_args(element)[0]
+    if get_origin(annotation) is not tuple or length != [...] or "," in str(value):
+        return False
+    kinds = {int: (int, float), float: (int, float), str: (str,)}
+    return isinstance(value, kinds.get(element, ()))
 
 
 Settings = TypeVar("Settings", bound=Section)
@@ -76,6 +99,12 @@ def settings_text(name_or_path: str, *, folder: str = "configs", what: str = "re
     shipped = _package_folder(folder) / f"{path.name.removesuffix('.yaml')}.yaml"
     if path.parent == Path(".") and shipped.is_file():
         return shipped.read_text(encoding="utf-8")
+    if path.exists():
+        kind = "a folder" if path.is_dir() else "a Python config" if path.suffix == ".py" else ""
+        raise UsageError(
+            f"{what} {name_or_path!r}: {kind or 'no .yaml file'}; a {what} is a YAML file, or one "
+            f"of the shipped: {', '.join(shipped_names(folder))}"
+        )
     names = shipped_names(folder)
     close = difflib.get_close_matches(path.name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -164,6 +193,9 @@ def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Se
             raise UsageError(_unknown_key(model, ".".join(location), where)) from None
         key = ".".join(location)
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "tuple_type":
+            meant = _as_list(model, location, first["input"])
+            message = f"write a list, e.g. --set '{'.'.join(location[:2])}={meant}'"
         value = "" if first["type"] == "value_error" else f"{key}={first['input']!r}: "
         raise UsageError(f"{where}: {value}{message[0].lower()}{message[1:]}") from None
 
@@ -189,6 +221,20 @@ def _sections(model: type[Section]) -> dict[str, type[BaseModel]]:
 def _loose_keys(model: type[Section]) -> list[str]:
     """Keys that stand in no section."""
     return [name for name in model.model_fields if name not in _sections(model)]
+
+
+def _as_list(model: type[BaseModel], location: Sequence[str], value: Any) -> str:
+    """Return the list that was meant, perhaps."""
+    section, *rest = location
+    annotation = model.model_fields[section].annotation
+    if rest and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _as_list(annotation, rest, value)
+    if rest or isinstance(value, dict):
+        return "[...]"  # of lists, or nothing like one
+    lengths = get_args(annotation)
+    same = 1 if ... in lengths else len(lengths)
+    text = str(value).strip("[()]").replace(" ", "")
+    return f"[{','.join([text] * (1 if ',' in text else same))}]"
 
 
 def _package_folder(folder: str) -> Traversable:

@@ -65,28 +65,35 @@ def train_request(
         val: held-out images.
         loader: the engine; None: the recipe's.
         on_bad_sample: ``fail`` or ``skip``; None: the recipe's.
-        overrides: further settings; the options above take precedence.
+        overrides: further settings, none of them one that an option above sets.
         out: run folder; None: ``runs/`` and the name of the recipe, or of the data.
         resume: go on with the run in ``out``.
 
     Raises:
-        UsageError: two options name the data, or a setting breaks a rule.
+        UsageError: two options set the same, or a setting breaks a rule.
     """
     named = [(option, path) for option, path in data.items() if path is not None]
     if len(named) > 1:
         options = " and ".join(option for option, _ in named)
         raise UsageError(f"{options} both name the data; keep one")
     settings = list(overrides)
+    given = {override_key(each): each for each in overrides}
+
+    def take(option: str, key: str, value: str) -> None:
+        if key in given:
+            raise UsageError(f"{option}={value} and --set {given[key]} both set {key}; keep one")
+        settings.append((key, value))
+
     if named:
-        settings.append(("data.train", os.path.abspath(named[0][1])))
+        take(named[0][0], "data.train", os.path.abspath(named[0][1]))
     if val is not None:
-        settings.append(("data.val", os.path.abspath(val)))
+        take("--val", "data.val", os.path.abspath(val))
     if loader is None and data.get("--dali") is not None:
         loader = "dali"
     if loader is not None:
-        settings.append(("data.loader", loader))
+        take("--loader", "data.loader", loader)
     if on_bad_sample is not None:
-        settings.append(("data.on_bad_sample", on_bad_sample))
+        take("--on-bad-sample", "data.on_bad_sample", on_bad_sample)
     base = "digits" if recipe is None and not named else recipe
     config = load_config(base, settings)
     name = Path(base or os.path.abspath(named[0][1])).stem or "run"
@@ -110,8 +117,8 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
     config = request.config
     saved_config = request.out / "config.yaml"
     if request.resume and saved_config.is_file():
-        saved = load_config(str(saved_config))
-        config = load_config(str(saved_config), request.overrides)
+        saved = load_config(str(saved_config), recorded=True)
+        config = load_config(str(saved_config), request.overrides, recorded=True)
         changes = check_resumable(saved, config)
         if request.recipe is not None:
             _check_recipe(saved, request)

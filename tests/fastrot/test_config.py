@@ -58,6 +58,19 @@ def test_resolved_configuration_loads_back_unchanged(tmp_path: Path) -> None:
         ("data.mean=[0,.nan,0]", "data.mean.1=nan: input should be a finite number"),
         ("optim.learning_rate=inf", "optim.learning_rate=inf"),
         ("data.padding=33", "must not exceed data.resolution=32"),
+        (
+            "data.mean=[123.675,116.28,103.53]",
+            "255: --set 'data.mean=[0.485,0.456,0.406]'",
+        ),
+        ("data.std=[58.395,57.12,57.375]", "divide by 255: --set 'data.std=[0.229,0.224,0.225]'"),
+        ("data.mean=[-0.1,0,0]", "must lie in [0, 1]"),
+        ("data.std=[300,1,1]", "must lie in (0, 1]"),
+        ("data.mean=0.5", "write a list, e.g. --set 'data.mean=[0.5,0.5,0.5]'"),
+        ("optim.milestones=3,5", "write a list, e.g. --set 'optim.milestones=[3,5]'"),
+        ("data.progressive=[3]", "write a list, e.g. --set 'data.progressive=[...]'"),
+        ("data.scale=[8,100]", "no percent"),
+        ("optim.gamma=10", "--set optim.gamma=0.1"),
+        ("optim.weight_decay=1000", "the sign of every weight"),
     ],
 )
 def test_wrong_override_is_named_on_one_line(override: str, message: str) -> None:
@@ -87,6 +100,26 @@ def test_wrong_recipe_is_named_on_one_line(tmp_path: Path, text: str, message: s
         load_config(str(path))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "what"), [("a.py", "a Python config"), ("a.txt", "no .yaml")])
+def test_another_file_is_told_from_a_recipe(tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / name).write_text("x = 1")
+    with pytest.raises(UsageError, match=f"{what}.*; a recipe is a YAML file"):
+        load_config(str(tmp_path / name))
+
+
+def test_a_bare_value_is_a_list_of_one(tmp_path: Path) -> None:
+    assert load_config("digits", ["optim.milestones=3"]).optim.milestones == (3.0,)
+    path = tmp_path / "recipe.yaml"
+    path.write_text("optim: {milestones: 3}")
+    assert load_config(str(path)).optim.milestones == (3.0,)
+
+
+def test_a_run_that_was_trained_with_a_slip_still_loads(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {mean: [123.675, 116.28, 103.53]}")
+    assert load_config(str(path), recorded=True).data.mean[0] == 123.675
 
 
 def test_unknown_recipe_lists_the_known_ones() -> None:

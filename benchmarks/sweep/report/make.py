@@ -119,7 +119,7 @@ def make_sweep_report(
     )
     for path, text in zip(paths, texts, strict=True):
         try:
-            write_atomic(path, text.encode("utf-8", "replace"), mode=0o644)
+            write_atomic(path, text.encode("utf-8", "replace"))
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot be written ({error.strerror or error}); name another folder "

@@ -283,7 +283,7 @@ def _write_note(identity: dict[str, Any], beton: Path, reasons: Mapping[int, str
     for place in (_beside(beton), _in_cache(beton)):
         try:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(place, json.dumps(note, indent=1).encode(), mode=0o644)
+            write_atomic(place, json.dumps(note, indent=1).encode())
             return
         except OSError:  # a read-only place: the next one, or check again next time
             continue

@@ -117,9 +117,9 @@ def stage(beton: Path, manifest: Manifest) -> None:
     """
     document = manifest._document()
     _check_types({key: value for key, value in document.items() if key != "manifest_xxh3_128"})
-    write_atomic(_binary_path(beton, document), _to_bytes(manifest.checksums), mode=0o644)
+    write_atomic(_binary_path(beton, document), _to_bytes(manifest.checksums))
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    write_atomic(_next_path(beton), text.encode(), mode=0o644)
+    write_atomic(_next_path(beton), text.encode())
 
 
 def promote(beton: Path) -> None:

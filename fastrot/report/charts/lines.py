@@ -74,6 +74,8 @@ def line_chart(
     marks = ticks(low, max(ys), 5)
     if y_to is not None:
         marks = [mark for mark in marks if mark <= y_to]
+        if len(marks) == 1:  # all values are as large as can be
+            marks = ticks(0.9 * marks[0], marks[0], 5)
     y = Scale(marks[0], max(marks[-1], max(ys)), _HEIGHT - _BOTTOM, _TOP)
     if places is None:
         x_marks = ticks(min(xs), max(xs), 6) if x_marks is None else x_marks

@@ -64,7 +64,7 @@ def read_run(path: Path) -> RunFiles:
         )
     run = RunFiles(path)
     try:
-        run.config = load_config(str(path / "config.yaml"))
+        run.config = load_config(str(path / "config.yaml"), recorded=True)
     except FastrotError as error:
         run.notes.append(f"settings: {error}")
     except (OSError, ValueError) as error:

@@ -99,7 +99,7 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
     data = render(page).encode("utf-8", "replace")
     path = out or files.path / FILE_NAME
     try:
-        write_atomic(path, data, mode=0o644)
+        write_atomic(path, data)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); name another file with --out"

@@ -44,3 +44,8 @@ def test_points_lie_where_their_values_are() -> None:
     (path,) = re.findall(r'd="([^"]*)" class="line', drawing)
     assert path == "M50 220M426 16"  # corners of the plot; no line over what is missing
     assert drawing.count("<circle") == 2
+
+
+def test_values_that_are_all_as_large_as_can_be_are_drawn() -> None:
+    drawn = str(line_chart([Line("kNN", "c1", [0, 1], [100.0, 100.0])], x_label="", y_to=100.0))
+    assert "nan" not in drawn and ">100<" in drawn

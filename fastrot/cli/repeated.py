@@ -1,0 +1,52 @@
+"""An option that takes one value is given once: of two values one would be lost without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastrot.errors import UsageError
+
+
+def refuse_repeats(command: Any) -> None:
+    """Let a command, and all below it, refuse what is given twice.
+
+    That is an option with a value, or in an option that may repeat (``--set``) a key.
+
+    Args:
+        command: a click command, or Typer's own kind of one; is changed.
+    """
+    for below in getattr(command, "commands", {}).values():
+        refuse_repeats(below)
+    make_parser = command.make_parser
+
+    def make_strict_parser(context: Any) -> Any:
+        parser = make_parser(context)
+        for name, option in {**parser._short_opt, **parser._long_opt}.items():
+            if option.action in ("store", "append") and not hasattr(option.process, "strict"):
+                option.process = _once(name, option, option.process)
+        return parser
+
+    command.make_parser = make_strict_parser
+
+
+def _once(name: str, option: Any, process: Callable[[Any, Any], None]) -> Callable[..., None]:
+    def strict(value: Any, state: Any) -> None:
+        before = state.opts.get(option.dest)
+        if option.action == "store" and before is not None:
+            raise UsageError(f"{name} is given twice: {_text(before)} and {_text(value)}; name one")
+        if option.action == "append" and "=" in value:
+            key, _, new = value.partition("=")
+            for earlier, _, old in (each.partition("=") for each in before or ()):
+                if earlier.strip() == key.strip():
+                    raise UsageError(
+                        f"{name} {key.strip()} is given twice: {old!r} and {new!r}; name one"
+                    )
+        process(value, state)
+
+    strict.strict = True  # type: ignore[attr-defined]
+    return strict
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(repr, value)) if isinstance(value, tuple | list) else repr(value)
