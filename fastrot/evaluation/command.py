@@ -8,6 +8,7 @@ from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode, parse_
 from fastrot.evaluation.run import EvalRequest, ProtocolRun, open_data, run_protocol
 from fastrot.evaluation.suite import SuiteReport, run_suite
 from fastrot.evaluation.tables import EvalReport
+from fastrot.runs.folder import how_killed
 from fastrot.system.console import Say
 
 SUITE = "suite"
@@ -27,6 +28,8 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     Raises:
         FastrotError: with the exit code of the failure.
     """
+    if killed := how_killed(request.checkpoint):
+        say(f"{killed}; its newest checkpoint is measured; fastrot train --resume goes on")
     train, test, protocol = request.train, request.test, request.protocol
     if (train is None) != (test is None):
         raise UsageError("--train and --test go together; name both")

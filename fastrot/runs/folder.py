@@ -14,6 +14,7 @@ import secrets
 import shlex
 import shutil
 import stat
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ from fastrot.system.files import (
     write_atomic,
 )
 from fastrot.system.jsonl import parse_json_line
-from fastrot.system.lock import RunLock
+from fastrot.system.lock import LEASE_SECONDS, RunLock, lock_holder
 
 State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
@@ -50,6 +51,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         run_id: 16 hex digits, drawn when the run begins and kept when it is resumed.
+        killed: as ``how_killed`` had it before this process took the folder over.
 
     Raises:
         UsageError: the path is a file, or holds something and ``resume`` is false.
@@ -71,7 +73,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{path}: is a file, but a run needs a folder; choose another --out")
         lock = self.path / "run.lock"
-        if not lock.exists():
+        self.killed = how_killed(self.path)
+        if self.killed or not lock.exists():
             self._refuse_if_used(resume=resume)  # before anything is put into what is not ours
         try:
             make_folder(self.path, mode=_FOLDER_MODE)
@@ -202,7 +205,7 @@ class RunFolder:
             )
         if not resume and has_begun(self.path):
             raise UsageError(
-                f"{self.path}: already holds a run; "
+                f"{self.killed or f'{self.path}: already holds a run'}; "
                 "add --resume to go on with it, or choose another --out"
             )
 
@@ -215,6 +218,29 @@ def read_status(path: str | Path) -> dict[str, Any]:
         return {}
     numbers = record.get("step", 0), record.get("epoch", 0.0)
     return record if all(isinstance(number, int | float) for number in numbers) else {}
+
+
+def how_killed(path: str | Path) -> str:
+    """Return one line about a run whose process ended without a word; empty if none did.
+
+    That is one whose status is "running", while its lock names a process that is no more, or one
+    of another machine that has given no sign of life for long.
+    """
+    status, lock = read_status(path), Path(path) / "run.lock"
+    holder = lock_holder(lock) if status.get("state") == "running" else None
+    if holder is None or (holder.is_local and holder.is_running):
+        return ""
+    sign = f"no process {holder.pid} on {holder.host} any more"
+    if not holder.is_local:
+        try:
+            silent = time.time() - lock.stat().st_mtime
+        except OSError:
+            return ""
+        if silent < 5 * LEASE_SECONDS:
+            return ""
+        sign = f"no sign of process {holder.pid} on {holder.host} for {silent / 60:.0f} minutes"
+    step = f"{status.get('step', 0):.0f}"
+    return f"{path}: the run was killed after step {step} ({sign}; out of memory? dmesg tells)"
 
 
 def read_run_id(path: str | Path) -> str | None:

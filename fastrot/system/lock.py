@@ -37,6 +37,14 @@ _NO_LINK = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXD
 _RECORD_BYTES = 1024
 
 
+def lock_holder(path: Path) -> ProcessIdentity | None:
+    """Return who holds a lock file, or left it behind when it was killed; None: nobody is named."""
+    try:
+        return _read(path)
+    except OSError:
+        return None
+
+
 class RunLock:
     """Hold ``run.lock`` from construction to ``release()``.
 

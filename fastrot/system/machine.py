@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _RECORDED_PACKAGES = (
 )
 _RECORDED_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "WORLD_SIZE")
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
@@ -55,25 +57,58 @@ def usable_memory() -> int:
 
     0 where the system does not tell.
     """
-    limits = [_number(_CGROUP / "memory.max"), _number(_CGROUP / "memory/memory.limit_in_bytes")]
+    limits = [limit for limit, _ in _memory_limits()]
     try:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError):
-        limits.append(None)
+        pass
     return min((limit for limit in limits if limit), default=0)
 
 
 def free_memory() -> int:
     """Bytes that could be had now without swapping, counting what caches give back; 0: unknown."""
-    free = [_available(Path("/proc/meminfo"))]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    free = [max(0, limit - used) for limit, used in _memory_limits()]
+    available = _available(Path("/proc/meminfo"))
+    return min(free if available is None else [*free, available], default=0)
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """Yield the limit of each control group that this process is in, and what is used of it.
+
+    What caches of files hold does not count as used: it is given back before a limit is reached.
+    """
+    for folder, limit, used, caches in _memory_groups():
+        most, now = _number(folder / limit), _number(folder / used)
+        if most is None:  # "max"
+            continue
+        try:
+            lines = (folder / "memory.stat").read_text().splitlines()
+            held = sum(int(n) for name, _, n in (x.partition(" ") for x in lines) if name in caches)
+        except (OSError, ValueError):
+            held = 0
+        yield most, max(0, (now or 0) - held)
+
+
+def _memory_groups() -> Iterator[tuple[Path, str, str, tuple[str, ...]]]:
+    """Yield the folders of the groups, the own one and those above, with the names of files."""
+    try:
+        memberships = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        memberships = []
+    own = {"": "/", "memory": "/"}  # a container sees its own group as the root
+    for line in memberships:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        own |= {name: path for name in controllers.split(",") if name in own}
+    second = ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"))
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for root, path, names in (
+        (_CGROUP, own[""], second),
+        (_CGROUP / "memory", own["memory"], (*first, ("total_inactive_file", "total_active_file"))),
     ):
-        most, now = _number(_CGROUP / limit), _number(_CGROUP / used)
-        if most is not None and now is not None:
-            free.append(max(0, most - now))
-    return min((number for number in free if number is not None), default=0)
+        below = Path(path.lstrip("/"))
+        for folder in dict.fromkeys((root / below, *(root / each for each in below.parents), root)):
+            yield (folder, *names)
 
 
 def _available(meminfo: Path) -> int | None:

@@ -18,6 +18,11 @@ _FIXED = ("model.", "pretext.", "data.resolution", "data.progressive",
           "optim.name", "train.seed", "train.global_batch")  # fmt: skip
 
 
+CPU_RECIPE = "photos_cpu"
+PUBLISHED_RECIPE = "resnet50_8xb16-steplr-70e"
+"""What data without a recipe is trained by: the one on a CPU, the other (the defaults) on a GPU."""
+
+
 @dataclass(frozen=True)
 class TrainRequest:
     """What the user asked for.
@@ -132,12 +137,36 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
                 "recipe (-c digits for the embedded data) to begin one"
             )
         say(f"nothing to resume in {request.out}: a new run begins")
+        config = _new_config(request, say)
+    else:
+        config = _new_config(request, say)
     if config.data.train is None:
         raise UsageError(
             "no training data; add --data FILE.beton (or --data FOLDER of images), "
             "or leave out -c to train on the embedded digits"
         )
     return config
+
+
+def _new_config(request: TrainRequest, say: Say) -> Config:
+    """Return the settings of a new run; where data alone is named, the device chooses the recipe.
+
+    On the machine that trains: the one that submits a job may have no GPU.
+    """
+    config = request.config
+    device = config.train.device
+    if request.recipe is not None or request.base is not None or device == "cuda":
+        return config
+    if device == "auto":
+        import torch  # by whom it is about to be used
+
+        if torch.cuda.is_available():
+            return config
+    say(
+        f"{'no GPU' if device == 'auto' else 'train.device=cpu'}: recipe {CPU_RECIPE}; "
+        f"-c {PUBLISHED_RECIPE} for the published one"
+    )
+    return load_config(CPU_RECIPE, request.overrides)
 
 
 def _check_recipe(saved: Config, request: TrainRequest) -> None:

@@ -23,6 +23,7 @@ from fastrot.models.precision import resolve_precision
 from fastrot.system.console import Say
 from fastrot.system.machine import decoding_workers, usable_cores
 from fastrot.training.data import RunData, train_crop, train_order
+from fastrot.training.memory import check_memory
 from fastrot.training.step_backend import StepBackend, choose_backend
 
 SHARED_CORES = ("train.threads", "data.workers")
@@ -113,6 +114,7 @@ def resolve(
 
     Raises:
         UsageError: the global batch cannot be shared equally, or is larger than the data.
+        OutOfMemoryError: training would take more memory than there is.
     """
     world, device, backend = platform.world, platform.device, platform.backend
     batch = plan_batch(config, world)
@@ -148,7 +150,9 @@ def resolve(
         "data.workers": workers,
         "data.loader": loader,
     }
-    return ResolvedRun(with_values(config, settled), backend, batch, order, world, device)
+    config = with_values(config, settled)
+    check_memory(config, batch.per_pass, batch.accumulation, backend, world, say)
+    return ResolvedRun(config, backend, batch, order, world, device)
 
 
 def _share_cores(

@@ -51,6 +51,8 @@ def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
         ExitStack() as stack,
     ):
         folder = _own_folder(request, world, monitor, stack)
+        if folder is not None and folder.killed:
+            say(folder.killed)
         checkpoint = _find_checkpoint(out, folder, world, say)
         anew = _shared_anew(request, checkpoint, world, say)
         if folder is not None and checkpoint is None:

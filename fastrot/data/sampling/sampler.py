@@ -95,10 +95,12 @@ class Sampler:
                 f"{self.world} x {self.accumulation}; set train.global_batch to one"
             )
         if self.drop_last and self.num_samples < self.global_batch:
+            whole = self.world * self.accumulation
+            fits = max(whole, self.num_samples // whole * whole)
             raise UsageError(
                 f"global_batch={self.global_batch} is larger than the data set "
                 f"({self.num_samples} samples): no full step; lower it, e.g. with "
-                f"--set train.global_batch={self.num_samples}"
+                f"--set train.global_batch={fits}"
             )
 
     @property

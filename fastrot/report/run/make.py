@@ -25,7 +25,7 @@ from fastrot.report.run.files import RunFiles, read_run
 from fastrot.report.run.measured import listed, measurements_section, summary
 from fastrot.report.run.results import read_results
 from fastrot.report.run.scores import lowshot_section, scores_section
-from fastrot.runs.folder import read_run_id
+from fastrot.runs.folder import how_killed, read_run_id
 from fastrot.system.console import Say
 from fastrot.system.files import write_atomic
 
@@ -90,7 +90,10 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
         commands_section(files, found),
     ]
     notes = list(files.notes)
-    if files.is_live:
+    if killed := how_killed(files.path):
+        notes.insert(0, f"{killed}; fastrot train --out {files.path} --resume goes on.")
+        say(f"{killed}; go on with --resume")
+    elif files.is_live:
         notes.insert(0, "The run had not ended when this was read: everything is as of then.")
     title = files.path.resolve().name or str(files.path)
     run_id = read_run_id(files.path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fastrot.errors import MismatchError, StorageError, UsageError
-from fastrot.runs.folder import RunFolder, read_status
+from fastrot.runs.folder import RunFolder, how_killed, read_status
 from fastrot.system import lock as runlock
 from fastrot.system.files import write_atomic
 from fastrot.system.jsonl import JsonLines, read_json_lines
@@ -108,6 +108,34 @@ def test_a_run_that_never_began_may_be_started_again(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints" / "step-00000000").mkdir(parents=True)
     with pytest.raises(UsageError, match="add --resume"):
         RunFolder(tmp_path / "run")
+
+
+def test_a_killed_run_is_told_as_killed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(HOLD, str(out))
+    (out / "status.json").write_text('{"state": "running", "step": 7, "epoch": 0.5}\n')
+    (out / "checkpoints" / "step-00000007").mkdir(parents=True)
+    assert how_killed(out) == ""  # it is at work
+    process.kill()
+    process.wait()
+    line = how_killed(out)
+    assert f"{out}: the run was killed after step 7 (no process {process.pid} on" in line
+    with pytest.raises(UsageError, match=r"was killed after step 7.*add --resume"):
+        RunFolder(out)
+    with RunFolder(out, resume=True) as run:
+        assert run.killed == line
+        assert how_killed(out) == ""
+        run.write_status("done", step=7, epoch=1)
+    assert how_killed(out) == ""
+
+
+@pytest.mark.parametrize(("age", "silent"), [(60, False), (600, True)])
+def test_a_run_of_another_machine_is_killed_once_it_is_silent(
+    tmp_path: Path, age: float, silent: bool
+) -> None:
+    (tmp_path / "status.json").write_text('{"state": "running", "step": 7, "epoch": 0.5}\n')
+    write_holder(tmp_path, age=age, host="elsewhere", pid=11)
+    assert ("no sign of process 11 on elsewhere for 10 minutes" in how_killed(tmp_path)) == silent
 
 
 def test_resume_touches_no_folder_that_is_not_a_runs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from fastrot.system import machine
 from fastrot.system.machine import (
     decoding_workers,
     environment_record,
+    free_memory,
     usable_cores,
     usable_memory,
 )
@@ -69,6 +70,31 @@ def test_memory_follows_the_limit_of_the_container(
     assert usable_memory() == 2**20
     (tmp_path / "memory.max").write_text("max\n")
     assert usable_memory() == installed
+
+
+V1_FILES = ("limit_in_bytes", "usage_in_bytes")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("tightest", ["job/step", "job", ""])
+def test_free_memory_is_that_of_the_tightest_group(
+    version: int, tightest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    membership = tmp_path / "membership"
+    root = tmp_path / "memory" if version == 1 else tmp_path
+    membership.write_text("0::/job/step\n" if version == 2 else "4:memory,cpu:/job/step\n0::/\n")
+    names = V1_FILES if version == 1 else ("max", "current")
+    cache = "total_inactive_file" if version == 1 else "inactive_file"
+    for place in ("job/step", "job", ""):
+        limit = 50 * 2**20 if place == tightest else 10**9
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for name, number in zip(names, (limit, 30 * 2**20), strict=True):
+            (root / place / f"memory.{name}").write_text(f"{number}\n")
+        (root / place / "memory.stat").write_text(f"anon 1\n{cache} {10 * 2**20}\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_MEMBERSHIP", membership)
+    assert free_memory() == 30 * 2**20  # what caches hold is given back
+    assert usable_memory() == 50 * 2**20
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:

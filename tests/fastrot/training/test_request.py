@@ -8,7 +8,7 @@ import pytest
 
 from fastrot.config import load_config
 from fastrot.errors import MismatchError, UsageError
-from fastrot.training.request import TrainRequest, check_resumable, requested_config
+from fastrot.training.request import TrainRequest, check_resumable, requested_config, train_request
 
 
 def request(out: Path, *overrides: str, recipe: str | None = None) -> TrainRequest:
@@ -42,6 +42,28 @@ def test_nothing_to_resume_begins_a_run_only_if_something_is_named(tmp_path: Pat
     asked = request(tmp_path, recipe="digits")
     assert requested_config(asked, said.append) == asked.config
     assert "a new run begins" in said[0]
+
+
+def test_data_alone_is_trained_by_what_its_device_can_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(gpu: bool, *overrides: str, recipe: str | None = None) -> tuple[str, list[str]]:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+        asked = train_request(
+            recipe=recipe, data={"--data": tmp_path}, overrides=overrides, out=tmp_path / "run"
+        )
+        said: list[str] = []
+        config = requested_config(asked, said.append)
+        return f"{config.model.name} {config.train.global_batch}", said
+
+    line = "no GPU: recipe photos_cpu; -c resnet50_8xb16-steplr-70e for the published one"
+    assert settings(False) == ("resnet18 32", [line])
+    assert settings(False, "train.global_batch=8") == ("resnet18 8", [line])
+    assert settings(True) == ("resnet50 128", [])
+    assert settings(True, "train.device=cpu")[0] == "resnet18 32"
+    assert settings(False, "train.device=cuda") == ("resnet50 128", [])
+    assert settings(False, recipe="resnet50_8xb16-steplr-70e") == ("resnet50 128", [])
+    assert load_config(None) == load_config("resnet50_8xb16-steplr-70e")
 
 
 @pytest.mark.parametrize(
