@@ -41,7 +41,8 @@ def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
         FastrotError: with the exit code of the failure; ``status.json`` records it.
     """
     out, say = request.out, reporter.message
-    config = requested_config(request, say)
+    notes: list[str] = []  # said once the data is found: a wrong path is told in one line
+    config = requested_config(request, notes.append)
     deadline = config.train.deadline_seconds
     platform = choose_platform(config)
     world, device = platform.world, platform.device
@@ -58,6 +59,8 @@ def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
         if folder is not None and checkpoint is None:
             folder.write_status("running", step=0, epoch=0)
         data = open_data(config, out, world, device, say)
+        for note in notes:
+            say(note)
         run = resolve(config, platform, data, say, anew=anew)
         prepare_torch(run)
         trainer = Trainer(run, data, out, stack=stack, say=say)
