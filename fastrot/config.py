@@ -34,6 +34,8 @@ class DataConfig(Section):
     """Training images: a .beton file or a folder of images (labels are not used)."""
     val: str | None = None
     """Held-out images for rotation accuracy and a quick kNN; none: no validation."""
+    follow_symlinks: bool = False
+    """Also follow symbolic links that lead out of a folder of images."""
     loader: LoaderName = "auto"
     """Engine that reads the data; auto takes the fastest that works here and says which."""
     workers: Annotated[int, Field(ge=0)] | None = None

@@ -106,6 +106,8 @@ def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:
     for name, flag in _FORWARDED.items():
         if options.get(name) is not None:
             words += [flag, str(options[name])]
+    if options.get("follow_symlinks"):
+        words.append("--follow-symlinks")
     for override in options.get("overrides") or ():
         words += ["--set", override]
     return words

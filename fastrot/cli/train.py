@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fastrot.cli.launch import on_ranks, resume_option, submit_if_asked
-from fastrot.cli.options import Cluster, Gpus, Nodes, SkipOrFail, Slurm, Wait
+from fastrot.cli.options import Cluster, FollowSymlinks, Gpus, Nodes, SkipOrFail, Slurm, Wait
 
 app = typer.Typer()
 
@@ -41,6 +41,7 @@ def train(
         bool, typer.Option("--resume", help="Resume the run in the run folder.")
     ] = False,
     on_bad_sample: SkipOrFail = None,
+    follow_symlinks: FollowSymlinks = False,
     gpus: Gpus = 1,
     restarts: Annotated[
         int, typer.Option(min=0, help="With --gpus: restarts after a rank was lost, at most.")
@@ -65,6 +66,7 @@ def train(
         val=val,
         loader=loader,
         on_bad_sample=on_bad_sample,
+        follow_symlinks=follow_symlinks,
         overrides=overrides or (),
         out=out,
         resume=resume,

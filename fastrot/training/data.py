@@ -58,10 +58,14 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
         digits = dict(zip(paths, write_digits(out / "data"), strict=True))
         paths |= {part: str(digits[part]) for part, name in paths.items() if name == EMBEDDED}
     assert paths["train"] is not None
-    train = open_dataset(paths["train"], checksums=config.data.checksums)
+    options = {
+        "checksums": config.data.checksums,
+        "follow_symlinks": config.data.follow_symlinks,
+    }
+    train = open_dataset(paths["train"], **options)
     val = None
     if paths["val"] is not None:
-        val = open_dataset(paths["val"], checksums=config.data.checksums)
+        val = open_dataset(paths["val"], **options)
     for samples in [train] if val is None else [train, val]:
         if isinstance(samples, BetonDataset) and not samples.has_checksums:
             say(

@@ -1,4 +1,4 @@
-"""How much memory training takes on its device, foretold before the first step.
+"""Predicts how much memory training takes on its device, before the first step.
 
 A step is played through in small, a few views of a few pixels on the host, while every storage is
 counted as long as it lives: what autograd keeps for the backward pass, what is freed on the way,

@@ -57,6 +57,7 @@ def train_request(
     val: Path | None = None,
     loader: str | None = None,
     on_bad_sample: str | None = None,
+    follow_symlinks: bool = False,
     overrides: Sequence[Override] = (),
     out: Path | None = None,
     resume: bool = False,
@@ -70,6 +71,7 @@ def train_request(
         val: held-out images.
         loader: the engine; None: the recipe's.
         on_bad_sample: ``fail`` or ``skip``; None: the recipe's.
+        follow_symlinks: also follow links that lead out of a folder of images.
         overrides: further settings, none of them one that an option above sets.
         out: run folder; None: ``runs/`` and the name of the recipe, or of the data.
         resume: go on with the run in ``out``.
@@ -99,6 +101,8 @@ def train_request(
         take("--loader", "data.loader", loader)
     if on_bad_sample is not None:
         take("--on-bad-sample", "data.on_bad_sample", on_bad_sample)
+    if follow_symlinks:
+        take("--follow-symlinks", "data.follow_symlinks", "true")
     base = "digits" if recipe is None and not named else recipe
     config = load_config(base, settings)
     name = Path(base or os.path.abspath(named[0][1])).stem or "run"

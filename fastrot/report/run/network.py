@@ -108,7 +108,9 @@ def open_images(run: RunFiles, config: Config) -> Images:
     if name is None:
         raise UsageError("the settings name no data")
     path = run.path / "data" / part if name == EMBEDDED else run.locate(name)
-    samples = open_dataset(path, checksums=config.data.checksums)
+    samples = open_dataset(
+        path, checksums=config.data.checksums, follow_symlinks=config.data.follow_symlinks
+    )
     if not len(samples):
         raise UsageError(f"{path}: holds no images")
     held_out = config.data.val is not None

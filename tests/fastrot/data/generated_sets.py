@@ -150,7 +150,9 @@ def _add_trouble(draw: st.DrawFn, made: Folder, names: list[str], bases: list[st
         trouble = None
     if trouble == "file link":
         images = [
-            n for n in made.files if n.startswith(chosen) and os.path.splitext(n)[1] in FORMATS
+            name
+            for name, contents in made.files.items()
+            if name.startswith(chosen) and isinstance(contents, tuple)
         ]
         source = draw(st.sampled_from(sorted(images)))
         made.links[f"{chosen}{names[0]}/link{os.path.splitext(source)[1]}"] = source
