@@ -50,7 +50,14 @@ class RunReporter(Reporter, Protocol):
     """A reporter of a whole run: it is told first what it will report on."""
 
     def begin(
-        self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
+        self,
+        *,
+        run: RunFolder,
+        config: Config,
+        images: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        step: int,
     ) -> None:
         """Take what the run is; called once, on the main rank, before the first step."""
         ...
@@ -87,7 +94,14 @@ class TerminalReporter:
         self._tensorboard = False
 
     def begin(
-        self, *, run: RunFolder, config: Config, total_steps: int, steps_per_epoch: int, step: int
+        self,
+        *,
+        run: RunFolder,
+        config: Config,
+        images: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        step: int,
     ) -> None:
         """Open the trackers, write down the environment, start the progress display."""
         record = json.dumps(environment_record(), indent=1, default=str)
@@ -107,7 +121,7 @@ class TerminalReporter:
             f"{config.model.name} at {config.data.resolution} px on {train.device}, "
             f"{train.precision}, {train.threads} threads, {config.data.loader} loader with "
             f"{config.data.workers} workers; batch {train.global_batch} images; "
-            f"{total_steps} steps ({total_steps / steps_per_epoch:g} epochs)"
+            f"{total_steps} steps ({total_steps / steps_per_epoch:g} epochs of {images:,} images)"
             + (f", from step {step}" if step else "")
         )
         self.message(f"run folder: {run.path}")

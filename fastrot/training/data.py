@@ -58,14 +58,11 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
         digits = dict(zip(paths, write_digits(out / "data"), strict=True))
         paths |= {part: str(digits[part]) for part, name in paths.items() if name == EMBEDDED}
     assert paths["train"] is not None
-    options = {
-        "checksums": config.data.checksums,
-        "follow_symlinks": config.data.follow_symlinks,
-    }
-    train = open_dataset(paths["train"], **options)
+    checksums, follow = config.data.checksums, config.data.follow_symlinks
+    train = open_dataset(paths["train"], checksums=checksums, follow_symlinks=follow)
     val = None
     if paths["val"] is not None:
-        val = open_dataset(paths["val"], **options)
+        val = open_dataset(paths["val"], checksums=checksums, follow_symlinks=follow)
     for samples in [train] if val is None else [train, val]:
         if isinstance(samples, BetonDataset) and not samples.has_checksums:
             say(

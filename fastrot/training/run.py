@@ -179,6 +179,7 @@ def _begin(
     reporter.begin(
         run=folder,
         config=run.config,
+        images=run.order.num_samples,
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
         step=start_step,
