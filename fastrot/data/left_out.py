@@ -14,6 +14,7 @@ DOTTED = "dotted"
 BESIDE_SPLIT = "beside the split"
 UNLISTED = "in no list"
 NO_FILE = "no regular file"
+NO_IMAGES = "folder without images"
 
 _SHOWN = 8
 

@@ -239,8 +239,9 @@ def how_killed(path: str | Path) -> str:
         if silent < 5 * LEASE_SECONDS:
             return ""
         sign = f"no sign of process {holder.pid} on {holder.host} for {silent / 60:.0f} minutes"
-    step = f"{status.get('step', 0):.0f}"
-    return f"{path}: the run was killed after step {step} ({sign}; out of memory? dmesg tells)"
+    step = int(status.get("step", 0))
+    last = f"its last checkpoint is of step {step}" if step else "it had no checkpoint yet"
+    return f"{path}: the run was killed ({sign}; out of memory? dmesg tells); {last}"
 
 
 def read_run_id(path: str | Path) -> str | None:

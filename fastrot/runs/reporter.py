@@ -116,12 +116,12 @@ class TerminalReporter:
                 warn=self.message,
             )
         )
-        train = config.train
+        train, epochs = config.train, total_steps / steps_per_epoch
         self.message(
             f"{config.model.name} at {config.data.resolution} px on {train.device}, "
             f"{train.precision}, {train.threads} threads, {config.data.loader} loader with "
             f"{config.data.workers} workers; batch {train.global_batch} images; "
-            f"{total_steps} steps ({total_steps / steps_per_epoch:g} epochs of {images:,} images)"
+            f"{total_steps:,} steps ({epochs:.4g} epochs of {images:,} images)"
             + (f", from step {step}" if step else "")
         )
         self.message(f"run folder: {run.path}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fastrot.data.images.decode import SUFFIXES
-from fastrot.data.left_out import BESIDE_SPLIT, HIDDEN, NO_FILE, LeftOut
+from fastrot.data.left_out import BESIDE_SPLIT, HIDDEN, NO_FILE, NO_IMAGES, LeftOut
 from fastrot.data.sources.listing import Source, check_link, make_source
 from fastrot.data.splits import find_splits, named_split
 from fastrot.errors import BadDataError, UsageError
@@ -38,12 +38,16 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
     names: list[str] = []
     sizes: list[int] = []
     labels: list[int] = []
-    if listing.images and listing.folders:
-        raise BadDataError(
-            f"{root}: images ({listing.images[0][0]!r}) lie beside folders "
-            f"({listing.folders[0]!r}); move them into a class folder, or the folders away"
-        )
     folders = listing.folders
+    if listing.images and folders:
+        for folder in folders:
+            if next(walk_folder(root, folder, boundary, left_out), None) is not None:
+                raise BadDataError(
+                    f"{root}: images ({listing.images[0][0]!r}) lie beside a folder of images "
+                    f"({folder!r}): move them into a class folder, or move that folder away"
+                )
+            left_out.add(NO_IMAGES, f"{folder}/")
+        folders = []
     class_names = tuple(_class_name(root, folder) for folder in folders) or None
     for label, folder in enumerate(folders or ["."]):
         found = listing.images
@@ -117,13 +121,13 @@ def _choose_split(root: Path, listing: Listing, splits: dict[str, str], asked: s
         if others:
             raise BadDataError(
                 f"{root}: {names} lie beside {others[0]}, so that they may be splits or classes: "
-                f"name one with --split, or name {root / next(iter(splits))}; classes need "
+                f"name one, {root / next(iter(splits))} (or, with prepare, --split); classes need "
                 "other names"
             )
         if len(splits) > 1:
             raise UsageError(
-                f"{root} has the splits {names}: choose one with --split, or name "
-                f"{root / next(iter(splits))}"
+                f"{root} has the splits {names}: name one, {root / next(iter(splits))} (or, with "
+                "prepare, --split)"
             )
         return next(iter(splits))
     chosen = named_split(splits, asked)

@@ -119,8 +119,9 @@ def test_a_killed_run_is_told_as_killed(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     line = how_killed(out)
-    assert f"{out}: the run was killed after step 7 (no process {process.pid} on" in line
-    with pytest.raises(UsageError, match=r"was killed after step 7.*add --resume"):
+    assert f"{out}: the run was killed (no process {process.pid} on" in line
+    assert "its last checkpoint is of step 7" in line
+    with pytest.raises(UsageError, match=r"was killed .*step 7.*add --resume"):
         RunFolder(out)
     with RunFolder(out, resume=True) as run:
         assert run.killed == line

@@ -179,6 +179,14 @@ def test_a_layout_with_two_meanings_is_asked_about(tmp_path):
     assert source.class_names == ("cat",) and source.left_out.counts == {"beside the split": 1}
 
 
+def test_folders_without_images_beside_images_are_left_out(tmp_path):
+    root = tree(tmp_path, "1.jpg", "2.jpg", "__MACOSX/._1.jpg", "lists/a.txt")
+    (root / "empty").mkdir()
+    source = list_source(root)
+    assert source.paths == ("1.jpg", "2.jpg") and source.class_names is None
+    assert source.left_out.counts == {".txt": 1, "folder without images": 3, "hidden": 1}
+
+
 def test_splits_within_the_classes_would_mix_training_and_test_images(tmp_path):
     tree(tmp_path, "bottle/train/1.jpg", "bottle/test/2.jpg", "cable/train/1.jpg")
     with pytest.raises(BadDataError, match=r"bottle: holds .*mixed in one class"):
