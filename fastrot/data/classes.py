@@ -104,6 +104,7 @@ def match_classes(train: Labelled, test: Labelled) -> ClassMatch:
     for part in (train, test):
         _check_numbers(part)
     match = _match(train, test)
+    _check_shift(train, test, match)
     return replace(match, notes=(*lookalike_notes(train, test), *match.notes))
 
 
@@ -175,6 +176,20 @@ def match_single_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]
     return match
 
 
+def _check_shift(train: Labelled, test: Labelled, match: ClassMatch) -> None:
+    """Refuse class numbers that count from 0 on one side and from 1 on the other."""
+    if train.labels.ndim == 2 or (train.class_names is not None and test.class_names is not None):
+        return
+    learnt = sorted({*train.labels.tolist()})
+    asked = sorted({*match.translate(test.labels).tolist()})
+    steps = {other - one for one, other in zip(learnt, asked, strict=False)}
+    if 1 < len(learnt) == len(asked) and steps in ({1}, {-1}):
+        raise MismatchError(
+            f"classes are {learnt[0]} to {learnt[-1]} in {train.path} and {asked[0]} to "
+            f"{asked[-1]} in {test.path}: one of the two seems to count from 1; {_RULE}"
+        )
+
+
 def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> None:
     """Check that every class has images that count as negatives, as average precision needs them.
 
@@ -217,9 +232,10 @@ def lookalike_note(path: Path, class_names: Sequence[str] | None) -> str:
     for name in class_names or ():
         other = seen.setdefault(_folded(name), name)
         if other != name:
+            alike = " and ".join(_told_apart(other, name))
             return (
-                f"{path}: classes {other!r} and {name!r} differ in case or Unicode form "
-                "only: merge them if they are the same"
+                f"{path}: classes {alike} differ in case, Unicode form or spaces only: merge them "
+                "if they are the same"
             )
     return ""
 
@@ -279,17 +295,25 @@ def _by_name(
 
 def _unknown(unknown: Sequence[str], train: Labelled, names: Sequence[str], test: Labelled) -> str:
     folded = {_folded(name): name for name in names}
-    for name in unknown:
-        other = folded.get(_folded(name))
-        if other is not None:
-            return (
-                f"class {name!r} of {test.path} and class {other!r} of {train.path} differ in "
-                "case or Unicode form only: rename one if they are the same"
-            )
+    alike = [(name, folded[_folded(name)]) for name in unknown if _folded(name) in folded]
+    if alike:
+        pairs = [" and ".join(_told_apart(*pair)) for pair in alike[:_SHOWN]]
+        more = f" and {len(alike) - _SHOWN:,} more" if alike[_SHOWN:] else ""
+        return (
+            f"classes of {test.path} and of {train.path} differ in case, Unicode form or spaces "
+            f"only: {', '.join(pairs)}{more}: rename them if they are the same"
+        )
     of_train = f"none of the {len(names):,} of {train.path}"
     if len(unknown) == 1:
         return f"class {unknown[0]!r} of {test.path} is {of_train}"
     return f"{len(unknown):,} classes of {test.path} are {of_train}: {_first_few(unknown)}"
+
+
+def _told_apart(one: str, other: str) -> tuple[str, str]:
+    """Two names as they can be told apart: by their code points where they look the same."""
+    composed = (unicodedata.normalize("NFKC", name) for name in (one, other))
+    show = ascii if len({*composed}) == 1 else repr
+    return show(one), show(other)
 
 
 def _first_few(names: Sequence[str]) -> str:

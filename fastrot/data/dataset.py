@@ -77,12 +77,14 @@ class Dataset(Protocol):
         labels: of shape (n,), int64, -1 where there is none; or (n, K), int8: see ``Labels``.
         class_names: one per class, or None when unknown.
         unlabelled: why images have no labels, where a reader might expect some; else empty.
+        fields: which are read of a .beton file that has more; else empty.
         left_out: what the source holds besides these images, in one line; else empty.
         digest: hash of the content's identity; a resumed run must see the same one. It covers
             every byte of a .beton file with a manifest, all but the images' data without one,
             and of a folder the names and sizes of the files, not what is in them.
         origin: digest of the folder that a .beton file was made from; of others, their own.
-        stored_bytes: of all images together, as they are stored.
+        byte_sizes: of each image as it is stored, of shape (n,).
+        stored_bytes: of all images together.
         applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
             no, it was applied when the file was written, and FFCV ignores it).
     """
@@ -91,9 +93,11 @@ class Dataset(Protocol):
     labels: Labels
     class_names: tuple[str, ...] | None
     unlabelled: str
+    fields: str
     left_out: str
     digest: str
     origin: str
+    byte_sizes: NDArray[np.int64]
     stored_bytes: int
     applies_exif: bool
 
@@ -138,13 +142,8 @@ class Dataset(Protocol):
         ...
 
 
-def same_images(one: Dataset, other: Dataset) -> bool:
-    """Whether two data sets hold the same images: they are equal, or made from the same source."""
-    return one.digest == other.digest or one.origin == other.origin
-
-
 def count_line(dataset: Dataset) -> str:
-    """Return how many images a data set has, in how many classes, and what is left out of it.
+    """Return how many images a data set has, in how many classes, and what is not read of it.
 
     Example:
         ``photos: 10 images in 2 classes; left out: 1 .heic ('cat/IMG_1.heic')``
@@ -155,7 +154,8 @@ def count_line(dataset: Dataset) -> str:
         labels = f" in {classes:,} class{'es' if classes > 1 else ''}"
     images = f"{len(dataset):,} image{'s' if len(dataset) > 1 else ''}"
     left_out = f"; left out: {dataset.left_out}" if dataset.left_out else ""
-    return f"{dataset.path}: {images}{labels}{left_out}"
+    fields = f"; fields: {dataset.fields}" if dataset.fields else ""
+    return f"{dataset.path}: {images}{labels}{fields}{left_out}"
 
 
 def decode_sample(dataset: Dataset, sample: int) -> NDArray[np.uint8]:

@@ -17,6 +17,11 @@ NO_FILE = "no regular file"
 NO_IMAGES = "folder without images"
 
 _SHOWN = 8
+_PICTURES = {
+    *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jif", ".jpg_large", ".tga", ".ico", ".svg"),
+    *(".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".orf", ".rw2", ".exr", ".pcx"),
+}
+"""Endings of images that are not read; they are named first."""
 
 
 class LeftOut:
@@ -39,15 +44,17 @@ class LeftOut:
         return bool(self._found)
 
     def __str__(self) -> str:
-        """Return one line: the commonest kinds first, each with an example; empty for nothing."""
-        kinds = sorted(self._found.items(), key=lambda each: (-each[1][0], each[0]))
+        """Return one line: pictures first, then what is common; empty for nothing."""
+        kinds = sorted(
+            self._found.items(), key=lambda each: (each[0] not in _PICTURES, -each[1][0], each[0])
+        )
         shown = [
             f"{count:,} {kind} ({first!r}{', ...' if count > 1 else ''})"
             for kind, (count, first) in kinds[:_SHOWN]
         ]
         if len(kinds) > _SHOWN:
             rest = sum(count for _, (count, _) in kinds[_SHOWN:])
-            shown.append(f"{rest:,} of {len(kinds) - _SHOWN} other kinds")
+            shown.append(f"{rest:,} files of {len(kinds) - _SHOWN} more kinds")
         return ", ".join(shown)
 
     @property

@@ -57,6 +57,11 @@ def open_dataset(
     path, named = _divide_fields(path)
     as_it_is = split is None and kind == "auto"
     if path.is_dir():
+        if split is not None and has_only_shards(path):
+            raise UsageError(
+                f"{path}: a folder of shards, which has no parts; name those of {split} by a "
+                f"pattern, '{path}/*{split}*.tar' for example"
+            )
         if as_it_is and find_layout(path) == "folder" and has_only_shards(path):
             return TarDataset(path)
         return _open_folder(path, split, kind, follow_symlinks)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 _WORDS = {
     "train": "train",
     "training": "train",
+    "trn": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
@@ -23,6 +24,7 @@ _WORDS = {
     "evaluation": "val",
     "test": "test",
     "testing": "test",
+    "tst": "test",
     "trainval": "trainval",
 }
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")

@@ -29,8 +29,10 @@ class DatasetSubset:
         self.labels = self.dataset.labels[self.ids]
         self.class_names = self.dataset.class_names
         self.unlabelled = self.dataset.unlabelled
+        self.fields = self.dataset.fields
         self.left_out = self.dataset.left_out
         self.digest, self.origin = self.dataset.digest, self.dataset.origin
+        self.byte_sizes = self.dataset.byte_sizes[self.ids]
         self.stored_bytes = self.dataset.stored_bytes * len(self.ids) // max(len(self.dataset), 1)
         self.applies_exif = self.dataset.applies_exif
 

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from pydantic import ValidationError
 
-from fastrot.data.dataset import BadSampleError, Dataset, same_images
+from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode
 from fastrot.evaluation.result import Result
 from fastrot.system.fingerprint import fingerprint_digest, plain
@@ -115,13 +115,6 @@ def content_digest(samples: Dataset) -> str:
         except BadSampleError:
             digest.update(b"bad")
     return digest.hexdigest()
-
-
-def is_same_data(one: Dataset, other: Dataset) -> bool:
-    """Whether two data sets hold the same images, or were made from the same folder."""
-    if one.digest == other.digest:
-        return content_digest(one) == content_digest(other)
-    return same_images(one, other)
 
 
 def _key(

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fastrot.data.classes import ClassMatch
 from fastrot.data.dataset import Dataset, count_line
 from fastrot.data.labels import PRESENT, Labels
+from fastrot.data.overlap import find_overlap
 from fastrot.data.sources.find import size_note
-from fastrot.evaluation.identity import is_same_data
 from fastrot.evaluation.protocol import DataKind
 
 Named = tuple[Path, Dataset]
@@ -28,14 +28,11 @@ _SHOWN = 3
 
 def data_notes(train: Named, test: Named, match: ClassMatch) -> list[str]:
     """Return what is odd about two data sets, one line each, worth a warning at the start."""
-    notes = [count_line(samples) for _, samples in (train, test) if samples.left_out]
+    parts = dict.fromkeys((train[1], test[1]))
+    notes = [count_line(each) for each in parts if each.left_out or each.fields]
     notes += [*match.notes, *_empty_classes(train, test, match)]
-    if is_same_data(train[1], test[1]):
-        notes.append(
-            f"warning: {test[0]} is the training data: each test image finds itself, so these "
-            "numbers say nothing about other images"
-        )
-    return notes
+    warning = find_overlap(train[1], test[1]).warning(test[1])
+    return [*notes, warning] if warning else notes
 
 
 def size_notes(kind: DataKind, train: Named, test: Named) -> list[str]:

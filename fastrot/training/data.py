@@ -63,7 +63,8 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
     val = None
     if paths["val"] is not None:
         val = open_dataset(paths["val"], checksums=checksums, follow_symlinks=follow)
-    for samples in [train] if val is None else [train, val]:
+    parts = {samples.path: samples for samples in (train, val) if samples is not None}
+    for samples in parts.values():
         if isinstance(samples, BetonDataset) and not samples.has_checksums:
             say(
                 f"{samples.path}: no manifest, so a changed byte inside a readable image goes "

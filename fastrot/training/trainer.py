@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from fastrot import __version__
-from fastrot.data.classes import ClassMatch, match_classes
-from fastrot.data.dataset import Dataset, same_images
+from fastrot.data.classes import ClassMatch, lookalike_notes, match_classes
+from fastrot.data.dataset import Dataset
 from fastrot.data.loader import Loader, LoaderSpec, build_loader
 from fastrot.data.loaders.progressive import ProgressiveLoader
+from fastrot.data.overlap import find_overlap
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import spread
 from fastrot.errors import BadDataError, MismatchError
@@ -158,12 +159,10 @@ class Trainer:
             world=world.size,
         )
         loader = self._loader("reference", val, order, part="val")
-        self._val_is_train = same_images(train, val)
-        if self._val_is_train:
-            self._say(
-                f"warning: {val.path} is the training data: validations say nothing about other "
-                "images"
-            )
+        overlap = find_overlap(train, val)
+        self._val_is_train = overlap.all_of_them
+        if warning := overlap.warning(val):
+            self._say(warning)
         self._classes = self._match_classes(train, val)
         if self._classes is None:
             return loader, None
@@ -173,15 +172,24 @@ class Trainer:
 
     def _match_classes(self, train: Dataset, val: Dataset) -> ClassMatch | None:
         """What the classes of the validation data are in the training data; None: no kNN."""
-        if self.config.train.val_knn == "never" or not (_labelled(train) and _labelled(val)):
+        if self.config.train.val_knn == "never":
+            return None
+        if several := [each for each in (train, val) if each.labels.ndim == 2]:
+            self._say(
+                f"no quick kNN in validations: {several[0].path} has several classes an image"
+            )
+            return None
+        if not (_labelled(train) and _labelled(val)):
             return None
         try:
             match = match_classes(train, val)
         except (BadDataError, MismatchError) as error:
             self._say(f"warning: no quick kNN in validations: {error}")
             return None
+        told = lookalike_notes(train, val)
         for note in match.notes:
-            self._say(note)
+            if note not in told:
+                self._say(note)
         return match
 
     def schedule(self) -> Schedule:
@@ -281,5 +289,4 @@ def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, 
 
 
 def _labelled(samples: Dataset) -> bool:
-    one_class = samples.labels.ndim == 1
-    return one_class and bool(samples.labels.min() >= 0) and len(np.unique(samples.labels)) >= 2
+    return bool(samples.labels.min() >= 0) and len(np.unique(samples.labels)) >= 2

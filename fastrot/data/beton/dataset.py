@@ -36,12 +36,14 @@ class BetonDataset:
         labels: read-only; of shape (n,), int64, -1 where there is none; or, of an array field, of
             shape (n, K), int8.
         unlabelled: why there are no labels, where a reader might expect some; else empty.
+        fields: which are read, where the file has more; else empty.
         left_out: what it was made without, from the manifest; else empty.
         class_names: from the manifest, else None.
         digest: of the manifest, which covers every byte; without one, of everything but the
             images' data. It also tells of an image field that is not the first.
         label_choice: tells of a label field that is not the first; else empty.
         origin: digest of the folder that ``fastrot prepare`` made it from; of others, their own.
+        byte_sizes: of each image as it is stored, of shape (n,), int64.
         stored_bytes: of all images together.
         applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
         has_checksums: whether ``read`` compares checksums.
@@ -76,11 +78,13 @@ class BetonDataset:
             image, self.label_choice = _unlike_the_first(file)
             self.digest += image
             self.unlabelled = file.label_field.why_not
+            self.fields = _fields_read(file)
             self.left_out = "" if described is None else described.left_out
             self._checksums = described.checksums if described is not None and checksums else None
             self._decoded = described is not None and described.pixels_decoded
             self.labels = checked_labels(file, self.class_names)
-            self.stored_bytes = int(file.data_sizes.sum())
+            self.byte_sizes = file.data_sizes.astype(np.int64)
+            self.stored_bytes = int(self.byte_sizes.sum())
         except BaseException:
             file.close()
             raise
@@ -221,6 +225,12 @@ def _origin(described: manifest.Manifest | None) -> str | None:
     if described is None or not str(described.made_by.get("program")).endswith(" prepare"):
         return None
     return described.source_hash
+
+
+def _fields_read(file: BetonFile) -> str:
+    image, label = file.image_field.name, file.label_field.field
+    read = f"image {image!r}" + ("" if label is None else f", label {label.name!r}")
+    return read if len(file.fields) > 1 + (label is not None) else ""
 
 
 def _unlike_the_first(file: BetonFile) -> tuple[str, str]:

@@ -135,7 +135,8 @@ class Contents:
 
     def _class_name(self, label: int) -> str:
         if self.class_names is not None and 0 <= label < len(self.class_names):
-            return f"{label} {self.class_names[label]}"
+            name = self.class_names[label]
+            return f"{label} {name if name.isprintable() else repr(name)}"
         return str(label)
 
 

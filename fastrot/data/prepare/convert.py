@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 from collections import Counter
 from contextlib import nullcontext
@@ -249,11 +248,14 @@ def _notes(request: PrepareRequest, listing: Source) -> list[str]:
     """What may be meant otherwise in the source."""
     names = listing.class_names or ()
     notes = [lookalike_note(request.source, names)]
-    if listing.kind == "folder" and len(names) == 1:
-        inside = len(Path(os.path.commonpath(listing.paths)).parts)
-        if any(len(Path(path).parts) > inside + 1 for path in listing.paths):
-            folder = listing.root / names[0]
-            notes.append(f"if the folders in {folder} are the classes, name that folder")
+    ways = [path.split("/") for path in listing.paths] if listing.kind == "folder" else []
+    inside = {(way[0], way[1]) for way in ways if len(way) > 2}
+    if names and all(len(way) > 2 for way in ways) and len(inside) > len(names):
+        group, first = min(inside)
+        notes.append(
+            f"classes are the folders of {listing.root}; what is in them ({group}/{first} ...) is "
+            f"taken together: if those are the classes, name {listing.root / group}"
+        )
     return [note for note in notes if note]
 
 

@@ -22,7 +22,7 @@ from fastrot.data.images.decode import DecodeError
 from fastrot.data.left_out import LeftOut
 from fastrot.data.prepare.encode import DEFAULT_QUALITY, Encoding, Payload, encode_image, keep_file
 from fastrot.data.sources.find import Source
-from fastrot.errors import UsageError
+from fastrot.errors import StorageError, UsageError
 from fastrot.kernels.decode.markers import announce_files
 
 _SHOWN = 20
@@ -273,11 +273,19 @@ class Encode:
         self._source, self._encoding = source, encoding
 
     def __call__(self, sample: int) -> Payload | Skipped:
-        """Encode one image; problems come back as values, so that they keep their words."""
+        """Encode one image; what is wrong with it comes back as a value, so that it can be skipped.
+
+        Raises:
+            StorageError: it may not be read.
+        """
         try:
             return encode_image(self._source.load(sample), self._encoding)
         except DecodeError as error:
             return Skipped(self._source.paths[sample], error.reason)
+        except PermissionError:
+            raise StorageError(
+                f"{self._source.file(sample)}: may not be read; ask for the permission"
+            ) from None
         except OSError as error:
             return Skipped(self._source.paths[sample], error.strerror or str(error))
 

@@ -15,6 +15,7 @@ from fastrot.data.dataset import BadSampleError, Encoded
 from fastrot.data.images.decode import DecodeError, decode_image, image_size, measure
 from fastrot.data.sources.cifar import SIDE as CIFAR_SIDE
 from fastrot.data.sources.find import SourceKind, list_source
+from fastrot.errors import StorageError
 
 
 class FolderDataset:
@@ -51,10 +52,10 @@ class FolderDataset:
         self.path = Path(path if split is None else f"{path}:{split}")
         self.labels = source.labels
         self.class_names = source.class_names
-        self.unlabelled = ""
+        self.unlabelled = self.fields = ""
         self.left_out = str(source.left_out)
         self.digest = self.origin = source.digest
-        self.stored_bytes = int(source.sizes.sum())
+        self.byte_sizes, self.stored_bytes = source.sizes, int(source.sizes.sum())
         self._source = source
         # 0: header not read yet. CIFAR's binary version has no headers.
         known = CIFAR_SIDE if source.kind == "cifar" else 0
@@ -73,6 +74,7 @@ class FolderDataset:
 
         Raises:
             BadSampleError: a header cannot be read.
+            StorageError: a file may not be read.
         """
         for sample in samples[self._sizes[samples, 0] == 0]:
             try:
@@ -87,6 +89,7 @@ class FolderDataset:
 
         Raises:
             BadSampleError: it cannot be read, or has no readable header.
+            StorageError: it may not be read.
         """
         try:
             data = self._source.load(sample)
@@ -102,6 +105,7 @@ class FolderDataset:
 
         Raises:
             BadSampleError: it cannot be read, or the decoder refuses it or warns about it.
+            StorageError: it may not be read.
         """
         try:
             data = self._source.load(sample)
@@ -112,6 +116,8 @@ class FolderDataset:
     def check_unchanged(self) -> None:
         """Do nothing: each read opens its file, so that none is kept that could be another."""
 
-    def _bad(self, sample: int, error: DecodeError | OSError) -> BadSampleError:
+    def _bad(self, sample: int, error: DecodeError | OSError) -> BadSampleError | StorageError:
+        if isinstance(error, PermissionError):  # not the image is bad
+            return StorageError(f"{self.name(sample)}: may not be read; ask for the permission")
         reason = error.reason if isinstance(error, DecodeError) else error.strerror or str(error)
         return BadSampleError(sample, self.name(sample), reason)

@@ -58,6 +58,11 @@ def list_source(
     if not root.exists():
         raise UsageError(f"{root}: no such folder; check the path")
     if not root.is_dir():
+        if root.suffix in (".tar", ".beton"):
+            raise UsageError(
+                f"{root}: needs no conversion: train, extract and eval read .tar and .beton files "
+                "as they are"
+            )
         raise UsageError(f"{root}: a file, not a folder of images; name the folder that holds it")
     boundary = None if follow_symlinks else Path(os.path.realpath(root))
     try:

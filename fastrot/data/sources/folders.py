@@ -19,6 +19,9 @@ from fastrot.data.sources.listing import Source, check_link, make_source
 from fastrot.data.splits import find_splits, named_split
 from fastrot.errors import BadDataError, UsageError
 
+_OF_THE_SYSTEM = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+"""Folders that systems put beside the user's, with thumbnails or remains in them."""
+
 
 def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
     """List ``root/CLASS/**/x.jpg``, ``root/SPLIT/CLASS/...``, or ``root/x.jpg`` (no labels).
@@ -93,6 +96,7 @@ def _enter_split(
                 f"split={split!r}: {root} has no split folders (train, val, test ...); leave the "
                 "option out"
             )
+        _check_no_lone_split(root, listing.folders)
         left_out.add_all([around])
         return root, listing
     chosen = _choose_split(root, listing, splits, split)
@@ -113,23 +117,39 @@ def _enter_split(
     return entered, listing
 
 
+def _check_no_lone_split(root: Path, folders: list[str]) -> None:
+    """Refuse one folder named like a part, such as train, beside others that hold its classes."""
+    lone = [name for name in folders if find_splits([name])]
+    if not lone or len(folders) == 1:
+        return
+    inside = {name: set(scan_folder(root, name, None).folders) for name in folders}
+    shared = set.intersection(*inside.values())
+    if len(shared) > 1:
+        others = ", ".join(name for name in folders if name != lone[0])
+        raise BadDataError(
+            f"{root}: {lone[0]} and {others} hold the same folders ({', '.join(sorted(shared)[:3])}"
+            f" ...), so that they may be splits or classes: name one, {root / lone[0]}; classes "
+            "need other names"
+        )
+
+
 def _choose_split(root: Path, listing: Listing, splits: dict[str, str], asked: str | None) -> str:
     names = ", ".join(splits)
+    first = next((name for name, part in splits.items() if part == "train"), next(iter(splits)))
     if asked is None:
         others = [name for name in listing.folders if name not in splits]
         others += [name for name, _ in listing.images]
         if others:
             raise BadDataError(
                 f"{root}: {names} lie beside {others[0]}, so that they may be splits or classes: "
-                f"name one, {root / next(iter(splits))} (or, with prepare, --split); classes need "
-                "other names"
+                f"name one, {root / first} (or, with prepare, --split); classes need other names"
             )
         if len(splits) > 1:
             raise UsageError(
-                f"{root} has the splits {names}: name one, {root / next(iter(splits))} (or, with "
-                "prepare, --split)"
+                f"{root} has the splits {names}: name one, {root / first} (or, with prepare, "
+                "--split)"
             )
-        return next(iter(splits))
+        return first
     chosen = named_split(splits, asked)
     if len(chosen) != 1:
         which = f"{', '.join(chosen)} are all" if chosen else "it has"
@@ -197,7 +217,7 @@ def _check_undivided(folder: Path, inside: list[str]) -> None:
 def scan_folder(
     root: Path, folder: str, boundary: Path | None, left_out: LeftOut | None = None
 ) -> Listing:
-    """What is in ``root / folder``; hidden entries are passed over.
+    """What is in ``root / folder``; hidden entries and those of the system are passed over.
 
     Args:
         root: what paths are relative to.
@@ -215,7 +235,7 @@ def scan_folder(
     with os.scandir(root / folder) as entries:
         for entry in entries:
             relative = entry.name if folder == "." else f"{folder}/{entry.name}"
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in _OF_THE_SYSTEM:
                 left_out.add(HIDDEN, relative)
                 continue
             if entry.is_symlink():

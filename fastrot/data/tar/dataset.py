@@ -58,13 +58,14 @@ class TarDataset:
         self._shards: Shards = list_shards(find_shards(path))
         self.labels: Labels = self._shards.labels
         self.class_names: tuple[str, ...] | None = None
-        self.unlabelled = self._shards.unlabelled
+        self.unlabelled, self.fields = self._shards.unlabelled, ""
         left_out = self._shards.left_out
         if self.path.is_dir():
             left_out.add_all([count_beside(self.path)])
         self.left_out = str(left_out)
         self.digest = self.origin = self._shards.digest
-        self.stored_bytes = int(self._shards.sizes.sum())
+        self.byte_sizes = self._shards.sizes
+        self.stored_bytes = int(self.byte_sizes.sum())
         self._sizes = np.zeros((len(self), 2), dtype=np.int32)  # 0: header not read yet
         self._files = _OpenFiles(self._shards)
 

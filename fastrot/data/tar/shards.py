@@ -243,13 +243,27 @@ def _list_shard(path: Path) -> _Shard:
     if not images:
         raise _no_images(path, left_out, labelled=any(labels.values()))
     if unused := sorted(labels["cls"].keys() - images.keys()):
-        raise BadDataError(f"{path}: {unused[0]}.cls has no image beside it; make this shard again")
+        unread = f" (not read: {left_out})" if left_out else ""
+        raise BadDataError(
+            f"{path}: {unused[0]}.cls has no image of the same key{unread}; make this shard again"
+        )
+    _check_members(path, images)
     known = labels["json"] | labels["cls"]
     found = [known.get(key, -1) for key in images]
     strange = [label for label in found if isinstance(label, _Strange)]
     numbers = np.array([-1 if isinstance(label, _Strange) else label for label in found], np.int64)
     first = str(strange[0]) if strange else ""
     return _Shard(file.identity, list(images.values()), numbers, len(strange), first, left_out)
+
+
+def _check_members(path: Path, keys: Iterable[str]) -> None:
+    """Check that the folders in a shard are no splits, which would be mixed."""
+    splits = find_splits({key.partition("/")[0] for key in keys if "/" in key})
+    if len(set(splits.values())) > 1:
+        raise BadDataError(
+            f"{path}: holds members of {', '.join(sorted(splits))}, so that training and test "
+            "images would be mixed; make a shard of each"
+        )
 
 
 def _count(left_out: LeftOut, name: str, extension: str) -> None:

@@ -72,12 +72,17 @@ def test_a_label_of_the_test_set_is_that_class_of_the_training_set(train, test, 
         (part("a", [0], "x y"), part("b", [0], "v w x y"),
          "2 classes of b are none of the 2 of a: 'v', 'w'"),
         (part("a", [0], "Coast street"), part("b", [0], "coast street"),
-         "class 'coast' of b and class 'Coast' of a differ in case or Unicode form only: rename "
-         "one if they are the same"),
+         "classes of b and of a differ in case, Unicode form or spaces only: 'coast' and 'Coast': "
+         "rename them if they are the same"),
+        (part("a", [0], ["A", "B", "C", "D", "e"]), part("b", [0], ["a", "b", "c ", "d", "e"]),
+         "classes of b and of a differ in case, Unicode form or spaces only: 'a' and 'A', 'b' and "
+         "'B', 'c ' and 'C' and 1 more: rename them if they are the same"),
         (part("a", [0], [unicodedata.normalize("NFC", "K\u00fcste"), "x"]),
          part("b", [0], [unicodedata.normalize("NFD", "K\u00fcste"), "x"]),
-         "class 'Ku\u0308ste' of b and class 'K\u00fcste' of a differ in case or Unicode form "
-         "only: rename one if they are the same"),
+         "classes of b and of a differ in case, Unicode form or spaces only: "
+         r"'Ku\u0308ste' and 'K\xfcste': rename them if they are the same"),
+        (part("a", [1, 2, 3]), part("b", [0, 1, 2]),
+         "classes are 1 to 3 in a and 0 to 2 in b: one of the two seems to count from 1"),
         (part("a", [0], "x x y"), part("b", [0], "x y"), "a has two classes named 'x'"),
         (part("a", [0, 1]), part("b", [3]), "b: label 3, but a has 2 classes"),
         (part("a", [0], "x"), part("b", [1]), "b: label 1, but a has 1 classes"),
@@ -117,8 +122,8 @@ def test_what_is_not_matched_by_name_is_said():
 def test_classes_of_one_set_that_look_alike_are_told():
     train = part("a", [0, 1, 2], ["Coast", "coast", "tree"])
     assert lookalike_notes(train, part("b", [0], "coast tree")) == [
-        "a: classes 'Coast' and 'coast' differ in case or Unicode form only: merge them if they "
-        "are the same"
+        "a: classes 'Coast' and 'coast' differ in case, Unicode form or spaces only: merge them "
+        "if they are the same"
     ]
     assert match_classes(train, part("b", [0], "tree")).notes[0] == lookalike_notes(train)[0]
     assert lookalike_notes(part("a", [0])) == []

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fastrot.data.beton.verify import verify
-from fastrot.data.dataset import same_images
 from fastrot.data.digits import digits, split, write_digits
 from fastrot.data.open import open_dataset
+from fastrot.data.overlap import find_overlap
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,8 @@ def test_files_are_sound_and_stratified(files):
 def test_held_out_digits_are_not_the_training_data(files):
     """Both files name scikit-learn's digits as their source, of which each holds a part."""
     train, val = (open_dataset(path) for path in files)
-    assert same_images(train, train) and not same_images(train, val)
+    assert find_overlap(train, train).all_of_them
+    assert not find_overlap(train, val).all_of_them
 
 
 def test_images_are_the_digits_of_scikit_learn():

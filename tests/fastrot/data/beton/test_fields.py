@@ -13,6 +13,7 @@ from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.fields import UNNAMED, NamedFields, choose_image, choose_label
 from fastrot.data.beton.format import DESCRIPTOR, HEADER
 from fastrot.data.beton.inspect import inspect
+from fastrot.data.dataset import count_line
 from fastrot.data.open import open_dataset
 from fastrot.errors import BadDataError, UsageError
 
@@ -241,3 +242,12 @@ def test_names_that_ffcv_cut_to_the_same_letters_are_told(tmp_path):
     path.write_bytes(data)
     with pytest.raises(BadDataError, match=r"two fields are named 'image'; write the file again"):
         open_dataset(path)
+
+
+def test_what_is_read_of_several_fields_is_said(masked, tmp_path):
+    path = Path(f"{masked}:image=mask,label=breed")
+    assert "; fields: image 'mask', label 'breed'" in count_line(open_dataset(path))
+    with BetonWriter(tmp_path / "x.beton", [IMAGE, LABEL], capacity=1) as writer:
+        writer.add(np.zeros((8, 8, 3), np.uint8), 0)
+        writer.commit()
+    assert "fields" not in count_line(open_dataset(tmp_path / "x.beton"))

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from fastrot.data.open import open_dataset
 from fastrot.data.prepare.convert import prepare
 from fastrot.data.prepare.options import PrepareRequest
 from fastrot.data.sources.find import list_source
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import BadDataError, StorageError, UsageError
 
 FASTROT = [sys.executable, "-m", "fastrot"]
 
@@ -45,7 +47,7 @@ def test_everything_beside_the_images_is_counted_with_its_first_name(tmp_path):
     root = tree(
         tmp_path,
         *("cat/1.jpg", "cat/b.heic", "cat/deep/a.HEIC", "cat/.DS_Store", "cat/.hid/2.jpg"),
-        *("dog/1.jpg", "dog/noending", "dog/notes.txt", "readme.md", ".git/config"),
+        *("dog/1.jpg", "dog/noending", "dog/notes.txt", "readme.md", ".git/config", "@eaDir/1.jpg"),
     )
     os.mkfifo(root / "dog" / "pipe.jpg")
     source = list_source(root)
@@ -54,17 +56,17 @@ def test_everything_beside_the_images_is_counted_with_its_first_name(tmp_path):
         ".heic": 2,
         ".md": 1,
         ".txt": 1,
-        "hidden": 3,
+        "hidden": 4,
         "no ending": 1,
         "no regular file": 1,
     }
     assert str(source.left_out) == (
-        "3 hidden ('.git', ...), 2 .heic ('cat/b.heic', ...), 1 .md ('readme.md'), "
+        "2 .heic ('cat/b.heic', ...), 4 hidden ('.git', ...), 1 .md ('readme.md'), "
         "1 .txt ('dog/notes.txt'), 1 no ending ('dog/noending'), 1 no regular file ('dog/pipe.jpg')"
     )
     for i in range(9):
         tree(tmp_path, f"cat/x.{i}")
-    assert str(list_source(tmp_path).left_out).endswith(", 7 of 7 other kinds")
+    assert str(list_source(tmp_path).left_out).endswith(", 7 files of 7 more kinds")
     clean = tree(tmp_path / "clean", "cat/1.jpg")
     assert not list_source(clean).left_out and str(list_source(clean).left_out) == ""
 
@@ -108,22 +110,60 @@ def test_classes_that_lose_all_images_and_lookalikes_are_named(tmp_path):
     report = prepare(request)
     assert report.lost_classes == ("dog",) and len(report.skipped) == 3
     assert report.notes == (
-        f"{tmp_path / 'in'}: classes 'Cat' and 'cat' differ in case or Unicode form only: merge "
-        "them if they are the same",
+        f"{tmp_path / 'in'}: classes 'Cat' and 'cat' differ in case, Unicode form or spaces "
+        "only: merge them if they are the same",
     )
     assert open_dataset(tmp_path / "out.beton").left_out == "3 bad images"
 
 
-def test_one_class_of_folders_is_told(tmp_path):
-    photos(tmp_path, "in/animals/cat/1.jpg", "in/animals/dog/1.jpg", "one/cat/1.jpg")
-    photos(tmp_path, "deep/cat/a/b/1.jpg")
-    for name, noted in (("in", True), ("one", False), ("deep", False)):
+def test_folders_of_classes_within_the_classes_are_told(tmp_path):
+    photos(tmp_path, "one/animals/cat/1.jpg", "one/animals/dog/1.jpg")
+    photos(tmp_path, "two/animals/cat/1.jpg", "two/animals/dog/1.jpg", "two/things/cup/1.jpg")
+    photos(tmp_path, "deep/cat/a/b/1.jpg", "deep/dog/1/2.jpg", "flat/cat/1.jpg")
+    photos(tmp_path, "mixed/cat/1.jpg", "mixed/cat/more/2.jpg", "mixed/cat/older/2.jpg")
+    for name, noted in (
+        *(("one", True), ("two", True)),
+        *(("deep", False), ("flat", False), ("mixed", False)),
+    ):
         request = PrepareRequest(
             tmp_path / name, tmp_path / f"{name}.beton", workers=0, progress=False
         )
-        notes = prepare(request).notes
-        words = f"if the folders in {tmp_path / 'in' / 'animals'} are the classes, name that folder"
-        assert notes == ((words,) if noted else ())
+        words = (
+            f"classes are the folders of {tmp_path / name}; what is in them (animals/cat ...) is "
+            f"taken together: if those are the classes, name {tmp_path / name / 'animals'}"
+        )
+        assert prepare(request).notes == ((words,) if noted else ())
+
+
+def test_a_part_beside_what_has_the_same_classes_is_asked_about(tmp_path):
+    for part in ("train", "extra"):
+        tree(tmp_path, f"svhn/{part}/cat/1.jpg", f"svhn/{part}/dog/1.jpg")
+    with pytest.raises(BadDataError, match=r"train and extra hold the same folders \(cat, dog"):
+        list_source(tmp_path / "svhn")
+    assert list_source(tmp_path / "svhn" / "train").class_names == ("cat", "dog")
+    tree(tmp_path, "voc/train/1.jpg", "voc/train/old/1.jpg", "voc/bus/old/1.jpg")
+    assert list_source(tmp_path / "voc").class_names == ("bus", "train")
+
+
+def test_a_file_that_may_not_be_read_is_not_bad():
+    with tempfile.TemporaryDirectory() as folder:  # others may not enter those of pytest
+        root = photos(Path(folder) / "in", "cat/1.jpg", "dog/1.jpg")
+        (root / "dog" / "1.jpg").chmod(0)
+        Path(folder).chmod(0o777)
+        request = PrepareRequest(
+            root, Path(folder) / "x.beton", on_bad_sample="skip", workers=0, progress=False
+        )
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may read everything
+        try:
+            with pytest.raises(StorageError, match=r"dog/1\.jpg: may not be read; ask") as told:
+                prepare(request)
+            assert told.value.exit_code == 74
+            with pytest.raises(StorageError, match="may not be read"):
+                open_dataset(root).read(1)
+        finally:
+            os.seteuid(user)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +224,7 @@ def test_folders_without_images_beside_images_are_left_out(tmp_path):
     (root / "empty").mkdir()
     source = list_source(root)
     assert source.paths == ("1.jpg", "2.jpg") and source.class_names is None
-    assert source.left_out.counts == {".txt": 1, "folder without images": 3, "hidden": 1}
+    assert source.left_out.counts == {".txt": 1, "folder without images": 2, "hidden": 1}
 
 
 def test_splits_within_the_classes_would_mix_training_and_test_images(tmp_path):

@@ -136,7 +136,7 @@ def test_shards_that_are_not_there(shards, pattern, words):
         ([("a.jpg", b"x"), ("a.png", b"x")], "'a.png' .*a second image beside 'a.jpg'"),
         ([("a.jpg", b"x"), ("a.jpg", b"x")], "a second image"),
         ([("a.jpg", b"x"), ("a.cls", b"1"), ("a.cls", b"1")], "the second of this name"),
-        ([("a.jpg", b"x"), ("b.cls", b"1")], "b.cls has no image beside it"),
+        ([("a.jpg", b"x"), ("b.cls", b"1")], "b.cls has no image of the same key"),
         ([("a.jpg", b"x"), ("a.json", b"{")], "no JSON text"),
         ([("a.jpg", b"x"), ("a.json", b"[" * 10**5)], "no JSON text"),
         ([("a.jpg", b"x"), ("a.json", b"\xff")], "no JSON text"),

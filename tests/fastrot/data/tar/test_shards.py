@@ -11,6 +11,7 @@ from PIL import Image
 
 from fastrot.data.dataset import count_line
 from fastrot.data.open import open_dataset
+from fastrot.data.sources.find import list_source
 from fastrot.errors import BadDataError, UsageError
 
 
@@ -102,3 +103,27 @@ def test_compressed_archives_are_to_be_unpacked(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b")
     with pytest.raises(BadDataError, match=r"unpack it to x\.tar first"):
         open_dataset(tmp_path / name)
+
+
+def test_a_shard_of_training_and_test_images_is_refused(tmp_path):
+    path = shard(tmp_path / "x.tar", ["train/cat/1.jpg", "test/cat/2.jpg"])
+    with pytest.raises(BadDataError, match="holds members of test, train"):
+        open_dataset(path)
+    assert len(open_dataset(shard(tmp_path / "y.tar", ["train/1.jpg", "bus/2.jpg"]))) == 2
+
+
+def test_a_label_whose_image_has_another_key_names_what_is_not_read(tmp_path):
+    path = shard(tmp_path / "x.tar", ["1.jpg", "p.image.jpg", "p.cls"])
+    with pytest.raises(
+        BadDataError, match=r"p\.cls has no image of the same key \(not read: 1 dotted"
+    ):
+        open_dataset(path)
+
+
+def test_shards_have_no_parts(tmp_path):
+    shard(tmp_path / "train-0.tar", ["1.jpg"])
+    shard(tmp_path / "val-0.tar", ["1.jpg"])
+    with pytest.raises(UsageError, match=r"name those of train by a pattern, '.*/\*train\*\.tar'"):
+        open_dataset(f"{tmp_path}:train")
+    with pytest.raises(UsageError, match=r"needs no conversion"):
+        list_source(tmp_path / "train-0.tar")

@@ -1,0 +1,84 @@
+"""Finds test images that are training images, whatever their names and files are.
+
+A file may be copied, a shard may be one of several, a folder may hold a part of another. Scores on
+images that were trained on say nothing, so what is found is told loudly. Importing this module
+imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastrot.data.dataset import BadSampleError, Dataset
+
+_LOOKED_AT = 256
+_CANDIDATES = 64
+_READS = 4000
+_GOLDEN = 0.6180339887
+
+
+class Overlap(NamedTuple):
+    """How many test images are training images, of those that were looked at."""
+
+    found: int
+    looked_at: int
+    all_of_them: bool
+
+    def warning(self, test: Dataset) -> str:
+        """Return what to say about it; empty where none was found."""
+        if self.all_of_them:
+            return (
+                f"warning: {test.path} is the training data: each test image finds itself, so "
+                "these numbers say nothing about other images"
+            )
+        if not self.found:
+            return ""
+        return (
+            f"warning: {self.found:,} of {self.looked_at:,} images of {test.path} that were looked "
+            "at are training images: these numbers say little about other images"
+        )
+
+
+def find_overlap(train: Dataset, test: Dataset) -> Overlap:
+    """Compare test images with the training images that take as many bytes.
+
+    All of up to 256 test images are looked at, else 256 evenly spaced ones; each is compared with
+    at most 64 training images of its size, those first that have its place in the order. Images
+    that were encoded anew are not found, but for those that ``fastrot prepare`` made of one folder.
+    """
+    if train.origin == test.origin and train.digest != test.digest:
+        return Overlap(len(test), len(test), True)
+    order = np.argsort(train.byte_sizes, kind="stable")
+    sizes, sizes_of_test = train.byte_sizes[order], test.byte_sizes
+    found = looked_at = reads = 0
+    spaced = np.unique(np.linspace(0, len(test) - 1, _LOOKED_AT).astype(np.int64))
+    # Far apart at first, so that those which are reached are spread over all.
+    for sample in spaced[np.argsort(np.arange(len(spaced)) * _GOLDEN % 1)].tolist():
+        size = sizes_of_test[sample]
+        same_size = order[np.searchsorted(sizes, size) : np.searchsorted(sizes, size, "right")]
+        place = sample / max(len(test) - 1, 1) * (len(train) - 1)
+        nearest = same_size[np.argsort(np.abs(same_size - place), kind="stable")][:_CANDIDATES]
+        looked_at += 1
+        if len(nearest):
+            found += _is_among(test, sample, train, nearest.tolist())
+            reads += 1 + len(nearest)
+        if reads > _READS:
+            break
+    return Overlap(found, looked_at, 0 < found == looked_at)
+
+
+def _is_among(test: Dataset, sample: int, train: Dataset, candidates: list[int]) -> bool:
+    """Whether the bytes of an image are those of one of the candidates."""
+    try:
+        data = bytes(test.read(sample).data)
+    except BadSampleError:  # whoever needs it says so
+        return False
+    for candidate in candidates:
+        try:
+            if bytes(train.read(candidate).data) == data:
+                return True
+        except BadSampleError:
+            continue
+    return False
