@@ -1,4 +1,8 @@
-"""An option that takes one value is given once: of two values one would be lost without a word."""
+"""An option that takes one value is given once: of two values one would be lost without a word.
+
+Options that may repeat are left alone: of two ``--set`` with one key the last one counts, so that
+a script can add its own to a list of settings.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,7 @@ from fastrot.errors import UsageError
 
 
 def refuse_repeats(command: Any) -> None:
-    """Let a command, and all below it, refuse what is given twice.
-
-    That is an option with a value, or in an option that may repeat (``--set``) a key.
+    """Let a command, and all below it, refuse an option with one value that is given twice.
 
     Args:
         command: a click command, or Typer's own kind of one; is changed.
@@ -23,7 +25,7 @@ def refuse_repeats(command: Any) -> None:
     def make_strict_parser(context: Any) -> Any:
         parser = make_parser(context)
         for name, option in {**parser._short_opt, **parser._long_opt}.items():
-            if option.action in ("store", "append") and not hasattr(option.process, "strict"):
+            if option.action == "store" and not hasattr(option.process, "strict"):
                 option.process = _once(name, option, option.process)
         return parser
 
@@ -33,15 +35,8 @@ def refuse_repeats(command: Any) -> None:
 def _once(name: str, option: Any, process: Callable[[Any, Any], None]) -> Callable[..., None]:
     def strict(value: Any, state: Any) -> None:
         before = state.opts.get(option.dest)
-        if option.action == "store" and before is not None:
+        if before is not None:
             raise UsageError(f"{name} is given twice: {_text(before)} and {_text(value)}; name one")
-        if option.action == "append" and "=" in value:
-            key, _, new = value.partition("=")
-            for earlier, _, old in (each.partition("=") for each in before or ()):
-                if earlier.strip() == key.strip():
-                    raise UsageError(
-                        f"{name} {key.strip()} is given twice: {old!r} and {new!r}; name one"
-                    )
         process(value, state)
 
     strict.strict = True  # type: ignore[attr-defined]

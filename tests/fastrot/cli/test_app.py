@@ -60,7 +60,6 @@ def assert_one_line(err: str) -> None:
         (["train", "-c", "a", "--config", "b"], "given twice: 'a' and 'b'; name one"),
         (["train", "-cdigits", "-cdigits"], "given twice: 'digits' and 'digits'"),
         (["train", "--data", "a", "--data=b"], "--data is given twice: 'a' and 'b'"),
-        (["train", "--set", "train.seed=1", "--set", "train.seed=2"], "twice: '1' and '2'"),
         (["train", "--data", "a", "--set", "data.train=b"], "both set data.train; keep one"),
         (["train", "--loader", "native", "--set", "data.loader=ffcv"], "both set data.loader"),
         (["eval", "suite", "x", "--voc07", "a", "b", "--voc07", "c", "d"], "'a' 'b' and 'c' 'd'"),
