@@ -295,12 +295,6 @@ def _refuse_slips(config: Config, where: str) -> None:
             f"{where}: optim.gamma={optim.gamma:g}: the rate is multiplied by it at each "
             f"milestone, so it must not exceed 1: --set optim.gamma={1 / optim.gamma:g}"
         )
-    if optim.name == "sgd" and optim.learning_rate * optim.weight_decay >= 1:
-        raise UsageError(
-            f"{where}: optim.learning_rate={optim.learning_rate:g} times "
-            f"optim.weight_decay={optim.weight_decay:g} is 1 or more: decay alone would turn the "
-            "sign of every weight at each step; lower one of them"
-        )
 
 
 def validate(tree: dict[str, Any], where: str) -> Config:

@@ -14,7 +14,6 @@ import secrets
 import shlex
 import shutil
 import stat
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,7 @@ from fastrot.system.files import (
     write_atomic,
 )
 from fastrot.system.jsonl import parse_json_line
-from fastrot.system.lock import LEASE_SECONDS, RunLock, lock_holder
+from fastrot.system.lock import LEASE_SECONDS, RunLock, lock_holder, silent_seconds
 
 State = Literal["running", "done", "failed", "preempted"]
 # What a kill can leave half-written, by its exact name: nobody else's files match.
@@ -232,10 +231,7 @@ def how_killed(path: str | Path) -> str:
         return ""
     sign = f"no process {holder.pid} on {holder.host} any more"
     if not holder.is_local:
-        try:
-            silent = time.time() - lock.stat().st_mtime
-        except OSError:
-            return ""
+        silent = silent_seconds(lock)
         if silent < 5 * LEASE_SECONDS:
             return ""
         sign = f"no sign of process {holder.pid} on {holder.host} for {silent / 60:.0f} minutes"

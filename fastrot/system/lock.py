@@ -257,6 +257,14 @@ def _read(path: Path) -> ProcessIdentity | None:
         return None
 
 
+def silent_seconds(path: Path) -> float:
+    """Return how long ago the holder of a lock file gave a sign of life; 0 where nothing tells."""
+    try:
+        return max(0.0, _now_of(path.parent) - path.stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
 def _now_of(folder: Path) -> float:
     """The file system's own time, which a heartbeat is compared with: clocks may disagree."""
     with tempfile.TemporaryFile(dir=folder) as file:

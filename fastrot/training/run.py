@@ -41,7 +41,7 @@ def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
         FastrotError: with the exit code of the failure; ``status.json`` records it.
     """
     out, say = request.out, reporter.message
-    notes: list[str] = []  # said once the data is found: a wrong path is told in one line
+    notes: list[str] = []  # said once all fits together: what does not is told in one line
     config = requested_config(request, notes.append)
     deadline = config.train.deadline_seconds
     platform = choose_platform(config)
@@ -58,10 +58,10 @@ def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
         anew = _shared_anew(request, checkpoint, world, say)
         if folder is not None and checkpoint is None:
             folder.write_status("running", step=0, epoch=0)
-        data = open_data(config, out, world, device, say)
+        data = open_data(config, out, world, device, notes.append)
+        run = resolve(config, platform, data, notes.append, anew=anew)
         for note in notes:
             say(note)
-        run = resolve(config, platform, data, say, anew=anew)
         prepare_torch(run)
         trainer = Trainer(run, data, out, stack=stack, say=say)
         if checkpoint is not None:

@@ -41,6 +41,7 @@ from fastrot.data.prepare.read_ahead import ReadAhead
 from fastrot.data.sampling.philox import Stream, philox_u64
 from fastrot.data.sources.find import Source, SourceKind, list_source
 from fastrot.errors import BadDataError, OutOfMemoryError, StorageError, UsageError
+from fastrot.system.lock import RunLock
 from fastrot.system.machine import usable_cores
 from fastrot.system.progress import Meter
 from fastrot.system.worker_pool import MAX_BATCH, WorkerPool
@@ -226,7 +227,12 @@ def _finished(report: PrepareReport, listing: Source, settings: dict[str, Scalar
 
     Raises:
         UsageError: the file that is there was made otherwise.
+        MismatchError: another process writes it.
     """
+    if manifest.is_staged(report.out):  # it was killed before the manifest had its name
+        with RunLock(report.out.with_name(f"{report.out.name}.lock"), what=str(report.out)):
+            manifest.promote(report.out)
+            report.out.with_name(f"{report.out.name}.journal").unlink(missing_ok=True)
     with BetonFile.open(report.out) as file:
         found = manifest.load(file)
         same = (

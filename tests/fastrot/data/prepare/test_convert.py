@@ -540,3 +540,18 @@ def test_two_writers_that_start_together_never_both_win(photos, tmp_path):
     runs = [start(source=small, out=out, workers=0) for _ in range(3)]
     assert sorted(run.wait(60) for run in runs)[0] == 0
     assert verify(out, progress=False).exit_code == 0
+
+
+def test_killed_between_the_names_of_file_and_manifest_resume_tidies_up(photos, tmp_path):
+    """Both are whole by then; what is left is a rename."""
+    whole, out = tmp_path / "whole" / "o.beton", tmp_path / "killed" / "o.beton"
+    for path in (whole, out):
+        path.parent.mkdir()
+        prepare(PrepareRequest(photos, path, progress=False, workers=0))
+    staged = out.with_name("o.beton.manifest.json.next")
+    out.with_name("o.beton.manifest.json").rename(staged)
+    out.with_name("o.beton.journal").write_bytes(b"left")
+    report = prepare(PrepareRequest(photos, out, progress=False, workers=0, resume=True))
+    assert report.resumed == report.num_samples
+    files = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in whole.parent.iterdir()}

@@ -231,5 +231,5 @@ def test_one_class_is_no_problem_to_solve(tmp_path: Path) -> None:
         fingerprint={},
         layers=LAYERS,
     )
-    with pytest.raises(BadDataError, match="all samples are of one class"):
+    with pytest.raises(BadDataError, match="all images are of one class"):
         run(one, one)
