@@ -159,10 +159,11 @@ class Trainer:
             world=world.size,
         )
         loader = self._loader("reference", val, order, part="val")
-        overlap = find_overlap(train, val)
-        self._val_is_train = overlap.all_of_them
-        if warning := overlap.warning(val):
-            self._say(warning)
+        if world.is_main:  # who writes the numbers; the others need not read for it
+            overlap = find_overlap(train, val)
+            self._val_is_train = overlap.all_of_them
+            if warning := overlap.warning(val):
+                self._say(warning)
         self._classes = self._match_classes(train, val)
         if self._classes is None:
             return loader, None

@@ -1,8 +1,9 @@
 // Strict JPEG decoding over libjpeg-turbo: sound pixels or an error, never something in between.
 //
 // libjpeg only warns when data are missing or damaged and then makes pixels up; here such a warning
-// is an error (jpeg.cpp says which). Pixels equal those of Pillow: slow integer DCT, fancy upsampling, its CMYK rule; only
-// in a progressive image without its last scans nothing is guessed in their place.
+// is an error (jpeg.cpp says which). Pixels equal those of Pillow: slow integer DCT, fancy
+// upsampling, its CMYK rule; only in a progressive image without its last scans nothing is guessed
+// in their place.
 
 #pragma once
 

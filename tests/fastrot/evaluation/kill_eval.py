@@ -1,9 +1,10 @@
 """Kills evaluations at calls that change a file, and looks what is left of all that was measured.
 
-``python kill_eval.py FOLDER EVERY REQUESTS...`` evaluates FOLDER/weights.safetensors. For each of
-the named requests it takes a folder that has the results of those before it, forks a start that is
-killed at its EVERY-th, 2 EVERY-th ... call, and then one that is not. Prints a line of JSON each:
-what was lost by the kill, and whether the end is as without one.
+``python -m tests.fastrot.evaluation.kill_eval FOLDER EVERY REQUESTS...`` evaluates
+FOLDER/weights.safetensors. For each of the named requests it takes a folder that has the results of
+those before it, forks a start that is killed at its EVERY-th, 2 EVERY-th ... call, and then one
+that is not. Prints a line of JSON each: what was lost by the kill, and whether the end is as
+without one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch._dynamo  # which the first custom operation imports: once here, not
 from fastrot.evaluation.command import evaluate
 from fastrot.evaluation.measurements import read_measurements
 from fastrot.evaluation.run import EvalRequest
+from tests.fastrot.dying import die_at
 
 CALLS = ("open", "pwrite", "write", "fdatasync", "fsync", "rename", "mkdir", "posix_fallocate")
 _USUAL = ("model.width=8", "features.layers=[layer4,pool]", "features.resolution=16", "knn.k=[1]")
@@ -68,31 +70,13 @@ def scores(out: Path) -> Scores:
     }
 
 
-def die_at(call: int) -> None:
-    """Kill this process instead of its ``call``-th call."""
-    count = 0
-
-    def counted(real: Any) -> Any:
-        def wrapper(*arguments: Any, **named: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **named)
-
-        return wrapper
-
-    for name in CALLS:
-        setattr(os, name, counted(getattr(os, name)))
-
-
 def start(folder: Path, out: Path, name: str, call: int = 0) -> bool:
     """Whether the start was killed."""
     child = os.fork()
     if child == 0:
         try:
             if call:
-                die_at(call)
+                die_at(call, CALLS)
             measure(folder, out, name)
             os._exit(0)
         finally:

@@ -8,13 +8,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -51,13 +50,7 @@ def write_weights(path: Path, seed: int) -> None:
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -270,9 +263,9 @@ def kill(folder: Path, every: int, *names: str) -> int:
         for part in ("train", "test"):
             write_images(folder / name / part, 2 * seed + (part == "test"))
     write_weights(folder / "weights.safetensors", seed=5)
-    script = Path(__file__).with_name("kill_eval.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(every), *names],
+        [sys.executable, "-m", "tests.fastrot.evaluation.kill_eval", folder, str(every), *names],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

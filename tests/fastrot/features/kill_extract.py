@@ -1,8 +1,9 @@
 """Kills an extraction again and again, each time at a later call that changes a file.
 
-``python kill_extract.py RUN PHOTOS FOLDER CROPS...`` extracts into FOLDER/CROPS. It forks a child
-for each start, which is killed at its 6th, 12th, 18th ... call until the files are made, then
-after about one batch of rows, until one gets to the end. Prints one line of JSON for each.
+``python -m tests.fastrot.features.kill_extract RUN PHOTOS FOLDER CROPS...`` extracts into
+FOLDER/CROPS. It forks a child for each start, which is killed at its 6th, 12th, 18th ... call until
+the files are made, then after about one batch of rows, until one gets to the end. Prints one line
+of JSON for each.
 """
 
 from __future__ import annotations
@@ -24,33 +25,16 @@ from fastrot.features.manifest import MANIFEST
 from fastrot.features.spec import FeatureSpec
 from fastrot.features.writer import DONE, FeatureWriter, read_plan
 from fastrot.weights.load import Backbone, load_backbone
+from tests.fastrot.dying import die_at
 
 CALLS = ("open", "pwrite", "write", "fdatasync", "fsync", "rename", "unlink", "posix_fallocate")
-
-
-def die_at(call: int) -> None:
-    """Kill this process instead of its ``call``-th call."""
-    count = 0
-
-    def counted(real):
-        def wrapper(*arguments, **named):
-            nonlocal count
-            count += 1
-            if count == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **named)
-
-        return wrapper
-
-    for name in CALLS:
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def start(backbone: Backbone, photos: Path, out: Path, crops: int, call: int) -> bool:
     """Whether the start was killed."""
     child = os.fork()
     if child == 0:
-        die_at(call)
+        die_at(call, CALLS)
         samples, crop = FolderDataset(photos), Crop("center", 64, resize=73)
         spec = FeatureSpec.settle(
             backbone, samples, torch.device("cpu"), layers=("layer1", "pool"), crop=crop,

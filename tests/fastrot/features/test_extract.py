@@ -232,10 +232,10 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(
     small_run, photos, backbone, samples, tmp_path
 ):
     """Each start is killed a little later than the one before; the last one ends the work."""
-    script = Path(__file__).with_name("kill_extract.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(small_run), str(photos), str(tmp_path), "0", "2"],
-        capture_output=True, text=True, timeout=600,
+        [sys.executable, "-m", "tests.fastrot.features.kill_extract", str(small_run), str(photos),
+         str(tmp_path), "0", "2"],
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in done.stdout.splitlines()]

@@ -20,17 +20,9 @@ from fastrot.data.prepare.convert import prepare
 from fastrot.data.prepare.options import PrepareRequest
 from fastrot.data.sources.find import list_source
 from fastrot.errors import BadDataError, StorageError, UsageError
+from tests.fastrot.data.sources.trees import tree
 
 FASTROT = [sys.executable, "-m", "fastrot"]
-
-
-def tree(root, *names):
-    """Files that are listed by their names only."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x" * len(name))
-    return root
 
 
 def photos(root, *names):

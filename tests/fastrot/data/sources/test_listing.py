@@ -7,6 +7,7 @@ import pytest
 
 from fastrot.data.sources.listing import listed_source
 from fastrot.errors import BadDataError
+from tests.fastrot.data.sources.trees import tree
 
 
 def listed(root, names, boundary="root"):
@@ -19,14 +20,6 @@ def listed(root, names, boundary="root"):
         listed_in=root / "list.txt",
         boundary=root.resolve() if boundary == "root" else None,
     )
-
-
-def tree(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
 
 
 def test_images_come_in_order_of_their_names_with_their_labels_and_sizes(tmp_path):
