@@ -4,6 +4,10 @@
 PYTHON ?= python3
 export PYTHON
 
+# The packages are installed without byte code, which Python writes at the first import. An image
+# that forbids it (many do) would compile some 5,000 files in each process.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The folder may have spaces in its name, so every path below is relative to it.
 run := .venv/bin/python -m
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_SECONDS = 60.0
+_SECONDS = 300.0
 
 
 def find_browser() -> str | None:

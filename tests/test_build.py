@@ -62,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sdist(source: Path) -> Path:
-    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=source, check=True, timeout=60)
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=source, check=True, timeout=300)
     (archive,) = (source / "dist").glob("fastrot-*.tar.gz")
     return archive
 
@@ -82,7 +82,7 @@ def install(archive: Path, folder: Path, environment: dict[str, str]) -> Path:
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=300)
     (wheel,) = wheels.iterdir()
     command = [*PIP, "install", "--no-deps", "--target", str(target), str(wheel)]
-    subprocess.run(command, cwd=folder, check=True, timeout=60)
+    subprocess.run(command, cwd=folder, check=True, timeout=300)
     return target
 
 
@@ -97,7 +97,7 @@ def look(target: Path) -> dict[str, object]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     report: dict[str, object] = json.loads(done.stdout)
     assert Path(str(report["where"])).is_relative_to(target)
@@ -139,7 +139,7 @@ def test_an_editable_install_builds_and_mends_in_place(source: Path, tmp_path: P
     kernels = source / "kernels"
     command = [*PIP, "install", *OFFLINE, "--target", str(tmp_path / "a"), "-e", str(source)]
     broken = compiler(tmp_path, "exit 1")
-    subprocess.run(command, env=broken, check=True, timeout=60)
+    subprocess.run(command, env=broken, check=True, timeout=300)
     assert (kernels / "_native_error.txt").is_file()
     assert not list(kernels.glob("_native*.so"))
 
@@ -153,5 +153,5 @@ def test_an_editable_install_builds_and_mends_in_place(source: Path, tmp_path: P
         assert report["decode"] is None
 
     command[command.index(str(tmp_path / "b"))] = str(tmp_path / "c")
-    subprocess.run(command, env=compiler(tmp_path, "exit 1"), check=True, timeout=60)
+    subprocess.run(command, env=compiler(tmp_path, "exit 1"), check=True, timeout=300)
     assert not list(kernels.glob("_native*.so")), "a stale extension hides the failure"

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-HANG_SECONDS = 60.0
-"""Longer than any start here takes, ten times over: what lasts longer hangs."""
+HANG_SECONDS = 300.0
+"""Ten times what a start takes on a slow machine beside other work: what lasts longer hangs."""
 TAG = "FASTROT_CHAOS_TAG"
 
 

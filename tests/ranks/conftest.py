@@ -99,7 +99,7 @@ class Ranks(Folder):
             for rank in (range(size) if present is None else present)
         ]
 
-    def end(self, *codes: int, seconds: float = 120) -> list[Ended]:
+    def end(self, *codes: int, seconds: float = 300) -> list[Ended]:
         """How each rank ended, which was with these codes (all 0 if none is given)."""
         ended = [rank.end(seconds) for rank in self.ranks]
         found = [each.code for each in ended]
@@ -126,7 +126,7 @@ class Launched(Folder):
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
 
-    def end(self, code: int = 0, seconds: float = 180) -> str:
+    def end(self, code: int = 0, seconds: float = 600) -> str:
         """Its standard error, once it has left with this code."""
         _, words = self.process.communicate(timeout=seconds)
         assert self.process.returncode == code, words[-4000:]
@@ -134,7 +134,7 @@ class Launched(Folder):
 
     def rank(self, rank: int, *, not_pid: int = 0) -> int:
         """Process id of a rank that trains."""
-        end = time.monotonic() + 90
+        end = time.monotonic() + 300
         while time.monotonic() < end:
             for pid in _processes(str(self.out)):
                 try:
@@ -148,7 +148,7 @@ class Launched(Folder):
 
     def reached(self, step: int) -> None:
         """Wait until the log tells of a step."""
-        poll(lambda: self.steps >= step or self.process.poll() is not None, f"step {step}", 120)
+        poll(lambda: self.steps >= step or self.process.poll() is not None, f"step {step}", 300)
         assert self.steps >= step
 
     def close(self) -> None:

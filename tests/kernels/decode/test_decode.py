@@ -408,7 +408,7 @@ def worker(implementation: str) -> Iterator[Callable[[bytes], bytes]]:
 
         yield ask
         pipe_in.close()
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0
 
 
 SEEDS = [
