@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastrot.benchmarks.common.harness import check_positive
-from fastrot.benchmarks.plan.gradients import planned_network
-from fastrot.benchmarks.plan.links import GivenLinks, fabric_of
-from fastrot.benchmarks.plan.predict import PlanInputs, Prediction, phases, predict, together
+from fastrot.benchmarks.plan.collectives import Fabric
+from fastrot.benchmarks.plan.links import choose_link, choose_overlap
+from fastrot.benchmarks.plan.predict import (
+    PlanInputs,
+    Prediction,
+    crop_sizes,
+    planned_network,
+    predict,
+)
 from fastrot.benchmarks.plan.records import (
     LoaderRecord,
     Record,
@@ -17,7 +23,7 @@ from fastrot.benchmarks.plan.records import (
     read_records,
     shipped_paths,
 )
-from fastrot.benchmarks.plan.report import PlanReport, loading_line, method_lines
+from fastrot.benchmarks.plan.report import PlanReport
 from fastrot.benchmarks.plan.step_times import (
     NoRecordError,
     StepTimes,
@@ -29,61 +35,46 @@ from fastrot.data.open import open_dataset
 from fastrot.data.sources.listing import SIZES
 from fastrot.distributed.world import World
 from fastrot.errors import UsageError
-from fastrot.training.resolve import plan_batch
+from fastrot.training.resolve import plan_batch, with_values
 
 MOST_GPUS = 1024
 _IMAGE_BYTES = 115_000.0
-_IMAGE_BYTES_WHY = "mean of ImageNet's training images as published, not re-encoded: assumed"
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What ``fastrot plan`` is asked to predict.
-
-    Attributes:
-        recipe: a YAML file or the name of a shipped recipe.
-        gpus: numbers of GPUs, one row each.
-        overrides: as for ``fastrot train --set``.
-        records: results files and folders of sweeps; with no step in them, those of the
-            checkout, too.
-        hardware: part of the name of the hardware whose records are meant.
-        roofline: take the bound for this GPU in place of a record.
-        links: what they leave open is measured, if a record says so, or assumed.
-        per_gpu: source images a step of each GPU, whatever their number.
-        data: the images that will be read, for their number and bytes.
-        images: how many there are, without ``data`` (default: ImageNet's training set).
-        image_bytes: mean bytes of one, without ``data``.
-        price: of a GPU-hour.
+    """What ``fastrot plan`` is asked to predict; None: measured, assumed, or not asked for.
 
     Raises:
         UsageError: a value is wrong.
     """
 
-    recipe: str
-    gpus: tuple[int, ...] = (1, 2, 4, 8)
-    overrides: tuple[str, ...] = ()
-    records: tuple[Path, ...] = ()
-    hardware: str | None = None
-    roofline: str | None = None
-    links: GivenLinks = field(default_factory=GivenLinks)
-    per_gpu: int | None = None
-    data: str | None = None
-    images: int | None = None
-    image_bytes: float | None = None
-    price: float | None = None
+    recipe: str  # a YAML file or the name of a shipped recipe
+    gpus: tuple[int, ...] = (1, 2, 4, 8)  # one row each
+    overrides: tuple[str, ...] = ()  # as for ``fastrot train --set``
+    records: tuple[Path, ...] = ()  # if no step is in them, those of the checkout count, too
+    hardware: str | None = None  # part of its name in the records
+    roofline: str | None = None  # take the bound for this GPU in place of a record
+    gpus_per_node: int = 8
+    link: float | None = None  # GB/s between two GPUs of a node, in one direction
+    network: float | None = None  # GB/s of a node to the others, all adapters together
+    link_latency_us: float | None = None  # of a hop inside a node
+    latency_us: float | None = None  # of a hop between nodes
+    overlap: float | None = None  # share of the all-reduce that is hidden, in [0, 1]
+    per_gpu: int | None = None  # source images per step of each GPU, whatever their number
+    data: str | None = None  # the images, for their number and bytes
+    images: int | None = None  # how many, without ``data`` (default: ImageNet's training set)
+    image_bytes: float | None = None  # mean of one, without ``data``
+    price: float | None = None  # of a GPU-hour
 
     def __post_init__(self) -> None:
         check_positive(
-            price=self.price,
-            link=self.links.link,
-            network=self.links.network,
-            latency_us=self.links.latency,
-            link_latency_us=self.links.link_latency,
-            gpus_per_node=self.links.gpus_per_node,
-            batch_per_gpu=self.per_gpu,
-            images=self.images,
-            image_bytes=self.image_bytes,
-        )
+            price=self.price, link=self.link, network=self.network, latency_us=self.latency_us,
+            link_latency_us=self.link_latency_us, gpus_per_node=self.gpus_per_node,
+            batch_per_gpu=self.per_gpu, images=self.images, image_bytes=self.image_bytes,
+        )  # fmt: skip
+        if self.overlap is not None and not 0 <= self.overlap <= 1:
+            raise UsageError(f"--overlap={self.overlap} must be between 0 and 1")
         if wrong := [n for n in self.gpus if not 1 <= n <= MOST_GPUS]:
             raise UsageError(f"--gpus {wrong[0]} must be between 1 and {MOST_GPUS:,}")
         if self.data is not None and (self.images is not None or self.image_bytes is not None):
@@ -104,31 +95,37 @@ def plan(request: PlanRequest) -> PlanReport:
     config = load_config(recipe, list(request.overrides))
     known = read_records(request.records)
     if not any(isinstance(record, StepRecord) for record in known):
-        known += read_records(shipped_paths())
-    cut = phases(config)
-    steps = [_steps(known, each, request) for each in cut]
-    if len({each.hardware for each in steps}) > 1:
+        known = [*read_records(shipped_paths()), *known]
+    sides = list(crop_sizes(config))
+    steps = {side: _steps(known, config, side, request) for side in sides}
+    first, *others = steps.values()
+    if any(each.hardware != first.hardware for each in others):
         raise NoRecordError(
             "records of the crop sizes are of several kinds of hardware: "
-            f"{'; '.join(each.hardware for each in steps)}; name one with --hardware"
+            f"{'; '.join(each.hardware for each in steps.values())}; name one with --hardware"
         )
-    fabric, links = fabric_of(known, steps[0], request.links)
-    loader = _loader(known, config) if request.records else None
+    inside, of_inside = choose_link(
+        known, first.hardware, request.link, request.link_latency_us, between_nodes=False
+    )
+    between, of_between = choose_link(
+        known, first.hardware, request.network, request.latency_us, between_nodes=True
+    )
+    overlap, of_overlap = choose_overlap(
+        known, first.hardware, request.overlap, on_gpu=first.on_gpu
+    )
+    loader_rate, loading = _loading(known if request.records else [], config)
     count, size, read = _data(request)
-    inputs = [
-        PlanInputs(
-            config=each, per_gpu=per_gpu, images=count, image_bytes=size, steps=times,
-            network=planned_network(each.model, each.data.resolution), fabric=fabric,
-            overlap=times.on_gpu, loader_rate=None if loader is None else loader.images_per_s,
-            price=request.price,
-        )
-        for each, times in zip(cut, steps, strict=True)
-    ]  # fmt: skip
+    inputs = PlanInputs(
+        config=config, per_gpu=per_gpu, images=count, image_bytes=size, steps=steps,
+        network=planned_network(config.model),
+        fabric=Fabric(inside, between, request.gpus_per_node), overlap=overlap,
+        loader_rate=loader_rate, price=request.price,
+    )  # fmt: skip
     rows: list[Prediction] = []
     refused: dict[int, str] = {}
     for world in dict.fromkeys(request.gpus):
         try:
-            rows.append(together([predict(each, world) for each in inputs]))
+            rows.append(predict(inputs, world))
         except UsageError as error:
             refused[world] = str(error)
     shared = (
@@ -137,18 +134,16 @@ def plan(request: PlanRequest) -> PlanReport:
         else f"{per_gpu} images a GPU, whatever their number"
     )
     return PlanReport(
-        title=f"{Path(recipe).name}: {config.model.name}, {_sides(cut)} px, "
+        title=f"{Path(recipe).name}: {config.model.name}, {', '.join(map(str, sides))} px, "
         f"{config.train.epochs:g} epochs of {count:,} images, {shared}",
         rows=rows,
         refused=refused,
         assumptions=[
-            *dict.fromkeys(line for times in steps for line in times.describe()),
-            *links,
-            *method_lines(inputs[-1], rows),
-            read,
-            loading_line(loader),
+            *dict.fromkeys(line for times in steps.values() for line in times.described),
+            of_inside, of_between, of_overlap, *_method(inputs), read, loading,
             "not modelled: start, validation, checkpoints, jitter between ranks, other users of "
-            "the network, and whatever sharing a node costs one GPU (clocks, memory of a CPU)",
+            "the network, whatever sharing a node costs one GPU (clocks, memory of a CPU), and "
+            "that several ranks use no CUDA graph unless train.cuda_graph=true",
         ],
         settings={"recipe": Path(recipe).name, "set": list(request.overrides),
                   "gpus": list(request.gpus), "price": request.price, "per_gpu": per_gpu,
@@ -157,29 +152,21 @@ def plan(request: PlanRequest) -> PlanReport:
     )  # fmt: skip
 
 
-def _steps(known: Sequence[Record], config: Config, request: PlanRequest) -> StepTimes:
+def _steps(known: Sequence[Record], config: Config, side: int, request: PlanRequest) -> StepTimes:
+    """Return the step of one GPU for crops of this side."""
+    config = with_values(config, {"data.resolution": side, "data.progressive": ()})
     if request.roofline is not None:
         return roofline_steps(request.roofline, config)
+    total, batches = config.train.global_batch, [request.per_gpu or 0]
+    if request.per_gpu is None:
+        worlds = [World(size=n) for n in request.gpus if total % n == 0]
+        batches = sorted({plan_batch(config, world).per_pass for world in worlds}) or [total]
     measured = [record for record in known if isinstance(record, StepRecord)]
-    batches = _batches(config, request.gpus, request.per_gpu)
     return choose_steps(measured, config, hardware=request.hardware, batches=batches)
 
 
-def _sides(cut: Sequence[Config]) -> str:
-    return ", ".join(str(each.data.resolution) for each in cut)
-
-
-def _batches(config: Config, gpus: Sequence[int], per_gpu: int | None) -> list[int]:
-    """Source images of a pass of one GPU, for each number of GPUs that can share the batch."""
-    if per_gpu is not None:
-        return [per_gpu]
-    total = config.train.global_batch
-    worlds = [World(size=n) for n in gpus if total % n == 0]
-    return sorted({plan_batch(config, world).per_pass for world in worlds}) or [total]
-
-
-def _loader(records: Sequence[Record], config: Config) -> LoaderRecord | None:
-    """The fastest of our loaders at this resolution."""
+def _loading(records: Sequence[Record], config: Config) -> tuple[float | None, str]:
+    """Return the rate of the fastest of our loaders at this resolution, and a line about it."""
     from fastrot.data.loader import LOADERS
 
     found = [
@@ -190,7 +177,16 @@ def _loader(records: Sequence[Record], config: Config) -> LoaderRecord | None:
         and record.loader in LOADERS
         and record.loader != "synthetic"
     ]
-    return max(found, key=lambda record: record.images_per_s, default=None)
+    if not found:
+        return None, (
+            "loading: taken to keep up (no record of a loader is named): /s/node is what it must "
+            "read; fastrot bench loader --append FILE measures it"
+        )
+    best = max(found, key=lambda record: record.images_per_s)
+    return best.images_per_s, (
+        f"loading: {best.loader}, {best.images_per_s:,.0f} images/s a node, measured on "
+        f"{best.hardware} ({best.source})"
+    )
 
 
 def _data(request: PlanRequest) -> tuple[int, float, str]:
@@ -200,8 +196,32 @@ def _data(request: PlanRequest) -> tuple[int, float, str]:
         size = samples.stored_bytes / len(samples)
         stored = f"stored in {Path(request.data).name}"
         return len(samples), size, f"bytes read: {size:,.0f} an image, {stored}"
-    assumed = request.image_bytes is None
-    size = _IMAGE_BYTES if request.image_bytes is None else request.image_bytes
-    why = _IMAGE_BYTES_WHY if assumed else "given"
-    count = SIZES["imagenet", "train"] if request.images is None else request.images
+    size, why = request.image_bytes or _IMAGE_BYTES, "given"
+    if request.image_bytes is None:
+        why = "mean of ImageNet's training images as published, not re-encoded: assumed"
+    count = request.images or SIZES["imagenet", "train"]
     return count, size, f"bytes read: {size:,.0f} an image ({why}), each once an epoch"
+
+
+def _method(inputs: PlanInputs) -> list[str]:
+    """Return what the model takes for granted about sending and memory."""
+    network, steps = inputs.network, inputs.steps.values()
+    megabytes = network.gradient_bytes / 1e6
+    lines = [
+        "all-reduce: hops times latency plus bytes over bandwidth; the faster of ring and tree "
+        f"({inputs.fabric.gpus_per_node} GPUs a node); gradients in fp32, {megabytes:.1f} MB"
+    ]
+    if inputs.config.model.sync_bn:
+        lines.append(
+            f"synchronised batch norm: {len(network.norms)} layers, each with an all-gather "
+            "(ring) forward and an all-reduce backward that the computation waits for; on a CPU "
+            "several ranks also normalise by a slower kernel (model.sync_bn=false: they do not)"
+        )
+    measured = all(each.peaks for each in steps)
+    peak = "the record's peak, in proportion beyond its batches" if measured else "not measured"
+    states = 3 if inputs.config.optim.momentum else 2
+    lines.append(
+        f"memory: {peak}; parameters, gradients and momentum take {states * megabytes:,.0f} MB; "
+        "buffers of NCCL are not in it"
+    )
+    return lines

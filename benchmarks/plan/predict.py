@@ -1,163 +1,114 @@
-"""A run on so many GPUs: from the step of one of them and the links between them.
-
-A run whose crops grow is cut into phases of one crop size; each is predicted by itself, and the
-rows are put together.
-"""
+"""A run on several GPUs, from the step of one of them and the links between them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
 
 from fastrot.benchmarks.plan.collectives import Collective, Fabric, all_gather, all_reduce
-from fastrot.benchmarks.plan.gradients import GRADIENT_BYTES, PlannedNetwork
-from fastrot.benchmarks.plan.overlap import BackwardLayer, Timeline, bucket_of, simulate
 from fastrot.benchmarks.plan.step_times import How, StepTimes
-from fastrot.config import Config
+from fastrot.config import Config, ModelConfig
 from fastrot.distributed.world import World
 from fastrot.errors import UsageError
+from fastrot.models.backbones import build_model
 from fastrot.training.resolve import plan_batch, with_values
 
+_VALUE_BYTES = 4  # of a gradient and of a statistic: autocast keeps both in float32
+_BACKWARD = 2 / 3  # of a step: two of its three matrix products per layer
 _LEAST_SURE: tuple[How, ...] = ("bound", "extrapolated", "interpolated", "measured")
 _FLAG_BYTES = 4  # every step the ranks agree that loss and gradients are finite
 _FLAGS = {True: 1, False: 3}  # on a CPU they also decide together, and tell which samples they saw
 
 
 @dataclass(frozen=True)
-class PlanInputs:
-    """Everything that a prediction depends on.
+class PlannedNetwork:
+    """What a network asks of the links: bytes of all gradients, channels of each batch norm."""
 
-    Attributes:
-        config: of the run.
-        per_gpu: source images a step of each GPU: the global batch grows with the GPUs (weak
-            scaling). None: the configuration's global batch is shared (strong scaling).
-        images: of the data set.
-        image_bytes: mean stored bytes of one.
-        steps: times of one GPU.
-        network: what is trained.
-        fabric: what joins the GPUs.
-        overlap: whether gradients are sent while the backward pass computes.
-        loader_rate: source images/s that a node can load; None: not given.
-        price: of a GPU-hour; None: not given.
-    """
+    gradient_bytes: int
+    norms: tuple[int, ...]
+
+
+def planned_network(config: ModelConfig) -> PlannedNetwork:
+    """Look at a rotation network without computing anything."""
+    with torch.device("meta"):
+        model = build_model(config, seed=0)
+    return PlannedNetwork(
+        _VALUE_BYTES * sum(parameter.numel() for parameter in model.parameters()),
+        tuple(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)),
+    )
+
+
+@dataclass(frozen=True)
+class PlanInputs:
+    """Everything that a prediction depends on."""
 
     config: Config
-    per_gpu: int | None
-    images: int
-    image_bytes: float
-    steps: StepTimes
+    per_gpu: int | None  # images per step of each GPU; None: all share the global batch
+    images: int  # of the data set
+    image_bytes: float  # mean of what is stored
+    steps: Mapping[int, StepTimes]  # by side of the crops; one, unless crops grow
     network: PlannedNetwork
     fabric: Fabric
-    overlap: bool
-    loader_rate: float | None = None
-    price: float | None = None
+    overlap: float  # share of the all-reduce that the backward pass hides, in [0, 1]
+    loader_rate: float | None = None  # source images/s of a node; None: not known
+    price: float | None = None  # of a GPU-hour
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row of the table. Seconds, bytes, source images; a step is an optimizer step.
+    """One row of the table, in seconds, bytes and source images; a step is an optimizer step.
 
-    Attributes:
-        gpus: of the run.
-        nodes: that hold them.
-        global_batch: a step.
-        per_gpu: a step of one GPU.
-        passes: forward passes a step of one GPU (gradient accumulation).
-        how: where the computing time is from.
-        compute: seconds of a step that one GPU computes.
-        exposed: seconds that it waits for gradients, statistics and flag.
-        sync_bn: of them for the statistics of batch norms.
-        step: seconds of a step.
-        bound: ``compute``, ``network`` (more than half of the step) or ``loader``.
-        algorithm: of the all-reduce of the largest bucket.
-        all_reduce: seconds of all buckets, exposed or not.
-        buckets: of gradients.
-        steps_per_epoch: optimizer steps.
-        total_steps: optimizer steps.
-        views_per_s: over all GPUs.
-        efficiency: share of the step that is computing, in (0, 1].
-        hours: of the training steps.
-        gpu_hours: the same times the GPUs.
-        cost: of them; None: no price was given.
-        epoch_bytes: read an epoch by all nodes.
-        read_bytes: in all.
-        node_read_per_s: bytes/s that a node must read.
-        node_images_per_s: source images/s that a node must load.
-        gpu_sent: bytes that a GPU sends a step, over whichever link.
-        network_sent: bytes that all nodes together send to each other a step.
-        network_total: the same of the whole run.
-        memory: bytes of a GPU; None: not measured.
-        fixed_memory: of parameters, gradients and momentum, part of it.
+    Where crops grow, times are means over all steps, and the memory is the largest.
     """
 
     gpus: int
     nodes: int
     global_batch: int
-    per_gpu: int
-    passes: int
-    how: How
-    compute: float
-    exposed: float
-    sync_bn: float
+    per_gpu: int  # images per step of one GPU
+    passes: int  # forward passes per step of one GPU (gradient accumulation)
+    how: How  # the computing time is known
+    compute: float  # of a step of one GPU
+    exposed: float  # that a step waits for gradients, statistics and flags
+    sync_bn: float  # of it for the statistics of batch norms
     step: float
-    bound: str
-    algorithm: str
-    all_reduce: float
-    buckets: int
+    bound: str  # ``compute``, ``network`` (more than half of the step) or ``loader``
+    algorithm: str  # of the all-reduce of the gradients
+    all_reduce: float  # of the gradients, hidden or not
     steps_per_epoch: int
     total_steps: int
-    views_per_s: float
-    efficiency: float
-    hours: float
+    views_per_s: float  # of all GPUs
+    efficiency: float  # share of the step that is computing, in (0, 1]
+    hours: float  # of the training steps
     gpu_hours: float
-    cost: float | None
-    epoch_bytes: float
-    read_bytes: float
-    node_read_per_s: float
-    node_images_per_s: float
-    gpu_sent: float
-    network_sent: float
-    network_total: float
-    memory: float | None
-    fixed_memory: int
+    cost: float | None  # None: no price was given
+    epoch_bytes: float  # read by all nodes
+    read_bytes: float  # in the whole run
+    node_read_per_s: float  # bytes/s that a node must read
+    node_images_per_s: float  # images/s that a node must load
+    gpu_sent: float  # per step by one GPU, over whichever link
+    network_sent: float  # per step by all nodes to each other
+    network_total: float  # the same in the whole run
+    memory: float | None  # of a GPU; None: not measured
+    fixed_memory: int  # of it for parameters, gradients and momentum
 
 
-def phases(config: Config) -> list[Config]:
-    """The run cut into runs of one crop size, each with its epochs; mostly there is one."""
+def crop_sizes(config: Config) -> dict[int, float]:
+    """Return the share of the epochs that each side of the crops has; mostly there is one."""
     starts = config.data.progressive or ((0, config.data.resolution),)
-    ends = [*(epoch for epoch, _ in starts[1:]), config.train.epochs]
-    return [
-        with_values(
-            config,
-            {
-                "data.resolution": side,
-                "data.progressive": (),
-                "train.epochs": min(end, config.train.epochs) - start,
-            },
-        )
-        for (start, side), end in zip(starts, ends, strict=True)
-        if start < config.train.epochs
-    ]
-
-
-@dataclass(frozen=True)
-class _Communication:
-    """Of one step."""
-
-    exposed: float
-    sync_bn: float
-    timeline: Timeline
-    reductions: tuple[Collective, ...]
-    gpu_sent: float
-    node_sent: float
+    epochs = config.train.epochs
+    ends = [*(epoch for epoch, _ in starts[1:]), epochs]
+    shares: dict[int, float] = {}
+    for (start, side), end in zip(starts, ends, strict=True):
+        if start < epochs:
+            shares[side] = shares.get(side, 0.0) + (min(end, epochs) - start) / epochs
+    return shares
 
 
 def predict(inputs: PlanInputs, gpus: int) -> Prediction:
     """Predict one run.
-
-    Args:
-        inputs: what is known.
-        gpus: how many.
 
     Raises:
         UsageError: the batch cannot be shared, the data hold no batch, or nothing was measured
@@ -174,141 +125,56 @@ def predict(inputs: PlanInputs, gpus: int) -> Prediction:
     schedule = max(1, round(config.train.epochs * per_epoch))
     steps = min(schedule, config.train.max_steps or schedule)
 
-    one = inputs.steps.seconds(batch.per_pass)
-    compute = batch.accumulation * one.seconds
-    said = _communicate(inputs, gpus, one.seconds, batch.accumulation)
-    step = compute + said.exposed
-    bound = "network" if said.exposed > compute else "compute"
+    crops = {side: inputs.steps[side].seconds(batch.per_pass) for side in inputs.steps}
+    one_pass = sum(share * crops[side][0] for side, share in crop_sizes(config).items())
+    compute = batch.accumulation * one_pass
+    gradients, statistics, flags = _messages(inputs, gpus, batch.accumulation)
+    hidden = inputs.overlap * min(gradients.seconds, _BACKWARD * one_pass)
+    sync_bn = sum(each.seconds for each in statistics)
+    exposed = gradients.seconds - hidden + sync_bn + sum(each.seconds for each in flags)
+    step, bound = compute + exposed, "network" if exposed > compute else "compute"
     nodes = inputs.fabric.nodes(gpus)
     on_a_node = min(gpus, inputs.fabric.gpus_per_node) * total / gpus
     if inputs.loader_rate is not None and on_a_node / inputs.loader_rate > step:
         step, bound = on_a_node / inputs.loader_rate, "loader"
 
     hours = steps * step / 3600
-    views = 4 if config.pretext.views == "all" else 1
-    memory = inputs.steps.memory(batch.per_pass)
-    momentum = 1 if config.optim.momentum else 0
+    messages = [gradients, *statistics, *flags]
+    network_sent = nodes * sum(each.node_bytes for each in messages)
+    peaks = [times.memory(batch.per_pass) for times in inputs.steps.values()]
     return Prediction(
-        gpus=gpus,
-        nodes=nodes,
-        global_batch=total,
-        per_gpu=total // gpus,
+        gpus=gpus, nodes=nodes, global_batch=total, per_gpu=total // gpus,
         passes=batch.accumulation,
-        how=one.how,
-        compute=compute,
-        exposed=said.exposed,
-        sync_bn=said.sync_bn,
-        step=step,
-        bound=bound,
-        algorithm=max(said.reductions, key=lambda each: each.rank_bytes).algorithm,
-        all_reduce=sum(each.seconds for each in said.reductions),
-        buckets=len(said.reductions),
-        steps_per_epoch=per_epoch,
-        total_steps=steps,
-        views_per_s=views * total / step,
-        efficiency=compute / step,
-        hours=hours,
-        gpu_hours=gpus * hours,
+        how=min((how for _, how in crops.values()), key=_LEAST_SURE.index),
+        compute=compute, exposed=exposed, sync_bn=sync_bn, step=step, bound=bound,
+        algorithm=gradients.algorithm, all_reduce=gradients.seconds,
+        steps_per_epoch=per_epoch, total_steps=steps,
+        views_per_s=(4 if config.pretext.views == "all" else 1) * total / step,
+        efficiency=compute / step, hours=hours, gpu_hours=gpus * hours,
         cost=None if inputs.price is None else gpus * hours * inputs.price,
         epoch_bytes=per_epoch * total * inputs.image_bytes,
         read_bytes=steps * total * inputs.image_bytes,
         node_read_per_s=on_a_node * inputs.image_bytes / step,
         node_images_per_s=on_a_node / step,
-        gpu_sent=said.gpu_sent,
-        network_sent=nodes * said.node_sent,
-        network_total=steps * nodes * said.node_sent,
-        memory=memory,
-        fixed_memory=(2 + momentum) * inputs.network.gradient_bytes,
-    )
-
-
-def _communicate(inputs: PlanInputs, gpus: int, seconds: float, passes: int) -> _Communication:
-    network, fabric = inputs.network, inputs.fabric
-    share = inputs.steps.backward_share
-    if share is None:
-        share = network.backward_flops / (network.backward_flops + network.forward_flops)
-    backward = list(reversed(network.layers))
-    gathers: list[Collective] = []
-    reduces: dict[int, Collective] = {}
-    if inputs.config.model.sync_bn and gpus > 1:
-        # Forward: mean, variance and count of each channel or rank; backward: two sums a channel.
-        gathers = [all_gather(gpus, GRADIENT_BYTES * (2 * c + 1), fabric) for c in network.norms]
-        reduces = {c: all_reduce(gpus, 2 * GRADIENT_BYTES * c, fabric) for c in set(network.norms)}
-
-    sizes = [nbytes for layer in backward for nbytes in reversed(layer.gradients)]
-    numbers = bucket_of(sizes)
-    filled = [0] * (numbers[-1] + 1)
-    for number, nbytes in zip(numbers, sizes, strict=True):
-        filled[number] += nbytes
-    last = {number: position for position, number in enumerate(numbers)}
-    complete = {position: filled[number] for number, position in last.items()}
-
-    layers, position = [], 0
-    for layer in backward:
-        end = position + len(layer.gradients)
-        layers.append(
-            BackwardLayer(
-                seconds=seconds * share * layer.flops / network.backward_flops,
-                waits=reduces[layer.channels].seconds if layer.channels and reduces else 0.0,
-                buckets=tuple(complete[p] for p in range(position, end) if p in complete),
-            )
-        )
-        position = end
-    timeline = simulate(
-        layers, lambda nbytes: all_reduce(gpus, nbytes, fabric).seconds, overlap=inputs.overlap
-    )
-    flags = _FLAGS[inputs.steps.on_gpu] * [all_reduce(gpus, _FLAG_BYTES, fabric)]
-    statistics = [*gathers, *(reduces[c] for c in network.norms if reduces)]
-    forward = passes * sum(each.seconds for each in gathers)
-    earlier = (passes - 1) * sum(layer.waits for layer in layers)
-    reductions = tuple(all_reduce(gpus, nbytes, fabric) for nbytes in filled)
-    messages = [*reductions, *flags, *(passes * statistics)]
-    return _Communication(
-        exposed=forward + earlier + timeline.exposed + sum(flag.seconds for flag in flags),
-        sync_bn=forward + earlier + timeline.waiting,
-        timeline=timeline,
-        reductions=reductions,
         gpu_sent=sum(each.rank_bytes for each in messages),
-        node_sent=sum(each.node_bytes for each in messages),
-    )
+        network_sent=network_sent, network_total=steps * network_sent,
+        memory=None if None in peaks else max(peak for peak in peaks if peak is not None),
+        fixed_memory=(3 if config.optim.momentum else 2) * inputs.network.gradient_bytes,
+    )  # fmt: skip
 
 
-def together(rows: Sequence[Prediction]) -> Prediction:
-    """One row for phases that follow each other.
-
-    Times of a step are means over all steps; memory is the largest; what bounds the steps, and the
-    all-reduce, are those of the phase that takes longest.
-    """
-    if len(rows) == 1:
-        return rows[0]
-    steps = sum(row.total_steps for row in rows)
-
-    def mean(name: str) -> float:
-        return sum(row.total_steps * float(getattr(row, name)) for row in rows) / steps
-
-    def total(name: str) -> float:
-        return float(sum(getattr(row, name) for row in rows))
-
-    longest = max(rows, key=lambda row: row.hours)
-    step, compute = mean("step"), mean("compute")
-    memory = [row.memory for row in rows if row.memory is not None]
-    return replace(
-        longest,
-        how=min((row.how for row in rows), key=_LEAST_SURE.index),
-        compute=compute,
-        exposed=mean("exposed"),
-        sync_bn=mean("sync_bn"),
-        all_reduce=mean("all_reduce"),
-        step=step,
-        total_steps=steps,
-        views_per_s=longest.views_per_s * longest.step / step,
-        efficiency=compute / step,
-        hours=total("hours"),
-        gpu_hours=total("gpu_hours"),
-        cost=None if longest.cost is None else total("cost"),
-        read_bytes=total("read_bytes"),
-        node_read_per_s=max(row.node_read_per_s for row in rows),
-        node_images_per_s=max(row.node_images_per_s for row in rows),
-        network_total=total("network_total"),
-        memory=max(memory) if len(memory) == len(rows) else None,
-    )
+def _messages(
+    inputs: PlanInputs, gpus: int, passes: int
+) -> tuple[Collective, list[Collective], list[Collective]]:
+    """Return what a step sends: gradients, statistics of batch norms, flags."""
+    fabric, norms = inputs.fabric, inputs.network.norms
+    gradients = all_reduce(gpus, inputs.network.gradient_bytes, fabric)
+    flags = _FLAGS[all(t.on_gpu for t in inputs.steps.values())] * [
+        all_reduce(gpus, _FLAG_BYTES, fabric)
+    ]
+    if not inputs.config.model.sync_bn:
+        return gradients, [], flags
+    # Forward: mean and variance of each channel, and a count; backward: two sums a channel.
+    statistics = [all_gather(gpus, _VALUE_BYTES * (2 * c + 1), fabric) for c in norms]
+    statistics += [all_reduce(gpus, _VALUE_BYTES * 2 * c, fabric) for c in norms]
+    return gradients, passes * statistics, flags

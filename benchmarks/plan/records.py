@@ -1,4 +1,4 @@
-"""What was measured: steps of one rank, links, loaders, read from results files and sweeps."""
+"""What was measured: steps of one rank, links, overlaps, loaders; from results files and sweeps."""
 
 from __future__ import annotations
 
@@ -22,39 +22,20 @@ RESULTS = Path(fastrot.benchmarks.__file__).parent / "results"
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A step of one rank alone.
+    """A step of one rank alone."""
 
-    Attributes:
-        source: file that it is from.
-        hardware: of the rank: the GPU, or the processor and torch's threads on it.
-        on_gpu: whether it is a GPU.
-        commit: of fastrot.
-        model: name, width and stem of the network.
-        resolution: side of the views.
-        views: of an image.
-        precision: fp32, bf16 or fp16.
-        step: eager, compile, fused or apex.
-        cuda_graph: whether the whole step was one CUDA graph.
-        batch: source images a step.
-        seconds: of a step, the median over its rounds.
-        memory: bytes at most; None: not measured.
-        backward_share: of the seconds, from the profiler; None: not measured.
-    """
-
-    source: str
-    hardware: str
+    source: str  # the file it is from
+    hardware: str  # the GPU, or the processor and torch's threads on it
     on_gpu: bool
     commit: str
-    model: tuple[str, int, str]
-    resolution: int
-    views: int
-    precision: str
-    step: str
-    cuda_graph: bool
-    batch: int
-    seconds: float
-    memory: int | None = None
-    backward_share: float | None = None
+    model: tuple[str, int, str]  # name, width and stem
+    resolution: int  # side of the views
+    views: int  # of an image
+    precision: str  # fp32, bf16 or fp16
+    step: str  # eager, compile, fused or apex
+    batch: int  # source images
+    seconds: float  # the median over the rounds
+    memory: int | None = None  # peak in bytes; None: not measured
 
 
 @dataclass(frozen=True)
@@ -70,6 +51,15 @@ class LinkRecord:
 
 
 @dataclass(frozen=True)
+class OverlapRecord:
+    """The share of the all-reduce that ``fastrot bench plan-check`` found hidden, in [0, 1]."""
+
+    source: str
+    hardware: str
+    overlap: float
+
+
+@dataclass(frozen=True)
 class LoaderRecord:
     """A loader alone: source images/s of one machine."""
 
@@ -80,13 +70,13 @@ class LoaderRecord:
     images_per_s: float
 
 
-Record = StepRecord | LinkRecord | LoaderRecord
+Record = StepRecord | LinkRecord | OverlapRecord | LoaderRecord
 
 
 def read_records(paths: Sequence[Path]) -> list[Record]:
     """Read results files, files of one object, cells and folders of sweeps.
 
-    What is none of the three kinds is passed over.
+    What is none of the four kinds is passed over.
 
     Raises:
         UsageError: there is no such file.
@@ -107,8 +97,8 @@ def read_records(paths: Sequence[Path]) -> list[Record]:
 
 
 def shipped_paths() -> list[Path]:
-    """Results files of steps that come with a checkout; none in an installed wheel."""
-    return sorted(RESULTS.glob("train*.jsonl"))
+    """Return the results files of steps and overlaps in a checkout; a wheel has none."""
+    return sorted([*RESULTS.glob("train*.jsonl"), *RESULTS.glob("plan*.jsonl")])
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -129,9 +119,9 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
     for tree in trees:
         if not isinstance(tree, dict):
             raise BadDataError(f"{path}: holds no records, but {type(tree).__name__}")
-        if "points" in tree and tree.get("bench") == "train-step":  # written with --json
+        if "points" in tree and tree.get("bench") in ("train-step", "plan-check"):  # from --json
             for point in tree["points"]:
-                yield {**tree, "model": tree["settings"]["model"], **point}
+                yield {**tree, "model": tree["settings"].get("model"), **point}
         else:
             yield tree
 
@@ -149,6 +139,8 @@ def _from_tree(tree: Mapping[str, Any], source: str) -> Iterator[Record]:
                     source, _machine(tree["record"]), tree["ranks"], tree["nodes"],
                     tree["backend"], Link(1e-6 * tree["latency_us"], 1e9 * tree["gb_per_s"]),
                 )  # fmt: skip
+            case "plan-check":
+                yield OverlapRecord(source, _machine(tree["record"]), _overlap(tree))
             case "loader" if tree["settings"].get("size"):
                 yield LoaderRecord(
                     source, _machine(tree["record"], processor=True), str(tree["point"]),
@@ -163,42 +155,31 @@ def _from_tree(tree: Mapping[str, Any], source: str) -> Iterator[Record]:
 
 def _train_step(tree: Mapping[str, Any], source: str) -> StepRecord:
     settings = tree["settings"]
-    phases: dict[str, float] = {}
-    for each in tree.get("kernels") or ():
-        phases[each["phase"]] = phases.get(each["phase"], 0.0) + each["ms"]
-    whole = sum(phases.values())
-    return StepRecord(
-        source=source,
-        hardware=_machine(tree["record"], threads=settings.get("threads")),
-        on_gpu=bool(tree["record"].get("gpus")),
-        commit=str(tree["record"].get("commit")),
+    return _step(
+        source, tree["record"], settings.get("threads"),
         model=(tree["model"], settings["width"], settings["stem"]),
-        resolution=tree["resolution"],
-        views=tree["views"] // tree["batch"],
-        precision=tree["precision"],
-        step=tree["step"],
-        cuda_graph=bool(tree.get("cuda_graph")),
-        batch=tree["batch"],
-        seconds=tree["views"] / tree["views_per_s"],
-        memory=tree.get("peak_memory_bytes"),
-        backward_share=phases.get("backward", 0.0) / whole if whole else None,
-    )
+        resolution=tree["resolution"], views=tree["views"] // tree["batch"],
+        precision=tree["precision"], step=tree["step"], batch=tree["batch"],
+        seconds=tree["views"] / tree["views_per_s"], memory=tree.get("peak_memory_bytes"),
+    )  # fmt: skip
 
 
 def _train(tree: Mapping[str, Any], source: str) -> StepRecord:
-    """A turn of the trainer without loading, whose recipe is still there under its name."""
+    """Return the trainer's step without loading, if its recipe is still there under its name."""
     settings = tree["settings"]
     config = load_config(str(settings["recipe"]).removesuffix(".yaml"), list(settings["set"]))
-    on_gpu = bool(tree["record"].get("gpus"))
-    return _of_config(
-        config,
-        source=source,
-        record=tree["record"],
-        on_gpu=on_gpu,
-        step=tree["step"],
-        seconds=tree["batch"] / tree["images_per_second"]["median"],
-        memory=None,
+    rate = tree["images_per_second"]["median"]
+    return _of_config(config, source, tree["record"], rate=rate, step=tree["step"])
+
+
+def _overlap(tree: Mapping[str, Any]) -> float:
+    """Return the measured overlap; records without one predicted none, which tells as much."""
+    if "overlap" in tree:
+        return float(tree["overlap"])
+    alone, predicted, measured = (
+        float(tree[f"{name}_ms"]["median"]) for name in ("alone", "predicted", "measured")
     )
+    return min(max((predicted - measured) / (predicted - alone), 0.0), 1.0)
 
 
 def _from_cell(cell: CellRecord, source: str) -> Iterator[Record]:
@@ -206,67 +187,54 @@ def _from_cell(cell: CellRecord, source: str) -> Iterator[Record]:
     if measured is None:
         return
     config = Config.model_validate(cell.config)
-    on_gpu = bool(cell.record.get("gpus"))
-    if cell.kind == "loader" and measured.images_per_s:
-        yield LoaderRecord(
-            source, _machine(cell.record, processor=True), config.data.loader,
-            config.data.resolution, statistics.median(measured.images_per_s),
-        )  # fmt: skip
+    rate = statistics.median(measured.images_per_s) if measured.images_per_s else None
+    if cell.kind == "loader" and rate:
+        machine = _machine(cell.record, processor=True)
+        yield LoaderRecord(source, machine, config.data.loader, config.data.resolution, rate)
     if cell.kind != "train" or measured.ranks != 1:
         return
-    rate = measured.compute_images_per_s
-    if rate is None and measured.images_per_s:
-        rate = statistics.median(measured.images_per_s)
-    if rate:
-        yield _of_config(
-            config,
-            source=source,
-            record=cell.record,
-            on_gpu=on_gpu,
-            step=config.train.step,
-            seconds=config.train.global_batch / rate,
-            memory=measured.memory_bytes,
-        )
+    if rate := measured.compute_images_per_s or rate:
+        memory = measured.memory_bytes
+        yield _of_config(config, source, cell.record, rate=rate, memory=memory)
 
 
 def _of_config(
     config: Config,
-    *,
     source: str,
     record: Mapping[str, Any],
-    on_gpu: bool,
-    step: str,
-    seconds: float,
-    memory: int | None,
+    *,
+    rate: float,
+    step: str | None = None,
+    memory: int | None = None,
 ) -> StepRecord:
-    train = config.train
-    precision = train.precision
-    if precision == "auto":
-        precision = "bf16" if on_gpu else "fp32"
-    if step == "auto":
-        step = "fused" if on_gpu else "eager"
-    graph = step != "eager" if train.cuda_graph is None else train.cuda_graph
-    return StepRecord(
-        source=source,
-        hardware=_machine(record, threads=train.threads or record.get("cores")),
-        on_gpu=on_gpu,
-        commit=str(record.get("commit")),
-        model=(config.model.name, config.model.width, config.model.stem),
-        resolution=config.data.resolution,
-        views=4 if config.pretext.views == "all" else 1,
-        precision=precision,
-        step=step,
-        cuda_graph=on_gpu and graph,
-        batch=train.global_batch,
-        seconds=seconds,
-        memory=memory,
+    """Return the step of a run at ``rate`` source images/s; ``step``: what auto became."""
+    train, model, on_gpu = config.train, config.model, bool(record.get("gpus"))
+    automatic = ("bf16", "fused") if on_gpu else ("fp32", "eager")
+    precision, backend = (
+        value if each == "auto" else each
+        for each, value in zip((train.precision, step or train.step), automatic, strict=True)
     )
+    return _step(
+        source, record, train.threads or record.get("cores"),
+        model=(model.name, model.width, model.stem), resolution=config.data.resolution,
+        views=4 if config.pretext.views == "all" else 1, precision=precision, step=backend,
+        batch=train.global_batch, seconds=train.global_batch / rate, memory=memory,
+    )  # fmt: skip
+
+
+def _step(
+    source: str, record: Mapping[str, Any], threads: int | None, **measured: Any
+) -> StepRecord:
+    return StepRecord(
+        source=source, hardware=_machine(record, threads=threads),
+        on_gpu=bool(record.get("gpus")), commit=str(record.get("commit")), **measured,
+    )  # fmt: skip
 
 
 def _machine(
     record: Mapping[str, Any], *, threads: int | None = None, processor: bool = False
 ) -> str:
-    """What tells hardware apart: the GPU; or the processor, and how many threads computed."""
+    """Return what tells hardware apart: the GPU; or the processor, and its computing threads."""
     gpus = record.get("gpus") or []
     if gpus and not processor:
         return str(gpus[0])

@@ -1,12 +1,9 @@
-"""The outcome of ``fastrot plan``: tables of 80 columns, every assumption, JSON.
-
-What the model takes for granted is put into words here, too.
-"""
+"""The outcome of ``fastrot plan``: tables of 80 columns, every assumption, JSON."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,12 +12,46 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrot.benchmarks.common.harness import SavedReport
-from fastrot.benchmarks.plan.predict import PlanInputs, Prediction
-from fastrot.benchmarks.plan.records import LoaderRecord
+from fastrot.benchmarks.plan.predict import Prediction
 
 _MARKS = {"measured": "", "interpolated": "~", "extrapolated": "?", "bound": "≥"}
 """Before a step's time: how it is known."""
 _WIDTH = 79
+_BYTES = {"PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
+
+Columns = Mapping[str, Callable[[Prediction], str]]
+_TIMES: Columns = {
+    "GPUs": lambda row: f"{row.gpus:,}",
+    "batch": lambda row: f"{row.global_batch:,}",
+    "steps": lambda row: _short(row.total_steps),
+    "ms/step": lambda row: f"{_MARKS[row.how]}{_milliseconds(row.step)}",
+    "wait ms": lambda row: _short(1e3 * row.exposed),
+    "views/s": lambda row: _short(row.views_per_s),
+    "eff.": lambda row: f"{100 * row.efficiency:.0f} %",
+    "hours": lambda row: _short(row.hours),
+    "GPU h": lambda row: _short(row.gpu_hours),
+    "cost": lambda row: "" if row.cost is None else _short(row.cost),
+}
+_NETWORK: Columns = {
+    "GPUs": lambda row: f"{row.gpus:,}",
+    "nodes": lambda row: f"{row.nodes:,}",
+    "by a GPU": lambda row: _bytes(row.gpu_sent),
+    "all-reduce": lambda row: row.algorithm,
+    "ms": lambda row: _short(1e3 * row.all_reduce),
+    "BN ms": lambda row: _short(1e3 * row.sync_bn),
+    "nodes send": lambda row: _bytes(row.network_sent),
+    "in all": lambda row: _bytes(row.network_total),
+    "bound": lambda row: row.bound,
+}
+_DATA: Columns = {
+    "GPUs": lambda row: f"{row.gpus:,}",
+    "batch/GPU": lambda row: f"{row.per_gpu:,}" + (f" in {row.passes}" if row.passes > 1 else ""),
+    "read/epoch": lambda row: _bytes(row.epoch_bytes),
+    "in all": lambda row: _bytes(row.read_bytes),
+    "node reads": lambda row: f"{_bytes(row.node_read_per_s)}/s",
+    "node loads": lambda row: f"{_short(row.node_images_per_s)}/s",
+    "memory/GPU": lambda row: "not measured" if row.memory is None else _bytes(row.memory),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +75,7 @@ class PlanReport(SavedReport):
     exit_code: int = field(default=0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values in seconds, bytes and images."""
+        """Return plain values in seconds, bytes and images."""
         return {
             "plan": self.title,
             "rows": [asdict(row) for row in self.rows],
@@ -57,155 +88,32 @@ class PlanReport(SavedReport):
         """Print it for people, in at most 80 columns."""
         _say(console, self.title)
         if self.rows:
-            console.print(self._times())
-            console.print(self._network())
-            console.print(self._data())
+            times = _table("time", _TIMES, self.rows)
+            used = sorted({row.how for row in self.rows} - {"measured"})
+            times.caption = ", ".join(f"{_MARKS[how]}: {how}" for how in used) or None
+            console.print(times)
+            title = "network: bytes of a step, and of the whole run"
+            console.print(_table(title, _NETWORK, self.rows))
+            console.print(_table("reading and memory", _DATA, self.rows))
         for gpus, reason in self.refused.items():
             _say(console, f"{gpus} GPUs: not planned: {reason}")
         _say(console, "Assumptions:")
         for line in self.assumptions:
             _say(console, line, indent="  ")
 
-    def _times(self) -> Table:
-        table = _table(
-            "time", "GPUs", "batch", "steps", "ms/step", "wait ms", "views/s", "eff.", "hours",
-            "GPU h", "cost",
-        )  # fmt: skip
-        for row in self.rows:
-            table.add_row(
-                f"{row.gpus:,}",
-                f"{row.global_batch:,}",
-                _short(row.total_steps),
-                f"{_MARKS[row.how]}{_milliseconds(row.step)}",
-                _short(1e3 * row.exposed),
-                _short(row.views_per_s),
-                f"{100 * row.efficiency:.0f} %",
-                _short(row.hours),
-                _short(row.gpu_hours),
-                "" if row.cost is None else _short(row.cost),
-            )
-        used = {row.how for row in self.rows} - {"measured"}
-        if used:
-            table.caption = ", ".join(f"{_MARKS[how]}: {how}" for how in sorted(used))
-            table.caption_justify = "left"
-        return table
 
-    def _network(self) -> Table:
-        table = _table(
-            "network: bytes of a step, and of the whole run", "GPUs", "nodes", "by a GPU",
-            "all-reduce", "ms", "BN ms", "nodes send", "in all", "bound",
-        )  # fmt: skip
-        for row in self.rows:
-            table.add_row(
-                f"{row.gpus:,}",
-                f"{row.nodes:,}",
-                _bytes(row.gpu_sent),
-                row.algorithm,
-                _short(1e3 * row.all_reduce),
-                _short(1e3 * row.sync_bn),
-                _bytes(row.network_sent),
-                _bytes(row.network_total),
-                row.bound,
-            )
-        return table
-
-    def _data(self) -> Table:
-        table = _table(
-            "reading and memory", "GPUs", "batch/GPU", "read/epoch", "in all", "node reads",
-            "node loads", "memory/GPU",
-        )  # fmt: skip
-        for row in self.rows:
-            passes = f" in {row.passes}" if row.passes > 1 else ""
-            table.add_row(
-                f"{row.gpus:,}",
-                f"{row.per_gpu:,}{passes}",
-                _bytes(row.epoch_bytes),
-                _bytes(row.read_bytes),
-                f"{_bytes(row.node_read_per_s)}/s",
-                f"{_short(row.node_images_per_s)}/s",
-                "not measured" if row.memory is None else _bytes(row.memory),
-            )
-        return table
-
-
-def method_lines(inputs: PlanInputs, rows: Sequence[Prediction]) -> list[str]:
-    """What the model takes for granted.
-
-    Args:
-        inputs: of the rows.
-        rows: of the plan.
-    """
-    several = any(row.gpus > 1 for row in rows)
-    fabric, network = inputs.fabric, inputs.network
-    share = inputs.steps.backward_share
-    backward = f"{100 * share:.0f} % of the step, as profiled" if share is not None else (
-        f"{100 * network.backward_flops / (network.forward_flops + network.backward_flops):.0f} % "
-        "of the step, its share of the FLOPs"
-    )  # fmt: skip
-    lines = [
-        "all-reduce: latency and bandwidth (alpha-beta); the fastest of ring, tree and two levels "
-        f"({fabric.gpus_per_node} GPUs a node); gradients in fp32, "
-        f"{network.gradient_bytes / 1e6:.1f} MB in DDP's buckets of 25 MiB, the first of 1 MiB",
-        f"overlap: each bucket is sent when its last gradient is ready, along a backward pass of "
-        f"{backward}, spread over layers by FLOPs"
-        if inputs.overlap
-        else "overlap: none; on a CPU the cores that compute also send",
-    ]
-    if inputs.config.model.sync_bn:
-        lines.append(
-            f"synchronised batch norm: {len(network.norms)} layers, each with an all-gather "
-            "(ring) forward and an all-reduce backward that the computation waits for"
-        )
-    if inputs.overlap and several:
-        lines.append("sending takes no time from the GPU's computing (it takes a few of its SMs)")
-    if inputs.steps.cuda_graph and several:
-        graph = "is, too (train.cuda_graph)" if inputs.config.train.cuda_graph else (
-            "is not, unless train.cuda_graph=true, and may be slower"
-        )  # fmt: skip
-        lines.append(f"the record's step is one CUDA graph; that of several ranks {graph}")
-    if inputs.config.model.sync_bn and several and not inputs.steps.on_gpu:
-        lines.append(
-            "on a CPU several ranks normalise by a slower kernel, which shares statistics; the "
-            "record's is that of one rank (--set model.sync_bn=false: the same for both)"
-        )
-    if any(row.memory is not None for row in rows):
-        row = next(row for row in rows if row.memory is not None)
-        lines.append(
-            f"memory: the record's peak, on the line through its batches; "
-            f"{row.fixed_memory / 1e6:,.0f} MB of it parameters, gradients (DDP's buckets are "
-            "these) and momentum; buffers of NCCL are not in it"
-        )
-    else:
-        lines.append(
-            f"memory: not measured (parameters, gradients and momentum alone: "
-            f"{3 * network.gradient_bytes / 1e6:,.0f} MB)"
-        )
-    return lines
-
-
-def loading_line(loader: LoaderRecord | None) -> str:
-    """Whether the loader was looked at."""
-    if loader is None:
-        return (
-            "loading: taken to keep up (no record of a loader is named): /s/node is what it must "
-            "read; fastrot bench loader --append FILE measures it"
-        )
-    return (
-        f"loading: {loader.loader}, {loader.images_per_s:,.0f} images/s a node, measured on "
-        f"{loader.hardware} ({loader.source})"
-    )
-
-
-def _table(title: str, *heads: str) -> Table:
+def _table(title: str, columns: Columns, rows: Sequence[Prediction]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-                  padding=(0, 1, 0, 0))  # fmt: skip
-    for head in heads:
+                  padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
+    for head in columns:
         table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
     return table
 
 
 def _say(console: Console, text: str, indent: str = "") -> None:
-    """Wrapped here, since commands must not be cut where a screen ends but at a space."""
+    """Wrap here, since a command must be cut at a space and not where a screen ends."""
     lines = textwrap.wrap(
         text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ",
         break_long_words=False, break_on_hyphens=False,
@@ -215,28 +123,29 @@ def _say(console: Console, text: str, indent: str = "") -> None:
 
 
 def _bytes(value: float) -> str:
-    """Three digits with a decimal prefix; nothing for nothing."""
-    for limit, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{_three(value / limit)}{unit}"
-    return f"{value:.0f}B" if value else "0"
+    """Return three digits with a decimal prefix; ``0`` for nothing."""
+    return _scaled(value, _BYTES) or (f"{value:.0f}B" if value else "0")
 
 
 def _short(value: float) -> str:
-    """Three digits, with k and M; what is very small is not spelled out."""
+    """Return three digits, with k and M; what is very small is not spelled out."""
     if 0 < value < 0.01:
         return "<0.01"
-    for limit, unit in ((1e6, "M"), (1e4, "k")):
-        if value >= limit:
-            return f"{_three(value / (limit if unit == 'M' else 1e3))}{unit}"
+    if value >= 1e4:
+        return _scaled(value, {"M": 1e6, "k": 1e3})
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _milliseconds(seconds: float) -> str:
-    """Four digits where three would hide what one GPU more costs."""
+    """Return four digits where three would hide what one more GPU costs."""
     value = 1e3 * seconds
     return f"{value:.4g}" if 0.01 <= value < 9999.5 else _short(value)
 
 
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
+def _scaled(value: float, units: Mapping[str, float]) -> str:
+    """Return three digits of the largest unit that is reached; nothing where none is."""
+    for unit, size in units.items():
+        if value >= size:
+            shown = value / size
+            return f"{shown:.0f}{unit}" if shown >= 99.95 else f"{shown:.3g}{unit}"
+    return ""

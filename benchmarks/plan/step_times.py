@@ -6,9 +6,9 @@ can beat; it is asked for by name where nothing was measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -21,8 +21,7 @@ How = Literal["measured", "interpolated", "extrapolated", "bound"]
 
 ROOFLINES = {"h200": REFERENCE}
 """Speeds of GPUs that can be named where nothing was measured."""
-_REACH = 2.0
-"""Beyond the measured batches by at most this factor."""
+_REACH = 2.0  # how many times larger or smaller than a measured batch another one may be
 _AUTO_STEPS = {True: ("fused", "eager"), False: ("eager",)}  # on a GPU; what train.step=auto takes
 _AUTO_PRECISIONS = {True: ("bf16", "fp16"), False: ("fp32",)}
 
@@ -32,171 +31,44 @@ class NoRecordError(UsageError):
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Seconds of a step, and where they are from."""
-
-    seconds: float
-    how: How
-
-
-class StepTimes(Protocol):
+class StepTimes:
     """Steps of one GPU (or of one share of a CPU)."""
 
-    @property
-    def hardware(self) -> str:
-        """Of it."""
-        ...
+    hardware: str
+    on_gpu: bool
+    times: Mapping[int, float]  # seconds of a step by its source images
+    peaks: Mapping[int, int] = field(default_factory=dict)  # bytes of memory; empty: not measured
+    described: tuple[str, ...] = ()  # what the times are from, in lines for people
+    command: str = ""  # measures a batch that is missing, which ``{batch}`` stands for
+    bound: bool = False  # a roofline's, proportional to the batch
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it is a GPU."""
-        ...
+    def seconds(self, batch: int) -> tuple[float, How]:
+        """Return the seconds of a step of this many images, and how they are known.
 
-    @property
-    def cuda_graph(self) -> bool:
-        """Whether a step is one CUDA graph."""
-        ...
-
-    @property
-    def backward_share(self) -> float | None:
-        """Of a step's time; None: not measured."""
-        ...
-
-    def seconds(self, batch: int) -> Estimate:
-        """Of a step of so many source images.
+        Between two measured batches time is linear; beyond them the rate of the nearest one stays.
 
         Raises:
-            NoRecordError: too far from what was measured.
+            NoRecordError: the batch is too far from what was measured.
         """
-        ...
-
-    def memory(self, batch: int) -> float | None:
-        """Bytes at most; None: not measured."""
-        ...
-
-    def describe(self) -> list[str]:
-        """Lines for people: what the times are from."""
-        ...
-
-
-@dataclass(frozen=True)
-class MeasuredSteps:
-    """Times of records that differ in nothing but their batch.
-
-    Attributes:
-        records: one a batch, the smallest first.
-        command: measures a batch that is missing; ``{batch}`` stands for it.
-    """
-
-    records: tuple[StepRecord, ...]
-    command: str
-
-    @property
-    def hardware(self) -> str:
-        """As in ``StepTimes``."""
-        return self.records[0].hardware
-
-    @property
-    def on_gpu(self) -> bool:
-        """As in ``StepTimes``."""
-        return self.records[0].on_gpu
-
-    @property
-    def cuda_graph(self) -> bool:
-        """As in ``StepTimes``."""
-        return self.records[0].cuda_graph
-
-    @property
-    def backward_share(self) -> float | None:
-        """Of the largest batch: of a profile of a small one much is the host's."""
-        shares = [r.backward_share for r in self.records if r.backward_share is not None]
-        return shares[-1] if shares else None
-
-    def seconds(self, batch: int) -> Estimate:
-        """As measured; linear between two batches; beyond them t = a + b * batch, fitted."""
-        batches = [record.batch for record in self.records]
-        times = [record.seconds for record in self.records]
-        if batch in batches:
-            return Estimate(times[batches.index(batch)], "measured")
-        low, high = batches[0], batches[-1]
-        if len(batches) == 1 or not low / _REACH <= batch <= high * _REACH:
+        nearest = _nearest(self.times, batch)
+        found = _between(self.times, nearest) * batch / nearest
+        if self.bound:
+            return found, "bound"
+        if not nearest / _REACH <= batch <= nearest * _REACH:
             raise NoRecordError(
-                f"{batch} images a GPU: measured are {', '.join(map(str, batches))}"
-                f"{'' if len(batches) > 1 else ', one batch alone, which tells of no other'}; "
+                f"{batch} images a GPU: measured are {', '.join(map(str, sorted(self.times)))}; "
                 f"measure it: {self.command.format(batch=batch)}"
             )
-        if low < batch < high:
-            return Estimate(float(np.interp(batch, batches, times)), "interpolated")
-        fixed, each = _line(batches, times)
-        fitted = fixed + each * batch
-        # A larger batch is never faster, whatever noise did to the slope.
-        return Estimate(
-            min(fitted, times[0]) if batch < low else max(fitted, times[-1]), "extrapolated"
-        )
+        if batch in self.times:
+            return found, "measured"
+        return found, "interpolated" if batch == nearest else "extrapolated"
 
     def memory(self, batch: int) -> float | None:
-        """As measured, else on the line through what was."""
-        known = {r.batch: r.memory for r in self.records if r.memory is not None}
-        if batch in known or len(known) < 2:
-            return known.get(batch)
-        fixed, each = _line(list(known), [float(value) for value in known.values()])
-        return fixed + each * batch
-
-    def describe(self) -> list[str]:
-        """What was measured, where, with which code."""
-        first = self.records[0]
-        name, width, stem = first.model
-        files = dict.fromkeys(record.source for record in self.records)
-        commits = dict.fromkeys(record.commit[:12] for record in self.records)
-        points = ", ".join(f"{r.batch}: {1e3 * r.seconds:.4g} ms" for r in self.records)
-        return [
-            f"step of one GPU: measured on {first.hardware} ({', '.join(files)}; commit "
-            f"{', '.join(commits)})",
-            f"  {name}, width {width}, stem {stem}, {first.resolution} px, {first.precision}, "
-            f"step {first.step}{' as one CUDA graph' if first.cuda_graph else ''}; "
-            f"images a step: {points}",
-        ]
-
-
-@dataclass(frozen=True)
-class RooflineSteps:
-    """What no step can beat on a GPU of given speeds: asked for, where nothing was measured.
-
-    Attributes:
-        name: of the GPU.
-        view_seconds: of one view.
-        views: of an image.
-        precision: of it.
-    """
-
-    name: str
-    view_seconds: float
-    views: int
-    precision: str
-    on_gpu: bool = True
-    cuda_graph: bool = False
-    backward_share: float | None = None
-
-    @property
-    def hardware(self) -> str:
-        """As in ``StepTimes``."""
-        return f"{self.name}, roofline"
-
-    def seconds(self, batch: int) -> Estimate:
-        """At least."""
-        return Estimate(self.view_seconds * self.views * batch, "bound")
-
-    def memory(self, batch: int) -> float | None:
-        """Not measured."""
-        return None
-
-    def describe(self) -> list[str]:
-        """That it is a bound."""
-        return [
-            f"STEP OF ONE GPU: NOT MEASURED. It is the roofline's bound for {self.name} "
-            f"({self.precision}, fused): no run is that fast; hours, cost and efficiency are "
-            "bounds, not predictions",
-        ]
+        """Return the peak in bytes, never too small a one; None: not measured."""
+        if not self.peaks:
+            return None
+        nearest = _nearest(self.peaks, batch)
+        return _between(self.peaks, nearest) * max(batch / nearest, 1.0)
 
 
 def choose_steps(
@@ -205,14 +77,14 @@ def choose_steps(
     *,
     batches: Sequence[int],
     hardware: str | None = None,
-) -> MeasuredSteps:
-    """The records that fit a configuration, all of one kind of hardware.
+) -> StepTimes:
+    """Choose the records that fit a configuration, all of one kind of hardware.
 
     Args:
         records: all there are; of several of one batch the last one counts.
         config: of the run.
-        batches: source images a pass of one GPU that will be asked for.
-        hardware: part of the name of the hardware; None: there must be one kind alone.
+        batches: source images of a pass of one GPU that will be asked for.
+        hardware: part of the name of the hardware; None: there must be only one kind.
 
     Raises:
         NoRecordError: none fits, or they are of several kinds of hardware.
@@ -239,12 +111,16 @@ def choose_steps(
     on_gpu = fitting[0].on_gpu
     fitting = _first_of(fitting, "precision", _AUTO_PRECISIONS[on_gpu])
     fitting = _first_of(fitting, "step", _AUTO_STEPS[on_gpu])
-    by_batch = {record.batch: record for record in fitting}
-    return MeasuredSteps(tuple(by_batch[batch] for batch in sorted(by_batch)), command)
+    chosen = {r.batch: r for r in sorted(fitting, key=lambda record: record.batch)}
+    return StepTimes(
+        kinds[0], on_gpu, {batch: r.seconds for batch, r in chosen.items()},
+        {batch: r.memory for batch, r in chosen.items() if r.memory is not None},
+        _described(list(chosen.values())), command,
+    )  # fmt: skip
 
 
-def roofline_steps(name: str, config: Config) -> RooflineSteps:
-    """The bound of the fused step.
+def roofline_steps(name: str, config: Config) -> StepTimes:
+    """Return the bound of the fused step: what no step can beat on a GPU of these speeds.
 
     Args:
         name: key of ``ROOFLINES``, or ``PEAK:BANDWIDTH`` in TFLOP/s and TB/s.
@@ -267,23 +143,56 @@ def roofline_steps(name: str, config: Config) -> RooflineSteps:
             )
         name = f"{peak} TFLOP/s, {bandwidth} TB/s"
     precision = config.train.precision
-    wide = precision == "fp32"
-    bound = bounds(
+    view = bounds(
         layers_of(config.model, config.data.resolution),
         peak=speeds["peak"], bandwidth=speeds["bandwidth"], batch=256,
-        value_bytes=4 if wide else 2, levels=("a2",),
+        value_bytes=4 if precision == "fp32" else 2, levels=("a2",),
     )["a2"]  # fmt: skip
-    views = 4 if config.pretext.views == "all" else 1
-    return RooflineSteps(name, bound.seconds, views, "bf16" if precision == "auto" else precision)
+    said = (
+        f"STEP OF ONE GPU: NOT MEASURED. It is the roofline's bound for {name} "
+        f"({'bf16' if precision == 'auto' else precision}, fused): no run is that fast; hours, "
+        "cost and efficiency are bounds, not predictions"
+    )
+    return StepTimes(
+        f"{name}, roofline", True, {1: _views(config) * view.seconds}, described=(said,), bound=True
+    )
+
+
+def _nearest(measured: Mapping[int, float], batch: int) -> int:
+    """Return the batch itself where it lies between measured ones, else the nearest of these."""
+    return min(max(batch, min(measured)), max(measured))
+
+
+def _between(measured: Mapping[int, float], batch: int) -> float:
+    batches = sorted(measured)
+    return float(np.interp(batch, batches, [measured[each] for each in batches]))
+
+
+def _described(records: Sequence[StepRecord]) -> tuple[str, ...]:
+    first = records[0]
+    name, width, stem = first.model
+    files = dict.fromkeys(record.source for record in records)
+    commits = dict.fromkeys(record.commit[:12] for record in records)
+    points = ", ".join(f"{r.batch}: {1e3 * r.seconds:.4g} ms" for r in records)
+    return (
+        f"step of one GPU: measured on {first.hardware} ({', '.join(files)}; commit "
+        f"{', '.join(commits)})",
+        f"  {name}, width {width}, stem {stem}, {first.resolution} px, {first.precision}, "
+        f"step {first.step}; "
+        f"images per step: {points}",
+    )
+
+
+def _views(config: Config) -> int:
+    return 4 if config.pretext.views == "all" else 1
 
 
 def _fits(record: StepRecord, config: Config) -> bool:
     model, train = config.model, config.train
-    views = 4 if config.pretext.views == "all" else 1
     return (
         record.model == (model.name, model.width, model.stem)
         and record.resolution == config.data.resolution
-        and record.views == views
+        and record.views == _views(config)
         and train.precision in ("auto", record.precision)
         and (record.step == train.step if train.step != "auto" else record.step != "apex")
         and (
@@ -297,33 +206,24 @@ def _fits(record: StepRecord, config: Config) -> bool:
 def _first_of(
     records: list[StepRecord], attribute: str, preferred: Sequence[str]
 ) -> list[StepRecord]:
-    """Those with the first preferred value that occurs; with another one if none does."""
+    """Return those with the first preferred value that occurs, else with the last value."""
     values = [getattr(record, attribute) for record in records]
     chosen = next((value for value in preferred if value in values), values[-1])
     return [r for r, value in zip(records, values, strict=True) if value == chosen]
 
 
-def _line(batches: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
-    """Intercept and slope of least squares, neither of them negative."""
-    slope, intercept = np.polyfit(batches, values, 1)
-    if intercept < 0:
-        slope = float(np.dot(batches, values) / np.dot(batches, batches))
-        return 0.0, slope
-    return float(intercept), max(float(slope), 0.0)
-
-
 def _command(config: Config) -> str:
+    """Return the command that measures a step of this configuration, batches left open."""
     model, train = config.model, config.train
-    words = ["fastrot bench train-step", f"--model {model.name}"]
-    if model.width != 64:
-        words.append(f"--width {model.width}")
-    if model.stem != "imagenet":
-        words.append(f"--stem {model.stem}")
-    if train.step != "auto":
-        words.append(f"--steps {train.step}")
-    if train.precision != "auto":
-        words.append(f"--precision {train.precision}")
-    if train.threads is not None:
-        words.append(f"--threads {train.threads}")
-    words.append(f"--resolution {config.data.resolution}")
-    return " ".join([*words, "--batch {batch} --append steps.jsonl"])
+    options = {
+        "width": model.width if model.width != 64 else None,
+        "stem": model.stem if model.stem != "imagenet" else None,
+        "steps": train.step if train.step != "auto" else None,
+        "precision": train.precision if train.precision != "auto" else None,
+        "threads": train.threads,
+        "resolution": config.data.resolution,
+        "batch": "{batch}",
+        "append": "steps.jsonl",
+    }
+    words = [f"--{name} {value}" for name, value in options.items() if value is not None]
+    return " ".join(["fastrot bench train-step", f"--model {model.name}", *words])

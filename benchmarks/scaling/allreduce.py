@@ -23,8 +23,7 @@ from fastrot.benchmarks.common.harness import (
     machine_record,
     spread,
 )
-from fastrot.benchmarks.plan.collectives import Fabric, Link, ring
-from fastrot.benchmarks.plan.links import fit_link
+from fastrot.benchmarks.plan.collectives import Fabric, Link, measured_link, ring
 from fastrot.benchmarks.scaling.allreduce_rank import measure
 from fastrot.benchmarks.scaling.rank_processes import run_ranks
 from fastrot.distributed.world import joined, pick_device, read_world
@@ -43,8 +42,7 @@ class AllReduceReport(SavedReport):
         ranks: that took part.
         nodes: that they ran on.
         backend: nccl or gloo.
-        link: fitted to the medians.
-        fit_error: median relative error of the fit.
+        link: latency from the smallest buffer, bandwidth from the largest one.
         record: the machine, the versions, the command.
         main: whether this process is to print: rank 0, or the one that started the ranks.
     """
@@ -54,7 +52,6 @@ class AllReduceReport(SavedReport):
     nodes: int
     backend: str
     link: Link
-    fit_error: float
     record: Mapping[str, Any]
     main: bool = True
     exit_code: int = field(default=0, init=False)
@@ -68,7 +65,6 @@ class AllReduceReport(SavedReport):
             "backend": self.backend,
             "latency_us": float(f"{1e6 * self.link.latency:.5g}"),
             "gb_per_s": float(f"{self.link.bandwidth / 1e9:.5g}"),
-            "fit_error": float(f"{self.fit_error:.3g}"),
             **key_fields(self.record),
             "points": [
                 {"bytes": size, "seconds": spread(values).to_json()}
@@ -91,25 +87,24 @@ class AllReduceReport(SavedReport):
             title=f"all-reduce, {self.ranks} ranks of {where}, {self.backend}: medians",
             title_justify="left",
         )
-        for head in ("bytes", "ms", "of rounds", "GB/s", "fit"):
+        for head in ("bytes", "ms", "of rounds", "GB/s", "model"):
             table.add_column(head, justify="right")
         fabric = Fabric(self.link, self.link, 1 if self.nodes > 1 else self.ranks)
         for size, values in self.times.items():
             time = spread(values)
             sent = 2 * (self.ranks - 1) / self.ranks * size
-            fitted = ring(self.ranks, size, fabric).seconds
+            predicted = ring(self.ranks, size, fabric).seconds
             table.add_row(
                 f"{size:,}",
                 f"{1e3 * time.median:,.3f}",
                 f"{1e3 * time.low:,.3f} - {1e3 * time.high:,.3f}",
                 f"{sent / time.median / 1e9:,.3f}",
-                f"{100 * (fitted / time.median - 1):+.0f} %",
+                f"{100 * (predicted / time.median - 1):+.0f} %",
             )
         console.print(table)
         console.print(
             f"link: {1e6 * self.link.latency:,.1f} us a hop, {self.link.bandwidth / 1e9:,.3f} GB/s "
-            f"(what one rank sends in a ring); median error of the fit "
-            f"{100 * self.fit_error:.0f} %",
+            "(what one rank sends in a ring)",
             highlight=False,
         )
 
@@ -198,5 +193,5 @@ def _report(
     main: bool,
 ) -> AllReduceReport:
     medians = {size: spread(values).median for size, values in times.items()}
-    link, error = fit_link(medians, ranks=ranks, nodes=nodes)
-    return AllReduceReport(times, ranks, nodes, backend, link, error, record, main)
+    link = measured_link(medians, ranks=ranks, nodes=nodes)
+    return AllReduceReport(times, ranks, nodes, backend, link, record, main)

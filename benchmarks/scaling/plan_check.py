@@ -1,18 +1,17 @@
 """``fastrot bench plan-check``: what ``fastrot plan`` predicts of two ranks, beside two real ranks.
 
 Each round measures, on this machine: the step of one rank alone while others like it, which it does
-not talk to, keep the other cores (or GPUs) of the machine busy; all-reduces between ranks; and the
-real run of all ranks. The prediction sees the first two alone. Rounds go forth and back, so that
-what else the machine does falls on both sides.
+not talk to, keep the other cores (or GPUs) busy; all-reduces between ranks; and the real run of all
+ranks. The prediction sees only the first two. Every other round goes backwards, so that what else
+the machine does falls on both sides.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +21,30 @@ from rich.table import Table
 from fastrot.benchmarks.common.harness import (
     Countdown,
     SavedReport,
+    Spread,
     check_positive,
     key_fields,
     machine_record,
     spread,
 )
 from fastrot.benchmarks.plan.collectives import Fabric, Link
-from fastrot.benchmarks.plan.gradients import planned_network
-from fastrot.benchmarks.plan.predict import PlanInputs, predict
-from fastrot.benchmarks.plan.records import StepRecord
-from fastrot.benchmarks.plan.step_times import MeasuredSteps
+from fastrot.benchmarks.plan.links import OVERLAP
+from fastrot.benchmarks.plan.predict import PlanInputs, planned_network, predict
+from fastrot.benchmarks.plan.step_times import StepTimes
 from fastrot.benchmarks.scaling.allreduce import AllReduceBenchRequest, run_allreduce
-from fastrot.benchmarks.scaling.trainer_steps import Steps, Trainers, wait_for_quiet
+from fastrot.benchmarks.scaling.trainer_steps import Steps, Trainers
 from fastrot.config import Config, load_config
+from fastrot.distributed.world import World, pick_device
 from fastrot.errors import UsageError
 
 RECIPE = "digits"  # embedded: there is nothing to name; images are synthetic
 CASES = ("resnet18:64:16", "resnet50:64:8")
-BOUND = 15.0
-"""Largest error that a prediction may have, in percent."""
-_QUIET_STEPS = 5  # that are enough for a median
+_TIMES = ("alone", "predicted", "measured")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how much of it: ``resnet18:64:16``.
-
-    Attributes:
-        model: its name.
-        resolution: side of the views.
-        batch: source images a step of each rank.
-    """
+    """A network, the side of its views, and the source images per step of each rank."""
 
     model: str
     resolution: int
@@ -60,7 +52,7 @@ class Case:
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """From ``MODEL:RESOLUTION:BATCH``.
+        """Read ``MODEL:RESOLUTION:BATCH``.
 
         Raises:
             UsageError: it is not that.
@@ -77,89 +69,74 @@ class Case:
         return f"{self.model}, {self.resolution} px, {self.batch} images a rank"
 
 
-@dataclass
-class CaseResult:
-    """Seconds of one case, one value a round.
+@dataclass(frozen=True)
+class Round:
+    """What one round found: seconds of a step, and what belongs to them."""
 
-    Attributes:
-        case: which.
-        alone: a step of a rank that talks to nobody.
-        links: measured between the ranks.
-        predicted: a step of the run.
-        measured: a step of the run.
-        foreign: share of the cores that others used meanwhile, the larger of the two runs'.
-        quiet: steps that others did not disturb, the smaller of the two runs'; 0: none, and all
-            were counted.
-    """
-
-    case: Case
-    alone: list[float] = field(default_factory=list)
-    links: list[Link] = field(default_factory=list)
-    predicted: list[float] = field(default_factory=list)
-    measured: list[float] = field(default_factory=list)
-    foreign: list[float] = field(default_factory=list)
-    quiet: list[int] = field(default_factory=list)
-
-    def add(self, alone: Steps, together: Steps, link: Link, config: Config, ranks: int) -> None:
-        """Add a round."""
-        self.alone.append(statistics.median(alone.seconds))
-        self.links.append(link)
-        self.measured.append(statistics.median(together.seconds))
-        self.predicted.append(predicted(config, self.case, self.alone[-1], link, ranks=ranks))
-        self.foreign.append(max(alone.foreign, together.foreign))
-        self.quiet.append(min(alone.quiet, together.quiet))
-
-    @property
-    def errors(self) -> list[float]:
-        """Of the prediction, relative to what was measured in the same round."""
-        pairs = zip(self.predicted, self.measured, strict=True)
-        return [predicted / measured - 1 for predicted, measured in pairs]
-
-    def counted(self, values: Sequence[float]) -> list[float]:
-        """Those of the rounds that others did not disturb; of all where they disturbed all."""
-        quiet = [
-            value for value, steps in zip(values, self.quiet, strict=True) if steps >= _QUIET_STEPS
-        ]
-        return quiet or list(values)
-
-    @property
-    def disturbed(self) -> int:
-        """Rounds during which others kept the machine busy."""
-        return sum(steps < _QUIET_STEPS for steps in self.quiet)
+    alone: float  # of a rank that talks to nobody
+    predicted: float  # of the run
+    measured: float  # of the run
+    overlap: float  # share of the all-reduce that the run hid, in [0, 1]
+    link: Link  # measured between the ranks
+    foreign: float  # share of the cores that others used, the larger of the two runs'
 
     @property
     def error(self) -> float:
-        """The median of the rounds that count."""
-        return statistics.median(self.counted(self.errors))
+        """Return that of the prediction, relative to what was measured."""
+        return self.predicted / self.measured - 1
+
+
+def compare(
+    case: Case, config: Config, alone: Steps, together: Steps, link: Link, *, ranks: int
+) -> Round:
+    """Predict a run from the steps of one rank and the link, and hold it against the run's."""
+    one, measured = (statistics.median(each.seconds) for each in (alone, together))
+    on_gpu = pick_device(config.train.device, World()).type == "cuda"
+    inputs = PlanInputs(
+        config=config, per_gpu=case.batch, images=10**6, image_bytes=0.0,
+        steps={case.resolution: StepTimes("", on_gpu, {case.batch: one})},
+        network=planned_network(config.model), fabric=Fabric(link, link, ranks),
+        overlap=OVERLAP[on_gpu],
+    )  # fmt: skip
+    nothing, everything = (predict(replace(inputs, overlap=each), ranks).step for each in (0, 1))
+    hidden = (nothing - measured) / (nothing - everything)
+    return Round(
+        one, predict(inputs, ranks).step, measured, min(max(hidden, 0.0), 1.0), link,
+        max(alone.foreign, together.foreign),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case and its rounds; medians over these count."""
+
+    case: Case
+    rounds: list[Round] = field(default_factory=list)
+
+    def spread(self, name: str, factor: float = 1.0) -> Spread:
+        """Return the spread of one attribute of the rounds."""
+        return spread([factor * float(getattr(each, name)) for each in self.rounds])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; times in milliseconds."""
+        """Return plain values; times in milliseconds."""
+        links = [each.link for each in self.rounds]
         return {
             "model": self.case.model,
             "resolution": self.case.resolution,
             "batch_per_rank": self.case.batch,
-            "alone_ms": _ms(self.counted(self.alone)),
-            "predicted_ms": _ms(self.counted(self.predicted)),
-            "measured_ms": _ms(self.counted(self.measured)),
-            "latency_us": spread([1e6 * link.latency for link in self.links]).to_json(),
-            "gb_per_s": spread([link.bandwidth / 1e9 for link in self.links]).to_json(),
-            "error": float(f"{self.error:.4g}"),
-            "errors": [float(f"{error:.4g}") for error in self.errors],
-            "disturbed_rounds": self.disturbed,
-            "foreign": [round(share, 3) for share in self.foreign],
-            "quiet_steps": list(self.quiet),
+            **{f"{name}_ms": self.spread(name, 1e3).to_json() for name in _TIMES},
+            "latency_us": spread([1e6 * link.latency for link in links]).to_json(),
+            "gb_per_s": spread([link.bandwidth / 1e9 for link in links]).to_json(),
+            "overlap": float(f"{self.spread('overlap').median:.4g}"),
+            "error": float(f"{self.spread('error').median:.4g}"),
+            "errors": [float(f"{each.error:.4g}") for each in self.rounds],
+            "foreign": [round(each.foreign, 3) for each in self.rounds],
         }
 
 
 @dataclass(frozen=True)
 class PlanCheckReport(SavedReport):
-    """What was predicted and measured.
-
-    Attributes:
-        results: one a case.
-        settings: what was asked for.
-        record: the machine, the versions, the command.
-    """
+    """What was predicted and measured: settings, results, and the record of the machine."""
 
     results: Sequence[CaseResult]
     settings: Mapping[str, Any]
@@ -167,31 +144,19 @@ class PlanCheckReport(SavedReport):
 
     @property
     def exit_code(self) -> int:
-        """70 if a prediction is further off than the bound."""
+        """Return 70 if a prediction is further off than the bound."""
         bound = self.settings["bound"]
-        return 70 if any(abs(result.error) > bound for result in self.results) else 0
+        return 70 if any(abs(each.spread("error").median) > bound for each in self.results) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
-        return {
-            "bench": "plan-check",
-            "points": [result.to_json() for result in self.results],
-            "settings": dict(self.settings),
-            "record": dict(self.record),
-        }
+        """Return one object of plain values."""
+        points = [result.to_json() for result in self.results]
+        return {"bench": "plan-check", "points": points, **self._conditions()}
 
     def records(self) -> list[dict[str, Any]]:
-        """One object for each case that stands alone."""
-        return [
-            {
-                "bench": "plan-check",
-                **result.to_json(),
-                **key_fields(self.record),
-                "settings": dict(self.settings),
-                "record": dict(self.record),
-            }
-            for result in self.results
-        ]
+        """Return one object for each case that stands alone."""
+        rest = {**key_fields(self.record), **self._conditions()}
+        return [{"bench": "plan-check", **result.to_json(), **rest} for result in self.results]
 
     def show(self, console: Console) -> None:
         """Print it for people."""
@@ -200,66 +165,48 @@ class PlanCheckReport(SavedReport):
         for head in ("", "one rank", "predicted", "measured", "error", "of rounds"):
             table.add_column(head, justify="right" if head else "left")
         for result in self.results:
-            errors = spread(result.counted(result.errors))
+            error = result.spread("error", 100)
             table.add_row(
                 str(result.case),
-                *(f"{1e3 * statistics.median(result.counted(each)):,.1f} ms"
-                  for each in (result.alone, result.predicted, result.measured)),
-                f"{100 * errors.median:+.1f} %",
-                f"{100 * errors.low:+.0f} to {100 * errors.high:+.0f} %",
-            )  # fmt: skip
+                *(f"{result.spread(name, 1e3).median:,.1f} ms" for name in _TIMES),
+                f"{error.median:+.1f} %",
+                f"{error.low:+.0f} to {error.high:+.0f} %",
+            )
         console.print(table)
-        for result in self.results:
-            if result.disturbed:
-                left = "none is left out" if result.disturbed == len(result.quiet) else "left out"
-                console.print(
-                    f"{result.case}: others kept the machine busy in {result.disturbed} of "
-                    f"{len(result.quiet)} rounds ({left}); --patience SECONDS waits for them",
-                    highlight=False,
-                )
+        hidden = ", ".join(f"{each.spread('overlap', 100).median:.0f} %" for each in self.results)
         beside = "beside others like it" if self.settings["neighbours"] else "on its own"
+        busy = max(result.spread("foreign", 100).high for result in self.results)
         console.print(
-            f"one rank: {beside}, {self.settings['threads']} torch thread(s) each; "
-            f"bound: {100 * self.settings['bound']:.0f} %",
+            f"one rank: {beside}, {self.settings['threads']} torch thread(s) each; overlap: "
+            f"{hidden}; others used up to {busy:.0f} % of the cores; bound: "
+            f"{100 * self.settings['bound']:.0f} %",
             highlight=False,
         )
+
+    def _conditions(self) -> dict[str, Any]:
+        return {"settings": dict(self.settings), "record": dict(self.record)}
 
 
 @dataclass(frozen=True)
 class PlanCheckRequest:
     """What ``fastrot bench plan-check`` is asked to predict and to measure.
 
-    Attributes:
-        cases: as ``Case.parse`` reads them.
-        ranks: of the real runs, on this machine.
-        threads: of torch, for each rank.
-        rounds: of each case.
-        steps: of a run that are counted, at least, once it is warm.
-        neighbours: measure one rank while as many others as there are ranks do the same, each for
-            itself: what the ranks of a machine share (bandwidth of its memory, clocks) then slows
-            the record as it slows the run.
-        overrides: further settings of all runs.
-        bound: largest error, in percent.
-        patience: seconds for which a run waits until others leave the machine alone, or is made
-            anew because they did not.
-        deadline: seconds of a run.
-        progress: report progress on standard error.
-
     Raises:
         UsageError: a value is wrong.
     """
 
-    cases: tuple[str, ...] = CASES
-    ranks: int = 2
-    threads: int = 1
-    rounds: int = 3
-    steps: int = 20
+    cases: tuple[str, ...] = CASES  # as ``Case.parse`` reads them
+    ranks: int = 2  # of the real runs, on this machine
+    threads: int = 1  # of torch, for each rank
+    rounds: int = 3  # of each case
+    steps: int = 20  # of a run that are counted, at least, once it is warm
     neighbours: bool = True
-    overrides: tuple[str, ...] = ()
-    bound: float = BOUND
-    patience: float = 0.0
-    deadline: float = 600.0
-    progress: bool = True
+    """Measure one rank while as many others as there are ranks do the same, each for itself: what
+    the ranks of a machine share (bandwidth of its memory, clocks) slows the record as the run."""
+    overrides: tuple[str, ...] = ()  # further settings of all runs
+    bound: float = 15.0  # largest error, in percent
+    deadline: float = 600.0  # seconds of a run
+    progress: bool = True  # report progress on standard error
 
     def __post_init__(self) -> None:
         check_positive(
@@ -279,98 +226,47 @@ def run_plan_check(request: PlanCheckRequest) -> PlanCheckReport:
         TrainerError: a run failed.
         RankLostError: a rank of the all-reduces failed.
     """
-    ranks, rounds = request.ranks, request.rounds
     results = [CaseResult(Case.parse(text)) for text in request.cases]
     console = Console(stderr=True) if request.progress else None
-    say = Countdown(len(results) * rounds * 3, console=console)
-    for number in range(rounds):
+    say = Countdown(len(results) * request.rounds, console=console)
+    for number in range(request.rounds):
         for result in results:
-            settings = _settings(result.case, request.threads, request.overrides)
-            config = load_config(RECIPE, settings)
-            share = f"train.global_batch={result.case.batch}"
-            whole = f"train.global_batch={result.case.batch * ranks}"
-            runs = {
-                "alone": Trainers([*settings, share], copies=ranks if request.neighbours else 1),
-                "together": Trainers([*settings, whole], ranks=ranks),
-            }
-            found: dict[str, Steps] = {}
-            for name in ("alone", "link", "together")[:: -1 if number % 2 else 1]:
-                if name == "link":
-                    link = _link(ranks, config.train.device)
-                    said = f"{1e6 * link.latency:,.0f} us, {link.bandwidth / 1e9:,.2f} GB/s"
-                else:
-                    found[name] = _quiet(runs[name], request)
-                    said = (
-                        f"{1e3 * statistics.median(found[name].seconds):,.1f} ms "
-                        f"(others: {100 * found[name].foreign:.0f} % of the cores, quiet steps: "
-                        f"{found[name].quiet})"
-                    )
-                say.step(f"round {number + 1}: {result.case}, {name}: {said}")
-            result.add(found["alone"], found["together"], link, config, ranks)
-            say.message(f"{result.case}: predicted {100 * result.errors[-1]:+.1f} % off")
+            found = _round(result.case, request, backwards=number % 2 == 1)
+            result.rounds.append(found)
+            say.step(
+                f"round {number + 1}: {result.case}: one rank {1e3 * found.alone:,.1f} ms, all "
+                f"{1e3 * found.measured:,.1f} ms, predicted {100 * found.error:+.1f} % off "
+                f"(others: {100 * found.foreign:.0f} % of the cores)"
+            )
     return PlanCheckReport(
         results=results,
-        settings={"ranks": ranks, "threads": request.threads, "rounds": rounds,
+        settings={"ranks": request.ranks, "threads": request.threads, "rounds": request.rounds,
                   "steps": request.steps, "neighbours": request.neighbours,
-                  "set": list(request.overrides), "bound": request.bound / 100,
-                  "patience": request.patience},
+                  "set": list(request.overrides), "bound": request.bound / 100},
         record=machine_record(),
     )  # fmt: skip
 
 
-def _settings(case: Case, threads: int, overrides: Sequence[str]) -> list[str]:
-    return [
+def _round(case: Case, request: PlanCheckRequest, *, backwards: bool) -> Round:
+    ranks = request.ranks
+    settings = [
         f"model.name={case.model}", f"data.resolution={case.resolution}", "model.width=64",
         "model.stem=imagenet", "model.sync_bn=false", "data.val=null", "data.workers=0",
-        f"train.threads={threads}", *overrides,
+        f"train.threads={request.threads}", *request.overrides,
     ]  # fmt: skip
-
-
-def _link(ranks: int, device: str) -> Link:
-    return run_allreduce(
-        AllReduceBenchRequest(ranks=ranks, device=device, rounds=3, seconds=0.2)
-    ).link
-
-
-def _quiet(trainers: Trainers, request: PlanCheckRequest) -> Steps:
-    """Run until enough steps were quiet, or the patience is over; the best run counts."""
-    end, best = time.monotonic() + request.patience, None
-    while best is None or (best.quiet < _QUIET_STEPS and time.monotonic() < end):
-        wait_for_quiet(end)
+    config = load_config(RECIPE, settings)
+    share, whole = (f"train.global_batch={case.batch * each}" for each in (1, ranks))
+    runs = {
+        "alone": Trainers([*settings, share], copies=ranks if request.neighbours else 1),
+        "together": Trainers([*settings, whole], ranks=ranks),
+    }
+    steps: dict[str, Steps] = {}
+    for name in sorted(runs, reverse=backwards):
         with tempfile.TemporaryDirectory(prefix="fastrot-check-") as scratch:
-            found = trainers.run(
+            steps[name] = runs[name].run(
                 Path(scratch), recipe=RECIPE, steps=request.steps, deadline=request.deadline
             )
-        if best is None or found.quiet > best.quiet:
-            best = found
-    return best
-
-
-def predicted(config: Config, case: Case, alone: float, link: Link, *, ranks: int) -> float:
-    """Seconds of a step as ``fastrot plan`` would say, from one rank's and the link.
-
-    Args:
-        config: of the run.
-        case: which.
-        alone: seconds of a step of one rank.
-        link: between the ranks.
-        ranks: how many.
-    """
-    on_gpu = config.train.device == "cuda"
-    record = StepRecord(
-        source="plan-check", hardware="this machine", on_gpu=on_gpu, commit="",
-        model=(config.model.name, config.model.width, config.model.stem),
-        resolution=case.resolution, views=4, precision="fp32", step="eager", cuda_graph=False,
-        batch=case.batch, seconds=alone,
-    )  # fmt: skip
-    inputs = PlanInputs(
-        config=config, per_gpu=case.batch, images=10**6, image_bytes=0.0,
-        steps=MeasuredSteps((record,), ""),
-        network=planned_network(config.model, case.resolution),
-        fabric=Fabric(link, link, ranks), overlap=on_gpu,
-    )  # fmt: skip
-    return predict(inputs, ranks).step
-
-
-def _ms(seconds: Sequence[float]) -> dict[str, float]:
-    return spread([1e3 * each for each in seconds]).to_json()
+    link = run_allreduce(
+        AllReduceBenchRequest(ranks=ranks, device=config.train.device, rounds=3, seconds=0.2)
+    ).link
+    return compare(case, config, steps["alone"], steps["together"], link, ranks=ranks)

@@ -19,9 +19,6 @@ from fastrot.system.processes import Child, end_children, signal_children, start
 
 _POLL_SECONDS = 0.1
 _WARM_UP = 5  # steps that are not counted: allocation, DDP's buckets, the neighbour's start
-_SAMPLE_SECONDS = 0.4
-FOREIGN = 0.1
-"""Share of the cores that others may use during a step that counts; ticks blur less than that."""
 _END_SECONDS = 60.0  # a checkpoint is written
 
 
@@ -34,14 +31,11 @@ class Steps:
     """What was measured.
 
     Attributes:
-        seconds: of each quiet step: others used ``FOREIGN`` of the cores or less; of all steps
-            where none was quiet.
-        quiet: how many there were.
-        foreign: share of the cores that others used during all of them, in [0, 1].
+        seconds: of each step.
+        foreign: share of the cores that others used meanwhile, in [0, 1].
     """
 
     seconds: Sequence[float]
-    quiet: int
     foreign: float
 
 
@@ -71,7 +65,8 @@ class Trainers:
         Raises:
             TrainerError: a trainer ended by itself, or it took too long.
         """
-        load = Load()
+        cores, began = os.sched_getaffinity(0), time.monotonic()
+        before = busy_seconds(cores) - cpu_seconds(os.getpid())
         with ExitStack() as stack:
             processes: list[Child] = []
             stack.callback(_end, processes)
@@ -84,9 +79,8 @@ class Trainers:
                         output=log,
                     )
                 )
-            end = time.monotonic() + deadline
             while min(map(len, self._ends(scratch))) <= steps:
-                if time.monotonic() > end:
+                if time.monotonic() > began + deadline:
                     raise TrainerError(f"{steps} steps took longer than {deadline:g} s")
                 for copy, process in enumerate(processes):
                     if process.poll() is not None:
@@ -94,10 +88,14 @@ class Trainers:
                             f"training ended with {process.returncode}: "
                             + _last_words(scratch / f"{copy}.log")
                         )
-                load.sample()
                 time.sleep(_POLL_SECONDS)
-            load.sample(again=True)
-            return _counted(self._ends(scratch), load)
+            others = busy_seconds(cores) - cpu_seconds(os.getpid()) - before
+            share = others / (len(cores) * (time.monotonic() - began))
+            ends = self._ends(scratch)
+            return Steps(
+                [after - before for each in ends for before, after in pairwise(each)],
+                foreign=min(max(share, 0.0), 1.0),
+            )
 
     def _command(self, out: Path, recipe: str) -> list[str]:
         settings = [
@@ -127,73 +125,9 @@ class Trainers:
         return [[moment for moment in each if first <= moment <= last] for each in ends]
 
 
-def _counted(ends: Sequence[Sequence[float]], load: Load) -> Steps:
-    steps = [step for each in ends for step in pairwise(each)]
-    quiet = [step for step in steps if load.foreign(*step) <= FOREIGN]
-    return Steps(
-        [after - before for before, after in quiet or steps],
-        quiet=len(quiet),
-        foreign=load.foreign(min(each[0] for each in ends), max(each[-1] for each in ends)),
-    )
-
-
 def _last_words(log: Path) -> str:
     words = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
     return next((word for word in words if word.startswith("fastrot:")), words[-1])
-
-
-class Load:
-    """What others do on the cores of this process, sampled while trainers run.
-
-    Attributes:
-        cores: that count.
-        samples: seconds since 1970; of processor time, all that was used; what is ours of it.
-    """
-
-    def __init__(self) -> None:
-        self.cores = os.sched_getaffinity(0)
-        self.samples: list[tuple[float, float, float]] = []
-
-    def sample(self, *, again: bool = False) -> None:
-        """Take one more, unless the last one is fresh (and it is not to be taken ``again``).
-
-        Ours is what this process and its descendants do.
-        """
-        now = time.time()
-        if again or not self.samples or now - self.samples[-1][0] >= _SAMPLE_SECONDS:
-            self.samples.append((now, busy_seconds(self.cores), cpu_seconds(os.getpid())))
-
-    def foreign(self, begin: float, end: float) -> float:
-        """Share of the cores that others used between two times, widened to the samples."""
-        before = [sample for sample in self.samples if sample[0] <= begin]
-        after = [sample for sample in self.samples if sample[0] >= end]
-        if not before or not after or after[0][0] == before[-1][0]:
-            return 1.0  # unknown
-        (t0, busy0, ours0), (t1, busy1, ours1) = before[-1], after[0]
-        others = (busy1 - busy0) - (ours1 - ours0)
-        return max(others, 0.0) / (len(self.cores) * (t1 - t0))
-
-
-def wait_for_quiet(deadline: float, *, seconds: float = 4.0) -> bool:
-    """Do nothing until others have left the cores alone for a while.
-
-    Args:
-        deadline: of the monotonic clock; then it returns in any case.
-        seconds: for which they must have.
-
-    Returns:
-        Whether they have.
-    """
-    load, since = Load(), time.time()
-    while time.monotonic() < deadline:
-        load.sample()
-        now = load.samples[-1][0]
-        if load.foreign(now - 2 * _SAMPLE_SECONDS, now) > FOREIGN:
-            since = now
-        if now - since >= seconds:
-            return True
-        time.sleep(_POLL_SECONDS)
-    return False
 
 
 def _end(processes: Sequence[Child]) -> None:

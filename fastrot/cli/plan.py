@@ -27,7 +27,7 @@ def plan_run(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Records of bench train-step, train, allreduce or loader, or a sweep's folder.",
+            help="Records of bench train-step, train, allreduce, plan-check, loader or sweep.",
         ),
     ] = None,
     hardware: Annotated[
@@ -57,6 +57,10 @@ def plan_run(
     latency_us: Annotated[
         float | None, typer.Option(help="Latency of a hop between nodes.")
     ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(metavar="0..1", help="Share of the all-reduce hidden by the backward pass."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="The images, to learn their number and bytes.")
     ] = None,
@@ -69,7 +73,6 @@ def plan_run(
 ) -> None:
     """Predict hours, cost, reading, network and memory of a run on 1 to 1,024 GPUs."""
     from fastrot.benchmarks.plan.command import PlanRequest, plan
-    from fastrot.benchmarks.plan.links import GivenLinks
 
     request = PlanRequest(
         recipe=config,
@@ -78,13 +81,12 @@ def plan_run(
         records=tuple(record or ()),
         hardware=hardware,
         roofline=roofline,
-        links=GivenLinks(
-            gpus_per_node=gpus_per_node,
-            link=link,
-            network=network,
-            link_latency=link_latency_us,
-            latency=latency_us,
-        ),
+        gpus_per_node=gpus_per_node,
+        link=link,
+        network=network,
+        link_latency_us=link_latency_us,
+        latency_us=latency_us,
+        overlap=overlap,
         per_gpu=batch_per_gpu,
         data=data,
         images=images,
@@ -134,9 +136,6 @@ def bench_plan_check(
         bool, typer.Option(help="Measure one rank beside others like it.")
     ] = True,
     bound: Annotated[float, typer.Option(help="Largest error, in percent.")] = 15.0,
-    patience: Annotated[
-        float, typer.Option(help="Seconds to wait for others to leave the machine alone.")
-    ] = 0.0,
     overrides: TrainOverrides = None,
     json: Json = None,
     append: Append = None,
@@ -152,7 +151,6 @@ def bench_plan_check(
         steps=steps,
         neighbours=neighbours,
         bound=bound,
-        patience=patience,
         overrides=tuple(overrides or ()),
     )
     run_benchmark(run_plan_check, request, json, append)

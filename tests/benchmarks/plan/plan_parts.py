@@ -6,8 +6,7 @@ from functools import cache
 from typing import Any
 
 from fastrot.benchmarks.plan.collectives import Fabric, Link
-from fastrot.benchmarks.plan.gradients import PlannedNetwork, planned_network
-from fastrot.benchmarks.plan.predict import PlanInputs
+from fastrot.benchmarks.plan.predict import PlanInputs, PlannedNetwork, planned_network
 from fastrot.benchmarks.plan.records import StepRecord
 from fastrot.benchmarks.plan.step_times import choose_steps
 from fastrot.config import ModelConfig, load_config
@@ -20,7 +19,7 @@ MILLISECONDS = {16: 12.0, 32: 18.0, 128: 60.0}
 
 @cache
 def _network(config: ModelConfig) -> PlannedNetwork:
-    return planned_network(config, 224)
+    return planned_network(config)
 
 
 def step_record(batch: int = 16, milliseconds: float = 12.0, **changes: Any) -> StepRecord:
@@ -28,8 +27,8 @@ def step_record(batch: int = 16, milliseconds: float = 12.0, **changes: Any) -> 
     values: dict[str, Any] = {
         "source": "made.jsonl", "hardware": "GPU A", "on_gpu": True, "commit": "abc",
         "model": ("resnet50", 64, "imagenet"), "resolution": 224, "views": 4, "precision": "bf16",
-        "step": "fused", "cuda_graph": True, "batch": batch, "seconds": milliseconds / 1e3,
-        "memory": 2 * 10**9 + 10**8 * batch, "backward_share": None,
+        "step": "fused", "batch": batch, "seconds": milliseconds / 1e3,
+        "memory": 2 * 10**9 + 10**8 * batch,
     }  # fmt: skip
     return StepRecord(**(values | changes))
 
@@ -44,7 +43,7 @@ def inputs(*overrides: str, **changes: Any) -> PlanInputs:
     config = load_config(RECIPE, list(overrides))
     values: dict[str, Any] = {
         "config": config, "per_gpu": 64, "images": 1_281_167, "image_bytes": 1e5,
-        "steps": choose_steps(records(), config, batches=[64]),
-        "network": _network(config.model), "fabric": CLUSTER, "overlap": True,
+        "steps": {224: choose_steps(records(), config, batches=[64])},
+        "network": _network(config.model), "fabric": CLUSTER, "overlap": 0.8,
     }  # fmt: skip
     return PlanInputs(**(values | changes))

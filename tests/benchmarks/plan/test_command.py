@@ -14,7 +14,6 @@ from rich.console import Console
 
 from fastrot.benchmarks.plan import command
 from fastrot.benchmarks.plan.command import PlanRequest, plan
-from fastrot.benchmarks.plan.links import GivenLinks
 from fastrot.benchmarks.plan.report import PlanReport
 from fastrot.benchmarks.plan.step_times import NoRecordError
 from fastrot.data.digits import write_digits
@@ -65,9 +64,9 @@ def test_a_plan_states_everything_it_rests_on(measured: Path) -> None:
     for words in (
         "measured on GPU A (gpu.jsonl; commit abc)", "16: 16 ms, 64: 51.2 ms",
         "180 GB/s (measured: 8 ranks, nccl, gpu.jsonl), 4.5 us a hop (measured",
-        "25 GB/s (assumed), 10 us a hop (assumed)", "the fastest of ring, tree and two levels",
-        "94.1 MB in DDP's buckets of 25 MiB", "synchronised batch norm: 53 layers",
-        "native, 9,000 images/s a node", "one CUDA graph", "not modelled:", "64GB", "115,000",
+        "25 GB/s (assumed), 10 us a hop (assumed)", "the faster of ring and tree", "94.1 MB",
+        "overlap: 80 % of the all-reduce", "synchronised batch norm: 53 layers",
+        "native, 9,000 images/s a node", "not modelled:", "64GB", "115,000",
     ):  # fmt: skip
         assert words in said, words
     assert [row.gpus for row in report.rows] == [1, 8, 64, 1024]
@@ -80,11 +79,12 @@ def test_a_plan_states_everything_it_rests_on(measured: Path) -> None:
 def test_what_is_given_goes_before_what_was_measured(measured: Path) -> None:
     report = plan(PlanRequest(
         RECIPE, gpus=(16,), records=(measured,), per_gpu=16,
-        links=GivenLinks(gpus_per_node=4, link=50.0, network=12.5, latency=20.0),
+        gpus_per_node=4, link=50.0, network=12.5, latency_us=20.0, overlap=0.5,
     ))  # fmt: skip
     said = "\n".join(report.assumptions)
     assert "50 GB/s (given), 4.5 us a hop (measured" in said
     assert "12.5 GB/s (given), 20 us a hop (given)" in said
+    assert "overlap: 50 %" in said and "(given)" in said
     assert report.rows[0].nodes == 4
 
 
@@ -97,16 +97,6 @@ def test_what_cannot_be_planned_is_refused_line_by_line(measured: Path) -> None:
     assert "128 GPUs: not planned: 1 images a GPU" in " ".join(shown(report).split())
     none = plan(PlanRequest(RECIPE, gpus=(3,), records=(measured,)))
     assert none.exit_code == 64 and "Assumptions" in shown(none)
-
-
-def test_a_link_of_other_hardware_is_not_used(measured: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps(LINK | {"record": MACHINE | {"gpus": ["GPU B"]}}))
-    measured.write_text(json.dumps(step_line(16, 4000.0)))
-    report = plan(PlanRequest(RECIPE, gpus=(8,), records=(measured, other)))
-    said = "\n".join(report.assumptions)
-    assert "not used: the link of other.json, of other hardware: GPU B" in said
-    assert "200 GB/s (assumed)" in said
 
 
 def test_without_a_record_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +135,8 @@ def test_bytes_are_those_of_the_data(measured: Path, tmp_path: Path) -> None:
         ({"gpus": (1025,)}, "between 1 and 1,024"),
         ({"price": -1.0}, "--price=-1.0"),
         ({"per_gpu": 0}, "--batch-per-gpu=0"),
-        ({"links": GivenLinks(link=float("nan"))}, "--link=nan"),
+        ({"link": float("nan")}, "--link=nan"),
+        ({"overlap": 1.5}, "--overlap=1.5 must be between 0 and 1"),
     ],
 )
 def test_wrong_numbers(wrong: dict[str, Any], message: str) -> None:

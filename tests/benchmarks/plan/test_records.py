@@ -12,6 +12,7 @@ from fastrot.benchmarks.plan.records import (
     RESULTS,
     LinkRecord,
     LoaderRecord,
+    OverlapRecord,
     StepRecord,
     read_records,
     shipped_paths,
@@ -47,9 +48,21 @@ def test_the_committed_records_are_read() -> None:
     assert (one.batch, one.resolution, one.precision, one.views) == (8, 64, "fp32", 4)
     assert one.seconds == pytest.approx(32 / 64.783)
     assert one.hardware == "Intel(R) Xeon(R) Processor, 2 threads" and not one.on_gpu
-    assert one.backward_share == pytest.approx(0.614, abs=0.001)
     (trainer,) = (r for r in steps if r.source.startswith("train_2xeon"))
     assert (trainer.model, trainer.batch) == (("resnet18", 32, "imagenet"), 32)
+
+
+def test_overlaps_are_read_and_worked_out_of_older_records(tmp_path: Path) -> None:
+    found = read_records([RESULTS / "plan_2xeon_202611.jsonl"])
+    assert [r.overlap for r in found if isinstance(r, OverlapRecord)] == [0.0, 0.0, 0.0]
+    times = {"alone": 10.0, "predicted": 14.0, "measured": 11.0}
+    older = {"bench": "plan-check", "record": MACHINE | {"gpus": ["GPU A"]},
+             **{f"{name}_ms": {"median": value} for name, value in times.items()}}  # fmt: skip
+    whole = {"bench": "plan-check", "settings": {}, "record": MACHINE, "points": [{"overlap": 0.5}]}
+    for tree, hardware, expected in ((older, "GPU A", 0.75), (whole, "Some CPU", 0.5)):
+        (tmp_path / "one.json").write_text(json.dumps(tree))
+        (record,) = read_records([tmp_path / "one.json"])
+        assert record == OverlapRecord("one.json", hardware, expected)
 
 
 def test_loaders_are_read() -> None:
