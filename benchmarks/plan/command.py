@@ -24,18 +24,12 @@ from fastrot.benchmarks.plan.records import (
     shipped_paths,
 )
 from fastrot.benchmarks.plan.report import PlanReport
-from fastrot.benchmarks.plan.step_times import (
-    NoRecordError,
-    StepTimes,
-    choose_steps,
-    roofline_steps,
-)
+from fastrot.benchmarks.plan.step_times import StepTimes, choose_steps, roofline_steps
 from fastrot.config import Config, load_config
 from fastrot.data.open import open_dataset
 from fastrot.data.sources.listing import SIZES
-from fastrot.distributed.world import World
 from fastrot.errors import UsageError
-from fastrot.training.resolve import plan_batch, with_values
+from fastrot.training.resolve import with_values
 
 MOST_GPUS = 1024
 _IMAGE_BYTES = 115_000.0
@@ -96,14 +90,11 @@ def plan(request: PlanRequest) -> PlanReport:
     known = read_records(request.records)
     if not any(isinstance(record, StepRecord) for record in known):
         known = [*read_records(shipped_paths()), *known]
-    sides = list(crop_sizes(config))
-    steps = {side: _steps(known, config, side, request) for side in sides}
-    first, *others = steps.values()
-    if any(each.hardware != first.hardware for each in others):
-        raise NoRecordError(
-            "records of the crop sizes are of several kinds of hardware: "
-            f"{'; '.join(each.hardware for each in steps.values())}; name one with --hardware"
-        )
+    sides, hardware = list(crop_sizes(config)), request.hardware
+    steps: dict[int, StepTimes] = {}
+    for side in sides:
+        steps[side] = first = _steps(known, config, side, request, hardware)
+        hardware = first.hardware  # of all sides
     inside, of_inside = choose_link(
         known, first.hardware, request.link, request.link_latency_us, between_nodes=False
     )
@@ -152,17 +143,23 @@ def plan(request: PlanRequest) -> PlanReport:
     )  # fmt: skip
 
 
-def _steps(known: Sequence[Record], config: Config, side: int, request: PlanRequest) -> StepTimes:
+def _steps(
+    known: Sequence[Record], config: Config, side: int, request: PlanRequest, hardware: str | None
+) -> StepTimes:
     """Return the step of one GPU for crops of this side."""
     config = with_values(config, {"data.resolution": side, "data.progressive": ()})
     if request.roofline is not None:
         return roofline_steps(request.roofline, config)
-    total, batches = config.train.global_batch, [request.per_gpu or 0]
-    if request.per_gpu is None:
-        worlds = [World(size=n) for n in request.gpus if total % n == 0]
-        batches = sorted({plan_batch(config, world).per_pass for world in worlds}) or [total]
+    total, most = config.train.global_batch, config.train.micro_batch
+    shares = {total // n for n in request.gpus if total % n == 0} or {total}
+    batches = {request.per_gpu} if request.per_gpu else shares
     measured = [record for record in known if isinstance(record, StepRecord)]
-    return choose_steps(measured, config, hardware=request.hardware, batches=batches)
+    return choose_steps(
+        measured,
+        config,
+        hardware=hardware,
+        batches=sorted(min(each, most or each) for each in batches),
+    )
 
 
 def _loading(records: Sequence[Record], config: Config) -> tuple[float | None, str]:

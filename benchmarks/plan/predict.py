@@ -69,9 +69,9 @@ class Prediction:
     global_batch: int
     per_gpu: int  # images per step of one GPU
     passes: int  # forward passes per step of one GPU (gradient accumulation)
-    how: How  # the computing time is known
+    how: How  # of the computing time: how it is known
     compute: float  # of a step of one GPU
-    exposed: float  # that a step waits for gradients, statistics and flags
+    exposed: float  # time that a step waits for gradients, statistics and flags
     sync_bn: float  # of it for the statistics of batch norms
     step: float
     bound: str  # ``compute``, ``network`` (more than half of the step) or ``loader``

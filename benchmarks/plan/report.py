@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich import box
@@ -56,23 +56,14 @@ _DATA: Columns = {
 
 @dataclass(frozen=True)
 class PlanReport(SavedReport):
-    """What is expected.
-
-    Attributes:
-        title: the run.
-        rows: one for each number of GPUs that can be planned.
-        refused: reason by number of GPUs for the others.
-        assumptions: what the rows rest on, one line or two each.
-        settings: what was asked for.
-        exit_code: 0; that of the first refusal if there is no row.
-    """
+    """What is expected of a run."""
 
     title: str
-    rows: Sequence[Prediction]
-    refused: Mapping[int, str]
-    assumptions: Sequence[str]
-    settings: Mapping[str, Any]
-    exit_code: int = field(default=0)
+    rows: Sequence[Prediction]  # one for each number of GPUs that can be planned
+    refused: Mapping[int, str]  # reason by number of GPUs for the others
+    assumptions: Sequence[str]  # what the rows rest on, one line or two each
+    settings: Mapping[str, Any]  # what was asked for
+    exit_code: int = 0  # 64 if there is no row
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values in seconds, bytes and images."""

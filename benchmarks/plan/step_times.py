@@ -27,7 +27,7 @@ _AUTO_PRECISIONS = {True: ("bf16", "fp16"), False: ("fp32",)}
 
 
 class NoRecordError(UsageError):
-    """Nothing was measured that a plan could start from (64)."""
+    """No record fits that a plan could start from (64)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class StepTimes:
         return found, "interpolated" if batch == nearest else "extrapolated"
 
     def memory(self, batch: int) -> float | None:
-        """Return the peak in bytes, never too small a one; None: not measured."""
+        """Return the peak in bytes, rather too large than too small; None: not measured."""
         if not self.peaks:
             return None
         nearest = _nearest(self.peaks, batch)

@@ -71,7 +71,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round found: seconds of a step, and what belongs to them."""
+    """What one round found: seconds of a step, and the conditions they were measured in."""
 
     alone: float  # of a rank that talks to nobody
     predicted: float  # of the run
@@ -82,7 +82,7 @@ class Round:
 
     @property
     def error(self) -> float:
-        """Return that of the prediction, relative to what was measured."""
+        """Return the relative error of the prediction."""
         return self.predicted / self.measured - 1
 
 
@@ -108,7 +108,7 @@ def compare(
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case and its rounds; medians over these count."""
+    """One case and its rounds, of which the median counts."""
 
     case: Case
     rounds: list[Round] = field(default_factory=list)

@@ -54,7 +54,7 @@ class Trainers:
     ranks: int = 1
 
     def run(self, scratch: Path, *, recipe: str, steps: int, deadline: float) -> Steps:
-        """Train until each copy has taken so many steps while all the others trained, too.
+        """Train until each copy has taken ``steps`` steps while all the others trained, too.
 
         Args:
             scratch: an empty folder.
@@ -110,7 +110,7 @@ class Trainers:
         ]  # fmt: skip
 
     def _ends(self, scratch: Path) -> list[list[float]]:
-        """When each copy ended its steps, while all were warm; seconds since 1970."""
+        """Return when each copy ended its steps while all were warm, in seconds since 1970."""
         ends = [
             [
                 line["time"]
@@ -131,6 +131,6 @@ def _last_words(log: Path) -> str:
 
 
 def _end(processes: Sequence[Child]) -> None:
-    """By a signal first, which the launcher of ranks hands on to them."""
+    """End them, by a signal first, which the launcher of ranks passes on to its ranks."""
     signal_children(processes, signal.SIGTERM)
     end_children(processes, patience=_END_SECONDS)

@@ -88,6 +88,22 @@ def test_what_is_given_goes_before_what_was_measured(measured: Path) -> None:
     assert report.rows[0].nodes == 4
 
 
+def test_crops_that_grow_need_a_record_of_each_size(measured: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.jsonl"
+    growing = PlanRequest(
+        RECIPE, gpus=(1,), per_gpu=64, overrides=("data.progressive=[[0,128],[35,224]]",),
+        records=(measured, small),
+    )  # fmt: skip
+    small.write_text(json.dumps(step_line(64, 10_000.0) | {"resolution": 128}))
+    report = plan(growing)
+    assert "128, 224 px" in report.title
+    assert report.rows[0].step == pytest.approx((256 / 10_000 + 256 / 5000) / 2)
+    machine = MACHINE | {"gpus": ["GPU B"]}
+    small.write_text(json.dumps(step_line(64, 10_000.0) | {"resolution": 128, "record": machine}))
+    with pytest.raises(NoRecordError, match="at 224 px on 'GPU B'"):
+        plan(growing)
+
+
 def test_what_cannot_be_planned_is_refused_line_by_line(measured: Path) -> None:
     # 32, 16, -, 1 images each
     report = plan(PlanRequest(RECIPE, gpus=(4, 8, 3, 128), records=(measured,)))
