@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from fastrot.benchmarks.common.harness import write_json
 from fastrot.errors import BadDataError
@@ -112,6 +114,9 @@ class CellRecord:
         return path
 
 
+_READER = TypeAdapter(CellRecord)
+
+
 def read_cell(path: Path) -> CellRecord:
     """Read one record.
 
@@ -121,44 +126,38 @@ def read_cell(path: Path) -> CellRecord:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _no_record(path, error) from error
+        raise _no_record(path, f"{type(error).__name__}: {error}") from error
     return cell_of_json(tree, path)
 
 
 def cell_of_json(tree: Any, path: Path) -> CellRecord:
-    """A record out of the plain values that ``asdict`` makes of it.
+    """Make a record out of the plain values that ``asdict`` made of it.
 
     Args:
-        tree: of one record.
+        tree: of one record; fields that are not known are left out.
         path: the file they are from.
 
     Raises:
-        BadDataError: they are no record of a cell.
+        BadDataError: a field is missing or of the wrong type, or the format is another.
     """
+    if not isinstance(tree, dict):
+        raise _no_record(path, "not an object")
+    if (version := tree.get("format")) != FORMAT:
+        raise BadDataError(
+            f"{path}: format {version}, and this fastrot reads format {FORMAT}; measure the cell "
+            "again"
+        )
     try:
-        if tree["format"] != FORMAT:
-            raise BadDataError(
-                f"{path}: format {tree['format']}, and this fastrot reads format {FORMAT}; "
-                "measure the cell again"
-            )
-        measured = tree["measured"]
-        if measured is not None:
-            known = {each.name for each in fields(Measured)}
-            values = {name: value for name, value in measured.items() if name in known}
-            for name in ("images_per_s", "data_wait"):
-                values[name] = tuple(float(each) for each in values[name])
-            measured = Measured(**values)
-        known = {each.name for each in fields(CellRecord)}
-        own = {name: value for name, value in tree.items() if name in known}
-        return CellRecord(**{**own, "measured": measured})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_record(path, error) from error
+        return _READER.validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _no_record(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _no_record(path: Path, error: Exception) -> BadDataError:
+def _no_record(path: Path, why: str) -> BadDataError:
     return BadDataError(
-        f"{path}: not the record of a cell ({type(error).__name__}: {error}); remove it, and "
-        "`fastrot bench sweep` measures the cell again"
+        f"{path}: not the record of a cell ({why}); remove it, and `fastrot bench sweep` measures "
+        "the cell again"
     )
 
 

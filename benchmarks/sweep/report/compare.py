@@ -4,80 +4,55 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastrot.benchmarks.common.harness import Spread
-from fastrot.benchmarks.sweep.record import CellRecord
-from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep, read_sweep, sweep_of_report
-from fastrot.benchmarks.sweep.report.comparable import (
-    EXECUTION,
-    changed,
-    differences,
-    fingerprint,
-    told,
-)
-from fastrot.benchmarks.sweep.report.figures import Figures, overlap, quotient
+from fastrot.benchmarks.sweep.report.axes import Axes, place
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep, read_report, read_sweep
+from fastrot.benchmarks.sweep.report.comparable import EXECUTION, changes, fingerprint
+from fastrot.benchmarks.sweep.report.figures import overlap, quotient, to_plain
 from fastrot.errors import SLOWER, UsageError
-from fastrot.report.html.text import clean, plain
+from fastrot.report.html.text import clean, short
 
-Outcome = Literal[
-    "slower", "faster", "within the threshold", "no difference beyond the spread",
-    "failed now", "missing now", "other settings", "new", "not measured in either",
-]  # fmt: skip
+NO_DIFFERENCE = "no difference beyond the spread"
+AS_BEFORE = ("within the threshold", NO_DIFFERENCE, "not measured in either")
 REGRESSIONS = ("slower", "failed now", "missing now", "other settings")
 """Outcomes that end the command with a failure: what cannot be compared did not pass."""
+
+Pair = tuple[ReportCell | None, ReportCell | None]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One cell, now and then.
+    """One cell, now and in the baseline; the names are those of ``report.json``."""
 
-    Attributes:
-        axes: where it lies.
-        kind: what was measured; empty if it is not known.
-        outcome: in one of fixed words.
-        ratio: rate now over rate then, or None.
-        now: views/s over all ranks, or None.
-        then: the same in the baseline, or None.
-        note: what to know of it.
-    """
-
-    axes: Mapping[str, Any]
-    kind: str
-    outcome: Outcome
+    axes: Axes
+    outcome: str
     ratio: Spread | None = None
-    now: Spread | None = None
-    then: Spread | None = None
-    note: str = ""
+    views_per_s: Spread | None = None
+    baseline_views_per_s: Spread | None = None
+    note: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        spreads = {
-            "ratio": self.ratio,
-            "views_per_s": self.now,
-            "baseline_views_per_s": self.then,
-        }
-        return {
-            "axes": dict(self.axes),
-            "outcome": self.outcome,
-            **{name: None if s is None else s.to_json() for name, s in spreads.items()},
-            "note": self.note or None,
-        }
+    def row(self) -> list[str]:
+        """Return cell, outcome, ratio, its spread, views/s now and then, and note, as text."""
+        ratio, rates = self.ratio, (self.views_per_s, self.baseline_views_per_s)
+        return [
+            place(self.axes),
+            f"✗ {self.outcome}" if self.outcome in REGRESSIONS else self.outcome,
+            "–" if ratio is None else f"{ratio.median:.3f}",
+            "–" if ratio is None else f"{ratio.low:.3f}-{ratio.high:.3f}",
+            *("–" if rate is None else short(rate.median) for rate in rates),
+            self.note or "",
+        ]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A sweep beside its baseline.
-
-    Attributes:
-        baseline: name of its file.
-        threshold: percent.
-        cells: of either.
-        lines: what to know of the whole.
-    """
+    """A sweep beside its baseline: the cells of either, and what to know of the whole."""
 
     baseline: str
     threshold: float
@@ -85,61 +60,53 @@ class Comparison:
     lines: Sequence[str]
 
     @property
-    def regressions(self) -> list[Compared]:
-        """The cells for which the command fails."""
-        return [cell for cell in self.cells if cell.outcome in REGRESSIONS]
-
-    @property
-    def ordered(self) -> list[Compared]:
-        """The cells, regressions first, the slowest before the others."""
-
-        def key(cell: Compared) -> tuple[bool, float]:
-            ratio = cell.ratio.median if cell.ratio is not None else math.inf
-            return cell.outcome not in REGRESSIONS, ratio
-
-        return sorted(self.cells, key=key)
-
-    @property
-    def changes(self) -> list[Compared]:
-        """The cells that are not as they were, in the same order."""
-        return [cell for cell in self.ordered if cell.outcome in (*REGRESSIONS, "faster", "new")]
+    def regressions(self) -> int:
+        """Return for how many cells the command fails."""
+        return sum(cell.outcome in REGRESSIONS for cell in self.cells)
 
     @property
     def exit_code(self) -> int:
-        """Of the command."""
+        """Return that of the command."""
         return SLOWER if self.regressions else 0
 
     @property
     def summary(self) -> str:
-        """How many cells there are of each outcome."""
-        counts: dict[str, int] = {}
-        for cell in self.cells:
-            counts[cell.outcome] = counts.get(cell.outcome, 0) + 1
-        order = sorted(counts, key=lambda outcome: (outcome not in REGRESSIONS, -counts[outcome]))
-        return ", ".join(f"{counts[outcome]} {outcome}" for outcome in order)
+        """Return how many cells there are of each outcome."""
+        counts = Counter(cell.outcome for cell in self.ordered())
+        return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+
+    def ordered(self) -> list[Compared]:
+        """Return the cells, regressions first, the slowest before the others."""
+
+        def order(cell: Compared) -> tuple[bool, float]:
+            ratio = math.inf if cell.ratio is None else cell.ratio.median
+            return cell.outcome not in REGRESSIONS, ratio
+
+        return sorted(self.cells, key=order)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "baseline": self.baseline,
             "threshold_percent": self.threshold,
-            "regressions": len(self.regressions),
+            "regressions": self.regressions,
             "lines": list(self.lines),
-            "cells": [cell.to_json() for cell in self.cells],
+            "cells": [to_plain(cell) for cell in self.cells],
         }
 
 
 def read_baseline(path: Path) -> Sweep:
-    """An earlier sweep: its folder, or the ``report.json`` that was kept of it.
+    """Read an earlier sweep: its folder, or the ``report.json`` that was kept of it.
 
     Raises:
         UsageError: there is nothing of that name, or nothing was measured.
         BadDataError: the file is damaged.
     """
-    sweep = read_sweep(path) if path.is_dir() else sweep_of_report(path)
-    if not any(True for _ in sweep.measured()):
+    sweep = read_sweep(path) if path.is_dir() else read_report(path)
+    if not sweep.measured:
         raise UsageError(
-            f"--baseline {path}: no cell of it was measured, so nothing can be compared with it"
+            f"--baseline {path}: no cell of it was measured, so nothing can be compared with it; "
+            "name another sweep"
         )
     return sweep
 
@@ -147,136 +114,95 @@ def read_baseline(path: Path) -> Sweep:
 def compare(now: Sweep, then: Sweep, threshold: float, baseline: str) -> Comparison:
     """Compare the cells of two sweeps that have the same axes and settings.
 
-    A cell is slower if its median fell by more than the threshold and its spread lies wholly
-    below that of the baseline. What was measured then and failed, is missing, or was measured
-    with other settings now counts as a regression too.
-
-    Args:
-        now: the sweep.
-        then: an earlier one.
-        threshold: percent, at least 0.
-        baseline: its name.
+    A cell is slower if its median fell by more than the threshold, in percent, and its spread
+    lies wholly below that of the baseline. What was measured then and failed, is missing, or was
+    measured with other settings now counts as a regression too.
 
     Raises:
-        UsageError: the threshold is no such number.
+        UsageError: the threshold is not from 0 to below 100.
     """
     if not (0 <= threshold < 100):
         raise UsageError(f"--threshold={threshold:g} must be a percentage from 0 to below 100")
-    mine, theirs = _by_place(now, None), _by_place(then, now)
-    pairs = [(mine.get(place), theirs.get(place)) for place in dict.fromkeys([*mine, *theirs])]
-    cells = [_compared(one, other, threshold) for one, other in pairs]
-    lines = list(_lines(pairs, then))
+    mine = _by_place(now, set())
+    theirs = _by_place(then, {cell.record.host for cell in now.cells if cell.record is not None})
+    pairs = [(mine.get(at), theirs.get(at)) for at in dict.fromkeys([*mine, *theirs])]
+    lines = [*(f"baseline: {note}" for note in then.notes), *_differences(pairs)]
     for sweep, places, name in ((now, mine, "the sweep"), (then, theirs, "the baseline")):
-        if (others := len(_placed(sweep)) - len(places)) > 0:
-            lines.append(
-                f"not compared: {others} of {name}, for another record of "
-                "the same axes is what is asked for now, or is from the same host."
-            )
+        if others := sum(map(_has_place, sweep.cells)) - len(places):
+            lines.append(f"not compared: {others} of {name}, other records of the same axes")
+    cells = [_compared(one, other, threshold / 100) for one, other in pairs]
     return Comparison(baseline, threshold, cells, lines)
 
 
-def _by_place(sweep: Sweep, beside: Sweep | None) -> dict[str, ReportCell]:
-    """One cell a place: the one that its sweep asked for, measured, on a host of the other's."""
-    hosts = {cell.record.host for cell in beside.cells if cell.record} if beside else set()
+def _by_place(sweep: Sweep, hosts: set[str]) -> dict[str, ReportCell]:
+    """Return one cell per place: of several, one that was measured, on one of the hosts."""
 
-    def worth(cell: ReportCell) -> tuple[bool, bool, bool, str]:
-        record = cell.record
-        same = record is not None and record.host in hosts
-        date = plain(record.record.get("date")) if record is not None else ""
-        return cell.is_expected, cell.figures is not None, same, date
+    def worth(cell: ReportCell) -> tuple[bool, bool, bool]:
+        is_near = cell.record is not None and cell.record.host in hosts
+        return cell.is_expected, cell.figures is not None, is_near
 
-    places: dict[str, ReportCell] = {}
-    for cell in _placed(sweep):
-        place = _place(cell)
-        if place not in places or worth(cell) > worth(places[place]):
-            places[place] = cell
-    return places
+    found: dict[str, ReportCell] = {}
+    for cell in filter(_has_place, sweep.cells):
+        at = json.dumps(dict(cell.axes), sort_keys=True, default=str)
+        found[at] = max(found.get(at, cell), cell, key=worth)
+    return found
 
 
-def _placed(sweep: Sweep) -> list[ReportCell]:
-    """The cells whose axes are known: a damaged record may not tell them."""
-    return [cell for cell in sweep.cells if cell.axes or cell.record is not None]
+def _has_place(cell: ReportCell) -> bool:
+    """Return whether its axes are known: a damaged record may not tell them."""
+    return bool(cell.axes) or cell.record is not None
 
 
-def _place(cell: ReportCell) -> str:
-    return json.dumps(dict(cell.axes), sort_keys=True, default=str)
-
-
-def _compared(now: ReportCell | None, then: ReportCell | None, threshold: float) -> Compared:
-    cell = now or then
-    assert cell is not None
-    kind = cell.record.kind if cell.record is not None else ""
-    mine, theirs = (each.figures if each else None for each in (now, then))
-    rate = mine.views_per_s if mine else None
-    old = theirs.views_per_s if theirs else None
-    if theirs is None or old is None:
-        why = "" if then is None or then.status == "done" else f"then: {clean(then.reason, 80)}"
-        outcome: Outcome = "new" if mine else "not measured in either"
-        return Compared(cell.axes, kind, outcome, None, rate, None, why)
-    if now is None or mine is None or rate is None:
-        gone = now is None or now.status == "not measured"
-        why = "" if now is None else clean(now.reason, 200)
-        return Compared(
-            cell.axes, kind, "missing now" if gone else "failed now", None, None, old, why
-        )
-    assert now.record is not None and then is not None and then.record is not None
-    if other := _other_settings(now.record, then.record, mine, theirs):
-        return Compared(cell.axes, kind, "other settings", None, rate, old, told(other))
+def _compared(now: ReportCell | None, then: ReportCell | None, step: float) -> Compared:
+    """Compare two cells of one place, of which one may be missing; ``step`` is the threshold."""
+    axes = (now or then or ReportCell("", {}, "not measured")).axes
+    mine, theirs = (None if each is None else each.figures for each in (now, then))
+    rate, old = (None if each is None else each.views_per_s for each in (mine, theirs))
+    if then is None or then.record is None or theirs is None or old is None:
+        why = f"then: {clean(then.reason, 80)}" if then else None
+        return Compared(axes, "new" if mine else "not measured in either", None, rate, None, why)
+    if now is None or now.record is None or mine is None or rate is None:
+        outcome = "missing now" if now is None or now.status == "not measured" else "failed now"
+        return Compared(axes, outcome, None, None, old, clean(now.reason, 200) if now else None)
+    before, after = then.record.config, now.record.config
+    names = ("kind", "ranks", "nodes", "global_batch_images", "views_per_image")
+    other = changes(before, after, EXECUTION - set(axes)) + changes(
+        *({name: getattr(each, name) for name in names} for each in (theirs, mine))
+    )
+    if other:
+        return Compared(axes, "other settings", None, rate, old, ", ".join(other))
     ratio = quotient(rate, old)
-    execution = changed(then.record.config, now.record.config)
-    notes = [f"now {told(execution)}"] if execution else []
+    execution = ", ".join(changes(before, after))
+    notes = [f"now {execution}"] if execution else []
     notes += ["1 repeat: its spread is not known"] if ratio.repeats < 2 else []
     for when, each in (("now", mine), ("then", theirs)):
-        if each.is_contaminated:
+        if each.contaminated:
             share = 100 * (each.busy or 0)
             notes.append(f"contaminated {when}: others used {share:.0f} % of the cores")
-    outcome = _outcome(ratio.median, overlap(rate, old), threshold)
-    return Compared(cell.axes, kind, outcome, ratio, rate, old, "; ".join(notes))
+    median = ratio.median
+    if overlap(rate, old):
+        outcome = NO_DIFFERENCE
+    elif math.isclose(median, 1 - step) or 1 - step < median < 1 + step:
+        outcome = "within the threshold"
+    else:
+        outcome = "slower" if median < 1 else "faster"
+    return Compared(axes, outcome, ratio, rate, old, "; ".join(notes) or None)
 
 
-def _other_settings(
-    now: CellRecord, then: CellRecord, mine: Figures, theirs: Figures
-) -> dict[str, str]:
-    """What differs in what was measured, and not only in how it was carried out."""
-    other = changed(then.config, now.config, EXECUTION - set(now.axes))
-    for name in ("kind", "ranks", "nodes", "global_batch", "views"):
-        before, after = getattr(theirs, name), getattr(mine, name)
-        if before != after:
-            other[name] = f"{before} -> {after}"
-    return other
-
-
-def _outcome(ratio: float, overlaps: bool, threshold: float) -> Outcome:
-    if overlaps:
-        return "no difference beyond the spread"
-    step = threshold / 100
-    if math.isclose(ratio, 1 - step) or 1 - step < ratio < 1 + step:
-        return "within the threshold"
-    return "slower" if ratio < 1 else "faster"
-
-
-def _lines(
-    pairs: Sequence[tuple[ReportCell | None, ReportCell | None]], then: Sweep
-) -> Iterator[str]:
-    """How the two differ besides their numbers."""
-    if then.notes:
-        yield from (f"baseline: {note}" for note in then.notes)
-    found: dict[str, int] = {}
+def _differences(pairs: Sequence[Pair]) -> Iterator[str]:
+    """Say how the environments of the two differ."""
     both = [
-        (dict(fingerprint(one.record)), dict(fingerprint(other.record)))
+        (fingerprint(one.record), fingerprint(other.record))
         for one, other in pairs
         if one and other and one.figures and other.figures and one.record and other.record
     ]
-    for mine, theirs in both:
-        for line in differences(theirs, mine):
-            found[line] = found.get(line, 0) + 1
+    if not both:
+        yield "No cell was measured in both: nothing could be compared."
     if any(mine["host"] != theirs["host"] for mine, theirs in both):
         yield (
             "The baseline is from another host: ratios compare the machines as well as the code. "
             "Measure the baseline's code on this host to compare the code alone."
         )
+    found = Counter(line for mine, theirs in both for line in changes(theirs, mine))
     for line, count in found.items():
-        name, _, change = line.partition(" ")
-        yield f"{name}: {change} (baseline / now) in {count} of {len(both)} compared cells"
-    if not both:
-        yield "No cell was measured in both: nothing could be compared."
+        yield f"{line} (baseline -> now) in {count} of {len(both)} compared cells"

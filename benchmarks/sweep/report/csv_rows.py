@@ -1,98 +1,88 @@
-"""``report.csv``: one row a cell, the unit of every column in its name."""
+"""``report.csv``: one row per cell, the unit of every column in its name."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
+from fastrot.benchmarks.common.harness import Spread
 from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
-from fastrot.benchmarks.sweep.report.scaling import Efficiency, by_cell
+from fastrot.benchmarks.sweep.report.figures import Figures
+from fastrot.benchmarks.sweep.report.scaling import Efficiency
 from fastrot.report.html.text import clean, plain
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows what it should compute
-_AGAINST = {
-    f"{mode}_efficiency_vs_{against.replace(' ', '_')}": f"{mode} {against}"
-    for mode in ("weak", "strong")
-    for against in ("1 rank", "1 node")
+COLUMNS = """
+key kind status reason environment expected ranks nodes global_batch_images views_per_image repeats
+views_per_s views_per_s_low views_per_s_high
+views_per_s_per_rank views_per_s_per_rank_low views_per_s_per_rank_high
+images_per_s images_per_s_low images_per_s_high
+images_per_s_per_rank images_per_s_per_rank_low images_per_s_per_rank_high
+step_p50_ms step_p95_ms step_p99_ms
+data_wait_fraction data_wait_fraction_low data_wait_fraction_high
+first_batch_s loader_ceiling_images_per_s compute_ceiling_images_per_s bound_by
+share_of_peak_fraction memory_bytes_per_rank loss busy_fraction contaminated
+weak_efficiency_vs_1_rank weak_efficiency_vs_1_node
+strong_efficiency_vs_1_rank strong_efficiency_vs_1_node
+attempts seconds exit_code job host code commit
+""".split()
+"""What others read: never renamed. The axes follow as ``axis.NAME``."""
+_RENAMED = {
+    "data_wait": "data_wait_fraction",
+    "share_of_peak": "share_of_peak_fraction",
+    "memory_bytes": "memory_bytes_per_rank",
+    "busy": "busy_fraction",
 }
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows what it should compute
 
 
 def to_csv(sweep: Sweep, found: Sequence[Efficiency]) -> str:
-    """The table as text; columns of the axes, ``axis.NAME``, come last.
-
-    Text that a spreadsheet would take for a formula begins with an apostrophe.
-    """
-    scaling = by_cell(found)
-    rows = [_row(cell, scaling.get(cell.key, [])) for cell in sweep.cells]
-    axes = [f"axis.{axis}" for axis in sweep.names.all]
-    heads = [*_row(ReportCell("", {}, "not measured"), []), *axes]
+    """Return the table as text; what a spreadsheet would take for a formula has an apostrophe."""
+    scaling: dict[str, dict[str, float]] = {}
+    for each in found:
+        name = f"{each.mode}_efficiency_vs_{each.against.replace(' ', '_')}"
+        scaling.setdefault(each.cell, {})[name] = each.efficiency.median
+    heads = [*COLUMNS, *(f"axis.{axis}" for axis in sweep.axes)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [_safe(head) for head in heads], lineterminator="\n")
-    writer.writeheader()
-    for cell, row in zip(sweep.cells, rows, strict=True):
-        values = row | {f"axis.{axis}": value for axis, value in cell.axes.items()}
-        writer.writerow({_safe(name): _safe(value) for name, value in values.items()})
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_safe(head) for head in heads])
+    for cell in sweep.cells:
+        row = _row(cell) | scaling.get(cell.key, {})
+        writer.writerow([_safe(row.get(head)) for head in heads])
     return text.getvalue()
 
 
-def _row(cell: ReportCell, scaling: Sequence[Efficiency]) -> dict[str, Any]:
-    figures, record = cell.figures, cell.record
-    efficiency = {f"{each.mode} {each.against}": each.efficiency.median for each in scaling}
-    row: dict[str, Any] = {
-        "key": cell.key,
-        "kind": record.kind if record else None,
-        "status": cell.status,
-        "reason": cell.reason,
-        "environment": cell.environment,
-        "expected": cell.is_expected,
-        "ranks": figures.ranks if figures else None,
-        "nodes": figures.nodes if figures else None,
-        "global_batch_images": figures.global_batch if figures else None,
-        "views_per_image": figures.views if figures else None,
-        "repeats": figures.images_per_s.repeats if figures else None,
-    }
-    for name in ("views_per_s", "views_per_s_rank", "images_per_s", "images_per_s_rank"):
-        values = getattr(figures, name) if figures else None
-        row |= _spread(name.replace("_s_rank", "_s_per_rank"), values)
-    for place in ("p50", "p95", "p99"):
-        row[f"step_{place}_ms"] = figures.step_ms.get(place) if figures else None
-    row |= _spread("data_wait_fraction", figures.data_wait if figures else None)
-    row |= {
-        "first_batch_s": figures.first_batch_s if figures else None,
-        "loader_ceiling_images_per_s": figures.loader_ceiling if figures else None,
-        "compute_ceiling_images_per_s": figures.compute_ceiling if figures else None,
-        "bound_by": figures.bound if figures else None,
-        "share_of_peak_fraction": figures.peak_share if figures else None,
-        "memory_bytes_per_rank": figures.memory_bytes if figures else None,
-        "loss": figures.loss if figures else None,
-        "busy_fraction": figures.busy if figures else None,
-        "contaminated": figures.is_contaminated if figures else None,
-        **{name: efficiency.get(key) for name, key in _AGAINST.items()},
-        "attempts": record.attempts if record else None,
-        "seconds": record.seconds if record else None,
-        "exit_code": record.exit_code if record else None,
-        "job": record.job if record else None,
-        "host": record.host if record else None,
-        "code": record.code if record else None,
-        "commit": record.record.get("commit") if record else None,
-    }
+def _row(cell: ReportCell) -> dict[str, Any]:
+    """Return what is known of a cell, by column."""
+    row = {f"axis.{axis}": value for axis, value in cell.axes.items()}
+    if cell.record is not None:
+        row |= vars(cell.record) | {"commit": cell.record.record.get("commit")}
+    if cell.figures is not None:
+        row |= _figures(cell.figures)
+    state = {name: getattr(cell, name) for name in ("key", "status", "reason", "environment")}
+    return row | state | {"expected": cell.is_expected}
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    row: dict[str, Any] = {f"step_{part}_ms": value for part, value in figures.step_ms.items()}
+    for field, value in vars(figures).items():
+        name = _RENAMED.get(field, field)
+        if isinstance(value, Spread):
+            row |= {name: value.median, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            row[name] = value
     return row
 
 
-def _spread(name: str, values: Any) -> Mapping[str, float | None]:
-    ends = ("median", "low", "high")
-    found = [getattr(values, end) if values is not None else None for end in ends]
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
-
-
-def _safe(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return {None: "", True: "true", False: "false"}[value]
+def _safe(value: Any) -> str | int:
+    """Return a value as a spreadsheet may have it."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = clean(plain(value))
     return f"'{text}" if text.startswith(_FORMULA) else text

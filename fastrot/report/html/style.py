@@ -74,7 +74,6 @@ svg.plot { display: block; width: 100%; height: auto; }
 .bar.open { fill: none; stroke-width: 1.5; }
 .cell { fill: none; stroke: var(--hair); stroke-width: 1; }
 .cell.blank { stroke-dasharray: 3 3; }
-.whisker { fill: none; stroke: var(--ink); stroke-width: 1.25; }
 details { margin-top: .4rem; font-size: .85rem; }
 summary { cursor: pointer; color: var(--s1); padding: .2rem 0; }
 .scroll { overflow-x: auto; max-width: 100%; }
@@ -87,7 +86,7 @@ tbody th { font-weight: 500; }
 table.numeric th + th, table.numeric td { text-align: right; }
 table.noted th, table.noted td { white-space: nowrap; }
 table.noted thead th { white-space: normal; vertical-align: bottom; }
-table.noted td:last-child { white-space: normal; min-width: 26rem; }
+table.noted td:last-child { white-space: normal; min-width: 18rem; }
 table.noted th:last-child, table.noted td:last-child { text-align: left; }
 table.numeric td.rest { text-align: left; white-space: normal; }
 td.rest div { max-width: 40rem; overflow-wrap: anywhere; }

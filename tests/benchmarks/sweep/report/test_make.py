@@ -22,7 +22,7 @@ from fastrot.errors import StorageError, UsageError
 
 Make = Callable[..., CellRecord]
 
-COLUMNS = """key kind status reason environment expected ranks nodes global_batch_images
+HEADS = """key kind status reason environment expected ranks nodes global_batch_images
 views_per_image repeats views_per_s views_per_s_low views_per_s_high views_per_s_per_rank
 views_per_s_per_rank_low views_per_s_per_rank_high images_per_s images_per_s_low images_per_s_high
 images_per_s_per_rank images_per_s_per_rank_low images_per_s_per_rank_high step_p50_ms step_p95_ms
@@ -49,7 +49,7 @@ def test_one_cell(cell: Make, tmp_path: Path) -> None:
     report = make_sweep_report(tmp_path)
     assert [p.name for p in report.paths] == ["report.html", "report.csv", "report.json"]
     (row,) = table(report)
-    assert list(row) == [*COLUMNS, "axis.data.workers"]  # what others read: never renamed
+    assert list(row) == [*HEADS, "axis.data.workers"]  # what others read: never renamed
     assert (row["views_per_s"], row["views_per_s_low"], row["step_p99_ms"]) == ("400", "360", "700")
     assert (row["share_of_peak_fraction"], row["bound_by"], row["busy_fraction"]) == (
         *("0.4", "compute"),
@@ -59,7 +59,7 @@ def test_one_cell(cell: Make, tmp_path: Path) -> None:
     assert tree["format"] == 1 and tree["cells"][0]["figures"]["views_per_s"]["median"] == 400
     assert tree["cells"][0]["record"]["measured"]["images_per_s"] == [90, 100, 110]
     assert tree["environments"][0]["fields"]["torch"] == "2.15.0"
-    assert "no two measured cells" in report.paths[0].read_text()
+    assert "Scaling" not in report.paths[0].read_text()
     assert "400" in printed(report) and report.exit_code == 0
 
 
@@ -118,7 +118,7 @@ def test_where_it_is_written(cell: Make, tmp_path: Path) -> None:
     paths = make_sweep_report(tmp_path, tmp_path / "x.html").paths
     assert [path.name for path in paths] == ["x.html", "x.csv", "x.json"]
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="no folder can be made"):
+    with pytest.raises(StorageError, match="name another folder"):
         make_sweep_report(tmp_path, tmp_path / "file/y")
 
 
@@ -142,18 +142,6 @@ def test_efficiencies_and_environments_stand_in_all_files(cell: Make, tmp_path: 
     page = report.paths[0].read_text()
     assert "Environment B: 1 cell" in page and "differ in: host" in page
     assert "2 environments" in printed(report)
-
-
-def test_overlapping_spreads_are_not_ranked(cell: Make, tmp_path: Path) -> None:
-    rates = {"native": (100.0, 104.0), "ffcv": (99.0, 101.0), "dali": (50.0, 51.0)}
-    for loader, values in rates.items():
-        cell({"data.loader": loader}, values).save(tmp_path)
-    page = make_sweep_report(tmp_path).paths[0].read_text()
-    fastest = page.split('id="fastest"')[1].split("</section>")[0]
-    assert fastest.count("no difference beyond the spread") == 1
-    assert fastest.count("highest median") == 1 and "0.50 x" in fastest
-    loaders = page.split('id="loaders"')[1].split("</section>")[0]
-    assert "no difference beyond the spread" in loaders and "0.50 x" in loaders
 
 
 def fastrot(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -31,7 +31,7 @@ def test_weak_scaling_by_hand(cell: Make) -> None:
     assert only.speedup == Spread(3.3, 320 / 110, 340 / 90, 3)
     assert only.efficiency.median == pytest.approx(0.825)
     assert only.efficiency.low == pytest.approx(320 / 110 / 4)
-    assert (only.cell, only.base, only.followed) == (four.key, one.key, "")
+    assert (only.cell, only.base, only.settings_that_followed) == (four.key, one.key, None)
 
 
 def test_strong_scaling_by_hand(cell: Make) -> None:
@@ -89,8 +89,7 @@ def test_another_value_of_an_axis_is_not_compared(cell: Make) -> None:
 def test_what_follows_from_the_ranks_is_told(cell: Make) -> None:
     two = cell({"ranks": 2}, settings={"train.threads": 2, "data.workers": 1})
     (only,) = found([cell({"ranks": 1}), two])
-    assert only.followed == "data.workers 2 -> 1, train.threads 4 -> 2"
-    assert only.to_json()["settings_that_followed"] == only.followed
+    assert only.settings_that_followed == "data.workers 2 -> 1, train.threads 4 -> 2"
 
 
 def test_more_cores_for_more_ranks_is_the_same_environment(cell: Make) -> None:

@@ -1,0 +1,80 @@
+"""The table of a sweep: one row per cell, for the page and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fastrot.benchmarks.sweep.report.axes import short_names, value_text
+from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
+from fastrot.benchmarks.sweep.report.scaling import Efficiency
+from fastrot.report.html.text import clean, percent, short
+
+WHY = "why it was not measured"
+_COLUMNS = (
+    *(
+        "views/s",
+        "±",
+        "views/s per rank",
+        "weak",
+        "strong",
+        "data wait",
+        "step p50 / p95 / p99, ms",
+    ),
+    *("of peak", "memory, GiB", "bound by", "notes"),
+)
+
+
+def cell_rows(sweep: Sweep, found: Sequence[Efficiency]) -> list[dict[str, str]]:
+    """Return the text of each cell by column; what is not known has none."""
+    names, several = short_names(sweep.axes), len(sweep.environments) > 1
+    scaling: dict[str, dict[str, str]] = {}
+    for each in found:
+        if each.against == "1 rank":
+            efficiency = percent(100 * each.efficiency.median)
+            scaling.setdefault(each.cell, {})[each.mode] = efficiency
+    rows = []
+    for cell in sweep.cells:
+        row = {names[axis]: value_text(value) for axis, value in cell.axes.items()}
+        row |= {} if cell.axes else {"cell": clean(cell.key, 20)}
+        row |= {"in": cell.environment} if several and cell.environment else {}
+        rows.append(row | scaling.get(cell.key, {}) | _figures(cell))
+    return rows
+
+
+def columns(sweep: Sweep, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
+    """Return the columns in which anything stands: those of the place, and those of figures."""
+    place = [*short_names(sweep.axes).values(), "cell", "in"]
+    used = {head for row in rows for head in row}
+    return [head for head in place if head in used], [head for head in _COLUMNS if head in used]
+
+
+def _figures(cell: ReportCell) -> dict[str, str]:
+    figures = cell.figures
+    if figures is None:
+        mark = "–" if cell.status == "not measured" else "✗"
+        why = "" if cell.reason == cell.status else f": {clean(cell.reason, 400)}"
+        return {WHY: f"{mark} {cell.status}{why}"}
+    rate, wait = figures.views_per_s, figures.data_wait
+    share, memory = figures.share_of_peak, figures.memory_bytes
+    half = 50 * (rate.high - rate.low) / rate.median
+    notes = [figures.verdict]
+    if figures.contaminated:
+        notes.append(f"contaminated: others used {100 * (figures.busy or 0):.0f} % of the cores")
+    if figures.repeats < 2:
+        notes.append("one repeat: its spread is not known")
+    if cell.record is not None and cell.record.attempts > 1:
+        notes.append(f"{cell.record.attempts} attempts")
+    if not cell.is_expected:
+        notes.append("no longer asked for: of other code, settings or data")
+    row = {
+        "views/s": short(rate.median),
+        "±": "?" if figures.repeats < 2 else percent(half),
+        "views/s per rank": short(figures.views_per_s_per_rank.median),
+        "data wait": "" if wait is None else percent(100 * wait.median),
+        "step p50 / p95 / p99, ms": " / ".join(short(ms, 3) for ms in figures.step_ms.values()),
+        "of peak": "" if share is None else percent(100 * share),
+        "memory, GiB": "" if memory is None else f"{memory / 2**30:.2f}",
+        "bound by": figures.bound_by + "*" * figures.contaminated,
+        "notes": "; ".join(notes),
+    }
+    return {head: text for head, text in row.items() if text}
