@@ -205,5 +205,5 @@ def test_the_same_classes_of_files_and_folders(test_data, beton):
     photos = test_data("imagenette-128")
     match = match_classes(open_dataset(photos / "train"), open_dataset(f"{photos}:val"))
     assert match.count == 10 and match.numbers is None
-    with pytest.raises(MismatchError, match=r"imagenette-128:val has one class an image and \S+"):
+    with pytest.raises(MismatchError, match=r"imagenette-128:val has one class per image and \S+"):
         match_classes(train, open_dataset(f"{photos}:val"))
