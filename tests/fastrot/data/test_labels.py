@@ -129,7 +129,7 @@ def test_inspect_counts_the_images_that_show_a_class(beton, source):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
     contents.show(console)
     text = console.export_text()
-    assert "80 classes, several an image" in text and "0 person" in text
+    assert "80 classes, several per image" in text and "0 person" in text
 
 
 def test_another_label_value_is_refused(copied):
