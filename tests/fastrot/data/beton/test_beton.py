@@ -479,7 +479,9 @@ def test_lost_parts_mean_a_fresh_start(interrupted, whole, damage):
 
 
 def test_another_conversion_is_not_resumed(interrupted):
-    with pytest.raises(MismatchError, match=r"of another conversion \(identity sources -> others"):
+    with pytest.raises(
+        MismatchError, match=r"belongs to another conversion \(identity sources -> others"
+    ):
         resumable(interrupted, "others", resume=True)
     with pytest.raises(MismatchError, match="capacity 9 -> 10"):
         BetonWriter(interrupted, BLOB, capacity=10, page_size=PAGE, journal="sources", resume=True)
