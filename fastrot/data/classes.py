@@ -1,7 +1,7 @@
-"""Classes where two data sets meet: matched by name, never by position. Imports no torch.
+"""Matching the classes of two data sets, by name rather than by position. Imports no torch.
 
-Training and validation data, the two sides of a protocol, the two feature caches of an evaluator:
-all of them ask ``match_classes`` what a label of the second set means in the first.
+Training and validation data, the two sides of a protocol and the two feature caches of an
+evaluator all use ``match_classes`` to map the labels of the second set to those of the first.
 
 Shapes: n samples, C classes of the training set, K of the test set.
 """
@@ -22,51 +22,51 @@ from fastrot.errors import BadDataError, MismatchError
 
 _RULE = "training and test data must have the same classes"
 _MOST_CLASSES = 100_000
-"""Class numbers up to here are believed whatever the number of images ..."""
+"""Class numbers up to this limit are accepted for any number of images ..."""
 _CLASSES_AN_IMAGE = 10
-"""... and above it up to so many classes an image."""
+"""... and larger ones only up to this many classes per image."""
 _SHOWN = 3
-_MOST_NUMBER = 2**31 - 1  # that names a class: longer ones are dates or numbers of something else
+_MOST_NUMBER = 2**31 - 1  # as the name of a class: anything longer is a date or another number
 
 
 class Labelled(Protocol):
-    """What has labels: samples, or features of them."""
+    """Anything with labels: a data set, or the features extracted from one."""
 
     @property
     def path(self) -> Path:
-        """What the user named."""
+        """Return the path that the user gave."""
         ...
 
     @property
     def labels(self) -> Labels:
-        """Of shape (n,) or (n, C)."""
+        """Return the labels, of shape (n,) or (n, C)."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """One per class, or None when unknown."""
+        """Return one name per class, or None when unknown."""
         ...
 
     @property
     def unlabelled(self) -> str:
-        """Why images have no labels, where it is known; else empty."""
+        """Return why images have no labels, or an empty string when unknown."""
         ...
 
     def name(self, sample: int) -> str:
-        """Where a sample is, for messages."""
+        """Return the location of a sample, for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """What the classes of a test set are in its training set.
+    """The mapping from the classes of a test set to those of its training set.
 
     Attributes:
-        count: C, the classes of the training set.
+        count: C, the number of classes in the training set.
         names: one per class of the training set, or None when unknown.
-        numbers: the class of the training set that each class of the test set is, of shape (K,),
-            int64; None: the one of the same number.
-        notes: what the user should know about the match, a line each.
+        numbers: the training class of each test class, of shape (K,), int64; None: the numbers
+            are the same.
+        notes: what the user should know about the match, one line each.
     """
 
     count: int
@@ -75,10 +75,10 @@ class ClassMatch:
     notes: tuple[str, ...] = ()
 
     def translate(self, labels: Labels) -> Labels:
-        """Return labels of the test set in the numbers of the training set.
+        """Return labels of the test set as class numbers of the training set.
 
         Args:
-            labels: of shape (m,), none of them missing; or of shape (m, C).
+            labels: of shape (m,) with none missing, or of shape (m, C).
         """
         if self.numbers is None:
             return labels
@@ -92,14 +92,14 @@ class ClassMatch:
 def match_classes(train: Labelled, test: Labelled) -> ClassMatch:
     """Match the classes of a test set to those of its training set.
 
-    Where both name their classes, equal names are the same class, in any order; the test set may
-    lack some. Where one has numbers only, a name that is a decimal number is the class of that
-    number; if not all names are, the numbers are places in the list of names.
+    If both name their classes, equal names are the same class, in any order, and the test set may
+    lack some. If one has only numbers and every name of the other is a decimal number, a name
+    stands for the class of that number; otherwise the numbers are positions in the list of names.
 
     Raises:
-        BadDataError: an image without a label, or a label that is no sound class number.
-        MismatchError: a class that the training set does not have, or several classes an image
-            in only one of the two.
+        BadDataError: an image has no label, or a label is not a plausible class number.
+        MismatchError: the training set lacks a class, or only one of the two has several classes
+            per image.
     """
     for part in (train, test):
         _check_numbers(part)
@@ -112,7 +112,7 @@ def _match(train: Labelled, test: Labelled) -> ClassMatch:
     if train.labels.ndim != test.labels.ndim:
         one, several = (train, test) if train.labels.ndim == 1 else (test, train)
         raise MismatchError(
-            f"{one.path} has one class an image and {several.path} several; {_RULE}"
+            f"{one.path} has one class per image and {several.path} several; {_RULE}"
         )
     names, others = train.class_names, test.class_names
     if names is not None and others is not None:
@@ -134,50 +134,50 @@ def _match(train: Labelled, test: Labelled) -> ClassMatch:
 
 
 def match_single_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> ClassMatch:
-    """Match the classes of two data sets that have one label an image.
+    """Match the classes of two data sets that have one label per image.
 
     Args:
-        train: with labels of shape (n,).
-        test: with labels of shape (m,).
-        sizes: n and m.
+        train: the training set, with labels of shape (n,).
+        test: the test set, with labels of shape (m,).
+        sizes: the numbers of images, n and m.
 
     Raises:
-        BadDataError: no images, several labels an image, not one label for each, one that is
-            none of the named classes, or training images of one class only.
-        MismatchError: as ``match_classes``.
+        BadDataError: there are no images, or not exactly one label per image; a label is outside
+            the named classes; or all training images belong to one class.
+        MismatchError: as for ``match_classes``.
     """
     for part, size in zip((train, test), sizes, strict=True):
         if part.labels.ndim != 1:
             raise BadDataError(
-                f"{part.path}: an image has several of {part.labels.shape[1]} classes, and this "
-                "protocol needs one each; use voc07-svm"
+                f"{part.path}: images can have several of {part.labels.shape[1]} classes, but this "
+                "protocol needs one per image; use voc07-svm"
             )
         if len(part.labels) != size:
             raise BadDataError(
-                f"{part.path}: {len(part.labels)} labels for {size} images; there must be one each"
+                f"{part.path}: {len(part.labels)} labels for {size} images; give one per image"
             )
         if not size:
-            raise BadDataError(f"{part.path}: no images; name data that has some")
+            raise BadDataError(f"{part.path}: no images; choose data that has some")
         if part.class_names is not None and (top := int(part.labels.max())) >= len(
             part.class_names
         ):
             raise BadDataError(
-                f"{part.path}: label {top} is none of the {len(part.class_names)} classes that "
-                "have names; give train and test the same classes"
+                f"{part.path}: label {top} is not one of the {len(part.class_names)} named "
+                "classes; give train and test the same classes"
             )
     match = match_classes(train, test)
     if train.labels.min() == train.labels.max():
         only = int(train.labels[0])
         name = repr(train.class_names[only]) if train.class_names else str(only)
         raise BadDataError(
-            f"{train.path}: all images are of one class, {name}, so that any network would be "
-            "right; name a folder whose folders are the classes, or data with two classes"
+            f"{train.path}: all images are of one class, {name}, so any network would score 100%; "
+            "choose a folder with one subfolder per class, or data with at least two classes"
         )
     return match
 
 
 def _check_shift(train: Labelled, test: Labelled, match: ClassMatch) -> None:
-    """Refuse class numbers that count from 0 on one side and from 1 on the other."""
+    """Refuse class numbers that start at 0 in one set and at 1 in the other."""
     if train.labels.ndim == 2 or (train.class_names is not None and test.class_names is not None):
         return
     learnt = sorted({*train.labels.tolist()})
@@ -191,18 +191,18 @@ def _check_shift(train: Labelled, test: Labelled, match: ClassMatch) -> None:
 
 
 def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> None:
-    """Check that every class has images that count as negatives, as average precision needs them.
+    """Check that every class has counted negatives, which average precision needs.
 
-    Files that hold 0 for "absent", where 0 is to say "not counted", have none: every ranking of
-    their images would be perfect.
+    A file that uses 0 for "absent" rather than "not counted" has none, so every ranking of its
+    images would be perfect.
 
     Args:
         labels: of shape (n, C).
-        path: where they are from, for the message.
+        path: where the labels come from, for the message.
         names: one per class, or None when unknown.
 
     Raises:
-        BadDataError: a class has none; it is named.
+        BadDataError: a class has no counted negatives; the message names it.
     """
     lacking = np.flatnonzero(~(labels == ABSENT).any(axis=0))
     if not len(lacking):
@@ -214,27 +214,27 @@ def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> 
         what = f"{path}: {len(lacking)} classes have no counted negative, the first {name!r}"
     if (labels[:, first] == UNCOUNTED).any():
         raise BadDataError(
-            f"{what}: its labels hold 0 but no -1; is 0 absent, or not counted? Write -1 for "
-            "absent; 0 is for images that are not to be counted"
+            f"{what}: its labels hold 0 but no -1; does 0 mean absent, or not counted? Write -1 "
+            "for absent; 0 marks images that are not counted"
         )
     raise BadDataError(f"{what}: every image shows it; add images that do not, labelled -1")
 
 
 def lookalike_notes(*parts: Labelled) -> list[str]:
-    """Return a line for each data set with classes that differ in case or Unicode form only."""
+    """Return a note for each data set with classes that differ only in case or Unicode form."""
     notes = (lookalike_note(part.path, part.class_names) for part in parts)
     return [note for note in notes if note]
 
 
 def lookalike_note(path: Path, class_names: Sequence[str] | None) -> str:
-    """Name two classes of a data set that differ in case or Unicode form only; else empty."""
+    """Return a note on two classes that differ only in case or Unicode form; empty if none do."""
     seen: dict[str, str] = {}
     for name in class_names or ():
         other = seen.setdefault(_folded(name), name)
         if other != name:
             alike = " and ".join(_told_apart(other, name))
             return (
-                f"{path}: classes {alike} differ in case, Unicode form or spaces only: merge them "
+                f"{path}: classes {alike} differ only in case, Unicode form or spaces: merge them "
                 "if they are the same"
             )
     return ""
@@ -245,7 +245,7 @@ def _folded(name: str) -> str:
 
 
 def _check_numbers(part: Labelled) -> None:
-    """Refuse missing labels, and numbers that nobody means as numbers of classes."""
+    """Refuse missing labels and numbers too large to be meant as classes."""
     labels = part.labels
     if labels.ndim != 1 or not len(labels):
         return
@@ -260,7 +260,7 @@ def _check_numbers(part: Labelled) -> None:
     if count > max(_MOST_CLASSES, _CLASSES_AN_IMAGE * len(labels)):
         raise BadDataError(
             f"{part.name(worst)}: label {count - 1} would make {count:,} classes for "
-            f"{len(labels):,} images; labels number the classes from 0: mend it"
+            f"{len(labels):,} images; labels must number the classes from 0: correct it"
         )
 
 
@@ -300,17 +300,17 @@ def _unknown(unknown: Sequence[str], train: Labelled, names: Sequence[str], test
         pairs = [" and ".join(_told_apart(*pair)) for pair in alike[:_SHOWN]]
         more = f" and {len(alike) - _SHOWN:,} more" if alike[_SHOWN:] else ""
         return (
-            f"classes of {test.path} and of {train.path} differ in case, Unicode form or spaces "
-            f"only: {', '.join(pairs)}{more}: rename them if they are the same"
+            f"classes of {test.path} and of {train.path} differ only in case, Unicode form or "
+            f"spaces: {', '.join(pairs)}{more}: rename them if they are the same"
         )
-    of_train = f"none of the {len(names):,} of {train.path}"
+    of_train = f"not among the {len(names):,} of {train.path}"
     if len(unknown) == 1:
         return f"class {unknown[0]!r} of {test.path} is {of_train}"
     return f"{len(unknown):,} classes of {test.path} are {of_train}: {_first_few(unknown)}"
 
 
 def _told_apart(one: str, other: str) -> tuple[str, str]:
-    """Two names as they can be told apart: by their code points where they look the same."""
+    """Return two names in distinguishable form: with code points if they look the same."""
     composed = (unicodedata.normalize("NFKC", name) for name in (one, other))
     show = ascii if len({*composed}) == 1 else repr
     return show(one), show(other)
@@ -321,7 +321,7 @@ def _first_few(names: Sequence[str]) -> str:
 
 
 def _decimal(names: Sequence[str]) -> dict[int, int] | None:
-    """The place of each number where all names are numbers of classes; None: they are not."""
+    """Return the position of each class number; None if not every name is a class number."""
     if not all(name.isascii() and name.isdecimal() for name in names):
         return None
     places = {int(name): place for place, name in enumerate(names)}
@@ -331,7 +331,7 @@ def _decimal(names: Sequence[str]) -> dict[int, int] | None:
 
 
 def _numbers_to_names(train: Labelled, names: tuple[str, ...], test: Labelled) -> ClassMatch:
-    """The training set has names, the test set numbers."""
+    """Match the class numbers of a test set to the class names of its training set."""
     places = _decimal(names)
     if places is None:
         _check_known(train, len(names), test)
@@ -340,8 +340,8 @@ def _numbers_to_names(train: Labelled, names: tuple[str, ...], test: Labelled) -
     unknown = [int(number) for number in found if int(number) not in places]
     if unknown:
         raise MismatchError(
-            f"{test.path}: label {unknown[0]} is none of the {len(names):,} numbers that the "
-            f"classes of {train.path} are named by; {_RULE}"
+            f"{test.path}: label {unknown[0]} is not among the {len(names):,} numbers that name "
+            f"the classes of {train.path}; {_RULE}"
         )
     numbers = np.full(int(found.max(initial=-1)) + 1, -1, np.int64)
     for number in found.tolist():
@@ -352,7 +352,7 @@ def _numbers_to_names(train: Labelled, names: tuple[str, ...], test: Labelled) -
 
 
 def _names_to_numbers(train: Labelled, test: Labelled, others: tuple[str, ...]) -> ClassMatch:
-    """The training set has numbers, the test set names."""
+    """Match the class names of a test set to the class numbers of its training set."""
     places = _decimal(others)
     if places is None:
         _check_known(test, len(others), train)
@@ -365,7 +365,7 @@ def _names_to_numbers(train: Labelled, test: Labelled, others: tuple[str, ...]) 
     for number in numbers[np.unique(test.labels)].tolist():
         if number >= count:
             raise MismatchError(
-                f"{test.path}: class {number} is none of the {count:,} of {train.path}; {_RULE}"
+                f"{test.path}: class {number} is not among the {count:,} of {train.path}; {_RULE}"
             )
     if (numbers == np.arange(len(others))).all():
         return ClassMatch(count, others if count == len(others) else None)
@@ -374,7 +374,7 @@ def _names_to_numbers(train: Labelled, test: Labelled, others: tuple[str, ...]) 
 
 def _positional(numbered: Labelled, named: Labelled, names: Sequence[str]) -> str:
     return (
-        f"{numbered.path} has class numbers only: 0 is taken for {names[0]!r}, and so on in the "
+        f"{numbered.path} has only class numbers: 0 is taken as {names[0]!r}, and so on in the "
         f"order of {named.path}"
     )
 

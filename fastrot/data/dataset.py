@@ -1,8 +1,8 @@
-"""Random access to the encoded images of a data set: what every loader reads from.
+"""Random access to the encoded images of a data set, the source of every loader.
 
-A data set is a ``.beton`` file, a folder of images or tar shards. ``open_dataset`` looks at the
-path and returns one; the loaders do not know which. Objects are picklable (worker processes receive
-them) and open files only when first read.
+A data set is a ``.beton`` file, a folder of images or tar shards. ``open_dataset`` chooses by the
+path, and the loaders need not know which it is. Data sets are picklable, since worker processes
+receive them, and a copy opens its files on the first read.
 
 Importing this module imports no torch.
 """
@@ -21,11 +21,11 @@ from fastrot.errors import BadDataError
 
 
 class BadSampleError(BadDataError):
-    """One sample cannot be read: which, and why.
+    """A sample that cannot be read.
 
     Args:
         sample: position in the data set.
-        name: where the bytes are: a file's path, or "FILE.beton sample 17".
+        name: where the bytes are: the path of a file, or "FILE.beton sample 17".
         reason: what is wrong with them.
     """
 
@@ -35,17 +35,17 @@ class BadSampleError(BadDataError):
         self.name = name
         self.reason = reason
         self.replacements = 0
-        """How many others were tried in its place, and are bad, too."""
+        """Number of replacements that were tried and turned out to be bad, too."""
 
     def __str__(self) -> str:
-        fix = "mend or remove it"
+        fix = "repair or remove it"
         if self.name.rsplit(" ", 1)[0].endswith(".beton sample"):
             fix = "make the file again from its source"
         what = f"bad sample {self.sample} ({self.name}): {self.reason}"
         if self.replacements:
             return (
-                f"{what}; {self.replacements} samples drawn to replace it are bad, too: "
-                "mend the data, hardly any of it can be read"
+                f"{what}; {self.replacements} samples drawn to replace it are bad, too: hardly any "
+                "sample can be read; repair the data"
             )
         return f"{what}; {fix}, or train with --on-bad-sample skip"
 
@@ -55,11 +55,11 @@ class Encoded:
     """The stored bytes of one image.
 
     Attributes:
-        data: a JPEG (or PNG, in folders) file, or raw RGB rows.
+        data: a JPEG file, in folders also a PNG file; or raw RGB rows.
         kind: ``file``: encoded image file. ``raw``: height * width * 3 bytes, row-major RGB.
         width: pixels, after EXIF orientation where it applies.
         height: pixels, after EXIF orientation where it applies.
-        orientation: EXIF, 1 to 8, that the stored pixels are still to be turned by.
+        orientation: EXIF orientation, 1 to 8, still to be applied to the stored pixels.
     """
 
     data: bytes | memoryview
@@ -73,20 +73,20 @@ class Dataset(Protocol):
     """The contract of a data set.
 
     Attributes:
-        path: what the user named.
-        labels: of shape (n,), int64, -1 where there is none; or (n, K), int8: see ``Labels``.
+        path: the path that the user gave.
+        labels: of shape (n,), int64, -1 for a missing label; or (n, K), int8: see ``Labels``.
         class_names: one per class, or None when unknown.
-        unlabelled: why images have no labels, where a reader might expect some; else empty.
-        fields: which are read of a .beton file that has more; else empty.
-        left_out: what the source holds besides these images, in one line; else empty.
-        digest: hash of the content's identity; a resumed run must see the same one. It covers
-            every byte of a .beton file with a manifest, all but the images' data without one,
-            and of a folder the names and sizes of the files, not what is in them.
-        origin: digest of the folder that a .beton file was made from; of others, their own.
-        byte_sizes: of each image as it is stored, of shape (n,).
-        stored_bytes: of all images together.
-        applies_exif: whether pixels are turned as EXIF orientation says (folders: yes; .beton:
-            no, it was applied when the file was written, and FFCV ignores it).
+        unlabelled: why images have no labels, when that may be unexpected; else empty.
+        fields: the fields that are read, if a .beton file has others as well; else empty.
+        left_out: what else the source contains, in one line; else empty.
+        digest: hash of the identity of the content; a resumed run must find the same one. It
+            covers every byte of a .beton file with a manifest, all but the image data without
+            one, and the names and sizes, but not the contents, of the files in a folder.
+        origin: digest of the folder that a .beton file was made from; else the data set's own.
+        byte_sizes: stored size of each image in bytes, of shape (n,).
+        stored_bytes: stored size of all images together.
+        applies_exif: whether EXIF orientation is applied on reading (folders: yes; .beton: no,
+            it was applied when the file was written, and FFCV ignores it).
     """
 
     path: Path
@@ -104,11 +104,11 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, sample: int) -> str:
-        """Where the bytes of a sample are, for messages."""
+        """Return the location of a sample's bytes, for messages."""
         ...
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Widths and heights of shape (N, 2), after EXIF orientation where it applies.
+        """Return widths and heights, of shape (N, 2), after EXIF orientation where it applies.
 
         Raises:
             BadSampleError: a header cannot be read.
@@ -116,34 +116,34 @@ class Dataset(Protocol):
         ...
 
     def read(self, sample: int) -> Encoded:
-        """The encoded bytes, checked against the manifest's checksum if there is one.
+        """Return the encoded bytes, checked against the manifest's checksum if there is one.
 
         Raises:
-            BadSampleError: bytes missing, changed, or without a readable header.
+            BadSampleError: the bytes are missing, changed, or without a readable header.
         """
         ...
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Pixels of shape (H, W, 3), RGB, after EXIF orientation where it applies.
+        """Return pixels of shape (H, W, 3), RGB, after EXIF orientation where it applies.
 
-        This is the definition that every loader is compared with.
+        This is the reference that every loader is compared with.
 
         Raises:
-            BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
+            BadSampleError: as for ``read``, or the decoder refuses the bytes or warns about them.
         """
         ...
 
     def check_unchanged(self) -> None:
-        """Check that what was opened is still the same; loaders do once an epoch.
+        """Check that the opened files are still the same; loaders do so once per epoch.
 
         Raises:
-            BadDataError: a .beton file or a tar shard was replaced, removed, cut or written to.
+            BadDataError: a .beton file or tar shard was replaced, removed, truncated or modified.
         """
         ...
 
 
 def count_line(dataset: Dataset) -> str:
-    """Return how many images a data set has, in how many classes, and what is not read of it.
+    """Return a line with the numbers of images and classes and what of the source is not read.
 
     Example:
         ``photos: 10 images in 2 classes; left out: 1 .heic ('cat/IMG_1.heic')``
@@ -159,13 +159,13 @@ def count_line(dataset: Dataset) -> str:
 
 
 def decode_sample(dataset: Dataset, sample: int) -> NDArray[np.uint8]:
-    """Decode a sample to the pixels that its header announced, of shape (H, W, 3), RGB.
+    """Decode a sample to pixels of shape (H, W, 3), RGB, of the size that its header announces.
 
-    Boxes are drawn by the announced size: of an image that turns out to have another one they
-    would cut sheared pixels, or black ones.
+    Boxes are drawn from the announced size; on an image of any other size they would cut out
+    sheared or black pixels.
 
     Raises:
-        BadSampleError: as ``Dataset.decode``, or the size is another.
+        BadSampleError: as for ``Dataset.decode``, or the size differs.
     """
     pixels = dataset.decode(sample)
     width, height = dataset.sizes(np.array([sample]))[0].tolist()

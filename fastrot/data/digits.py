@@ -1,7 +1,7 @@
 """The embedded data set: scikit-learn's handwritten digits as two small ``.beton`` files.
 
 1,797 images of 8 x 8 values from 0 to 16 (UCI "Optical Recognition of Handwritten Digits"),
-enlarged to 32 x 32 RGB and stored raw: 1,497 to train on, 30 of each digit held out. They come
+enlarged to 32 x 32 RGB and stored raw: 1,497 for training, 30 of each digit held out. They come
 with scikit-learn, so nothing is downloaded. Importing this module imports no torch.
 """
 
@@ -23,7 +23,7 @@ from fastrot.data.sampling.philox import Stream, philox_u64
 from fastrot.errors import BadDataError, MismatchError, UsageError
 
 SIDE = 32
-"""Pixels a side after enlarging."""
+"""Pixels per side after enlarging."""
 
 TRAIN_NAME, VAL_NAME = "digits-train.beton", "digits-val.beton"
 
@@ -35,15 +35,15 @@ _PATIENCE_SECONDS = 60.0
 
 
 def write_digits(folder: str | Path) -> tuple[Path, Path]:
-    """Write the two files into ``folder`` unless they are there already.
+    """Write the two files into ``folder`` unless they exist already.
 
-    Several processes may do so at once; all get whole files.
+    Several processes may do so at once; each of them gets complete files.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
 
     Returns:
-        Paths of the training file and of the held-out file.
+        The paths of the training file and of the held-out file.
 
     Raises:
         MismatchError: another process has been writing them for more than a minute.
@@ -67,7 +67,7 @@ def _is_there(path: Path) -> bool:
     try:
         with BetonFile.open(path) as file:
             found = manifest.load(file)
-    except (UsageError, BadDataError):  # none, or one that somebody damaged: it is made again
+    except (UsageError, BadDataError):  # missing, or damaged: it is written again
         return False
     return found is not None and found.source_hash == _IDENTITY
 
@@ -79,7 +79,7 @@ def _write(train: Path, val: Path, missing: list[Path]) -> None:
             continue
         fields = Field("image", Kind.IMAGE), Field("label", Kind.INT)
         with BetonWriter(path, fields, capacity=len(rows), page_size=MIN_PAGE_SIZE) as writer:
-            if _is_there(path):  # by now: whoever wrote it may be reading it already
+            if _is_there(path):  # written meanwhile by a process that may be reading it already
                 continue
             for row in rows:
                 writer.add(images[row], int(labels[row]))
@@ -91,20 +91,20 @@ def _write(train: Path, val: Path, missing: list[Path]) -> None:
 
 
 def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All digits: images of shape (1797, 32, 32, 3) in the order of scikit-learn, and labels."""
+    """Return all images, of shape (1797, 32, 32, 3), and labels, in the order of scikit-learn."""
     from sklearn.datasets import load_digits  # half a second to import
 
     data = load_digits()
     images = np.empty((len(data.target), SIDE, SIDE, 3), dtype=np.uint8)
     for row, small in enumerate(data.images.astype(np.float32) * (255 / _LEVELS)):
-        # Resized as floats: rounding to bytes comes last, after the values between.
+        # Resized as floats, so that values are rounded to bytes only once, at the end.
         large = np.asarray(Image.fromarray(small).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         images[row] = np.rint(large).clip(0, 255).astype(np.uint8)[:, :, None]
     return images, data.target.astype(np.int64)
 
 
 def split(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on and rows held out, both shuffled; 30 of each label are held out."""
+    """Return training rows and held-out rows, both shuffled; 30 of each label are held out."""
     shuffled = np.argsort(philox_u64(_SEED, 0, np.arange(len(labels)), Stream.ORDER))
     rank_in_class = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""Labels of a data set: one class an image, or several. Imports no torch."""
+"""Labels of a data set: one class per image, or several. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
-"""Of shape (n,), int64, -1 where there is none; or of shape (n, K), int8, for K classes of which
-an image can have several: 1 present, -1 absent, 0 not to be counted (difficult, or a crowd)."""
+"""Of shape (n,), int64, -1 for a missing label; or of shape (n, K), int8, for K classes of which
+an image can have several: 1 present, -1 absent, 0 not counted (difficult, or a crowd)."""
 
 PRESENT, UNCOUNTED, ABSENT = 1, 0, -1
 """The values of labels of shape (n, K)."""
@@ -19,7 +19,7 @@ def check_several(labels: Labels, class_names: tuple[str, ...] | None) -> None:
     """Check labels of shape (n, K).
 
     Raises:
-        ValueError: K is not the number of class names, or a value is none of the three.
+        ValueError: K is not the number of class names, or a value is not 1, 0 or -1.
     """
     if class_names is not None and len(class_names) != labels.shape[1]:
         raise ValueError(f"labels of {labels.shape[1]} classes, but {len(class_names)} class names")
@@ -30,7 +30,7 @@ def check_values(labels: NDArray[np.integer[Any]]) -> None:
     """Check that labels of shape (n, K), of any integer type, are all 1, 0 or -1.
 
     Raises:
-        ValueError: one is not; the first such sample is named.
+        ValueError: a label has another value; the message names the first such sample.
     """
     wrong = np.flatnonzero(((labels < ABSENT) | (labels > PRESENT)).any(axis=1))
     if len(wrong):

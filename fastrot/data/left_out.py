@@ -1,4 +1,4 @@
-"""What a data set has besides the images that are read: counted and named, never dropped unsaid.
+"""Counts of what else a data set contains, so that nothing is left out without a word.
 
 Importing this module imports no torch.
 """
@@ -21,13 +21,13 @@ _PICTURES = {
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jif", ".jpg_large", ".tga", ".ico", ".svg"),
     *(".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".orf", ".rw2", ".exr", ".pcx"),
 }
-"""Endings of images that are not read; they are named first."""
+"""Endings of images that cannot be read; they are named first."""
 
 
 class LeftOut:
-    """Count what is passed over, by kind, and remember the first of each kind by name.
+    """Counts of what is left out, by kind, with the first name of each kind as an example.
 
-    A kind is a file name's ending in lower case (``.heic``) or one of the words above.
+    A kind is the ending of a file name in lower case (``.heic``) or one of the words above.
 
     Example:
         >>> left_out = LeftOut()
@@ -44,7 +44,7 @@ class LeftOut:
         return bool(self._found)
 
     def __str__(self) -> str:
-        """Return one line: pictures first, then what is common; empty for nothing."""
+        """Return one line, images first, then by count; empty if nothing was left out."""
         kinds = sorted(
             self._found.items(), key=lambda each: (each[0] not in _PICTURES, -each[1][0], each[0])
         )
@@ -59,20 +59,20 @@ class LeftOut:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are of each kind."""
+        """Return the number of each kind."""
         return {kind: count for kind, (count, _) in sorted(self._found.items())}
 
     def add(self, kind: str, name: str, count: int = 1) -> None:
-        """Count something; ``name`` is where it is, relative to the data set."""
+        """Count ``count`` of a kind; ``name`` is a path relative to the data set."""
         before, first = self._found.get(kind, (0, name))
         self._found[kind] = before + count, min(first, name)
 
     def add_file(self, name: str) -> None:
-        """Count a file by the ending of its name."""
+        """Count a file under the ending of its name."""
         self.add(os.path.splitext(name)[1].lower() or NO_ENDING, name)
 
     def add_all(self, others: Iterable[LeftOut], prefix: str = "") -> None:
-        """Count what others have counted, their names put behind a prefix."""
+        """Add the counts of others, with a prefix before their names."""
         for other in others:
             for kind, (count, first) in other._found.items():
                 self.add(kind, prefix + first, count)

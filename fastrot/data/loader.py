@@ -1,10 +1,10 @@
 """The contract of a loader: from samples on disk to uint8 batches on the device.
 
-Every loader takes the same ids (``data/sampling/sampler.py``) and the same boxes, flips and turns
-(``data/sampling/draw.py``), so any two give the same images within a stated tolerance. One
+Every loader uses the same ids (``data/sampling/sampler.py``) and the same boxes, flips and turns
+(``data/sampling/draw.py``), so any two yield the same images within a stated tolerance. One
 parametrised contract test (tests/fastrot/data/test_loader.py) runs over all of them.
 
-Shapes: N source images of this rank in a batch, V views an image, S side of a crop.
+Shapes: N source images of this rank in a batch, V views per image, S side of a crop.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ READ_DEADLINE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the device (but for ``index``); it stays valid after the next one is drawn.
+    """One batch on the device (except ``index``); it stays valid after the next one is loaded.
 
     Attributes:
         images: of shape (N, S, S, 3), uint8, RGB, not yet flipped.
-        labels: of shape (N,), int64, -1 where there is none; or (N, K), int8, where an image can
-            have several of K classes: 1 present, -1 absent, 0 not to be counted.
-        index: of shape (N,), int64, position in the data set; always on the host, where random
+        labels: of shape (N,), int64, -1 for a missing label; or (N, K), int8, if an image can
+            have several of K classes: 1 present, -1 absent, 0 not counted.
+        index: positions in the data set, of shape (N,), int64; always on the host, where random
             numbers are keyed by it and the sample log reads it without waiting for the device.
-        flips: of shape (N,), bool: mirror this image left to right (``rotate_views`` does it).
-        turns: quarter turns of the views of each image, of shape (N, V), uint8 (so does it).
+        flips: of shape (N,), bool: whether ``rotate_views`` is to mirror the image left to right.
+        turns: quarter turns that ``rotate_views`` is to apply, of shape (N, V), uint8.
     """
 
     images: torch.Tensor
@@ -53,17 +53,17 @@ class LoaderSpec:
     """Everything a loader needs.
 
     Attributes:
-        dataset: whose images are read.
-        sampler: which ids make up which batch, for this rank.
+        dataset: the data set to read.
+        sampler: the ids of each batch of this rank.
         crop: how a crop is drawn.
         seed: key of crops, flips, turns and replacements.
         device: where batches go.
-        workers: decoding processes or threads.
-        on_bad_sample: ``fail`` raises BadSampleError; ``skip`` puts
-            ``crops.replacement(seed, id, attempt, n)`` in its place and calls ``on_bad``.
+        workers: number of decoding processes or threads.
+        on_bad_sample: ``fail`` raises BadSampleError; ``skip`` uses
+            ``crops.replacement(seed, id, attempt, n)`` instead and calls ``on_bad``.
         on_bad: called in the main process once for every bad sample that was replaced.
-        exact: decode at full resolution; only the native loader would do otherwise.
-        views: which turns a batch has: ``all`` four, or ``one`` that is drawn.
+        exact: decode at full resolution; otherwise the native loader may decode at less.
+        views: the turns of each image: ``all`` four, or ``one`` at random.
     """
 
     dataset: Dataset
@@ -79,12 +79,12 @@ class LoaderSpec:
 
 
 class Loader(Protocol):
-    """Iterate over the batches of one epoch.
+    """An iterable over the batches of one epoch.
 
     Attributes:
         batch_size: source images of this rank in a full batch.
-        num_samples: n, samples in the data set.
-        reads: how the data set is read and why, in one line; empty where there is no choice.
+        num_samples: n, the number of samples in the data set.
+        reads: how the data set is read and why, in one line; empty if there is no choice.
     """
 
     batch_size: int
@@ -92,15 +92,15 @@ class Loader(Protocol):
     reads: str
 
     def __len__(self) -> int:
-        """Batches of a whole epoch (steps x accumulation), equal on all ranks."""
+        """Return the number of batches per epoch (steps x accumulation), equal on all ranks."""
         ...
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch, and the step within it, that the next iteration starts with."""
+        """Set the epoch, and the step within it, at which the next iteration starts."""
         ...
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the chosen epoch, from ``start_step`` on, in order.
+        """Yield the batches of the current epoch in order, from ``start_step`` on.
 
         An exception in a worker is raised here at the next ``next()``; no wait is longer than
         READ_DEADLINE_SECONDS.
@@ -108,7 +108,7 @@ class Loader(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop workers and free buffers; safe to call twice."""
+        """Stop the workers and free the buffers; safe to call twice."""
         ...
 
 
@@ -134,9 +134,9 @@ _ENGINES = {
 LOADERS = tuple(_ENGINES)
 """Names of the loaders, without ``auto``."""
 
-# DALI and FFCV take seconds to import and to compile. Below this many decoded images of a run the
-# reference loader is judged to be done before that pays off, and for images of 64 px and less that
-# decoding is too cheap to gain. Not measured.
+# DALI and FFCV take seconds to import and compile. A run that decodes fewer images than this is
+# assumed to finish before that pays off, and images of 64 px or less to be too cheap to decode for
+# any gain. Not measured.
 _SMALL_RUN_IMAGES = 20_000
 _SMALL_SIDE = 64
 
@@ -150,8 +150,8 @@ def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> L
         images: as for ``choose_loader``.
 
     Raises:
-        UsageError: an unknown name, or a package is missing; the message has the command.
-        MismatchError: this loader cannot do what the specification asks.
+        UsageError: the name is unknown, or a package is missing; the message has the command.
+        MismatchError: this loader does not support what the specification asks for.
         BadDataError: the data set is damaged.
     """
     if name == "auto":
@@ -168,16 +168,16 @@ def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> L
 
 
 def choose_loader(spec: LoaderSpec, *, images: int | None = None) -> tuple[str, str]:
-    """The loader that ``auto`` stands for, and why, in one line.
+    """Return the loader that ``auto`` stands for, and a line with the reason.
 
-    ``native``, unless its extension is missing: it is the fastest and starts at once. Then the
-    fastest of the others that is installed and gives the crops asked for; ``reference`` where
-    their start-up would not pay off: fewer than 20,000 images in the whole run, or crops of at
+    ``native`` is the fastest and starts at once. If its extension is missing, the choice is the
+    fastest of the others that is installed and supports the crop, or ``reference`` if their
+    start-up would not pay off: with fewer than 20,000 images in the whole run, or crops of at
     most 64 px.
 
     Args:
-        spec: what is to be read.
-        images: images this rank decodes in the whole run; None: those of one epoch.
+        spec: what the loader is to read.
+        images: number of images this rank decodes in the whole run; None: those of one epoch.
     """
     problem = _native_problem()
     if problem is None:
@@ -187,7 +187,7 @@ def choose_loader(spec: LoaderSpec, *, images: int | None = None) -> tuple[str, 
 
 
 def _native_problem() -> str | None:
-    """Why the native loader cannot run, None if it can."""
+    """Return why the native loader cannot run, or None if it can."""
     try:
         choose("crop_decode")
     except KernelUnavailableError as error:
@@ -221,5 +221,5 @@ def _installed(engine: _Engine) -> bool:
         return True
     try:
         return find_spec(engine.package) is not None
-    except ModuleNotFoundError:  # the parent of a dotted name is absent
+    except ModuleNotFoundError:  # the parent package of a dotted name is missing
         return False

@@ -1,4 +1,4 @@
-"""Opens what the user named as data: a ``.beton``, a folder, or tar shards. Imports no torch."""
+"""Opening data by path: a ``.beton`` file, a folder, or tar shards. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def open_dataset(
 
     Args:
         path: a ``.beton`` file, a folder of images, or tar shards: a ``.tar`` file, a folder
-            of nothing but those, or a pattern like ``shard-{000000..000009}.tar``. A folder may
-            have any layout that ``list_source`` knows and is read in place. ``FOLDER:SPLIT``
-            names a part of it where nothing of that very name is there, and
+            of only those, or a pattern like ``shard-{000000..000009}.tar``. A folder may have
+            any layout that ``list_source`` supports and is read in place. ``FOLDER:SPLIT``
+            chooses a split of it, unless that exact path exists, and
             ``FILE.beton:image=NAME,label=NAME`` the fields of a file.
         checksums: check each sample of a ``.beton`` file against its manifest.
-        split: part of a folder that has parts, e.g. ``trainval``.
-        kind: layout of a folder, as for ``list_source``; ``auto`` looks.
+        split: split of a folder that has splits, e.g. ``trainval``.
+        kind: layout of a folder, as for ``list_source``; ``auto`` detects it.
         follow_symlinks: also follow links that lead out of a folder.
 
     Raises:
-        UsageError: there is nothing at ``path``, its part has to be named, or a part of something
-            that has none is.
-        BadDataError: it is none of these, or damaged.
+        UsageError: there is nothing at ``path``, a split must be given, or one was given for data
+            that has none.
+        BadDataError: it is none of these, or is damaged.
         StorageError: it cannot be read.
     """
     path, split = _divide(Path(path), split)
@@ -59,8 +59,8 @@ def open_dataset(
     if path.is_dir():
         if split is not None and has_only_shards(path):
             raise UsageError(
-                f"{path}: a folder of shards, which has no parts; name those of {split} by a "
-                f"pattern, '{path}/*{split}*.tar' for example"
+                f"{path}: a folder of shards, which has no splits; give those of {split} as a "
+                f"pattern, for example '{path}/*{split}*.tar'"
             )
         if as_it_is and find_layout(path) == "folder" and has_only_shards(path):
             return TarDataset(path)
@@ -69,13 +69,13 @@ def open_dataset(
         raise UsageError(f"{path}: no such file or folder; check the path")
     if not as_it_is:
         raise UsageError(
-            f"{path}: only a folder of images has parts or a kind; a .beton file and tar shards "
-            "are taken whole"
+            f"{path}: only a folder of images has splits or a kind; leave both out, as .beton "
+            "files and tar shards are read whole"
         )
     if _COMPRESSED.search(path.name):
         raise BadDataError(
-            f"{path}: a compressed archive, in which no member can be found without reading all "
-            f"before it; unpack it to {_COMPRESSED.sub('.tar', path.name)} first"
+            f"{path}: a compressed archive, which allows no random access to its images; "
+            f"decompress it to {_COMPRESSED.sub('.tar', path.name)} first"
         )
     if path.suffix == ".tar" or not path.exists():
         return TarDataset(path)
@@ -83,20 +83,20 @@ def open_dataset(
 
 
 def _divide(path: Path, split: str | None) -> tuple[Path, str | None]:
-    """``FOLDER:SPLIT`` as folder and split."""
+    """Split ``FOLDER:SPLIT`` into folder and split."""
     folder, _, part = path.name.rpartition(":")
     if not folder or not part or path.exists() or not path.with_name(folder).is_dir():
         return path, split
     if split not in (None, part):
-        raise UsageError(f"{path}: names another part than split={split!r}; name one of them")
+        raise UsageError(f"{path}: contradicts split={split!r}; give only one of the two")
     return path.with_name(folder), part
 
 
 def _divide_fields(path: Path) -> tuple[Path, NamedFields]:
-    """``FILE:image=NAME,label=NAME`` as file and fields.
+    """Split ``FILE:image=NAME,label=NAME`` into file and fields.
 
     Raises:
-        UsageError: what follows the file's name is nothing of the kind.
+        UsageError: the text after the file name does not name fields.
     """
     file, colon, text = str(path).rpartition(":")
     if not colon or file.endswith(".tar") or path.exists() or not Path(file).is_file():
@@ -104,8 +104,8 @@ def _divide_fields(path: Path) -> tuple[Path, NamedFields]:
     named = NamedFields.parse(text)
     if named is None:
         raise UsageError(
-            f"{path}: no such file or folder; after the name of a .beton file and a colon stand "
-            "its fields, image=NAME, label=NAME, or both with a comma between them"
+            f"{path}: no such file or folder; to choose the fields of a .beton file, write a "
+            "colon after its name and then image=NAME, label=NAME, or both separated by a comma"
         )
     return Path(file), named
 
@@ -117,7 +117,7 @@ def _open_folder(
     if layout in _NAMES and split is None:
         part = _SPLITS.get(layout, "train")
         raise UsageError(
-            f"{path}: {_NAMES[layout]}, which has parts: name one, {path}:{part} for example, or "
-            f"convert it, which reads faster: fastrot prepare {path} OUT.beton --split {part}"
+            f"{path}: {_NAMES[layout]}, which has splits: choose one, for example {path}:{part}, "
+            f"or convert it for faster reading: fastrot prepare {path} OUT.beton --split {part}"
         )
     return FolderDataset(path, kind=layout, split=split, follow_symlinks=follow_symlinks)

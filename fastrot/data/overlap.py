@@ -1,7 +1,7 @@
-"""Finds test images that are training images, whatever their names and files are.
+"""Detection of test images that are also training images, whatever their names and files.
 
-A file may be copied, a shard may be one of several, a folder may hold a part of another. Scores on
-images that were trained on say nothing, so what is found is told loudly. Importing this module
+A file may be a copy, a shard one of several, a folder a part of another. Scores on training images
+say nothing about generalisation, so an overlap is reported as a warning. Importing this module
 imports no torch.
 """
 
@@ -20,14 +20,14 @@ _GOLDEN = 0.6180339887
 
 
 class Overlap(NamedTuple):
-    """How many test images are training images, of those that were looked at."""
+    """The number of test images found among the training images, of those checked."""
 
     found: int
     looked_at: int
     all_of_them: bool
 
     def warning(self, test: Dataset) -> str:
-        """Return what to say about it; empty where none was found."""
+        """Return a warning for the user; empty if no overlap was found."""
         if self.all_of_them:
             return (
                 f"warning: {test.path} is the training data: each test image finds itself, so "
@@ -36,17 +36,17 @@ class Overlap(NamedTuple):
         if not self.found:
             return ""
         return (
-            f"warning: {self.found:,} of {self.looked_at:,} images of {test.path} that were looked "
-            "at are training images: these numbers say little about other images"
+            f"warning: {self.found:,} of {self.looked_at:,} images of {test.path} that were "
+            "checked are training images: these numbers say little about other images"
         )
 
 
 def find_overlap(train: Dataset, test: Dataset) -> Overlap:
-    """Compare test images with the training images that take as many bytes.
+    """Compare test images with the training images of the same number of bytes.
 
-    All of up to 256 test images are looked at, else 256 evenly spaced ones; each is compared with
-    at most 64 training images of its size, those first that have its place in the order. Images
-    that were encoded anew are not found, but for those that ``fastrot prepare`` made of one folder.
+    At most 256 test images are checked, evenly spaced; each is compared with up to 64 training
+    images of its size, those nearest to its relative position first. Re-encoded images are not
+    found, except those that ``fastrot prepare`` made from the same folder.
     """
     if train.origin == test.origin and train.digest != test.digest:
         return Overlap(len(test), len(test), True)
@@ -54,7 +54,7 @@ def find_overlap(train: Dataset, test: Dataset) -> Overlap:
     sizes, sizes_of_test = train.byte_sizes[order], test.byte_sizes
     found = looked_at = reads = 0
     spaced = np.unique(np.linspace(0, len(test) - 1, _LOOKED_AT).astype(np.int64))
-    # Far apart at first, so that those which are reached are spread over all.
+    # In golden-ratio order, so that those checked before the limit are spread over all.
     for sample in spaced[np.argsort(np.arange(len(spaced)) * _GOLDEN % 1)].tolist():
         size = sizes_of_test[sample]
         same_size = order[np.searchsorted(sizes, size) : np.searchsorted(sizes, size, "right")]
@@ -70,10 +70,10 @@ def find_overlap(train: Dataset, test: Dataset) -> Overlap:
 
 
 def _is_among(test: Dataset, sample: int, train: Dataset, candidates: list[int]) -> bool:
-    """Whether the bytes of an image are those of one of the candidates."""
+    """Return whether the bytes of an image equal those of a candidate."""
     try:
         data = bytes(test.read(sample).data)
-    except BadSampleError:  # whoever needs it says so
+    except BadSampleError:  # reported where the sample is used
         return False
     for candidate in candidates:
         try:

@@ -1,6 +1,6 @@
-"""Knows the parts of a data set by the names of their folders or files: train, val, test.
+"""Recognition of the splits of a data set by the names of their folders or files.
 
-In any case and with the usual affixes: ``Training`` and ``Testing``, ``seg_train`` and
+Names may have any case and the usual affixes: ``Training`` and ``Testing``, ``seg_train`` and
 ``seg_test``, ``train2017`` and ``val2017``, ``imagenet-train-0001``. Importing this module imports
 no torch.
 """
@@ -33,21 +33,22 @@ _SET = re.compile(r"(.+)(sets?)")
 
 
 class _Name(NamedTuple):
-    """What a name says: which part, and the words around it."""
+    """The split that a name stands for, and the words around it."""
 
     part: str
     affix: tuple[str, ...]
 
 
 def find_splits(names: Iterable[str]) -> dict[str, str]:
-    """Return which of the names of a folder's entries are parts, and of which kind.
+    """Return the splits among the names of a folder's entries.
 
-    A class may be named like a part (``train`` beside ``bus``; ``bullet_train`` and
-    ``steam_train``; ``train_station`` and ``test_tube``), so names count where they are all plain
-    words for parts, or where two of them name different parts with the same words around them.
+    A class may be named like a split (``train`` beside ``bus``; ``bullet_train`` and
+    ``steam_train``; ``train_station`` and ``test_tube``). Names are therefore read as splits only
+    if all of them are plain words for splits, or if two name different splits with the same words
+    around them.
 
     Returns:
-        ``train``, ``val``, ``test`` or ``trainval`` by name; empty where nothing is a part.
+        ``train``, ``val``, ``test`` or ``trainval`` by name; empty if there are no splits.
 
     Example:
         >>> find_splits(["seg_test", "seg_train"])
@@ -67,11 +68,11 @@ def find_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def named_split(splits: Mapping[str, str], asked: str) -> list[str]:
-    """Return the names that ``asked`` means: that very name, or in another case, or of that part.
+    """Return the names that match ``asked``: exactly, else ignoring case, else by their split.
 
     Args:
-        splits: as ``find_splits`` returns them.
-        asked: a name, or a part: ``train``, ``val``, ``test`` in any of their spellings.
+        splits: as returned by ``find_splits``.
+        asked: a name, or a split: ``train``, ``val``, ``test`` in any of their spellings.
 
     Example:
         >>> named_split({"Testing": "test", "Training": "train"}, "train")

@@ -1,4 +1,4 @@
-"""A view of a data set that holds some of its samples: the bank of a quick kNN, for example."""
+"""A view of some samples of a data set, for example the training images of a quick kNN."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastrot.data.labels import Labels
 
 @dataclass
 class DatasetSubset:
-    """Some samples of a data set, renumbered from 0; so are the errors about them.
+    """Some samples of a data set, renumbered from 0, as are the errors about them.
 
     Args:
         dataset: the whole data set.
-        ids: which of its samples, of shape (M,), int64.
+        ids: ids of the samples in it, of shape (M,), int64.
     """
 
     dataset: Dataset
@@ -40,11 +40,11 @@ class DatasetSubset:
         return len(self.ids)
 
     def name(self, sample: int) -> str:
-        """Where the bytes of a sample are, for messages."""
+        """Return the location of a sample's bytes, for messages."""
         return self.dataset.name(int(self.ids[sample]))
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Widths and heights of shape (N, 2).
+        """Return widths and heights, of shape (N, 2).
 
         Raises:
             BadSampleError: a header cannot be read.
@@ -57,7 +57,7 @@ class DatasetSubset:
             raise _renumbered(error, int(bad)) from None
 
     def read(self, sample: int) -> Encoded:
-        """The encoded bytes of a sample.
+        """Return the encoded bytes of a sample.
 
         Raises:
             BadSampleError: they are missing, changed, or without a readable header.
@@ -68,10 +68,10 @@ class DatasetSubset:
             raise _renumbered(error, sample) from None
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Pixels of shape (H, W, 3), RGB, of a sample.
+        """Return the pixels of a sample, of shape (H, W, 3), RGB.
 
         Raises:
-            BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
+            BadSampleError: as for ``read``, or the decoder refuses the bytes or warns about them.
         """
         try:
             return self.dataset.decode(int(self.ids[sample]))
@@ -88,11 +88,11 @@ class DatasetSubset:
 
 
 def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
-    """The error with the number that whoever reads the subset knows the sample by."""
+    """Return the error with the number of the sample in the subset."""
     return BadSampleError(sample, error.name, error.reason)
 
 
 def spread(dataset: Dataset, most: int) -> DatasetSubset:
-    """At most ``most`` samples, evenly spaced over the data set."""
+    """Return at most ``most`` samples, evenly spaced over the data set."""
     count = min(most, len(dataset))
     return DatasetSubset(dataset, np.linspace(0, len(dataset) - 1, count).astype(np.int64))

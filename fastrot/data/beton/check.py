@@ -1,8 +1,8 @@
-"""The rules that a ``.beton`` file must keep before anything in it is believed.
+"""The rules that a ``.beton`` file must satisfy before its contents are trusted.
 
-FFCV checks the version number and nothing else; a damaged file then yields stale pixels, zeros
-or a crash. Every rule here is checked for all samples at once (numpy), on integers that cannot
-wrap, and a broken one names the file, the offset and the first sample concerned.
+FFCV checks only the version number; a damaged file then yields stale pixels, zeros or a crash.
+Every rule here is checked for all samples at once (numpy), on integers that cannot overflow, and
+an error names the file, the offset and the first sample concerned.
 
 Shapes: n samples, m entries of the allocation table.
 """
@@ -44,8 +44,8 @@ def check_header(path: Path, size: int, raw: bytes) -> np.void:
 
     Args:
         path: for messages.
-        size: of the file in bytes.
-        raw: its first 24 bytes, fewer if it is shorter.
+        size: size of the file in bytes.
+        raw: its first 24 bytes, or fewer if it is shorter.
     """
     if raw[:2] != VERSION.to_bytes(2, "little"):
         raise BadDataError(
@@ -67,7 +67,7 @@ def check_header(path: Path, size: int, raw: bytes) -> np.void:
 
 
 def check_fields(path: Path, raw: bytes, page_size: int) -> tuple[Field, ...]:
-    """Read the field descriptors and check that names differ and an array fits a page."""
+    """Read the field descriptors; check that names differ and that each array fits into a page."""
     fields: list[Field] = []
     for start in range(0, len(raw), DESCRIPTOR.itemsize):
         offset = HEADER.itemsize + start
@@ -94,7 +94,7 @@ def _same_name(path: Path, name: str) -> BadDataError:
 
 
 def check_sections(path: Path, size: int, header: np.void, fields: Sequence[Field]) -> None:
-    """Check, before anything is allocated, that metadata and allocation table fit the file."""
+    """Check, before allocating anything, that metadata and allocation table fit into the file."""
     samples, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
     start, record = metadata_start(len(fields)), record_dtype(fields).itemsize
     if table == 0:
@@ -128,13 +128,13 @@ def check_structure(
     Args:
         path: for messages.
         header: the checked header.
-        fields: in file order.
-        metadata: of shape (n,).
+        fields: the fields in file order.
+        metadata: the metadata records, of shape (n,).
         entries: the allocation table, of shape (m,).
         max_pixels: refuse larger images.
 
     Returns:
-        The sizes in bytes, of shape (n,), for each field (by position) that has data in pages.
+        Sizes in bytes, of shape (n,), for each field with data in pages, by position.
 
     Raises:
         BadDataError: a rule is broken; the message names the first entry or sample.
@@ -159,7 +159,7 @@ def check_structure(
 def _value_rules(
     field: Field, values: NDArray[Any], size: U64, max_pixels: int
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
-    """Which values break a rule, and the rule, for values of one field."""
+    """Yield each rule for the values of a field, preceded by a mask of the values that break it."""
     if field.kind is Kind.IMAGE:
         mode, area = values["mode"], values["width"].astype(np.uint64) * values["height"]
         yield mode > RAW, "mode is neither 0 (JPEG) nor 1 (raw)"
@@ -171,6 +171,6 @@ def _value_rules(
 
 
 def data_start(header: np.void, fields: Sequence[Field]) -> int:
-    """Offset of the first page boundary after the metadata."""
+    """Return the offset of the first page boundary after the metadata."""
     end = metadata_start(len(fields)) + int(header["num_samples"]) * record_dtype(fields).itemsize
     return align_up(end, int(header["page_size"]))

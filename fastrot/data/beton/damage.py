@@ -1,13 +1,13 @@
-"""Which samples of a ``.beton`` file are damaged, found once and noted beside the file.
+"""The damaged samples of a ``.beton`` file, found once and noted beside the file.
 
-To find them, every byte is read and every image decoded strictly. Where the compiled decoder is
-there, its threads do it, without Python. They read each JPEG to its end but make only an eighth
-of its pixels a side: what the decoder warns about lies in the codes, and these are all read.
-Otherwise processes decode one image after the other.
+To find them, every byte is read and every image decoded strictly. With the compiled decoder, its
+threads do so without Python: they read each JPEG to its end but produce only an eighth of its
+pixels per side, since whatever the decoder warns about is in the codes, which are all read.
+Without it, worker processes decode one image after the other.
 
-The note (``FILE.beton.checked.json``, in the user's cache where that place is read-only) says of
-which very file it tells. It only saves time: without it, or with a damaged one, the file is
-checked again.
+The note (``FILE.beton.checked.json``, or a file in the user's cache if that place is read-only)
+identifies the exact file it describes. It only saves time: if it is missing or damaged, the file
+is checked again.
 
 Importing this module imports no torch.
 """
@@ -42,13 +42,13 @@ from fastrot.system.worker_pool import DEADLINE_SECONDS, WorkerPool
 
 Checksums = NDArray[np.uint64]
 Advance = Callable[[int, int], None]
-"""Called with a number of samples that are done, and their bytes."""
+"""Called with the number of samples just checked, and their bytes."""
 
-_CHUNK = 256  # samples that the threads are given at a time
+_CHUNK = 256  # samples that the threads receive at a time
 _CHUNKS_AHEAD = 4
-_POLL_SECONDS = 0.2  # between two looks at signals
+_POLL_SECONDS = 0.2  # between checks for signals
 _MIN_SAMPLES_A_WORKER = 256
-_PROGRESS_BYTES = 2**28  # smaller files take a moment
+_PROGRESS_BYTES = 2**28  # smaller files take only a moment
 
 _NOTE_FORMAT, _NOTE_VERSION = "fastrot-beton-checked", 1
 _NOTE_SUFFIX = ".checked.json"
@@ -56,14 +56,14 @@ _MAX_NOTE_BYTES = 2**26
 
 
 def bad_samples(dataset: BetonDataset, *, workers: int = 0) -> dict[int, BadSampleError]:
-    """The bad samples of a file and why, by sample id.
+    """Return the errors of the bad samples of a file, by sample id.
 
-    Checksums are compared where the manifest says that all images were decoded when the file was
-    made; otherwise every image is decoded, now or by an earlier ``fastrot verify``.
+    If the manifest says that all images were decoded when the file was made, checksums are
+    compared; otherwise every image is decoded, now or by an earlier ``fastrot verify``.
 
     Args:
         dataset: the open file.
-        workers: threads or processes that share the work; 0: this one.
+        workers: threads or processes that share the work; 0: only this process.
 
     Raises:
         StorageError: the file cannot be read.
@@ -89,7 +89,7 @@ def bad_samples(dataset: BetonDataset, *, workers: int = 0) -> dict[int, BadSamp
 
 
 def known_bad_samples(dataset: BetonDataset) -> dict[int, BadSampleError] | None:
-    """As ``bad_samples``, if an earlier check of this very file told; None: it did not."""
+    """Return ``bad_samples`` from an earlier check of exactly this file, or None without one."""
     identity = _identity(dataset.file, dataset.digest, dataset.checksums_suffice)
     for place in (_beside(dataset.path), _in_cache(dataset.path)):
         if (reasons := _read_note(place, identity, len(dataset))) is not None:
@@ -98,7 +98,7 @@ def known_bad_samples(dataset: BetonDataset) -> dict[int, BadSampleError] | None
 
 
 def remember_damage(file: BetonFile, manifest: Manifest | None, reasons: Mapping[int, str]) -> None:
-    """Keep what a complete check found: every checksum compared, every image decoded.
+    """Save the result of a complete check: every checksum compared, every image decoded.
 
     Raises:
         BadDataError: the file changed meanwhile.
@@ -117,14 +117,14 @@ def find_damage(
     workers: int,
     advance: Advance | None = None,
 ) -> dict[int, str]:
-    """The damaged samples of an open file, in order, and what is wrong with each.
+    """Return what is wrong with each damaged sample of an open file, in order.
 
     Args:
-        file: its structure is sound, or it would not be open.
-        checksums: of shape (n,), from its manifest; None: there are none.
+        file: the open file, whose structure was checked on opening.
+        checksums: checksums from its manifest, of shape (n,), or None.
         decode: also decode the images, and read the JSON fields.
-        workers: threads or processes; 0: none, or a single thread.
-        advance: told of the progress.
+        workers: number of threads or processes; 0: no processes, or a single thread.
+        advance: called with the progress.
 
     Raises:
         StorageError: nothing was read for ``DEADLINE_SECONDS``.
@@ -133,7 +133,7 @@ def find_damage(
     check = _Check(file, checksums, decode)
     if decode and _native_can(file):
         suspects = sorted(set(_failures(file, checksums, max(1, workers), advance)))
-        # The words, and the last word, are Python's.
+        # Python has the final say, and words the reason.
         judged = {sample: check(sample)[0] for sample in suspects}
         return {sample: reason for sample, reason in judged.items() if reason is not None}
     if len(file) < 2 * _MIN_SAMPLES_A_WORKER:
@@ -149,7 +149,7 @@ def find_damage(
 
 
 def _native_can(file: BetonFile) -> bool:
-    """Whether the compiled decoder can check all that is in the file, and is there."""
+    """Return whether the compiled decoder is available and can check all fields of the file."""
     kinds = {field.kind for field in file.fields}
     if Kind.IMAGE not in kinds or Kind.JSON in kinds:
         return False
@@ -161,7 +161,7 @@ def _native_can(file: BetonFile) -> bool:
 
 
 class _Chunk(NamedTuple):
-    """Samples, the bytes to count for them (once), and what the threads are to do."""
+    """Samples, the bytes to count for them (once), and the work for the threads."""
 
     ids: NDArray[np.int64]
     size: int
@@ -172,9 +172,9 @@ class _Chunk(NamedTuple):
 def _failures(
     file: BetonFile, checksums: Checksums | None, threads: int, advance: Advance | None
 ) -> Iterator[int]:
-    """Samples that the compiled decoder refuses."""
+    """Yield the samples that the compiled decoder refuses."""
     decoder = CropDecoder(threads, size=1, exact=False, colour_only=True, max_pixels=MAX_PIXELS)
-    # By position: a file may be larger than the memory, and each byte is read but once.
+    # Read by position, not mapped: a file may exceed memory, and each byte is read only once.
     source = SourceFile(file.descriptor, map_memory=False)
 
     def submit(chunk: _Chunk) -> tuple[_Chunk, CropJob]:
@@ -195,7 +195,7 @@ def _failures(
 
 
 def _chunks(file: BetonFile, checksums: Checksums | None) -> Iterator[_Chunk]:
-    """All samples, once for each image field."""
+    """Yield all samples, once for each image field."""
     in_pages = [field.name for field in file.fields if not field.is_scalar]
     images = [field.name for field in file.fields if field.kind is Kind.IMAGE]
     records = file.metadata.view(np.uint8).reshape(len(file), -1)
@@ -214,7 +214,7 @@ def _chunks(file: BetonFile, checksums: Checksums | None) -> Iterator[_Chunk]:
                 raw=column["mode"][ids] == RAW,
                 to_end=np.ones(len(ids), np.bool_),
             )
-            # Checksums cover all fields of a sample: once is enough.
+            # Checksums cover all fields of a sample, so comparing them once is enough.
             compared = checksums[ids] if first and checksums is not None else None
             spans = Spans(offsets, sizes, in_pages.index(name), records[ids], compared)
             yield _Chunk(ids, int(sizes.sum()) if first else 0, crops, spans)
@@ -231,7 +231,7 @@ def _failed_rows(job: CropJob, path: Path) -> list[int]:
 
 
 class _Check:
-    """Called with a sample: what is wrong with it, or None, and its bytes."""
+    """A callable that returns what is wrong with a sample, or None, and its number of bytes."""
 
     def __init__(self, file: BetonFile, checksums: Checksums | None, decode: bool) -> None:
         self._file, self._checksums, self._decode = file, checksums, decode
@@ -285,18 +285,18 @@ def _write_note(identity: dict[str, Any], beton: Path, reasons: Mapping[int, str
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomic(place, json.dumps(note, indent=1).encode())
             return
-        except OSError:  # a read-only place: the next one, or check again next time
+        except OSError:  # read-only: try the next place, or else check again next time
             continue
 
 
 def _read_note(place: Path, identity: dict[str, Any], count: int) -> dict[int, str] | None:
-    """What an earlier check found; None when there is none of this very file."""
+    """Return the result of an earlier check of exactly this file, or None."""
     try:
         with open(place, "rb") as file:
             note = json.loads(file.read(_MAX_NOTE_BYTES))
         reasons = {int(sample): str(why) for sample, why in note.pop("bad").items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return None  # absent or damaged: it only saves time
+        return None  # missing or damaged: the file is checked again
     if note != identity or any(not 0 <= sample < count for sample in reasons):
         return None
     return reasons

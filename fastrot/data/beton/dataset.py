@@ -20,34 +20,34 @@ from fastrot.kernels.decode.crop import Spans
 
 
 class BetonDataset:
-    """The images of a ``.beton`` file and their labels; ``fields.py`` says which fields these are.
+    """The images and labels of a ``.beton`` file, in the fields that ``fields.py`` chooses.
 
-    Thread-safe; a copy in another process, forked or pickled, reads through its own position.
-    A pickled copy opens the file when it first reads, and refuses it if it changed meanwhile.
+    Thread-safe; a copy in another process, forked or pickled, has its own file position. A pickled
+    copy opens the file on the first read and refuses it if it has changed.
 
     Args:
         path: the file.
-        checksums: compare each sample with the manifest's checksum when there is a manifest.
+        checksums: compare each sample with the manifest's checksum if there is a manifest.
         max_pixels: refuse larger images.
-        named: the fields of images and labels, where they have no usual names.
+        named: the fields of images and labels, if their names are unusual.
 
     Attributes:
         path: the file.
-        labels: read-only; of shape (n,), int64, -1 where there is none; or, of an array field, of
-            shape (n, K), int8.
-        unlabelled: why there are no labels, where a reader might expect some; else empty.
-        fields: which are read, where the file has more; else empty.
-        left_out: what it was made without, from the manifest; else empty.
-        class_names: from the manifest, else None.
-        digest: of the manifest, which covers every byte; without one, of everything but the
-            images' data. It also tells of an image field that is not the first.
-        label_choice: tells of a label field that is not the first; else empty.
-        origin: digest of the folder that ``fastrot prepare`` made it from; of others, their own.
-        byte_sizes: of each image as it is stored, of shape (n,), int64.
-        stored_bytes: of all images together.
+        labels: read-only; of shape (n,), int64, -1 for a missing label; or, from an array field,
+            of shape (n, K), int8.
+        unlabelled: why there are no labels, when that may be unexpected; else empty.
+        fields: the fields that are read, if the file has others as well; else empty.
+        left_out: what was left out when the file was made, from the manifest; else empty.
+        class_names: class names from the manifest, or None.
+        digest: digest of the manifest, which covers every byte; without one, of everything but
+            the image data. It also identifies an image field other than the first.
+        label_choice: identifies a label field other than the first; else empty.
+        origin: digest of the folder that ``fastrot prepare`` made it from; else its own digest.
+        byte_sizes: stored size of each image in bytes, of shape (n,), int64.
+        stored_bytes: stored size of all images together.
         applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
         has_checksums: whether ``read`` compares checksums.
-        checksums_suffice: whether what ``read`` returns is known to decode.
+        checksums_suffice: whether the bytes that ``read`` returns are known to decode.
 
     Raises:
         UsageError: there is no such file.
@@ -92,10 +92,10 @@ class BetonDataset:
 
     @property
     def file(self) -> BetonFile:
-        """The open file; a pickled copy opens it here.
+        """Return the open file; a pickled copy opens it here.
 
         Raises:
-            BadDataError: it is not the file any more that was opened first.
+            BadDataError: it is no longer the file that was opened first.
         """
         file = self._file
         if file is None:
@@ -111,19 +111,19 @@ class BetonDataset:
 
     @property
     def has_checksums(self) -> bool:
-        """Whether ``read`` compares checksums."""
+        """Return whether ``read`` compares checksums."""
         return self._checksums is not None
 
     @property
     def checksums(self) -> NDArray[np.uint64] | None:
-        """Of shape (n,), what ``read`` compares with; None: nothing."""
+        """Return the checksums that ``read`` compares with, of shape (n,), or None."""
         return self._checksums
 
     @property
     def checksums_suffice(self) -> bool:
-        """Whether ``read`` compares checksums, of images that were all decoded once.
+        """Return whether ``read`` compares checksums, and all images were decoded once.
 
-        A file made with ``prepare --copy`` has checksums of images that nobody decoded.
+        A file made with ``prepare --copy`` has checksums of images that were never decoded.
         """
         return self.has_checksums and self._decoded
 
@@ -131,33 +131,33 @@ class BetonDataset:
         return len(self.labels)
 
     def name(self, sample: int) -> str:
-        """``FILE.beton sample 17``."""
+        """Return the name of a sample, ``FILE.beton sample 17``."""
         return f"{self.path} sample {sample}"
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Widths and heights of shape (N, 2)."""
+        """Return widths and heights, of shape (N, 2)."""
         file = self.file
         return np.stack([file.widths[samples], file.heights[samples]], axis=1).astype(np.int32)
 
     def spans(self, samples: NDArray[np.int64]) -> Spans:
-        """Where samples are in the file, for a reader of its own, and their checksums."""
+        """Return where samples are in the file, for readers outside Python, and their checksums."""
         file = self.file
         offsets, sizes = file.spans(samples)
         return Spans(
             offsets=offsets,
             sizes=sizes,
             image=[f.name for f in file.fields if not f.is_scalar].index(self.image_field),
-            # By bytes: a copy of records would leave out the padding between their fields.
+            # As bytes, since a copy of records would omit the padding between their fields.
             records=file.metadata.view(np.uint8).reshape(len(file), -1)[samples],
             checksums=None if self._checksums is None else self._checksums[samples],
         )
 
     def read(self, sample: int) -> Encoded:
-        """The stored bytes, checked against the manifest's checksum if there is one.
+        """Return the stored bytes, checked against the manifest's checksum if there is one.
 
         Raises:
-            BadSampleError: bytes changed, or a JPEG header that does not fit the metadata.
-            BadDataError: the file was cut while in use.
+            BadSampleError: the bytes changed, or a JPEG header does not match the metadata.
+            BadDataError: the file was truncated while in use.
             StorageError: the system cannot read it.
         """
         file = self.file
@@ -178,10 +178,10 @@ class BetonDataset:
         )
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Pixels of shape (H, W, 3), RGB.
+        """Return pixels of shape (H, W, 3), RGB.
 
         Raises:
-            BadSampleError: as ``read``, or the decoder refuses the bytes or warns about them.
+            BadSampleError: as for ``read``, or the decoder refuses the bytes or warns about them.
         """
         encoded = self.read(sample)
         shape = (encoded.height, encoded.width, 3)
@@ -197,10 +197,10 @@ class BetonDataset:
         return pixels
 
     def check_unchanged(self) -> None:
-        """Check that the file is still the one that was opened; loaders do once an epoch.
+        """Check that the file is still the one that was opened; loaders do so once per epoch.
 
         Raises:
-            BadDataError: it was replaced, removed, cut or written to.
+            BadDataError: it was replaced, removed, truncated or modified.
         """
         self.file.check_unchanged()
 
@@ -218,9 +218,9 @@ class BetonDataset:
 
 
 def _origin(described: manifest.Manifest | None) -> str | None:
-    """Digest of the folder that a file was made from; None: another program made it.
+    """Return the digest of the folder that a file was made from; None: another program made it.
 
-    What others write as the hash of their source may cover several parts of a data set.
+    The source hash that other programs write may cover several splits of a data set.
     """
     if described is None or not str(described.made_by.get("program")).endswith(" prepare"):
         return None
@@ -234,9 +234,9 @@ def _fields_read(file: BetonFile) -> str:
 
 
 def _unlike_the_first(file: BetonFile) -> tuple[str, str]:
-    """What tells of the image field and of the label field; nothing of the first of their kind.
+    """Return suffixes that identify image and label field; empty for the first of their kind.
 
-    Earlier versions took the first ones always, and their runs and caches name the file alone.
+    Earlier versions always took the first ones, and their runs and caches identify only the file.
     """
     label = file.label_field.field
     images = (field.name for field in file.fields if field.kind is Kind.IMAGE)

@@ -1,9 +1,10 @@
-"""Which field of a ``.beton`` file is the image and which the label: by name, never by place.
+"""The choice of a ``.beton`` file's image and label fields, by name rather than by position.
 
 A file may have fields in any order and several of a kind: a running ``index`` before the
-``label``, a ``mask`` before the ``image``. What the user names (``FILE.beton:image=a,label=b``)
-is taken; else the field of the usual name; else the only one there is. Where that decides
-nothing, an image is asked for, and labels are left out: pretraining needs none.
+``label``, a ``mask`` before the ``image``. The choice is the field that the user names
+(``FILE.beton:image=a,label=b``), else the one with a usual name, else the only candidate. If that
+is not conclusive, the user must name the image field; labels are left out, as pretraining needs
+none.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class NamedFields:
 
     @classmethod
     def parse(cls, text: str) -> NamedFields | None:
-        """Read ``image=a,label=b``, or one of the two; None: it is nothing of the kind."""
+        """Parse ``image=a,label=b``, or one of the two; return None for any other text."""
         named: dict[str, str] = {}
         for part in text.split(","):
             what, equals, name = part.partition("=")
@@ -54,15 +55,15 @@ class NamedFields:
 
 
 UNNAMED = NamedFields()
-"""No field is named."""
+"""No field is named by the user."""
 
 
 class LabelField(NamedTuple):
-    """The field that has the labels.
+    """The field of the labels.
 
     Attributes:
-        field: an Int field, or an array of shape (K,) of integers; None: there is none.
-        why_not: why there is none, where a reader might expect one; else empty.
+        field: an Int field, or an array of integers of shape (K,); None: there is none.
+        why_not: why there is none, when that may be unexpected; else empty.
     """
 
     field: Field | None
@@ -73,7 +74,7 @@ def choose_image(fields: Sequence[Field], named: NamedFields, path: Path) -> Fie
     """Return the image field.
 
     Raises:
-        UsageError: the user named another, or has to name one of several.
+        UsageError: the user named a field of another kind, or must name one of several.
         BadDataError: there is none.
     """
     images = [field for field in fields if field.kind is Kind.IMAGE]
@@ -94,7 +95,7 @@ def choose_label(fields: Sequence[Field], named: NamedFields, path: Path) -> Lab
     """Return the label field, or why there is none.
 
     Raises:
-        UsageError: the user named a field that is none, or holds no integers.
+        UsageError: the user named a field that does not exist or holds no integers.
     """
     integers = [field for field in fields if _holds_classes(field)]
     if named.label is not None:

@@ -4,13 +4,13 @@
 
     0                        header, 24 bytes
     24                       one descriptor of 1041 bytes for each of the F fields
-    24 + 1041 F              n metadata records of R bytes, one a sample
+    24 + 1041 F              n metadata records of R bytes, one per sample
     next multiple of page    pages: images and other data of variable size
     alloc_table_ptr          24 bytes for each piece of data in a page, until the end of the file
 
 Integers are little-endian and pointers are offsets in the file. No piece of data crosses a
-multiple of the page size. The sizes of images and arrays stand in the allocation table only,
-found by their exact pointer. There is no magic number and no checksum: see ``manifest.py``.
+multiple of the page size. The sizes of images and arrays are only in the allocation table, where
+their exact pointers find them. There is no magic number and no checksum: see ``manifest.py``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MAX_FIELDS = 64
 NAME_BYTES = 16
 MAX_SIDE = 2**16 - 1
 MAX_PIXELS = 2**28
-"""Cap on the pixels of one image; that of image files, which ``fastrot prepare`` can be told to
-lift, is lower: what was let in is read by everything that reads these files."""
+"""Cap on the pixels of one image. The cap on image files is lower, and ``fastrot prepare`` can
+raise it: whatever it admits, every reader of ``.beton`` files accepts."""
 
 HEADER = np.dtype(
     [
@@ -60,7 +60,7 @@ _NUMERIC = re.compile(r"[<>|=][biufc][0-9]{1,2}")
 
 
 class Kind(IntEnum):
-    """Type of a field, as its descriptor stores it."""
+    """The type of a field, as stored in its descriptor."""
 
     FLOAT = 0
     INT = 1
@@ -81,10 +81,10 @@ class Field:
     """One column of the data set.
 
     Attributes:
-        name: at most 16 printable ASCII characters.
-        kind: what is stored.
-        dtype: of the elements; arrays and tensors only.
-        shape: of one sample's array; arrays and tensors only.
+        name: 1 to 16 printable ASCII characters.
+        kind: type of the values.
+        dtype: dtype of the elements; arrays and tensors only.
+        shape: shape of one sample's array; arrays and tensors only.
 
     Raises:
         ValueError: a rule of the format is broken.
@@ -119,17 +119,17 @@ class Field:
 
     @property
     def is_scalar(self) -> bool:
-        """Whether the value stands in the metadata record itself."""
+        """Return whether the value is in the metadata record itself."""
         return self.kind in _SCALARS
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one sample's array (0 for other kinds)."""
+        """Return the bytes of one sample's array (0 for other kinds)."""
         return math.prod(self.shape) * self.dtype.itemsize if self.dtype is not None else 0
 
     @property
     def record(self) -> np.dtype[Any]:
-        """What a metadata record holds for this field."""
+        """Return the dtype of this field in a metadata record."""
         if self.kind is Kind.FLOAT:
             return np.dtype("<f8")
         if self.kind is Kind.INT:
@@ -140,10 +140,10 @@ class Field:
 
 
 def record_dtype(fields: Sequence[Field]) -> np.dtype[Any]:
-    """Metadata record of one sample; field i is named ``str(i)``.
+    """Return the dtype of a sample's metadata record; field i is named ``str(i)``.
 
     Numbers and array pointers are aligned to 8 bytes as in a C struct; images and byte strings
-    are packed. This is what numpy's ``align=True`` does, which FFCV relies on too.
+    are packed. This is numpy's ``align=True``, on which FFCV relies, too.
     """
     columns: list[tuple[str, DTypeLike]] = [
         (str(i), field.record) for i, field in enumerate(fields)
@@ -152,12 +152,12 @@ def record_dtype(fields: Sequence[Field]) -> np.dtype[Any]:
 
 
 def metadata_start(num_fields: int) -> int:
-    """Offset of the first metadata record."""
+    """Return the offset of the first metadata record."""
     return HEADER.itemsize + DESCRIPTOR.itemsize * num_fields
 
 
 def align_up(offset: int, page_size: int) -> int:
-    """The next page boundary at or after ``offset``."""
+    """Return the next page boundary at or after ``offset``."""
     return -(-offset // page_size) * page_size
 
 
@@ -165,14 +165,14 @@ def check_page_size(page_size: int) -> None:
     """Refuse a page size that the format does not allow.
 
     Raises:
-        ValueError: it is no power of two from 2 MiB to 2 GiB.
+        ValueError: it is not a power of two from 2 MiB to 2 GiB.
     """
     if page_size & (page_size - 1) or not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE:
         raise ValueError(f"page size {page_size} must be a power of two from 2**21 to 2**31")
 
 
 def pack_descriptors(fields: Sequence[Field]) -> bytes:
-    """Descriptors of all fields as they stand in the file."""
+    """Return the descriptors of all fields as the file stores them."""
     packed = np.zeros(len(fields), DESCRIPTOR)
     for row, field in zip(packed, fields, strict=True):
         row["kind"] = field.kind
@@ -195,12 +195,12 @@ def parse_descriptor(descriptor: bytes) -> Field:
     """Read one descriptor of 1041 bytes.
 
     Raises:
-        ValueError: an unknown type, or a name or arguments that break a rule.
+        ValueError: the type is unknown, or the name or the arguments break a rule.
     """
     kind, name, arguments = descriptor[0], descriptor[1:17], descriptor[17:]
     text, _, rest = name.partition(b"\0")
     if any(rest):
-        raise ValueError(f"field name {name!r} goes on after its end")
+        raise ValueError(f"field name {name!r} continues after its end")
     try:
         label = text.decode("ascii")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Says what is in a ``.beton`` file, from its header and metadata alone: fast at any size.
+"""A summary of a ``.beton`` file from its header and metadata alone: fast at any size.
 
 Importing this module imports no torch.
 """
@@ -33,7 +33,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Spread:
-        """The spread of values of shape (n,), n >= 1."""
+        """Return the spread of values of shape (n,), n >= 1."""
         return cls(int(values.min()), int(np.median(values)), int(values.max()))
 
     def __str__(self) -> str:
@@ -48,25 +48,25 @@ class Contents:
 
     Attributes:
         path: the file.
-        file_bytes: its size.
+        file_bytes: size of the file.
         page_bytes: size of a page.
-        num_samples: n.
+        num_samples: n, the number of samples.
         fields: (name, type) in file order; arrays with dtype and shape.
         images: number of images by mode, ``jpg`` and ``raw``; None: no image field.
-        width: pixels; None: no image field.
-        height: pixels; None: no image field.
-        image_bytes: stored bytes an image; None: no image field.
-        image_field: name of the field of the images; None: there is none, or there are several
-            and none has the usual name.
-        label_field: name of the field of the labels; None: there is none.
-        unclear: what the fields' names leave open, a line each.
-        labels: number of samples by label, or in which a class is present (where an image can
+        width: widths in pixels; None: no image field.
+        height: heights in pixels; None: no image field.
+        image_bytes: stored bytes per image; None: no image field.
+        image_field: name of the image field; None: there is none, or there are several and none
+            has a usual name.
+        label_field: name of the label field; None: there is none.
+        unclear: questions that the names of the fields leave open, one line each.
+        labels: number of samples with each label, or with each class present (if an image can
             have several); None: no labels.
         several: whether an image can have several classes.
-        class_names: from the manifest; None: unknown.
+        class_names: class names from the manifest; None: unknown.
         has_manifest: whether there is a manifest with checksums.
-        source_hash: from the manifest: identity of what the file was made from.
-        made_by: from the manifest: how.
+        source_hash: identity of the source, from the manifest; None: unknown.
+        made_by: how the file was made, from the manifest.
     """
 
     path: Path
@@ -90,7 +90,7 @@ class Contents:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return the contents as JSON values."""
         document = asdict(self) | {"path": str(self.path), "fields": [list(f) for f in self.fields]}
         del document["exit_code"]
         return document
@@ -116,7 +116,7 @@ class Contents:
                 ("images", f"{', '.join(modes)}, in field {self.image_field!r}"),
                 ("width", f"{self.width} px"),
                 ("height", f"{self.height} px"),
-                ("stored", f"{self.image_bytes} bytes an image"),
+                ("stored", f"{self.image_bytes} bytes per image"),
             ]
         if self.labels is not None:
             summary = _label_summary(self.labels, self.several)
@@ -141,11 +141,11 @@ class Contents:
 
 
 def inspect(path: str | Path) -> Contents:
-    """Read what a ``.beton`` file contains; its structure is checked, its pixels are not.
+    """Read the contents of a ``.beton`` file; its structure is checked, but not its pixels.
 
     Raises:
         UsageError: there is no such file.
-        BadDataError: it, or its manifest, is damaged or is something else.
+        BadDataError: the file or its manifest is damaged, or is another kind of file.
         StorageError: it cannot be read.
     """
     with BetonFile.open(path) as file:
@@ -197,5 +197,5 @@ def _label_summary(labels: dict[int, int], several: bool) -> str:
     if set(labels) == {-1}:
         return "none"
     counts = np.array(list(labels.values()))
-    what = "classes, several an image" if several else "classes"
+    what = "classes, several per image" if several else "classes"
     return f"{len(labels):,} {what}, {Spread.of(counts)} samples each"

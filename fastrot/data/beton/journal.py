@@ -1,8 +1,8 @@
-"""What a stopped writer of a ``.beton`` file has safely on disk, so that another can go on.
+"""A record of what a stopped writer of a ``.beton`` file has on disk, so that another can continue.
 
-``X.beton.journal`` begins with one line of JSON that says what is being written; then comes one
-block for each page, appended after the page itself was synced: the rows of the samples that end
-in it, under a checksum. Blocks behind a torn one do not count.
+``X.beton.journal`` begins with one line of JSON that describes what is being written, followed by
+one block per page, appended after the page itself was synced: the rows of the samples that end in
+it, with a checksum. Blocks after an incomplete one are ignored.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _MAX_HEADER_BYTES = 2**16
 
 
 def row_dtype(fields: Sequence[Field]) -> np.dtype[Any]:
-    """What a writer keeps of each sample: its metadata record, allocations and checksum.
+    """Return the dtype of a writer's row per sample: metadata record, allocations, checksum.
 
-    ``position`` is the caller's own counter. V is the number of fields with data in pages.
+    ``position`` is the caller's own counter.
     """
     in_pages = sum(not field.is_scalar for field in fields)
     return np.dtype(
@@ -45,13 +45,13 @@ def row_dtype(fields: Sequence[Field]) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a journal is about; a writer goes on only with its own plan.
+    """The subject of a journal; a writer continues only a journal with its own plan.
 
     Attributes:
-        identity: of the conversion, given by the caller: sources and settings.
-        descriptors: hash of the fields.
-        capacity: samples at most.
-        page_size: bytes.
+        identity: the caller's identity of the conversion: sources and settings.
+        descriptors: hash of the field descriptors.
+        capacity: largest number of samples.
+        page_size: size of a page in bytes.
     """
 
     identity: str
@@ -61,12 +61,12 @@ class Plan:
 
     @classmethod
     def of(cls, identity: str, fields: Sequence[Field], capacity: int, page_size: int) -> Plan:
-        """The plan of a writer."""
+        """Return the plan of a writer."""
         descriptors = xxhash.xxh3_128_hexdigest(pack_descriptors(fields))
         return cls(identity, descriptors, capacity, page_size)
 
     def difference(self, other: Plan) -> str:
-        """What differs, for messages; empty if nothing."""
+        """Return the differences, for messages; empty if there are none."""
         mine, theirs = asdict(self), asdict(other)
         return ", ".join(
             f"{key} {theirs[key]} -> {mine[key]}" for key in mine if mine[key] != theirs[key]
@@ -74,11 +74,11 @@ class Plan:
 
 
 class Journal:
-    """An open journal, to append to.
+    """A journal open for appending.
 
     Args:
-        path: of the journal.
-        descriptor: of the file, open for writing at its end.
+        path: path of the journal.
+        descriptor: file descriptor, open for writing at the end.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -87,7 +87,7 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, plan: Plan, temporary: Path) -> Journal:
-        """Begin a journal of what is written to ``temporary``.
+        """Create the journal of what is written to ``temporary``.
 
         Raises:
             OSError: as the system reports it.
@@ -103,8 +103,8 @@ class Journal:
     def append(self, page: int, page_hash: int, rows: NDArray[Any]) -> None:
         """Record that a page and the samples in it are on disk.
 
-        The record itself is not synced: it survives the end of this process, and a power cut
-        that takes it takes only the work on this page.
+        The record itself is not synced: it survives the end of this process, and if a power cut
+        destroys it, only the work on this page is lost.
 
         Raises:
             OSError: as the system reports it.
@@ -120,13 +120,13 @@ class Journal:
 
 @dataclass
 class Recovered:
-    """What a journal says.
+    """The contents of a journal.
 
     Attributes:
-        plan: what was being written.
+        plan: the plan of its writer.
         temporary: name of the unfinished file.
         blocks: (page, hash of the page, rows), in page order from 0.
-        ends: offset in the journal behind each block.
+        ends: offset in the journal of the end of each block.
         start: offset of the first block.
     """
 
@@ -137,12 +137,12 @@ class Recovered:
     start: int
 
     def drop_last(self) -> None:
-        """Forget the last block."""
+        """Drop the last block."""
         self.blocks.pop()
         self.ends.pop()
 
     def reopen(self, path: Path) -> Journal:
-        """Cut the journal behind the last block that counts and open it to append.
+        """Truncate the journal after the last valid block and open it for appending.
 
         Raises:
             OSError: as the system reports it.
@@ -155,11 +155,11 @@ class Recovered:
 
 
 def recover(path: Path, fields: Sequence[Field]) -> Recovered | None:
-    """Read a journal; None if there is none, or its first line was never finished.
+    """Read a journal; return None if there is none, or if its first line is incomplete.
 
     Args:
-        path: of the journal.
-        fields: of the writer that wants to go on; the blocks of other fields are not read.
+        path: path of the journal.
+        fields: fields of the writer that is to continue; blocks of other fields are not read.
 
     Raises:
         OSError: as the system reports it.
@@ -207,10 +207,10 @@ def _pack(page: int, page_hash: int, rows: NDArray[Any]) -> bytes:
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
-    """Write all of ``data``, however many calls it takes, at ``offset`` or where the file is.
+    """Write all of ``data`` in as many calls as needed, at ``offset`` or the current position.
 
     Raises:
-        OSError: as the system reports it; a disk that takes only a part fails on the rest.
+        OSError: as the system reports it; a disk that accepts only a part fails on the rest.
     """
     view, done = memoryview(data).cast("B"), 0
     while done < len(view):

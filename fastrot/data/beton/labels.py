@@ -1,4 +1,4 @@
-"""The labels of a ``.beton`` file, from the field that ``fields.py`` finds."""
+"""The labels of a ``.beton`` file, from the field that ``fields.py`` chooses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fastrot.errors import BadDataError
 
 
 def read_labels(file: BetonFile) -> Labels | None:
-    """Return the labels of a file; None: it has no field of labels.
+    """Return the labels of a file, or None if it has no label field.
 
-    Numbers are not checked. Arrays hold 1, 0 and -1, in any integer type; a bool array has True
-    for present and False for absent.
+    Class numbers are not checked. Arrays hold 1, 0 and -1, in any integer type; a bool array has
+    True for present and False for absent.
 
     Raises:
-        BadDataError: an array has other values, or the file was cut meanwhile.
+        BadDataError: an array has other values, or the file was truncated meanwhile.
         StorageError: the system cannot read it.
     """
     field = file.label_field.field
@@ -32,21 +32,21 @@ def read_labels(file: BetonFile) -> Labels | None:
         check_values(rows)
     except ValueError as error:
         raise BadDataError(
-            f"{file.path}: {error}; make the file again, or name another field of labels: "
+            f"{file.path}: {error}; make the file again, or choose another label field: "
             f"{file.path}:label=NAME"
         ) from None
     return rows.astype(np.int8)
 
 
 def checked_labels(file: BetonFile, class_names: tuple[str, ...] | None) -> Labels:
-    """Return the labels of a file, read-only and free of its metadata; -1 where there are none.
+    """Return a read-only copy of the labels of a file; all are -1 if it has none.
 
     Args:
-        file: open.
+        file: the open file.
         class_names: one per class, or None when unknown.
 
     Raises:
-        BadDataError: as ``read_labels``, or a label has no class name.
+        BadDataError: as for ``read_labels``, or a label has no class name.
         StorageError: the system cannot read it.
     """
     found = read_labels(file)
@@ -64,10 +64,10 @@ def checked_labels(file: BetonFile, class_names: tuple[str, ...] | None) -> Labe
 
 
 def check_label_numbers(file: BetonFile, num_classes: int) -> None:
-    """Check that the labels lie in [0, num_classes), where they are one number each.
+    """Check that labels are in [0, num_classes), if there is one per sample.
 
     Raises:
-        BadDataError: one does not; the first such sample is named.
+        BadDataError: a label is not; the message names the first such sample.
     """
     field = file.label_field.field
     if field is None or field.kind is not Kind.INT:

@@ -1,21 +1,21 @@
-"""The manifest beside a ``.beton`` file: what the format itself has no room for.
+"""The manifest beside a ``.beton`` file, for what the format itself has no room for.
 
 ``X.beton.manifest.json`` holds class names, origin, and hashes; ``X.beton.manifest-<hash>.bin``
-holds one checksum a sample, little-endian uint64: xxh3_64 of the sample's metadata record
+holds one checksum per sample, little-endian uint64: xxh3_64 of the sample's metadata record
 followed by its data in field order. FFCV ignores both.
 
-How a new pair replaces an old one (``stage`` before, ``promote`` after the file's rename)::
+A new pair replaces an old one in five steps (``stage`` before, ``promote`` after the rename)::
 
     1  X.beton.manifest-<new>.bin      written: no other manifest has its name
     2  X.beton.manifest.json.next      written: an old file with its own manifest stays valid
-    3  X.beton                         renamed into place: from here on the new pair counts
-    4  X.beton.manifest.json           .next renamed over it
+    3  X.beton                         renamed into place: from here on the new pair is valid
+    4  X.beton.manifest.json           replaced by renaming .next
     5  X.beton.manifest-<old>.bin      removed
 
-``load`` takes whichever of ``.json`` and ``.json.next`` belongs to the file that is there, so a
-crash after any step leaves the old pair or the new one, with nothing to clean up by hand. Several
-files cannot be replaced in one step on any file system; finding the right one by its contents is
-what makes the order of the steps enough.
+``load`` uses whichever of ``.json`` and ``.json.next`` belongs to the existing file, so a crash
+after any step leaves either the old pair or the new one, with nothing to clean up by hand. No file
+system replaces several files in one step; choosing the manifest by the contents of the file makes
+this order of steps sufficient.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ _HEX = re.compile(r"[0-9a-f]{32}")
 Scalar = str | int | float | bool | None
 
 PIXELS_DECODED = "decoded"
-"""Value of ``made_by["pixels"]`` where every image was decoded; any other, or none: it was not."""
+"""Value of ``made_by["pixels"]`` if every image was decoded; with any other, or none, not all."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known about a ``.beton`` file beyond its format.
+    """Information about a ``.beton`` file that its format has no room for.
 
     Attributes:
         structure: ``BetonFile.structure`` of the file it belongs to.
         beton_bytes: size of that file.
-        checksums: of shape (n,), uint64.
+        checksums: one per sample, of shape (n,), uint64.
         class_names: one per class in label order; None: unknown.
         source_hash: identity of what the file was made from; None: unknown.
         made_by: how it was made: program, version, settings.
@@ -69,15 +69,15 @@ class Manifest:
 
     @property
     def pixels_decoded(self) -> bool:
-        """Whether the strict decoder accepted every image when the file was made.
+        """Return whether the strict decoder accepted every image when the file was made.
 
-        Only then does a checksum that fits mean that the image decodes.
+        Only then does a matching checksum mean that the image decodes.
         """
         return self.made_by.get("pixels") == PIXELS_DECODED
 
     @property
     def left_out(self) -> str:
-        """What the file was made without, in one line; empty where that is nothing or unknown."""
+        """Return what was left out of the file, in one line; empty if nothing or unknown."""
         found = self.made_by.get("left_out")
         bad = self.made_by.get("skipped")
         parts = [f"{bad:,} bad images"] if isinstance(bad, int) and bad else []
@@ -85,7 +85,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """xxh3_128 of all of it: identifies the file's content, pixels included."""
+        """Return the xxh3_128 of the manifest, which identifies the file's content with pixels."""
         return str(self._document()["manifest_xxh3_128"])
 
     def _document(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Manifest:
 
 
 def manifest_path(beton: Path) -> Path:
-    """Where the manifest of a ``.beton`` file is."""
+    """Return the path of the manifest of a ``.beton`` file."""
     return beton.with_name(beton.name + _SUFFIX)
 
 
@@ -112,7 +112,7 @@ def stage(beton: Path, manifest: Manifest) -> None:
     """Write the manifest of the file that is about to be renamed to ``beton`` (steps 1 and 2).
 
     Raises:
-        ValueError: a value of ``made_by`` is none that JSON has.
+        ValueError: a value of ``made_by`` is not a JSON scalar.
         OSError: as the system reports it.
     """
     document = manifest._document()
@@ -123,9 +123,9 @@ def stage(beton: Path, manifest: Manifest) -> None:
 
 
 def promote(beton: Path) -> None:
-    """Give the staged manifest its final name and remove what is left of others (steps 4, 5).
+    """Give the staged manifest its final name and remove remains of others (steps 4 and 5).
 
-    Call it with the writer's lock held. A staged manifest that does not belong to the file (its
+    The caller must hold the writer's lock. A staged manifest that does not belong to the file (its
     writer was killed before step 3) is removed. A damaged file and its manifest are left alone.
 
     Raises:
@@ -154,12 +154,12 @@ def promote(beton: Path) -> None:
 
 
 def is_staged(beton: Path) -> bool:
-    """Whether a writer was stopped between steps 2 and 4, so that ``promote`` has work to do."""
+    """Return whether a writer was stopped between steps 2 and 4, so ``promote`` has work to do."""
     return _next_path(beton).exists()
 
 
 def load(file: BetonFile) -> Manifest | None:
-    """The manifest of an open file, None if it has none.
+    """Return the manifest of an open file, or None if it has none.
 
     Raises:
         BadDataError: it is damaged, incomplete, or belongs to another file.
@@ -181,14 +181,14 @@ def load(file: BetonFile) -> Manifest | None:
 
 
 def _choose(file: BetonFile) -> tuple[Path, Manifest] | None:
-    """Of the manifest in place and a staged one, the one that is sound and belongs to the file."""
+    """Return the valid manifest of the file, in place or staged, with its path, or None."""
     in_place, staged = (
         _sound(path, file) for path in (manifest_path(file.path), _next_path(file.path))
     )
     if staged is None:
         return None if in_place is None else (manifest_path(file.path), in_place)
-    # Raw images of the same sizes with the same labels have the same structure, so what decides
-    # between two manifests is the data of a sample on which they differ.
+    # Raw images with the same sizes and labels have the same structure, so the data of a sample
+    # on which two manifests differ decides between them.
     sample = 0
     if in_place is not None:
         sample = int(np.argmax(in_place.checksums != staged.checksums))
@@ -212,7 +212,7 @@ def _sound(path: Path, file: BetonFile) -> Manifest | None:
 
 
 def _difference(document: dict[str, Any], file: BetonFile) -> str:
-    """What in a manifest contradicts the file, empty if nothing."""
+    """Return how a manifest contradicts the file; empty if it does not."""
     for what, has, is_there in (
         ("bytes", document["beton_bytes"], file.identity.size),
         ("samples", document["num_samples"], file.num_samples),
@@ -293,7 +293,7 @@ def _build(path: Path, document: dict[str, Any], file: BetonFile) -> Manifest:
 
 
 def _read_file(path: Path, expected: int) -> bytes | None:
-    """At most one byte more than expected, so that a wrong size shows; None: no such file."""
+    """Read at most one byte more than expected, to detect a wrong size; None: no such file."""
     try:
         with open(path, "rb") as file:
             return file.read(expected + 1)

@@ -1,14 +1,14 @@
-"""Whether the allocation table of a ``.beton`` file is sound, and whose data each entry is.
+"""Checks of the allocation table of a ``.beton`` file, alone and against the metadata.
 
-``check_entries`` looks at the table alone: every entry has bytes of its own, inside the pages.
-Tables of a million entries are checked block by block: what numpy makes on the way then stays in
-the cache and costs no fresh memory.
+``check_entries`` looks at the table alone: every entry has its own bytes, inside the pages. Tables
+of a million entries are checked block by block, so that numpy's temporary arrays stay in the
+processor's cache and need no new memory.
 
-``match_entries`` finds the entry of every value of the metadata: it must have exactly the pointer
-that the metadata has, belong to that sample, and serve no other value. FFCV's writer and ours put
-the entries of a sample together in the order of its fields, so that one comparison in that order
-settles it. Where a table differs, every pointer is looked up, which takes ten times as long; that
-is also how a broken one is found and named.
+``match_entries`` finds the entry of every value in the metadata: it must have exactly the pointer
+in the metadata, belong to that sample, and serve no other value. FFCV's writer and ours put the
+entries of a sample together in the order of its fields, so one comparison in that order suffices.
+For any other table every pointer is looked up, which takes ten times as long; this is also how a
+broken table is found and its first error named.
 
 Shapes: n samples, F fields with data in pages, m = n * F entries.
 """
@@ -27,12 +27,12 @@ from fastrot.data.beton.format import ALLOCATION, Field, Kind, metadata_start
 from fastrot.errors import BadDataError
 
 U64 = NDArray[np.uint64]
-_SIZED = (Kind.BYTES, Kind.JSON)  # these have their size in the metadata, too
+_SIZED = (Kind.BYTES, Kind.JSON)  # their size is in the metadata, too
 _BLOCK = 2**14
 
 
 def check_entries(path: Path, header: np.void, data_start: int, entries: NDArray[Any]) -> None:
-    """Check that every entry names a sample and bytes of its own, inside the pages.
+    """Check that every entry refers to a sample and to its own bytes, inside the pages.
 
     Args:
         path: for messages.
@@ -41,7 +41,7 @@ def check_entries(path: Path, header: np.void, data_start: int, entries: NDArray
         entries: the table, of shape (m,).
 
     Raises:
-        BadDataError: it breaks a rule; the message names the first entry that does.
+        BadDataError: an entry breaks a rule; the message names the first such entry.
     """
     table, page_size = int(header["alloc_table_ptr"]), int(header["page_size"])
     samples, end, start = header["num_samples"], np.uint64(table), np.uint64(data_start)
@@ -77,32 +77,32 @@ def match_entries(
     fields: Mapping[int, Field],
     entries: NDArray[Any],
 ) -> dict[int, U64]:
-    """The size in bytes of every piece of data, by the position of its field.
+    """Return the size in bytes of every piece of data, by the position of its field.
 
     Args:
         path: for messages.
         table: offset of the allocation table, for messages.
-        metadata: of shape (n,).
-        fields: those with data in pages, by their position in the file.
+        metadata: the metadata records, of shape (n,).
+        fields: the fields with data in pages, by their position in the file.
         entries: the checked table, of shape (m,).
 
     Returns:
         Sizes of shape (n,), by field.
 
     Raises:
-        BadDataError: metadata and table do not agree; the message names the first sample.
+        BadDataError: metadata and table disagree; the message names the first sample.
     """
     sizes = _compare(metadata, fields, entries)
     return _look_up(path, table, metadata, fields, entries) if sizes is None else sizes
 
 
 def _check_overlaps(path: Path, table: int, entries: NDArray[Any]) -> None:
-    """Check that no byte belongs to two entries; they lie in any order."""
+    """Check that no byte belongs to two entries, which may be in any order."""
     filled = np.flatnonzero(entries["size"])
     ptr = entries["ptr"][filled]
     stop = ptr + entries["size"][filled]
-    # Sorted apart, which is much faster than finding their order: as many starts lie at or before
-    # a byte as entries have begun there, as many ends as have ended, so at most one covers it.
+    # Starts and ends are sorted separately, much faster than by argsort. If the k-th end is at most
+    # start k + 1 for every k, at most one entry has begun without having ended at any byte.
     if (np.sort(stop)[:-1] <= np.sort(ptr)[1:]).all():
         return
     order = np.argsort(ptr, kind="stable")
@@ -123,7 +123,7 @@ def _refuse_first(
 def _compare(
     metadata: NDArray[Any], fields: Mapping[int, Field], entries: NDArray[Any]
 ) -> dict[int, U64] | None:
-    """Sizes by field, if the entries of each sample lie together and every value has its own."""
+    """Return sizes by field if the entries of each sample are together and fit; else None."""
     samples = len(metadata)
     rows = entries.reshape(samples, len(fields))
     sizes: dict[int, U64] = {i: np.empty(samples, np.uint64) for i in fields}
@@ -150,14 +150,14 @@ def _compare(
 
 
 def _owners(ids: NDArray[np.uint64]) -> tuple[bool, NDArray[np.int64] | None]:
-    """Whose entries each row has, of shape (n,), and whether row s has those of sample s.
+    """Return whether row s has the entries of sample s for all s, and the sample of each row.
 
     Args:
         ids: samples of the entries, of shape (n, F).
 
     Returns:
-        (whether the rows are in the order of the samples, owners); the owners are None where a
-        row has entries of several samples, or several rows have those of one.
+        (whether the rows are in the order of the samples, sample of each row, of shape (n,)); the
+        latter is None if a row has entries of several samples, or several rows those of one.
     """
     owner = np.ascontiguousarray(ids[:, 0]).view(np.int64)
     if any((ids[block] != ids[block, :1]).any() for block in blocks(len(ids))):
@@ -178,7 +178,7 @@ def _look_up(
     fields: Mapping[int, Field],
     entries: NDArray[Any],
 ) -> dict[int, U64]:
-    """As ``match_entries``, for entries in any order."""
+    """Return the same as ``match_entries``, for entries in any order."""
     columns = metadata.dtype.fields
     assert columns is not None
     start, stride = metadata_start(len(columns)), metadata.dtype.itemsize
@@ -215,7 +215,7 @@ def _look_up(
 
 
 class _Unclaimed:
-    """The entries by pointer, each to be claimed once."""
+    """The entries by pointer, each of which can be claimed once."""
 
     def __init__(self, entries: NDArray[Any]) -> None:
         filled = entries[entries["size"] > 0]
@@ -224,18 +224,19 @@ class _Unclaimed:
         self._size: U64 = np.ascontiguousarray(ordered["size"])
         self._sample: U64 = np.ascontiguousarray(ordered["sample"])
         self._used = np.zeros(len(ordered), bool)
-        # FFCV gives an empty byte string the pointer of whatever comes next, so these entries
-        # are kept apart: they own no bytes and prove nothing.
+        # FFCV gives an empty byte string the pointer of whatever comes next, so these entries are
+        # kept separate: they own no bytes and prove nothing.
         self._empty = entries[entries["size"] == 0]
 
     def claim(
         self, pointers: U64, wanted: NDArray[np.bool_] | np.bool_
     ) -> tuple[U64, NDArray[np.bool_]]:
-        """Sizes of the data of samples 0 to n-1 in one field, and which of them are good.
+        """Return the sizes of the data of samples 0 to n-1 in one field, and which are valid.
 
         Args:
-            pointers: of shape (n,).
-            wanted: of shape (n,), or one for all: the others take no entry and are not good.
+            pointers: the pointers in the metadata, of shape (n,).
+            wanted: which samples claim an entry, of shape (n,) or one for all; the others are not
+                valid.
         """
         if not len(self._ptr):
             return np.zeros(len(pointers), np.uint64), np.zeros(len(pointers), bool)
@@ -247,7 +248,7 @@ class _Unclaimed:
         return self._size[place], good
 
     def has_empty(self, samples: U64, pointers: U64) -> bool:
-        """Whether the empty byte strings of the metadata are those of the table."""
+        """Return whether metadata and table have the same empty byte strings."""
         listed = np.sort(self._empty[["sample", "ptr"]], order=["sample", "ptr"])
         order = np.lexsort((pointers, samples))
         return (
@@ -258,12 +259,12 @@ class _Unclaimed:
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """Slices of a size that the cache holds, which together cover ``count`` rows."""
+    """Return slices that together cover ``count`` rows, each small enough for the cache."""
     return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
 
 
 def refuse(path: Path, offset: int, rule: str) -> NoReturn:
-    """Raise the error of a file that breaks a rule.
+    """Raise the error for a file that breaks a rule.
 
     Raises:
         BadDataError: always.

@@ -1,4 +1,4 @@
-"""The pages of a ``.beton`` file that is being written: which byte goes where, and when."""
+"""The pages of a ``.beton`` file that is being written: where and when each byte is stored."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Page = NDArray[np.uint8]
 
 
 class Pages:
-    """The page that is being filled, and how many are full.
+    """The page that is being filled, and the number of full ones.
 
-    Data is placed in the order in which it comes, and all data of one sample in one page, as by
-    FFCV's writer with one worker.
+    Data is placed in the order of arrival, and all data of one sample in one page, as FFCV's
+    writer does with one worker.
 
     Args:
         start: offset in the file of the first page.
-        page_size: bytes.
+        page_size: size of a page in bytes.
 
     Attributes:
-        page_size: bytes.
+        page_size: size of a page in bytes.
         index: number of the page that is being filled, from 0.
-        used: bytes of it that are taken.
+        used: number of its bytes in use.
         page: its bytes, of shape (page_size,); zeros from ``used`` on.
     """
 
@@ -42,20 +42,20 @@ class Pages:
 
     @property
     def offset(self) -> int:
-        """Offset in the file of the page that is being filled."""
+        """Return the offset in the file of the page that is being filled."""
         return self._start + self.index * self.page_size
 
     @staticmethod
     def space(data: Sequence[memoryview]) -> int:
-        """Bytes that the data of one sample takes.
+        """Return the number of bytes that the data of one sample occupies.
 
-        An empty byte string takes one, so that its pointer is its own: FFCV finds sizes by
+        An empty byte string occupies one, so that its pointer is unique: FFCV finds sizes by
         pointer.
         """
         return sum(max(len(piece), 1) for piece in data)
 
     def place(self, data: Sequence[memoryview]) -> list[int]:
-        """Copy the data of one sample into the page, which has ``space`` for it.
+        """Copy the data of one sample into the page, which must have ``space`` for it.
 
         Returns:
             The offset in the file of each piece.
@@ -68,12 +68,12 @@ class Pages:
         return pointers
 
     def turn(self, blank: Page) -> None:
-        """Begin the next page, in other memory, of zeros."""
+        """Begin the next page, in ``blank`` memory of zeros."""
         self.page = blank
         self.index, self.used = self.index + 1, 0
 
     def is_on_disk(self, descriptor: int, index: int, digest: int) -> bool:
-        """Whether a page that was flushed before can be read back.
+        """Return whether a page that was flushed earlier can be read back.
 
         Raises:
             OSError: as the system reports it.
@@ -89,12 +89,12 @@ class Pages:
 
 
 class PageWriter:
-    """Brings full pages to disk in a thread, one after the other, while the next one is filled.
+    """Writes full pages to disk in a thread, one after the other, while the next one is filled.
 
-    With a journal a page is synced, and only then recorded.
+    With a journal, each page is synced before it is recorded.
 
     Args:
-        descriptor: of the file.
+        descriptor: file descriptor of the file.
         journal: where pages are recorded, or None.
     """
 
@@ -104,14 +104,14 @@ class PageWriter:
         self._last: Future[Page] | None = None
 
     def write(self, pages: Pages, rows: NDArray[Any]) -> None:
-        """Hand over the page that is being filled, when the one before it is on disk.
+        """Hand over the page that is being filled once the previous one is on disk.
 
         Args:
-            pages: goes on with a blank page.
-            rows: of the samples that end in this page; they do not change any more.
+            pages: the pages; they continue with a blank one.
+            rows: rows of the samples that end in this page; they must not change any more.
 
         Raises:
-            OSError: as the system reports it about the page before; ``pages`` stays as it is.
+            OSError: as the system reports it for the previous page; ``pages`` is unchanged.
         """
         blank = self.wait()
         if blank is None:
@@ -120,15 +120,15 @@ class PageWriter:
         pages.turn(blank)
 
     def wait(self) -> Page | None:
-        """Wait until all is on disk; the memory of the last page, blank, if there was one.
+        """Wait until all is on disk; return the last page's memory, blanked, if there was one.
 
         Raises:
-            OSError: as the system reports it, again at every call.
+            OSError: as the system reports it, on every call.
         """
         return None if self._last is None else self._last.result()
 
     def close(self) -> None:
-        """End the thread when it has done what it was given; its failure is not raised."""
+        """End the thread when it has finished its work; its failure is not raised."""
         with contextlib.suppress(OSError):
             self.wait()
         self._thread.shutdown()

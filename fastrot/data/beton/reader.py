@@ -1,7 +1,7 @@
-"""Read ``.beton`` files without trusting them.
+"""A reader of ``.beton`` files that does not trust them.
 
-``BetonFile.open`` checks the whole structure (``check.py``); ``payload`` checks a sample's
-own bytes. Nothing here decodes pixels, and nothing imports torch.
+``BetonFile.open`` checks the whole structure (``check.py``); ``payload`` checks the bytes of one
+sample. Nothing here decodes pixels or imports torch.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class BetonFile:
     Use ``BetonFile.open``. All arrays are read-only.
 
     Attributes:
-        path: of the file.
-        fields: in file order.
-        num_samples: n.
-        page_size: bytes.
-        identity: of the file when it was opened.
-        structure: xxh3_128 of everything but the pages: header, descriptors, metadata,
+        path: path of the file.
+        fields: the fields in file order.
+        num_samples: n, the number of samples.
+        page_size: size of a page in bytes.
+        identity: identity of the file when it was opened.
+        structure: xxh3_128 of everything except the pages: header, descriptors, metadata,
             allocation table.
     """
 
@@ -83,13 +83,13 @@ class BetonFile:
         max_pixels: int = MAX_PIXELS,
         named: NamedFields = UNNAMED,
     ) -> BetonFile:
-        """Open a file and check its structure; a tenth of a second for a million samples.
+        """Open a file and check its structure, in a tenth of a second for a million samples.
 
         Args:
             path: the file.
             deep: also read all data and check the header of every JPEG.
             max_pixels: refuse larger images.
-            named: which field is the image and which the label; by their names where it is empty.
+            named: the image and label fields; those not given are chosen by name.
 
         Raises:
             UsageError: there is no such file.
@@ -132,69 +132,69 @@ class BetonFile:
 
     @property
     def descriptor(self) -> int:
-        """Number of the open file in this process, -1 once it is closed."""
+        """Return the file descriptor in this process, or -1 once the file is closed."""
         return self._file.descriptor
 
     @property
     def widths(self) -> NDArray[np.uint16]:
-        """Pixels of the image field, of shape (n,)."""
+        """Return the widths of the images in pixels, of shape (n,)."""
         return self._image_column("width")
 
     @property
     def heights(self) -> NDArray[np.uint16]:
-        """Pixels of the image field, of shape (n,)."""
+        """Return the heights of the images in pixels, of shape (n,)."""
         return self._image_column("height")
 
     @property
     def modes(self) -> NDArray[np.uint8]:
-        """0 (JPEG) or 1 (raw) of the image field, of shape (n,)."""
+        """Return the modes of the images, 0 (JPEG) or 1 (raw), of shape (n,)."""
         return self._image_column("mode")
 
     @property
     def data_pointers(self) -> NDArray[np.uint64]:
-        """Offsets in the file of the image field's data, of shape (n,)."""
+        """Return the offsets in the file of the image data, of shape (n,)."""
         return self._image_column("ptr")
 
     @property
     def data_sizes(self) -> NDArray[np.uint64]:
-        """Bytes of the image field's data, of shape (n,)."""
+        """Return the sizes of the image data in bytes, of shape (n,)."""
         return self.sizes(self.image_field.name)
 
     @cached_property
     def image_field(self) -> Field:
-        """The field of the images.
+        """Return the image field.
 
         Raises:
-            UsageError: there are several, and one has to be named.
+            UsageError: there are several, and the user must name one.
             BadDataError: there is none.
         """
         return choose_image(self.fields, self._named, self.path)
 
     @cached_property
     def label_field(self) -> LabelField:
-        """The field of the labels, or why there is none.
+        """Return the label field, or why there is none.
 
         Raises:
-            UsageError: the one that was named holds none.
+            UsageError: the field that the user named holds no labels.
         """
         return choose_label(self.fields, self._named, self.path)
 
     def ints(self, name: str) -> NDArray[np.int64]:
-        """All values of an Int field, of shape (n,)."""
+        """Return all values of an Int field, of shape (n,)."""
         column: NDArray[np.int64] = self.metadata[str(self._position(name, Kind.INT))]
         return column
 
     def floats(self, name: str) -> NDArray[np.float64]:
-        """All values of a Float field, of shape (n,)."""
+        """Return all values of a Float field, of shape (n,)."""
         column: NDArray[np.float64] = self.metadata[str(self._position(name, Kind.FLOAT))]
         return column
 
     def arrays(self, name: str) -> NDArray[Any]:
-        """All values of an array field, of shape (n, *shape); each is a read of its own.
+        """Return all values of an array field, of shape (n, *shape), with one read per value.
 
         Raises:
-            UsageError: no such field, or it has no arrays.
-            BadDataError: the file was cut meanwhile.
+            UsageError: there is no such field, or it has no arrays.
+            BadDataError: the file was truncated meanwhile.
             StorageError: the system cannot read it.
         """
         position = self._position(name)
@@ -208,28 +208,28 @@ class BetonFile:
         return rows.view(field.dtype).reshape(self.num_samples, *field.shape)
 
     def sizes(self, name: str) -> NDArray[np.uint64]:
-        """Bytes of data of every sample in a field that has data in pages, of shape (n,)."""
+        """Return each sample's bytes of data in a field that has data in pages, of shape (n,)."""
         position = self._position(name)
         if position not in self._sizes:
             raise UsageError(f"{self.path}: field {name!r} is a number and has no data")
         return self._sizes[position]
 
     def spans(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Offsets and sizes of shape (N, F) of the F fields that have data in pages."""
+        """Return offsets and sizes, of shape (N, F), for the F fields with data in pages."""
         columns = [str(i) for i, field in enumerate(self.fields) if not field.is_scalar]
         offsets = [self.metadata[column]["ptr"][samples] for column in columns]
         sizes = [self._sizes[int(column)][samples] for column in columns]
         return np.stack(offsets, axis=1), np.stack(sizes, axis=1)
 
     def payload(self, sample: int, field: str) -> bytes:
-        """The stored bytes of one sample in a field that has data in pages.
+        """Return the stored bytes of one sample in a field that has data in pages.
 
-        A JPEG has its start and end marker, three components of 8 bits, and the width and
-        height of the metadata; its pixels are not decoded here.
+        A JPEG is checked for its start and end markers, three components of 8 bits, and the width
+        and height in the metadata; its pixels are not decoded here.
 
         Raises:
-            BadSampleError: the bytes are not what the metadata says.
-            BadDataError: the file was cut meanwhile.
+            BadSampleError: the bytes contradict the metadata.
+            BadDataError: the file was truncated meanwhile.
             StorageError: the system cannot read it.
         """
         size = int(self.sizes(field)[self._row(sample)])
@@ -251,24 +251,24 @@ class BetonFile:
         return data
 
     def payloads(self, sample: int) -> dict[str, bytes]:
-        """``payload`` of all fields that have data in pages, in field order."""
+        """Return the ``payload`` of every field that has data in pages, in field order."""
         names = [field.name for field in self.fields if not field.is_scalar]
         return {name: self.payload(sample, name) for name in names}
 
     def checksum(self, sample: int, payloads: dict[str, bytes]) -> int:
-        """xxh3_64 of a sample's metadata record and its ``payloads``: what the manifest holds."""
+        """Return the xxh3_64 of a sample's metadata record and ``payloads``, as in the manifest."""
         return sample_checksum(self.metadata[self._row(sample)].tobytes(), payloads.values())
 
     def value(self, sample: int, field: str) -> Any:
-        """The value of one sample in a field that is no image.
+        """Return the value of one sample in a field other than an image.
 
         Returns:
-            Float: float. Int: int. Bytes: bytes. JSON: what the text says. Array and tensor:
+            Float: float. Int: int. Bytes: bytes. JSON: the parsed text. Array and tensor:
             a numpy array of the field's shape and dtype.
 
         Raises:
-            BadSampleError: a JSON text that is none.
-            UsageError: the field is an image: use ``payload``.
+            BadSampleError: a JSON text is malformed.
+            UsageError: the field is an image; use ``payload``.
         """
         position = self._position(field)
         kind, row = self.fields[position].kind, self._row(sample)
@@ -291,11 +291,11 @@ class BetonFile:
             raise BadSampleError(sample, self.name(sample), reason) from None
 
     def name(self, sample: int) -> str:
-        """Where a sample is, for messages."""
+        """Return the location of a sample, for messages."""
         return f"{self.path} sample {sample}"
 
     def bad_payloads(self) -> Iterator[BadSampleError]:
-        """Read all data once, in file order of the samples; yield each sample with bad bytes."""
+        """Read all data once, in the order of the samples; yield an error for each bad sample."""
         for sample in range(self.num_samples):
             try:
                 for field in self.fields:
@@ -307,13 +307,13 @@ class BetonFile:
                 yield error
 
     def check_unchanged(self, since: FileIdentity | None = None) -> None:
-        """Check that the path still leads to the file that was opened, and that it is as it was.
+        """Check that the path still leads to the file that was opened, and that it is unchanged.
 
         Args:
             since: compare with this instead of ``identity``.
 
         Raises:
-            BadDataError: it was replaced, removed, cut or written to.
+            BadDataError: it was replaced, removed, truncated or modified.
         """
         self._file.check_unchanged(since)
 
@@ -354,7 +354,7 @@ class BetonFile:
 
 
 def check_jpeg(data: bytes | memoryview) -> tuple[int, int]:
-    """Check that a JPEG is whole, and one that every decoder here and FFCV's reads.
+    """Check that a JPEG is complete, and of a type that FFCV and every decoder here can read.
 
     Returns:
         Height and width in pixels.
@@ -375,7 +375,7 @@ def check_jpeg(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def sample_checksum(record: bytes, payloads: Iterable[bytes | memoryview]) -> int:
-    """xxh3_64 of a metadata record followed by the payloads in field order."""
+    """Return the xxh3_64 of a metadata record followed by the payloads in field order."""
     digest = xxhash.xxh3_64(record)
     for payload in payloads:
         digest.update(payload)

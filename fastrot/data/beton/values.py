@@ -1,4 +1,4 @@
-"""From a value of the caller to what a ``.beton`` file stores of it, checked as a reader would."""
+"""The bytes that a ``.beton`` file stores for a value, checked as strictly as on reading."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fastrot.data.beton.reader import check_jpeg
 
 
 class SoundJpeg(NamedTuple):
-    """A JPEG that ``check_jpeg`` would accept: whoever made it knows, so it is not read again.
+    """A JPEG that its maker knows ``check_jpeg`` accepts, so its header is not read again.
 
     Attributes:
-        data: the file.
-        height: pixels.
-        width: pixels.
+        data: the bytes of the file.
+        height: height in pixels.
+        width: width in pixels.
     """
 
     data: bytes
@@ -27,12 +27,12 @@ class SoundJpeg(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What is stored of one value.
+    """The stored form of one value.
 
     Attributes:
-        record: the value's part of the metadata record without the pointer that an image ends
-            with and that everything else in pages begins with.
-        data: what goes into a page; None for a number.
+        record: the value's part of the metadata record, without the pointer, which comes last for
+            an image and first for everything else in pages.
+        data: the bytes for a page; None for a number.
     """
 
     record: bytes
@@ -43,10 +43,10 @@ def encode_value(field: Field, value: Any) -> Stored:
     """Check a value and turn it into bytes.
 
     Args:
-        field: what is to be stored.
-        value: Float: a number. Int: an integer of 64 bits. Image: the bytes of a JPEG, a
+        field: the field of the value.
+        value: Float: a number. Int: a 64-bit integer. Image: the bytes of a JPEG, a
             ``SoundJpeg``, or an array of shape (H, W, 3), uint8, to be stored raw. Bytes: bytes,
-            or an array of shape (size,), uint8. JSON: what ``json.dumps`` takes. Array and
+            or an array of shape (size,), uint8. JSON: anything ``json.dumps`` accepts. Array and
             tensor: an array (or a tensor in CPU memory) of exactly the field's shape and dtype.
 
     Raises:
@@ -56,7 +56,7 @@ def encode_value(field: Field, value: Any) -> Stored:
         return Stored(struct.pack("<d", value), None)
     if field.kind is Kind.INT:
         if not -(2**63) <= int(value) < 2**63 or int(value) != value:
-            raise ValueError(f"{value} is no integer of 64 bits")
+            raise ValueError(f"{value} is not a 64-bit integer")
         return Stored(struct.pack("<q", int(value)), None)
     if field.kind is Kind.IMAGE:
         return _encode_image(value)

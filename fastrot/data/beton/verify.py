@@ -1,4 +1,4 @@
-"""Checks every byte of a ``.beton`` file: structure, checksums, and a strict decode of it all.
+"""A check of every byte of a ``.beton`` file: structure, checksums, and a strict decode.
 
 Importing this module imports no torch.
 """
@@ -25,7 +25,7 @@ _SHOWN = 20
 
 
 class BadSample(NamedTuple):
-    """A sample that is not as it should be, and why."""
+    """A damaged sample, and what is wrong with it."""
 
     sample: int
     reason: str
@@ -33,15 +33,15 @@ class BadSample(NamedTuple):
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What ``verify`` found.
+    """The findings of ``verify``.
 
     Attributes:
         path: the file.
-        num_samples: n; 0 where the structure cannot be trusted.
+        num_samples: n, the number of samples; 0 if the structure cannot be trusted.
         has_manifest: whether checksums were compared. Without a manifest, altered bytes that
-            still decode cannot be told from good ones.
+            still decode cannot be distinguished from good ones.
         error: what is wrong with the file as a whole (structure, manifest, labels), or None.
-        bad_samples: in order.
+        bad_samples: the damaged samples, in order.
     """
 
     path: Path
@@ -52,11 +52,11 @@ class VerifyReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 65 when anything is wrong."""
+        """Return 0, or 65 if anything is wrong."""
         return BadDataError.exit_code if self.error or self.bad_samples else 0
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return the findings as JSON values."""
         return {
             "path": str(self.path),
             "ok": self.exit_code == 0,
@@ -93,8 +93,8 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
 
     Args:
         path: the file.
-        workers: threads (processes without the compiled decoder); None: the cores this process
-            may use.
+        workers: number of threads (without the compiled decoder, of processes); None: the number
+            of cores this process may use.
         progress: show a progress bar, or lines, on standard error.
 
     Raises:
@@ -128,11 +128,11 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
 
 
 def _advice(folder: Path) -> str:
-    """What to type instead of the name of a folder."""
+    """Return what to type instead of the name of a folder."""
     files = sorted(entry.name for entry in folder.iterdir() if entry.suffix == ".beton")
     if files:
         more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
-        return f"name a file in it: fastrot verify {folder / files[0]}{more}"
+        return f"choose a file in it: fastrot verify {folder / files[0]}{more}"
     return (
         "only .beton files have checksums to verify; fastrot prepare decodes all its images and "
         f"names bad ones: fastrot prepare {folder} OUT.beton"
@@ -140,7 +140,7 @@ def _advice(folder: Path) -> str:
 
 
 def _manifest(file: BetonFile) -> tuple[Manifest | None, str | None]:
-    """The manifest if there is one, and what is wrong with it or with the labels."""
+    """Return the manifest, if there is one, and what is wrong with it or with the labels."""
     described = None
     try:
         described = manifest.load(file)

@@ -1,14 +1,14 @@
-"""Write ``.beton`` files that are whole or absent, and that FFCV 1.0.2 reads.
+"""A writer of ``.beton`` files that are complete or absent, and that FFCV 1.0.2 can read.
 
 Samples are appended in order by one process, which alone decides where data goes: the same
 samples give the same bytes, however many processes encode them. Everything goes to
 ``X.beton.tmp-<host>-<pid>`` beside the output; ``commit`` reads the structure back, writes the
-manifest and renames (see ``manifest.py`` for the order and what a crash leaves).
+manifest and renames (see ``manifest.py`` for the order and the state after a crash).
 
-A writer with a ``journal`` can be taken up again: when a page is full it is synced and its
-samples are recorded in ``X.beton.journal``; ``resume=True`` with the same journal identity goes
-on behind the last recorded page (at most one page is lost). ``num_samples`` then says how many
-samples are there, ``last_position`` what the caller passed with the last one::
+A writer with a ``journal`` can be resumed: each full page is synced and its samples are recorded
+in ``X.beton.journal``; ``resume=True`` with the same journal identity continues after the last
+recorded page (at most one page is lost). ``num_samples`` is then the number of samples already
+written, and ``last_position`` the position that the caller gave with the last one::
 
     with BetonWriter(path, fields, capacity=len(sources), journal=identity, resume=True) as writer:
         for position in range(writer.last_position + 1, len(sources)):
@@ -66,24 +66,24 @@ class BetonWriter:
     """Writes one file; use it as a context manager and call ``commit`` at the end.
 
     Leaving the block without ``commit`` removes what was written, or with a ``journal`` keeps it
-    for another writer. A file that is already at ``path`` stays as it is until ``commit``.
+    for another writer. An existing file at ``path`` is unchanged until ``commit``.
 
     Args:
-        path: the file to make; its folder must exist.
-        fields: in file order.
-        capacity: samples at most; room for their metadata is left ahead of the data.
-        page_size: bytes, a power of two; a sample must fit into one page.
+        path: the file to write; its folder must exist.
+        fields: the fields in file order.
+        capacity: largest number of samples; space for their metadata is left before the data.
+        page_size: size of a page in bytes, a power of two; a sample must fit into one page.
         journal: identity of this conversion (its sources and settings); None: not resumable.
-        resume: go on where a writer with the same journal identity was stopped, if one was.
+        resume: continue where a writer with the same journal identity was stopped, if any.
 
     Attributes:
-        num_samples: added so far, those of a resumed writer included.
-        last_position: the ``position`` of the last sample, -1 if there is none.
+        num_samples: number of samples added so far, including those before a resume.
+        last_position: the ``position`` of the last sample, or -1 if there is none.
 
     Raises:
         UsageError: fields, capacity or page size break a rule, or the folder does not exist.
-        MismatchError: another process is writing this file, or the unfinished file to go on with
-            is that of another conversion.
+        MismatchError: another process is writing this file, or the unfinished file to resume
+            belongs to another conversion.
         StorageError: the system cannot write there.
     """
 
@@ -128,20 +128,20 @@ class BetonWriter:
             raise
 
     def add(self, *values: Any, position: int = 0) -> int:
-        """Append one sample; a refused one leaves the file as it was.
+        """Append one sample; the file is unchanged if the sample is refused.
 
         Args:
             values: one for each field, see ``values.encode_value``; for an image the bytes
                 of a JPEG, or an array of shape (H, W, 3), uint8, to be stored raw.
-            position: a counter of the caller's own, kept for ``last_position``.
+            position: the caller's own counter, kept for ``last_position``.
 
         Returns:
             The id of the sample.
 
         Raises:
-            BadDataError: a value does not fit its field, or a JPEG is none that FFCV can read.
-            UsageError: more samples than the capacity, or the writer is closed.
-            StorageError: the disk is full, or another failure of the system.
+            BadDataError: a value does not fit its field, or FFCV cannot read a JPEG.
+            UsageError: there are more samples than the capacity, or the writer is closed.
+            StorageError: the disk is full, or the system reports another failure.
         """
         sample = self.num_samples
         if self._descriptor < 0:
@@ -172,7 +172,7 @@ class BetonWriter:
         """Finish the file, check it, and put it and its manifest in place.
 
         Args:
-            class_names: one per class; labels must be below their number.
+            class_names: one per class; labels must be less than their number.
             source_hash: identity of what the file was made from.
             made_by: how it was made: program, version, settings.
 
@@ -180,10 +180,10 @@ class BetonWriter:
             The manifest that was written.
 
         Raises:
-            UsageError: there is no sample.
+            UsageError: there are no samples.
             BadDataError: a label has no class name.
             MismatchError: the lock was lost to another process.
-            StorageError: the disk is full, or another failure of the system.
+            StorageError: the disk is full, or the system reports another failure.
         """
         if not self.num_samples:
             raise UsageError(f"{self.path}: no samples were added; a .beton file has at least one")
@@ -212,7 +212,7 @@ class BetonWriter:
         return described
 
     def discard(self) -> None:
-        """Give up what was written, the part of a stopped writer included; then ``close``.
+        """Discard what was written, including by a stopped writer before; then call ``close``.
 
         Raises:
             OSError: the journal cannot be removed.
@@ -220,7 +220,7 @@ class BetonWriter:
         self._journal_path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Release everything; without ``commit`` as described for the class. Safe to call twice."""
+        """Release everything; see the class for an end without ``commit``. Safe to call twice."""
         self._close_files()
         with contextlib.suppress(OSError, FastrotError):  # the first failure is the one to report
             if not self._committed:
@@ -286,14 +286,14 @@ class BetonWriter:
             self._journal = Journal.create(self._journal_path, plan, self._temporary)
 
     def _take_up(self, plan: Plan) -> bool:
-        """Go on with the unfinished file that the journal describes, if there is one."""
+        """Resume the unfinished file that the journal describes; return whether there was one."""
         recovered = recover(self._journal_path, self.fields)
         if recovered is None:
             return False
         if difference := plan.difference(recovered.plan):
             raise MismatchError(
-                f"{self._journal_path}: the unfinished file is of another conversion "
-                f"({difference}); repeat the settings of that one, or start without --resume"
+                f"{self._journal_path}: the unfinished file belongs to another conversion "
+                f"({difference}); use the settings of that one, or start without --resume"
             )
         temporary = self.path.with_name(Path(recovered.temporary).name)
         if temporary.name != recovered.temporary or not temporary.name.startswith(
@@ -305,7 +305,7 @@ class BetonWriter:
         except FileNotFoundError:
             return False
         self._temporary = temporary
-        # Pages were synced before they were recorded; the last one is read again all the same.
+        # Pages were synced before they were recorded; the last one is read back nevertheless.
         while recovered.blocks:
             index, digest, _ = recovered.blocks[-1]
             if self._pages.is_on_disk(self._descriptor, index, digest):
@@ -323,7 +323,7 @@ class BetonWriter:
         return True
 
     def _encode(self, values: Sequence[Any]) -> tuple[bytearray, list[memoryview], list[int]]:
-        """Metadata record without its pointers, data for pages, where the pointers go."""
+        """Return the metadata record without pointers, the data for pages, pointer positions."""
         record = bytearray(self._record_size)
         data: list[memoryview] = []
         columns: list[int] = []
@@ -333,10 +333,10 @@ class BetonWriter:
             except (ValueError, TypeError, OverflowError, struct.error) as error:
                 raise BadDataError(
                     f"{self.path}: sample {self.num_samples}, field {field.name!r}: {error}; "
-                    "mend or leave out this sample"
+                    "correct or leave out this sample"
                 ) from None
             if stored.data is not None:
-                # An image's pointer comes last in its record, any other one first.
+                # The pointer comes last in the record of an image, and first in any other.
                 last = field.kind is Kind.IMAGE
                 columns.append(offset + len(stored.record) if last else offset)
                 data.append(stored.data)
@@ -345,7 +345,7 @@ class BetonWriter:
         return record, data, columns
 
     def _make_room(self, data: Sequence[memoryview]) -> None:
-        """Begin a new page if the data of the next sample does not fit into this one."""
+        """Begin a new page if the data of the next sample does not fit into the current one."""
         space = self._pages.space(data)
         if space > self._pages.page_size:
             raise BadDataError(
@@ -364,7 +364,7 @@ class BetonWriter:
         self._flushed = self.num_samples
 
     def _write_tables(self) -> None:
-        """Last page, metadata, allocation table, and the header at the very end."""
+        """Write the last page, allocation table and metadata, and the header at the very end."""
         if self._pages.used:
             self._flush_page()
         if self._disk is not None:

@@ -1,1 +1,1 @@
-"""Which samples a step takes, and how they are cropped, flipped and turned."""
+"""The choice of samples for each step, and of their crops, flips and turns."""

@@ -1,17 +1,17 @@
-"""A random order that reads neighbours of a file together, for files larger than memory.
+"""A random order that reads neighbouring samples together, for files larger than memory.
 
-Samples that lie side by side form a block; the blocks of an epoch are drawn in a random order,
-some of them at a time form a window, and the samples of a window are shuffled among themselves.
-So every batch mixes samples of the whole file, but until its window is used up only the window's
-blocks are read: each page of the file comes from the disk once an epoch.
+Neighbouring samples of the file form a block. Each epoch puts the blocks into random order, groups
+consecutive ones into windows and shuffles the samples within each window. Every batch thus mixes
+samples from the whole file, but only the blocks of one window are read at a time, so each page of
+the file is read from disk once per epoch.
 
-Working set: the samples of a step lie in one window, or in two where one ends within the step.
-With the settings of ``block_length`` a block has 8 MiB of data and a window 128 blocks, so that
-1 GiB (2 GiB where windows meet) of free memory on each machine keeps every page until all of its
-samples were read, whatever the size of the file and the number of ranks.
+Working set: the samples of a step come from one window, or from two if one ends within the step.
+With ``block_length`` a block has 8 MiB of data and a window 128 blocks, so 1 GiB of free memory per
+machine (2 GiB across the end of a window) keeps every page in memory until all of its samples have
+been read, for any file size and number of ranks.
 
-An epoch of at most one window has exactly the order that mode ``random`` has. Both sort their
-random keys with ``stable_argsort``.
+An epoch of at most one window has exactly the order of mode ``random``. Both sort their random
+keys with ``stable_argsort``.
 
 Importing this module imports no torch. Shapes: n samples, W windows.
 """
@@ -33,24 +33,24 @@ _BLOCK_BYTES = 2**23
 
 
 def block_length(stored_bytes: int, num_samples: int) -> int:
-    """Samples of a block: as many as have 8 MiB on average, and at least one.
+    """Return the number of samples per block: 8 MiB on average, and at least one sample.
 
-    8 MiB is the usual page of a ``.beton`` file; a disk reads as much in one go at full speed.
+    8 MiB is the default page of a ``.beton`` file; disks read pieces of this size at full speed.
 
     Args:
-        stored_bytes: of all samples together.
-        num_samples: n.
+        stored_bytes: stored size of all samples together.
+        num_samples: n, the number of samples.
     """
     return max(1, _BLOCK_BYTES * num_samples // max(stored_bytes, 1))
 
 
 class Blocks(NamedTuple):
-    """What an order by blocks depends on, but for the epoch.
+    """Everything that an order by blocks depends on, except the epoch.
 
     Attributes:
-        num_samples: n.
-        length: samples of a block; the last one of the file may have fewer.
-        window: blocks that are shuffled together, at most.
+        num_samples: n, the number of samples.
+        length: samples per block; the last block of the file may have fewer.
+        window: largest number of blocks that are shuffled together.
         seed: 64-bit key.
     """
 
@@ -60,7 +60,7 @@ class Blocks(NamedTuple):
     seed: int
 
     def ids(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """The sample ids at places ``start`` to ``stop`` of an epoch, of shape (stop - start,)."""
+        """Return the ids at positions ``start`` to ``stop`` of an epoch: (stop - start,), int64."""
         _, bounds = _windows(self, epoch)
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         parts = []
@@ -73,11 +73,11 @@ class Blocks(NamedTuple):
 
 
 def stable_argsort(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """What ``np.argsort(keys, kind="stable")`` gives, in a tenth of the time for random keys.
+    """Return ``np.argsort(keys, kind="stable")``, ten times as fast for random keys.
 
-    Each index replaces the lowest bits of its key, and plain numbers are sorted, for which numpy
-    has vector instructions. Keys that differ in those bits only are put in order afterwards;
-    among a million random ones there is such a pair in 3 of 100 permutations.
+    Each index replaces the lowest bits of its key, so that plain numbers are sorted, for which
+    numpy has vector instructions. Keys that differ only in those bits are put in order afterwards;
+    3 in 100 permutations of a million random keys contain such a pair.
     """
     mask = np.uint64((1 << (len(keys) - 1).bit_length()) - 1)
     packed = keys & ~mask
@@ -95,11 +95,11 @@ def stable_argsort(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=4)
 def _windows(blocks: Blocks, epoch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """The blocks of every window, and the place in the epoch where each begins, (W + 1,)."""
+    """Return the blocks of each window, and where the windows begin in the epoch, (W + 1,)."""
     count = -(-blocks.num_samples // blocks.length)
     keys = philox_u64(blocks.seed, epoch, np.arange(count, dtype=np.uint64), Stream.BLOCK)
     order = stable_argsort(keys)
-    # Windows of nearly the same size: a short last one would mix less than the others.
+    # Windows of nearly equal size: a short last one would be mixed less than the others.
     windows = np.array_split(order, -(-count // blocks.window))
     samples = [len(window) * blocks.length for window in windows]
     missing = count * blocks.length - blocks.num_samples
@@ -109,7 +109,7 @@ def _windows(blocks: Blocks, epoch: int) -> tuple[list[NDArray[np.int64]], NDArr
 
 @lru_cache(maxsize=4)
 def _shuffled_window(blocks: Blocks, epoch: int, index: int) -> NDArray[np.int64]:
-    """The samples of a window in the order of the epoch."""
+    """Return the sample ids of a window in the order of the epoch."""
     window = np.sort(_windows(blocks, epoch)[0][index])
     ids = (window[:, None] * blocks.length + np.arange(blocks.length)).ravel()
     ids = ids[ids < blocks.num_samples]

@@ -1,9 +1,9 @@
-"""Where each crop lies and whether it is flipped: pure functions of (seed, epoch, sample id).
+"""Crop boxes and flips as pure functions of (seed, epoch, sample id).
 
-``draw.py`` asks here for all loaders, so any two of them give the same crop of the same sample.
+``draw.py`` calls them for all loaders, so any two loaders give the same crop of the same sample.
 A box is (left, top, width, height) in pixels of the image after EXIF orientation; it is then
-resized to ``size`` x ``size``. The box of a padded crop may leave the image: what lies outside is
-zero (black).
+resized to ``size`` x ``size``. The box of a padded crop may extend beyond the image; pixels
+outside are zero (black).
 
 Shapes: N ids.
 """
@@ -30,17 +30,17 @@ class Crop:
     """How a crop is drawn from an image.
 
     Args:
-        kind: ``random_resized``: torchvision's RandomResizedCrop (area and aspect ratio drawn,
+        kind: ``random_resized``: torchvision's RandomResizedCrop (random area and aspect ratio,
             ten attempts, then the largest centred box of an allowed ratio). ``padded``: the
             largest square, moved by up to ``padding`` output pixels beyond the border (RotNet's
             CIFAR recipe: pad 4, crop 32). ``center``: torchvision's Resize(resize) and
             CenterCrop(size) as one box, its sides rounded to whole pixels. ``center_random``:
             Resize(resize), CenterCrop(resize) and RandomCrop(size), likewise. ``whole``: the
-            whole image, squashed to a square.
+            whole image, stretched to a square.
         size: S, side of the output in pixels.
-        scale: smallest and largest share of the image's area (random_resized).
+        scale: smallest and largest fraction of the image's area (random_resized).
         ratio: smallest and largest width / height (random_resized).
-        padding: in output pixels (padded).
+        padding: padding in output pixels (padded).
         resize: length of the short side before the centre crop, in pixels (center,
             center_random).
         flip: probability of a horizontal flip, in [0, 1].
@@ -57,10 +57,10 @@ class Crop:
     def boxes(
         self, seed: int, epoch: int, ids: ArrayLike, widths: ArrayLike, heights: ArrayLike
     ) -> Boxes:
-        """Boxes of shape (N, 4), int32: left, top, width, height.
+        """Return boxes of shape (N, 4), int32: left, top, width, height.
 
         Args:
-            seed: of the run.
+            seed: seed of the run.
             epoch: number of the epoch.
             ids: sample ids of shape (N,).
             widths: image widths after EXIF orientation of shape (N,), pixels.
@@ -78,13 +78,13 @@ class Crop:
         return _stack(np.zeros_like(w), np.zeros_like(h), w, h)
 
     def flips(self, seed: int, epoch: int, ids: ArrayLike) -> NDArray[np.bool_]:
-        """Whether to mirror each image left to right, of shape (N,)."""
+        """Return whether to mirror each image left to right, of shape (N,)."""
         bits, _, _, _ = draw(seed, epoch, ids, Stream.FLIP)
         return uniform(bits) < self.flip
 
     @property
     def leaves_image(self) -> bool:
-        """Whether a box may reach outside the image."""
+        """Return whether a box may extend beyond the image."""
         return self.kind == "padded" and self.padding > 0
 
     def _random_resized(
@@ -150,8 +150,8 @@ class Crop:
             outer, words = self.resize, draw(seed, epoch, ids, Stream.CROP)[2:]
 
         def along(length: NDArray[np.int64], word: U32) -> tuple[NDArray[np.int64], ...]:
-            # torchvision rounds the long side down and the crop's corner to whole pixels of the
-            # shrunk image; boxes that ignore it are off by up to a pixel of the output.
+            # torchvision rounds the long side down, and the crop's corner to whole pixels of the
+            # resized image; boxes that ignore this are off by up to one output pixel.
             shrunk = self.resize * length // short
             start = np.rint((shrunk - outer) / 2) + below(word, outer - side + 1)
             first = np.minimum(np.rint(start * length / shrunk).astype(np.int64), length - 1)
@@ -163,7 +163,7 @@ class Crop:
 
 
 def replacement(seed: int, sample: int, attempt: int, num_samples: int) -> int:
-    """The id that stands in for a bad sample: the same one in every epoch and on every rank."""
+    """Return the id that replaces a bad sample: the same in every epoch and on every rank."""
     bits, _, _, _ = draw(seed, 0, np.array([sample]), Stream.REPLACEMENT, attempt)
     return int(below(bits, num_samples)[0])
 

@@ -1,9 +1,9 @@
-"""What is random about a batch: its crop boxes, flips and turns, and what replaces a bad sample.
+"""The random parts of a batch: crop boxes, flips, turns, and replacements of bad samples.
 
-All of it is drawn here, once, as a pure function of (seed, epoch, sample id), so that every
-loader, rank and worker gets the same. A loader fills in the pixels and draws nothing.
+All are drawn here, once, as pure functions of (seed, epoch, sample id), so every loader, rank and
+worker gets the same. A loader fills in the pixels and draws nothing.
 
-Importing this module imports no torch. Shapes: N images of a batch, V views an image (4, or 1).
+Importing this module imports no torch. Shapes: N images of a batch, V views per image (4, or 1).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from fastrot.data.sampling.philox import Stream, draw
 Views = Literal["all", "one"]
 
 _TURNS = 4
-_BLOCK = 2**14  # rows at a time: where an epoch is drawn at once, the arithmetic stays in the cache
+_BLOCK = 2**14  # rows at a time, so that drawing a whole epoch works within the processor's cache
 _MAX_ATTEMPTS = 100
 
 
 @dataclass
 class BatchDraw:
-    """One batch as it was drawn. ``BatchDrawer.replace`` puts another sample into a row.
+    """One batch as drawn. ``BatchDrawer.replace`` puts another sample into a row.
 
     Attributes:
         epoch: number of the epoch.
-        ordered: sample ids of shape (N,), int64, as the sampler gave them.
-        ids: sample ids of shape (N,), int64, as they are delivered: bad ones are replaced.
-        sizes: widths and heights of the images of shape (N, 2), int32, pixels.
-        boxes: what is cut out of each, of shape (N, 4), int32: left, top, width, height.
-        flips: of shape (N,), bool: mirror this image left to right.
-        turns: quarter turns of each view of shape (N, V), uint8.
+        ordered: sample ids from the sampler, of shape (N,), int64.
+        ids: sample ids as delivered, with bad samples replaced, of shape (N,), int64.
+        sizes: widths and heights of the images in pixels, of shape (N, 2), int32.
+        boxes: crop boxes, of shape (N, 4), int32: left, top, width, height.
+        flips: whether to mirror each image left to right, of shape (N,), bool.
+        turns: quarter turns of each view, of shape (N, V), uint8.
         attempts: how often each row was replaced, of shape (N,), int64.
-        bad: why each replaced sample was bad, in the order of discovery.
+        bad: the error of each replaced sample, in the order of discovery.
     """
 
     epoch: int
@@ -57,9 +57,9 @@ class BatchDraw:
         return len(self.ids)
 
     def split(self, lengths: Sequence[int]) -> list[BatchDraw]:
-        """Cut into batches of these lengths, which share this one's memory.
+        """Split into batches of these lengths, which share memory with this one.
 
-        ``bad`` goes with the first of them.
+        ``bad`` goes to the first of them.
         """
         parts: list[BatchDraw] = []
         for start, stop in pairwise(accumulate(lengths, initial=0)):
@@ -82,14 +82,14 @@ class BatchDraw:
 
 @dataclass(frozen=True)
 class BatchDrawer:
-    """Draws the batches of a data set; picklable, so that worker processes can.
+    """Draws the batches of a data set; picklable, so that worker processes can draw them.
 
     Attributes:
-        dataset: whose images they are.
+        dataset: the data set of the images.
         crop: how a crop is drawn.
         seed: key of crops, flips, turns and replacements.
-        on_bad_sample: ``fail`` raises the error of a bad sample; ``skip`` puts
-            ``replacement(seed, id, attempt, n)`` in its place.
+        on_bad_sample: ``fail`` raises the error of a bad sample; ``skip`` uses
+            ``replacement(seed, id, attempt, n)`` instead.
         views: as for ``draw_turns``.
     """
 
@@ -106,9 +106,9 @@ class BatchDrawer:
 
         Args:
             epoch: number of the epoch.
-            ids: sample ids of shape (N,), as ordered.
-            sizes: widths and heights of shape (N, 2); None: the data set is asked, which reads
-                headers where images are single files.
+            ids: sample ids from the sampler, of shape (N,).
+            sizes: widths and heights, of shape (N, 2); None: taken from the data set, which reads
+                the headers if images are separate files.
 
         Raises:
             BadSampleError: a header cannot be read, and bad samples are fatal.
@@ -131,7 +131,7 @@ class BatchDrawer:
         """Put the next replacement, with its box, flip and turns, into a row of a batch.
 
         Raises:
-            BadSampleError: ``error``, or that of a replacement, when bad samples are fatal or
+            BadSampleError: ``error``, or the error of a replacement, if bad samples are fatal or
                 replacements run out.
         """
         self._substitute(drawn, row, error)
@@ -144,12 +144,12 @@ class BatchDrawer:
             raise error
         drawn.bad.append(error)
         drawn.attempts[row] += 1
-        # A pure function of what was ordered: the same one stands in for it everywhere.
+        # A pure function of the id from the sampler, so the replacement is the same everywhere.
         sample = int(drawn.ordered[row])
         drawn.ids[row] = replacement(self.seed, sample, attempt, len(self.dataset))
 
     def _fill(self, drawn: BatchDraw, rows: slice, sizes: NDArray[np.int32] | None) -> None:
-        """Draw for the ids that stand in these rows."""
+        """Fill in sizes, boxes, flips and turns for the ids in these rows."""
         drawn.sizes[rows] = self._measure(drawn, rows) if sizes is None else sizes
         seed, epoch = self.seed, drawn.epoch
         for start in range(rows.start, rows.stop, _BLOCK):
@@ -160,7 +160,7 @@ class BatchDrawer:
             drawn.turns[block] = draw_turns(self.views, seed, epoch, ids)
 
     def _measure(self, drawn: BatchDraw, rows: slice) -> NDArray[np.int32]:
-        ids = drawn.ids[rows]  # shows what is replaced
+        ids = drawn.ids[rows]  # a view, so replacements show up in it
         while True:
             try:
                 return self.dataset.sizes(ids)
@@ -173,12 +173,12 @@ class BatchDrawer:
 
 
 def draw_turns(views: Views, seed: int, epoch: int, ids: ArrayLike) -> NDArray[np.uint8]:
-    """Quarter turns of every view, of shape (N, V).
+    """Return the quarter turns of every view, of shape (N, V), uint8.
 
     Args:
-        views: ``all``: 0, 1, 2, 3 for every image. ``one``: one random turn an image, after
+        views: ``all``: 0, 1, 2, 3 for every image. ``one``: one random turn per image, after
             crop and flip (VISSL turns the image before them, so its crops differ).
-        seed: of the run.
+        seed: seed of the run.
         epoch: number of the epoch.
         ids: sample ids of shape (N,).
     """

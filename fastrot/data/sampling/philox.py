@@ -1,8 +1,8 @@
 """Counter-based random numbers: Philox4x32-10 vectorised over sample ids.
 
-Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A number depends on
-(seed, epoch, sample id, stream, draw) and on nothing else: not on the worker, the rank, the
-batch size, or on what was drawn before.
+Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A number depends only on
+(seed, epoch, sample id, stream, draw), not on the worker, the rank, the batch size, or earlier
+draws.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 _BLOCK = 2**14
-"""Ids at a time, where there are many: what the rounds work on then stays in the cache."""
+"""Ids at a time, so that the rounds work within the processor's cache."""
 
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 
 
 class Stream(IntEnum):
-    """What a number is for. One stream each, so that adding a draw shifts no other."""
+    """The purposes of random numbers, one stream each, so that adding a draw shifts no other."""
 
     ORDER = 0
     CROP = 1
@@ -42,7 +42,7 @@ class Stream(IntEnum):
 
 
 def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:
-    """Ten rounds over four counter words (broadcast together) under a 64-bit key."""
+    """Apply ten rounds to four counter words (broadcast together) under a 64-bit key."""
     words = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
     c0, c1, c2, c3 = _ten_rounds(words, key)
     return (
@@ -54,10 +54,10 @@ def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U3
 
 
 def _ten_rounds(words: Sequence[U64], key: tuple[int, int]) -> tuple[U64, U64, U64, U64]:
-    """As ``philox4x32``, each word in the lower half of a uint64; the arguments stay as they are.
+    """Apply ten rounds to words that fill the lower half of uint64; arguments are not modified.
 
-    Fresh arrays would take as long as the arithmetic, so all but two a round are worked on in
-    place.
+    Allocating arrays would take as long as the arithmetic, so each round allocates only two and
+    otherwise works in place.
     """
     c0, c1, c2, c3 = words
     k0, k1 = key
@@ -79,20 +79,20 @@ def _ten_rounds(words: Sequence[U64], key: tuple[int, int]) -> tuple[U64, U64, U
 def draw(
     seed: int, epoch: int, ids: ArrayLike, stream: Stream, index: int = 0
 ) -> tuple[U32, U32, U32, U32]:
-    """Four independent uint32 per id, each of shape (N,).
+    """Return four independent uint32 per id, each of shape (N,).
 
     Args:
         seed: key, in [0, 2**64).
-        epoch: in [0, 2**32).
+        epoch: number of the epoch, in [0, 2**32).
         ids: sample ids of shape (N,), non-negative.
-        stream: what the numbers are for.
-        index: which draw of this stream, in [0, 2**24).
+        stream: purpose of the numbers.
+        index: number of the draw in this stream, in [0, 2**24).
     """
     return philox4x32(*_counter_and_key(seed, epoch, ids, stream, index))
 
 
 def philox_u64(seed: int, epoch: int, ids: ArrayLike, stream: Stream) -> NDArray[np.uint64]:
-    """One uint64 per id, of shape (N,): the first two numbers of ``draw``."""
+    """Return one uint64 per id, of shape (N,): the first two numbers of ``draw``."""
     ids = np.asarray(ids)
     numbers = np.empty(len(ids), dtype=np.uint64)
     for start in range(0, len(ids), _BLOCK):
@@ -118,7 +118,7 @@ def uniform(bits: U32) -> NDArray[np.float64]:
 
 
 def below(bits: U32, bound: ArrayLike) -> NDArray[np.int64]:
-    """Map uint32 to integers in [0, bound), by multiply and shift (bias below 2**-16)."""
+    """Map uint32 to integers in [0, bound), by multiplying and shifting (bias below 2**-16)."""
     return ((bits.astype(np.uint64) * np.asarray(bound).astype(np.uint64)) >> _SHIFT).astype(
         np.int64
     )

@@ -1,7 +1,7 @@
-"""Which samples make up which step: a pure function of (seed, epoch, world, step).
+"""The samples of each step as a pure function of (seed, epoch, world, step).
 
-Nothing here has state, so resuming is one integer and the number of ranks or workers cannot
-change what an epoch contains: step g of epoch e is the same global set of sample ids always.
+Nothing here has state, so resuming takes one integer, and the number of ranks or workers cannot
+change what an epoch contains: step g of epoch e is always the same global set of sample ids.
 
 Shapes: n samples, B global batch, W ranks, A accumulation steps.
 """
@@ -25,10 +25,10 @@ OrderMode = Literal["random", "sequential", "block"]
 
 @lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Sort the ids by a random 64-bit key each.
+    """Return the ids sorted by a random 64-bit key each.
 
-    Not ``Generator.permutation``: numpy may change that stream between versions, and a resumed
-    run must continue the order it began with.
+    Not ``Generator.permutation``: numpy may change its stream between versions, and a resumed
+    run must continue in the order it began with.
     """
     keys = philox_u64(seed, epoch, np.arange(n, dtype=np.uint64), Stream.ORDER)
     permutation = stable_argsort(keys)
@@ -45,20 +45,20 @@ class Sampler:
     exactly once, the last step may be short, and a rank's share of it may be empty.
 
     Args:
-        num_samples: n, samples in the data set.
-        global_batch: B, source images a step over all ranks, before rotation.
+        num_samples: n, the number of samples in the data set.
+        global_batch: B, source images per step over all ranks, before rotation.
         seed: 64-bit key of the permutation.
         mode: ``random`` draws a new permutation each epoch, ``sequential`` keeps file order,
             ``block`` draws one that reads neighbours together (``block_shuffle.py``).
         drop_last: drop the last short batch (training) or keep it (evaluation).
         rank: this rank, in [0, world).
         world: W, number of ranks.
-        accumulation: A, forward passes a step; a rank's share is cut into A equal batches.
-        block: samples of a block (mode ``block``), from ``block_length``.
-        window: blocks that are shuffled together (mode ``block``).
+        accumulation: A, forward passes per step; a rank's share is cut into A equal batches.
+        block: samples per block (mode ``block``), from ``block_length``.
+        window: number of blocks that are shuffled together (mode ``block``).
 
     Raises:
-        UsageError: B is not divisible by W * A in training, or an epoch would have no step.
+        UsageError: B is not divisible by W * A in training, or an epoch would have no steps.
 
     Example:
         >>> sampler = Sampler(10, 4, seed=0, mode="sequential", world=2, rank=1)
@@ -105,18 +105,18 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps per epoch, equal on all ranks."""
+        """Return the number of optimizer steps per epoch, equal on all ranks."""
         if self.drop_last:
             return self.num_samples // self.global_batch
         return -(-self.num_samples // self.global_batch)
 
     @property
     def batch_size(self) -> int:
-        """Source images of this rank a batch (the largest one, in evaluation)."""
+        """Return the source images per batch of this rank (of its largest one in evaluation)."""
         return -(-self.global_batch // (self.world * self.accumulation))
 
     def global_ids(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Sample ids of one step over all ranks, of shape (B,), fewer in a last short step."""
+        """Return the sample ids of one step over all ranks: (B,), fewer in a short last step."""
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"step {step} is not in [0, {self.steps_per_epoch})")
         start = step * self.global_batch
@@ -129,10 +129,10 @@ class Sampler:
         return _permutation(self.num_samples, self.seed, epoch)[start:stop]
 
     def rank_ids(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """This rank's share of ``global_ids``: contiguous, shares differ by at most one."""
+        """Return this rank's contiguous share of ``global_ids``; sizes differ by at most one."""
         return np.array_split(self.global_ids(epoch, step), self.world)[self.rank]
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[NDArray[np.int64]]:
-        """Yield this rank's ids batch by batch, ``accumulation`` batches a step."""
+        """Yield this rank's ids batch by batch, ``accumulation`` batches per step."""
         for step in range(start_step, self.steps_per_epoch):
             yield from np.array_split(self.rank_ids(epoch, step), self.accumulation)

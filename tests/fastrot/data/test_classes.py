@@ -68,18 +68,18 @@ def test_a_label_of_the_test_set_is_that_class_of_the_training_set(train, test, 
     ("train", "test", "message"),
     [
         (part("a", [0], "x y z"), part("b", [0], "x w z"),
-         "class 'w' of b is none of the 3 of a"),
+         "class 'w' of b is not among the 3 of a"),
         (part("a", [0], "x y"), part("b", [0], "v w x y"),
-         "2 classes of b are none of the 2 of a: 'v', 'w'"),
+         "2 classes of b are not among the 2 of a: 'v', 'w'"),
         (part("a", [0], "Coast street"), part("b", [0], "coast street"),
-         "classes of b and of a differ in case, Unicode form or spaces only: 'coast' and 'Coast': "
+         "classes of b and of a differ only in case, Unicode form or spaces: 'coast' and 'Coast': "
          "rename them if they are the same"),
         (part("a", [0], ["A", "B", "C", "D", "e"]), part("b", [0], ["a", "b", "c ", "d", "e"]),
-         "classes of b and of a differ in case, Unicode form or spaces only: 'a' and 'A', 'b' and "
+         "classes of b and of a differ only in case, Unicode form or spaces: 'a' and 'A', 'b' and "
          "'B', 'c ' and 'C' and 1 more: rename them if they are the same"),
         (part("a", [0], [unicodedata.normalize("NFC", "K\u00fcste"), "x"]),
          part("b", [0], [unicodedata.normalize("NFD", "K\u00fcste"), "x"]),
-         "classes of b and of a differ in case, Unicode form or spaces only: "
+         "classes of b and of a differ only in case, Unicode form or spaces: "
          r"'Ku\u0308ste' and 'K\xfcste': rename them if they are the same"),
         (part("a", [1, 2, 3]), part("b", [0, 1, 2]),
          "classes are 1 to 3 in a and 0 to 2 in b: one of the two seems to count from 1"),
@@ -88,10 +88,10 @@ def test_a_label_of_the_test_set_is_that_class_of_the_training_set(train, test, 
         (part("a", [0], "x"), part("b", [1]), "b: label 1, but a has 1 classes"),
         (part("a", [2]), part("b", [0], "x y"), "a: label 2, but b has 2 classes"),
         (part("a", [0, 1], "1 10"), part("b", [1, 2]),
-         "b: label 2 is none of the 2 numbers that the classes of a are named by"),
-        (part("a", [0, 1]), part("b", [0, 1], "1 10"), "b: class 10 is none of the 2 of a"),
-        (part("a", [0]), part("b", [[1]]), "a has one class an image and b several"),
-        (part("a", [[1]]), part("b", [0]), "b has one class an image and a several"),
+         "b: label 2 is not among the 2 numbers that name the classes of a"),
+        (part("a", [0, 1]), part("b", [0, 1], "1 10"), "b: class 10 is not among the 2 of a"),
+        (part("a", [0]), part("b", [[1]]), "a has one class per image and b several"),
+        (part("a", [[1]]), part("b", [0]), "b has one class per image and a several"),
         (part("a", [[1, 1]]), part("b", [[1]]), "a has labels of 2 classes and b of 1"),
         (part("a", [[1, 1]], "x y"), part("b", [[1]], "x"),
          "a has 2 classes and b 1: 'y' is only in a"),
@@ -107,12 +107,12 @@ def test_other_classes_are_refused(train, test, message):
 def test_what_is_not_matched_by_name_is_said():
     match = match_classes(part("a", [0, 1], "cat dog"), part("b", [1, 0]))
     assert match.notes == (
-        "b has class numbers only: 0 is taken for 'cat', and so on in the order of a",
+        "b has only class numbers: 0 is taken as 'cat', and so on in the order of a",
     )
     match = match_classes(part("a", [0, 1]), part("b", [1, 0], "cat dog"))
     assert match.names == ("cat", "dog")
     assert match.notes == (
-        "a has class numbers only: 0 is taken for 'cat', and so on in the order of b",
+        "a has only class numbers: 0 is taken as 'cat', and so on in the order of b",
     )
     match = match_classes(part("a", [0], "u v w x y"), part("b", [0], "w"))
     assert match.notes == ("b lacks 4 of the 5 classes of a: 'u', 'v', 'x', ...",)
@@ -122,7 +122,7 @@ def test_what_is_not_matched_by_name_is_said():
 def test_classes_of_one_set_that_look_alike_are_told():
     train = part("a", [0, 1, 2], ["Coast", "coast", "tree"])
     assert lookalike_notes(train, part("b", [0], "coast tree")) == [
-        "a: classes 'Coast' and 'coast' differ in case, Unicode form or spaces only: merge them "
+        "a: classes 'Coast' and 'coast' differ only in case, Unicode form or spaces: merge them "
         "if they are the same"
     ]
     assert match_classes(train, part("b", [0], "tree")).notes[0] == lookalike_notes(train)[0]
@@ -143,7 +143,7 @@ def test_tens_of_thousands_of_classes_are_matched_at_once():
     match = match_classes(part("a", labels, names), part("b", labels[1:], names[:0:-1]))
     assert match.numbers is not None and match.numbers[:2].tolist() == [21_840, 21_839]
     others = [f"other {i}" for i in labels]
-    with pytest.raises(MismatchError, match="21,841 classes of b are none of the 21,841 of a"):
+    with pytest.raises(MismatchError, match="21,841 classes of b are not among the 21,841 of a"):
         match_classes(part("a", labels, names), part("b", labels, others))
 
 
@@ -160,8 +160,8 @@ def test_a_number_that_makes_more_classes_than_anybody_has_is_refused():
     with pytest.raises(BadDataError) as error:
         match_classes(part("a", [0, 2**31 - 2, *[1] * 10]), few)
     assert str(error.value) == (
-        "a/1.jpg: label 2147483646 would make 2,147,483,647 classes for 12 images; labels number "
-        "the classes from 0: mend it"
+        "a/1.jpg: label 2147483646 would make 2,147,483,647 classes for 12 images; labels must "
+        "number the classes from 0: correct it"
     )
     # The 21,841 classes of ImageNet-21k, of which a small set shows the last.
     assert match_classes(part("a", [0, 21_840]), part("b", [5])).count == 21_841
@@ -174,8 +174,8 @@ def test_every_class_needs_negatives_that_count():
         check_negatives(labels, path, ("cat", "dog"))
     assert str(error.value) == (
         "x.beton: 2 classes have no counted negative, the first 'cat': its labels hold 0 but no "
-        "-1; is 0 absent, or not counted? Write -1 for absent; 0 is for images that are not to be "
-        "counted"
+        "-1; does 0 mean absent, or not counted? Write -1 for absent; 0 marks images that are "
+        "not counted"
     )
     with pytest.raises(BadDataError, match=r"class '1' has no counted negative: its labels hold 0"):
         check_negatives(np.array([[1, 0], [-1, 1]], np.int8), path, None)
@@ -185,5 +185,5 @@ def test_every_class_needs_negatives_that_count():
 
 
 def test_labels_above_the_names_are_refused():
-    with pytest.raises(BadDataError, match="b: label 2 is none of the 2 classes that have names"):
+    with pytest.raises(BadDataError, match="b: label 2 is not one of the 2 named classes"):
         match_single_classes(part("a", [0, 1], "x y"), part("b", [2], "x y"), (2, 1))

@@ -424,7 +424,7 @@ MUTANTS = {
     "no name": (set_descriptor(1, bytes(16)), "field name '' must be 1 to 16"),
     "same names": (set_descriptor(1042, b"image"), "two fields are named 'image'"),
     "name not ASCII": (set_descriptor(1, b"\xe9"), "is not ASCII"),
-    "name behind its end": (set_descriptor(10, b"x"), "goes on after its end"),
+    "name behind its end": (set_descriptor(10, b"x"), "continues after its end"),
     "name with an escape": (set_descriptor(1, b"\x1b[2J"), "printable ASCII"),
     "arguments of an image": (set_descriptor(500, b"\1"), "has arguments, but its type takes none"),
     "object array": (make_an_array, "describes no plain numeric dtype"),

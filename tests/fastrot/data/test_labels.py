@@ -129,7 +129,7 @@ def test_inspect_counts_the_images_that_show_a_class(beton, source):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
     contents.show(console)
     text = console.export_text()
-    assert "80 classes, several an image" in text and "0 person" in text
+    assert "80 classes, several per image" in text and "0 person" in text
 
 
 def test_another_label_value_is_refused(copied):
@@ -205,5 +205,5 @@ def test_the_same_classes_of_files_and_folders(test_data, beton):
     photos = test_data("imagenette-128")
     match = match_classes(open_dataset(photos / "train"), open_dataset(f"{photos}:val"))
     assert match.count == 10 and match.numbers is None
-    with pytest.raises(MismatchError, match=r"imagenette-128:val has one class an image and \S+"):
+    with pytest.raises(MismatchError, match=r"imagenette-128:val has one class per image and \S+"):
         match_classes(train, open_dataset(f"{photos}:val"))

@@ -41,21 +41,21 @@ def test_a_file_that_is_no_beton(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "what", "part"),
+    ("name", "what", "split"),
     [("coco-mini", "COCO", "train"), ("voc-mini", "PASCAL VOC", "trainval")],
 )
-def test_a_part_must_be_named(test_data, name, what, part):
+def test_a_split_must_be_named(test_data, name, what, split):
     path = test_data(name)
     with pytest.raises(UsageError) as error:
         open_dataset(path)
     assert str(error.value) == (
-        f"{path}: {what}, which has parts: name one, {path}:{part} for example, or convert it, "
-        f"which reads faster: fastrot prepare {path} OUT.beton --split {part}"
+        f"{path}: {what}, which has splits: choose one, for example {path}:{split}, or convert it "
+        f"for faster reading: fastrot prepare {path} OUT.beton --split {split}"
     )
 
 
 @pytest.mark.parametrize("name", ["coco-mini:val", "voc-mini:test", "imagenette-128:val"])
-def test_a_part_in_place(test_data, name):
+def test_a_split_in_place(test_data, name):
     name, _, split = name.partition(":")
     follow = name == "voc-mini"  # its images are links to COCO's
     samples = open_dataset(f"{test_data(name)}:{split}", follow_symlinks=follow)
@@ -88,18 +88,18 @@ def test_cifar_in_place_is_pixels(tmp_path, write_cifar10):
     )
 
 
-def test_what_has_no_parts(test_data, tmp_path):
+def test_what_has_no_splits(test_data, tmp_path):
     folder = test_data("imagenette-128") / "val"
     with pytest.raises(UsageError, match="has no split folders"):
         open_dataset(f"{folder}:train")
     with pytest.raises(UsageError, match=r"imagenette-128:test|no such folder; it has train, val"):
         open_dataset(f"{folder.parent}:test")
     train, _ = write_digits(tmp_path)
-    with pytest.raises(UsageError, match="only a folder of images has parts"):
+    with pytest.raises(UsageError, match="only a folder of images has splits"):
         open_dataset(train, split="train")
     with pytest.raises(UsageError, match="no such file or folder"):
         open_dataset(f"{train}:train")
-    with pytest.raises(UsageError, match="names another part than split='train'"):
+    with pytest.raises(UsageError, match="contradicts split='train'"):
         open_dataset(f"{folder.parent}:val", split="train")
 
 

@@ -224,8 +224,8 @@ def test_sample_larger_than_a_page_is_refused_and_the_writer_goes_on(tmp_path):
         (IMAGE, np.zeros((0, 8, 3), np.uint8), "8 x 0 pixels, sides must be 1 to 65535"),
         (IMAGE, np.zeros((1, 65536, 3), np.uint8), "65536 x 1 pixels"),
         (IMAGE, "a path", "str is neither"),
-        (LABEL, 2**63, "no integer of 64 bits"),
-        (LABEL, 0.5, "no integer of 64 bits"),
+        (LABEL, 2**63, "not a 64-bit integer"),
+        (LABEL, 0.5, "not a 64-bit integer"),
         (LABEL, None, "NoneType"),
         (Field("w", Kind.FLOAT), "x", "required argument is not a float"),
         (LABEL, float("inf"), "infinity"),
@@ -479,7 +479,9 @@ def test_lost_parts_mean_a_fresh_start(interrupted, whole, damage):
 
 
 def test_another_conversion_is_not_resumed(interrupted):
-    with pytest.raises(MismatchError, match=r"of another conversion \(identity sources -> others"):
+    with pytest.raises(
+        MismatchError, match=r"belongs to another conversion \(identity sources -> others"
+    ):
         resumable(interrupted, "others", resume=True)
     with pytest.raises(MismatchError, match="capacity 9 -> 10"):
         BetonWriter(interrupted, BLOB, capacity=10, page_size=PAGE, journal="sources", resume=True)

@@ -161,7 +161,7 @@ def test_fields_are_named_behind_the_file(masked):
     assert unlabelled.unlabelled.startswith("fields 'index', 'breed', 'owner' hold integers")
     with pytest.raises(UsageError, match=r"2 image fields, 'mask', 'photo', .*:image=mask$"):
         open_dataset(masked)
-    with pytest.raises(UsageError, match=r"after the name of a .beton file and a colon stand"):
+    with pytest.raises(UsageError, match=r"to choose the fields of a .beton file, write a colon"):
         open_dataset(f"{masked}:photo")
     with pytest.raises(UsageError, match="no such file or folder"):
         open_dataset(f"{masked}x:image=photo")

@@ -102,8 +102,8 @@ def test_classes_that_lose_all_images_and_lookalikes_are_named(tmp_path):
     report = prepare(request)
     assert report.lost_classes == ("dog",) and len(report.skipped) == 3
     assert report.notes == (
-        f"{tmp_path / 'in'}: classes 'Cat' and 'cat' differ in case, Unicode form or spaces "
-        "only: merge them if they are the same",
+        f"{tmp_path / 'in'}: classes 'Cat' and 'cat' differ only in case, Unicode form or "
+        "spaces: merge them if they are the same",
     )
     assert open_dataset(tmp_path / "out.beton").left_out == "3 bad images"
 

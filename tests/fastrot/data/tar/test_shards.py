@@ -120,10 +120,10 @@ def test_a_label_whose_image_has_another_key_names_what_is_not_read(tmp_path):
         open_dataset(path)
 
 
-def test_shards_have_no_parts(tmp_path):
+def test_shards_have_no_splits(tmp_path):
     shard(tmp_path / "train-0.tar", ["1.jpg"])
     shard(tmp_path / "val-0.tar", ["1.jpg"])
-    with pytest.raises(UsageError, match=r"name those of train by a pattern, '.*/\*train\*\.tar'"):
+    with pytest.raises(UsageError, match=r"train as a pattern, for example '.*/\*train\*\.tar'"):
         open_dataset(f"{tmp_path}:train")
     with pytest.raises(UsageError, match=r"needs no conversion"):
         list_source(tmp_path / "train-0.tar")

@@ -112,19 +112,19 @@ def test_classes_are_counted_by_names_or_labels() -> None:
             data([0, 1]),
             (2, 2),
             BadDataError,
-            "all images are of one class, 1, so that any network",
+            "all images are of one class, 1, so any network",
         ),
         (
             *(data([0, 1], ("a", "b")), data([0, 1], ("a", "c")), (2, 2)),
-            *(MismatchError, "class 'c' of somewhere is none of the 2 of somewhere"),
+            *(MismatchError, "class 'c' of somewhere is not among the 2 of somewhere"),
         ),
         (
             *(data([0, 1], ("a", "b")), data([0, 1], ("a", "b", "c")), (2, 2)),
-            *(MismatchError, "class 'c' of somewhere is none of the 2 of somewhere"),
+            *(MismatchError, "class 'c' of somewhere is not among the 2 of somewhere"),
         ),
         (
             *(data([0, 2], ("a", "b")), data([0, 1], ("a", "b")), (2, 2)),
-            *(BadDataError, "label 2 is none of the 2 classes that have names"),
+            *(BadDataError, "label 2 is not one of the 2 named classes"),
         ),
     ],
 )
