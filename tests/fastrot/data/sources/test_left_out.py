@@ -121,8 +121,8 @@ def test_folders_of_classes_within_the_classes_are_told(tmp_path):
             tmp_path / name, tmp_path / f"{name}.beton", workers=0, progress=False
         )
         words = (
-            f"classes are the folders of {tmp_path / name}; what is in them (animals/cat ...) is "
-            f"taken together: if those are the classes, name {tmp_path / name / 'animals'}"
+            f"classes are the folders of {tmp_path / name}; the folders in them (animals/cat ...) "
+            f"are merged: if those are the classes, name {tmp_path / name / 'animals'}"
         )
         assert prepare(request).notes == ((words,) if noted else ())
 
