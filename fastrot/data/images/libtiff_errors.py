@@ -26,7 +26,7 @@ _HANDLER = _Handler(_hear)  # keeps it alive: libtiff has only its address
 
 @contextmanager
 def libtiff_errors() -> Iterator[list[str]]:
-    """Collect the names of the libtiff modules that report errors in this thread's block."""
+    """Collect the names of libtiff modules that report errors in this thread within the block."""
     _listen()
     _heard.by = []
     found: list[str] = []

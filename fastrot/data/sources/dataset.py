@@ -34,7 +34,7 @@ class FolderDataset:
 
     Raises:
         UsageError: the folder does not exist or has another layout, or the split does not exist or
-            is needed.
+            was not given although there are several.
         BadDataError: the folder has no images, or its lists are damaged.
         StorageError: the folder cannot be read.
     """

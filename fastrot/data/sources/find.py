@@ -48,7 +48,7 @@ def list_source(
 
     Raises:
         UsageError: the folder does not exist, the kind is unknown or does not match the folder, or
-            the split does not exist or is needed.
+            the split does not exist or was not given although there are several.
         BadDataError: the folder has no images, a list is damaged, or the layout is ambiguous.
         StorageError: the folder cannot be read.
     """

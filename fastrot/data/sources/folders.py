@@ -32,7 +32,7 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
         boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: the split does not exist or is needed.
+        UsageError: the split does not exist, or was not given although there are several.
         BadDataError: the folder has no images, or its layout is ambiguous.
         OSError: as the system reports it.
     """
