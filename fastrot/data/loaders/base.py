@@ -60,8 +60,7 @@ class BaseLoader(ABC):
 
         Raises:
             UsageError: the loader is closed.
-            BadDataError: a .beton file or a tar shard was replaced, truncated or written to since
-                it was opened.
+            BadDataError: a .beton file or a tar shard has changed since it was opened.
         """
         if self._closed:
             raise UsageError("this loader is closed; build a new one")

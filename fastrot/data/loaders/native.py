@@ -20,9 +20,8 @@ below 2                              0              0                   0
 random_resized, shrunk crops only    1.2 to 1.6     6                   90
 ===================================  =============  ==================  =============
 
-Measured on 300 photos of about 500 px and 700 of 128 px. Crops of 224 px from photos of 500 px are
-hardly ever shrunk (3 %), so the mean over all of them is 0.03 levels; from photos of 128 px, half
-of them are, and the mean is 0.6 levels.
+Measured on 300 photos of about 500 px and 700 of 128 px. Of crops of 224 px, only 3 % are shrunk
+from the former (0.03 levels over all of them), but half are from the latter (0.6 levels).
 
 Shapes: a batch has N source images; a crop has side S.
 """

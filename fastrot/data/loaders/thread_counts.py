@@ -1,8 +1,7 @@
 """Protects the thread counts of torch and numba from FFCV, which sets both for the whole process.
 
-FFCV sets them to 1 when it is imported, and to the number of workers whenever one of its loaders is
-built; all later computations with torch would use that many threads. Because this module is
-imported before FFCV, it does not import FFCV itself.
+Importing FFCV sets them to 1, and building one of its loaders sets them to its number of workers,
+for all later computations. This module is imported first, so it does not import FFCV itself.
 """
 
 from __future__ import annotations

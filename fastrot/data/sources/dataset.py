@@ -33,8 +33,7 @@ class FolderDataset:
         follow_symlinks: also follow links that lead out of the folder.
 
     Raises:
-        UsageError: the folder does not exist or has another layout, or the split does not exist or
-            was not given although there are several.
+        UsageError: the folder or split does not exist, the layout differs, or a split is needed.
         BadDataError: the folder has no images, or its lists are damaged.
         StorageError: the folder cannot be read.
     """

@@ -48,8 +48,7 @@ def list_imagenet(root: Path, split: str | None, boundary: Path | None) -> Sourc
         boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: the layout is another one, the split does not exist, or a flat ``val`` has no
-            labels.
+        UsageError: the layout or split does not exist, or a flat ``val`` has no labels.
         BadDataError: a list is damaged or lists other images, an image in it is missing, a split
             has other classes, an image is in the folder of another class, or ``val`` has more
             images of one class than of another.

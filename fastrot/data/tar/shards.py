@@ -3,8 +3,7 @@
 The naming rules are WebDataset's: the files of a sample share a key, which is the path up to the
 first dot of the base name; the rest is the extension. Images have the extensions in ``SUFFIXES``;
 ``.cls`` holds a class number in decimal digits; a ``.json`` object may have one under "label".
-Members with other extensions are counted but never read. Importing this module does not import
-torch.
+Members with other extensions are counted, never read. Importing this module does not import torch.
 
 Shapes: there are n samples.
 """
