@@ -1,1 +1,1 @@
-"""Image files: what type they are, their headers, and decoding."""
+"""Image files: type detection, headers and decoding."""

@@ -1,11 +1,11 @@
-"""One image file to RGB pixels, strictly: right pixels or an error that says what the file is.
+"""Strict decoding of image files to RGB: correct pixels, or an error that says what the file is.
 
-The format is decided by the first bytes, and only JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and PNM
-(PBM, PGM, PPM) are ever handed to a decoder, which reads no other format. The header is read, and
-the number of pixels capped, before anything is allocated. Of a file with several pictures (an
-animation, pages) the first one counts. Importing this module imports no torch.
+The first bytes decide the format. Only JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and PNM (PBM, PGM,
+PPM) files reach a decoder, and that decoder reads no other format. The header is read, and the
+number of pixels capped, before anything is allocated. If a file has several pictures (an animation
+or pages), the first one is decoded. Importing this module does not import torch.
 
-Shapes: H, W of the image; after EXIF orientation where it is applied.
+Shapes: an image has height H and width W, after EXIF orientation where that is applied.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from fastrot.errors import BadDataError
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
 
 MAX_PIXELS = 64 * 2**20
-"""Default cap on the pixels of one image (64 Mpx)."""
+"""Default limit on the pixels of one image (64 Mpx)."""
 
 MAX_SHRUNK_PIXELS = 2**28
-"""The same of a JPEG that is shrunk while it is decoded (268 Mpx): if it is progressive, its
-coefficients are in memory, 3 to 6 bytes a pixel."""
+"""The same limit for a JPEG that is shrunk during decoding (268 Mpx): if it is progressive, all of
+its coefficients are in memory, at 3 to 6 bytes per pixel."""
 
 _GOOD_MARGIN, _LEAST_MARGIN = 4, 2
 
@@ -51,7 +51,7 @@ _SNIFF_BYTES = 512
 
 
 class DecodeError(BadDataError):
-    """Bytes that are not a sound image; ``reason`` says what they look like."""
+    """Raised for bytes that are not a valid image; ``reason`` says what they look like."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -67,20 +67,20 @@ def decode_image(
 ) -> NDArray[np.uint8]:
     """Decode an image file to pixels of shape (H, W, 3), uint8, RGB, C-contiguous.
 
-    Grey is repeated into three channels, CMYK converted, a palette looked up, transparency
-    dropped, 16 bits cut to the upper 8.
+    Grey is repeated in three channels, CMYK is converted, palettes are looked up, transparency is
+    dropped, and 16-bit samples keep their upper 8 bits.
 
     Args:
         data: the whole file.
-        apply_exif: turn the pixels as the EXIF orientation says.
-        max_pixels: refuse an image of more pixels, before decoding; None: of more than
-            ``MAX_PIXELS``, or ``MAX_SHRUNK_PIXELS`` if it is shrunk.
-        max_side: the caller is going to shrink the longest side to this. A JPEG of more than
-            ``MAX_PIXELS`` then comes at a half, a quarter or an eighth of its size.
+        apply_exif: rotate or mirror the pixels as the EXIF orientation requires.
+        max_pixels: refuse larger images before decoding; None: the limit is ``MAX_PIXELS``, or
+            ``MAX_SHRUNK_PIXELS`` if the image is shrunk during decoding.
+        max_side: the length to which the caller will shrink the longest side. A JPEG of more than
+            ``MAX_PIXELS`` is then returned at a half, a quarter or an eighth of its size.
 
     Raises:
-        DecodeError: not an image of a known format, too large, truncated, or the decoder
-            refuses it or, for a JPEG, warns.
+        DecodeError: the format is unknown, or the image is too large, truncated or refused by the
+            decoder (for a JPEG, a warning is enough).
     """
     if (kind := _format(data[:_SNIFF_BYTES])) == "JPEG":
         header = _jpeg_header(io.BytesIO(data))
@@ -100,15 +100,15 @@ def decode_image(
 def image_size(
     source: bytes | memoryview | BinaryIO, *, apply_exif: bool, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
-    """Width and height in pixels, from the header alone.
+    """Read the width and height in pixels from the header alone.
 
     Args:
         source: a file's bytes, or the file opened for reading at its start.
-        apply_exif: exchange the two where the EXIF orientation lies on its side.
-        max_pixels: refuse an image of more pixels.
+        apply_exif: swap the two if the EXIF orientation turns the image on its side.
+        max_pixels: refuse larger images.
 
     Raises:
-        DecodeError: no readable header, or too large.
+        DecodeError: the header cannot be read, or the image is too large.
     """
     width, height, turn = _measure(source, max_pixels)
     return (height, width) if apply_exif and turn >= 5 else (width, height)
@@ -117,23 +117,23 @@ def image_size(
 def measure(
     source: bytes | memoryview | BinaryIO, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int, int]:
-    """Width and height after EXIF orientation in pixels, and the orientation, 1 to 8.
+    """Return the width and height in pixels after EXIF orientation, and the orientation (1 to 8).
 
     Raises:
-        DecodeError: no readable header, or too large.
+        DecodeError: the header cannot be read, or the image is too large.
     """
     width, height, turn = _measure(source, max_pixels)
     return (height, width, turn) if turn >= 5 else (width, height, turn)
 
 
 def orientation(source: bytes | memoryview | BinaryIO) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none, or where the block is broken.
+    """Return the EXIF orientation, 1 to 8, or 1 if there is none or its block is broken.
 
-    Of a JPEG only an EXIF block ahead of the pixels counts. XMP does not, and neither do texts
-    with a raw profile in a PNG: most decoders do not read them.
+    In a JPEG, only an EXIF block before the pixels counts. XMP and the raw-profile texts of a PNG
+    are ignored, because most decoders do not read them.
 
     Raises:
-        DecodeError: no readable header.
+        DecodeError: the header cannot be read.
     """
     return _measure(source, MAX_PIXELS)[2]
 
@@ -149,18 +149,18 @@ def _jpeg_pixels(
     try:
         return decode_jpeg(data, max_pixels=cap, denominator=denominator)
     except JpegError as error:
-        if shrunk and max_pixels is not None:  # libjpeg shrinks none with an unusual sampling
+        if shrunk and max_pixels is not None:  # libjpeg cannot shrink unusual chroma subsampling
             return _jpeg_pixels(data, header, max_pixels, None)
         raise DecodeError(str(error)) from None
 
 
 def _denominator(width: int, height: int, max_side: int) -> int:
-    """By which a JPEG is shrunk while it is decoded, where its longest side becomes ``max_side``.
+    """Return the factor to shrink a JPEG by while decoding, given its final ``max_side``.
 
-    With four times as many pixels a side left for the filter, the result is 0.8 to 1.4 levels on
-    average from that of a whole decode, and with twice as many 1.6 to 2.9, where JPEG of quality
-    90 itself takes 3.5 to 5 (60 photos of 500 to 1,600 px; large ones are softer). So four times
-    it is, and fewer only where it would be too many pixels.
+    If four times the final pixels per side are left for the filter, the result differs by 0.8 to
+    1.4 levels on average from that of a full decode; with twice, by 1.6 to 2.9. JPEG of quality 90
+    itself costs 3.5 to 5 levels (60 photos of 500 to 1,600 px; larger ones are softer). Four times
+    is therefore the default, and less is left only where that would exceed the pixel limit.
     """
     if width * height <= MAX_PIXELS:
         return 1
@@ -173,7 +173,7 @@ def _denominator(width: int, height: int, max_side: int) -> int:
 
 
 def _measure(source: bytes | memoryview | BinaryIO, max_pixels: int) -> tuple[int, int, int]:
-    """Stored width, stored height, orientation."""
+    """Return the stored width, the stored height and the orientation."""
     file = io.BytesIO(source) if isinstance(source, bytes | memoryview) else source
     start = file.read(_SNIFF_BYTES)
     file.seek(0)
@@ -186,7 +186,7 @@ def _measure(source: bytes | memoryview | BinaryIO, max_pixels: int) -> tuple[in
 
 
 def _format(start: bytes | memoryview) -> str:
-    """Pillow's name of the format that these first bytes announce."""
+    """Return Pillow's name for the format that these first bytes announce."""
     start = bytes(start)
     for kind, signature in _SIGNATURES:
         if start.startswith(signature):
@@ -227,6 +227,6 @@ def _check_pixels(width: int, height: int, max_pixels: int, *, is_jpeg: bool = F
         elif is_jpeg:
             way_out = f"--max-side 500, which shrinks it, or with {way_out}"
         raise DecodeError(
-            f"{width} x {height} pixels exceed the cap of {max_pixels} pixels an image; fastrot "
+            f"{width} x {height} pixels exceed the cap of {max_pixels} pixels per image; fastrot "
             f"prepare takes it with {way_out}"
         )

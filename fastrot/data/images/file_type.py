@@ -1,9 +1,9 @@
-"""Names what a file seems to be, for messages about a file that is not what it should be."""
+"""Guesses what a file is, for error messages about files that are not what they should be."""
 
 from __future__ import annotations
 
 PNM_BLANKS = (b" ", b"\t", b"\r", b"\n")
-"""What may stand behind the first two letters of a PBM, PGM or PPM."""
+"""Bytes that may follow the first two letters of a PBM, PGM or PPM file."""
 
 _MAGICS = (
     (b"\xff\xd8", "a JPEG image"),
@@ -48,16 +48,16 @@ _MAGICS = (
     (b"ID3", "an MP3 file"),
     (b"\x7fELF", "an ELF executable"),
     (b"MZ", "a Windows executable"),
-    (b"\0\x05\x16\x07", "a file that macOS made for another one (its name begins with ._)"),
+    (b"\0\x05\x16\x07", "metadata that macOS stored for another file (its name begins with ._)"),
 )
 _RIFF = {b"WEBP": "a WebP image", b"AVI ": "an AVI video", b"WAVE": "a WAV file"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-_QUICKTIME = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # boxes, where ftyp is missing
+_QUICKTIME = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # first boxes without ftyp
 _PICKLE_PROTOCOLS = (2, 3, 4, 5)
 
 
 def looks_like(start: bytes) -> str:
-    """What a file seems to be, from its first bytes; 512 are enough."""
+    """Describe what a file seems to be, from its first bytes; 512 are enough."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "an empty file"
@@ -77,7 +77,7 @@ def looks_like(start: bytes) -> str:
         return "a tar archive"
     if start[:4] in (b"II*\0", b"MM\0*") and start[8:11] == b"CR\x02":
         return "a camera's raw image"
-    if start[8:10] == b'{"':  # behind the length of the header
+    if start[8:10] == b'{"':  # after the length of the header
         return "a safetensors file"
     for magic, name in _MAGICS:
         if start.startswith(magic):
@@ -92,7 +92,7 @@ def looks_like(start: bytes) -> str:
 
 
 def media_brands(start: bytes) -> tuple[bytes, ...]:
-    """The brands of an ISO media file (ISO/IEC 14496-12), the major one first; of others none."""
+    """Return the brands of an ISO media file (ISO/IEC 14496-12), major first; others have none."""
     if start[4:8] != b"ftyp" or len(start) < 12:
         return ()
     stop = min(int.from_bytes(start[:4], "big"), len(start))

@@ -1,7 +1,7 @@
-"""What a JPEG says about itself before its pixels: size, components, EXIF orientation.
+"""Reads what a JPEG states before its pixels: size, components, EXIF orientation.
 
-Only the start of the file is read, up to the first scan, so this costs microseconds and allocates
-nothing that depends on the image's size. EXIF orientation: CIPA DC-008 (tag 0x0112 of IFD 0).
+Only the start of the file is read, up to the first scan, so this takes microseconds and allocates
+nothing that depends on the image size. EXIF orientation: CIPA DC-008 (tag 0x0112 of IFD 0).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class JpegHeader:
     Attributes:
         width: pixels as stored, before orientation.
         height: pixels as stored, before orientation.
-        components: 1 grey, 3 colour, 4 CMYK or YCCK.
-        bits: precision of a sample.
-        orientation: of the EXIF block, 1 to 8; 1 where there is none or it is broken.
+        components: 1 for grey, 3 for colour, 4 for CMYK or YCCK.
+        bits: bits per sample.
+        orientation: EXIF orientation, 1 to 8; 1 if the block is missing or broken.
     """
 
     width: int
@@ -48,7 +48,7 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     """Read the markers from the start of ``file`` to its first scan.
 
     Raises:
-        JpegError: no JPEG, or no complete header; the message says what is missing.
+        JpegError: it is not a JPEG or its header is incomplete; the message says what is missing.
     """
     data = file.read(_FIRST_READ)
     while True:
@@ -84,7 +84,7 @@ def _parse(data: bytes) -> JpegHeader:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """Orientation of an EXIF block (from its TIFF header on), 1 where it says nothing valid.
+    """Return the orientation in an EXIF block (from its TIFF header on), or 1 if it has none.
 
     A broken block counts as 1, as in Pillow and the tools built on it: the pixels are intact.
     """

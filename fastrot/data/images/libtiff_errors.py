@@ -1,8 +1,8 @@
-"""What libtiff complains about while Pillow decodes with it.
+"""Collects the errors that libtiff reports while Pillow decodes with it.
 
-It writes to standard error and often goes on: a fax page with a damaged code gives other pixels
-and no error. So what it says is caught, and kept from standard error; where Pillow's libtiff
-cannot be found (in another system than Linux, or linked into Pillow) it goes on as it was.
+libtiff prints to standard error and often continues: a fax page with a damaged code gives wrong
+pixels and no error. Its messages are therefore caught and kept off standard error. Where Pillow's
+libtiff cannot be found (outside Linux, or if linked into Pillow), its behaviour is unchanged.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def _hear(module: bytes | None, _form: bytes | None, _arguments: int | None) -> 
     _heard.by = [*getattr(_heard, "by", []), (module or b"libtiff").decode(errors="replace")]
 
 
-_HANDLER = _Handler(_hear)  # kept: libtiff knows it by its address alone
+_HANDLER = _Handler(_hear)  # keeps it alive: libtiff has only its address
 
 
 @contextmanager
 def libtiff_errors() -> Iterator[list[str]]:
-    """Collect the names of the parts of libtiff that complain in this thread within the block."""
+    """Collect the names of libtiff modules that report errors in this thread within the block."""
     _listen()
     _heard.by = []
     found: list[str] = []

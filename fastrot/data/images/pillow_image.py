@@ -1,8 +1,8 @@
-"""Images that are no JPEG, by Pillow, which is told the one format that their bytes announce.
+"""Decodes images other than JPEG with Pillow, restricted to the format their bytes announce.
 
-Sixteen bits a sample are cut to the upper 8, a palette is looked up, transparency is dropped:
-what is under it shows, and where a GIF's picture does not cover its canvas, the transparent colour
-or the first one. The samples of a PNM are scaled by its largest value, and rounded.
+16-bit samples keep their upper 8 bits and palettes are looked up. Transparency is dropped, which
+shows what is beneath it; where a GIF's picture does not cover its canvas, that is the transparent
+colour or else the first one. PNM samples are scaled by the header's maximum value and rounded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastrot.data.images.png_header import png_exif
 from fastrot.data.images.tiff_header import TiffError, TiffHeader, read_tiff_header
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
 
-# Of tags that a decoder does not need; what it needs has been read before it.
+# They concern tags that no decoder needs; those it needs have been read before.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 _NEEDS = {"AVIF": "avif", "WEBP": "webp"}
@@ -29,25 +29,25 @@ _NEEDS = {"AVIF": "avif", "WEBP": "webp"}
 
 
 class ImageError(ValueError):
-    """The bytes are no sound image of their format; the message says why."""
+    """Raised if the bytes are not a valid image of their format; the message says why."""
 
 
 class PillowImage:
-    """An image of which the header has been read.
+    """An image whose header has been read.
 
     Args:
-        file: opened for reading; it is read from its start.
-        kind: Pillow's name of the format.
+        file: file opened for reading; it is read from its start.
+        kind: Pillow's name for the format.
 
     Attributes:
-        width: pixels, as stored, before orientation.
-        height: pixels, as stored, before orientation.
-        orientation: EXIF orientation, 1 to 8, of the format's own tag in a TIFF, and from ``irot``
-            and ``imir`` in an AVIF, where EXIF does not count.
-        memory: the most pixels that its decoder has in memory at once.
+        width: pixels as stored, before orientation.
+        height: pixels as stored, before orientation.
+        orientation: EXIF orientation, 1 to 8; a TIFF has its own tag, an AVIF ``irot`` and
+            ``imir``, where EXIF does not count.
+        memory: the largest number of pixels that the decoder holds in memory at once.
 
     Raises:
-        ImageError: its header cannot be read.
+        ImageError: the header cannot be read.
     """
 
     def __init__(self, file: BinaryIO, kind: str) -> None:
@@ -73,13 +73,13 @@ class PillowImage:
         """Decode to pixels of shape (H, W, 3), as stored.
 
         Args:
-            max_pixels: the cap that ``memory`` was held against.
+            max_pixels: the limit that ``memory`` was compared with.
 
         Raises:
-            ImageError: damaged, cut short, or of a kind that Pillow does not know.
+            ImageError: the image is damaged, cut short, or of a kind that Pillow does not support.
         """
         if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-            Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow has a cap of its own
+            Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow has its own limit
         listening: AbstractContextManager[list[str]] = nullcontext([])
         if self._tiff is not None:
             self._check_jpegs(self._tiff)
@@ -89,12 +89,12 @@ class PillowImage:
                 pixels = self._rgb()
             except MemoryError:
                 raise
-            except Exception as error:  # Pillow's decoders raise whatever they trip over
+            except Exception as error:  # Pillow's decoders raise errors of any type
                 raise ImageError(self._reason(error)) from None
         if complaints:
             raise ImageError(f"damaged TIFF: {complaints[0]} complains")
         if self._tiff is not None:
-            # Pillow has turned it. There and back again costs a copy of a rare thing.
+            # Pillow has oriented it. Undoing that costs a copy, but such files are rare.
             pixels = upright(pixels, {6: 8, 8: 6}.get(self.orientation, self.orientation))
         if pixels.shape != (self.height, self.width, 3):
             raise ImageError(
@@ -110,7 +110,7 @@ class PillowImage:
         if self._kind not in Image.OPEN:
             Image.init()
         try:
-            # As Image.open does, but for its cap, which warns on standard error.
+            # Like Image.open, but without its limit, which warns on standard error.
             return Image.OPEN[self._kind][0](self._file, "")
         except MemoryError:
             raise
@@ -122,7 +122,7 @@ class PillowImage:
         image.load()
         if not image.mode.startswith("I"):
             return np.array(image.convert("RGB"))
-        # 9 to 16 bits of grey, which convert() would clip at 255.
+        # Grey of 9 to 16 bits, which convert() would clip at 255.
         grey = np.asarray(image).astype(np.int64)
         if self._tiff is not None:
             if self._tiff.zero_is_white:
@@ -132,11 +132,11 @@ class PillowImage:
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
 
     def _check_jpegs(self, tiff: TiffHeader) -> None:
-        """Decode the JPEG streams of a TIFF strictly: libtiff drops what libjpeg warns of."""
+        """Decode the JPEG streams of a TIFF strictly: libtiff ignores libjpeg's warnings."""
         for offset, size in tiff.jpegs:
             self._file.seek(offset)
             stream = self._file.read(size)
-            if tiff.jpeg_tables:  # each between a start and an end marker
+            if tiff.jpeg_tables:  # both have a start and an end marker
                 stream = tiff.jpeg_tables[:-2] + stream[2:]
             try:
                 decode_jpeg(stream, max_pixels=tiff.block)
@@ -145,8 +145,8 @@ class PillowImage:
 
     def _stored_orientation(self) -> int:
         block = self._image.info.get("exif")
-        if self._kind == "PNG":  # of one behind the pixels Pillow tells when it has decoded them
-            position = self._file.tell()  # where Pillow goes on reading
+        if self._kind == "PNG":  # Pillow finds a block after the pixels only once it has decoded
+            position = self._file.tell()  # where Pillow continues to read
             block = png_exif(self._file)
             self._file.seek(position)
         return exif_orientation(block.removeprefix(b"Exif\0\0")) if isinstance(block, bytes) else 1
@@ -159,9 +159,9 @@ class PillowImage:
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn pixels of shape (h, w, 3) as stored so that the top is up: of shape (H, W, 3).
+    """Rotate or mirror stored pixels of shape (h, w, 3) to upright ones of shape (H, W, 3).
 
-    Orientations as in CIPA DC-008: 2 mirrored, 3 half turn, 4 upside down mirrored,
+    Orientations as in CIPA DC-008: 2 mirrored, 3 upside down, 4 upside down and mirrored,
     5 transposed, 6 to be turned clockwise, 7 transposed over the other diagonal,
     8 to be turned counter-clockwise.
     """

@@ -1,6 +1,6 @@
-"""The EXIF block of a PNG, wherever it stands: the format allows it before and after the pixels.
+"""Finds the EXIF block of a PNG, which the format allows before or after the pixels.
 
-Chunk headers alone are read, so this costs a seek a chunk. PNG specification, third edition,
+Only chunk headers are read, so this costs one seek per chunk. PNG specification, third edition,
 section 11.3.4.5 (eXIf).
 """
 
@@ -17,12 +17,12 @@ _MAX_EXIF_BYTES = 2**20
 
 
 def png_exif(file: BinaryIO) -> bytes:
-    """Return the first eXIf chunk of a PNG, from its TIFF header on; empty where there is none.
+    """Return the first eXIf chunk of a PNG, from its TIFF header on; empty if there is none.
 
-    A file that ends early has none either: whether its pixels are whole, the decoder finds out.
+    A file that ends early counts as having none; the decoder then checks that its pixels are whole.
 
     Args:
-        file: anywhere; it is read from its start.
+        file: open file at any position; it is read from its start.
     """
     file.seek(_SIGNATURE_BYTES)
     while True:

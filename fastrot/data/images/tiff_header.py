@@ -1,7 +1,7 @@
-"""What a TIFF says about its first page, read before a decoder sees it.
+"""Reads what a TIFF states about its first page, before any decoder sees the file.
 
-The entries of one directory are read, so this costs microseconds and allocates nothing that
-depends on the file's claims. TIFF 6.0, and BigTIFF of libtiff 4.
+Only the entries of one directory are read, so this takes microseconds and allocates nothing that
+depends on the file's claims. TIFF 6.0, and BigTIFF as in libtiff 4.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ _OLD_JPEG, _JPEG = 6, 7
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _BYTE_TYPES = (1, 2, 6, 7)
 _MAX_ENTRIES, _MAX_SAMPLES = 4096, 6
-_FEW = 8  # values; more say nothing new of what is asked for
-_UNSIGNED = (1, 4)  # 4: undefined, which readers take for unsigned
+_FEW = 8  # values of a tag to read; further ones add nothing that is needed here
+_UNSIGNED = (1, 4)  # 4: undefined, which readers treat as unsigned
 _CANON = b"CR\x02"
 
 
 class TiffError(ValueError):
-    """No first page that can be read; the message says why."""
+    """Raised if the first page cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
 class TiffHeader:
-    """The first page.
+    """The header of the first page.
 
     Attributes:
-        width: pixels, as stored, before orientation.
-        height: pixels, as stored, before orientation.
-        orientation: 1 to 8; 1 where there is none or it is out of range.
-        bits: of a sample.
-        zero_is_white: of grey.
-        block: pixels of the largest strip or tile, which a decoder has in memory at once.
-        jpegs: offset and bytes of each strip or tile that is a JPEG stream.
-        jpeg_tables: what they share.
+        width: pixels as stored, before orientation.
+        height: pixels as stored, before orientation.
+        orientation: 1 to 8; 1 if it is missing or out of range.
+        bits: bits per sample.
+        zero_is_white: whether the grey value 0 means white.
+        block: pixels of the largest strip or tile, which a decoder holds in memory at once.
+        jpegs: offset and size in bytes of each strip or tile that is a JPEG stream.
+        jpeg_tables: the tables that these streams share.
     """
 
     width: int
@@ -56,8 +56,8 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
     """Read the directory of the first page.
 
     Raises:
-        TiffError: it is cut short or contradicts itself, it is the thumbnail of a camera's raw
-            file, or its samples have no plain 1 to 16 bits.
+        TiffError: it is cut short, contradicts itself, is the thumbnail of a camera's raw file, or
+            its samples are not unsigned integers of 1 to 16 bits.
     """
     file.seek(0)
     page = _Directory(file)
@@ -75,7 +75,7 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
         )
     samples = page.first(_SAMPLES, 1)
     if samples > _MAX_SAMPLES:
-        raise TiffError(f"a TIFF with {samples} samples a pixel; save it as grey, RGB or CMYK")
+        raise TiffError(f"a TIFF with {samples} samples per pixel; save it as grey, RGB or CMYK")
     if _STRIPS in page.entries:
         across, down = width, min(page.first(_STRIP_ROWS, height), height)
         places, sizes = _STRIPS, _STRIP_SIZES
@@ -90,7 +90,7 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
         raise TiffError("damaged TIFF: fewer strips or tiles than the image needs")
     jpegs: tuple[tuple[int, int], ...] = ()
     if (compression := page.first(_COMPRESSION, 1)) == _OLD_JPEG:
-        raise TiffError("a TIFF with JPEG data in the form of 1992; convert it")
+        raise TiffError("a TIFF with JPEG data in the old form of 1992; convert it")
     if compression == _JPEG:
         pairs = zip(page.values(places, count), page.values(sizes, count), strict=False)
         jpegs = tuple(pairs)
@@ -108,7 +108,7 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
 
 
 class _Directory:
-    """The entries of the first page by tag; its values are read when they are asked for."""
+    """The entries of the first page by tag; values are read on demand."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -120,7 +120,7 @@ class _Directory:
         (at,) = self._unpack(self._word, 8 if self._big else 4)
         (entries,) = self._unpack(count, at)
         if not 0 < entries <= _MAX_ENTRIES:
-            raise TiffError(f"damaged TIFF: a page of {entries} entries")
+            raise TiffError(f"damaged TIFF: a page with {entries} entries")
         at += struct.calcsize(self._order + count)
         self.entries: dict[int, tuple[int, int, int]] = {}
         for _ in range(entries):
@@ -130,11 +130,11 @@ class _Directory:
             at = body + struct.calcsize(self._order + self._word)
 
     def count(self, tag: int) -> int:
-        """How many values a tag has, 0 where there is none."""
+        """Return the number of values of a tag, 0 if it is missing."""
         return self.entries[tag][1] if tag in self.entries else 0
 
     def bytes_of(self, tag: int) -> bytes:
-        """The value of a tag of bytes, empty where there is none."""
+        """Return the value of a byte tag, empty if it is missing."""
         kind, count, at = self.entries.get(tag, (0, 0, 0))
         if kind not in _BYTE_TYPES:
             return b""
@@ -144,7 +144,7 @@ class _Directory:
         return self._file.read(count)
 
     def values(self, tag: int, most: int = _FEW) -> list[int]:
-        """The first values of a tag of integers, empty where there is none."""
+        """Return the first ``most`` values of an integer tag, empty if it is missing."""
         if tag not in self.entries:
             return []
         kind, count, at = self.entries[tag]
@@ -156,7 +156,7 @@ class _Directory:
         return list(self._unpack(code * min(count, most), at))
 
     def first(self, tag: int, default: int) -> int:
-        """The first value of a tag, or what it is where there is none."""
+        """Return the first value of an integer tag, or ``default`` if it is missing."""
         values = self.values(tag)
         return values[0] if values else default
 

@@ -1,1 +1,1 @@
-"""Loaders: each fills batches with pixels; ids, boxes, flips and turns come from sampling."""
+"""Loaders fill batches with pixels; ids, boxes, flips and turns come from sampling."""

@@ -1,4 +1,4 @@
-"""What every loader shares: its length, the chosen epoch, and one iteration at a time."""
+"""The base class of all loaders: length, current epoch, and one iteration at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class BaseLoader(ABC):
     """The bookkeeping of the ``Loader`` contract; a subclass yields the batches of one epoch.
 
     Args:
-        spec: everything a loader needs.
+        spec: everything that a loader needs.
 
     Attributes:
-        reads: how the data set is read and why, in one line; empty where there is no choice.
+        reads: how the data set is read and why, in one line; empty if there is no choice.
     """
 
     reads = ""
@@ -39,16 +39,16 @@ class BaseLoader(ABC):
         self._reported: set[int] = set()
 
     def __len__(self) -> int:
-        """Batches of a whole epoch (steps x accumulation), equal on all ranks."""
+        """Return the number of batches per epoch (steps x accumulation), equal on all ranks."""
         return self.spec.sampler.steps_per_epoch * self.spec.sampler.accumulation
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch, and the step within it, that the next iteration starts with.
+        """Choose the epoch of the next iteration, and the step within it to start at.
 
-        An iteration after that one gives the same epoch again, from its beginning.
+        A further iteration repeats the same epoch from its beginning.
 
         Raises:
-            UsageError: the epoch is negative or the step is not in the epoch (its end is).
+            UsageError: the epoch is negative, or ``start_step`` is negative or beyond its end.
         """
         steps = self.spec.sampler.steps_per_epoch
         if epoch < 0 or not 0 <= start_step <= steps:
@@ -56,11 +56,11 @@ class BaseLoader(ABC):
         self._epoch, self._start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the chosen epoch in order; an earlier iteration ends.
+        """Yield the batches of the chosen epoch in order; ends any earlier iteration.
 
         Raises:
-            BadDataError: a .beton file or a tar shard was replaced, cut or written to since it
-                was opened.
+            UsageError: the loader is closed.
+            BadDataError: a .beton file or a tar shard has changed since it was opened.
         """
         if self._closed:
             raise UsageError("this loader is closed; build a new one")
@@ -89,7 +89,7 @@ class BaseLoader(ABC):
     def _release(self) -> None: ...
 
     def _report(self, bad: Iterable[BadSampleError]) -> None:
-        """Tell the run of each bad sample, once for the life of the loader."""
+        """Report each bad sample to the run, once in the lifetime of the loader."""
         for error in bad:
             if error.sample not in self._reported:
                 self._reported.add(error.sample)
@@ -97,14 +97,14 @@ class BaseLoader(ABC):
                     self.spec.on_bad(error)
 
     def _draws(self, epoch: int, start_step: int) -> Iterator[BatchDraw]:
-        """Draw the batches of an epoch, one after the other."""
+        """Draw the batches of an epoch, one at a time."""
         for ids in self.spec.sampler.batches(epoch, start_step):
             yield self._drawer.draw(epoch, ids)
 
     def _batch(self, images: torch.Tensor, drawn: BatchDraw) -> Batch:
-        """Complete images to a batch on the device; pinned ones are copied without a wait.
+        """Make a complete batch of images on the device; pinned images are copied asynchronously.
 
-        What was bad is reported here, when the batch without it is delivered.
+        Bad samples are reported here, when the batch in which they were replaced is delivered.
         """
         device = self.spec.device
         self._report(drawn.bad)

@@ -1,10 +1,10 @@
 """Memory for batches: filled by threads on the host, delivered as tensors on the device.
 
-Fresh memory costs the system more than the copy of a batch, so it is used again: on the host as
-soon as nobody refers to a delivered batch any more, on the way to a GPU (pinned) as soon as its
-copy has ended.
+Allocating memory costs more than copying a batch, so buffers are reused: on the host as soon as
+nothing refers to a delivered batch any more, and pinned ones as soon as their copy to the GPU has
+finished.
 
-Shapes: N images of a batch, S side of a crop.
+Shapes: a batch has N images; a crop has side S.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class HostBuffers:
     Args:
         batch_size: largest N.
         size: S.
-        keep: buffers to keep for reuse; more are made where more batches are held at a time.
+        keep: number of buffers to keep for reuse; more are allocated while more batches are held.
     """
 
     def __init__(self, batch_size: int, size: int, *, keep: int) -> None:
@@ -32,7 +32,7 @@ class HostBuffers:
         self._buffers: list[NDArray[np.uint8]] = []
 
     def take(self, count: int) -> NDArray[np.uint8]:
-        """Memory of shape (N, S, S, 3) that nobody else refers to."""
+        """Return memory of shape (N, S, S, 3) that nothing else refers to."""
         unused = _free(self._buffers)
         if unused is not None:
             return unused[:count]
@@ -42,19 +42,19 @@ class HostBuffers:
         return buffer[:count]
 
     def deliver(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """What ``take`` gave, as a tensor."""
+        """Return a buffer from ``take`` as a tensor."""
         return torch.from_numpy(images)
 
     def give_back(self, images: NDArray[np.uint8]) -> None:
-        """What ``take`` gave will not be delivered, and nobody writes to it any more."""
+        """Do nothing: a buffer is free again once nothing refers to it."""
 
     def close(self) -> None:
-        """Let go of all buffers; delivered batches stay valid."""
+        """Release all buffers; delivered batches stay valid."""
         self._buffers.clear()
 
 
 def _free(buffers: list[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
-    """One that nothing but the list refers to."""
+    """Return a buffer that nothing but the list refers to."""
     for buffer in buffers:
         if sys.getrefcount(buffer) <= _UNUSED:
             return buffer
@@ -62,7 +62,7 @@ def _free(buffers: list[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
 
 
 def _references_of_an_unused_buffer() -> int:
-    """What the search above sees; how many references it takes itself differs between Pythons."""
+    """Return the count that the search above sees; its own references vary by Python version."""
     seen = [0]
     for buffer in [np.empty(1, np.uint8)]:
         seen[0] = sys.getrefcount(buffer)
@@ -73,12 +73,12 @@ _UNUSED = _references_of_an_unused_buffer()
 
 
 class PinnedBuffers:
-    """Batches for a GPU: pinned memory, copied on a stream of its own.
+    """Batches for a GPU: pinned memory, copied on a separate stream.
 
     Args:
         batch_size: largest N.
         size: S.
-        keep: pinned buffers at most; ``take`` waits for a copy when all are in use.
+        keep: largest number of pinned buffers; if all are in use, ``take`` waits for a copy.
         device: the GPU.
     """
 
@@ -93,7 +93,7 @@ class PinnedBuffers:
         self._copying: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
 
     def take(self, count: int) -> NDArray[np.uint8]:
-        """Pinned memory of shape (N, S, S, 3)."""
+        """Return pinned memory of shape (N, S, S, 3)."""
         if self._unused:
             pinned = self._unused.pop()
         elif self._copying and (self._count >= self._keep or self._copying[0][0].query()):
@@ -107,7 +107,7 @@ class PinnedBuffers:
         return array
 
     def deliver(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """What ``take`` gave, on the GPU; the current stream waits for the copy, the host not."""
+        """Copy a buffer to the GPU; the current stream waits for the copy, but not the host."""
         pinned = self._taken.pop(images.ctypes.data)
         with torch.cuda.stream(self._stream):
             copy = pinned[: len(images)].to(self._device, non_blocking=True)
@@ -120,11 +120,11 @@ class PinnedBuffers:
         return copy
 
     def give_back(self, images: NDArray[np.uint8]) -> None:
-        """What ``take`` gave will not be delivered, and nobody writes to it any more."""
+        """Take back a buffer that will not be delivered and that nothing writes to any more."""
         self._unused.append(self._taken.pop(images.ctypes.data))
 
     def close(self) -> None:
-        """Wait for the copies and let go of all buffers."""
+        """Wait for the copies and release all buffers."""
         for event, _ in self._copying:
             event.synchronize()
         self._copying.clear()
@@ -135,7 +135,7 @@ class PinnedBuffers:
 def batch_buffers(
     batch_size: int, size: int, *, keep: int, device: torch.device
 ) -> HostBuffers | PinnedBuffers:
-    """The buffers for batches on this device."""
+    """Return buffers for batches on this device."""
     if device.type == "cuda":
         return PinnedBuffers(batch_size, size, keep=keep, device=device)
     return HostBuffers(batch_size, size, keep=keep)

@@ -1,24 +1,24 @@
 """The DALI loader: NVIDIA DALI decodes and resizes, on the host or with nvJPEG on a GPU.
 
-Files are read by ours, ahead and in threads; DALI gets the bytes of each JPEG, which nobody
-copies, and the box to cut out, and is some batches ahead of whoever takes them. Raw samples, and
-files that DALI would show otherwise than the reference (PNG, CMYK), reach it as pixels.
+This loader's own threads read files ahead. DALI gets the bytes of each JPEG, without a copy, and
+the box to crop, and works a few batches ahead. Raw samples, and files that DALI would decode
+differently from the reference (PNG, CMYK), reach it as pixels.
 
-On a GPU the bytes go up, and pixels exist there only: nvJPEG decodes, DALI resizes, and the batch
-is DALI's own memory, bound to the stream that is current when it is taken. Use it on that stream,
-or make the other one wait; no host thread waits for either.
+On a GPU, only bytes are transferred: nvJPEG decodes, DALI resizes, and the batch is DALI's own
+memory, bound to the stream that is current when it is taken. Use the batch on that stream, or make
+the other stream wait; no host thread waits for either.
 
-DALI ignores libjpeg's warnings, and shows grey where data is missing. So it only gets bytes that
-are known to be good: they have the checksum of an image that was decoded when the file was made,
-or ``fastrot verify`` decoded the file. Otherwise (in folders, in shards, in files without a
-manifest or made with ``prepare --copy``) the strict decoder accepted them when this loader first
-met them, which costs a second decode in the first epoch.
+DALI ignores libjpeg's warnings and shows grey where data is missing. It therefore only gets bytes
+that are known to be good: either they match the checksum of an image that was decoded when the
+file was created, or ``fastrot verify`` decoded the file. Otherwise (in folders, in shards, in files
+without a manifest or created with ``prepare --copy``) the strict decoder checks each image when
+this loader first meets it, which costs a second decode in the first epoch.
 
-Tolerance on the host, from the reference: 0.2 levels on average, 0.6 in the worst crop, 20 in
-the worst pixel. The decoders agree; the resizes round differently, and at the rim of a box DALI's
-upsampling of colour sees no pixels outside. nvJPEG has its own decoder.
+Tolerance on the host, compared with the reference: 0.2 levels on average, 0.6 in the worst crop,
+20 in the worst pixel. The decoders agree, but the resizes round differently, and at the edge of a
+box DALI's chroma upsampling ignores the pixels outside. nvJPEG is a different decoder.
 
-Shapes: N source images in a batch, S side of a crop.
+Shapes: a batch has N source images; a crop has side S.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Found:
-    """What is stored of a sample: a JPEG that DALI decodes right, else pixels (H, W, 3)."""
+    """A stored sample: a JPEG that DALI decodes correctly, or else pixels (H, W, 3)."""
 
     file: _Bytes | None = None
     pixels: _Bytes | None = None
@@ -64,9 +64,9 @@ class _Found:
 
 @dataclass
 class _Read:
-    """A batch that was read, and that DALI is at work on: some rows are files, others pixels.
+    """A batch that was read and is being processed: some rows are files, others pixels.
 
-    ``patched`` has the finished rows of what DALI refused.
+    ``patched`` has the finished crops of the rows that DALI refused.
     """
 
     drawn: BatchDraw
@@ -79,9 +79,9 @@ class DaliLoader(BaseLoader):
     """Batches by DALI; see the ``Loader`` contract.
 
     Args:
-        spec: everything a loader needs; ``workers`` are threads that read, and as many that
-            decode.
-        hw_decoder_load: share of the JPEGs for the hardware engine of a GPU that has one.
+        spec: everything that a loader needs; ``workers`` is the number of reading threads and of
+            decoding threads.
+        hw_decoder_load: share of the JPEGs for the GPU's hardware decoder, if it has one.
     """
 
     def __init__(self, spec: LoaderSpec, *, hw_decoder_load: float = HW_DECODER_LOAD) -> None:
@@ -117,7 +117,7 @@ class DaliLoader(BaseLoader):
             read.close()
             self._crops.discard()
 
-    # In a thread of its own
+    # In a separate thread
 
     def _read(self, epoch: int, start_step: int) -> Generator[_Read, None, None]:
         with ThreadPoolExecutor(self._threads, thread_name_prefix="fastrot-read") as pool:
@@ -150,13 +150,13 @@ class DaliLoader(BaseLoader):
     def _find(self, sample: int) -> _Found:
         dataset = self.spec.dataset
         if not self._good[sample]:
-            dataset.decode(sample)  # or it raises
+            dataset.decode(sample)  # raises if the sample is bad
             self._good[sample] = True
         encoded = dataset.read(sample)
         if encoded.kind == "raw":
             shape = (encoded.height, encoded.width, 3)
             return _Found(pixels=np.frombuffer(encoded.data, np.uint8).reshape(shape))
-        if self._is_beton or _is_plain_jpeg(encoded):  # a .beton has no other JPEGs
+        if self._is_beton or _is_plain_jpeg(encoded):  # a .beton has only plain JPEGs
             return _Found(file=np.frombuffer(encoded.data, np.uint8))
         return _Found(pixels=decode_sample(dataset, sample))
 
@@ -177,7 +177,7 @@ class DaliLoader(BaseLoader):
             self._crops.submit_files(files, drawn.boxes[rows], drawn.sizes[rows])
 
     def _finish(self, batch: _Read, behind: Iterable[_Read]) -> Batch:
-        """Take the batch whose turn it is; ``behind`` it are those that were submitted since."""
+        """Take the oldest batch; ``behind`` are the batches that were submitted after it."""
         assert self._crops is not None
         parts: list[tuple[list[int], torch.Tensor]] = []
         on_gpu = self._device.type == "cuda"
@@ -200,7 +200,7 @@ class DaliLoader(BaseLoader):
         return self._batch(self._assembled(parts, batch), batch.drawn)
 
     def _keep(self, batch: _Read, stream: torch.cuda.Stream) -> None:
-        """Hold the bytes, which DALI did not copy, until the GPU has made the batch of them."""
+        """Keep the bytes, which DALI did not copy, until the GPU has finished the batch."""
         event = torch.cuda.Event()
         event.record(stream)
         self._kept.append((event, batch))
@@ -208,7 +208,7 @@ class DaliLoader(BaseLoader):
             self._kept.popleft()[0].synchronize()
 
     def _patch(self, batch: _Read, position: int | None) -> None:
-        """Let the reference decode what DALI refuses, though the strict decoder accepted it."""
+        """Decode with the reference what DALI refuses although the strict decoder accepted it."""
         rows = list(batch.files)
         for row in rows if position is None else rows[position : position + 1]:
             del batch.files[row]
@@ -216,7 +216,7 @@ class DaliLoader(BaseLoader):
             batch.patched[row] = torch.from_numpy(crop)
 
     def _assembled(self, parts: list[tuple[list[int], torch.Tensor]], batch: _Read) -> torch.Tensor:
-        """Crops of shape (N, S, S, 3) on the device; DALI's memory where it made all of them."""
+        """Combine crops to (N, S, S, 3) on the device; DALI's own memory if it made all of them."""
         count, size = len(batch.drawn), self.spec.crop.size
         if len(parts) == 1 and len(parts[0][0]) == count:
             return parts[0][1]
@@ -234,7 +234,7 @@ class DaliLoader(BaseLoader):
 
 
 def _known_to_decode(dataset: Dataset) -> NDArray[np.bool_]:
-    """Which samples need no strict decode of ours, of shape (n,)."""
+    """Return which samples need no strict decode by this loader, shape (n,)."""
     if not isinstance(dataset, BetonDataset):
         return np.zeros(len(dataset), np.bool_)
     good = np.full(len(dataset), dataset.checksums_suffice)
@@ -245,7 +245,7 @@ def _known_to_decode(dataset: Dataset) -> NDArray[np.bool_]:
 
 
 def _is_plain_jpeg(encoded: Encoded) -> bool:
-    """Whether DALI decodes these bytes as the reference does."""
+    """Return whether DALI decodes these bytes as the reference does."""
     try:
         header = read_jpeg_header(io.BytesIO(encoded.data))
     except ValueError:

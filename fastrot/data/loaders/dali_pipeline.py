@@ -1,10 +1,10 @@
 """The two DALI pipelines of the DALI loader: JPEG files to crops, and pixels to crops.
 
-Both compute ahead: ``submit`` returns at once, ``take`` gives the crops of the batches in the
-order in which they were submitted. What ``take`` returns is DALI's own memory, which DALI never
-uses again before the last reference to it is gone (its dynamic executor, the default since 2.0).
+Both compute ahead: ``submit`` returns at once, and ``take`` returns the crops of the batches in
+order of submission. These crops are DALI's own memory, which DALI does not reuse while anything
+refers to it (a property of its dynamic executor, the default since 2.0).
 
-Importing this module imports no torch. Shapes: K images of a call, S side of a crop.
+Importing this module does not import torch. Shapes: a call has K images; a crop has side S.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from fastrot.errors import FastrotError
 Bytes = NDArray[np.uint8]
 
 HW_DECODER_LOAD = 0.65
-"""Share of the JPEGs that the hardware engine of a GPU decodes, where it has one; CUDA kernels
-and ``threads`` of the host decode the rest. DALI's own default. The best share depends on the GPU
-and on the threads: MLPerf's submissions for the H100 and H200 (6 threads a GPU) used 0.99, on an
-A100 0.75 gave 7,000 images/s, 1.0 gave 5,000 and 0.0 gave 6,000 (DALI, issue 5362)."""
+"""Share of the JPEGs that the GPU's hardware engine decodes, if it has one; CUDA kernels and
+``threads`` on the host decode the rest. This is DALI's default. The best share depends on the GPU
+and on the threads: MLPerf's submissions for the H100 and H200 (6 threads per GPU) used 0.99; on an
+A100, 0.75 gave 7,000 images/s, 1.0 gave 5,000 and 0.0 gave 6,000 (DALI, issue 5362)."""
 
 _WIDTH_HEIGHT = [1, 0]  # axes of an HWC image in the order of a box
 _NAMED_IMAGE = re.compile(r"[Ff]ailed to decode sample #(\d+)")
-_REFUSED = "nvImageCodec failure"  # its number is a kind of failure, not an image
+_REFUSED = "nvImageCodec failure"  # its number is an error code, not an image
 
 
 class DaliDecodeError(Exception):
-    """DALI refused an image of the batch whose turn it is.
+    """Raised if DALI refused an image of the oldest batch.
 
     Args:
-        position: which one, in [0, K); None: DALI does not say.
+        position: position of the image in the batch, in [0, K); None: DALI does not say.
     """
 
     def __init__(self, position: int | None) -> None:
@@ -54,13 +54,13 @@ class DaliCrops:
         batch_size: largest K.
         threads: decoding threads.
         gpu: number of the GPU; None: everything runs on the host.
-        applies_exif: turn pixels as the EXIF orientation says before the box is cut.
-        leaves_image: boxes may reach outside; zeros there.
-        hw_decoder_load: see ``HW_DECODER_LOAD``; on the host it has no meaning.
+        applies_exif: apply the EXIF orientation before cropping.
+        leaves_image: boxes may reach outside the image; pixels there are zero.
+        hw_decoder_load: see ``HW_DECODER_LOAD``; ignored on the host.
 
     Attributes:
-        files: the pipeline of JPEG files.
-        pixels: the pipeline of what is pixels already.
+        files: the pipeline for JPEG files.
+        pixels: the pipeline for decoded pixels.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class DaliCrops:
         self._size, self._gpu = size, gpu
         self._applies_exif, self._leaves_image = applies_exif, leaves_image
         self._hw_decoder_load = hw_decoder_load
-        # A queue of one still lets batches be submitted ahead; with a longer one DALI would want
-        # several of them before it begins with the first.
+        # A queue of one still lets batches be submitted ahead; with a longer one, DALI would wait
+        # for several batches before it starts the first.
         self._settings: dict[str, Any] = {
             "batch_size": batch_size,
             "num_threads": threads,
@@ -91,14 +91,14 @@ class DaliCrops:
     def submit_files(
         self, files: Sequence[Bytes], boxes: NDArray[np.int32], sizes: NDArray[np.int32]
     ) -> None:
-        """Begin to decode, cut and resize. Only the part inside its box is decoded of each image.
+        """Start to decode, crop and resize; only the part of an image inside its box is decoded.
 
-        On a GPU the files must stay in memory until what ``take`` gives is there.
+        On a GPU the files must stay in memory until the crops from ``take`` are complete.
 
         Args:
             files: K whole JPEG files; they are not copied.
-            boxes: of shape (K, 4), left, top, width, height.
-            sizes: widths and heights of the images of shape (K, 2), after EXIF orientation.
+            boxes: left, top, width and height, shape (K, 4).
+            sizes: widths and heights of the images after EXIF orientation, shape (K, 2).
         """
         start = np.maximum(boxes[:, :2], 0)
         shape = np.minimum(boxes[:, :2] + boxes[:, 2:], sizes) - start
@@ -109,16 +109,16 @@ class DaliCrops:
         self.files.submit(inputs)
 
     def submit_pixels(self, pixels: Sequence[Bytes]) -> None:
-        """Begin to resize K boxes of any size (h, w, 3), contiguous; they are not copied."""
+        """Start to resize K contiguous boxes of any size (h, w, 3); they are not copied."""
         self.pixels.submit({"pixels": pixels})
 
     def restart_files(self) -> None:
-        """Forget all files that were submitted; a pipeline that failed is not to be used again."""
+        """Drop all submitted files and build a new pipeline; a failed one cannot be reused."""
         self.files = _Runs(self._file_pipeline())
 
     def discard(self) -> None:
-        """Forget all that was submitted, when it has been computed."""
-        if sys.is_finalizing():  # of an iteration that nobody ended; DALI is gone before it
+        """Drop everything that was submitted, once it has been computed."""
+        if sys.is_finalizing():  # nobody ended the iteration, and DALI is already gone
             return
         if not self.files.discard():
             self.restart_files()
@@ -169,29 +169,29 @@ class DaliCrops:
 
 
 class _Runs:
-    """A built pipeline and the inputs that it is at work on, which it does not copy."""
+    """A built pipeline and the inputs that it is processing, which it does not copy."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._submitted: deque[Mapping[str, Any]] = deque()
 
     def submit(self, inputs: Mapping[str, Any]) -> None:
-        """Begin with a batch; those submitted before come first."""
+        """Queue a batch behind those that were submitted before."""
         for name, batch in inputs.items():
             self._pipeline.feed_input(name, batch)
         self._pipeline.schedule_run()
         self._submitted.append(inputs)
 
     def take(self, stream: Any = None) -> Any:
-        """The crops of the batch that was submitted first: a DALI tensor of shape (K, S, S, 3).
+        """Return the crops of the oldest batch: a DALI tensor of shape (K, S, S, 3).
 
         Args:
-            stream: CUDA stream on which they may be used without waiting for them; None: they
-                are there when this returns.
+            stream: CUDA stream on which they can be used without waiting; None: they are complete
+                when this returns.
 
         Raises:
             DaliDecodeError: an image of this batch cannot be decoded; restart the pipeline and
-                submit again what was not taken.
+                submit again everything that was not taken.
             FastrotError: DALI failed in another way.
         """
         try:
@@ -208,7 +208,7 @@ class _Runs:
         return tensor
 
     def discard(self) -> bool:
-        """Take everything that was submitted; whether the pipeline can still be used."""
+        """Take everything that was submitted; return whether the pipeline can still be used."""
         while self._submitted:
             try:
                 self.take()

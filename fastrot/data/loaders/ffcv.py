@@ -1,14 +1,14 @@
-"""The FFCV loader: FFCV 1.0.2 reads, decodes and resizes; what is drawn is ours.
+"""The FFCV loader: FFCV 1.0.2 reads, decodes and resizes; all randomness is drawn here.
 
-It reads ``.beton`` files only, and only ones of which every sample was checked before: FFCV
-itself checks nothing and shows stale pixels, or crashes, on damage.
+It reads only ``.beton`` files in which every sample has been checked: FFCV itself checks nothing
+and returns stale pixels, or crashes, on damaged data.
 
-Tolerance. FFCV decodes with libjpeg-turbo's fast DCT and resizes with OpenCV's INTER_AREA, the
-reference with the accurate DCT and an antialiased triangle filter. Where a box shrinks or keeps
-its size the two average the same pixels with other weights; where it grows INTER_AREA nearly
-repeats pixels. tests/fastrot/data/test_loader.py holds the bounds on 128 px photos.
+Tolerance: FFCV decodes with libjpeg-turbo's fast DCT and resizes with OpenCV's INTER_AREA, while
+the reference uses the accurate DCT and an antialiased triangle filter. If a box shrinks or keeps
+its size, both average the same pixels with different weights; if it grows, INTER_AREA nearly
+repeats pixels. tests/fastrot/data/test_loader.py holds the bounds for 128 px photos.
 
-Shapes: N source images in a batch, S side of a crop, M samples of an epoch.
+Shapes: a batch has N source images; a crop has side S; an epoch has M samples.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]
 class FfcvLoader(BaseLoader):
     """Batches by FFCV; see the ``Loader`` contract.
 
-    Building one checks every sample of the file, once for each file: the result is kept beside
-    it. The first batch takes seconds longer: numba compiles.
+    The constructor checks every sample, once per file: the result is stored beside the file. The
+    first batch takes a few seconds longer because numba compiles.
 
     Args:
-        spec: everything a loader needs; ``workers`` are threads.
+        spec: everything that a loader needs; ``workers`` is the number of threads.
 
     Raises:
         UsageError: the data set is not a .beton file.
@@ -80,7 +80,7 @@ class FfcvLoader(BaseLoader):
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
         batches = list(self.spec.sampler.batches(epoch, start_step))
-        # FFCV wants to know all boxes before it begins, and one call is faster than many.
+        # FFCV needs all boxes before it begins, and one call is faster than many.
         ids = np.concatenate(batches) if batches else np.zeros(0, np.int64)
         whole = self._drawer.draw(epoch, ids)
         draws = whole.split([len(batch) for batch in batches])
@@ -92,8 +92,8 @@ class FfcvLoader(BaseLoader):
                 images = self._empty(len(drawn))
                 failed = reader.read_into(images.numpy())
                 for row in np.flatnonzero(failed).tolist():
-                    # Right pixels or a named error: what libjpeg refused here, the reference
-                    # decoder judges. It replaces the sample as the other loaders do.
+                    # The reference decoder judges what libjpeg refused here: it returns correct
+                    # pixels, raises an error, or replaces the sample as in the other loaders.
                     images[row] = torch.from_numpy(decode_row(self._drawer, drawn, row))
                 yield self._batch(images, drawn)
         finally:
@@ -116,7 +116,7 @@ class FfcvLoader(BaseLoader):
 
 
 class _RowReader:
-    """Cuts a stream of chunks into batches of any size."""
+    """Regroups a stream of chunks into batches of any size."""
 
     def __init__(self, chunks: Generator[_Chunk, None, None]) -> None:
         self._chunks = chunks
@@ -124,7 +124,7 @@ class _RowReader:
         self._failed: NDArray[np.bool_] = np.zeros(0, np.bool_)
 
     def read_into(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Fill images (N, S, S, 3) with the next N rows; which of them failed, (N,)."""
+        """Fill images (N, S, S, 3) with the next N rows; return which of them failed, (N,)."""
         failed = np.zeros(len(images), np.bool_)
         done = 0
         while done < len(images):

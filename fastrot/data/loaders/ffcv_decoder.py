@@ -1,13 +1,13 @@
-"""An image decoder for FFCV's pipeline that takes our crop boxes and reports what failed.
+"""An image decoder for FFCV's pipeline that uses given crop boxes and reports failures.
 
-FFCV's own decoders draw their boxes from numba's unseeded generator and drop the return code of
-``imdecode``, so that a damaged sample shows the pixels of an earlier one. This one reads each
-sample's box from a table and writes a status for each sample into another.
+FFCV's own decoders draw boxes from numba's unseeded generator and ignore the return code of
+``imdecode``, so a damaged sample shows the pixels of an earlier one. This decoder reads the box of
+each sample from a table and writes its status into another.
 
-The compiled code knows the tables by their address. A captured array would not do: numba
-freezes one of up to 1 MB as a constant, and boxes change every epoch.
+The compiled code has the addresses of the tables. Captured arrays would not work: numba freezes
+those of up to 1 MB as constants, but boxes change every epoch.
 
-Shapes: n samples of the data set, S side of a crop.
+Shapes: the data set has n samples; a crop has side S.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 _JPEG = 0
 
 NOT_DECODED, DECODED, FAILED = 0, 1, 2
-"""Status of a sample in the epoch at hand."""
+"""Status of a sample in the current epoch."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -44,33 +44,33 @@ def _as_pointer(_context: Any, address: Any) -> Any:
 
 
 class BoxDecoder(Operation):  # type: ignore[misc]
-    """Decode an image, cut its box out, resize that to S x S with OpenCV's INTER_AREA.
+    """Decodes an image, crops its box and resizes that to S x S with OpenCV's INTER_AREA.
 
     Args:
         size: S, pixels.
         num_samples: n.
 
     Attributes:
-        boxes: of shape (n, 4), int32: left, top, width, height in the image of each sample.
-        status: of shape (n,), int32: NOT_DECODED, DECODED or FAILED.
+        boxes: left, top, width and height of each sample's box, shape (n, 4), int32.
+        status: NOT_DECODED, DECODED or FAILED for each sample, shape (n,), int32.
     """
 
     def __init__(self, size: int, num_samples: int) -> None:
         super().__init__()
         self.size = size
         self.boxes: NDArray[np.int32] = np.zeros((num_samples, 4), dtype=np.int32)
-        # Not uint8: FFCV's memory manager declares numba's shared type of such vectors
-        # read-only, for the whole process. No compiled function here takes one, either.
+        # Not uint8: FFCV's memory manager declares numba's shared type of uint8 vectors read-only
+        # for the whole process. No compiled function here takes one as an argument, either.
         self.status: NDArray[np.int32] = np.zeros(num_samples, dtype=np.int32)
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        """Say that a batch has rows of shape (S, S, 3), uint8."""
+        """Declare that a batch has rows of shape (S, S, 3), uint8."""
         shape, dtype = (self.size, self.size, 3), np.dtype("u1")
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
         return state, AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable[..., Any]:
-        """The function that FFCV compiles: fill the rows of one batch."""
+        """Return the function that FFCV compiles, which fills the rows of one batch."""
         read = self.memory_read
         each = Compiler.get_iterator()
         resize = Compiler.compile(resize_crop)
@@ -91,10 +91,10 @@ class BoxDecoder(Operation):  # type: ignore[misc]
                 size = np.int64(height) * np.int64(width) * 3
                 failed = left < 0 or top < 0 or right > width or bottom > height
                 if record["mode"] == _JPEG:
-                    # Scratch of the image's own size: FFCV's decoders keep one of the largest
-                    # size for every row of every batch in flight.
+                    # Scratch memory of the image's own size: FFCV's decoders keep a buffer of the
+                    # largest size for every row of every batch in flight.
                     pixels = np.empty(size, dtype=np.uint8)
-                    # Source and its height and width; target and its; offset, scale, flags.
+                    # Source, height, width; target, height, width; offset, scale, flags.
                     code = ctypes_imdecode(
                         data.ctypes.data, data.size, height, width,
                         pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False,

@@ -1,11 +1,11 @@
 """FFCV's Loader as a stream of decoded rows that can fail, stop and start again.
 
-What is FFCV's: the reader, the page lookup, the compiled pipeline, the JPEG decoder, the
-resize. What is ours: the ids, the boxes, and the thread's main loop, because FFCV's own lets
-an exception end the thread without a word to the consumer, who then waits for ever.
+FFCV provides the reader, the page lookup, the compiled pipeline, the JPEG decoder and the resize.
+The ids, the boxes and the thread's main loop are implemented here, because in FFCV's own loop an
+exception ends the thread silently, and the consumer then waits forever.
 
-Importing this module imports FFCV, which sets the thread counts of torch and numba: do so with
-``thread_counts_kept``.
+Importing this module imports FFCV, which sets the thread counts of torch and numba: import it
+within ``thread_counts_kept``.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from fastrot.errors import FastrotError, StorageError
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 60.0
 
-# numba's simplest threading layer aborts the process when two threads run parallel code at the
-# same time, as the loaders of training and validation would. They compete for the same cores
-# anyway, so one at a time costs nothing.
+# numba's simplest threading layer aborts the process if two threads run parallel code at the same
+# time, as the training and validation loaders would. They compete for the same cores anyway, so
+# running one at a time costs nothing.
 _ONE_AT_A_TIME = threading.Lock()
 
 
 class _GivenOrder(TraversalOrder):  # type: ignore[misc]
-    """The ids that we set. FFCV takes an order only as a class or an instance that it can call."""
+    """A given order of ids; FFCV takes an order only as a class or a callable instance."""
 
     def __init__(self, ids: NDArray[np.int64]) -> None:
         self.ids = ids
@@ -53,12 +53,12 @@ class _GivenOrder(TraversalOrder):  # type: ignore[misc]
 
 
 class _Epoch(EpochIterator):  # type: ignore[misc]
-    """FFCV's producer thread; whatever happens in it goes through the queue."""
+    """FFCV's producer thread; its results and exceptions all go through the queue."""
 
     def run(self) -> None:
         """Decode batch after batch until the order ends or ``stop`` is called."""
         try:
-            numba.set_num_threads(self.loader.num_workers)  # a setting of each thread
+            numba.set_num_threads(self.loader.num_workers)  # applies to this thread only
             slots = self.loader.batches_ahead + 2
             for number, ids in enumerate(self.iter_ixes):
                 with _ONE_AT_A_TIME:
@@ -66,7 +66,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
                 if not self._put((ids, rows)):
                     return
             self._put(None)
-        except BaseException as error:  # the consumer raises it; nothing may get lost here
+        except BaseException as error:  # the consumer raises it, so that none is lost
             self._put(error)
 
     def _put(self, item: object) -> bool:
@@ -79,10 +79,10 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         return False
 
     def take(self) -> Any:
-        """The next item, within the deadline.
+        """Return the next item.
 
         Raises:
-            StorageError: there was none.
+            StorageError: none came within the deadline.
         """
         end = time.monotonic() + READ_DEADLINE_SECONDS
         while time.monotonic() < end and (self.is_alive() or not self.output_queue.empty()):
@@ -96,7 +96,7 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
         )
 
     def stop(self) -> None:
-        """End the thread, whether or not its batches were taken."""
+        """Stop the thread, whether or not its batches were taken."""
         self.terminate_event.set()
         end = time.monotonic() + _STOP_SECONDS
         while self.is_alive() and time.monotonic() < end:
@@ -107,16 +107,16 @@ class _Epoch(EpochIterator):  # type: ignore[misc]
 
 
 class FfcvStream:
-    """Decode the image field of a ``.beton`` file in any order, row by row.
+    """Decodes the image field of a ``.beton`` file in any order.
 
     Args:
-        path: the file, validated: FFCV reads out of bounds in a damaged one.
+        path: the file, already validated: FFCV reads out of bounds in a damaged one.
         fields: names of all fields.
         image: name of the image field; no other is read.
         num_samples: n.
         size: S, side of a crop.
-        chunk: images decoded at a time.
-        workers: decoding threads.
+        chunk: number of images decoded at a time.
+        workers: number of decoding threads.
     """
 
     def __init__(
@@ -149,13 +149,13 @@ class FfcvStream:
     def rows(
         self, ids: NDArray[np.int64], boxes: NDArray[np.int32]
     ) -> Generator[tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]], None, None]:
-        """Yield ids (K,), rows (K, S, S, 3) and which failed (K,), chunk by chunk, in order.
+        """Yield ids (K,), rows (K, S, S, 3) and which rows failed (K,), chunk by chunk, in order.
 
-        The rows are FFCV's buffer: copy them before the next chunk is taken.
+        The rows are FFCV's buffer: copy them before taking the next chunk.
 
         Args:
             ids: sample ids of shape (M,).
-            boxes: their crop boxes of shape (M, 4), inside their images.
+            boxes: crop boxes of shape (M, 4), inside the images.
         """
         if not len(ids) or self._loader is None:
             return
@@ -177,5 +177,5 @@ class FfcvStream:
             epoch.stop()
 
     def close(self) -> None:
-        """Let go of the file and the buffers; safe to call twice."""
+        """Release the file and the buffers; safe to call twice."""
         self._loader = None

@@ -1,29 +1,29 @@
 """The native loader: the threads of ``kernels.decode.crop`` read, decode and resize.
 
-Batches are decoded ahead, straight into the memory in which they are delivered. Every JPEG is
-decoded strictly; samples of a ``.beton`` with checksums are compared while they are read. Where
-none say that a sample is good, it is read to its end until it has been once, and then only as
-far as its crop reaches. A sample that fails is judged by the reference decoder, which names or
-replaces it as in every other loader.
+Batches are decoded ahead, directly into the memory in which they are delivered. Every JPEG is
+decoded strictly, and samples of a ``.beton`` with checksums are verified as they are read. A sample
+without a checksum that vouches for it is decoded to its end the first time, and afterwards only as
+far as its crop reaches. The reference decoder judges a sample that fails, and reports or replaces
+it as in every other loader.
 
-Tolerance: no value is more than one level from the reference when ``exact`` is set. Without it,
-crops at least twice as large as asked for are shrunk in the DCT domain, by 2, 4 or 8. How far that
-is from the exact crop depends on what is left to the resize, and on the crop's size:
+Tolerance: if ``exact`` is set, no value differs by more than one level from the reference.
+Otherwise, boxes at least twice as large as the crop are shrunk in the DCT domain, by 2, 4 or 8. The
+difference from the exact crop depends on the factor left to the resize and on the crop size:
 
 ===================================  =============  ==================  =============
 side of the box / side of the crop   mean, levels   mean of worst crop  worst pixel
 ===================================  =============  ==================  =============
 below 2                              0              0                   0
 2, 4, 8 (nothing left), crop 16, 32  3.2 to 4.8     17                  110
-2, 4, 8 (nothing left), crop 48 on   2.4 to 4.1     14                  110
-3, 6 (half as much again left)       1.1 to 2.0     6                   60
-random_resized crops, those shrunk   1.2 to 1.6     6                   90
+2, 4, 8 (nothing left), crop >= 48   2.4 to 4.1     14                  110
+3, 6 (a factor of 1.5 left)          1.1 to 2.0     6                   60
+random_resized, shrunk crops only    1.2 to 1.6     6                   90
 ===================================  =============  ==================  =============
 
-Of 300 photos of about 500 px and 700 of 128 px. Crops of 224 from photos of 500 px are as good as
-never shrunk (3 in 100), so that over all of them it is 0.03 levels; of 128 px, half: 0.6 levels.
+Measured on 300 photos of about 500 px and 700 of 128 px. Of crops of 224 px, only 3 % are shrunk
+from the former (0.03 levels over all of them), but half are from the latter (0.6 levels).
 
-Shapes: N source images in a batch, S side of a crop.
+Shapes: a batch has N source images; a crop has side S.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ from fastrot.system.machine import free_memory
 from fastrot.system.prefetch import Prefetcher
 
 _BATCHES_AHEAD = 3
-_SAMPLES_A_THREAD = 8  # that are decoded ahead at least, where batches are small
-_POLL_SECONDS = 0.2  # between two looks at signals
-_MAPPED_SHARE = 0.5  # of the free memory that a mapped file may fill
+_SAMPLES_A_THREAD = 8  # samples decoded ahead per thread, at least, if batches are small
+_POLL_SECONDS = 0.2  # between two checks for signals
+_MAPPED_SHARE = 0.5  # largest share of the free memory that a mapped file may fill
 
 _JPEG = b"\xff\xd8"
 
 Stored = bytes | memoryview | NDArray[np.uint8]
-"""A JPEG file, or pixels in one row of bytes."""
+"""A JPEG file, or pixels as a flat array of bytes."""
 
 
 class _Opened(NamedTuple):
-    """A ``.beton``, which of its samples are meant (None: all), and the file as it is read."""
+    """A ``.beton``, the ids of the samples in use (None: all), and the file that threads read."""
 
     dataset: BetonDataset
     ids: NDArray[np.int64] | None
@@ -70,7 +70,7 @@ class _Opened(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A batch that was drawn, and its bytes where Python reads them."""
+    """A batch that was drawn, with its bytes if Python reads them."""
 
     drawn: BatchDraw
     crops: Crops
@@ -78,20 +78,20 @@ class _Prepared(NamedTuple):
 
 
 class _Submitted(NamedTuple):
-    """A batch that the threads are at work on."""
+    """A batch that the threads are decoding."""
 
     drawn: BatchDraw
-    judged: NDArray[np.bool_]  # rows that are read to their end
+    judged: NDArray[np.bool_]  # rows that are decoded to their end
     images: NDArray[np.uint8]
     job: CropJob
 
 
 class NativeLoader(BaseLoader):
-    """Batches by our own threads; see the ``Loader`` contract.
+    """Batches by the extension's threads; see the ``Loader`` contract.
 
     Args:
-        spec: everything a loader needs; ``workers`` are threads, 0: one, which works only while
-            the caller waits for it.
+        spec: everything that a loader needs; ``workers`` is the number of threads; 0: one thread,
+            which works only while the caller waits for it.
 
     Attributes:
         reads: how the data set is read and why, in one line.
@@ -116,7 +116,7 @@ class NativeLoader(BaseLoader):
         self._buffers = batch_buffers(
             self.batch_size, spec.crop.size, keep=self._ahead + 2, device=spec.device
         )
-        # Samples that need not be read beyond their crop: known to be good as a whole.
+        # Samples that need not be decoded beyond their crop, because the whole is known to be good.
         good = self._opened is not None and self._opened.dataset.checksums_suffice
         self._good = np.full(self.num_samples, good)
 
@@ -124,7 +124,7 @@ class NativeLoader(BaseLoader):
         window = InFlight(self._submit, self._finish, ahead=self._ahead)
         prepared: Iterator[_Prepared] = self._prepared(epoch, start_step)
         if self._opened is None and self._ahead:
-            # Reading files takes Python's time; a thread does it while the caller computes.
+            # Reading files takes Python time; a thread does it while the caller computes.
             prepared = Prefetcher(
                 self._prepared(epoch, start_step), depth=2, deadline=READ_DEADLINE_SECONDS
             )
@@ -157,7 +157,7 @@ class NativeLoader(BaseLoader):
     def _read(
         self, drawn: BatchDraw, orientation: NDArray[np.uint8]
     ) -> tuple[list[Stored], NDArray[np.bool_]]:
-        """Read a batch of single files; what is no JPEG becomes pixels here."""
+        """Read a batch of single files; everything but JPEG is decoded to pixels here."""
         dataset = self.spec.dataset
         raw = np.zeros(len(drawn), np.bool_)
         files: list[Stored] = []
@@ -203,10 +203,10 @@ class NativeLoader(BaseLoader):
             judged[failed] = False
             self._good[drawn.ids[judged]] = True
         if failed:
-            # Imported by whom it concerns: torchvision takes seconds.
+            # Imported only if needed: torchvision takes seconds.
             from fastrot.data.loaders.reference import decode_row
         for row in failed:
-            # Right pixels or a named error: what failed here, the reference decoder judges.
+            # The reference decoder judges what failed here: correct pixels or an error.
             images[row] = decode_row(self._drawer, drawn, row)
         return self._batch(self._buffers.deliver(images), drawn)
 
@@ -221,14 +221,14 @@ class NativeLoader(BaseLoader):
 
 
 def _open(dataset: Dataset) -> tuple[_Opened | None, str]:
-    """The ``.beton`` behind a data set as its threads read it, and a line that says how."""
+    """Open the ``.beton`` behind a data set for the threads; also return a line that says how."""
     inner, ids = dataset, None
     while isinstance(inner, DatasetSubset):
         ids = inner.ids if ids is None else inner.ids[ids]
         inner = inner.dataset
     if not isinstance(inner, BetonDataset):
         what = "tar shards" if isinstance(inner, TarDataset) else "single files"
-        return None, f"{what}, read one image after the other"
+        return None, f"{what}, read one image at a time"
     size, free = inner.file.identity.size, free_memory()
     fits = size <= _MAPPED_SHARE * free
     why = f"{size / 1e9:,.2f} GB, {free / 1e9:,.1f} GB of memory free"
@@ -238,7 +238,7 @@ def _open(dataset: Dataset) -> tuple[_Opened | None, str]:
 
 
 def _pixels(dataset: Dataset, sample: int, encoded: Encoded) -> NDArray[np.uint8]:
-    """The pixels of what is no JPEG, as they lie upright, in one row of bytes."""
+    """Return the upright pixels of a sample that is not a JPEG, as a flat array of bytes."""
     if encoded.kind == "raw":
         return np.frombuffer(encoded.data, np.uint8)
     return np.ascontiguousarray(decode_sample(dataset, sample)).reshape(-1)

@@ -1,7 +1,7 @@
-"""Crops that grow from epoch to epoch: early epochs, which learn coarse things, cost less.
+"""Progressive resizing: crops grow from epoch to epoch, so early epochs cost less.
 
-As in the training of DAWNBench's fastest ImageNet entries and of FFCV's ResNets; the network is
-convolutional up to its pooling, so it takes any side.
+DAWNBench's fastest ImageNet entries and FFCV's ResNets are trained this way. The network is
+convolutional up to its pooling, so it accepts any crop size.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from fastrot.data.loader import Batch, Loader
 
 
 def side_of(epoch: int, growth: Sequence[tuple[int, int]]) -> int:
-    """Side of the crops of an epoch, in pixels.
+    """Return the side of the crops in an epoch, in pixels.
 
     Args:
-        epoch: from 0.
-        growth: (first epoch, side) in increasing order of epochs, the first of which is 0.
+        epoch: epoch number, from 0.
+        growth: pairs (first epoch, side), in increasing order of epochs from epoch 0.
 
     Example:
         >>> side_of(4, [(0, 128), (5, 224)]), side_of(5, [(0, 128), (5, 224)])
@@ -26,15 +26,15 @@ def side_of(epoch: int, growth: Sequence[tuple[int, int]]) -> int:
 
 
 class ProgressiveLoader:
-    """A loader of one side after the other; each is built when its first epoch begins.
+    """A sequence of loaders with one crop size each, built when their first epoch begins.
 
     Args:
-        growth: as for ``side_of``.
-        build: makes the loader of a side.
+        growth: as in ``side_of``.
+        build: builds the loader for a side.
 
     Attributes:
-        side: of the loader in use, in pixels.
-        batch_size, num_samples, reads: as the ``Loader`` contract says.
+        side: side of the current loader's crops, in pixels.
+        batch_size, num_samples, reads: see the ``Loader`` contract.
     """
 
     def __init__(self, growth: Sequence[tuple[int, int]], build: Callable[[int], Loader]) -> None:
@@ -47,11 +47,11 @@ class ProgressiveLoader:
         self.reads = self._loader.reads
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Return the number of batches per epoch."""
         return len(self._loader)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Choose the epoch, and the step within it, that the next iteration starts with."""
+        """Choose the epoch of the next iteration, and the step within it to start at."""
         side = side_of(epoch, self._growth)
         if side != self.side:
             self._loader.close()

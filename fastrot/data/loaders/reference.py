@@ -1,7 +1,7 @@
-"""The reference loader: Pillow decodes, torchvision resizes. The others are tested against it.
+"""The reference loader, which the others are tested against: strict decoding, torchvision's resize.
 
-``data.workers`` processes each draw, decode, crop, resize and stack whole batches; with 0
-workers the calling process does. Shapes: N source images in a batch, S side of a crop.
+Each of the ``data.workers`` processes draws, decodes, crops, resizes and stacks whole batches; with
+0 workers, the calling process does. Shapes: a batch has N source images; a crop has side S.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Request = tuple[int, NDArray[np.int64]]
 
 
 class Decoded(NamedTuple):
-    """One batch on the host: what was drawn, and images of shape (N, S, S, 3), uint8."""
+    """One batch on the host: the draw, and images of shape (N, S, S, 3), uint8."""
 
     drawn: BatchDraw
     images: torch.Tensor
@@ -49,12 +49,12 @@ def decode_batch(drawer: BatchDrawer, epoch: int, ids: NDArray[np.int64]) -> Dec
 def decode_row(drawer: BatchDrawer, drawn: BatchDraw, row: int) -> NDArray[np.uint8]:
     """Decode, crop and resize a row of a batch, replacing its sample until one is good.
 
-    Other loaders ask here about what their decoder refused: right pixels or a named error.
+    Other loaders call this for samples that their decoder refused.
 
     Args:
-        drawer: what drew the batch.
+        drawer: the drawer of the batch.
         drawn: the batch; a bad sample of this row is replaced in it.
-        row: which one.
+        row: row of the batch.
 
     Returns:
         The crop of shape (S, S, 3), uint8.
@@ -71,7 +71,7 @@ def decode_row(drawer: BatchDrawer, drawn: BatchDraw, row: int) -> NDArray[np.ui
 
 
 class _Decode:
-    """What a worker does with a request: an epoch and the sample ids of a batch."""
+    """Decodes a batch in a worker; a request is an epoch and the sample ids."""
 
     def __init__(self, drawer: BatchDrawer) -> None:
         self._drawer = drawer
@@ -82,17 +82,17 @@ class _Decode:
 
 
 def _start_worker() -> None:
-    # One thread a worker; and the threads that the parent's torch may have started are not in
-    # a fork, where an operation on several would wait for them.
+    # One thread per worker. A fork also lacks the threads that torch may have started in the
+    # parent, and a multi-threaded operation would wait for them.
     torch.set_num_threads(1)
 
 
 class ReferenceLoader(BaseLoader):
-    """Batches by Pillow and torchvision; see the ``Loader`` contract.
+    """Batches by the strict decoder and torchvision; see the ``Loader`` contract.
 
     Args:
-        spec: everything a loader needs; ``workers`` are processes, 0: the calling process.
-            They start here, before threads that a fork would copy half of.
+        spec: everything that a loader needs; ``workers`` is the number of processes; 0: the calling
+            process. They start here, before any threads, which a fork would not copy properly.
     """
 
     def __init__(self, spec: LoaderSpec) -> None:
@@ -103,7 +103,7 @@ class ReferenceLoader(BaseLoader):
 
     def close(self) -> None:
         """Stop workers and free buffers; safe to call twice."""
-        self._pool.kill()  # first: the thread that reads from them may wait for one
+        self._pool.kill()  # first, because the reading thread may be waiting for a worker
         super().close()
 
     def _batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
@@ -112,8 +112,8 @@ class ReferenceLoader(BaseLoader):
         if not self.spec.workers:
             yield from self._delivered(decoded)
             return
-        # A pipe holds a small part of a batch: were nobody reading while the run computes, each
-        # worker would wait with the batch that it has finished.
+        # A pipe holds only a small part of a batch: if nothing read from it while the run computes,
+        # each worker would be stuck with its finished batch.
         ahead = Prefetcher(decoded, depth=self.spec.workers, deadline=READ_DEADLINE_SECONDS)
         try:
             yield from self._delivered(ahead)

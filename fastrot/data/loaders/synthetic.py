@@ -1,4 +1,4 @@
-"""The ceiling: batches that already lie on the device, so that reading costs nothing."""
+"""The upper limit of throughput: batches that are already on the device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastrot.data.loaders.base import BaseLoader
 
 
 class SyntheticLoader(BaseLoader):
-    """The real ids, labels, flips and turns of each batch, and the same random pixels in all.
+    """Batches with their real ids, labels, flips and turns, but the same random pixels.
 
-    Pixels are drawn once, from the seed, when the loader is built. All batches share them:
-    who wants to change them in place must copy.
+    The pixels are drawn once, from the seed, when the loader is built. All batches share them, so
+    copy them before changing them in place.
 
     Args:
-        spec: everything a loader needs; images are never read, so none is ever bad.
+        spec: everything that a loader needs; images are never read, so none is ever bad.
     """
 
     def __init__(self, spec: LoaderSpec) -> None:
@@ -28,7 +28,7 @@ class SyntheticLoader(BaseLoader):
         shape = (self.batch_size, spec.crop.size, spec.crop.size, 3)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         self._images = pixels.to(spec.device)
-        # No header is read for boxes that nobody cuts.
+        # No headers are read, because the boxes are not used.
         self._drawer = replace(self._drawer, crop=replace(spec.crop, kind="whole"))
         self._sizes = np.full((self.batch_size, 2), spec.crop.size, np.int32)
 

@@ -1,8 +1,7 @@
-"""The thread counts of torch and numba, kept from a library that sets both for the whole process.
+"""Protects the thread counts of torch and numba from FFCV, which sets both for the whole process.
 
-FFCV sets them when it is imported and whenever a loader of it is built: to 1, and to the number
-of that loader's workers. Whoever computes with torch afterwards has that many threads. So this
-module, which others import before FFCV, does not import it.
+Importing FFCV sets them to 1, and building one of its loaders sets them to its number of workers,
+for all later computations. This module is imported first, so it does not import FFCV itself.
 """
 
 from __future__ import annotations
@@ -16,10 +15,12 @@ import torch
 
 @contextmanager
 def thread_counts_kept() -> Iterator[None]:
-    """Both counts are after the block what they were before it."""
+    """Restore both counts after the block to what they were before it."""
     torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
     try:
         yield
     finally:
         numba.set_num_threads(numba_threads)
-        torch.set_num_threads(torch_threads)  # last: over OpenMP numba's call sets torch's, too
+        torch.set_num_threads(
+            torch_threads
+        )  # last, because numba's call may set torch's via OpenMP

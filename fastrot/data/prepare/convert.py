@@ -1,8 +1,8 @@
-"""``fastrot prepare``: images on disk, of any layout that ``sources/`` knows, to one ``.beton``.
+"""``fastrot prepare`` converts images on disk, in any layout of ``sources/``, to one ``.beton``.
 
-Processes decode every image strictly and encode it, or this one keeps its bytes; this one
-writes, in an order that is a shuffle keyed by the seed. A killed run goes on with ``resume``
-and ends with the same bytes as one that was never stopped. Importing this module imports no torch.
+Worker processes decode every image strictly and encode it, or the main process keeps its bytes; the
+main process writes, in an order shuffled by the seed. A killed run continues with ``resume`` and
+ends with the same bytes as one that was never stopped. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from fastrot.system.machine import usable_cores
 from fastrot.system.progress import Meter
 from fastrot.system.worker_pool import MAX_BATCH, WorkerPool
 
-_SHUFFLE_EPOCH = 2**32 - 1  # no epoch of training shuffles with these numbers again
+_SHUFFLE_EPOCH = 2**32 - 1  # no training epoch shuffles with the same numbers
 _MIN_IMAGES_A_WORKER = 16
 _JPEG_NAMES = (".jpg", ".jpeg", ".jpe", ".jfif")
-_MOSTLY = 0.9  # of the files
+_MOSTLY = 0.9  # share of the files
 
 
 def prepare(request: PrepareRequest) -> PrepareReport:
@@ -61,8 +61,8 @@ def prepare(request: PrepareRequest) -> PrepareReport:
 
     Raises:
         UsageError: a path is wrong, or ``out`` exists.
-        BadDataError: the source is no data set, or has a bad image.
-        MismatchError: another process writes ``out``, or what is to be resumed was begun with
+        BadDataError: the source is not a data set, or has a bad image.
+        MismatchError: another process is writing ``out``, or the run to be resumed was started with
             other settings.
         StorageError: the disk is full, or ``out`` cannot be written.
         OutOfMemoryError: a worker was killed.
@@ -105,7 +105,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
     if len(listing) < 2 * _MIN_IMAGES_A_WORKER:
         processes = 0
     identity = json.dumps({"source": listing.digest, **settings})
-    # The workers start first, so that they hold none of the writer's files open.
+    # The workers start first, so that they do not keep the writer's files open.
     with (
         _pool(listing, encoding, processes) as pool,
         BetonWriter(
@@ -122,7 +122,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
             tally = _convert(job, pool, writer)
             lost = _lost_classes(listing, writer.path)
         except (StorageError, OutOfMemoryError) as error:
-            raise type(error)(f"{error}; then go on with --resume") from None
+            raise type(error)(f"{error}; then continue with --resume") from None
     return replace(
         report,
         num_samples=writer.num_samples,
@@ -141,7 +141,7 @@ _Pool = WorkerPool[int, Payload | Skipped] | ReadAhead[int, Payload | Skipped]
 
 @dataclass(frozen=True)
 class _Job:
-    """What to convert; ``order`` is the source image at each position of the file."""
+    """A conversion; ``order`` is the index of the source image at each position of the file."""
 
     request: PrepareRequest
     listing: Source
@@ -152,7 +152,7 @@ class _Job:
 
 @dataclass
 class _Tally:
-    """What became of the images of this run."""
+    """The outcome for the images of this run."""
 
     kept: int = 0
     reencoded: Counter[str] = field(default_factory=Counter)
@@ -160,7 +160,7 @@ class _Tally:
 
 
 def _pool(listing: Source, encoding: Encoding, workers: int) -> _Pool:
-    """Processes, since encoding holds the GIL; where most bytes are kept no process is needed."""
+    """Start processes, as encoding holds the GIL, or threads if most images keep their bytes."""
     encode = Encode(listing, encoding)
     jpegs = sum(path.lower().endswith(_JPEG_NAMES) for path in listing.paths)
     if encoding.copy and jpegs > _MOSTLY * len(listing):
@@ -169,18 +169,18 @@ def _pool(listing: Source, encoding: Encoding, workers: int) -> _Pool:
 
 
 def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
-    """Encode, write and commit everything behind the writer's last position."""
+    """Encode, write and commit everything after the writer's last position."""
     listing, tally = job.listing, _Tally()
     labels = listing.labels
     try:
-        # Again, now that no other process can be about to finish it.
+        # Checked again, now that no other process can be about to finish the file.
         check_output(writer.path, overwrite=job.request.overwrite)
     except UsageError:
         writer.discard()
         raise
     first = writer.last_position + 1
     samples = job.order[first:].tolist()
-    # About a megabyte of images a message.
+    # About a megabyte of images per message.
     batch = int(np.clip(2**20 // max(1, int(listing.sizes.mean())), 1, MAX_BATCH))
     meter = Meter("prepare", total=len(listing), done=first) if job.request.progress else None
     with meter or nullcontext():
@@ -203,7 +203,7 @@ def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
     if not writer.num_samples:
         writer.discard()
         raise BadDataError(
-            f"{listing.root}: no sound image among {len(listing):,}; the first: "
+            f"{listing.root}: no valid image among {len(listing):,}; the first: "
             f"{tally.skipped[0].path!r}: {tally.skipped[0].reason}"
         )
     writer.commit(
@@ -223,13 +223,13 @@ def _convert(job: _Job, pool: _Pool, writer: BetonWriter) -> _Tally:
 
 
 def _finished(report: PrepareReport, listing: Source, settings: dict[str, Scalar]) -> PrepareReport:
-    """The report of a run that had ended before it was resumed.
+    """Report on a run that had already finished when it was resumed.
 
     Raises:
-        UsageError: the file that is there was made otherwise.
-        MismatchError: another process writes it.
+        UsageError: the existing file was made with other settings or from another source.
+        MismatchError: another process is writing it.
     """
-    if manifest.is_staged(report.out):  # it was killed before the manifest had its name
+    if manifest.is_staged(report.out):  # it was killed before the manifest got its final name
         with RunLock(report.out.with_name(f"{report.out.name}.lock"), what=str(report.out)):
             manifest.promote(report.out)
             report.out.with_name(f"{report.out.name}.journal").unlink(missing_ok=True)
@@ -251,7 +251,7 @@ def _finished(report: PrepareReport, listing: Source, settings: dict[str, Scalar
 
 
 def _notes(request: PrepareRequest, listing: Source) -> list[str]:
-    """What may be meant otherwise in the source."""
+    """Return notes on what is ambiguous in the source."""
     names = listing.class_names or ()
     notes = [lookalike_note(request.source, names)]
     ways = [path.split("/") for path in listing.paths] if listing.kind == "folder" else []
@@ -259,14 +259,14 @@ def _notes(request: PrepareRequest, listing: Source) -> list[str]:
     if names and all(len(way) > 2 for way in ways) and len(inside) > len(names):
         group, first = min(inside)
         notes.append(
-            f"classes are the folders of {listing.root}; what is in them ({group}/{first} ...) is "
-            f"taken together: if those are the classes, name {listing.root / group}"
+            f"classes are the folders of {listing.root}; the folders in them ({group}/{first} ...) "
+            f"are merged: if those are the classes, name {listing.root / group}"
         )
     return [note for note in notes if note]
 
 
 def _lost_classes(listing: Source, out: Path) -> tuple[str, ...]:
-    """The classes of the source of which the file has no image; most often there are none."""
+    """Return the source's classes that have no image in the file; usually there are none."""
     if listing.class_names is None:
         return ()
     with BetonFile.open(out) as file:
@@ -281,7 +281,7 @@ def _lost_classes(listing: Source, out: Path) -> tuple[str, ...]:
 
 
 def _shown(labels: Labels, num_classes: int) -> NDArray[np.bool_]:
-    """Whether any image shows each class, of shape (num_classes,)."""
+    """Return which classes any image shows, shape (num_classes,)."""
     if labels.ndim == 2:
         shown: NDArray[np.bool_] = (labels == PRESENT).any(axis=0)
         return shown
@@ -294,7 +294,7 @@ def _shuffled(n: int, seed: int) -> NDArray[np.int64]:
 
 
 def _libraries() -> str:
-    """What the bytes of a JPEG depend on besides the settings."""
+    """Return the library versions that the bytes of a JPEG depend on."""
     return f"Pillow {features.version('pil')}, libjpeg-turbo {features.version('libjpeg_turbo')}"
 
 
@@ -308,6 +308,6 @@ def _fitting(result: Payload | Skipped, path: str, page_size: int) -> Payload | 
 def _bad_image(source: Source, bad: Skipped) -> BadDataError:
     path = str(source.root / bad.path)
     return BadDataError(
-        f"bad image {path if path.isprintable() else repr(path)}: {bad.reason}; mend or remove it "
-        "and begin again, or leave such images out with --resume --on-bad-sample skip"
+        f"bad image {path if path.isprintable() else repr(path)}: {bad.reason}; repair or remove "
+        "it and start again, or leave such images out with --resume --on-bad-sample skip"
     )

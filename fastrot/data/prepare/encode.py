@@ -1,4 +1,4 @@
-"""One source image to the payload that a ``.beton`` stores for it. Imports no torch."""
+"""Encodes a source image to the payload that a ``.beton`` stores. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fastrot.kernels.decode.markers import JpegWalk, read_jpeg, walk_jpeg
 
 DEFAULT_QUALITY = 90
 _BLOCK = 16  # pixels; chroma has half the resolution
-_LEAST_BLOCKS = 12  # a row; in smaller images there is little to leave out
+_LEAST_BLOCKS = 12  # per row; in smaller images there is little to skip
 SHRINK_FILTER = Image.Resampling.HAMMING
-"""Sharper than the triangle by which loaders resize, and as fast; Lanczos takes twice the time."""
+"""As fast as the triangle filter of the loaders and sharper; Lanczos takes twice the time."""
 
 _MAX_JPEG_SIDE = 65500  # libjpeg's own limit
 _MAX_SCANS = 100  # the decoder's limit
@@ -33,12 +33,12 @@ class Encoding:
     """How images are stored.
 
     Attributes:
-        copy: keep the bytes of every JPEG that FFCV can read as it is (three components of
-            8 bits, upright, nothing after its end), re-encode the others.
-        max_side: shrink an image until its longest side is at most this, in pixels; None: never.
-        quality: of a re-encoded JPEG, 1 to 100; None: 90, and pixels that come without a lossy
+        copy: keep the bytes of every JPEG that FFCV can read unchanged (three components of 8 bits,
+            upright, nothing after its end), and re-encode the others.
+        max_side: shrink images until the longest side is at most this many pixels; None: never.
+        quality: quality of re-encoded JPEGs, 1 to 100; None: 90, and pixels without a lossy
             encoding (CIFAR's binary version) are stored raw.
-        max_pixels: refuse source images of more pixels; None: as ``decode_image``.
+        max_pixels: refuse larger source images; None: as in ``decode_image``.
     """
 
     copy: bool = False
@@ -47,7 +47,7 @@ class Encoding:
     max_pixels: int | None = None
 
     def settings(self) -> dict[str, Scalar]:
-        """What tells of it in a manifest; a cap that nobody set is left out, as it always was."""
+        """Return the settings for the manifest; ``max_pixels`` only if it is set."""
         settings: dict[str, Scalar] = asdict(self)
         if self.max_pixels is None:
             del settings["max_pixels"]
@@ -61,7 +61,7 @@ class Payload:
     Attributes:
         image: a JPEG that ``check_jpeg`` accepts, or pixels of shape (H, W, 3), uint8, to be
             stored raw.
-        reencoded: with ``copy``, why the original bytes could not be kept; else None.
+        reencoded: with ``copy``, why the original bytes could not be kept; otherwise None.
     """
 
     image: SoundJpeg | NDArray[np.uint8]
@@ -69,7 +69,7 @@ class Payload:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes in the file."""
+        """Return the number of bytes that it takes in the file."""
         image = self.image
         return image.nbytes if isinstance(image, np.ndarray) else len(image.data)
 
@@ -77,15 +77,15 @@ class Payload:
 def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Payload:
     """Validate a source image and encode it.
 
-    An image that changes is decoded strictly. Of one whose bytes are kept only the markers are
-    checked, from the first to the end of the image: damage inside the coded pixels goes unseen.
+    An image that is re-encoded is decoded strictly. If the bytes are kept, only the markers are
+    checked, from the first to the end of the image: damage in the coded pixels is not noticed.
 
     Args:
-        source: an image file, or pixels of shape (H, W, 3).
+        source: an image file, or pixels of shape (H, W, 3), uint8.
         encoding: how to store it.
 
     Raises:
-        DecodeError: the source is not a sound image, or too large for a JPEG.
+        DecodeError: the source is not a valid image, or is too large for a JPEG.
     """
     if not isinstance(source, bytes):
         if encoding.quality is None:
@@ -104,11 +104,11 @@ def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Paylo
 
 
 def keep_file(path: str, size: int, max_pixels: int | None = None) -> Payload | None:
-    """The payload of a JPEG file whose bytes can be kept; None: it needs a closer look.
+    """Return the payload of a JPEG file whose bytes can be kept; None: it needs a closer look.
 
     Args:
-        path: of the file.
-        size: its bytes, when it was listed.
+        path: the file.
+        size: its size in bytes when it was listed.
         max_pixels: as in ``Encoding``.
     """
     try:
@@ -121,9 +121,9 @@ def keep_file(path: str, size: int, max_pixels: int | None = None) -> Payload | 
 
 
 def why_not_kept(data: bytes, max_pixels: int | None = None) -> str | None:
-    """Why the bytes of an image cannot stand in a ``.beton`` as they are; None: they can.
+    """Return why the bytes of an image cannot be stored unchanged in a ``.beton``; None: they can.
 
-    What is damaged, or too large, is among the reasons; the strict decoder then says so.
+    Damage and excessive size are among the reasons; the strict decoder then reports them.
     """
     if not data.startswith(b"\xff\xd8"):
         return "not a JPEG"
@@ -154,7 +154,7 @@ def _objection(data: bytes, jpeg: JpegWalk, max_pixels: int | None) -> str | Non
 
 
 def _shrunk(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8] | Image.Image:
-    """Antialiased; never enlarges. The short side is rounded, and at least 1."""
+    """Shrink with antialiasing, never enlarge; the short side is rounded, and at least 1."""
     height, width, _ = pixels.shape
     longest = max(height, width)
     if max_side is None or longest <= max_side:
@@ -164,11 +164,11 @@ def _shrunk(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8
 
 
 def _blocks_a_restart(width: int) -> int:
-    """Blocks between two restart markers, 0 for none; a whole number of times a row.
+    """Return the number of blocks between restart markers, a divisor of those per row; 0: none.
 
-    A decoder that needs a part of an image can begin at a marker, and need not look at what lies
-    around the part: the native loader's random crops of 500 px photos take a tenth less time, and
-    files are 2 % larger. Every JPEG decoder knows these markers.
+    A decoder that needs part of an image can start at a marker and skip what surrounds the part:
+    the native loader's random crops of 500 px photos take a tenth less time, and files are 2 %
+    larger. Every JPEG decoder supports these markers.
     """
     across = -(-width // _BLOCK)
     if across < _LEAST_BLOCKS:
@@ -186,7 +186,7 @@ def _jpeg(image: NDArray[np.uint8] | Image.Image, quality: int) -> SoundJpeg:
         )
     if (pixels := image.width * image.height) > MAX_STORED_PIXELS:
         raise DecodeError(
-            f"its {pixels} pixels exceed the {MAX_STORED_PIXELS} that a .beton holds of an image; "
+            f"its {pixels} pixels exceed the {MAX_STORED_PIXELS} that a .beton holds per image; "
             "give --max-side"
         )
     file = io.BytesIO()

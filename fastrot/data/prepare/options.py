@@ -1,4 +1,4 @@
-"""What ``fastrot prepare`` was asked to do, and what it did: checked options, dry run, report."""
+"""Options, dry run and report of ``fastrot prepare``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastrot.errors import StorageError, UsageError
 from fastrot.kernels.decode.markers import announce_files
 
 _SHOWN = 20
-_TRIED = 24  # images that a dry run encodes to estimate the size
+_TRIED = 24  # number of images that a dry run encodes to estimate the size
 
 
 class Skipped(NamedTuple):
@@ -41,21 +41,21 @@ class PrepareReport:
     """What ``prepare`` did, or (``dry_run``) would do.
 
     Attributes:
-        out: the file.
+        out: the .beton file.
         dry_run: whether nothing was written.
         source: the folder that was listed.
-        kind: what it was taken for: ``folder``, ``coco`` ...
-        num_samples: images in the file.
-        class_names: in label order; None: the images have no labels.
-        file_bytes: size of the file; of a dry run, an estimate.
+        kind: layout of the source: ``folder``, ``coco`` ...
+        num_samples: number of images in the file.
+        class_names: class names in label order; None: the images have no labels.
+        file_bytes: size of the file; an estimate in a dry run.
         seconds: wall time.
-        resumed: images that an interrupted run had stored; what follows does not count them.
-        kept: with ``copy``, JPEGs whose bytes were kept.
-        reencoded: with ``copy``, the number of the others by reason.
+        resumed: images stored by an interrupted run; the counts below do not include them.
+        kept: with ``copy``, number of JPEGs whose bytes were kept.
+        reencoded: with ``copy``, number of the others by reason.
         skipped: bad source images that were left out.
-        left_out: what the source holds besides images, by kind.
-        lost_classes: classes all of whose images were skipped.
-        notes: what else to know about the source, a line each.
+        left_out: everything in the source that is not an image, by kind.
+        lost_classes: classes whose images were all skipped.
+        notes: further notes on the source, one line each.
     """
 
     out: Path
@@ -76,7 +76,7 @@ class PrepareReport:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return the report as an object of plain values."""
         return {
             "out": str(self.out),
             "dry_run": self.dry_run,
@@ -96,7 +96,7 @@ class PrepareReport:
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the report for people."""
         labels = "without labels"
         if self.class_names is not None:
             labels = f"in {len(self.class_names):,} classes"
@@ -115,7 +115,7 @@ class PrepareReport:
                 f"{self.seconds:.1f} s ({rate:,.0f} images/s)"
             ]
         if self.resumed == self.num_samples:
-            lines = [f"{self.out}: {self.num_samples:,} images {labels}, {size}; it was finished"]
+            lines = [f"{self.out}: {self.num_samples:,} images {labels}, {size}; already finished"]
         elif self.resumed:
             lines.append(f"{self.resumed:,} images were done by the interrupted run")
         if self.kept or self.reencoded:
@@ -137,34 +137,34 @@ class PrepareReport:
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """What ``prepare`` is asked to do.
+    """The options of ``prepare``.
 
     Attributes:
         source: the folder; see ``list_source`` for the layouts.
         out: the file to write; its folder must exist.
-        kind: what the source is, a ``SourceKind``; ``auto`` looks.
-        split: which part of a source that has parts.
-        max_side: shrink images until the longest side is at most this, in pixels; never enlarge.
-        max_pixels: refuse images of more pixels; None: of more than 64 Mpx, or 268 if it is a JPEG
-            that ``max_side`` shrinks while it is decoded.
-        quality: of the JPEGs, 1 to 100; None: 90.
-        copy: keep the bytes of the JPEGs that need no change, of which only the markers are
-            checked; the others are stored with quality 90, counted and listed by reason.
-        workers: processes that decode and encode, or threads that copy; None: the cores this
-            process may use; 0: none.
-        resume: resume an interrupted run with the same settings, if there is one; a finished
-            one is left as it is.
-        overwrite: replace a file that is already there (when the new one is complete).
-        seed: of the order of the images in the file.
-        page_size: bytes, a power of two from 2 MiB to 2 GiB; None: chosen by the source.
-        follow_symlinks: also read links that lead out of the source folder.
-        on_bad_sample: ``fail`` names the first bad image and stops; ``skip`` leaves them out and
-            lists them.
-        dry_run: only say what would be done.
+        kind: layout of the source, a ``SourceKind``; ``auto`` detects it.
+        split: which part to convert, if the source has parts.
+        max_side: shrink images until the longest side is at most this many pixels; never enlarge.
+        max_pixels: refuse larger images; None: the limit is 64 Mpx, or 268 Mpx for a JPEG that
+            ``max_side`` shrinks during decoding.
+        quality: JPEG quality, 1 to 100; None: 90.
+        copy: keep the bytes of JPEGs that need no change, after checking only their markers; the
+            others are stored with quality 90, counted and listed by reason.
+        workers: number of processes that decode and encode, or of threads that copy; None: the
+            number of cores available to this process; 0: none.
+        resume: resume an interrupted run with the same settings, if there is one; leave a finished
+            one unchanged.
+        overwrite: replace an existing file (once the new one is complete).
+        seed: seed for the order of the images in the file.
+        page_size: bytes, a power of two from 2 MiB to 2 GiB; None: chosen from the source.
+        follow_symlinks: also follow links that lead out of the source folder.
+        on_bad_sample: ``fail`` reports the first bad image and stops; ``skip`` leaves bad images
+            out and lists them.
+        dry_run: only report what would be done.
         progress: show a progress bar, or lines, on standard error.
 
     Raises:
-        UsageError: options contradict each other, or one is out of its range.
+        UsageError: options contradict each other, or one is out of range.
     """
 
     source: Path
@@ -189,7 +189,7 @@ class PrepareRequest:
         for flag, value in (("--max-side", self.max_side), ("--quality", self.quality)):
             if self.copy and value is not None:
                 raise UsageError(
-                    f"--copy keeps the bytes of the images and {flag}={value} would change them; "
+                    f"--copy keeps the bytes of the images, but {flag}={value} would change them; "
                     "give one of the two"
                 )
         if self.max_side is not None and not 1 <= self.max_side <= 65500:
@@ -211,7 +211,7 @@ class PrepareRequest:
 
     @property
     def encoding(self) -> Encoding:
-        """How images are to be stored."""
+        """Return how images are to be stored."""
         return Encoding(self.copy, self.max_side, self.quality, self.max_pixels)
 
 
@@ -219,28 +219,28 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """Check that ``out`` may be written.
 
     Raises:
-        UsageError: it is a folder, is in no folder, or exists and is not to be overwritten.
+        UsageError: it is a folder, its folder does not exist, or it exists without ``overwrite``.
     """
     if out.is_dir():
         raise UsageError(f"{out}: a folder; name the file to write, e.g. {out / 'train.beton'}")
     if not out.parent.is_dir():
-        raise UsageError(f"{out}: no such folder {out.parent}; make it first")
+        raise UsageError(f"{out}: no such folder {out.parent}; create it first")
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: already exists; choose another name or give --overwrite")
 
 
 def page_bytes(source: Source) -> int:
-    """Page size: FFCV's usual 8 MiB, more where a source file suggests larger images.
+    """Return the page size: FFCV's usual 8 MiB, or more if source files suggest larger images.
 
-    A page must hold the largest image. A re-encoded image may be larger than its file, so twice
-    the largest file is allowed for. It depends on the source alone: a resumed run finds the same.
+    A page must hold the largest image. A re-encoded image may be larger than its file, so a page
+    has room for twice the largest file. The size depends only on the source, as a resume requires.
     """
     largest = 2 * int(source.sizes.max())
     return min(max(2**23, 1 << (largest - 1).bit_length()), 2**31)
 
 
 def fields_of(source: Source) -> tuple[Field, Field]:
-    """The fields of the file: FFCV's usual names, the image first."""
+    """Return the fields of the file, with FFCV's usual names and the image first."""
     image = Field("image", Kind.IMAGE)
     if source.labels.ndim == 1:
         return image, Field("label", Kind.INT)
@@ -248,7 +248,7 @@ def fields_of(source: Source) -> tuple[Field, Field]:
 
 
 def estimate_bytes(source: Source, encoding: Encoding, page_size: int) -> int:
-    """About how large the file will be, from encoding a few images spread over the source."""
+    """Estimate the size of the file by encoding a few images spread over the source."""
     tried = np.unique(np.linspace(0, len(source) - 1, _TRIED).astype(int))
     stored = read = 0
     for sample in tried:
@@ -256,7 +256,7 @@ def estimate_bytes(source: Source, encoding: Encoding, page_size: int) -> int:
             stored += encode_image(source.load(int(sample)), encoding).nbytes
             read += int(source.sizes[sample])
         except (DecodeError, OSError):
-            continue  # it is the run itself that reports bad images
+            continue  # the run itself reports bad images
     images = int(source.sizes.sum() * (stored / read if read else 1))
     fields = fields_of(source)
     in_pages = sum(not field.is_scalar for field in fields)
@@ -267,16 +267,16 @@ def estimate_bytes(source: Source, encoding: Encoding, page_size: int) -> int:
 
 
 class Encode:
-    """Called with the position of a source image: its payload, or why there is none."""
+    """Turns the index of a source image into its payload, or the reason why there is none."""
 
     def __init__(self, source: Source, encoding: Encoding) -> None:
         self._source, self._encoding = source, encoding
 
     def __call__(self, sample: int) -> Payload | Skipped:
-        """Encode one image; what is wrong with it comes back as a value, so that it can be skipped.
+        """Encode one image; a defect is returned as a value, so that the image can be skipped.
 
         Raises:
-            StorageError: it may not be read.
+            StorageError: permission to read it is denied.
         """
         try:
             return encode_image(self._source.load(sample), self._encoding)
@@ -284,16 +284,16 @@ class Encode:
             return Skipped(self._source.paths[sample], error.reason)
         except PermissionError:
             raise StorageError(
-                f"{self._source.file(sample)}: may not be read; ask for the permission"
+                f"{self._source.file(sample)}: may not be read; ask for permission"
             ) from None
         except OSError as error:
             return Skipped(self._source.paths[sample], error.strerror or str(error))
 
     def keep(self, sample: int) -> Payload | None:
-        """The payload of a file whose bytes can be kept; None: it has to be encoded."""
+        """Return the payload of a file whose bytes can be kept; None: it has to be encoded."""
         size = int(self._source.sizes[sample])
         return keep_file(self._source.file(sample), size, self._encoding.max_pixels)
 
     def announce(self, samples: Sequence[int]) -> None:
-        """Have files that are wanted soon read into memory."""
+        """Ask the system to read files that are needed soon into memory."""
         announce_files([self._source.file(sample) for sample in samples])

@@ -1,9 +1,9 @@
-"""Maps over files that are quickly read and hardly looked at, at the speed of the disk.
+"""Processes files that take little more than reading, at the speed of the disk.
 
-The calling thread reads them itself: handing bytes from thread to thread costs more than reading
-them. Other threads tell the system which files come next, and do the few requests that turn out
-to be long ones. For work that is all long ``system/worker_pool.py`` has processes. Importing this
-module imports no torch.
+The calling thread reads them itself, because handing bytes between threads costs more than reading
+them. Other threads tell the system which files come next, and handle the few requests that turn out
+to be long. For work that is mostly long, ``system/worker_pool.py`` has processes. Importing this
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 _BATCHES_ANNOUNCED = 16
-_BATCHES_WAITING = 4  # results that wait for a long request ahead of them
+_BATCHES_WAITING = 4  # batches of results that may wait for a long request ahead of them
 
 
 class ReadAhead(Generic[Request, Result]):
-    """Answer requests in order, quick ones here and long ones in threads.
+    """Answers requests in order, quick ones in the calling thread and long ones in other threads.
 
     Args:
-        quick: called here with one request; None: it is a long one.
-        long: called in a thread with a long request.
-        announce: called in a thread with requests that come soon; what it raises is lost.
-        threads: number of threads; 0: all is done here, and nothing announced.
+        quick: called in the calling thread with each request; returns None for a long one.
+        long: called in another thread with a long request.
+        announce: called in another thread with upcoming requests; its exceptions are lost.
+        threads: number of threads; 0: the calling thread does everything, without announcements.
 
     Example:
         >>> table = {1: "one"}
@@ -63,8 +63,8 @@ class ReadAhead(Generic[Request, Result]):
         """Yield the result of each request, in the order of the requests.
 
         Args:
-            requests: drawn not far ahead of the results.
-            batch: requests that are announced at a time.
+            requests: the requests, read a limited number of batches ahead of the results.
+            batch: number of requests that are announced at a time.
 
         Raises:
             StorageError: a long request took ``DEADLINE_SECONDS``.
@@ -85,7 +85,7 @@ class ReadAhead(Generic[Request, Result]):
             yield _settled(waiting.popleft())
 
     def close(self) -> None:
-        """End the threads when they have done what they are at; safe to call twice."""
+        """Stop the threads once their current requests are done; safe to call twice."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

@@ -1,1 +1,1 @@
-"""Data sets as they are published: folders, lists and annotations."""
+"""Data sets in their published layouts: folders, lists and annotations."""

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 in their binary version: records of label bytes and 32 x 32 planes.
 
-A record is 1 label byte (CIFAR-10) or 2 (CIFAR-100: coarse, fine), then 1024 bytes each of red,
-green and blue, row by row (https://www.cs.toronto.edu/~kriz/cifar.html). The python version is
-a pickle, which runs code from the file; it is refused.
+A record has 1 label byte (CIFAR-10) or 2 (CIFAR-100: coarse, fine), then 1024 bytes each of red,
+green and blue, row by row (https://www.cs.toronto.edu/~kriz/cifar.html). The python version is a
+pickle, which could run code from the file; it is refused.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from fastrot.errors import BadDataError, UsageError
 
 SIDE = 32
-"""Pixels a side."""
+"""Pixels per side."""
 
 RECORD_PIXELS = 3 * SIDE * SIDE
-"""Bytes of pixels in a record."""
+"""Bytes of the pixels in a record."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """One of the two data sets: which files, how many label bytes, where its class names are."""
+    """One of the two data sets: its files, label bytes per record, classes and their names."""
 
     folder: str
     splits: dict[str, tuple[str, ...]]
@@ -56,9 +56,9 @@ class Records:
     """The records of one split.
 
     Attributes:
-        paths: n names "FILE#RECORD".
-        labels: of shape (n,), int64; the fine label of CIFAR-100.
-        class_names: one per class.
+        paths: n names of the form "FILE#RECORD".
+        labels: shape (n,), int64; for CIFAR-100, the fine labels.
+        class_names: one name per class.
         contents: hash of the files.
     """
 
@@ -69,7 +69,7 @@ class Records:
 
 
 def find(root: Path) -> Path | None:
-    """The folder with CIFAR's .bin files: ``root`` or the usual folder in it; None: no CIFAR.
+    """Return the folder with CIFAR's .bin files (``root`` or the usual folder in it), or None.
 
     Raises:
         BadDataError: it is the python version.
@@ -91,8 +91,8 @@ def list_records(root: Path, split: str | None) -> Records:
     """List one split of the data set in ``root``.
 
     Raises:
-        UsageError: no split chosen, or one that does not exist.
-        BadDataError: a file is missing, of a wrong length, or has a label out of range.
+        UsageError: no split was chosen, or it does not exist.
+        BadDataError: a file is missing, has the wrong length, or holds a label out of range.
     """
     version = _version(root)
     assert version is not None, "find() returned this folder"
@@ -119,10 +119,10 @@ def list_records(root: Path, split: str | None) -> Records:
 
 
 def read_record(root: Path, name: str) -> NDArray[np.uint8]:
-    """Pixels of shape (32, 32, 3), uint8, RGB, of the record "FILE#RECORD".
+    """Read the pixels of the record "FILE#RECORD": shape (32, 32, 3), uint8, RGB.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the record cannot be read.
     """
     file_name, _, index = name.rpartition("#")
     version = _CIFAR100 if file_name in ("train.bin", "test.bin") else _CIFAR10
@@ -149,7 +149,7 @@ def _class_names(root: Path, version: _Version) -> tuple[str, ...]:
         raise BadDataError(f"{path}: missing (the names of the classes); unpack the archive again")
     names = tuple(path.read_text(encoding="ascii", errors="replace").split())
     if len(names) != version.classes or len(set(names)) != version.classes:
-        raise BadDataError(f"{path}: {len(names)} names, must be {version.classes} different ones")
+        raise BadDataError(f"{path}: {len(names)} names, must be {version.classes} distinct ones")
     return names
 
 
@@ -159,7 +159,7 @@ def _read(path: Path, record: int) -> bytes:
     data = path.read_bytes()
     if not data or len(data) % record:
         raise BadDataError(
-            f"{path}: {len(data)} bytes are no multiple of {record} (one record); "
+            f"{path}: {len(data)} bytes are not a multiple of {record} (one record); "
             "unpack the archive again"
         )
     return data

@@ -1,6 +1,6 @@
-"""Lists of images that lie in one folder a class: the folders say a second time what the lists say.
+"""Checks lists of images against their folders, which hold one class each.
 
-So a wrong label and a list that was cut short are found. Importing this module imports no torch.
+This finds wrong labels and lists that were cut short. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fastrot.data.images.decode import SUFFIXES
 from fastrot.data.sources.listing import SIZES
 from fastrot.errors import BadDataError
 
-_PARTLY = "take a part of the data as class folders, with --kind folder"
+_PARTLY = "read a part of the data as class folders, with --kind folder"
 
 
 class ImageList(NamedTuple):
-    """A list of n images: its path, their names relative to a folder, labels of shape (n,)."""
+    """A list of n images: its path, the names relative to a folder, and labels of shape (n,)."""
 
     path: Path
     names: Sequence[str]
@@ -30,15 +30,15 @@ class ImageList(NamedTuple):
 
 
 def one_folder_a_class(lists: Sequence[ImageList]) -> dict[int, str]:
-    """The folder of each label that the lists have.
+    """Return the folder of each label in the lists.
 
     Raises:
-        BadDataError: a folder has several labels, or a label several folders.
+        BadDataError: a folder has several labels, or a label has several folders.
     """
     pairs: Counter[tuple[str, int]] = Counter()
     for part in lists:
         pairs.update(zip(map(os.path.dirname, part.names), part.labels.tolist(), strict=True))
-    # The most common comes first: of one wrong label among many the wrong one is named.
+    # The most common pairs come first, so a single wrong label is the one that is reported.
     label_of: dict[str, int] = {}
     folder_of: dict[int, str] = {}
     for (folder, label), _ in pairs.most_common():
@@ -61,23 +61,23 @@ def _contradiction(
             folder = os.path.dirname(name)
             expected = label_of[folder]
             if label != expected:
-                why = f"{pairs[folder, expected]:,} others of its folder have {expected}"
+                why = f"{pairs[folder, expected]:,} others in its folder have {expected}"
             elif folder_of[label] != folder:
                 why = f"that is the label of {folder_of[label]!r}"
             else:
                 continue
             return BadDataError(
-                f"{part.path}: {name!r} has label {label}, but {why}; mend the line or unpack the "
-                "list again"
+                f"{part.path}: {name!r} has label {label}, but {why}; correct the line or unpack "
+                "the list again"
             )
-    raise AssertionError("a contradiction was counted")
+    raise AssertionError("the counts contradict each other, but no line does")
 
 
 def check_every_class(listed: ImageList, num_classes: int) -> None:
     """Check that a list has an image of every class.
 
     Raises:
-        BadDataError: it has not.
+        BadDataError: it lacks a class.
     """
     lacking = np.flatnonzero(np.bincount(listed.labels, minlength=num_classes) == 0)
     if lacking.size:
@@ -88,15 +88,15 @@ def check_every_class(listed: ImageList, num_classes: int) -> None:
 
 
 def check_none_unlisted(root: Path, kind: str, lists: Mapping[str, ImageList]) -> None:
-    """Check that the class folders hold no image that is in none of the lists.
+    """Check that every image in the class folders is in one of the lists.
 
-    Lists of the genuine lengths are taken as they are, and so are those of a data set of which a
-    split has no list. Folders that are not there are passed over.
+    Nothing is checked if the lists have their published lengths, or if one of the data set's splits
+    has no list. Missing folders are skipped.
 
     Args:
-        root: what the names are relative to.
-        kind: of the data set, as in ``SIZES``.
-        lists: by split.
+        root: folder that the names are relative to.
+        kind: kind of data set, as in ``SIZES``.
+        lists: the list of each split.
 
     Raises:
         BadDataError: an image is in none of the lists.

@@ -1,11 +1,10 @@
-"""MS COCO: 80 categories of which an image can show several.
+"""MS COCO: images that can show several of 80 categories.
 
-``annotations/instances_SPLITYEAR.json`` with the images in ``SPLITYEAR/``. A category is present
-where an instance of it is outlined, not counted where there is only a crowd of it, and absent
-otherwise.
+``annotations/instances_SPLITYEAR.json`` lists the images in ``SPLITYEAR/``. A category is present
+if an instance of it is outlined, not counted if there is only a crowd of it, and absent otherwise.
 
-The files of annotations are large (450 MB of it is COCO's training set) and nearly all of it is
-outlines, which are dropped while they are read. Importing this module imports no torch.
+Annotation files are large (450 MB for COCO's training set) and consist mostly of outlines, which
+are dropped during parsing. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ _INSTANCES = re.compile(r"instances_((?:train|val)[0-9]{4})\.json")
 
 
 def find(root: Path) -> Path | None:
-    """The folder of COCO that is ``root``, or ``coco`` in it; None: there is none."""
+    """Return the folder of COCO (``root`` or ``coco`` in it), or None."""
     return next((folder for folder in (root, root / "coco") if _parts(folder)), None)
 
 
 def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
-    """List one split: labels of shape (n, 80).
+    """List one split, with labels of shape (n, 80).
 
     Args:
-        root: the folder with ``annotations/``.
-        split: train or val, with the year (train2017) where there are several.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        root: the folder with ``annotations/``, or one that contains it as ``coco``.
+        split: train or val, with the year (train2017) if there are several.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: no COCO layout, or no such split.
-        BadDataError: the annotations are damaged, or an image of them is missing.
+        UsageError: the layout is not COCO's, or the split does not exist.
+        BadDataError: the annotations are damaged, or an image in them is missing.
         OSError: as the system reports it.
     """
     base = find(root)
@@ -77,14 +76,14 @@ def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What image-level labels need of a file; n images, m annotations, K categories.
+    """The contents of a file that image-level labels need: n images, m annotations, K categories.
 
     Attributes:
-        names: n file names.
-        categories: K names, in order of their ids.
-        image: of shape (m,), int64, position in ``names``.
-        category: of shape (m,), int64, position in ``categories``.
-        crowd: of shape (m,), bool.
+        names: n file names, in order of the image ids.
+        categories: K names, in order of the category ids.
+        image: index into ``names``, shape (m,), int64.
+        category: index into ``categories``, shape (m,), int64.
+        crowd: whether an annotation marks a crowd, shape (m,), bool.
     """
 
     names: list[str]
@@ -98,7 +97,7 @@ def read_annotations(path: Path) -> Annotations:
     """Read an annotation file.
 
     Raises:
-        BadDataError: no such JSON file, or it contradicts itself.
+        BadDataError: the file is not JSON of this format, or contradicts itself.
         OSError: as the system reports it.
     """
     try:
@@ -125,7 +124,7 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def _parts(base: Path) -> list[str]:
-    """Names like train2017 of the parts that have annotations."""
+    """Return the parts that have annotations, by names such as train2017."""
     folder = base / "annotations"
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [match[1] for name in names if (match := _INSTANCES.fullmatch(name))]
@@ -148,7 +147,7 @@ class _Category(NamedTuple):
 
 
 def _slim(value: dict[str, Any]) -> Any:
-    """What is kept of one JSON object."""
+    """Reduce one JSON object to what is needed of it."""
     if "image_id" in value and "category_id" in value:
         return _Annotation(value["image_id"], value["category_id"], value.get("iscrowd", 0))
     if "file_name" in value and "id" in value:
@@ -161,7 +160,7 @@ def _slim(value: dict[str, Any]) -> Any:
 def _columns(
     document: Any, key: str, kind: type[Any], types: tuple[type[Any], ...]
 ) -> list[tuple[Any, ...]]:
-    """The entries of a list as one tuple a value, each of one type."""
+    """Return the entries of a list as one tuple per field, each of a single type."""
     entries = document.get(key) if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"no list {key!r}")
@@ -173,7 +172,7 @@ def _columns(
 
 
 def _in_order(what: str, ids: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """The ids in order, and where each was."""
+    """Return the ids in ascending order, and the position that each had."""
     array = np.array(ids, np.int64)
     order = np.argsort(array, kind="stable")
     if (twice := np.flatnonzero(np.diff(array[order]) == 0)).size:

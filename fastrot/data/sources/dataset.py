@@ -1,7 +1,7 @@
-"""A folder of images as a data set: files are read and decoded as they are asked for.
+"""A folder of images as a data set: files are read and decoded on demand.
 
-It may have any layout that ``list_source`` knows: nothing need be converted first. Importing this
-module imports no torch.
+It may have any layout that ``list_source`` supports, so no conversion is needed. Importing this
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from fastrot.errors import StorageError
 class FolderDataset:
     """The images of a folder; see the ``Dataset`` contract. EXIF orientation is applied.
 
-    The digest covers names, sizes in bytes, labels and class names, so that opening a million
-    files reads none of them. An image exchanged for another one of exactly the same size goes
-    unseen when a run is resumed; times of modification would show it, but also change when a
-    data set is copied to another machine. A ``.beton`` file has checksums and no such gap.
+    The digest covers names, sizes in bytes, labels and class names, so opening a million files
+    reads none of them. If an image is replaced by another of exactly the same size, a resumed run
+    does not notice; modification times would show it, but they also change when a data set is
+    copied to another machine. A ``.beton`` file has checksums and therefore no such gap.
 
     Args:
-        path: of the data set.
-        kind: its layout, as for ``list_source``: class folders, or images without labels.
-        split: which part of a data set that has parts.
+        path: the folder of the data set.
+        kind: its layout, as in ``list_source``; ``folder``: class folders or unlabelled images.
+        split: which part to read, if the data set has parts.
         follow_symlinks: also follow links that lead out of the folder.
 
     Raises:
-        UsageError: no such folder, another layout, or a split that is missing or not there.
-        BadDataError: no images in it, or damaged lists.
-        StorageError: it cannot be read.
+        UsageError: the folder or split does not exist, the layout differs, or a split is needed.
+        BadDataError: the folder has no images, or its lists are damaged.
+        StorageError: the folder cannot be read.
     """
 
     applies_exif = True
@@ -65,16 +65,16 @@ class FolderDataset:
         return len(self._source)
 
     def name(self, sample: int) -> str:
-        """Path of the file, escaped where it would not print on one line."""
+        """Return the path of the file, escaped if it would not print on one line."""
         path = self._source.file(sample)
         return path if path.isprintable() else repr(path)
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Widths and heights of shape (N, 2); each header is read once.
+        """Return widths and heights, shape (N, 2); each header is read once.
 
         Raises:
             BadSampleError: a header cannot be read.
-            StorageError: a file may not be read.
+            StorageError: permission to read a file is denied.
         """
         for sample in samples[self._sizes[samples, 0] == 0]:
             try:
@@ -85,11 +85,11 @@ class FolderDataset:
         return self._sizes[samples]
 
     def read(self, sample: int) -> Encoded:
-        """The bytes of the file; of CIFAR's binary version, pixels.
+        """Read the bytes of the file, or the pixels of a record in CIFAR's binary version.
 
         Raises:
-            BadSampleError: it cannot be read, or has no readable header.
-            StorageError: it may not be read.
+            BadSampleError: the file or its header cannot be read.
+            StorageError: permission to read it is denied.
         """
         try:
             data = self._source.load(sample)
@@ -101,11 +101,11 @@ class FolderDataset:
         return Encoded(data, "file", width, height, orientation)
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Pixels of shape (H, W, 3), RGB, after EXIF orientation.
+        """Decode to RGB pixels of shape (H, W, 3), uint8, after EXIF orientation.
 
         Raises:
             BadSampleError: it cannot be read, or the decoder refuses it or warns about it.
-            StorageError: it may not be read.
+            StorageError: permission to read it is denied.
         """
         try:
             data = self._source.load(sample)
@@ -114,10 +114,10 @@ class FolderDataset:
             raise self._bad(sample, error) from None
 
     def check_unchanged(self) -> None:
-        """Do nothing: each read opens its file, so that none is kept that could be another."""
+        """Do nothing: every read opens its file again."""
 
     def _bad(self, sample: int, error: DecodeError | OSError) -> BadSampleError | StorageError:
-        if isinstance(error, PermissionError):  # not the image is bad
-            return StorageError(f"{self.name(sample)}: may not be read; ask for the permission")
+        if isinstance(error, PermissionError):  # the image itself may be fine
+            return StorageError(f"{self.name(sample)}: may not be read; ask for permission")
         reason = error.reason if isinstance(error, DecodeError) else error.strerror or str(error)
         return BadSampleError(sample, self.name(sample), reason)

@@ -1,7 +1,7 @@
 """Finds the images of a data set on disk, whatever its layout, and their labels.
 
-Each layout has a module of its own; this one looks which it is. Only names, sizes and lists are
-read. Importing this module imports no torch.
+Each layout has its own module; this one detects which it is. Only names, sizes and lists are read.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def list_source(
 
     Args:
         path: the folder.
-        kind: what it is; ``auto`` looks. ``folder``: ``root/CLASS/**/x.jpg`` (the first folder is
-            the class), ``root/SPLIT/CLASS/...``, or ``root/x.jpg`` (no labels). ``cifar``: the
-            binary version, or its images unpacked to ``train/CLASS/`` and ``test/CLASS/``. For
-            the others see the modules of their names. ``imagenet``, ``places205`` and ``inat18``
-            must have all of their classes; a part of them is taken as class folders (``folder``).
-        split: which part of a data set that has parts (train, val, test ...).
+        kind: its layout; ``auto`` detects it. ``folder``: ``root/CLASS/**/x.jpg`` (the first folder
+            is the class), ``root/SPLIT/CLASS/...``, or ``root/x.jpg`` (no labels). ``cifar``: the
+            binary version, or its images unpacked to ``train/CLASS/`` and ``test/CLASS/``. For the
+            others see the modules of the same name. ``imagenet``, ``places205`` and ``inat18`` must
+            have all of their classes; a part of one is read as class folders (``folder``).
+        split: which part to list, if the data set has parts (train, val, test ...).
         follow_symlinks: also follow links that lead out of the folder.
 
     Raises:
-        UsageError: no such folder, an unknown kind or not of this kind, or a split that is
-            missing or not there.
-        BadDataError: no images in it, a damaged list, or a layout with two meanings.
-        StorageError: it cannot be read.
+        UsageError: the folder does not exist, the kind is unknown or does not match the folder, or
+            the split does not exist or was not given although there are several.
+        BadDataError: the folder has no images, a list is damaged, or the layout is ambiguous.
+        StorageError: the folder cannot be read.
     """
     root = Path(path)
     if kind not in KINDS:
@@ -72,10 +72,10 @@ def list_source(
 
 
 def find_layout(root: Path) -> Kind:
-    """What a folder is, by the files that only this layout has; ``folder`` where there are none.
+    """Detect a folder's layout by files that only one layout has; ``folder`` if it has none.
 
     Raises:
-        BadDataError: CIFAR's python version, a pickle.
+        BadDataError: it is CIFAR's python version, a pickle.
         OSError: as the system reports it.
     """
     if cifar.find(root) is not None:
@@ -117,7 +117,7 @@ def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
             return list_folder(root, split, boundary)
         raise UsageError(
             f"{root}: neither CIFAR's binary version (.bin files) nor its images in "
-            "train/CLASS/ and test/CLASS/; leave --kind out to take it as it is"
+            "train/CLASS/ and test/CLASS/; leave --kind out to read it as it is"
         )
     records = cifar.list_records(binary, split)
     return make_source(
@@ -146,7 +146,7 @@ def _check_cifar_classes(root: Path) -> None:
 
 
 def _has_cifar_folders(root: Path) -> bool:
-    """Whether ``root`` holds just ``train`` and ``test``, and these just class folders."""
+    """Return whether ``root`` holds only ``train`` and ``test``, and these only class folders."""
     top = scan_folder(root, ".", None)
     if top.images or top.folders != ["test", "train"]:
         return False

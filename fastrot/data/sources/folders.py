@@ -1,7 +1,7 @@
 """Folders of images: class folders, split folders, flat folders.
 
-Only names and sizes are read here, so listing a million files takes seconds. The order is that
-of the names, never of the file system. Importing this module imports no torch.
+Only names and sizes are read here, so listing a million files takes seconds. Images are ordered by
+name, never by the file system. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastrot.data.splits import find_splits, named_split
 from fastrot.errors import BadDataError, UsageError
 
 _OF_THE_SYSTEM = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-"""Folders that systems put beside the user's, with thumbnails or remains in them."""
+"""Folders that operating systems add, with thumbnails or leftovers in them."""
 
 
 def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
@@ -28,12 +28,12 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
 
     Args:
         root: the folder.
-        split: which of its split folders.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        split: which of its split folders to list.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: a split that is missing or not there.
-        BadDataError: no images in it, or a layout with two meanings.
+        UsageError: the split does not exist, or was not given although there are several.
+        BadDataError: the folder has no images, or its layout is ambiguous.
         OSError: as the system reports it.
     """
     left_out = LeftOut()
@@ -46,7 +46,7 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
         for folder in folders:
             if next(walk_folder(root, folder, boundary, left_out), None) is not None:
                 raise BadDataError(
-                    f"{root}: images ({listing.images[0][0]!r}) lie beside a folder of images "
+                    f"{root}: has images ({listing.images[0][0]!r}) beside a folder of images "
                     f"({folder!r}): move them into a class folder, or move that folder away"
                 )
             left_out.add(NO_IMAGES, f"{folder}/")
@@ -74,7 +74,7 @@ def list_folder(root: Path, split: str | None, boundary: Path | None) -> Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """One folder: its image files as (path relative to the root, bytes), and its folders."""
+    """The contents of a folder: images as (path relative to the root, bytes), and folders."""
 
     images: list[tuple[str, int]]
     folders: list[str]
@@ -83,9 +83,9 @@ class Listing:
 def _enter_split(
     root: Path, split: str | None, boundary: Path | None, left_out: LeftOut
 ) -> tuple[Path, Listing]:
-    """Return the folder whose folders are classes, and what is in it.
+    """Return the folder that contains the class folders, and its contents.
 
-    What lies beside a split that was asked for is counted as left out.
+    Entries beside the requested split are counted as left out.
     """
     around = LeftOut()
     listing = scan_folder(root, ".", boundary, around)
@@ -110,7 +110,7 @@ def _enter_split(
     while not listing.images and listing.folders == [chosen]:
         deeper, around = entered / chosen, LeftOut()
         found = scan_folder(deeper, ".", boundary, around)
-        if found.images:  # a class that is named like the split
+        if found.images:  # a class with the same name as the split
             break
         entered, listing, inside = deeper, found, around
     left_out.add_all([inside])
@@ -118,7 +118,7 @@ def _enter_split(
 
 
 def _check_no_lone_split(root: Path, folders: list[str]) -> None:
-    """Refuse one folder named like a part, such as train, beside others that hold its classes."""
+    """Refuse a single split folder, such as train, beside others with the same class folders."""
     lone = [name for name in folders if find_splits([name])]
     if not lone or len(folders) == 1:
         return
@@ -128,8 +128,8 @@ def _check_no_lone_split(root: Path, folders: list[str]) -> None:
         others = ", ".join(name for name in folders if name != lone[0])
         raise BadDataError(
             f"{root}: {lone[0]} and {others} hold the same folders ({', '.join(sorted(shared)[:3])}"
-            f" ...), so that they may be splits or classes: name one, {root / lone[0]}; classes "
-            "need other names"
+            f" ...), so they may be splits or classes: name one, {root / lone[0]}; classes need "
+            "other names"
         )
 
 
@@ -141,8 +141,8 @@ def _choose_split(root: Path, listing: Listing, splits: dict[str, str], asked: s
         others += [name for name, _ in listing.images]
         if others:
             raise BadDataError(
-                f"{root}: {names} lie beside {others[0]}, so that they may be splits or classes: "
-                f"name one, {root / first} (or, with prepare, --split); classes need other names"
+                f"{root}: {names} lie beside {others[0]}, so they may be splits or classes: name "
+                f"one, {root / first} (or, with prepare, --split); classes need other names"
             )
         if len(splits) > 1:
             raise UsageError(
@@ -152,8 +152,8 @@ def _choose_split(root: Path, listing: Listing, splits: dict[str, str], asked: s
         return first
     chosen = named_split(splits, asked)
     if len(chosen) != 1:
-        which = f"{', '.join(chosen)} are all" if chosen else "it has"
-        rest = " that; name one of them" if chosen else f" {names}"
+        which = f"{', '.join(chosen)} all match" if chosen else "it has"
+        rest = "; name one of them" if chosen else f" {names}"
         raise UsageError(f"split={asked!r}: {root} has no such folder; {which}{rest}")
     return chosen[0]
 
@@ -161,20 +161,20 @@ def _choose_split(root: Path, listing: Listing, splits: dict[str, str], asked: s
 def walk_folder(
     root: Path, folder: str, boundary: Path | None, left_out: LeftOut | None = None
 ) -> Iterator[tuple[str, int]]:
-    """Images at any depth below a class folder, as (path relative to the root, bytes).
+    """Yield the images at any depth below a class folder, as (path relative to the root, bytes).
 
     Args:
-        root: what paths are relative to.
-        folder: of the class, in it.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
-        left_out: counts what is no image.
+        root: folder that paths are relative to.
+        folder: the class folder, relative to the root.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
+        left_out: counts everything that is not an image.
 
     Raises:
-        BadDataError: a symbolic link that leads nowhere, beyond the boundary, or in a circle; or
-            the class is divided into splits.
+        BadDataError: a symbolic link leads nowhere, beyond the boundary or in a circle, or the
+            class is divided into splits.
         OSError: as the system reports it.
     """
-    # The real folders on the way to each one: where the walk is, and where it was before a link.
+    # With each folder, the real folders on the way to it: the current one, and one per link before.
     pending = [(folder, _follow(root, folder, (os.path.realpath(root),)))]
     while pending:
         current, way = pending.pop()
@@ -188,10 +188,10 @@ def walk_folder(
 
 
 def _follow(root: Path, folder: str, way: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the real folders on the way to one more.
+    """Return the real folders on the way to ``folder``, given those on the way to its parent.
 
     Raises:
-        BadDataError: it is a link to a folder that holds one of them.
+        BadDataError: it is a link to a folder that contains one of them.
     """
     path = os.path.join(root, folder)
     if not os.path.islink(path):
@@ -208,8 +208,8 @@ def _follow(root: Path, folder: str, way: tuple[str, ...]) -> tuple[str, ...]:
 def _check_undivided(folder: Path, inside: list[str]) -> None:
     if len(set(find_splits(inside).values())) > 1:
         raise BadDataError(
-            f"{folder}: holds {', '.join(find_splits(inside))}, so that training and test images "
-            f"would be mixed in one class; name {folder / inside[0]}, or sort the images into "
+            f"{folder}: holds {', '.join(find_splits(inside))}, so training and test images would "
+            f"be mixed in one class; name {folder / inside[0]}, or sort the images into "
             "SPLIT/CLASS/ folders"
         )
 
@@ -217,16 +217,16 @@ def _check_undivided(folder: Path, inside: list[str]) -> None:
 def scan_folder(
     root: Path, folder: str, boundary: Path | None, left_out: LeftOut | None = None
 ) -> Listing:
-    """What is in ``root / folder``; hidden entries and those of the system are passed over.
+    """List ``root / folder``, skipping hidden entries and those of the operating system.
 
     Args:
-        root: what paths are relative to.
-        folder: in it.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
-        left_out: counts what is neither an image nor a folder.
+        root: folder that paths are relative to.
+        folder: the folder to list, relative to the root; "." for the root.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
+        left_out: counts everything that is neither an image nor a folder.
 
     Raises:
-        BadDataError: a symbolic link that leads nowhere, or beyond the boundary.
+        BadDataError: a symbolic link leads nowhere, or beyond the boundary.
         OSError: as the system reports it.
     """
     images: list[tuple[str, int]] = []
@@ -252,7 +252,7 @@ def scan_folder(
 
 
 def _class_name(root: Path, folder: str) -> str:
-    """The name of a class folder, in UTF-8 whatever the locale, so that it is the same anywhere."""
+    """Return the name of a class folder, decoded as UTF-8 on every machine, whatever the locale."""
     try:
         return os.fsencode(folder).decode()
     except UnicodeDecodeError:

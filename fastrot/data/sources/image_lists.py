@@ -1,7 +1,7 @@
-"""Lists that say which image has which label: of ImageNet, and those of one image a line.
+"""Lists that give the label of each image: ImageNet's, and lists with one image per line.
 
-ImageNet's are Kaggle's, Caffe's or the devkit's; Caffe's, like those of Places205, has the name
-of an image and its label in each line. Imports no torch.
+For ImageNet these are Kaggle's, Caffe's or the devkit's; Caffe's, like those of Places205, have the
+name of an image and its label on each line. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class LabelList(NamedTuple):
-    """Of n images: names, labels of shape (n,), int64, and the names of the classes."""
+    """A list of n images: their names, labels of shape (n,), int64, and the class names."""
 
     names: Sequence[str]
     labels: NDArray[np.int64]
@@ -30,7 +30,7 @@ class LabelList(NamedTuple):
 
 
 def find_list(root: Path, base: Path, split: str) -> Path | None:
-    """The list of a split: the first that is there of those that ``read_list`` knows.
+    """Return the first list of a split that exists, among those that ``read_list`` supports.
 
     Args:
         root: the folder that the user named.
@@ -45,15 +45,15 @@ def find_list(root: Path, base: Path, split: str) -> Path | None:
 
 
 def read_list(path: Path, split: str, wnids: Sequence[str]) -> LabelList:
-    """Read a list, of whatever kind it is.
+    """Read a list of any supported kind.
 
     Args:
-        path: from ``find_list``.
+        path: the list, from ``find_list``.
         split: train or val.
-        wnids: the classes of ``train``, in order; empty: not known, those of the list.
+        wnids: the classes of ``train``, in order; if empty, those of the list are used.
 
     Raises:
-        BadDataError: it is damaged, or has another class than ``train``.
+        BadDataError: it is damaged, or has a class that ``train`` does not have.
         OSError: as the system reports it.
     """
     if path.suffix == ".csv":
@@ -65,14 +65,14 @@ def read_list(path: Path, split: str, wnids: Sequence[str]) -> LabelList:
 
 
 def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDArray[np.int64]]:
-    """Names and labels, of shape (n,), in the order of the file.
+    """Read names, and labels of shape (n,), int64, in the order of the file.
 
     Args:
-        path: of the file.
-        num_classes: labels must be below it.
+        path: the file.
+        num_classes: labels must be below this number.
 
     Raises:
-        BadDataError: a line is something else.
+        BadDataError: a line is not a name and a label.
         OSError: as the system reports it.
     """
     names: list[str] = []
@@ -80,20 +80,20 @@ def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDAr
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             *name, label = line.rsplit(maxsplit=1) or [""]
-            # At most nine digits and no sign: int() would take more than a list has.
+            # At most nine digits and no sign: int() accepts more than a list may contain.
             if name and _NUMBER.fullmatch(label) and int(label) < num_classes:
                 names.append(name[0].lstrip())
                 labels.append(int(label))
             elif label:
                 raise BadDataError(
                     f"{path}: line {number}, {line.strip()[:200]!r}, is not the name of an image "
-                    f"and a label below {num_classes}; unpack or make the list again"
+                    f"and a label below {num_classes}; unpack or create the list again"
                 )
     return names, np.array(labels, np.int64)
 
 
 def _read_kaggle(path: Path, wnids: Sequence[str]) -> LabelList:
-    """Lines ``ILSVRC2012_val_00000001,n01751748 111 108 230 366 ...`` behind one of headings."""
+    """Read lines ``ILSVRC2012_val_00000001,n01751748 111 108 230 366 ...`` after a header line."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[1:]
     pairs = [line.split(",", 1) for line in lines if line.strip()]
     try:
@@ -103,18 +103,18 @@ def _read_kaggle(path: Path, wnids: Sequence[str]) -> LabelList:
         labels = np.array([numbers[name] for name in classes], np.int64)
     except (ValueError, KeyError) as error:
         raise BadDataError(
-            f"{path}: not Kaggle's list of image and class ({error} is no class of train/); "
+            f"{path}: not Kaggle's list of image and class ({error} is not a class in train/); "
             "download it again"
         ) from None
     return LabelList([f"{name}.JPEG" for name, _ in pairs], labels, class_names)
 
 
 def _read_devkit(path: Path, wnids: Sequence[str]) -> LabelList:
-    """One number a line, in the devkit's own order of classes, which ``meta.mat`` resolves."""
+    """Read one class number per line, in the devkit's own order, which ``meta.mat`` resolves."""
     table = path.with_name("meta.mat")
     if not table.is_file():
-        raise BadDataError(f"{table}: missing: it says which class a number of {path.name} means")
-    from scipy.io import loadmat  # here: importing it takes longer than most commands
+        raise BadDataError(f"{table}: missing: it gives the class of each number in {path.name}")
+    from scipy.io import loadmat  # imported here: this takes longer than most commands
 
     try:
         synsets = loadmat(table, squeeze_me=True)["synsets"]
@@ -129,7 +129,7 @@ def _read_devkit(path: Path, wnids: Sequence[str]) -> LabelList:
         labels = np.array([position[of_number[number]] for number in numbers], np.int64)
     except (ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
         raise BadDataError(
-            f"{path}: it and meta.mat are not those of ImageNet's devkit: "
+            f"{path}: this file and meta.mat are not those of ImageNet's devkit: "
             f"{type(error).__name__}: {error}; unpack it again"
         ) from None
     names = [f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, len(numbers) + 1)]

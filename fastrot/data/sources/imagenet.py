@@ -1,12 +1,12 @@
 """ImageNet 2012: 1,000 classes, named by their WordNet ids.
 
 ``train/WNID/x.JPEG``, and ``val/`` with the same class folders or flat. Labels of a flat ``val``
-come from the first of these that is there: ``LOC_val_solution.csv`` (with Kaggle's layout,
-``ILSVRC/Data/CLS-LOC/``), a list ``meta/val.txt`` (name and label a line, as Caffe's), or the
-devkit (``ILSVRC2012_validation_ground_truth.txt`` with ``meta.mat``). Classes are numbered in the
-order of their WordNet ids. ``val`` has the same number of images of each, so a wrong label is
-found. A part of ImageNet is taken as class folders, with the kind ``folder``. Importing this
-module imports no torch.
+come from the first of these that exists: ``LOC_val_solution.csv`` (with Kaggle's layout,
+``ILSVRC/Data/CLS-LOC/``), a list ``meta/val.txt`` (one name and label per line, like Caffe's), or
+the devkit (``ILSVRC2012_validation_ground_truth.txt`` with ``meta.mat``). Classes are numbered in
+the order of their WordNet ids. ``val`` has the same number of images per class, so a wrong label
+is found. A part of ImageNet is read as class folders, with the kind ``folder``. Importing this
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from fastrot.errors import BadDataError, UsageError
 _SPLITS = ("train", "val")
 _OWN_CLASS = re.compile(r"(n[0-9]{8})_")
 _WNID = re.compile(r"n[0-9]{8}")
-_PARTLY = "take a part of ImageNet as class folders, with --kind folder"
+_PARTLY = "read a part of ImageNet as class folders, with --kind folder"
 
 
 def has_flat_val(root: Path) -> bool:
-    """Whether this is an ImageNet whose ``val`` needs a list, and has one."""
+    """Return whether this is ImageNet with a ``val`` that needs a list and has one."""
     base = _base(root)
     if base is None or not _wnids(base):
         return False
@@ -40,17 +40,17 @@ def has_flat_val(root: Path) -> bool:
 
 
 def list_imagenet(root: Path, split: str | None, boundary: Path | None) -> Source:
-    """List one split: labels of shape (n,).
+    """List one split, with labels of shape (n,).
 
     Args:
         root: the folder with ``train/`` and ``val/``, or Kaggle's ``ILSVRC/``.
         split: train or val.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: no such layout, no such split, or no labels of a flat ``val``.
-        BadDataError: a list is damaged or of other images, an image of it is missing, a part has
-            other classes, an image lies in the folder of another class, or ``val`` has more
+        UsageError: the layout or split does not exist, or a flat ``val`` has no labels.
+        BadDataError: a list is damaged or lists other images, an image in it is missing, a split
+            has other classes, an image is in the folder of another class, or ``val`` has more
             images of one class than of another.
         OSError: as the system reports it.
     """
@@ -94,7 +94,7 @@ def _base(root: Path) -> Path | None:
 
 
 def _wnids(base: Path) -> list[str]:
-    """The classes of ``train``, in order; empty where it has other folders, or none."""
+    """Return the classes of ``train``, in order; empty if it has other folders, or none."""
     folder = base / "train"
     found = scan_folder(folder, ".", None).folders if folder.is_dir() else []
     return found if all(map(_WNID.fullmatch, found)) else []
@@ -110,7 +110,7 @@ def _from_folders(
     expected = set(wnids or filter(_WNID.fullmatch, folders))
     if extra := [name for name in folders if name not in expected]:
         raise BadDataError(
-            f"{folder}: folder {extra[0]!r} is none of the classes of ImageNet"
+            f"{folder}: folder {extra[0]!r} is not a class of ImageNet"
             f"{' in train/' if wnids else ''}; remove it, or {_PARTLY}"
         )
     if lacking := [name for name in wnids if name not in folders]:
@@ -128,8 +128,8 @@ def _from_folders(
         for path, _ in images:
             if (own := _OWN_CLASS.match(os.path.basename(path))) and own[1] != name:
                 raise BadDataError(
-                    f"{folder / path}: an image of class {own[1]} by its name, in the folder of "
-                    f"{name}; unpack it again"
+                    f"{folder / path}: by its name an image of class {own[1]}, but in the folder "
+                    f"of {name}; unpack it again"
                 )
         found += images
         labels += [label] * len(images)
@@ -185,6 +185,6 @@ def _check_balance(folder: Path, source: Source) -> None:
     if counts[most] != counts[least]:
         raise BadDataError(
             f"{folder}: {counts[most]} images of class {source.class_names[most]} and "
-            f"{counts[least]} of {source.class_names[least]}, but ImageNet has as many of each in "
-            f"it; mend the labels or unpack it again, or {_PARTLY}"
+            f"{counts[least]} of {source.class_names[least]}, but in ImageNet all classes have the "
+            f"same number; correct the labels or unpack it again, or {_PARTLY}"
         )

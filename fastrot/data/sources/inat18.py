@@ -1,7 +1,7 @@
 """iNaturalist 2018: 8,142 species.
 
-``train2018.json`` and ``val2018.json`` name images as ``train_val2018/GROUP/CLASS/x.jpg``, and the
-classes as their ``categories`` do. Importing this module imports no torch.
+``train2018.json`` and ``val2018.json`` list images as ``train_val2018/GROUP/CLASS/x.jpg``; their
+``categories`` give the class names. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _LISTS = {"train": "train2018.json", "val": "val2018.json"}
 
 
 def find(root: Path) -> Path | None:
-    """``root`` if it has a list of iNaturalist 2018; None: it has none."""
+    """Return ``root`` if it has a list of iNaturalist 2018, else None."""
     return root if any((root / name).is_file() for name in _LISTS.values()) else None
 
 
 def list_inaturalist(root: Path, split: str | None, boundary: Path | None) -> Source:
-    """List one split: labels of shape (n,).
+    """List one split, with labels of shape (n,).
 
     Args:
         root: the folder with the lists and ``train_val2018/``.
         split: train or val.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: no such layout, or no such split.
-        BadDataError: a list is damaged, has another number of classes, contradicts the folders
-            of its images or the other list, or an image of it is missing.
+        UsageError: the layout is another one, or the split does not exist.
+        BadDataError: a list is damaged, has the wrong number of classes, contradicts the folders
+            of its images or the other list, or an image in it is missing.
         OSError: as the system reports it.
     """
     there = [name for name, file in _LISTS.items() if (root / file).is_file()]
@@ -51,7 +51,7 @@ def list_inaturalist(root: Path, split: str | None, boundary: Path | None) -> So
             "train_val2018/; name the folder with them, or choose another --kind"
         )
     if split not in there:
-        asked = "has the splits of its lists" if split is None else f"has no split {split!r}"
+        asked = "has one split per list" if split is None else f"has no split {split!r}"
         raise UsageError(f"{root} {asked}: choose --split {' or '.join(there)}")
     read = {part: _read(root / _LISTS[part]) for part in there}
     (path, names, labels), categories = read[split]
@@ -76,12 +76,12 @@ def list_inaturalist(root: Path, split: str | None, boundary: Path | None) -> So
 
 
 def _read(path: Path) -> tuple[ImageList, list[str]]:
-    """The list, and the names of its categories."""
+    """Read a list, and the names of its categories."""
     found = read_annotations(path)
     if len(found.categories) != NUM_CLASSES:
         raise BadDataError(
             f"{path}: {len(found.categories):,} categories, must be the {NUM_CLASSES:,} of "
-            "iNaturalist 2018; unpack it again, or take a part of the data as class "
+            "iNaturalist 2018; unpack it again, or read a part of the data as class "
             "folders, with --kind folder"
         )
     counts = np.bincount(found.image, minlength=len(found.names))

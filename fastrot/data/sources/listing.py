@@ -1,7 +1,7 @@
-"""What a data set on disk consists of: names, labels and sizes of its images.
+"""The listing of a data set on disk: names, labels and sizes of its images.
 
-And how many images the splits of the published data sets have, so that a part of one is not taken
-for the whole. Imports no torch.
+This module also knows how many images the splits of published data sets have, so that a part is
+not mistaken for the whole. Importing it does not import torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIZES = {
     ("cifar", "train"): 50000,
     ("cifar", "test"): 10000,
 }
-"""Images by kind and split, as the pages of the data sets state them."""
+"""Number of images by kind and split, as the data sets' web pages state it."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Source:
 
     Attributes:
         root: folder that ``paths`` are relative to.
-        paths: n names; of a CIFAR binary, "FILE#RECORD".
+        paths: n names; in CIFAR's binary version, "FILE#RECORD".
         labels: see ``Labels``.
-        class_names: one per class, or None for a flat folder.
-        sizes: of shape (n,), int64, bytes on disk.
-        kind: what the data set is; ``cifar`` is CIFAR's binary version.
+        class_names: one name per class, or None for a flat folder.
+        sizes: bytes on disk, shape (n,), int64.
+        kind: layout of the data set; ``cifar`` is CIFAR's binary version.
         digest: hash over names, sizes, labels and class names.
-        left_out: what is there besides these images.
+        left_out: everything else that the folder contains.
     """
 
     root: Path
@@ -70,10 +70,10 @@ class Source:
         return len(self.paths)
 
     def load(self, sample: int) -> bytes | NDArray[np.uint8]:
-        """The bytes of an image file, or the pixels of a CIFAR record, of shape (32, 32, 3).
+        """Read the bytes of an image file, or the pixels of a CIFAR record, shape (32, 32, 3).
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the sample cannot be read.
         """
         if self.kind == "cifar":
             return cifar.read_record(self.root, self.paths[sample])
@@ -81,7 +81,7 @@ class Source:
             return file.read()
 
     def file(self, sample: int) -> str:
-        """Path of an image file; CIFAR's binary version has none."""
+        """Return the path of an image file; CIFAR's binary version has none."""
         return os.path.join(self.root, self.paths[sample])
 
 
@@ -96,17 +96,17 @@ def make_source(
     contents: bytes | None = None,
     left_out: LeftOut | None = None,
 ) -> Source:
-    """A source with its digest.
+    """Build a source and compute its digest.
 
     Args:
         root: see ``Source``.
         kind: see ``Source``.
-        paths: in order.
-        sizes: of shape (n,), int64.
+        paths: n names, in order.
+        sizes: bytes on disk, shape (n,), int64.
         labels: see ``Labels``.
-        class_names: one per class, or None.
-        contents: what the digest covers in place of the sizes.
-        left_out: what is there besides the images; the digest does not cover it.
+        class_names: one name per class, or None.
+        contents: bytes that the digest covers in place of the sizes.
+        left_out: everything else in the folder; the digest does not cover it.
     """
     names = None if class_names is None else tuple(class_names)
     digest = xxhash.xxh3_128()
@@ -134,21 +134,21 @@ def listed_source(
     boundary: Path | None,
     left_out: LeftOut | None = None,
 ) -> Source:
-    """A source of images that a list names; the result is in order of the names.
+    """Build a source from the images that a list names, in order of their names.
 
     Args:
         root: folder that the names are relative to.
         kind: see ``Source``.
-        names: as the list has them.
-        labels: in the order of the names.
-        class_names: one per class.
+        names: the names in the order of the list.
+        labels: the labels in the same order.
+        class_names: one name per class.
         listed_in: the list, for messages.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
-        left_out: what is there besides these images.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
+        left_out: everything else that the folder contains.
 
     Raises:
-        BadDataError: the list is empty, names an image twice, one that is not there, or a path
-            out of ``root``.
+        BadDataError: the list is empty, or names an image twice, a missing image, or a path outside
+            ``root``.
     """
     if not names:
         raise BadDataError(f"{listed_in}: names no image; unpack it again")
@@ -170,7 +170,7 @@ def listed_source(
 
 
 def count_unlisted(folder: Path, listed: Iterable[str]) -> LeftOut:
-    """Return what a flat folder holds besides the files that a list names.
+    """Count what a flat folder contains besides the files that a list names.
 
     Raises:
         OSError: as the system reports it.
@@ -184,31 +184,31 @@ def count_unlisted(folder: Path, listed: Iterable[str]) -> LeftOut:
 
 
 def check_link(path: str, boundary: Path | None) -> None:
-    """Check that a symbolic link leads somewhere, and not out of the data set.
+    """Check that a symbolic link leads to something that exists, within the data set.
 
     Raises:
-        BadDataError: it does not.
+        BadDataError: it does not exist, or is outside.
     """
     target = os.path.realpath(path)
     if not os.path.exists(target):
         raise BadDataError(f"{path}: a symbolic link to {target}, which does not exist; remove it")
     if boundary is not None and not Path(target).is_relative_to(boundary):
         raise BadDataError(
-            f"{path}: a symbolic link out of the data set, to {target}; if that is meant, add "
-            "--follow-symlinks (of prepare, train, extract and eval)"
+            f"{path}: a symbolic link out of the data set, to {target}; if that is intended, add "
+            "--follow-symlinks (to prepare, train, extract or eval)"
         )
 
 
 def size_note(kind: str, split: str, count: int) -> str | None:
-    """What to say beside scores if a split is not the whole one that a benchmark uses.
+    """Return a warning to print with scores if a split is not the whole one of a benchmark.
 
     Args:
-        kind: ``voc07``, ``imagenet`` ...; others have no known size.
-        split: of it.
-        count: images that there are.
+        kind: ``voc07``, ``imagenet`` ...; the size of others is not known.
+        split: name of the split.
+        count: number of images found.
 
     Returns:
-        One line; None where the split is whole, or its size not known.
+        One line; None if the split is whole, or its size is not known.
 
     Example:
         >>> size_note("voc07", "test", 115)
@@ -233,7 +233,7 @@ def _sizes(
         folder = os.path.dirname(name)
         if folder not in folders:
             if os.path.isabs(name) or ".." in name.split("/"):
-                raise BadDataError(f"{listed_in}: {name!r} leads out of {root}; mend the list")
+                raise BadDataError(f"{listed_in}: {name!r} leads out of {root}; correct the list")
             folders.add(folder)
             if os.path.exists(root / folder):
                 check_link(os.path.join(root, folder), boundary)

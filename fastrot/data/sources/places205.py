@@ -1,9 +1,9 @@
 """Places205: 2.4 million scenes in 205 classes.
 
-``trainvalsplit_places205/train_places205.csv`` and ``val_places205.csv`` have lines of a name and
-a label (``a/abbey/gsun_0a1b.jpg 0``); the names are relative to ``images256``, which the archive
-puts into ``data/vision/torralba/deeplearning/``. A class is named as its folder is
-(``a/apartment_building/outdoor``). Importing this module imports no torch.
+``trainvalsplit_places205/train_places205.csv`` and ``val_places205.csv`` have a name and a label
+per line (``a/abbey/gsun_0a1b.jpg 0``); names are relative to ``images256``, which the archive puts
+into ``data/vision/torralba/deeplearning/``. The name of a class is that of its folder
+(``a/apartment_building/outdoor``). Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FOLDERS = ("data/vision/torralba/deeplearning/images256", "images256")
 
 
 def find(root: Path) -> Path | None:
-    """The folder with the lists that is ``root``, or in it; None: there is none."""
+    """Return the folder with the lists (``root`` or the usual folder in it), or None."""
     for folder in (root / "trainvalsplit_places205", root):
         if any(_list(folder, split).is_file() for split in _SPLITS):
             return folder
@@ -35,17 +35,17 @@ def find(root: Path) -> Path | None:
 
 
 def list_places(root: Path, split: str | None, boundary: Path | None) -> Source:
-    """List one split: labels of shape (n,).
+    """List one split, with labels of shape (n,).
 
     Args:
         root: the folder with ``trainvalsplit_places205/`` and the images.
         split: train or val.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: no such layout, or no such split.
-        BadDataError: a list is damaged, has another number of classes, contradicts the folders
-            of its images or the other list, or an image of it is missing.
+        UsageError: the layout is another one, or the split does not exist.
+        BadDataError: a list is damaged, has the wrong number of classes, contradicts the folders
+            of its images or the other list, or an image in it is missing.
         OSError: as the system reports it.
     """
     lists = find(root)
@@ -56,7 +56,7 @@ def list_places(root: Path, split: str | None, boundary: Path | None) -> Source:
         )
     there = [name for name in _SPLITS if _list(lists, name).is_file()]
     if split not in there:
-        asked = "has the splits of its lists" if split is None else f"has no split {split!r}"
+        asked = "has one split per list" if split is None else f"has no split {split!r}"
         raise UsageError(f"{lists} {asked}: choose --split {' or '.join(there)}")
     images = next((root / name for name in _FOLDERS if (root / name).is_dir()), root)
     read = {

@@ -1,10 +1,10 @@
-"""PASCAL VOC 2007: 20 classes of which an image can show several.
+"""PASCAL VOC 2007: images that can show several of 20 classes.
 
-``VOC2007/JPEGImages/ID.jpg``, the ids of a split in ``ImageSets/Main/SPLIT.txt``, and its labels
-in ``ImageSets/Main/CLASS_SPLIT.txt``: 1 present, -1 absent, 0 present but only in instances
-marked difficult, which the benchmark does not count. ``Annotations/ID.xml`` must say the same
-where it is there (it does so for every image of the genuine data set), and is all that is needed
-where the lists are missing. Importing this module imports no torch.
+The images are ``VOC2007/JPEGImages/ID.jpg``, the ids of a split ``ImageSets/Main/SPLIT.txt``, and
+its labels ``ImageSets/Main/CLASS_SPLIT.txt``: 1 present, -1 absent, 0 present but only in instances
+marked difficult, which the benchmark does not count. If there are ``Annotations/ID.xml``, they must
+agree (they do for every image of the published data set), and they suffice without the lists.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-"""In the order of the benchmark, which is the alphabet's."""
+"""Class names in the order of the benchmark, which is alphabetical."""
 
 _SPLITS = ("trainval", "test", "train", "val")
 _VALUES = {"1": PRESENT, "0": UNCOUNTED, "-1": ABSENT}
 
 
 def find(root: Path) -> Path | None:
-    """The folder VOC2007 that is ``root``, or in it; None: there is none."""
+    """Return the folder VOC2007 (``root`` or the usual folder in it), or None."""
     for folder in (root, root / "VOC2007", root / "VOCdevkit" / "VOC2007"):
         if (folder / "JPEGImages").is_dir() and (folder / "ImageSets" / "Main").is_dir():
             return folder
@@ -39,15 +39,15 @@ def find(root: Path) -> Path | None:
 
 
 def list_voc(root: Path, split: str | None, boundary: Path | None) -> Source:
-    """List one split: labels of shape (n, 20).
+    """List one split, with labels of shape (n, 20).
 
     Args:
-        root: VOC2007, VOCdevkit, or the folder that holds it.
+        root: VOC2007, VOCdevkit, or the folder that contains it.
         split: trainval, test, train or val.
-        boundary: no link may lead out of this folder; None: links may lead anywhere.
+        boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: no VOC layout, or no such split.
+        UsageError: the layout is not VOC's, or the split does not exist.
         BadDataError: a list or an annotation is missing or damaged, the two contradict each
             other, or an image is missing.
         OSError: as the system reports it.
@@ -72,13 +72,13 @@ def list_voc(root: Path, split: str | None, boundary: Path | None) -> Source:
 
 
 def _all_listed(base: Path) -> list[str]:
-    """Names of the images in any split."""
+    """Return the names of the images in any split."""
     lists = [base / "ImageSets" / "Main" / f"{name}.txt" for name in _SPLITS]
     return [f"{name}.jpg" for path in lists if path.is_file() for name in _read_lines(path)]
 
 
 def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]:
-    """Ids in the order of the split's list, and their labels of shape (n, 20)."""
+    """Return ids in the order of the split's list, and their labels of shape (n, 20)."""
     lists = base / "ImageSets" / "Main"
     there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
     if split not in there:
@@ -104,7 +104,7 @@ def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]
 
 
 def _from_lists(files: list[Path], ids: list[str]) -> NDArray[np.int8] | None:
-    """Labels of shape (n, 20); None: there are no lists."""
+    """Read labels of shape (n, 20) from the lists; None if there are no lists."""
     missing = [file for file in files if not file.is_file()]
     if missing and len(missing) < len(files):
         raise BadDataError(
@@ -114,7 +114,7 @@ def _from_lists(files: list[Path], ids: list[str]) -> NDArray[np.int8] | None:
     _, _, of_split = files[0].name.rpartition("_")
     if extra := sorted(set(files[0].parent.glob(f"*_{of_split}")) - set(files)):
         raise BadDataError(
-            f"{extra[0]}: a list of none of the {len(CLASSES)} classes of VOC 2007; remove it"
+            f"{extra[0]}: not a list of one of the {len(CLASSES)} classes of VOC 2007; remove it"
         )
     return None if missing else np.stack([_from_list(file, ids) for file in files], axis=1)
 
@@ -125,28 +125,28 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _from_list(path: Path, ids: list[str]) -> NDArray[np.int8]:
-    """Labels of one class, of shape (n,), in the order of the ids."""
+    """Read the labels of one class, shape (n,), in the order of the ids."""
     found: dict[str, int] = {}
     for line in _read_lines(path):
         name, _, value = line.partition(" ")
         if value.strip() not in _VALUES:
             raise BadDataError(f"{path}: {line!r} is not ID and 1, 0 or -1; unpack it again")
         if name in found:
-            raise BadDataError(f"{path}: has image {name!r} twice; unpack it again")
+            raise BadDataError(f"{path}: lists image {name!r} twice; unpack it again")
         found[name] = _VALUES[value.strip()]
     if missing := [name for name in ids if name not in found]:
-        raise BadDataError(f"{path}: has no label of image {missing[0]!r}; unpack it again")
+        raise BadDataError(f"{path}: has no label for image {missing[0]!r}; unpack it again")
     if len(found) > len(ids):
         extra = next(iter(found.keys() - set(ids)))
         raise BadDataError(
-            f"{path}: has {len(found):,} images, but the split {len(ids):,}: {extra!r} is not in "
-            "it; unpack it again"
+            f"{path}: has {len(found):,} images, but the split has {len(ids):,}: {extra!r} is not "
+            "in it; unpack it again"
         )
     return np.array([found[name] for name in ids], np.int8)
 
 
 def _from_annotation(path: Path) -> NDArray[np.int8]:
-    """Labels of one image, of shape (20,)."""
+    """Read the labels of one image, shape (20,)."""
     labels = np.full(len(CLASSES), ABSENT, np.int8)
     try:
         data = path.read_bytes()
@@ -156,8 +156,8 @@ def _from_annotation(path: Path) -> NDArray[np.int8]:
             name = thing.findtext("name", "").strip()
             if name not in CLASSES:
                 raise BadDataError(
-                    f"{path}: class {name!r} is none of the {len(CLASSES)} of VOC 2007; for its "
-                    f"images without labels name {path.parent.parent / 'JPEGImages'}"
+                    f"{path}: class {name!r} is not one of the {len(CLASSES)} of VOC 2007; to use "
+                    f"the images without labels name {path.parent.parent / 'JPEGImages'}"
                 )
             label = CLASSES.index(name)
             if thing.findtext("difficult", "0").strip() != "1":

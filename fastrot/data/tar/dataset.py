@@ -1,6 +1,6 @@
-"""Tar shards as a data set: members are read by position as they are asked for, never extracted.
+"""Tar shards as a data set: members are read by position on demand, never extracted.
 
-Importing this module imports no torch.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _HEADER_BYTES = 2**14
 class TarDataset:
     """The images of tar shards; see the ``Dataset`` contract and ``shards.py``.
 
-    EXIF orientation is applied. The digest covers names, places, sizes and labels, so opening
-    reads headers only; an image exchanged for another one of exactly the same size goes unseen
-    when a run is resumed. A ``.beton`` file has checksums and no such gap.
+    EXIF orientation is applied. The digest covers names, offsets, sizes and labels, so opening
+    reads only headers. If an image is replaced by another of exactly the same size, a resumed run
+    does not notice. A ``.beton`` file has checksums and therefore no such gap.
 
-    Opening takes 10 to 20 microseconds and one seek a member: half a minute for ImageNet in
-    memory, much more from a cold disk, and every process does it. ``.beton`` opens at once.
+    Opening takes 10 to 20 microseconds and one seek per member, in every process: half a minute for
+    ImageNet in memory, much more from a cold disk. A ``.beton`` file opens at once.
 
     Args:
         path: a ``.tar`` file, a folder of them, or a pattern like ``shard-{000..009}.tar``.
 
     Raises:
-        UsageError: no such files.
-        BadDataError: one of them is damaged or holds what no data set needs.
+        UsageError: the files do not exist.
+        BadDataError: a file is damaged or has members that no data set needs.
         StorageError: the system cannot read them.
     """
 
@@ -73,13 +73,13 @@ class TarDataset:
         return len(self._shards.names)
 
     def name(self, sample: int) -> str:
-        """``SHARD.tar: MEMBER``, escaped where it would not print on one line."""
+        """Return ``SHARD.tar: MEMBER``, escaped if it would not print on one line."""
         shards = self._shards
         name = f"{shards.paths[shards.shard[sample]]}: {shards.names[sample]}"
         return name if name.isprintable() else repr(name)
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Widths and heights of shape (N, 2); each header is read once.
+        """Return widths and heights, shape (N, 2); each header is read once.
 
         Raises:
             BadSampleError: a header cannot be read.
@@ -94,10 +94,10 @@ class TarDataset:
         return self._sizes[samples]
 
     def read(self, sample: int) -> Encoded:
-        """The bytes of the member.
+        """Read the bytes of the member.
 
         Raises:
-            BadSampleError: it has no readable header.
+            BadSampleError: its header cannot be read.
             BadDataError: the shard changed while in use.
             StorageError: the system cannot read it.
         """
@@ -109,7 +109,7 @@ class TarDataset:
         return Encoded(data, "file", width, height, orientation)
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Pixels of shape (H, W, 3), RGB, after EXIF orientation.
+        """Decode to RGB pixels of shape (H, W, 3), uint8, after EXIF orientation.
 
         Raises:
             BadSampleError: the decoder refuses it or warns about it.
@@ -122,19 +122,19 @@ class TarDataset:
             raise self._bad(sample, error) from None
 
     def check_unchanged(self) -> None:
-        """Check that the shards are still the ones that were opened; loaders do once an epoch.
+        """Check that the shards have not changed since opening; loaders do this once per epoch.
 
         Raises:
-            BadDataError: one was replaced, removed, cut or written to.
+            BadDataError: one was replaced, removed, truncated or written to.
         """
         for shard in range(len(self._shards.paths)):
             with self._files.borrow(shard) as file:
                 file.check_unchanged()
 
     def _measure(self, sample: int) -> tuple[int, int]:
-        """Width and height from the start of the member, all of it where that is not enough.
+        """Read width and height from the start of the member, or from all of it if needed.
 
-        Only in a JPEG: others may have their orientation at their end.
+        The start suffices only for a JPEG: other formats may store the orientation at their end.
         """
         size = int(self._shards.sizes[sample])
         if size > _HEADER_BYTES:
@@ -164,10 +164,10 @@ class TarDataset:
 
 
 class _OpenFiles:
-    """Keeps the shards that were read last open; one that is being read is never closed.
+    """Keeps the most recently read shards open; one that is being read is never closed.
 
     Args:
-        shards: the files, of which those that are opened must be the same as when listed.
+        shards: the files, which must not have changed since they were listed.
     """
 
     def __init__(self, shards: Shards) -> None:
@@ -178,10 +178,10 @@ class _OpenFiles:
 
     @contextmanager
     def borrow(self, shard: int) -> Iterator[PreadFile]:
-        """An open file for as long as the block lasts.
+        """Lend an open file for the duration of the block.
 
         Raises:
-            BadDataError: it is not the file any more that was listed.
+            BadDataError: the file has changed since it was listed.
         """
         with self._lock:
             file = self._open.get(shard)

@@ -1,9 +1,9 @@
-"""The members of a tar archive by their headers alone: names, places and sizes.
+"""Lists the members of a tar archive (names, offsets and sizes) from their headers alone.
 
-An own walk and not ``tarfile``, which reads ahead, seeks a shared file, and knows links, devices,
-sparse files and encodings that no shard of images needs. What is known here: ustar, pax and GNU
+``tarfile`` is not used: it reads ahead, seeks in a shared file, and supports links, devices, sparse
+files and encodings that no shard of images needs. This module supports ustar, pax and GNU
 archives of plain files and folders (POSIX.1-2017, pax; GNU tar manual, "Basic Tar Format").
-Everything else is refused, and nothing is ever extracted. Importing this module imports no torch.
+Everything else is refused, and nothing is extracted. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fastrot.system.pread_file import PreadFile
 
 BLOCK = 512
 MAX_MEMBERS = 2**24
-"""Cap on the members of one archive."""
+"""Largest number of members in one archive."""
 
 _READ_BYTES = 2**12
 _MAX_EXTENSION_BYTES = 2**16
-_MAX_PADDING_BYTES = 2**21  # behind the end; GNU tar's -b makes records of up to 1 MiB
+_MAX_PADDING_BYTES = 2**21  # after the end; GNU tar's -b makes records of up to 1 MiB
 _ZEROS = bytes(BLOCK)
 _FILES, _FOLDER = b"0\x007", b"5"
 _PAX, _PAX_GLOBAL, _GNU_NAME = _EXTENSIONS = b"x", b"g", b"L"
@@ -35,8 +35,8 @@ _REFUSED = {
     b"4": "a device",
     b"6": "a named pipe",
     b"S": "a sparse file",
-    b"K": "a link of a long name",
-    b"M": "part of an archive in several volumes",
+    b"K": "a link with a long name",
+    b"M": "part of a multi-volume archive",
 }
 
 
@@ -44,9 +44,9 @@ class Member(NamedTuple):
     """A plain file in an archive.
 
     Attributes:
-        name: as stored, without a leading "./".
-        offset: of its first byte in the archive.
-        size: bytes.
+        name: name as stored, without a leading "./".
+        offset: position of its first byte in the archive.
+        size: size in bytes.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Member(NamedTuple):
 
 
 class TarWindow:
-    """Reads an archive by position, a few blocks at a time: most headers are close to the last."""
+    """Reads an archive by position, a few blocks at a time: the next header is usually near."""
 
     def __init__(self, file: PreadFile) -> None:
         self.path, self.size = file.path, file.identity.size
@@ -63,7 +63,7 @@ class TarWindow:
         self._start, self._bytes = 0, b""
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes at ``offset``, fewer at the end of the file."""
+        """Read ``size`` bytes at ``offset``, or fewer at the end of the file."""
         begin = offset - self._start
         if begin < 0 or begin + size > len(self._bytes):
             count = min(max(size, _READ_BYTES), max(self.size - offset, 0))
@@ -72,14 +72,14 @@ class TarWindow:
 
 
 def walk(file: PreadFile) -> tuple[TarWindow, Iterator[Member]]:
-    """The plain files of an archive, in their order, and the window that reads small ones.
+    """Return a window to read small members, and an iterator over the plain files, in order.
 
     Raises (while iterating):
-        BadDataError: the archive is damaged or cut short, or has members that are no plain files
-            or lead out of a folder; the message names the offset.
+        BadDataError: the archive is damaged or cut short, or has members that are not plain files
+            or lead out of a folder; the message gives the offset.
         StorageError: the system cannot read it.
     """
-    # Without this every header would bring 128 KiB of its neighbours from the disk.
+    # Without this, reading a header would also read 128 KiB of its neighbours from the disk.
     os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
     window = TarWindow(file)
     return window, _members(window)
@@ -87,7 +87,7 @@ def walk(file: PreadFile) -> tuple[TarWindow, Iterator[Member]]:
 
 def _members(window: TarWindow) -> Iterator[Member]:
     offset, count = 0, 0
-    given: tuple[str | None, int | None] = (None, None)  # by an extended header, for the next one
+    given: tuple[str | None, int | None] = (None, None)  # from an extended header, for the next one
     while (header := window.read(offset, BLOCK)) != _ZEROS:
         if len(header) < BLOCK:
             _refuse(window.path, offset, "the archive ends without its two blocks of zeros")
@@ -116,7 +116,7 @@ def _members(window: TarWindow) -> Iterator[Member]:
 def _extension(
     window: TarWindow, kind: bytes, start: int, size: int
 ) -> tuple[str | None, int | None]:
-    """The name and the size that an extended header gives to the next member."""
+    """Read the name and the size that an extended header gives to the next member."""
     if size > _MAX_EXTENSION_BYTES:
         _refuse(window.path, start, f"an extended header of {size} bytes")
     block = window.read(start, size)
@@ -149,12 +149,12 @@ def _text(raw: bytes) -> str:
 
 
 def _size(window: TarWindow, offset: int, header: bytes) -> int:
-    """Octal digits or, from 8 GiB on, GNU's binary form."""
+    """Parse the size: octal digits or, from 8 GiB on, GNU's binary form."""
     raw = header[124:136]
     if raw[0] == 0x80:
         return int.from_bytes(raw[1:], "big")
     digits = raw.strip(b" \0") or b"0"
-    if not digits.isdigit() or set(digits) & set(b"89"):  # int() also takes signs and underscores
+    if not digits.isdigit() or set(digits) & set(b"89"):  # int() also accepts signs and underscores
         _refuse(window.path, offset, f"a header with the size {raw!r}")
     return int(digits, 8)
 
@@ -166,21 +166,21 @@ def _check_sum(path: Path, offset: int, header: bytes) -> None:
         stated = -1
     if stated != _byte_sum(header) - sum(header[148:156]) + 8 * ord(" "):
         if offset:
-            _refuse(path, offset, "a header without the checksum that it states")
+            _refuse(path, offset, "a header that does not match its checksum")
         raise BadDataError(
             f"{path}: {looks_like(header)}, not a tar archive; name plain .tar files "
-            "(a compressed one is to be unpacked first)"
+            "(decompress compressed ones first)"
         )
 
 
 def _byte_sum(header: bytes) -> int:
     # The lower half of an Adler-32 is 1 plus the sum of the bytes, modulo 65521, which 256 bytes
-    # stay below. A tenth of the time of sum(), which would take half of the walk.
+    # cannot reach. This takes a tenth of the time of sum(), which would take half of the walk.
     return (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2
 
 
 def _pax(path: Path, offset: int, block: bytes) -> tuple[str | None, int | None]:
-    """Name and size among the records of a pax header, each a line "LENGTH KEY=VALUE"."""
+    """Parse name and size from a pax header, whose records are lines "LENGTH KEY=VALUE"."""
     name, size, at = None, None, 0
     while at < len(block):
         try:
@@ -206,7 +206,7 @@ def _pax(path: Path, offset: int, block: bytes) -> tuple[str | None, int | None]
 
 
 def _check_end(window: TarWindow, offset: int) -> None:
-    """Behind the end there is nothing but padding: shards joined with ``cat`` hide all but one."""
+    """Check that only padding follows the end: joining shards with ``cat`` hides all but one."""
     rest = window.size - offset
     if rest > _MAX_PADDING_BYTES or any(window.read(offset, rest)):
         _refuse(window.path, offset, "the archive ends, but more data follows (two joined?)")
@@ -214,5 +214,5 @@ def _check_end(window: TarWindow, offset: int) -> None:
 
 def _refuse(path: Path, offset: int, rule: str) -> NoReturn:
     raise BadDataError(
-        f"{path}: at byte {offset}: {rule}; make this shard again, or restore it from a copy"
+        f"{path}: at byte {offset}: {rule}; create this shard again, or restore it from a copy"
     )

@@ -1,11 +1,11 @@
-"""What a set of tar shards holds: which images, where, and their labels, from the headers alone.
+"""Lists the contents of a set of tar shards: the images, where they are, and their labels.
 
-The naming rules are WebDataset's: the files of a sample share a key, the path up to the first dot
-of the base name, and what follows is the extension. ``SUFFIXES`` says which are images; ``.cls``
-holds a class number in decimal digits; a ``.json`` object may have one under "label". Members
-with other extensions are never read, but counted. Importing this module imports no torch.
+The naming rules are WebDataset's: the files of a sample share a key, which is the path up to the
+first dot of the base name; the rest is the extension. Images have the extensions in ``SUFFIXES``;
+``.cls`` holds a class number in decimal digits; a ``.json`` object may have one under "label".
+Members with other extensions are counted, never read. Importing this module does not import torch.
 
-Shapes: n samples.
+Shapes: there are n samples.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _IMAGES = frozenset(suffix[1:] for suffix in SUFFIXES)
 _MAX_CLS_BYTES = 32
 _MAX_JSON_BYTES = 2**20
 _MAX_LABEL = 2**31 - 1
-_THREADS = 8  # reading headers waits for the disk much more than it computes, where it is cold
+_THREADS = 8  # reading headers from a cold disk is mostly waiting, not computing
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The images of some tar files, file by file, in the order in which they lie there.
+    """The images of a sequence of tar files, file by file, in stored order.
 
     Attributes:
-        paths: of the files.
-        identities: of the files when they were listed.
-        shard: which file each image is in, of shape (n,), int32.
-        offsets: of its first byte there, of shape (n,), int64.
-        sizes: bytes, of shape (n,), int64.
-        names: of the members.
-        labels: of shape (n,), int64, -1 where there is none.
-        unlabelled: how many labels are no class numbers, and the first of them; else empty.
+        paths: paths of the files.
+        identities: identities of the files when they were listed.
+        shard: index of each image's file, shape (n,), int32.
+        offsets: position of each image's first byte in its file, shape (n,), int64.
+        sizes: size of each image in bytes, shape (n,), int64.
+        names: n member names.
+        labels: shape (n,), int64, -1 where there is none.
+        unlabelled: how many labels are not class numbers, and the first of them; else empty.
         left_out: members that are neither images nor labels.
     """
 
@@ -70,7 +70,7 @@ class Shards:
 
     @property
     def digest(self) -> str:
-        """Hash over the files' and the members' names, places, sizes and labels."""
+        """Return a hash over the names of files and members, and offsets, sizes and labels."""
         digest = xxhash.xxh3_128()
         for part in (
             _joined(path.name for path in self.paths),
@@ -83,13 +83,13 @@ class Shards:
 
 
 def is_pattern(path: str | Path) -> bool:
-    """Whether a path names several files: has braces, or a wildcard before ``.tar``."""
+    """Return whether a path ending in ``.tar`` names several files by braces or wildcards."""
     text = str(path)
     return text.endswith(".tar") and bool(_BRACES.search(text) or glob.has_magic(text))
 
 
 def has_only_shards(folder: Path) -> bool:
-    """Whether a folder has tar files, and neither images nor folders beside them."""
+    """Return whether a folder has tar files, and neither images nor folders beside them."""
     with os.scandir(folder) as entries:
         if not any(entry.name.endswith(".tar") for entry in entries):
             return False
@@ -101,7 +101,7 @@ def has_only_shards(folder: Path) -> bool:
 
 
 def count_beside(folder: Path) -> LeftOut:
-    """Return what a folder of shards holds besides them."""
+    """Count what a folder of shards contains besides the shards."""
     left_out = LeftOut()
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -113,14 +113,14 @@ def count_beside(folder: Path) -> LeftOut:
 
 
 def find_shards(path: str | Path) -> tuple[Path, ...]:
-    """The files that a path means: a ``.tar``, a folder of them, or a pattern.
+    """Return the files that a path names: a ``.tar``, a folder of them, or a pattern.
 
-    A pattern has ranges and lists in braces, ``shard-{000000..000009}.tar``, taken in that order,
-    or wildcards as a shell's, taken in order of the names. What is there under its very name is
-    that: a folder ``photos [new]`` is no wildcard.
+    A pattern has ranges and lists in braces, ``shard-{000000..000009}.tar``, read in that order, or
+    shell wildcards, read in order of the names. A path that exists is never treated as a pattern:
+    a folder ``photos [new]`` is not a wildcard.
 
     Raises:
-        UsageError: there is none, one of them is missing, or there are too many.
+        UsageError: there are no files, one is missing, or there are too many.
         BadDataError: a folder has shards of several splits.
     """
     path = Path(path)
@@ -142,7 +142,7 @@ def find_shards(path: str | Path) -> tuple[Path, ...]:
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
-    """The files that a pattern means, below the deepest folder that is there under its name."""
+    """Yield the files that a pattern names, below the deepest folder in it that exists as such."""
     base = next((folder for folder in pattern.parents if folder.is_dir()), Path())
     for text in _expand(str(pattern.relative_to(base))):
         if (base / text).exists() or not glob.has_magic(text):
@@ -152,7 +152,7 @@ def _matches(pattern: Path) -> Iterator[Path]:
 
 
 def _check_one_split(folder: Path, shards: Sequence[Path]) -> None:
-    """Check that training and test images of a folder are not mixed."""
+    """Check that a folder does not mix training and test images."""
     splits = find_splits(path.stem for path in shards)
     parts = sorted(set(splits.values()))
     if len(parts) > 1:
@@ -164,10 +164,10 @@ def _check_one_split(folder: Path, shards: Sequence[Path]) -> None:
 
 
 def list_shards(paths: Sequence[Path]) -> Shards:
-    """Walk over the headers of tar files.
+    """Read the headers of tar files.
 
     Raises:
-        BadDataError: a file is damaged or no tar archive, has members that no data set needs,
+        BadDataError: a file is damaged or not a tar archive, or has members that no data set needs,
             two images or labels for one key, a label without an image, or no image at all.
         UsageError: a file is missing.
         StorageError: the system cannot read it.
@@ -201,7 +201,7 @@ def _unlabelled(listed: Sequence[_Shard], images: int) -> str:
     if not strange:
         return ""
     first = next(shard.first_strange for shard in listed if shard.strange)
-    return f"{strange:,} of {images:,} labels are no class numbers, the first {first}"
+    return f"{strange:,} of {images:,} labels are not class numbers, the first {first}"
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _list_shard(path: Path) -> _Shard:
                 images[key] = member
             elif extension in labels:
                 if key in labels[extension]:
-                    raise _wrong(path, member, "the second of this name")
+                    raise _wrong(path, member, "the second with this name")
                 label = _cls(path, window, member) if extension == "cls" else None
                 label = _json(path, window, member) if label is None else label
                 if label is not None:
@@ -245,7 +245,7 @@ def _list_shard(path: Path) -> _Shard:
     if unused := sorted(labels["cls"].keys() - images.keys()):
         unread = f" (not read: {left_out})" if left_out else ""
         raise BadDataError(
-            f"{path}: {unused[0]}.cls has no image of the same key{unread}; make this shard again"
+            f"{path}: {unused[0]}.cls has no image with its key{unread}; create this shard again"
         )
     _check_members(path, images)
     known = labels["json"] | labels["cls"]
@@ -257,19 +257,19 @@ def _list_shard(path: Path) -> _Shard:
 
 
 def _check_members(path: Path, keys: Iterable[str]) -> None:
-    """Check that the folders in a shard are no splits, which would be mixed."""
+    """Check that the folders in a shard do not belong to different splits."""
     splits = find_splits({key.partition("/")[0] for key in keys if "/" in key})
     if len(set(splits.values())) > 1:
         raise BadDataError(
-            f"{path}: holds members of {', '.join(sorted(splits))}, so that training and test "
-            "images would be mixed; make a shard of each"
+            f"{path}: holds members of {', '.join(sorted(splits))}, so training and test images "
+            "would be mixed; make a shard of each"
         )
 
 
 def _count(left_out: LeftOut, name: str, extension: str) -> None:
     """Count a member that is not read."""
     last = os.path.splitext(name)[1].lower()
-    if not extension:  # WebDataset skips it, too
+    if not extension:  # WebDataset also skips it
         left_out.add(HIDDEN if os.path.basename(name).startswith(".") else NO_ENDING, name)
     elif "." in extension and last in SUFFIXES:
         left_out.add(f"{DOTTED} {last}", name)
@@ -279,7 +279,7 @@ def _count(left_out: LeftOut, name: str, extension: str) -> None:
 
 def _no_images(path: Path, left_out: LeftOut, *, labelled: bool) -> BadDataError:
     if not left_out and not labelled:
-        return BadDataError(f"{path}: an archive with no members; make it again, or remove it")
+        return BadDataError(f"{path}: an archive with no members; create it again, or remove it")
     if any(kind.startswith(DOTTED) for kind in left_out.counts):
         return BadDataError(
             f"{path}: no image member, but {left_out}: the key of a sample ends at the first dot "
@@ -288,19 +288,19 @@ def _no_images(path: Path, left_out: LeftOut, *, labelled: bool) -> BadDataError
         )
     has = f" ({left_out})" if left_out else ""
     return BadDataError(
-        f"{path}: no image member{has}; unpack it, and convert what is in it with fastrot prepare"
+        f"{path}: no image member{has}; unpack it, and convert its contents with fastrot prepare"
     )
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Key and extension of a member; the extension is empty where WebDataset would skip it."""
+    """Return the key and extension of a member; the latter is empty if WebDataset would skip it."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return (folder + slash + stem, extension.lower()) if stem else (name, "")
 
 
 class _Strange(str):
-    """A label that is no class number: what it is, and of which member."""
+    """A label that is not a class number, with the name of its member."""
 
 
 def _cls(path: Path, window: TarWindow, member: Member) -> int | _Strange:
@@ -312,13 +312,13 @@ def _cls(path: Path, window: TarWindow, member: Member) -> int | _Strange:
 
 
 def _json(path: Path, window: TarWindow, member: Member) -> int | _Strange | None:
-    """The label of a JSON object, None if it has none."""
+    """Read the label in a JSON object; None if it has none."""
     if member.size > _MAX_JSON_BYTES:
         raise _wrong(path, member, f"{member.size} bytes, at most {_MAX_JSON_BYTES}")
     try:
         document = json.loads(window.read(member.offset, member.size))
     except (ValueError, RecursionError):  # also Unicode errors
-        raise _wrong(path, member, "no JSON text") from None
+        raise _wrong(path, member, "not JSON") from None
     label = document.get("label") if isinstance(document, dict) else None
     if label is not None and not (type(label) is int and 0 <= label <= _MAX_LABEL):
         shown = repr(label) if len(repr(label)) <= _MAX_CLS_BYTES else f"{repr(label)[:29]}..."
@@ -328,18 +328,18 @@ def _json(path: Path, window: TarWindow, member: Member) -> int | _Strange | Non
 
 def _wrong(path: Path, member: Member, rule: str) -> BadDataError:
     return BadDataError(
-        f"{path}: member {member.name!r} at byte {member.offset}: {rule}; make this shard again"
+        f"{path}: member {member.name!r} at byte {member.offset}: {rule}; create this shard again"
     )
 
 
 def _expand(pattern: str) -> Iterable[str]:
-    """The texts that the braces of a pattern stand for, the last ones varying fastest."""
+    """Expand the braces of a pattern, the last ones varying fastest."""
     braces = _BRACES.search(pattern)
     if braces is None:
         return [pattern]
     before, after = pattern[: braces.start()], pattern[braces.end() :]
     if "{" in before:
-        raise UsageError(f"{pattern}: braces within braces; list those shards side by side")
+        raise UsageError(f"{pattern}: nested braces; list the shards in a single pair of braces")
     span = _RANGE.fullmatch(braces[1])
     if span is None:
         choices = braces[1].split(",")

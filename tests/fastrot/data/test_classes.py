@@ -150,7 +150,7 @@ def test_tens_of_thousands_of_classes_are_matched_at_once():
 def test_images_without_a_label_are_refused():
     with pytest.raises(BadDataError, match=r"b: 2 of 3 images have no label \(first: number 0\); "):
         match_classes(part("a", [0]), part("b", [-1, 0, -1]))
-    why = "2 of 3 labels are no class numbers, the first 'dog' of 'a.json' in b"
+    why = "2 of 3 labels are not class numbers, the first 'dog' of 'a.json' in b"
     with pytest.raises(BadDataError, match=f"; {why}$"):
         match_classes(part("a", [0]), part("b", [-1, 0, -1], unlabelled=why))
 

@@ -435,5 +435,5 @@ def test_many_samples_a_pixel_are_named():
     data = grey_tiff(NOISE[:, :, 0]).replace(
         struct.pack("<HHIH", 277, 3, 1, 1), struct.pack("<HHIH", 277, 3, 1, 31)
     )
-    with pytest.raises(DecodeError, match="31 samples a pixel"):
+    with pytest.raises(DecodeError, match="31 samples per pixel"):
         decode_image(data, apply_exif=True)

@@ -259,7 +259,7 @@ def test_bad_source_image_is_fatal_and_named(photos, tmp_path):
 def test_nothing_but_bad_images_is_an_error(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "1.jpg").write_bytes(b"")
-    with pytest.raises(BadDataError, match="no sound image"):
+    with pytest.raises(BadDataError, match="no valid image"):
         prepare(
             PrepareRequest(
                 tmp_path / "s", tmp_path / "o.beton", on_bad_sample="skip", progress=False

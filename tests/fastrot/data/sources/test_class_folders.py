@@ -29,9 +29,9 @@ def test_the_folder_of_each_label_over_all_lists():
     ("train", "val", "message"),
     [
         (("a/1 1", "a/2 0", "a/3 0", "b/1 1", "b/2 1"), (),
-         "train: 'a/1' has label 1, but 2 others of its folder have 0"),
+         "train: 'a/1' has label 1, but 2 others in its folder have 0"),
         (("a/1 0", "a/2 0", "b/1 1"), ("a/3 1",),
-         "val: 'a/3' has label 1, but 2 others of its folder have 0"),
+         "val: 'a/3' has label 1, but 2 others in its folder have 0"),
         (("a/1 0", "a/2 0"), ("b/1 0",), "val: 'b/1' has label 0, but that is the label of 'a'"),
         (("b/1 0", "a/1 0", "a/2 0"), (), "train: 'b/1' has label 0, but that is the label of 'a'"),
     ],

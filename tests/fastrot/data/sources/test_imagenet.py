@@ -129,7 +129,7 @@ def test_an_image_in_the_folder_of_another_class_fails(copied, split):
     image = next(one.iterdir())
     os.link(image, other / image.name)
     message = {
-        "train": rf"an image of class {WNIDS[5]} by its name, in the folder of {WNIDS[6]}",
+        "train": rf"by its name an image of class {WNIDS[5]}, but in the folder of {WNIDS[6]}",
         "val": rf"val: 2 images of class {WNIDS[6]} and 1 of",
     }[split]
     with pytest.raises(BadDataError, match=message):
@@ -140,7 +140,7 @@ def test_folders_must_be_those_of_train(copied):
     sort_val(copied)
     list_source(copied, kind="imagenet", split="val")
     (copied / "val" / "n99999999").mkdir()
-    with pytest.raises(BadDataError, match=r"'n99999999' is none of the classes of .* in train/"):
+    with pytest.raises(BadDataError, match=r"'n99999999' is not a class of .* in train/"):
         list_source(copied, kind="imagenet", split="val")
     (copied / "val" / "n99999999").rmdir()
     (copied / "val" / WNIDS[4]).rename(copied / "away")
@@ -151,7 +151,7 @@ def test_folders_must_be_those_of_train(copied):
         list_source(copied, kind="imagenet", split="val")
     shutil.rmtree(copied / "train")
     (copied / "val" / "cat").mkdir()
-    with pytest.raises(BadDataError, match="folder 'cat' is none of the classes of ImageNet; "):
+    with pytest.raises(BadDataError, match="folder 'cat' is not a class of ImageNet; "):
         list_source(copied, kind="imagenet", split="val")
 
 
@@ -198,7 +198,7 @@ def test_damaged_lists(root, refusal):
     write_kaggle(root)
     path = root / "LOC_val_solution.csv"
     path.write_text(path.read_text().replace(WNIDS[1], "n12345678"))
-    assert "'n12345678' is no class of train/" in refusal(root, "val")
+    assert "'n12345678' is not a class in train/" in refusal(root, "val")
 
 
 def test_a_missing_image_fails(copied, refusal):

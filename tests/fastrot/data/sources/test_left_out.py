@@ -121,8 +121,8 @@ def test_folders_of_classes_within_the_classes_are_told(tmp_path):
             tmp_path / name, tmp_path / f"{name}.beton", workers=0, progress=False
         )
         words = (
-            f"classes are the folders of {tmp_path / name}; what is in them (animals/cat ...) is "
-            f"taken together: if those are the classes, name {tmp_path / name / 'animals'}"
+            f"classes are the folders of {tmp_path / name}; the folders in them (animals/cat ...) "
+            f"are merged: if those are the classes, name {tmp_path / name / 'animals'}"
         )
         assert prepare(request).notes == ((words,) if noted else ())
 
@@ -235,7 +235,7 @@ def test_archives_that_unpack_into_a_folder_of_their_own_name(tmp_path):
 
 def test_an_asked_split_must_be_clear(tmp_path):
     tree(tmp_path, "train2014/1.jpg", "train2017/1.jpg", "val2017/1.jpg")
-    with pytest.raises(UsageError, match="train2014, train2017 are all that; name one of them"):
+    with pytest.raises(UsageError, match="train2014, train2017 all match; name one of them"):
         list_source(tmp_path, split="train")
     with pytest.raises(UsageError, match="it has train2014, train2017, val2017"):
         list_source(tmp_path, split="test")

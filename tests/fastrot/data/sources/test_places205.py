@@ -99,7 +99,7 @@ def test_one_wrong_label_fails_in_either_split(root, refusal, wrong, split):
     other = (int(label) + 7) % 205
     write_lists(root, train=[*TRAIN[:wrong], f"{name} {other}", *TRAIN[wrong + 1 :]])
     message = refusal(root, split)
-    assert f"train_places205.csv: '{name}' has label {other}, but 2 others of its" in message
+    assert f"train_places205.csv: '{name}' has label {other}, but 2 others in its" in message
 
 
 def test_a_wrong_label_of_the_only_image_of_a_class(root):

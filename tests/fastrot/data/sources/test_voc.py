@@ -145,13 +145,13 @@ def test_lists_of_other_lengths_fail(copied, refusal):
     (lists / "test.txt").write_text(whole)
     path = lists / "tvmonitor_test.txt"
     path.write_text(path.read_text().partition("\n")[2])
-    assert "tvmonitor_test.txt: has no label of image '000139'" in refusal(copied, "test")
+    assert "tvmonitor_test.txt: has no label for image '000139'" in refusal(copied, "test")
 
 
 def test_a_wrong_number_of_classes_fails(copied, refusal):
     lists = copied / "ImageSets" / "Main"
     shutil.copy(lists / "car_test.txt", lists / "van_test.txt")
-    assert "van_test.txt: a list of none of the 20 classes of VOC 2007" in refusal(copied, "test")
+    assert "van_test.txt: not a list of one of the 20 classes of VOC" in refusal(copied, "test")
     (lists / "van_test.txt").unlink()
     (lists / "car_test.txt").unlink()
     message = refusal(copied, "test")
@@ -192,7 +192,7 @@ def test_a_class_of_ones_own_is_named(copied):
     with pytest.raises(BadDataError) as refused:
         list_source(copied, split="test")
     assert str(refused.value) == (
-        f"{annotation}: class 'helmet' is none of the 20 of VOC 2007; for its images without "
+        f"{annotation}: class 'helmet' is not one of the 20 of VOC 2007; to use the images without "
         f"labels name {copied / 'JPEGImages'}"
     )
 

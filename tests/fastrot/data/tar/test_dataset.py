@@ -117,7 +117,7 @@ def test_a_folder_with_more_than_shards_is_a_folder(shards, photos, tmp_path):
         ("shard-{3..1}.tar", r"range \{3\.\.1\} must go up"),
         ("shard-{0..99999999}.tar", "at most 65536"),
         ("{0..999}{0..999}.tar", "no such file|must be 1 to 65536"),
-        ("shard-{000000,00000{1..3}}.tar", "braces within braces"),
+        ("shard-{000000,00000{1..3}}.tar", "nested braces; list"),
         ("nowhere.tar", "no such file"),
     ],
 )
@@ -135,11 +135,11 @@ def test_shards_that_are_not_there(shards, pattern, words):
         ),
         ([("a.jpg", b"x"), ("a.png", b"x")], "'a.png' .*a second image beside 'a.jpg'"),
         ([("a.jpg", b"x"), ("a.jpg", b"x")], "a second image"),
-        ([("a.jpg", b"x"), ("a.cls", b"1"), ("a.cls", b"1")], "the second of this name"),
-        ([("a.jpg", b"x"), ("b.cls", b"1")], "b.cls has no image of the same key"),
-        ([("a.jpg", b"x"), ("a.json", b"{")], "no JSON text"),
-        ([("a.jpg", b"x"), ("a.json", b"[" * 10**5)], "no JSON text"),
-        ([("a.jpg", b"x"), ("a.json", b"\xff")], "no JSON text"),
+        ([("a.jpg", b"x"), ("a.cls", b"1"), ("a.cls", b"1")], "the second with this name"),
+        ([("a.jpg", b"x"), ("b.cls", b"1")], "b.cls has no image with its key"),
+        ([("a.jpg", b"x"), ("a.json", b"{")], "not JSON"),
+        ([("a.jpg", b"x"), ("a.json", b"[" * 10**5)], "not JSON"),
+        ([("a.jpg", b"x"), ("a.json", b"\xff")], "not JSON"),
         ([("a.jpg", b"x"), ("a.json", b" " * (2**20 + 1))], "1048577 bytes, at most"),
     ],
 )
@@ -173,7 +173,8 @@ def test_labels_that_are_no_class_numbers_are_left_out_and_told(name, text, show
     samples = TarDataset(write(tmp_path / "x.tar", files))
     assert samples.labels.tolist() == [1, -1]
     assert samples.unlabelled == (
-        f"1 of 2 labels are no class numbers, the first {shown} of '{name}' in {tmp_path / 'x.tar'}"
+        "1 of 2 labels are not class numbers, "
+        f"the first {shown} of '{name}' in {tmp_path / 'x.tar'}"
     )
 
 

@@ -115,7 +115,7 @@ def test_a_shard_of_training_and_test_images_is_refused(tmp_path):
 def test_a_label_whose_image_has_another_key_names_what_is_not_read(tmp_path):
     path = shard(tmp_path / "x.tar", ["1.jpg", "p.image.jpg", "p.cls"])
     with pytest.raises(
-        BadDataError, match=r"p\.cls has no image of the same key \(not read: 1 dotted"
+        BadDataError, match=r"p\.cls has no image with its key \(not read: 1 dotted"
     ):
         open_dataset(path)
 
