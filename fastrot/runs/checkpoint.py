@@ -233,7 +233,7 @@ def prune_checkpoints(
 
 
 def _looks_whole(path: Path, run_id: str | None) -> bool:
-    """Return whether all files exist and have their sizes, which needs no reading of them."""
+    """Return whether all files exist with their recorded sizes, without reading them."""
     try:
         commit = _read_json(path / "COMMIT.json")
         if commit.pop("record", None) != _record_hash(commit):

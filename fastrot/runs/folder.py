@@ -74,9 +74,7 @@ class RunFolder:
         lock = self.path / "run.lock"
         self.killed = how_killed(self.path)
         if self.killed or not lock.exists():
-            self._refuse_if_used(
-                resume=resume
-            )  # before anything is written to a folder that is not ours
+            self._refuse_if_used(resume=resume)  # before writing to what is not ours
         try:
             make_folder(self.path, mode=_FOLDER_MODE)
             self._lock = RunLock(lock)

@@ -276,7 +276,7 @@ class _Rank:
 
 
 def _wait_forwarding(child: Child, received: Sequence[int]) -> int:
-    """Wait for a process and forward each signal once: a second one would kill it.
+    """Wait for a process and forward each signal once: a second of its kind would kill it.
 
     Returns:
         Its exit code; negative: the signal that ended it.

@@ -205,7 +205,7 @@ class Loop:
             self._notices.publish()
 
     def _is_sync_step(self, done: int) -> bool:
-        """Return whether the ranks decide together after this step; only the step matters."""
+        """Return whether ranks decide together after this step: a pure function of the step."""
         return (
             self._world.size == 1
             or done % self._sync_steps == 0

@@ -27,7 +27,7 @@ from fastrot.system.console import Say
 from fastrot.system.machine import free_memory
 from fastrot.training.step_backend import StepBackend
 
-_VIEWS, _SIDE = 4, 32  # every weight has more than four output channels
+_VIEWS, _SIDE = 4, 32  # no convolution has only four output channels
 _BATCHES_AHEAD = 8  # held by a loader
 
 # On a CPU, small blocks come from a heap, which keeps holes; larger ones (glibc) from the system.
