@@ -1,4 +1,4 @@
-"""``python -m fastrot``, and what torchrun starts."""
+"""The entry point of ``python -m fastrot``, which torchrun starts."""
 
 from __future__ import annotations
 

@@ -37,44 +37,44 @@ class DataConfig(Section):
     follow_symlinks: bool = False
     """Also follow symbolic links that lead out of a folder of images."""
     loader: LoaderName = "auto"
-    """Engine that reads the data; auto takes the fastest that works here and says which."""
+    """Loader that reads the data; auto chooses the fastest one that works here and reports it."""
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Decoding processes or threads per rank; null: the cores this process may use."""
+    """Decoding processes or threads per rank; null: as many as the cores this process may use."""
     resolution: Annotated[int, Field(ge=8, le=4096)] = 224
     """Side of a crop in pixels."""
     progressive: tuple[tuple[int, int], ...] = ()
-    """[first epoch, side] one after the other: training crops grow to resolution, which validation
-    has from the start. Empty: they have it, too."""
+    """Pairs of [first epoch, side]: training crops grow to resolution, which validation uses from
+    the start. Empty: training uses it from the start, too."""
     crop: Literal["random_resized", "padded", "center", "whole"] = "random_resized"
     """How training crops are drawn (fastrot/data/sampling/crops.py describes each)."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest share of the image's area in a random_resized crop."""
+    """Smallest and largest share of the image area in a random_resized crop."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height of a random_resized crop."""
     padding: Annotated[int, Field(ge=0)] = 4
     """Black border of a padded crop, in output pixels; at most resolution."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Probability of a horizontal flip, before the turn."""
+    """Probability of a horizontal flip before the rotation."""
     val_crop: Literal["center", "whole"] = "center"
     """How validation crops are drawn."""
     val_resize: Annotated[int, Field(ge=8)] = 256
     """Length of the short side before the centre crop of validation, in pixels."""
     mean: Mean = (0.485, 0.456, 0.406)
-    """Per-channel mean that is subtracted, in [0, 1] (ImageNet)."""
+    """Per-channel mean to subtract, in [0, 1] (ImageNet)."""
     std: Mean = (0.229, 0.224, 0.225)
-    """Per-channel standard deviation that is divided by, in [0, 1] (ImageNet)."""
+    """Per-channel standard deviation to divide by, in [0, 1] (ImageNet)."""
     order: Literal["random", "sequential", "block"] = "random"
     """Order of the samples within an epoch. block: random, but neighbours in the file are read
-    together; for files larger than memory, needs 1 to 2 GiB of it."""
+    together; meant for files larger than memory, of which it needs 1 to 2 GiB."""
     checksums: bool = True
     """Check each sample's bytes against the .beton manifest while reading."""
     exact_decode: bool = False
-    """native loader: decode every crop at full resolution. Otherwise one at least twice as large
-    as the resolution is first shrunk in the DCT domain, which is faster and a little softer: by 1
-    to 5 levels of 255 on average in such a crop, 17 in the worst."""
+    """native loader: decode every crop at full resolution. Otherwise, crops at least twice as large
+    as the resolution are first shrunk in the DCT domain, which is faster and slightly softer: such
+    a crop differs by 1 to 5 levels of 255 on average, and by 17 in the worst case."""
     on_bad_sample: Literal["fail", "skip"] = "fail"
-    """fail: name the sample and stop (65). skip: put a deterministic other one in its place,
-    count it, and list it in bad_samples.jsonl."""
+    """fail: name the sample and stop (exit code 65). skip: replace it by another sample, chosen
+    deterministically, count it, and list it in bad_samples.jsonl."""
     max_bad: Annotated[int, Field(ge=0)] = 100
     """With on_bad_sample=skip: stop (65) after more than this many different bad samples."""
 
@@ -87,8 +87,8 @@ class DataConfig(Section):
                 )
         if self.scale[1] > 1:
             raise ValueError(
-                f"data.scale={list(self.scale)} must not exceed 1 (the whole image; these are no "
-                "percent)"
+                f"data.scale={list(self.scale)} must not exceed 1 (the whole image): give shares, "
+                "not percentages"
             )
         epochs = [epoch for epoch, _ in self.progressive]
         if epochs and (epochs[0] != 0 or epochs != sorted(set(epochs))):
@@ -99,7 +99,7 @@ class DataConfig(Section):
         ):
             raise ValueError(
                 f"data.progressive={[list(each) for each in self.progressive]}: sides must be at "
-                f"least 8, and the last one data.resolution={self.resolution}"
+                f"least 8, and the last one must be data.resolution={self.resolution}"
             )
         if min(self.std) <= 0:
             raise ValueError(f"data.std={list(self.std)} must be positive")
@@ -115,15 +115,15 @@ class PretextConfig(Section):
     """The rotation task."""
 
     views: Literal["all", "one"] = "all"
-    """all: the four turns of every crop (RotNet, MMSelfSup). one: one random turn of every crop,
-    drawn after crop and flip (VISSL draws it before them)."""
+    """all: the four rotations of every crop (RotNet, MMSelfSup). one: one random rotation of every
+    crop, drawn after crop and flip (VISSL draws it before them)."""
 
 
 class ModelConfig(Section):
     """The backbone."""
 
     name: ModelName = "resnet50"
-    """Architecture; weights are named as torchvision names them."""
+    """Architecture; weights have the names that torchvision gives them."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """imagenet: 7x7 stride 2 and a max pool. small: 3x3 stride 1, no pool (32 px images)."""
     width: Annotated[int, Field(ge=8)] = 64
@@ -135,24 +135,24 @@ class ModelConfig(Section):
 
 
 class OptimConfig(Section):
-    """The optimizer and its rate. Durations are in epochs and become steps in one place."""
+    """The optimizer and its rate. Durations are in epochs and converted to steps in one place."""
 
     name: Literal["sgd", "lars"] = "sgd"
-    """lars: SGD whose rate is scaled for each layer by the norms of weight and gradient, for
-    batches of thousands (You et al., 2017)."""
+    """lars: SGD whose rate is scaled per layer by the norms of weight and gradient, for batches of
+    thousands of images (You et al., 2017)."""
     trust_coefficient: Annotated[float, Field(gt=0)] = 0.001
-    """lars: how large a step of a layer may be, relative to its weights."""
+    """lars: how large the step of a layer may be, relative to its weights."""
 
     learning_rate: Annotated[float, Field(ge=0)] = 0.2
     """Peak learning rate, for the whole global batch (it is not rescaled)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum."""
+    """Momentum coefficient."""
     nesterov: bool = False
     """Nesterov momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """L2 penalty."""
+    """Coefficient of the L2 penalty."""
     decay_norm_and_bias: bool = True
-    """Whether weight decay also covers batch-norm parameters and biases (the recipe does)."""
+    """Whether weight decay also covers batch-norm parameters and biases (as published)."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     """Shape of the learning rate after the warm-up."""
     milestones: tuple[float, ...] = (30, 50)
@@ -162,9 +162,9 @@ class OptimConfig(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 5
     """Linear warm-up, step by step, in epochs."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Learning rate of step 0 as a share of the peak."""
+    """Learning rate of step 0, as a share of the peak."""
     final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """cosine: rate at the end as a share of the peak."""
+    """cosine: learning rate at the end, as a share of the peak."""
 
     @model_validator(mode="after")
     def _increasing(self) -> OptimConfig:
@@ -179,49 +179,49 @@ class TrainConfig(Section):
     epochs: Annotated[float, Field(gt=0)] = 70
     """Length of the run in epochs (a fraction is allowed)."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many optimizer steps, whatever epochs says (the schedule stays)."""
+    """Stop after this many optimizer steps, whatever epochs says (the schedule is unchanged)."""
     global_batch: Annotated[int, Field(ge=1)] = 128
-    """Source images a step over all ranks, before rotation (views: four times that)."""
+    """Source images per step over all ranks, before rotation (and four times as many views)."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Largest number of source images in one forward pass of a rank; fewer than its share of
-    global_batch means gradient accumulation, which changes the batch that batch norm sees."""
+    """Largest number of source images in one forward pass of a rank; if smaller than its share of
+    global_batch, gradients are accumulated, which changes the batch that batch norm sees."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    """Key of everything random: initial weights, order, crops, flips, turns."""
+    """Seed of everything random: initial weights, order, crops, flips, rotations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
     """Autocast type. auto: bf16 on a GPU that has it, fp16 with loss scaling on an older one,
-    fp32 on a CPU. fp64: all of the model in float64, to check arithmetic with."""
+    fp32 on a CPU. fp64: the whole model in float64, for checking the arithmetic."""
     step: Literal["auto", "eager", "compile", "fused"] = "auto"
     """How a step is computed; all train the same. eager: torch's operations, one by one. compile:
-    torch.compile. fused: batch norm, residual and ReLU as one operation. auto takes the fastest
-    that works here and says which."""
+    torch.compile. fused: batch norm, residual and ReLU as one operation. auto chooses the fastest
+    one that works here and reports it."""
     batchnorm: Literal["auto", "torch", "fused", "apex"] = "auto"
-    """Who computes batch norm. auto: what the step implies. apex: NVIDIA apex built from source,
-    to compare with (fp16, one GPU)."""
+    """Implementation of batch norm. auto: what the step implies. apex: NVIDIA apex built from
+    source, for comparison (fp16, one GPU)."""
     cuda_graph: bool | None = None
     """Record the whole step as a CUDA graph; null: for compile and fused, on one GPU."""
     channels_last: bool = True
     """Keep weights and activations in NHWC memory order."""
     deterministic: bool = False
-    """Only deterministic kernels on a GPU (slower); a CPU run is deterministic anyway."""
+    """Use only deterministic kernels on a GPU (slower); a CPU run is deterministic anyway."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads; null: the cores this process may use, shared between the ranks."""
     deadline_seconds: Annotated[float, Field(ge=1)] = 120.0
-    """Longest wait for another rank; then the run ends (69) and names the one that is missing. More
-    than the main rank needs to write a checkpoint."""
+    """Longest wait for another rank; then the run names the missing one and ends (exit code 69).
+    Must be longer than the main rank takes to write a checkpoint."""
     log_seconds: Annotated[float, Field(gt=0)] = 2.0
-    """Seconds between two progress lines (on a GPU the only times the host waits for it)."""
+    """Seconds between two progress lines (on a GPU, the host waits for it only then)."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Minutes between two checkpoints; one is also written after every epoch's validation."""
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
-    """Also write a checkpoint every so many steps."""
+    """Also write a checkpoint every this many steps."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 3
     """Number of verified checkpoints to keep."""
     val_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Epochs between two validations."""
     val_knn: Literal["auto", "never"] = "auto"
-    """auto: a quick kNN at each validation when both data sets have labels of two classes."""
+    """auto: a quick kNN at each validation if both data sets have at least two labelled classes."""
     sample_log: Literal["digest", "ids", "none"] = "digest"
     """What samples.jsonl records of each step: a 64-bit hash of its sample ids, or the ids."""
 
@@ -249,19 +249,19 @@ class Config(Section):
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
+    """Return the names of the shipped recipes."""
     return shipped_names()
 
 
 def load_config(
     name_or_path: str | None, overrides: Sequence[Override] = (), *, recorded: bool = False
 ) -> Config:
-    """Read a recipe, apply overrides, validate.
+    """Read a recipe, apply overrides and validate the result.
 
     Args:
         name_or_path: YAML file or name of a shipped recipe; None: the defaults.
         overrides: as for ``yaml_config.load_settings``.
-        recorded: the file is that of a run: values that nobody means were trained with, and stand.
+        recorded: the file belongs to a run: it was trained with any unlikely values, so accept them.
 
     Raises:
         UsageError: unknown recipe, unknown key, or a value that breaks a rule.
@@ -277,10 +277,10 @@ def load_config(
 
 
 def _refuse_slips(config: Config, where: str) -> None:
-    """Refuse values that are possible and meant by nobody: mostly of another unit.
+    """Refuse values that are possible but surely a slip, such as those in another unit.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such a value.
     """
     data, optim = config.data, config.optim
     for name, values, low in (("mean", data.mean, "["), ("std", data.std, "(")):
@@ -288,7 +288,7 @@ def _refuse_slips(config: Config, where: str) -> None:
             fix = f"it must lie in {low}0, 1]"
             if min(values) >= 0 and 1 < max(values) <= 255:
                 scaled = ",".join(f"{value / 255:.4g}" for value in values)
-                fix += f" and these are of 0..255: divide by 255: --set 'data.{name}=[{scaled}]'"
+                fix += f", and these are in 0..255: divide by 255: --set 'data.{name}=[{scaled}]'"
             raise UsageError(f"{where}: data.{name}={list(values)}: {fix}")
     if optim.gamma > 1:
         raise UsageError(
@@ -298,10 +298,10 @@ def _refuse_slips(config: Config, where: str) -> None:
 
 
 def validate(tree: dict[str, Any], where: str) -> Config:
-    """Turn a tree of plain values into a ``Config``; one line names the first mistake."""
+    """Convert a tree of plain values to a ``Config``; one line names the first mistake."""
     return validate_tree(Config, tree, where)
 
 
 def known_keys() -> list[str]:
-    """All keys that ``--set`` takes, dotted."""
+    """Return all dotted keys that ``--set`` accepts."""
     return keys_of(Config)

@@ -1,7 +1,7 @@
-"""The ways fastrot can fail, one type each, and the exit code that each one means.
+"""The ways fastrot can fail: one exception type for each, with its exit code.
 
 A message names the value, the rule and the fix on one line; the command line prints it as it
-is and leaves with ``exit_code``. Anything that is not one of these is a defect of fastrot.
+is and exits with ``exit_code``. Any other exception is a bug in fastrot.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ class FastrotError(Exception):
 
     exit_code = 70
     reported_elsewhere = False
-    """Another rank prints it: one line is enough for all of them."""
+    """Whether another rank prints it: one line is enough for all of them."""
     rank: int | None = None
-    """The rank that failed by itself, where there are several."""
+    """The rank where the failure began, if there are several."""
 
 
 class UsageError(FastrotError):
@@ -38,11 +38,11 @@ class RankLostError(FastrotError):
 
     exit_code = 69
     explained = False
-    """It says which rank, and why."""
+    """Whether the message says which rank, and why."""
 
 
 class DeviceFailedError(FastrotError):
-    """The GPU of a rank failed; a new start, or another GPU, may mend it (69)."""
+    """The GPU of a rank failed; a restart or another GPU may help (69)."""
 
     exit_code = 69
 
@@ -80,5 +80,5 @@ class MismatchError(FastrotError):
 SLOWER = 79
 """Exit code of a comparison that found a regression (``fastrot report --baseline``).
 
-No failure of the program: everything was read, written and shown.
+The program itself did not fail: everything was read, written and shown.
 """

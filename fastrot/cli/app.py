@@ -1,9 +1,9 @@
-"""The command line, put together from one Typer app a file; how errors end the process.
+"""The command line: it combines one Typer app per file and turns errors into exit codes.
 
-Every command parses its options into one request and calls one function: no logic.
+Every command parses its options into one request and calls one function, without further logic.
 
 Heavy packages are imported by the command that needs them, so that ``--help``, ``inspect`` and
-``verify`` answer at once.
+``verify`` respond at once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from fastrot.system.console import print_anything
 
 app = typer.Typer(
     name="fastrot",
-    help="Pretrain image backbones by rotation prediction, and measure what they learnt.",
+    help="Pretrain image backbones by rotation prediction and evaluate what they have learnt.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-benches = typer.Typer(help="Measure fastrot beside other libraries.", no_args_is_help=True)
+benches = typer.Typer(help="Compare fastrot with other libraries.", no_args_is_help=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -59,9 +59,9 @@ app.add_typer(benches, name="bench")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and leave with the exit code of its outcome."""
+    """Run the command line and exit with the code of its outcome."""
     if not {"train", "doctor", "extract", "eval"} & set(sys.argv[1:2]):
-        # numpy's idle BLAS threads spin; the commands that only look need none.
+        # numpy's idle BLAS threads spin; the other commands need none.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     print_anything()
     command = typer.main.get_command(app)
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         leave(line_to_print(error), error.exit_code)
     except typer.TyperException as error:
         text = error.format_message().strip().rstrip(".;")
-        leave(f"fastrot: {text}; `fastrot --help` shows what there is" if text else "", 64)
+        leave(f"fastrot: {text}; see `fastrot --help`" if text else "", 64)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         leave(f"fastrot: {where}{error.strerror or error}", StorageError.exit_code)

@@ -1,4 +1,4 @@
-"""``fastrot bench loader``, ``svm``, ``knn`` and ``linear``: beside other libraries."""
+"""``fastrot bench loader``, ``svm``, ``knn`` and ``linear``: comparisons with other libraries."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ app = typer.Typer()
 @app.command("loader")
 def bench_loader(
     data: Annotated[
-        Path, typer.Option(help="A .beton file or a folder; for prepare: the source folder.")
+        Path, typer.Option(help="A .beton file or a folder (for prepare: the source folder).")
     ],
     what: Annotated[
-        str, typer.Option(metavar="load|prepare", help="Measure reading batches, or converting.")
+        str, typer.Option(metavar="load|prepare", help="Load batches, or convert a data set.")
     ] = "load",
     peers: Peers = None,
     loader: Annotated[
-        str, typer.Option(metavar="native|ffcv|dali|reference", help="Our loader to compare.")
+        str, typer.Option(metavar="native|ffcv|dali|reference", help="fastrot loader to compare.")
     ] = "native",
     size: Annotated[int, typer.Option(help="Side of the crops, in pixels.")] = 224,
     batch: Annotated[int, typer.Option(help="Images per batch.")] = 128,
@@ -42,10 +42,10 @@ def bench_loader(
         str, typer.Option(metavar="random_resized|center|whole", help="How images are cropped.")
     ] = "random_resized",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Our loader decodes every crop at full resolution.")
+        bool, typer.Option("--exact", help="Let fastrot decode all crops at full resolution.")
     ] = False,
     checksums: Annotated[
-        bool, typer.Option(help="Our loader compares the manifest's checksums.")
+        bool, typer.Option(help="Let fastrot check the manifest's checksums.")
     ] = True,
     max_side: Annotated[
         int | None, typer.Option(help="prepare: longest side of a stored image, in pixels.")
@@ -55,13 +55,13 @@ def bench_loader(
     rounds: Rounds = 5,
     seconds: Seconds = 3.0,
     starts: Annotated[
-        int, typer.Option(help="Fresh processes per competitor, to time the start-up.")
+        int, typer.Option(help="Fresh processes per competitor, to time its start-up.")
     ] = 3,
     repeat: Repeat = None,
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure loading, or converting, beside FFCV, DALI and torchvision in one run."""
+    """Compare loading or conversion with FFCV, DALI and torchvision."""
     from fastrot.benchmarks.loader.run import LoaderBenchRequest, run_loader
 
     request = LoaderBenchRequest(
@@ -105,7 +105,7 @@ def bench_svm(
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure a whole SVM protocol on one layer beside LinearSVC, cyanure and liblinear."""
+    """Compare a whole SVM protocol on one layer with LinearSVC, cyanure and liblinear."""
     from fastrot.benchmarks.solvers.svm import SvmBenchRequest, run_svm
 
     request = SvmBenchRequest(
@@ -131,7 +131,7 @@ def bench_knn(
     bank: Annotated[int, typer.Option(help="Number of rows to search.")] = 50_000,
     queries: Annotated[int, typer.Option(help="Number of rows to look up.")] = 10_000,
     dims: Annotated[
-        int | None, typer.Option(help="Use the first dimensions of the layer (default: all).")
+        int | None, typer.Option(help="Use only the first N dimensions (default: all).")
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Number of neighbours.")] = 200,
     peers: Peers = None,
@@ -140,7 +140,7 @@ def bench_knn(
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure exact nearest neighbours beside faiss, scikit-learn and plain torch."""
+    """Compare exact nearest-neighbour search with faiss, scikit-learn and plain torch."""
     from fastrot.benchmarks.solvers.knn import KnnBenchRequest, run_knn
 
     request = KnnBenchRequest(
@@ -171,7 +171,7 @@ def bench_linear(
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure the exact optimum of a linear probe beside cyanure, scikit-learn and torch."""
+    """Compare solving a linear probe to its optimum with cyanure, scikit-learn and torch."""
     from fastrot.benchmarks.solvers.linear import LinearBenchRequest, run_linear
 
     request = LinearBenchRequest(

@@ -1,4 +1,4 @@
-"""``fastrot bench kernels``, ``train-step``, ``train`` and ``extract``: what a GPU computes."""
+"""``fastrot bench kernels``, ``train-step``, ``train`` and ``extract``: benchmarks of GPU work."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ app = typer.Typer()
 @app.command("kernels")
 def bench_kernels(
     ops: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Operations (default: all).")
+        str | None, typer.Option(metavar="NAME,...", help="Operations to measure (default: all).")
     ] = None,
     resolution: Annotated[int, typer.Option(help="Side of the images, in pixels.")] = 224,
     batch: Annotated[
         int, typer.Option(help="Source images per batch; each gives four views.")
     ] = 64,
     dtype: Annotated[
-        str, typer.Option(metavar="bfloat16|float16|float32", help="Type of the values.")
+        str, typer.Option(metavar="bfloat16|float16|float32", help="Data type of the tensors.")
     ] = "bfloat16",
     device: Device = "auto",
     peers: Peers = None,
     rounds: Rounds = 5,
-    runs: Annotated[int, typer.Option(help="Runs of each competitor in a round.")] = 20,
+    runs: Annotated[int, typer.Option(help="Runs per competitor and round.")] = 20,
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure each kernel beside its reference, torch, its compiler, apex and a plain copy."""
+    """Compare each kernel with its reference, torch, torch.compile, apex and a plain copy."""
     from fastrot.benchmarks.kernels.run import KernelsBenchRequest, run_kernels
 
     request = KernelsBenchRequest(
@@ -62,16 +62,18 @@ def bench_kernels(
 
 @app.command("train-step")
 def bench_train_step(
-    model: Annotated[str, typer.Option(help="resnet18, 34, 50, 101 or rotnet_nin.")] = "resnet50",
+    model: Annotated[
+        str, typer.Option(help="Architecture: resnet18, resnet34, resnet50, resnet101, rotnet_nin.")
+    ] = "resnet50",
     width: Annotated[int, typer.Option(help="Channels of the model's first stage.")] = 64,
     stem: Annotated[
         str, typer.Option(metavar="imagenet|small", help="First layers of the model.")
     ] = "imagenet",
     steps: Annotated[
-        str, typer.Option(metavar="NAME,...", help="eager, compile, fused, apex.")
+        str, typer.Option(metavar="NAME,...", help="Step modes: eager, compile, fused, apex.")
     ] = "eager,compile,fused",
     resolution: Annotated[
-        str, typer.Option(metavar="N,...", help="Side of the images, in pixels: one or more.")
+        str, typer.Option(metavar="N,...", help="Side of the images, in pixels.")
     ] = "224",
     batch: Annotated[
         str,
@@ -82,23 +84,23 @@ def bench_train_step(
     rounds: Rounds = 5,
     seconds: Seconds = 2.0,
     parity_steps: Annotated[
-        int, typer.Option(help="Number of first steps whose losses are compared.")
+        int, typer.Option(help="Number of initial steps whose losses are compared.")
     ] = 20,
     peak: Annotated[
-        float | None, typer.Option(help="TFLOP/s of the roofline (default: measured).")
+        float | None, typer.Option(help="Peak TFLOP/s of the roofline (default: measured).")
     ] = None,
     bandwidth: Annotated[
-        float | None, typer.Option(help="TB/s of the roofline (default: measured).")
+        float | None, typer.Option(help="Memory TB/s of the roofline (default: measured).")
     ] = None,
-    kernels: Annotated[bool, typer.Option(help="Show where the time of a step goes.")] = True,
+    kernels: Annotated[bool, typer.Option(help="Show how a step spends its time.")] = True,
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep traces for Perfetto.")
+        Path | None, typer.Option(metavar="FILE", help="Write traces for Perfetto.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Torch threads (default: all cores).")] = None,
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure a training step, eager, compiled and fused, against the roofline of its model."""
+    """Compare the step modes with each other and with the roofline of the model."""
     from fastrot.benchmarks.train_step.run import TrainStepBenchRequest, run_train_step
 
     request = TrainStepBenchRequest(
@@ -132,7 +134,8 @@ def bench_train(
     loaders: Annotated[
         str,
         typer.Option(
-            metavar="NAME,...", help="Loaders to compare with synthetic, which reads nothing."
+            metavar="NAME,...",
+            help="Loaders to compare with the synthetic one, which reads nothing.",
         ),
     ] = "native,ffcv,dali",
     rounds: Rounds = 3,
@@ -142,7 +145,7 @@ def bench_train(
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure fastrot train on real images with each loader, beside no loading at all."""
+    """Measure fastrot train on real images with each loader, and without any loading."""
     from fastrot.benchmarks.train import TrainBenchRequest, run_train
 
     request = TrainBenchRequest(
@@ -160,17 +163,17 @@ def bench_train(
 @app.command("extract")
 def bench_extract(
     checkpoint: Annotated[
-        Path | None, typer.Option(help="As for fastrot extract (default: random weights).")
+        Path | None, typer.Option(help="Checkpoint to extract with (default: random weights).")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Architecture, where no checkpoint is given.")
+        str, typer.Option(help="Architecture if no checkpoint is given.")
     ] = "resnet50",
     data: Annotated[
-        str | None, typer.Option(help="Images to extract from as well, through the loader.")
+        str | None, typer.Option(help="Also measure extraction from these images, with loading.")
     ] = None,
     resolution: Annotated[int, typer.Option(help="Side of the crops, in pixels.")] = 224,
     batch: Annotated[
-        int | None, typer.Option(help="Images per pass (default: as fastrot extract).")
+        int | None, typer.Option(help="Images per pass (default: that of fastrot extract).")
     ] = None,
     precision: Precision = "auto",
     device: Device = "auto",
@@ -179,7 +182,7 @@ def bench_extract(
     json: Json = None,
     append: Append = None,
 ) -> None:
-    """Measure the forward pass of fastrot extract, fused and by torch."""
+    """Measure the forward pass of fastrot extract, fused and in plain torch."""
     from fastrot.benchmarks.extract import ExtractBenchRequest, run_extract
 
     request = ExtractBenchRequest(

@@ -1,4 +1,4 @@
-"""``fastrot prepare``, ``inspect`` and ``verify``: files of images."""
+"""``fastrot prepare``, ``inspect`` and ``verify``: commands on .beton files."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ app = typer.Typer()
 
 @app.command("prepare")
 def prepare_file(
-    source: Annotated[Path, typer.Argument(help="The folder with the data set.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="File to write.")],
     kind: Annotated[
         str,
         typer.Option(
             metavar="auto|folder|cifar|voc07|coco|imagenet|places205|inat18",
-            help="What the source is.",
+            help="Kind of source.",
         ),
     ] = "auto",
-    split: Annotated[str | None, typer.Option(help="Part of a source that has parts.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to convert, if there are several.")
+    ] = None,
     max_side: Annotated[
-        int | None, typer.Option(help="Shrink until the longest side is at most this, in pixels.")
+        int | None, typer.Option(help="Shrink images whose longest side exceeds this, in pixels.")
     ] = None,
     max_pixels: Annotated[
         int | None,
         typer.Option(
-            help="Refuse images of more pixels (default: 67108864; --max-side: 268435456)."
+            help="Refuse images with more pixels (default: 67108864; with --max-side: 268435456)."
         ),
     ] = None,
     quality: Annotated[
         int | None, typer.Option(help="JPEG quality, 1 to 100 (default: 90).")
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Keep the bytes of JPEGs that need no change, undecoded.")
+        bool, typer.Option("--copy", help="Copy JPEGs that need no change without decoding them.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes (default: the cores this process may use).")
+        int | None, typer.Option(help="Worker processes (default: one per usable core).")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume an interrupted conversion.")
@@ -54,7 +56,7 @@ def prepare_file(
     follow_symlinks: FollowSymlinks = False,
     on_bad_sample: SkipOrFail = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
+        bool, typer.Option("--dry-run", help="Only report what would be done.")
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -84,15 +86,15 @@ def prepare_file(
     try:
         show(prepare(request), json)
     except KeyboardInterrupt:
-        leave("fastrot: interrupted; the same command with --resume goes on", INTERRUPTED)
+        leave("fastrot: interrupted; add --resume to the same command to continue", INTERRUPTED)
 
 
 @app.command("inspect")
 def inspect_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE.beton", help="The file to look at.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton", help="File to inspect.")],
     json: AsJson = False,
 ) -> None:
-    """Show what is in a .beton file."""
+    """Show the contents of a .beton file."""
     from fastrot.data.beton.inspect import inspect
 
     show(inspect(file), json)
@@ -100,13 +102,13 @@ def inspect_file(
 
 @app.command("verify")
 def verify_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE.beton", help="The file to check.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.beton", help="File to check.")],
     workers: Annotated[
-        int | None, typer.Option(help="Threads (default: the cores this process may use).")
+        int | None, typer.Option(help="Threads (default: one per usable core).")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Check structure and checksums of a .beton file and decode every image strictly."""
+    """Check the structure and checksums of a .beton file and strictly decode every image."""
     from fastrot.data.beton.verify import verify
 
     show(verify(file, workers=workers, progress=not json), json)

@@ -1,7 +1,7 @@
-"""``fastrot doctor``: what is installed, what it means, what to type.
+"""``fastrot doctor``: what is installed, what that means, and what to type.
 
-Third-party packages are imported in processes of their own, side by side: one that crashes on
-import (a binary built for another version) is a line of the report, not the end of it.
+Third-party packages are imported in separate processes, in parallel: one that crashes on import
+(a binary built for another version) becomes a line of the report instead of ending it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Item:
     """One line of the report.
 
     Attributes:
-        name: what was looked at.
-        verdict: ``good``; ``absent``: optional and not there; ``problem``: works against you.
+        name: what was checked.
+        verdict: ``good``; ``absent``: optional and not installed; ``problem``: should be fixed.
         found: what is there.
         meaning: what follows from it, and what it costs.
-        fix: what to type; empty if nothing.
+        fix: command to type; empty if there is none.
     """
 
     name: str
@@ -73,12 +73,12 @@ class Report:
         return next(item for item in self.items if item.name == name)
 
     def to_json(self) -> str:
-        """One JSON object: ``problems`` (their number) and ``items``."""
+        """Return one JSON object with ``problems`` (their number) and ``items``."""
         problems = sum(item.verdict == "problem" for item in self.items)
         return json.dumps({"problems": problems, "items": [asdict(item) for item in self.items]})
 
     def show(self, console: Console) -> None:
-        """Draw the table, then the commands: outside of it, so that they can be copied whole."""
+        """Print the table, then the commands below it, where they can be copied whole."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         table.add_column("")
         table.add_column("what", no_wrap=True)
@@ -100,12 +100,12 @@ class Report:
 
 
 def doctor(*, as_json: bool = False) -> Report:
-    """Look at this machine and print what was found; nothing missing is an error.
+    """Examine this machine and print what was found; a missing package is not an error.
 
     Args:
         as_json: print one JSON object instead of a table.
     """
-    with Console(stderr=True).status("importing what is installed, to see whether it works"):
+    with Console(stderr=True).status("importing the installed packages to see whether they work"):
         report = examine()
     with to_a_reader():
         if as_json:
@@ -116,7 +116,7 @@ def doctor(*, as_json: bool = False) -> Report:
 
 
 def examine() -> Report:
-    """Look at everything; the slow looks (imports) run side by side."""
+    """Run all checks and return their report; the slow ones (imports) run in parallel."""
     checks: tuple[Callable[[], list[Item]], ...] = (
         _fastrot, _torch, _kernels, _triton, _ffcv, _dali, _apex, _turbojpeg,
         _machine, _limits, _sinks,
@@ -155,7 +155,7 @@ def _torch() -> list[Item]:
     record: dict[str, Any] = json.loads(words)
     release = record["version"]
     if _number(release) < (2, 10):
-        meaning = "older than 2.10, whose loading of weight files has known holes"
+        meaning = "older than 2.10: loading weight files has known security holes"
         items = [Item("torch", "problem", release, meaning, f"{_PIP} -U torch torchvision")]
     else:
         items = [Item("torch", "good", f"{release}, built for CUDA {record['cuda'] or '-'}")]
@@ -169,7 +169,7 @@ def _torch() -> list[Item]:
 
 
 def _gpus(gpus: list[tuple[str, int, int]]) -> list[Item]:
-    """Name, memory and major compute capability of each, as torch sees them."""
+    """Return one item per GPU, given (name, memory in bytes, major compute capability)."""
     if gpus:
         kinds = ["bf16" if major >= 8 else "fp16 with loss scaling" for _, _, major in gpus]
         return [
@@ -197,7 +197,7 @@ def _kernels() -> list[Item]:
         if native is None:
             found, cost = "built without JPEG decoding", "Pillow decodes, and misses some damage"
         else:
-            found, cost = _first_error(native), "plain torch turns and Pillow decodes: slower"
+            found, cost = _first_error(native), "plain torch rotates and Pillow decodes: slower"
         items.append(Item("compiled kernels", "problem", found, cost, needs))
     for choice in dispatch.plan():
         if isinstance(choice, dispatch.KernelUnavailableError):
@@ -222,7 +222,7 @@ def _ffcv() -> list[Item]:
     fix = f"sudo apt-get install -y {_FFCV_PACKAGES} && {_PIP} ffcv==1.0.2"
     if found is None:
         return [Item("FFCV", "absent", "not installed", cost, fix)]
-    # Its library and what that needs, not `import ffcv`, which compiles for ten seconds.
+    # Load its library and its dependencies only: `import ffcv` compiles for ten seconds.
     ok, words = _run_python(
         "import ctypes, importlib.util, pathlib, cv2, numba\n"
         "spec = importlib.util.find_spec('ffcv')\n"
@@ -263,9 +263,9 @@ def _apex() -> list[Item]:
     source = "git clone https://github.com/NVIDIA/apex && cd apex && " + build
     found = version("apex")
     if found is None and find_spec("apex") is None:
-        meaning = "optional; torch's own fused optimizers serve. On PyPI `apex` is another program"
+        meaning = "optional: torch's fused optimizers are used. PyPI's `apex` is another program"
         return [Item("NVIDIA apex", "absent", "not installed", meaning)]
-    # PyPI's `apex` (0.9.10dev, 2013) is a toolkit for Pyramid web sites. Importing it runs that.
+    # PyPI's `apex` (0.9.10dev, 2013) is a toolkit for Pyramid web sites; importing it runs it.
     if (found or "").startswith("0.9.10"):
         meaning = "this is the Pyramid web toolkit, not NVIDIA's apex; fastrot does not use it"
         fix = f"pip uninstall -y apex   # NVIDIA's, if you want it: {source}"
@@ -300,7 +300,7 @@ def _limits() -> list[Item]:
     if Path("/dev/shm").is_dir():
         size = shutil.disk_usage("/dev/shm").total
         small = size < _GIB
-        meaning = "NCCL joins the GPUs of one machine through it, and fails when it is full"
+        meaning = "NCCL connects the GPUs of one machine through it and fails when it is full"
         fix = "docker run --shm-size=1g ...   # only matters on several GPUs"
         items.append(
             Item(
@@ -327,7 +327,7 @@ def _sinks() -> list[Item]:
         ("TensorBoard", "tensorboard", "curves in the run folder"),
         ("Weights & Biases", "wandb", "--set sinks.wandb_project=NAME"),
         ("MLflow", "mlflow", "--set sinks.mlflow_experiment=NAME"),
-        ("submitit", "submitit", "sends jobs to Slurm"),
+        ("submitit", "submitit", "submits jobs to Slurm"),
     )
     items = []
     for name, package, use in wanted:
@@ -339,7 +339,7 @@ def _sinks() -> list[Item]:
 
 
 def _run_python(code: str) -> tuple[bool, str]:
-    """Run code in a fresh interpreter; whether it went well, and its last line of output."""
+    """Run code in a fresh interpreter; return whether it succeeded, and its last output line."""
     command = [sys.executable, "-P", "-W", "ignore", "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS)
@@ -352,7 +352,7 @@ def _run_python(code: str) -> tuple[bool, str]:
 
 
 def _first_error(words: str) -> str:
-    """Of a compiler's output the line that matters, of anything else the first one."""
+    """Return the line of a compiler's output that matters, or the first line of other text."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line]
     head = lines[0] if lines else ""
@@ -365,6 +365,6 @@ def _rebuild() -> str:
 
 
 def _number(release: str) -> tuple[int, ...]:
-    """(2, 15) of "2.15.0+cpu"."""
+    """Return major and minor version: (2, 15) for "2.15.0+cpu"."""
     parts = release.split("+")[0].split(".")[:2]
     return tuple(int(part) for part in parts if part.isdigit())

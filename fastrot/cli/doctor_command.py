@@ -1,4 +1,4 @@
-"""``fastrot doctor``; a file of its own, since what it looks with is slow to import."""
+"""``fastrot doctor``, in a file of its own because the checks are slow to import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ app = typer.Typer()
 
 @app.command("doctor")
 def doctor_command(json: AsJson = False) -> None:
-    """Show what is installed, what it means, and what to type."""
+    """Show what is installed, what that means, and what to type."""
     from fastrot.cli.doctor import doctor
 
     doctor(as_json=json)

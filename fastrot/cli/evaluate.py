@@ -1,4 +1,4 @@
-"""Commands that measure a backbone: ``fastrot extract``, ``eval`` and ``report``."""
+"""Commands that evaluate a backbone: ``fastrot extract``, ``eval`` and ``report``."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def extract(
     data: Annotated[Path, typer.Option(help="Images: a .beton file, a folder or tar shards.")],
     out: Annotated[Path, typer.Option(help="Folder of the feature cache.")],
     layers: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Stages (default: all).")
+        str | None, typer.Option(metavar="NAME,...", help="Layers to extract (default: all).")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Layers and test transform of a protocol.")
+        str | None, typer.Option(help="Use the layers and test transform of this protocol.")
     ] = None,
     crops: Annotated[
-        int, typer.Option(min=0, help="Random crops an image; 0: the test transform.")
+        int, typer.Option(min=0, help="Random crops per image; 0: the test transform.")
     ] = 0,
     channel_order: ChannelOrder = "rgb",
     model: Model = None,
@@ -49,7 +49,7 @@ def extract(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Write the features of all images into a cache; after a kill, go on with it."""
+    """Write the features of all images to a cache; the same command resumes after a kill."""
     on_ranks(gpus)
     from fastrot.distributed.world import read_world
     from fastrot.evaluation import extract as extraction
@@ -80,8 +80,8 @@ def evaluate(
         str,
         typer.Argument(
             help="voc07-svm, voc07-lowshot, in1k-linear-mhead, in1k-linear-avgpool, "
-            "places205-linear, inat18-linear, in1k-knn, linear, knn, a YAML file, or suite: "
-            "all that the given data allows."
+            "places205-linear, inat18-linear, in1k-knn, linear, knn, a YAML file, or suite "
+            "(every protocol that the given data allows)."
         ),
     ],
     checkpoint: Checkpoint,
@@ -97,8 +97,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="augmented|cached-K",
-            help="Linear probes: crops and colours anew in every epoch, as published, or K "
-            "cached crops an image (default: cached-4). suite takes both, with a comma.",
+            help="Linear probes: new crops and colours in every epoch, as published, or K cached "
+            "crops per image (default: cached-4). suite accepts both, separated by a comma.",
         ),
     ] = None,
     beside_random: Annotated[
@@ -111,8 +111,8 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for caches and results (default: RUN/eval, or beside a weight file "
-            "eval/NAME)."
+            help="Folder for caches and results (default: RUN/eval, or eval/NAME beside a weight "
+            "file)."
         ),
     ] = None,
     channel_order: ChannelOrder = "rgb",
@@ -124,7 +124,7 @@ def evaluate(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Run a published protocol; what is done already is not done again."""
+    """Run a published protocol; finished work is not repeated."""
     on_ranks(gpus)
     from fastrot.evaluation import command
     from fastrot.evaluation.run import EvalRequest
@@ -154,26 +154,24 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN|SWEEP", help="Folder of a run or of a sweep.")
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN|SWEEP", help="Folder of a run or a sweep.")],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The page (default: report.html in the folder). Of a sweep also a folder: "
-            "report.csv and report.json are written beside the page."
+            help="Page to write (default: report.html in the folder). For a sweep it may be a "
+            "folder; report.csv and report.json are written beside the page."
         ),
     ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
             metavar="REPORT.json|SWEEP",
-            help="Of a sweep: an earlier one to compare with; exit code 79 if it is slower.",
+            help="Sweeps: an earlier sweep to compare with; exit code 79 if this one is slower.",
         ),
     ] = None,
     threshold: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="How much slower is allowed (default: 5)."),
+        typer.Option(metavar="PERCENT", help="Slowdown that is allowed (default: 5)."),
     ] = None,
     json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The same command elsewhere: as a job of Slurm, or once per rank of this machine."""
+"""The same command elsewhere: as a Slurm job, or once per rank on this machine."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _FORWARDED = {
 
 
 def submit_if_asked(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool:
-    """Submit the run where ``--cluster`` asks for it, and say what to type next.
+    """Submit the run if ``--cluster=slurm`` asks for it, and return whether it does.
 
     Args:
-        options: of ``fastrot train``, by the names of its parameters.
-        recipe: that it trains by; None: data alone was named.
+        options: options of ``fastrot train`` by parameter name.
+        recipe: recipe of the run; None: only data was named.
         out: run folder.
 
     Raises:
-        UsageError: options that do not go together, a folder with a run, or Slurm refuses.
+        UsageError: options contradict each other, the folder holds a run, or Slurm refuses.
         typer.Exit: with ``--wait``, once the run has ended.
     """
     slurm: Sequence[str] = options["slurm"] or ()
     restarts = options.get("restarts", 0)
     if restarts and (options["gpus"] < 2 or options["cluster"] == "slurm"):
-        raise UsageError(f"--restarts={restarts} is for --gpus N, and without --cluster slurm")
+        raise UsageError(f"--restarts={restarts} needs --gpus 2 or more, and no --cluster slurm")
     if options["cluster"] not in ("local", "slurm"):
         raise UsageError(f"--cluster={options['cluster']!r}: choose local or slurm")
     if options["cluster"] == "local":
@@ -57,7 +57,7 @@ def submit_if_asked(options: Mapping[str, Any], recipe: str | None, out: Path) -
     settings = parse_slurm_options(slurm)
     if not options["resume"] and has_begun(out):
         raise UsageError(
-            f"{out}: already holds a run; add --resume to go on with it, or choose another --out"
+            f"{out}: already holds a run; add --resume to continue it, or choose another --out"
         )
     submission = submit_train(
         train_words(options, recipe),
@@ -76,12 +76,12 @@ def submit_if_asked(options: Mapping[str, Any], recipe: str | None, out: Path) -
 def on_ranks(
     gpus: int, *, restarts: int = 0, again: Callable[[], Sequence[str]] = lambda: ()
 ) -> None:
-    """Start this command once per rank, unless it is one of them, and exit with their exit code.
+    """Start this command once per rank and exit with their code, unless it is a rank itself.
 
     Args:
-        gpus: ranks of this machine.
+        gpus: number of ranks on this machine.
         restarts: as for ``launch.launch``.
-        again: likewise.
+        again: as for ``launch.launch``.
 
     Raises:
         typer.Exit: all ranks have ended.
@@ -94,14 +94,14 @@ def on_ranks(
 
 
 def resume_option(out: Path, *, resume: bool) -> Sequence[str]:
-    """What a new start adds to the command: ``--resume``, once there is something to go on with."""
+    """Return what a restart adds to the command: ``--resume``, once there is a run to resume."""
     from fastrot.runs.folder import has_begun
 
     return ("--resume",) if not resume and has_begun(out) else ()
 
 
 def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:
-    """The words of ``fastrot train`` that say the same again, but for the run folder."""
+    """Return the arguments that repeat a ``fastrot train``, except for its run folder."""
     words = ["train", *(() if recipe is None else ("-c", recipe))]
     for name, flag in _FORWARDED.items():
         if options.get(name) is not None:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how lists in them are read."""
+"""Options that several commands share, and how their lists are parsed."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ SkipOrFail = Annotated[
 
 
 Checkpoint = Annotated[
-    Path, typer.Argument(help="A run folder, a checkpoint folder, or a file of weights.")
+    Path, typer.Argument(help="A run folder, a checkpoint folder, or a weight file.")
 ]
 ChannelOrder = Annotated[
     str, typer.Option(metavar="rgb|bgr", help="Channel order that the weights were trained with.")
 ]
 Model = Annotated[
-    str | None, typer.Option(help="Architecture of a file of weights (default: guessed).")
+    str | None, typer.Option(help="Architecture of a weight file (default: inferred from it).")
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
         metavar="plain|ema",
-        help="Of a file that holds a network as trained and averaged (default: as trained; of "
-        "student and teacher: the teacher).",
+        help="Weights to take from a file that holds trained and averaged ones (default: plain; "
+        "with student and teacher: the teacher).",
     ),
 ]
 RandomInit = Annotated[
-    bool, typer.Option("--random-init", help="Use the weights that training started from.")
+    bool, typer.Option("--random-init", help="Use the random weights that training started from.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -46,7 +46,7 @@ TrainOverrides = Annotated[
 ]
 Pair = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="TRAIN TEST", help="suite: training and test data of that benchmark."),
+    typer.Option(metavar="TRAIN TEST", help="suite: training and test data of this benchmark."),
 ]
 Cluster = Annotated[
     str, typer.Option(metavar="local|slurm", help="Train here, or submit a job that trains.")
@@ -60,49 +60,45 @@ Gpus = Annotated[
     ),
 ]
 FollowSymlinks = Annotated[
-    bool, typer.Option("--follow-symlinks", help="Also follow links that lead out of a folder.")
+    bool, typer.Option("--follow-symlinks", help="Also follow symbolic links out of a folder.")
 ]
-Ranks = Annotated[
-    int, typer.Option("--gpus", min=1, help="Ranks on this machine that extract, one per GPU.")
-]
+Ranks = Annotated[int, typer.Option("--gpus", min=1, help="Ranks on this machine, one per GPU.")]
 Slurm = Annotated[
     list[str] | None,
-    typer.Option("--slurm", metavar="KEY=VALUE", help="E.g. partition=gpu, time_min=600."),
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Slurm setting, e.g. partition=gpu."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="slurm: wait until the run has ended.")]
 
 
 Peers = Annotated[
     str | None,
-    typer.Option(metavar="NAME,...", help="What to compare with (default: all that fit)."),
+    typer.Option(metavar="NAME,...", help="Baselines (default: all that apply)."),
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="Cores for each competitor (default: all usable ones).")
+    int | None, typer.Option(help="Cores per competitor (default: all usable cores).")
 ]
-Rounds = Annotated[int, typer.Option(help="Rounds, in each of which every competitor is measured.")]
-Limit = Annotated[
-    float, typer.Option(help="Seconds after which a competitor's solution is given up.")
-]
+Rounds = Annotated[int, typer.Option(help="Number of rounds; each measures every competitor.")]
+Limit = Annotated[float, typer.Option(help="Time limit of a competitor's solution, in seconds.")]
 Json = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the report as one JSON object.")
 ]
 Append = Annotated[
-    Path | None, typer.Option(metavar="FILE.jsonl", help="Add records to a results file.")
+    Path | None, typer.Option(metavar="FILE.jsonl", help="Append records to a results file.")
 ]
 
 
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Device to compute on.")]
 Precision = Annotated[
-    str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Precision, as in training.")
+    str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Arithmetic precision, as in training.")
 ]
 Seconds = Annotated[float, typer.Option(help="Minimum seconds per competitor and round.")]
 Repeat = Annotated[
-    int | None, typer.Option(help="Copies of the data (default: up to 3,000 images).")
+    int | None, typer.Option(help="Copies of the data (default: enough for 3,000 images).")
 ]
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
-    """Split a list at its commas; None where nothing was given."""
+    """Split a list at its commas; return None if nothing was given."""
     return None if text is None else tuple(filter(None, text.split(",")))
 
 
@@ -110,9 +106,9 @@ def integers(text: str, flag: str) -> tuple[int, ...]:
     """Split a list of whole numbers at its commas.
 
     Raises:
-        UsageError: one of them is no whole number.
+        UsageError: one of them is not a whole number.
     """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{flag}={text}: name whole numbers, with commas between them") from None
+        raise UsageError(f"{flag}={text}: give whole numbers separated by commas") from None

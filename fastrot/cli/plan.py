@@ -1,4 +1,4 @@
-"""``fastrot plan``, and the measurements it needs: ``fastrot bench allreduce``, ``plan-check``."""
+"""``fastrot plan`` and the measurements for it: ``fastrot bench allreduce`` and ``plan-check``."""
 
 from __future__ import annotations
 
@@ -35,15 +35,13 @@ def plan_run(
     ] = None,
     roofline: Annotated[
         str | None,
-        typer.Option(
-            metavar="h200|TFLOPS:TB", help="Use a bound for this GPU in place of a record."
-        ),
+        typer.Option(metavar="h200|TFLOPS:TB", help="Use this GPU's bound instead of a record."),
     ] = None,
     batch_per_gpu: Annotated[
         int | None,
         typer.Option(help="Source images per GPU (default: the global batch is shared)."),
     ] = None,
-    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a full node.")] = 8,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs per node.")] = 8,
     link: Annotated[
         float | None, typer.Option(metavar="GB/s", help="Bandwidth between two GPUs of a node.")
     ] = None,
@@ -52,17 +50,17 @@ def plan_run(
         typer.Option(metavar="GB/s", help="Bandwidth of a node, all adapters together."),
     ] = None,
     link_latency_us: Annotated[
-        float | None, typer.Option(help="Latency of a hop inside a node.")
+        float | None, typer.Option(help="Latency of a hop inside a node, in us.")
     ] = None,
     latency_us: Annotated[
-        float | None, typer.Option(help="Latency of a hop between nodes.")
+        float | None, typer.Option(help="Latency of a hop between nodes, in us.")
     ] = None,
     overlap: Annotated[
         float | None,
         typer.Option(metavar="0..1", help="Share of the all-reduce hidden by the backward pass."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="The images, to learn their number and bytes.")
+        str | None, typer.Option(help="Data set to take the number and size of images from.")
     ] = None,
     images: Annotated[
         int | None, typer.Option(help="Number of images (default: ImageNet's training set).")
@@ -105,7 +103,7 @@ def bench_allreduce(
         str | None, typer.Option(metavar="BYTES,...", help="Buffer sizes (default: seven).")
     ] = None,
     device: Device = "auto",
-    rounds: Annotated[int, typer.Option(help="Rounds, each of which times every size.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Number of rounds; each times every size.")] = 5,
     seconds: Annotated[float, typer.Option(help="Minimum seconds per size and round.")] = 0.3,
     json: Json = None,
     append: Append = None,
@@ -135,7 +133,7 @@ def bench_plan_check(
     neighbours: Annotated[
         bool, typer.Option(help="Measure one rank beside others like it.")
     ] = True,
-    bound: Annotated[float, typer.Option(help="Largest error, in percent.")] = 15.0,
+    bound: Annotated[float, typer.Option(help="Largest allowed error, in percent.")] = 15.0,
     overrides: TrainOverrides = None,
     json: Json = None,
     append: Append = None,

@@ -1,7 +1,7 @@
-"""An option that takes one value is given once: of two values one would be lost without a word.
+"""Refuse an option that takes one value and is given twice: one value would be lost silently.
 
-Options that may repeat are left alone: of two ``--set`` with one key the last one counts, so that
-a script can add its own to a list of settings.
+Options that may repeat are left alone: of two ``--set`` with the same key the last one counts, so
+that a script can append its own settings.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from fastrot.errors import UsageError
 
 
 def refuse_repeats(command: Any) -> None:
-    """Let a command, and all below it, refuse an option with one value that is given twice.
+    """Make a command and its subcommands refuse a single-value option that is given twice.
 
     Args:
-        command: a click command, or Typer's own kind of one; is changed.
+        command: a click command, or Typer's own kind of one; changed in place.
     """
     for below in getattr(command, "commands", {}).values():
         refuse_repeats(below)
@@ -36,7 +36,7 @@ def _once(name: str, option: Any, process: Callable[[Any, Any], None]) -> Callab
     def strict(value: Any, state: Any) -> None:
         before = state.opts.get(option.dest)
         if before is not None:
-            raise UsageError(f"{name} is given twice: {_text(before)} and {_text(value)}; name one")
+            raise UsageError(f"{name} is given twice: {_text(before)} and {_text(value)}; keep one")
         process(value, state)
 
     strict.strict = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""How a command ends: its report is saved and printed, and its exit code returned to the shell."""
+"""How a command ends: it saves and prints its report and returns an exit code to the shell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Request = TypeVar("Request")
 
-INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 class Report(Protocol):
@@ -23,28 +23,28 @@ class Report(Protocol):
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command."""
+        """Return the exit code of the command."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the report as plain JSON values."""
         ...
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the report for people."""
         ...
 
 
 class SavedReport(Report, Protocol):
-    """What a benchmark found: it can also be kept in files."""
+    """What a benchmark found, which can also be saved to files."""
 
     def save(self, json: Path | None, append: Path | None) -> None:
-        """Write one object into a file, and add records to a results file, where asked to."""
+        """Write one JSON object to ``json`` and append records to ``append``, unless None."""
         ...
 
 
 def show(report: Report, as_json: bool) -> None:
-    """Print a report for people or for programs, and leave with its exit code."""
+    """Print a report for people or for programs, and exit with its code."""
     from rich.console import Console
 
     from fastrot.system.console import to_a_reader
@@ -65,16 +65,16 @@ def run_benchmark(
     json: Path | None,
     append: Path | None = None,
 ) -> None:
-    """Run a benchmark, save its report where asked to, print it, and leave with its exit code.
+    """Run a benchmark, save its report where asked to, print it, and exit with its code.
 
     Args:
         run: the benchmark.
-        request: what it is to measure.
-        json: file for one object; None: none.
-        append: results file, to which records are added; None: none.
+        request: what to measure.
+        json: file for one JSON object; None: not written.
+        append: results file to append records to; None: not written.
 
     Raises:
-        UsageError: one of the files could not be written; this is found out before the run.
+        UsageError: one of the files cannot be written; this is checked before the run.
         typer.Exit: always, at the end.
     """
     from fastrot.benchmarks.common.harness import check_outputs

@@ -28,7 +28,7 @@ def bench_sweep(
         typer.Option(help="Folder for the records (default: runs/ and the sweep's name)."),
     ] = None,
     cluster: Annotated[
-        str, typer.Option(metavar="slurm|local|debug", help="Where the cells are run.")
+        str, typer.Option(metavar="slurm|local|debug", help="Where to run the cells.")
     ] = "local",
     overrides: Annotated[
         list[str] | None,
@@ -40,7 +40,7 @@ def bench_sweep(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Also retry what is known to fail.")
+        bool, typer.Option("--retry-failed", help="Also retry cells that are known to fail.")
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -60,6 +60,6 @@ def bench_sweep(
     try:
         summary = run_sweep(request)
     except KeyboardInterrupt:
-        print("what is measured is kept; the same command goes on", file=sys.stderr)
+        print("finished cells are kept; the same command continues", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     show(summary, json)

@@ -24,18 +24,18 @@ def train(
         Path | None, typer.Option(help="Training images: a .beton file or a folder.")
     ] = None,
     ffcv: Annotated[
-        Path | None, typer.Option(metavar="FILE.beton", help="The same as --data, for FFCV files.")
+        Path | None, typer.Option(metavar="FILE.beton", help="Same as --data, for FFCV files.")
     ] = None,
     dali: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="The same as --data DATA --loader dali.")
+        Path | None, typer.Option(metavar="DATA", help="Same as --data DATA --loader dali.")
     ] = None,
-    val: Annotated[Path | None, typer.Option(help="Held-out images, measured every epoch.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Held-out images for validation.")] = None,
     loader: Annotated[
         str | None,
-        typer.Option(metavar="auto|native|ffcv|dali|reference|synthetic", help="The engine."),
+        typer.Option(metavar="auto|native|ffcv|dali|reference|synthetic", help="Loader to use."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; default: runs/ and the recipe's name.")
+        Path | None, typer.Option(help="Run folder (default: runs/ and the recipe's name).")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in the run folder.")
@@ -44,7 +44,7 @@ def train(
     follow_symlinks: FollowSymlinks = False,
     gpus: Gpus = 1,
     restarts: Annotated[
-        int, typer.Option(min=0, help="With --gpus: restarts after a rank was lost, at most.")
+        int, typer.Option(min=0, help="With --gpus: maximum number of restarts after a lost rank.")
     ] = 0,
     overrides: Annotated[
         list[str] | None,
@@ -57,7 +57,7 @@ def train(
     slurm: Slurm = None,
     wait: Wait = False,
 ) -> None:
-    """Pretrain a backbone. With neither a recipe nor data: on the embedded digits."""
+    """Pretrain a backbone; without a recipe and data, on the embedded digits."""
     from fastrot.training.request import train_request
 
     request = train_request(

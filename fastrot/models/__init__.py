@@ -1,1 +1,1 @@
-"""Backbones, their layers and their arithmetic precision."""
+"""Backbones, their layers, and their arithmetic precision."""

@@ -1,7 +1,7 @@
 """Batch normalisation by NVIDIA apex (``apex.contrib.groupbn``): a baseline to compare ours with.
 
-It is there only where apex was built from source with ``APEX_BNP=1``; the package of that name on
-PyPI is another one. It takes contiguous float16 batches (N, H, W, C) on a GPU, C a multiple of 4.
+It exists only if apex was built from source with ``APEX_BNP=1``; the PyPI package of that name is
+something else. It takes contiguous float16 batches (N, H, W, C) on a GPU, C a multiple of 4.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from fastrot.errors import UsageError
 _MODULE = "apex.contrib.groupbn.batch_norm"
 _BUILD = "build apex from its source with APEX_CPP_EXT=1 APEX_CUDA_EXT=1 APEX_BNP=1"
 
-# The apex module of each of ours, with the same tensors. It is no submodule: names in a
-# checkpoint do not depend on how a model was trained.
+# The apex counterpart of each of our modules, with the same tensors. It is not a submodule: names
+# in a checkpoint must not depend on how a model was trained.
 _TWIN = "_apex_twin"
 
 
@@ -26,7 +26,7 @@ def apex_problem() -> str | None:
     """Return why apex's batch normalisation cannot be used; None if it can."""
     try:
         importlib.import_module(_MODULE)
-    except Exception as error:  # a package of this name fails in ways of its own
+    except Exception as error:  # a package of this name may fail in any way
         return (
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; {_BUILD}"
         )
@@ -34,10 +34,10 @@ def apex_problem() -> str | None:
 
 
 def require_apex() -> None:
-    """Check that apex's batch normalisation is there.
+    """Check that apex's batch normalisation is installed.
 
     Raises:
-        UsageError: it is not; the message says how to get it.
+        UsageError: it is not; the message says how to install it.
     """
     if problem := apex_problem():
         raise UsageError(
@@ -48,10 +48,10 @@ def require_apex() -> None:
 def batch_norm(
     norm: nn.BatchNorm2d, x: torch.Tensor, residual: torch.Tensor | None
 ) -> torch.Tensor:
-    """Normalise (N, C, H, W) in training, add the residual, apply ReLU, as ``norm`` says.
+    """Normalise (N, C, H, W) in training, add the residual and apply ReLU, as ``norm`` specifies.
 
     Raises:
-        TypeError: x is not float16, the only type that apex has.
+        TypeError: x is not float16, the only type that apex supports.
     """
     if x.dtype != torch.float16:
         raise TypeError(f"x is {x.dtype}, apex normalises float16 only; set train.precision=fp16")

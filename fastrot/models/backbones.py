@@ -3,7 +3,7 @@
 Shapes: N views, C channels, H and W rows and columns, D features of the last stage.
 
 ResNet (He et al., 2015; the "v1.5" variant with the stride in the 3x3 convolution): parameters
-are named as torchvision's ``resnet*`` and mmcv's ``style='pytorch'`` name them, so
+have the names of torchvision's ``resnet*`` and mmcv's ``style='pytorch'``, so
 ``backbone.safetensors`` of a run loads there by name. RotNet's NIN: Gidaris et al., 2018,
 "Unsupervised Representation Learning by Predicting Image Rotations", section 10 of its CIFAR-10
 experiments.
@@ -90,7 +90,7 @@ class ResNet(nn.Module):
         width: channels of the first stage; 64 is the published width.
 
     Attributes:
-        num_features: D, length of the pooled feature.
+        num_features: D, the length of the pooled features.
         stage_names: keys of ``stages``, in order of depth.
     """
 
@@ -123,8 +123,8 @@ class ResNet(nn.Module):
     def stages(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the outputs of all stages for views of shape (N, 3, H, W).
 
-        ``stem`` is taken after the ReLU and before the max pool, as the published probes take
-        it; ``pool`` is the global average of ``layer4``, of shape (N, D).
+        ``stem`` is taken after the ReLU and before the max pool, as in the published probes;
+        ``pool`` is the global average of ``layer4``, of shape (N, D).
         """
         out: dict[str, torch.Tensor] = {"stem": self.bn1(self.conv1(x))}
         x = self.maxpool(out["stem"])
@@ -141,8 +141,8 @@ class ResNet(nn.Module):
 class NetworkInNetwork(nn.Module):
     """RotNet's network for CIFAR-10: blocks of one spatial and two 1x1 convolutions.
 
-    Blocks 3 and later keep the 8x8 map of a 32 px image. PyTorch's default initialisation, as
-    in the published code.
+    Blocks 3 and later keep the 8x8 map of a 32 px image. The initialisation is PyTorch's default,
+    as in the published code.
 
     Args:
         blocks: number of blocks, 3 to 5; the published RotNet has 4.
@@ -169,7 +169,7 @@ class NetworkInNetwork(nn.Module):
         self.stage_names = (*(f"block{index}" for index in range(1, blocks + 1)), "pool")
 
     def stages(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return outputs of all blocks for views of shape (N, 3, H, W), and ``pool`` (N, 192)."""
+        """Return the outputs of all blocks for views (N, 3, H, W), and ``pool`` (N, 192)."""
         out: dict[str, torch.Tensor] = {}
         for name in self.stage_names[:-1]:
             x = out[name] = self.get_submodule(name)(x)
@@ -211,7 +211,7 @@ class RotationHead(nn.Module):
 
 
 class RotationModel(nn.Module):
-    """Backbone and rotation head."""
+    """A backbone and a rotation head."""
 
     def __init__(self, backbone: ResNet | NetworkInNetwork) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The two layers of our backbones that a fused step computes in another way, and who computes them.
+"""The two layers of our backbones that a fused step computes differently, and their choice.
 
-Both are torch's own layers until ``use_batch_norm`` says otherwise, with torch's parameters under
-torch's names, so that weights do not depend on how they were trained. ``fastest_batch_norm`` says
-what it should be told on a device.
+Both are torch's own layers unless ``use_batch_norm`` changes them, with torch's parameters under
+torch's names, so that weights do not depend on how they were trained. ``fastest_batch_norm``
+returns the best choice for a device.
 
 Shapes: N views, C channels, H and W rows and columns.
 """
@@ -19,11 +19,11 @@ from fastrot.kernels.batchnorm.op import batch_norm
 from fastrot.kernels.dispatch import KernelUnavailableError, choose
 
 Engine = Literal["torch", "fused", "apex"]
-"""Who normalises: three operations of torch, one of ours, or one of NVIDIA apex."""
+"""What normalises: three operations of torch, one of ours, or one of NVIDIA apex."""
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation and what follows it in a ResNet: the residual is added, ReLU applied.
+    """Batch normalisation and what follows it in a ResNet: adding the residual and ReLU.
 
     Args:
         channels: C.
@@ -32,7 +32,7 @@ class BatchNorm(nn.BatchNorm2d):
     Attributes:
         engine: ``torch``: three operations of torch. ``fused``: one of ours. ``apex``: one of
             NVIDIA apex, in float16 on a GPU.
-        group: name of the ranks that share their statistics; ``fused`` alone knows it. (The
+        group: name of the process group that shares statistics; only ``fused`` uses it. (The
             group itself could not be copied with the model.)
     """
 
@@ -43,7 +43,7 @@ class BatchNorm(nn.BatchNorm2d):
         self.group = ""
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Map (N, C, H, W) to the same shape; ``residual`` has it, too."""
+        """Map (N, C, H, W) to the same shape, which ``residual`` also has."""
         if self.engine == "fused":
             return self._fused(x, residual)
         if self.engine == "apex" and self.training:
@@ -73,7 +73,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """The same with torch's statistics over all ranks, which it has for GPUs only."""
+    """The same with torch's statistics over all ranks, which it supports on GPUs only."""
 
     def __init__(self, norm: BatchNorm) -> None:
         super().__init__(norm.num_features)
@@ -83,15 +83,15 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         self.num_batches_tracked = norm.num_batches_tracked
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """As ``BatchNorm.forward``."""
+        """Map (N, C, H, W) to the same shape, like ``BatchNorm.forward``."""
         return after(super().forward(x), residual, relu=self.relu)
 
 
 class FirstConv2d(nn.Conv2d):
-    """A convolution that takes views with a fourth channel of zeros, too.
+    """A convolution that also takes views with a fourth channel of zeros.
 
-    Tensor cores want an even number of input channels. The weight keeps its three; it is padded
-    with zeros when it is used, so the result is the same, and so is the gradient.
+    Tensor cores work best with an even number of input channels. The weight keeps its three; it is
+    padded with zeros when used, so result and gradient are the same.
     """
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
@@ -102,14 +102,14 @@ class FirstConv2d(nn.Conv2d):
 
 
 def after(normal: torch.Tensor, residual: torch.Tensor | None, *, relu: bool) -> torch.Tensor:
-    """Apply what follows a normalisation, in torch's operations; ``normal`` may be overwritten."""
+    """Apply what follows a normalisation with torch's operations; ``normal`` may be overwritten."""
     if residual is not None:
         normal = normal + residual
     return torch.relu_(normal) if relu else normal
 
 
 def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
-    """Return who normalises fastest on this device, ``fused`` or ``torch``, and why."""
+    """Return the fastest engine on this device, ``fused`` or ``torch``, and the reason."""
     if device.type != "cuda":
         return "torch", "the fastest on a CPU"
     try:
@@ -124,11 +124,11 @@ def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
 def use_batch_norm(
     model: nn.Module, engine: Engine, group: torch.distributed.ProcessGroup | None = None
 ) -> None:
-    """Let every ``BatchNorm`` of a model compute with this engine.
+    """Make every ``BatchNorm`` of a model compute with this engine.
 
     Args:
-        model: is changed.
-        engine: how; NIN and ResNets have nothing but our ``BatchNorm``.
+        model: the model, which is changed; NIN and ResNets contain only our ``BatchNorm``.
+        engine: the engine to use.
         group: ranks that share their statistics (``fused`` only).
     """
     for module in model.modules():
@@ -138,7 +138,7 @@ def use_batch_norm(
 
 
 def share_batch_norm(model: nn.Module) -> None:
-    """Put torch's SyncBatchNorm in the place of every ``BatchNorm``, with the same tensors."""
+    """Replace every ``BatchNorm`` by torch's SyncBatchNorm with the same tensors."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, BatchNorm):

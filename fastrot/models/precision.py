@@ -1,4 +1,4 @@
-"""The arithmetic precision that a model computes in, by name, and what a device can do of it."""
+"""The arithmetic precisions of a model, by name, and which of them a device supports."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def resolve_precision(name: str, device: torch.device, *, training: bool = False
     Args:
         name: ``fp32``, ``bf16``, ``fp16``; ``fp64`` in training only; ``auto``: bf16 on a GPU that
             has it, fp16 on an older one, fp32 on a CPU.
-        device: what computes. A CPU has no kernels of its own for fp16: 1 image/s.
-        training: the name is that of ``train.precision``.
+        device: device of the model. A CPU has no native kernels for fp16: 1 image/s.
+        training: whether the name is that of ``train.precision``.
 
     Raises:
-        UsageError: the device cannot run it.
+        UsageError: the device does not support it.
     """
     if name == "auto":
         if device.type == "cpu":

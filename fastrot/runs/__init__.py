@@ -1,1 +1,1 @@
-"""What a run leaves and tells: its folder, checkpoints, logs and messages."""
+"""What a run writes and reports: its folder, checkpoints, logs and messages."""

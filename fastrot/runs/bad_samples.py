@@ -1,4 +1,4 @@
-"""Bad samples that a run has replaced: listed once, counted over all ranks, limited."""
+"""Bad samples that a run has replaced: listed once, counted over all ranks, and limited."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fastrot.system.jsonl import JsonLines, read_json_lines
 
 
 class BadSamples:
-    """What ``bad_samples.jsonl`` of a run folder says. A sample is listed and counted once.
+    """The contents of a run's ``bad_samples.jsonl``. Each sample is listed and counted once.
 
     Args:
         path: the file; earlier starts of the run may have written to it.
-        limit: different bad samples that a run may have.
+        limit: number of different bad samples that a run may have.
         world: the ranks; the main one writes.
-        say: one line to the user.
+        say: prints one line to the user.
     """
 
     def __init__(self, path: Path, limit: int, world: World, say: Say) -> None:
@@ -31,10 +31,10 @@ class BadSamples:
         self._new: list[dict[str, Any]] = []
 
     def note(self, part: str, error: BadSampleError) -> None:
-        """A loader of this rank has replaced a sample.
+        """Note that a loader of this rank has replaced a sample.
 
         Raises:
-            BadDataError: there are too many by now.
+            BadDataError: there are now too many.
         """
         record = {"part": part, "sample": error.sample, "name": error.name}
         if (part, error.sample) in self._known or any(
@@ -46,11 +46,11 @@ class BadSamples:
             self.publish()
 
     def pending(self) -> bool:
-        """Whether this rank knows of some that the others do not."""
+        """Return whether this rank knows of bad samples that the others do not."""
         return bool(self._new)
 
     def publish(self) -> None:
-        """Tell all ranks, which call this together; the main one lists them.
+        """Share the new bad samples: all ranks call this together, and the main one lists them.
 
         Raises:
             BadDataError: there are too many over all ranks.
@@ -72,7 +72,7 @@ class BadSamples:
         if len(self._known) > self._limit:
             error = BadDataError(
                 f"{len(self._known)} bad samples, more than data.max_bad={self._limit}; "
-                "bad_samples.jsonl of the run folder lists them; mend the data, or raise "
+                "bad_samples.jsonl in the run folder lists them; repair the data, or raise "
                 "data.max_bad"
             )
             raise raised_by_all(error, self._world.rank)

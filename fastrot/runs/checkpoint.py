@@ -9,8 +9,8 @@ A checkpoint is a folder ``step-00001234/`` of safetensors and JSON. The commit 
 4. rename the folder to its final name, fsync the parent.
 
 So a folder with the final name is complete unless the disk changed it, and the newest one whose
-hashes hold wins. No pointer file is trusted, nothing is pickled, and nothing good is removed
-before its successor is committed.
+hashes match is used. No pointer file is trusted, nothing is pickled, and no valid checkpoint is
+removed before its successor is committed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Checkpoint:
     """A checkpoint in memory.
 
     Attributes:
-        step: optimizer steps done.
+        step: number of optimizer steps done.
         tensors: model and optimizer tensors by name, on the CPU, contiguous.
         state: everything else, plain JSON values.
     """
@@ -72,11 +72,11 @@ def save_checkpoint(
     """Commit a checkpoint and return its folder.
 
     Args:
-        folder: the run's ``checkpoints`` folder; it is created.
-        step: optimizer steps done; saving the same step twice keeps the first.
-        tensors: any device, any memory format (they are stored contiguous).
+        folder: the run's ``checkpoints`` folder; created if missing.
+        step: number of optimizer steps done; saving the same step twice keeps the first.
+        tensors: tensors on any device, in any memory format (they are stored contiguous).
         state: plain JSON values.
-        run_id: stored in the commit record; only the same run resumes from it.
+        run_id: stored in the commit record; only the same run can resume from it.
         exports: further safetensors files by file name, e.g. ``backbone.safetensors``.
 
     Raises:
@@ -84,12 +84,12 @@ def save_checkpoint(
     """
     final = folder / f"step-{step:08d}"
     temporary = folder / f".step-{step:08d}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    # The same tensor may stand in two files (an export): hash and copy each storage once.
+    # The same tensor may be in two files (an export): hash and copy each storage once.
     flat = {name: _flat(tensor) for name, tensor in tensors.items()}
     try:
-        make_folder(folder, mode=0o775)  # never for everybody to write: it would not be resumed
+        make_folder(folder, mode=0o775)  # never world-writable: it would not be resumed
         needed = _bytes(flat) + sum(_bytes(export) for export in (exports or {}).values())
-        if shutil.disk_usage(folder).free < needed:  # before a full disk stops others, too
+        if shutil.disk_usage(folder).free < needed:  # before a full disk stops other programs, too
             raise OSError(errno.ENOSPC, f"{needed / 2**20:.0f} MiB are needed")
         if (final / "COMMIT.json").exists() and _is_valid(final, run_id):
             return final
@@ -100,7 +100,7 @@ def save_checkpoint(
         _write_json(temporary / "state.json", dict(state))
         mode = stat.S_IMODE((temporary / "state.json").stat().st_mode)
         for path in temporary.iterdir():
-            path.chmod(mode)  # safetensors makes files that nobody else may read
+            path.chmod(mode)  # safetensors creates files that nobody else can read
             _sync(path)
         hashes = {name: _hash(tensor) for name, tensor in flat.items()}
         _verify_tensors(temporary / "tensors.safetensors", hashes)
@@ -115,7 +115,7 @@ def save_checkpoint(
         _sync(temporary / "COMMIT.json")
         _sync(temporary)
         damaged = folder / f".step-{step:08d}.tmp-{os.getpid()}-damaged"
-        if final.exists():  # same step, but it did not verify: move it out of the way first
+        if final.exists():  # the same step, but it is damaged: move it out of the way first
             final.rename(damaged)
         temporary.rename(final)
         _sync(folder)
@@ -123,21 +123,21 @@ def save_checkpoint(
     except (OSError, SafetensorError, BadDataError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
-            f"checkpoint of step {step} not written to {folder}: {error}; free space or mend the "
+            f"checkpoint of step {step} not written to {folder}: {error}; free space or repair the "
             f"disk; older checkpoints are intact ({_free(folder)})"
         ) from error
     return final
 
 
 def newest_checkpoint(folder: Path, run_id: str | None = None) -> Checkpoint | None:
-    """The newest checkpoint that verifies; None if the folder holds none at all.
+    """Return the newest valid checkpoint; None if the folder holds none at all.
 
     Args:
         folder: the run's ``checkpoints`` folder.
         run_id: refuse checkpoints of another run (planted or copied); None accepts any.
 
     Raises:
-        StorageError: there are checkpoints and none verifies.
+        StorageError: there are checkpoints, but none is valid.
     """
     steps = list_checkpoints(folder)
     for path in reversed(steps):
@@ -147,14 +147,14 @@ def newest_checkpoint(folder: Path, run_id: str | None = None) -> Checkpoint | N
             log.warning("%s; trying the one before", error)
     if steps:
         raise StorageError(
-            f"{folder}: none of its {len(steps)} checkpoints verifies; nothing was changed; "
+            f"{folder}: none of its {len(steps)} checkpoints is valid; nothing was changed; "
             "restore one from a backup, or start a new run with another --out"
         )
     return None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Committed checkpoint folders, oldest first."""
+    """Return the committed checkpoint folders, oldest first."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
@@ -169,8 +169,8 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
     """Load one checkpoint folder and check every hash.
 
     Raises:
-        BadDataError: a file is missing, changed or of another run.
-        MismatchError: it was written by a newer format.
+        BadDataError: a file is missing, was changed or belongs to another run.
+        MismatchError: it was written in a newer format.
         StorageError: it cannot be read.
     """
     commit = _read_json(path / "COMMIT.json")
@@ -187,7 +187,7 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
     if not (isinstance(files, dict) and isinstance(hashes, dict) and isinstance(step, int)):
         raise BadDataError(f"{path}/COMMIT.json: not a commit record")
     if not {"state.json", "tensors.safetensors"} <= files.keys():
-        raise BadDataError(f"{path}/COMMIT.json: it lists no state and tensors")
+        raise BadDataError(f"{path}/COMMIT.json: it does not list state and tensors")
     if (name := _NAME.fullmatch(path.name)) and int(name[1]) != step:
         raise BadDataError(f"{path}: renamed, it is the checkpoint of step {step}")
     for name, record in files.items():
@@ -202,15 +202,15 @@ def prune_checkpoints(
 ) -> None:
     """Remove all but the newest ``keep`` checkpoints, and what dead writers left behind.
 
-    Those that no resume would take do not count as kept, and push out none that count: visibly
-    damaged (a file missing, or of another size), of another run, or of a later step than the run
-    has come to, which it went on without.
-    A checkpoint that cannot be removed is a warning: training goes on.
+    Checkpoints that no resume would use do not count, and displace none that count: those that are
+    visibly damaged (a file is missing or has another size), belong to another run, or are of a
+    later step than the run has reached, since it resumed from an earlier one.
+    A checkpoint that cannot be removed causes a warning: training continues.
 
     Args:
         folder: the run's ``checkpoints`` folder.
-        keep: at least 1.
-        run_id: whose checkpoints count; None: anybody's.
+        keep: number of checkpoints to keep, at least 1.
+        run_id: run whose checkpoints count; None: any run.
         last: the newest step that counts; None: any.
     """
     found = list_checkpoints(folder)
@@ -224,7 +224,7 @@ def prune_checkpoints(
     doomed += [path for path in folder.iterdir() if ".tmp-" in path.name and _is_stale(path)]
     for path in doomed:
         try:
-            # Out of sight first: a folder with the final name is always whole.
+            # Rename it first: a folder with the final name is always complete.
             hidden = path.with_name(f".{path.name.lstrip('.')}.tmp-{os.getpid()}-removed")
             path.rename(hidden)
             shutil.rmtree(hidden)
@@ -233,7 +233,7 @@ def prune_checkpoints(
 
 
 def _looks_whole(path: Path, run_id: str | None) -> bool:
-    """Whether all files are there and as long as they were: what needs no reading of them."""
+    """Return whether all files exist with their recorded sizes, without reading them."""
     try:
         commit = _read_json(path / "COMMIT.json")
         if commit.pop("record", None) != _record_hash(commit):
@@ -269,7 +269,7 @@ def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """On the CPU, contiguous, and not sharing memory (safetensors refuses otherwise)."""
+    """Return a contiguous copy on the CPU; safetensors refuses tensors that share memory."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: who owns it, what it holds besides checkpoints, and how the run stands.
+"""The folder of a run: who owns it, what it holds besides checkpoints, and the state of the run.
 
 A run folder holds ``config.yaml`` (resolved), ``status.json``, ``environment.json``,
 ``metrics.jsonl`` and ``samples.jsonl``, ``tensorboard/`` and ``checkpoints/``. One process owns it
@@ -32,25 +32,25 @@ from fastrot.system.jsonl import parse_json_line
 from fastrot.system.lock import LEASE_SECONDS, RunLock, lock_holder, silent_seconds
 
 State = Literal["running", "done", "failed", "preempted"]
-# What a kill can leave half-written, by its exact name: nobody else's files match.
+# Files that a kill can leave half-written, by their exact names: nobody else's files match.
 _WRITTEN_ATOMICALLY = ("status.json", "config.yaml", "environment.json", "run.lock")
 _PROBE = re.compile(r"\.[0-9a-f]{8}\.probe")
-_FOLDER_MODE = 0o775  # less what the umask says
+_FOLDER_MODE = 0o775  # before the umask
 _FILES_OF_A_RUN = 32  # its lock, logs and checkpoints, and the data it reads
 _UNFINISHED = ".step-*.tmp-*"  # a checkpoint that was being written or removed
 
 
 class RunFolder:
-    """Own the folder of one run: locked, and proven writable before the first step.
+    """The folder of one run: locked by this process, and proven writable before the first step.
 
     Args:
-        path: created if missing, as the umask says, though never for everybody to write.
-        resume: go on with the run that is there; without it a folder in use is refused.
+        path: the folder; created if missing, following the umask but never world-writable.
+        resume: resume the run that is there; without it, a folder in use is refused.
 
     Attributes:
         path: the folder.
         run_id: 16 hex digits, drawn when the run begins and kept when it is resumed.
-        killed: as ``how_killed`` had it before this process took the folder over.
+        killed: result of ``how_killed`` before this process took the folder over.
 
     Raises:
         UsageError: the path is a file, or holds something and ``resume`` is false.
@@ -74,7 +74,7 @@ class RunFolder:
         lock = self.path / "run.lock"
         self.killed = how_killed(self.path)
         if self.killed or not lock.exists():
-            self._refuse_if_used(resume=resume)  # before anything is put into what is not ours
+            self._refuse_if_used(resume=resume)  # before writing to what is not ours
         try:
             make_folder(self.path, mode=_FOLDER_MODE)
             self._lock = RunLock(lock)
@@ -89,22 +89,22 @@ class RunFolder:
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot be written ({error.strerror or error}); "
-                "free space, mend the permissions, or choose another --out"
+                "free space, fix the permissions, or choose another --out"
             ) from None
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints go."""
+        """Return the folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
-        """Where the metrics go: one JSON object a line."""
+        """Return the file of the metrics, with one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def samples(self) -> Path:
-        """Where the ids (or their hash) of the samples of each step go."""
+        """Return the file of the sample ids of each step, or of their hashes."""
         return self.path / "samples.jsonl"
 
     def write_config(self, text: str) -> None:
@@ -124,13 +124,13 @@ class RunFolder:
         exit_code: int | None = None,
         message: str = "",
     ) -> None:
-        """Replace ``status.json``, which is how other programs learn how the run stands.
+        """Replace ``status.json``, which tells other programs the state of the run.
 
         Args:
             state: running, done, failed or preempted.
-            step: optimizer steps done.
-            epoch: epochs done.
-            exit_code: what the process leaves with; None while it runs.
+            step: number of optimizer steps done.
+            epoch: number of epochs done.
+            exit_code: exit code of the process; None while it runs.
             message: one line for people.
 
         Raises:
@@ -148,15 +148,15 @@ class RunFolder:
         self._write("status.json", json.dumps(record) + "\n")
 
     def assert_held(self) -> None:
-        """Check, before a checkpoint is committed, that this process still owns the run.
+        """Check that this process still owns the run, before a checkpoint is committed.
 
         Raises:
-            MismatchError: the lock was lost (the process had been stopped for too long).
+            MismatchError: the lock was lost (the process was stopped for too long).
         """
         self._lock.assert_held()
 
     def close(self) -> None:
-        """Give the lock back; safe to call twice."""
+        """Release the lock; safe to call twice."""
         self._lock.release()
 
     def __enter__(self) -> RunFolder:
@@ -180,17 +180,17 @@ class RunFolder:
             ) from None
 
     def _contents(self) -> list[str]:
-        """Name what a run leaves; the lock and what a killed process left do not count."""
+        """Return what the folder holds, without the lock and leftovers of a killed process."""
         if not self.path.is_dir():
             return []
         names = sorted(entry.name for entry in self.path.iterdir())
         return [name for name in names if name != "run.lock" and not _is_leftover(name)]
 
     def _reap(self) -> None:
-        """Remove what a killed process left half-written; the lock says that none is at work."""
+        """Remove what a killed process left half-written; the lock proves that none is running."""
         left = [entry for entry in self.path.iterdir() if _is_leftover(entry.name)]
         for entry in [*left, *self.checkpoints.glob(_UNFINISHED)]:
-            with contextlib.suppress(OSError):  # in nobody's way
+            with contextlib.suppress(OSError):  # it does no harm
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _refuse_if_used(self, *, resume: bool) -> None:
@@ -200,17 +200,17 @@ class RunFolder:
             return
         if not _is_run(self.path):
             raise UsageError(
-                f"{self.path}: holds {contents[0]} and is no run folder; choose another --out"
+                f"{self.path}: holds {contents[0]} and is not a run folder; choose another --out"
             )
         if not resume and has_begun(self.path):
             raise UsageError(
                 f"{self.killed or f'{self.path}: already holds a run'}; "
-                "add --resume to go on with it, or choose another --out"
+                "add --resume to continue it, or choose another --out"
             )
 
 
 def read_status(path: str | Path) -> dict[str, Any]:
-    """Return the record in ``status.json``; empty if there is none that can be read."""
+    """Return the record in ``status.json``; empty if it is missing or unreadable."""
     try:
         record = parse_json_line(read_regular(Path(path) / "status.json")) or {}
     except OSError:
@@ -220,16 +220,16 @@ def read_status(path: str | Path) -> dict[str, Any]:
 
 
 def how_killed(path: str | Path) -> str:
-    """Return one line about a run whose process ended without a word; empty if none did.
+    """Return one line about a run whose process was killed; empty if it was not.
 
-    That is one whose status is "running", while its lock names a process that is no more, or one
-    of another machine that has given no sign of life for long.
+    Such a run has the status "running", while its lock names a process that no longer exists, or
+    one on another machine that has shown no sign of life for a long time.
     """
     status, lock = read_status(path), Path(path) / "run.lock"
     holder = lock_holder(lock) if status.get("state") == "running" else None
     if holder is None or (holder.is_local and holder.is_running):
         return ""
-    sign = f"no process {holder.pid} on {holder.host} any more"
+    sign = f"process {holder.pid} on {holder.host} no longer exists"
     if not holder.is_local:
         silent = silent_seconds(lock)
         if silent < 5 * LEASE_SECONDS:
@@ -237,11 +237,11 @@ def how_killed(path: str | Path) -> str:
         sign = f"no sign of process {holder.pid} on {holder.host} for {silent / 60:.0f} minutes"
     step = int(status.get("step", 0))
     last = f"its last checkpoint is of step {step}" if step else "it had no checkpoint yet"
-    return f"{path}: the run was killed ({sign}; out of memory? dmesg tells); {last}"
+    return f"{path}: the run was killed ({sign}; out of memory? check dmesg); {last}"
 
 
 def read_run_id(path: str | Path) -> str | None:
-    """Return the identity of the run: from its status, or else from its newest checkpoint."""
+    """Return the id of the run from its status, or else from its newest checkpoint."""
     known = read_status(path).get("run_id")
     if known:
         return str(known)
@@ -249,7 +249,7 @@ def read_run_id(path: str | Path) -> str | None:
         try:
             return str(json.loads(read_regular(commit))["run_id"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # damaged: an older one may know
+            continue  # damaged: try an older one
     return None
 
 
@@ -258,7 +258,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def has_begun(folder: Path) -> bool:
-    """Return whether there is something to lose: before its first step a run has nothing."""
+    """Return whether there is something to lose: a run has nothing before its first step."""
     return any(folder.glob("checkpoints/step-*")) or bool(read_status(folder).get("step", 0))
 
 
@@ -267,11 +267,11 @@ def _is_leftover(name: str) -> bool:
 
 
 def _probe(folder: Path, *, resume: bool) -> None:
-    """Do once what a checkpoint will do (create, sync, rename), and look at who owns the folder.
+    """Try what a checkpoint will do (create, sync, rename), and check who owns the folder.
 
     Raises:
         OSError: the file system refused.
-        MismatchError: to be resumed, but other users could have put files there.
+        MismatchError: the run is to be resumed, but other users could have put files there.
     """
     probe = folder / f".{secrets.token_hex(4)}.probe"
     probe.mkdir(mode=0o700)
@@ -284,8 +284,8 @@ def _probe(folder: Path, *, resume: bool) -> None:
         others = stat.S_IWOTH | (stat.S_IWGRP & ~usual.stat().st_mode)
     finally:
         shutil.rmtree(probe, ignore_errors=True)
-    # Compared with a folder just made here: network file systems map owners, some have no modes.
-    # Where the umask lets the group write, it is trusted with all that this user makes.
+    # Compare with a folder just made here: network file systems map owners, some have no modes.
+    # If the umask lets the group write, the group is trusted with everything this user creates.
     for place in (folder, folder / "checkpoints") if resume else ():
         if not place.exists():
             continue

@@ -1,4 +1,4 @@
-"""How a run looks while it runs: a live panel on a terminal, plain lines anywhere else."""
+"""The progress display of a run: a live panel on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 _WINDOW = 30
-"""Updates over which the rate behind "time left" is taken: a resumed or paused run adapts."""
+"""Number of updates that the estimate of the time left covers, so it adapts after a pause."""
 
 _CURVE = 40
-"""Updates that the curve of the loss shows where there is room."""
+"""Number of updates that the loss curve shows if there is room."""
 
 _SHORT, _REDRAWN = 1.0, 0.1
-"""Seconds of a validation before its bar is drawn, and between two drawings."""
+"""Seconds of a validation before its bar is drawn, and between two redraws."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -35,7 +35,7 @@ def _count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-# What the loop reports, in the order of display: key, what people read, format.
+# What the loop reports, in the order of display: key, label, format.
 _METRICS: dict[str, tuple[str, _Format]] = {
     "loss": ("loss", lambda x: f"{x:.4f}"),
     "accuracy": ("rotation accuracy", _percent),
@@ -47,15 +47,15 @@ _METRICS: dict[str, tuple[str, _Format]] = {
 
 
 class Progress:
-    """Show the state of a run; a context manager.
+    """Shows the state of a run; a context manager.
 
     On a terminal: a bar and the newest metrics, redrawn in place. Elsewhere (a file, a pipe, a
-    Slurm log): one line an interval, and always one for the last step.
+    Slurm log): one line per interval, and always one for the last step.
 
     Args:
-        total_steps: steps of the whole run.
-        first_step: steps done before this process started (a resumed run).
-        interval: least number of seconds between two plain lines.
+        total_steps: number of steps of the whole run.
+        first_step: number of steps done before this process started (a resumed run).
+        interval: minimum number of seconds between two plain lines.
         console: where to draw; default: standard error.
 
     Example:
@@ -88,7 +88,7 @@ class Progress:
             step: steps done, over the whole run.
             metrics: ``epoch`` (may be fractional), ``loss``, ``accuracy`` (0 to 1),
                 ``learning_rate``, ``images_per_second`` (source images), ``views_per_second``,
-                ``data_wait`` (share of the time, 0 to 1); others are shown under their own name.
+                ``data_wait`` (share of the time, 0 to 1); others are shown under their own names.
         """
         now = time.monotonic()
         self._recent.append((now, step))
@@ -106,8 +106,8 @@ class Progress:
 
         Args:
             step: steps done, over the whole run.
-            batch: batches of the validation that are done.
-            batches: all of them.
+            batch: number of finished batches of the validation.
+            batches: number of all its batches.
         """
         now = time.monotonic()
         if not batch:
@@ -200,7 +200,7 @@ class Progress:
 
 
 def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Names and values for people: the known ones in their order, then the others."""
+    """Return names and values for people: the known ones in their order, then the others."""
     known = [(name, form(metrics[key])) for key, (name, form) in _METRICS.items() if key in metrics]
     others = sorted(set(metrics) - set(_METRICS) - {"epoch"})
     return known + [(key.replace("_", " "), f"{metrics[key]:.4g}") for key in others]

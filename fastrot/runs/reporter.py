@@ -1,6 +1,6 @@
-"""Who tells people how a run gets on: what the loop expects of a reporter, and the terminal's.
+"""How a run reports its progress: the interface that the loop expects, and the terminal's reporter.
 
-The terminal's reporter also hands every number to the trackers (TensorBoard and others).
+The terminal's reporter also passes every number to the trackers (TensorBoard and others).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NOT_SHOWN = ("gradient_norm", "data_wait_most", "data_wait_rank")
 
 
 class Reporter(Protocol):
-    """Takes what the loop has to tell; ``step`` counts the steps done, over the whole run."""
+    """Takes what the loop reports; ``step`` is the number of steps done in the whole run."""
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Take the numbers of the last interval."""
@@ -47,7 +47,7 @@ class Reporter(Protocol):
 
 
 class RunReporter(Reporter, Protocol):
-    """A reporter of a whole run: it is told first what it will report on."""
+    """A reporter of a whole run, which first learns what it will report on."""
 
     def begin(
         self,
@@ -59,18 +59,18 @@ class RunReporter(Reporter, Protocol):
         steps_per_epoch: int,
         step: int,
     ) -> None:
-        """Take what the run is; called once, on the main rank, before the first step."""
+        """Take the facts about the run; called once, on the main rank, before the first step."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves.
+    """The result of a finished run.
 
     Attributes:
         out: run folder.
-        step: optimizer steps done.
-        validation: the last validation's numbers and confusion matrix, or None.
+        step: number of optimizer steps done.
+        validation: numbers and confusion matrix of the last validation, or None.
     """
 
     out: Path
@@ -79,7 +79,7 @@ class TrainResult:
 
 
 class TerminalReporter:
-    """Report a run on standard error and to its trackers; a context manager.
+    """Reports a run on standard error and to its trackers; a context manager.
 
     Args:
         quiet: show nothing; for ranks other than the main one.
@@ -103,7 +103,7 @@ class TerminalReporter:
         steps_per_epoch: int,
         step: int,
     ) -> None:
-        """Open the trackers, write down the environment, start the progress display."""
+        """Open the trackers, record the environment and start the progress display."""
         record = json.dumps(environment_record(), indent=1, default=str)
         write_atomic(run.path / "environment.json", record.encode() + b"\n")
         self._trackers = self._stack.enter_context(
@@ -135,7 +135,7 @@ class TerminalReporter:
         )
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of the last interval and hand them to the trackers."""
+        """Show the numbers of the last interval and pass them to the trackers."""
         shown = {key: value for key, value in metrics.items() if key not in _NOT_SHOWN}
         if self._progress is not None:
             self._progress.update(step=step, metrics=shown)
@@ -148,7 +148,7 @@ class TerminalReporter:
             self._progress.validating(step=step, batch=batch, batches=batches)
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of a validation and hand them to the trackers."""
+        """Show the numbers of a validation and pass them to the trackers."""
         if self._progress is not None:
             self._progress.validated()
         text = f"validation after step {step} (epoch {metrics['epoch']:.2f}): rotation accuracy "
@@ -169,7 +169,7 @@ class TerminalReporter:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, result: TrainResult) -> None:
-        """Report what was learnt and where it is."""
+        """Report what was learnt and where the weights are."""
         self._stack.close()
         if result.validation is not None:
             self._console.print(_confusion_table(result.validation["confusion"]))
@@ -198,7 +198,7 @@ class TerminalReporter:
 
 
 def _confusion_table(confusion: Sequence[Sequence[int]]) -> Table:
-    """Return true turns (rows) against predicted ones (columns), in percent of each row."""
+    """Return a table of true (rows) and predicted turns (columns), in percent of each row."""
     table = Table(title="Held-out views: which turn the model sees", title_justify="left")
     table.add_column("true turn", justify="right")
     for turn in range(len(confusion)):

@@ -1,4 +1,4 @@
-"""Which samples each step saw, over all ranks: what ``samples.jsonl`` says."""
+"""Which samples each step saw over all ranks, as recorded in ``samples.jsonl``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fastrot.system.jsonl import JsonLines
 
 
 class SampleLog:
-    """One record a step, with the ids in the order of the ranks, as they were delivered.
+    """Writes one record per step, with the ids in the order of the ranks, as they were delivered.
 
-    The ids are those that loaders delivered, not those that were ordered, so the log of a run is
-    the same on any number of ranks only if its loaders are right.
+    The ids are those that the loaders delivered, not those that were requested, so the log of a
+    run is the same on any number of ranks only if its loaders are correct.
 
     Args:
-        lines: where to; None on ranks that write nothing.
+        lines: file to write to; None on ranks that write nothing.
         world: the ranks.
         kind: ``digest``: a 64-bit hash of the ids. ``ids``: the ids. ``none``: nothing.
     """
@@ -38,7 +38,7 @@ class SampleLog:
             self._noted.append((step, epoch, [batch.index for batch in batches]))
 
     def write(self) -> None:
-        """Write what was noted since; on all ranks together, after the same step."""
+        """Write what was noted since the last call; all ranks call this after the same step."""
         if not self._noted:
             return
         mine = torch.stack([torch.cat(ids) for _, _, ids in self._noted])  # (steps, N)
@@ -55,12 +55,12 @@ class SampleLog:
         return {"ids_xxh3_64": xxhash.xxh3_64_hexdigest(ids.tobytes())}
 
     def cut_back(self, step: int) -> None:
-        """Forget what came after a step."""
+        """Remove the records after a step."""
         if self._lines is not None:
             self._lines.cut_back(step)
 
     def flush_to_disk(self) -> None:
-        """Make sure that what was written stays."""
+        """Make sure that what was written is on disk."""
         if self._lines is not None:
             self._lines.flush_to_disk()
 

@@ -1,11 +1,11 @@
-"""``fastrot train --cluster slurm``: one task per rank, started again where it was stopped.
+"""``fastrot train --cluster slurm``: one task per rank, restarted where it was stopped.
 
-Each task runs ``fastrot train --resume`` as a process of its own and forwards Slurm's signals to
+Each task runs ``fastrot train --resume`` as a separate process and forwards Slurm's signals to
 it, so that the trainer's own handler sets its flag and all ranks save at the same step (75). Then
-the job is requeued, under the same id, until the run is complete, or two starts in a row have got
-nowhere (70). The run folder is the run's identity: its trackers go on with the same run.
+the job is requeued under the same id until the run is complete or two starts in a row have made
+no progress (70). The run folder is the run's identity: its trackers continue the same run.
 
-``NAME.slurm`` beside the run folder keeps what submitit needs, the logs, and ``starts.jsonl``.
+``NAME.slurm`` beside the run folder holds what submitit needs, the logs, and ``starts.jsonl``.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _WATCH_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that was submitted.
+    """A submitted job.
 
     Attributes:
-        job: Slurm's id; it stays through all requeues.
-        folder: with its logs.
+        job: Slurm's job id, which all requeues keep.
+        folder: folder of its logs.
         out: run folder.
     """
 
@@ -60,12 +60,12 @@ class Submission:
     out: Path
 
     def lines(self) -> list[str]:
-        """What to type next."""
+        """Return lines that say what to type next."""
         return [
             f"submitted job {self.job}; the run: {self.out}",
             f"log: {self.folder}/{self.job}_0_log.out (and .err)",
             f"follow: tail -F {self.folder}/{self.job}_0_log.*; state: squeue -j {self.job}",
-            f"stop, saving a checkpoint: scancel {self.job}; go on: the same command and --resume",
+            f"stop, saving a checkpoint: scancel {self.job}; resume: the same command and --resume",
         ]
 
 
@@ -75,14 +75,14 @@ def submit_train(
     """Submit a training run.
 
     Args:
-        words: of ``fastrot train``, its options but ``--out`` and ``--resume``.
+        words: arguments of ``fastrot train``, without ``--out`` and ``--resume``.
         out: run folder, on a file system that the nodes share.
-        nodes: machines.
-        gpus: GPUs of each, and as many ranks; 0: none, and ``settings.tasks_per_node`` ranks.
-        settings: what else is asked of Slurm.
+        nodes: number of machines.
+        gpus: GPUs and ranks per machine; 0: no GPU, and ``settings.tasks_per_node`` ranks.
+        settings: further Slurm settings.
 
     Raises:
-        UsageError: a package or program is missing, or Slurm refuses.
+        UsageError: a package or program is missing, or Slurm refuses the job.
     """
     require_slurm()
     tasks = settings.tasks_per_node or max(gpus, 1)
@@ -104,7 +104,7 @@ def submit_train(
             requeue=True,
         )
     except SubmissionError as error:
-        raise UsageError(f"Slurm refuses the job: {error}; change --slurm options") from error
+        raise UsageError(f"Slurm refuses the job: {error}; change the --slurm options") from error
     return Submission(job, folder, out)
 
 
@@ -133,10 +133,10 @@ def wait_for(submission: Submission, say: Callable[[str], None]) -> int:
 
 
 def run_task(words: Sequence[str], out: str, folder: str) -> None:
-    """Run one rank as a task of the job, and exit with its code; submitit calls it."""
+    """Run one rank as a task of the job, and exit with its code; called by submitit."""
     task = slurm_task()
     if task is None:
-        raise UsageError("this is no task of a Slurm job")
+        raise UsageError("this is not a task of a Slurm job")
     sys.exit(_Rank(words, Path(out), Path(folder), task).run())
 
 
@@ -155,14 +155,14 @@ def made_no_progress(starts: Sequence[int], now: int) -> bool:
 
 
 class _Rank:
-    """One rank: starts the trainer, forwards signals, and decides what follows."""
+    """One rank: it starts the trainer, forwards signals, and decides what follows."""
 
     def __init__(self, words: Sequence[str], out: Path, folder: Path, task: SlurmTask) -> None:
         self._words, self._out, self._folder, self._task = words, out, folder, task
         self._is_main = task.task == 0
 
     def run(self) -> int:
-        """Return the exit code of this task."""
+        """Run the task and return its exit code."""
         task, began = self._task, self._step()
         starts = self._earlier_starts()
         self._note(kind="start", step=began)
@@ -182,7 +182,7 @@ class _Rank:
                 signals=[signal.Signals(each).name for each in received],
             )
             if code != PreemptedError.exit_code or signal.SIGTERM in received:
-                # Slurm, or who cancelled the job, knows already what follows a SIGTERM.
+                # After a SIGTERM, Slurm or whoever cancelled the job decides what follows.
                 return code
             if made_no_progress([*starts, began], step):
                 return self._give_up(step)
@@ -206,32 +206,32 @@ class _Rank:
             if self._is_main:
                 self._store.unlink(missing_ok=True)
         if -code in received:
-            return PreemptedError.exit_code  # so early that nothing caught it, or lost anything
+            return PreemptedError.exit_code  # so early that nothing caught it or was lost
         return 128 - code if code < 0 else code
 
     @property
     def _store(self) -> Path:
-        """The file by which the ranks of one machine find each other: fresh for every start."""
+        """Return the file through which ranks on one machine find each other: one per start."""
         return self._folder / f"store-{self._task.job}-{self._task.restarts}"
 
     def _requeue(self, received: Sequence[int]) -> None:
-        """Ask for another start, on the main rank; then wait to be ended by Slurm."""
+        """Requeue the job, on the main rank; then wait until Slurm ends this task."""
         if self._is_main:
             self._say(f"the checkpoint is written; job {self._task.job} is requeued")
             problem = requeue(self._task)
             if problem is not None:
-                self._say(f"not requeued: {problem}; the same command with --resume goes on")
+                self._say(f"not requeued: {problem}; add --resume to the same command to continue")
                 return
         end = time.monotonic() + _KILLED_SECONDS
         while signal.SIGTERM not in received and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
 
     def _give_up(self, step: int) -> int:
-        """Stop a job that would be requeued for ever."""
-        code = NonFiniteError.exit_code  # 70: this run does not get on
+        """Stop a job that would be requeued forever."""
+        code = NonFiniteError.exit_code  # 70: this run makes no progress
         line = (
             f"job {self._task.job}: two starts in a row ended at step {step}, where they had "
-            "begun; it is not requeued again; give it more time (--slurm time_min=...), write "
+            "begun, so it is not requeued again; give it more time (--slurm time_min=...), write "
             "checkpoints more often (--set train.checkpoint_minutes=...), or look for what ended "
             f"it in {self._folder}"
         )
@@ -248,7 +248,7 @@ class _Rank:
         return int(read_status(self._out).get("step", 0))
 
     def _earlier_starts(self) -> list[int]:
-        """Return the steps at which this job has begun before; all tasks read the same."""
+        """Return the steps at which earlier starts of this job began; all tasks read the same."""
         return [
             int(record["step"])
             for record in read_json_lines(self._folder / "starts.jsonl")
@@ -276,7 +276,7 @@ class _Rank:
 
 
 def _wait_forwarding(child: Child, received: Sequence[int]) -> int:
-    """Wait for a process and forward each signal once: a second one of a kind would kill it.
+    """Wait for a process and forward each signal once: a second of its kind would kill it.
 
     Returns:
         Its exit code; negative: the signal that ended it.

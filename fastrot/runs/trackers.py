@@ -1,7 +1,7 @@
-"""Copies of the metrics for those who watch: TensorBoard, Weights & Biases, MLflow.
+"""Copies of the metrics for viewers: TensorBoard, Weights & Biases, MLflow.
 
-``metrics.jsonl`` is the record; a tracker is a convenience. What was asked for and is not installed
-is an error before the first step; what fails later is dropped with one warning.
+``metrics.jsonl`` is the record; a tracker is a convenience. A tracker that is requested but not
+installed is an error before the first step; one that fails later is dropped with a warning.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Where scalars go."""
+    """A destination for scalars."""
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log finite metrics of one step."""
         ...
 
     def close(self, *, ok: bool) -> None:
-        """Flush and end; ``ok``: the run finished, rather than failed or was preempted."""
+        """Flush and close; ``ok``: the run finished, rather than failed or was preempted."""
         ...
 
 
@@ -39,15 +39,15 @@ class Trackers:
     """All trackers of a run behind one call; a context manager.
 
     Args:
-        config: which ones.
-        folder: the run folder; TensorBoard writes into ``folder/tensorboard``.
-        run_id: identity of the run, the same after a resume: the curves go on, none starts anew.
+        config: settings that name the trackers.
+        folder: the run folder; TensorBoard writes to ``folder/tensorboard``.
+        run_id: id of the run, the same after a resume, so that the curves continue.
         settings: the resolved configuration by section and key, shown beside the curves.
         resume_step: step of the checkpoint that the run resumes from; None: a new run.
         warn: called with one line for each tracker that is dropped.
 
     Raises:
-        UsageError: a tracker was asked for whose package is not installed.
+        UsageError: the package of a requested tracker is not installed.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class Trackers:
             self._open("MLflow", lambda: _Mlflow(experiment, run_id, settings))
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the finite metrics of one step everywhere."""
+        """Log the finite metrics of one step to all trackers."""
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         for name, tracker in list(self._trackers.items()):
             self._guard(name, partial(tracker.scalars, step, finite))
 
     def close(self, *, ok: bool = True) -> None:
-        """Flush and end all; safe to call twice."""
+        """Flush and close all trackers; safe to call twice."""
         for name, tracker in list(self._trackers.items()):
             self._guard(name, partial(tracker.close, ok=ok))
         self._trackers.clear()
@@ -109,19 +109,19 @@ class Trackers:
     def _guard(self, name: str, action: Callable[[], object]) -> None:
         try:
             action()
-        # Each tracker raises what it likes (network, disk, login, its own types), and none of it is
-        # a reason to lose a run.
+        # Trackers raise anything (network, disk, login, their own types), and none of it is a
+        # reason to lose a run.
         except Exception as error:
             self._trackers.pop(name, None)
             reason = " ".join(str(error).split()) or type(error).__name__
-            self._warn(f"{name} failed and is dropped; metrics.jsonl goes on: {reason}")
+            self._warn(f"{name} failed and is dropped; metrics.jsonl continues: {reason}")
 
 
 class _TensorBoard:
     def __init__(self, folder: Path, resume_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Steps after the checkpoint are done again; TensorBoard hides what they had logged.
+        # Steps after the checkpoint are repeated; TensorBoard hides what they had logged.
         purge = None if resume_step is None else resume_step + 1
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
@@ -140,7 +140,7 @@ class _Wandb:
         self._run = wandb.init(
             project=project, id=run_id, resume="allow", dir=str(folder), config=dict(settings)
         )
-        # W&B's own step only counts up, and would drop the steps that a resumed run does again.
+        # W&B's own step only counts up, and would drop the steps that a resumed run repeats.
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -173,7 +173,7 @@ class _Mlflow:
 
         now = int(time.time() * 1000)
         rows = [Metric(key, value, now, step) for key, value in metrics.items()]
-        # Not synchronous: a server that does not answer must not hold the training step.
+        # Asynchronous: a server that does not answer must not delay the training step.
         self._client.log_batch(self._run, metrics=rows, synchronous=False)
 
     def close(self, *, ok: bool) -> None:
@@ -187,5 +187,5 @@ def _require(package: str, key: str, value: str) -> None:
     if find_spec(package) is None:
         raise UsageError(
             f"{key}={value}: needs the package {package}, which is not installed: "
-            f"pip install {package}, or drop the setting"
+            f"pip install {package}, or remove the setting"
         )

@@ -1,1 +1,1 @@
-"""Rotation pretraining, from a request to the last step."""
+"""Rotation pretraining, from the request to the last step."""

@@ -1,8 +1,8 @@
-"""A training step as a CUDA graph: recorded once, then started with one call of the host.
+"""A training step as a CUDA graph: recorded once, then launched with a single call by the host.
 
-A step of a ResNet-50 is about a thousand kernels. Started one by one, the small ones wait for the
-host; in a graph they do not. While a replay runs, the host draws the next batch, whose copy goes
-over a stream of its own.
+A step of a ResNet-50 is about a thousand kernels. Launched one by one, the small ones wait for the
+host; in a graph they do not. While a replay runs, the host draws the next batch, which is copied
+on a separate stream.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from fastrot.errors import FastrotError
 from fastrot.training.rotation import Inputs
 
 _WARM_UP = 3  # convolution algorithms are chosen, workspaces allocated
-_WARM_UP_RANKS = 11  # DistributedDataParallel orders its buckets anew in the first ten
-_AHEAD = 3  # steps: each that is queued holds its batch in the device's memory
+_WARM_UP_RANKS = 11  # DistributedDataParallel reorders its buckets in the first ten
+_AHEAD = 3  # steps: each queued one keeps its batch in device memory
 
 
 class GraphError(FastrotError):
@@ -25,16 +25,15 @@ class GraphError(FastrotError):
 
 
 class StepGraph:
-    """Calls run ``body``: the first few as they are, all others as a replay of the next one.
+    """Runs ``body``: the first few calls directly, then one is recorded and all others replay it.
 
     All steps train: none is repeated or thrown away for the recording.
 
     Args:
-        body: works on the device alone, with memory that stays where it is: tensors that outlive
-            a call are written in place. Where the shapes of what it takes change, it is recorded
-            anew.
+        body: works on the device alone, on memory that stays in place: tensors that outlive a call
+            are written in place. It is recorded again when the shapes of its inputs change.
         device: a GPU.
-        ranks: how many train together.
+        ranks: number of ranks that train together.
     """
 
     def __init__(
@@ -54,10 +53,10 @@ class StepGraph:
         """Run the step on these inputs.
 
         Raises:
-            GraphError: it does something that a graph cannot hold.
+            GraphError: the step does something that a graph cannot hold.
         """
         shapes = [tensor.shape for inputs in passes for tensor in inputs]
-        if shapes != self._shapes:  # crops grow from epoch to epoch: record anew
+        if shapes != self._shapes:  # crops have grown: record again
             self._shapes, self._graph, self._held, self._calls = shapes, None, [], 0
         if self._graph is not None:
             self._hold(passes)
@@ -80,14 +79,14 @@ class StepGraph:
                 there.copy_(tensor, non_blocking=True)
 
     def _wait_for_an_earlier_one(self) -> None:
-        """Single kernels fill the queue and stop the host; replays would let it run far ahead."""
+        """Keep the host from running far ahead: unlike single kernels, replays do not stop it."""
         self._queued.append(torch.cuda.Event())
         self._queued[-1].record()
         if len(self._queued) > _AHEAD:
             self._queued.popleft().synchronize()
 
     def _aside(self, passes: Sequence[Inputs]) -> None:
-        """Run it on another stream, as it will be recorded."""
+        """Run the body on another stream, as it will be recorded."""
         here, aside = torch.cuda.current_stream(self._device), self._aside_stream
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
@@ -101,7 +100,7 @@ class StepGraph:
         self._hold(passes)
         graph = torch.cuda.CUDAGraph()
         try:
-            # Threads of a loader may allocate meanwhile.
+            # Loader threads may allocate memory meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._body(self._held)
         except torch.OutOfMemoryError:

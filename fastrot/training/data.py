@@ -19,7 +19,7 @@ from fastrot.distributed.world import World
 from fastrot.system.console import Say
 
 EMBEDDED = "embedded:digits"
-"""How a configuration names the data that comes with fastrot."""
+"""The name in a configuration for the data that comes with fastrot."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class RunData:
 
 
 def open_data(config: Config, out: Path, world: World, device: torch.device, say: Say) -> RunData:
-    """Open the data sets that a configuration names; the embedded ones are written first.
+    """Open the data sets that a configuration names; embedded ones are written to disk first.
 
     Args:
-        config: ``data.train`` must name something.
+        config: settings of the run, with ``data.train`` set.
         out: run folder; the embedded data goes to ``out/data``.
         world: the ranks, which all call this.
-        device: of this rank.
-        say: one line to the user.
+        device: device of this rank.
+        say: prints one line to the user.
 
     Raises:
-        FastrotError: a path is wrong, or a file damaged.
+        FastrotError: a path is wrong, or a file is damaged.
     """
     paths = {"train": config.data.train, "val": config.data.val}
     if EMBEDDED in paths.values():
@@ -54,7 +54,7 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
 
         if world.is_main:
             write_digits(out / "data")
-        world.sum(torch.zeros(1, device=device))  # the others find them written
+        world.sum(torch.zeros(1, device=device))  # the other ranks find the files written
         digits = dict(zip(paths, write_digits(out / "data"), strict=True))
         paths |= {part: str(digits[part]) for part, name in paths.items() if name == EMBEDDED}
     assert paths["train"] is not None
@@ -68,7 +68,7 @@ def open_data(config: Config, out: Path, world: World, device: torch.device, say
         if isinstance(samples, BetonDataset) and not samples.has_checksums:
             say(
                 f"{samples.path}: no manifest, so a changed byte inside a readable image goes "
-                "unnoticed; fastrot prepare writes one"
+                "unnoticed; fastrot prepare writes a manifest"
             )
         say(count_line(samples))
         for note in lookalike_notes(samples):
@@ -93,7 +93,7 @@ def train_crop(config: Config) -> Crop:
 
 
 def val_crop(config: Config) -> Crop:
-    """Return how validation crops are drawn: nothing random."""
+    """Return how validation crops are drawn: without randomness."""
     data = config.data
     return Crop(data.val_crop, data.resolution, resize=max(data.val_resize, data.resolution))
 
@@ -104,11 +104,11 @@ def train_order(
     """Return the order of the training samples for this rank.
 
     Args:
-        config: of the run.
-        num_samples: n.
+        config: settings of the run.
+        num_samples: number of training samples.
         world: the ranks.
         accumulation: forward passes per optimizer step.
-        stored_bytes: of all samples, which say how many are neighbours (data.order=block).
+        stored_bytes: size of all samples in bytes, which sets the block length (data.order=block).
     """
     return Sampler(
         num_samples,

@@ -1,4 +1,4 @@
-"""How training fails: torch's exceptions as errors with an exit code, and what is left on disk."""
+"""How training fails: torch's exceptions become errors with exit codes, recorded on disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def translate_oom() -> Iterator[None]:
-    """Raise an OutOfMemoryError, which says what would suffice, where the block had no memory."""
+    """Raise an OutOfMemoryError, which names a fix, if the block runs out of memory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # torch has no type of its own for a CPU that is out of memory; others are RuntimeErrors.
+        # torch raises a plain RuntimeError when a CPU is out of memory, as for other failures.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and (
             "can't allocate memory" not in str(error)
         ):
@@ -35,7 +35,7 @@ def translate_oom() -> Iterator[None]:
 
 @contextmanager
 def translate_device_failure() -> Iterator[None]:
-    """Raise a DeviceFailedError, which a restart may mend, where a GPU failed in the block."""
+    """Raise a DeviceFailedError, which a restart may fix, if a GPU fails in the block."""
     try:
         yield
     except RuntimeError as error:
@@ -44,13 +44,13 @@ def translate_device_failure() -> Iterator[None]:
             raise
         raise DeviceFailedError(
             f"the GPU of this rank failed ({line}); look for Xid in the kernel's log (dmesg); "
-            "checkpoints are intact, the same command with --resume goes on"
+            "checkpoints are intact: add --resume to the same command to continue"
         ) from error
 
 
 @contextmanager
 def recorded(folder: RunFolder) -> Iterator[None]:
-    """Leave the outcome of the block in ``status.json``, whatever it is."""
+    """Record the outcome of the block in ``status.json``, whatever it is."""
     try:
         yield
     except FastrotError as error:

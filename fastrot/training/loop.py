@@ -1,7 +1,7 @@
-"""The training loop: it knows steps, time, signals and checkpoints, and no task.
+"""The training loop: it deals with steps, time, signals and checkpoints, but not with the task.
 
 Everything that decides what is computed is a pure function of the step, so a run that was
-killed anywhere and resumed ends with the same bits as one that was not (same machine, same
+killed anywhere and resumed ends with the same bits as an uninterrupted one (same machine, same
 thread count).
 """
 
@@ -35,7 +35,7 @@ _SAVE_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds besides the step, asked for when one is due.
+    """What a checkpoint holds besides the step, requested when one is due.
 
     Attributes:
         tensors: model and optimizer.
@@ -58,7 +58,7 @@ class _Interval:
 
 
 class Loop:
-    """Run steps from ``start_step`` to ``schedule.total_steps``.
+    """Runs steps from ``start_step`` to ``schedule.total_steps``.
 
     Args:
         schedule: when things happen.
@@ -66,16 +66,16 @@ class Loop:
         loader: training batches of this rank.
         world: the ranks.
         run: the run folder; only the main rank writes to it.
-        report: progress.
-        snapshot: what to put into a checkpoint.
-        validate: measure the model; returns numbers for the log. What it is given is called
-            before each batch, as in ``validate.Between``.
-        notices: what else ranks tell each other; None: nothing.
-        alive: called whenever the run got on.
+        report: takes the progress.
+        snapshot: returns what to put into a checkpoint.
+        validate: measures the model and returns numbers for the log. It calls its argument before
+            each batch, as in ``validate.Between``.
+        notices: what else the ranks tell each other; None: nothing.
+        alive: called whenever the run has made progress.
 
     Raises (from ``run``):
-        PreemptedError: a signal came; the checkpoint is written.
-        NonFiniteError: loss or gradient became NaN or infinite; nothing after it was kept.
+        PreemptedError: a signal arrived; the checkpoint is written.
+        NonFiniteError: loss or gradient became NaN or infinite; no later update was kept.
         StorageError: checkpoints could not be written three times in a row, or at the end.
     """
 
@@ -114,7 +114,7 @@ class Loop:
         self._interval = _Interval()
 
     def run(self, stop: StopRequest, start_step: int = 0, *, resumed: bool = False) -> None:
-        """Train until the schedule ends or a stop is asked for."""
+        """Train until the schedule ends or a stop is requested."""
         self._first_step = start_step
         if self._metrics is not None:
             self._metrics.cut_back(start_step)
@@ -134,7 +134,7 @@ class Loop:
             self._samples.close()
 
     def _make_up_validation(self, step: int, stop: StopRequest) -> None:
-        """Validate where a stop came between a step and its validation."""
+        """Validate now if a stop came between a step and its validation."""
         if self._validate is None or step == 0 or not self._schedule.validation_due(step):
             return
         done = False
@@ -168,7 +168,7 @@ class Loop:
                 self._save(done, final=True)
                 raise self._stopped(stop, "", done)
             if self._validate is not None and self._schedule.validation_due(done):
-                # Saved first: a validation takes long, and is made up for after a resume.
+                # Save first: a validation takes long, and a resume makes up for a missed one.
                 self._save(done)
                 self._measure(done, stop)
                 self._interval = _Interval()
@@ -185,19 +185,19 @@ class Loop:
         return drawn
 
     def _measure(self, done: int, stop: StopRequest) -> None:
-        """Validate; a stop does not wait for the end, for the step is saved."""
+        """Validate; a stop need not wait for the end, since the step is saved."""
         assert self._validate is not None
 
         def between(batch: int, batches: int) -> None:
             self._alive(0)
             if batch % self._sync_steps == 0 and self._world.any(bool(stop)):
-                raise self._stopped(stop, "in the validation ", done)
+                raise self._stopped(stop, "during the validation ", done)
             self._report.validating(step=done, batch=batch, batches=batches)
 
         try:
             numbers = self._validate(between)
         except PreemptedError:
-            self._save(done, final=True)  # where it failed before the validation
+            self._save(done, final=True)  # in case saving failed before the validation
             raise
         self._record(done, {"kind": "validation", **numbers})
         pending = self._notices is not None and self._notices.pending()
@@ -215,7 +215,7 @@ class Loop:
         )
 
     def _decide(self, stop: StopRequest, done: int) -> Decision:
-        """Agree with the other ranks on what all do now."""
+        """Agree with the other ranks on what to do now."""
         now = time.monotonic()
         decision = decide(
             self._world,
@@ -230,9 +230,9 @@ class Loop:
         return decision
 
     def _log(self, done: int) -> None:
-        """Read the device (the one place where the host waits for it) and report.
+        """Read the device (the only place where the host waits for it) and report.
 
-        All ranks do it after the same step: the numbers are those of all of them.
+        All ranks do so after the same step: the numbers cover all of them.
         """
         interval, self._interval = self._interval, _Interval()
         if not interval.images:
@@ -255,7 +255,7 @@ class Loop:
                 "images_per_second": images,
                 "views_per_second": images * self._schedule.views_per_image,
                 "data_wait": sum(waits) / len(waits) / seconds,
-                # The rank that waits longest is the one that all others wait for.
+                # All other ranks wait for the one that waits longest.
                 **(
                     {
                         "data_wait_most": max(waits) / seconds,
@@ -281,8 +281,8 @@ class Loop:
         epoch, index = divmod(step, self._schedule.steps_per_epoch)
         raise self._agreed(
             NonFiniteError(
-                f"loss or gradient became NaN or infinite in step {step} (epoch {epoch}, step "
-                f"{index} of it); that update and all later ones were discarded, the checkpoint "
+                f"loss or gradient became NaN or infinite in step {step} (step {index} of epoch "
+                f"{epoch}); that update and all later ones were discarded, the checkpoint "
                 f"of step {self._saved_step} is intact; lower optim.learning_rate or lengthen "
                 "optim.warmup_epochs, then start again"
             )
@@ -293,7 +293,7 @@ class Loop:
             PreemptedError(
                 f"stopped by {stop.signal_name or 'a signal to another rank'} {where}after step "
                 f"{done} of {self._schedule.total_steps}; the checkpoint is written; add --resume "
-                "to the same command to go on"
+                "to the same command to continue"
             )
         )
 
@@ -304,7 +304,7 @@ class Loop:
         if done == self._saved_step:
             return
         if done > self._first_step:
-            self._log(done)  # never commit a state whose finite flag was not read
+            self._log(done)  # never commit a state before reading its finite flag
         self._samples.flush_to_disk()
         error = self._write(done) if self._run is not None else None
         failed = self._world.any(error is not None)
@@ -319,10 +319,10 @@ class Loop:
         self._failed_saves += 1
         if final or self._failed_saves >= _SAVE_ATTEMPTS:
             raise self._agreed(error)
-        self._report.message(f"warning: {error}; training goes on")
+        self._report.message(f"warning: {error}; training continues")
 
     def _write(self, done: int) -> StorageError | None:
-        """Write the checkpoint, on the main rank; return what went wrong, if something did."""
+        """Write the checkpoint on the main rank; return the error if that fails."""
         assert self._run is not None and self._metrics is not None
         self._metrics.flush_to_disk()
         snapshot = self._snapshot()
@@ -345,5 +345,5 @@ class Loop:
                 "running", step=done, epoch=done / self._schedule.steps_per_epoch
             )
         except StorageError as error:  # the checkpoint itself is there
-            self._report.message(f"warning: {error}; training goes on")
+            self._report.message(f"warning: {error}; training continues")
         return None

@@ -1,10 +1,10 @@
-"""Predicts how much memory training takes on its device, before the first step.
+"""Predict how much memory training takes on its device, before the first step.
 
-A step is played through in small, a few views of a few pixels on the host, while every storage is
-counted as long as it lives: what autograd keeps for the backward pass, what is freed on the way,
-gradients as they come. Maps (N views, C channels, H rows, W columns) grow with the number of views
-and with the area; everything else stays as it is. What cannot be counted was measured on a CPU, and
-is left out on a GPU, where the number is the least that training takes.
+A small step is run on the host, with a few views of a few pixels, and every storage is counted
+while it lives: what autograd keeps for the backward pass, what is freed on the way, gradients as
+they appear. Maps (N views, C channels, H rows, W columns) grow with the number of views and with
+the area; everything else keeps its size. What cannot be counted was measured on a CPU and is left
+out on a GPU, where the prediction is a lower bound.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from fastrot.system.console import Say
 from fastrot.system.machine import free_memory
 from fastrot.training.step_backend import StepBackend
 
-_VIEWS, _SIDE = 4, 32  # no weight has so few output channels
-_BATCHES_AHEAD = 8  # that a loader holds
+_VIEWS, _SIDE = 4, 32  # no convolution has only four output channels
+_BATCHES_AHEAD = 8  # held by a loader
 
-# On a CPU. Small blocks come from a heap that keeps holes; larger ones (glibc) from the system.
+# On a CPU, small blocks come from a heap, which keeps holes; larger ones (glibc) from the system.
 _HEAP_BYTES = 32 * 2**20
 _HEAP_GROWTH = 1.4
-_LIBRARIES = 190e6  # code and caches of torch, oneDNN and MKL, as the first step loads them
+_LIBRARIES = 190e6  # code and caches of torch, oneDNN and MKL that the first step loads
 
-_MUCH = 0.8  # of what is free
+_MUCH = 0.8  # share of the free memory
 
 _aten = torch.ops.aten
 
@@ -46,19 +46,19 @@ def check_memory(
     """Refuse a run that needs more memory than its device has free, before its first step.
 
     Args:
-        config: with device and precision settled.
+        config: settings with device and precision resolved.
         images: source images in one forward pass of a rank.
         passes: forward passes per step.
         backend: how a step is computed.
-        world: the ranks, of which those of one machine share its memory.
-        say: one line to the user, where most of the memory will be taken.
+        world: the ranks; those on one machine share its memory.
+        say: prints one line to the user if most of the memory will be taken.
 
     Raises:
-        OutOfMemoryError: with both figures, and the micro batch that fits.
+        OutOfMemoryError: it needs more; the message has both figures and the micro batch that fits.
     """
     on_cpu = config.train.device == "cpu"
     free = free_memory() // world.local_size if on_cpu else torch.cuda.mem_get_info()[0]
-    if not free:  # the system does not tell
+    if not free:  # the system does not report it
         return
     needed = predict(config, images, passes, backend)
     views = TURNS if config.pretext.views == "all" else 1
@@ -85,12 +85,12 @@ def check_memory(
 
 
 def predict(config: Config, images: int, passes: int, backend: StepBackend) -> int:
-    """Return the bytes that model, optimizer, steps and loader take on the device at most.
+    """Return the peak memory of model, optimizer, steps and loader on the device, in bytes.
 
     Args:
-        config: with device and precision settled.
+        config: settings with device and precision resolved.
         images: source images in one forward pass of a rank.
-        passes: forward passes per step; with several, gradients wait beside the maps.
+        passes: forward passes per step; with several, gradients are kept beside the maps.
         backend: how a step is computed.
     """
     side, on_cpu = config.data.resolution, config.train.device == "cpu"
@@ -117,16 +117,16 @@ def predict(config: Config, images: int, passes: int, backend: StepBackend) -> i
 
 
 class _Live(TorchDispatchMode):
-    """Count the bytes of the storages that operations make, while they live.
+    """Counts the bytes of the storages that operations create, while they live.
 
     Args:
-        growth: how many times larger the maps of a real step are.
-        columns: convolutions copy every patch of their input before they multiply (im2col).
-        heap: small storages come from a heap, where holes stay between them.
+        growth: factor by which the maps of a real step are larger.
+        columns: whether convolutions copy every patch of their input before multiplying (im2col).
+        heap: whether small storages come from a heap, which keeps holes between them.
 
     Attributes:
-        bytes: of all that live now.
-        peak: the most so far, with what convolutions took inside of them.
+        bytes: size of all live storages.
+        peak: largest size so far, including temporary memory of convolutions.
     """
 
     def __init__(self, growth: float, *, columns: bool, heap: bool) -> None:
@@ -137,7 +137,7 @@ class _Live(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to skip torch's compiler would load it, for seconds
+        return False  # skipping torch's compiler would load it, which takes seconds
 
     def __torch_dispatch__(
         self,
@@ -154,7 +154,7 @@ class _Live(TorchDispatchMode):
         return out
 
     def _inside(self, func: Any, args: tuple[Any, ...], out: Any) -> float:
-        """Return the bytes that an operation takes while it runs."""
+        """Return the bytes of temporary memory that an operation takes while it runs."""
         if func is _aten.convolution.default:
             y, weight = out, args[1]
         elif func is _aten.convolution_backward.default:

@@ -18,8 +18,8 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: Opt
     """Return the learning rate of one optimizer step.
 
     Warm-up is linear in steps from ``warmup_ratio`` to 1 and multiplies the scheduled rate, as
-    in mmcv's ``LrUpdaterHook`` with ``warmup='linear'`` (for step schedules the rate is still
-    flat there).
+    in mmcv's ``LrUpdaterHook`` with ``warmup='linear'`` (the rate of a step schedule is still
+    constant then).
 
     Args:
         step: optimizer step, from 0.
@@ -45,8 +45,8 @@ def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: Opt
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     """Build SGD or LARS; a step is one kernel (``fused``) that also takes a "skip this step" flag.
 
-    With ``decay_norm_and_bias=False`` batch-norm parameters and biases (every tensor of one
-    dimension: a rule that no naming scheme can slip through) form a group without decay.
+    With ``decay_norm_and_bias=False``, batch-norm parameters and biases (every tensor of one
+    dimension, whatever its name) form a group without decay.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1 or config.decay_norm_and_bias]
     rest = [p for p in model.parameters() if p.ndim <= 1 and not config.decay_norm_and_bias]
@@ -67,8 +67,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         else torch.optim.SGD(groups, **settings)
     )
     if config.momentum:
-        # The same first step as without; but torch would leave them unwritten, and never write
-        # them again from the start, where a gradient scaler skips the first step.
+        # The first step is the same as without them. But torch would allocate them uninitialised,
+        # and never initialise them if a gradient scaler skips the first step.
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(
                 parameter, requires_grad=False
@@ -77,7 +77,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
 
 
 class LARS(torch.optim.SGD):
-    """Scale the gradients layer by layer (You et al., 2017), then step as SGD does, by its kernel.
+    """SGD after scaling the gradients layer by layer (You et al., 2017); it uses SGD's kernel.
 
     The gradient g of a weight w with decay d becomes ``trust * |w| / (|g| + d |w|) * (g + d w)``.
     Tensors of one dimension (batch norm, biases) are left to SGD. Momentum, "skip this step" flags
@@ -86,7 +86,7 @@ class LARS(torch.optim.SGD):
     Args:
         params: groups; the ``weight_decay`` of a group is applied before its tensors are scaled.
         trust_coefficient: how large a step may be, relative to the weights.
-        **settings: of SGD.
+        **settings: arguments of SGD.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LARS(torch.optim.SGD):
             decay = group.get("weight_decay", 0.0)
             adapted = [p for p in group["params"] if p.ndim > 1]
             plain = [p for p in group["params"] if p.ndim <= 1]
-            # SGD's own decay of adapted tensors is 0: theirs is scaled with the gradient.
+            # SGD's own decay of adapted tensors is 0: their decay is scaled with the gradient.
             groups += [{"params": adapted, "weight_decay": 0.0, "scaled_decay": decay}] * bool(
                 adapted
             )
@@ -107,7 +107,7 @@ class LARS(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Scale the gradients in place, then change the parameters."""
+        """Scale the gradients in place, then update the parameters."""
         for group in self.param_groups:
             if "scaled_decay" in group:
                 self._scale(group)
@@ -122,7 +122,7 @@ class LARS(torch.optim.SGD):
             return
         sizes = torch._foreach_norm(weights)
         slopes = torch._foreach_norm(gradients)
-        # A weight of zeros, or one without a gradient, moves by the plain rate.
+        # A weight whose values or gradients are all zero uses the plain rate.
         scales = [
             torch.where(
                 (size > 0) & (slope > 0),
@@ -137,7 +137,7 @@ class LARS(torch.optim.SGD):
 
 
 def keep_rate_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Make the rate a tensor, so that a recorded step reads what it is when it is replayed."""
+    """Make the rate a tensor, so that a recorded step reads its current value when replayed."""
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
 
@@ -164,7 +164,7 @@ def optimizer_tensors(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str,
 def load_optimizer_tensors(
     optimizer: torch.optim.SGD, model: nn.Module, tensors: dict[str, torch.Tensor]
 ) -> None:
-    """Put the values of momentum buffers back; the buffers, which a graph may know, stay."""
+    """Restore the values of the momentum buffers in place, since a graph may refer to them."""
     for name, parameter in model.named_parameters():
         saved = tensors.get(f"{name}.momentum_buffer")
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")

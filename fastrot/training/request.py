@@ -1,4 +1,4 @@
-"""What the user asked for, and the settings that follow from it: a recipe's, or those of a run."""
+"""What the user asked for, and the resulting settings: those of a recipe or of a resumed run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fastrot.errors import MismatchError, UsageError
 from fastrot.system.console import Say
 from fastrot.system.yaml_config import Override, override_key
 
-# What may not change between a run and its resumption: the checkpoint would not fit, or the run
-# would no longer be one run.
+# What must not change when a run is resumed: the checkpoint would not fit, or it would become
+# another run.
 _FIXED = ("model.", "pretext.", "data.resolution", "data.progressive",
           "optim.name", "train.seed", "train.global_batch")  # fmt: skip
 
 
 CPU_RECIPE = "photos_cpu"
 PUBLISHED_RECIPE = "resnet50_8xb16-steplr-70e"
-"""What data without a recipe is trained by: the one on a CPU, the other (the defaults) on a GPU."""
+"""The recipes for data without a named one: the first on a CPU, the second (defaults) on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class TrainRequest:
     """What the user asked for.
 
     Attributes:
-        config: recipe and overrides.
-        recipe: the recipe that was named, or None: a resumed run must fit it.
+        config: settings from recipe and overrides.
+        recipe: the recipe that was named, which a resumed run must fit; None: none was named.
         overrides: the overrides alone: a resumed run takes the rest from its own
             ``config.yaml``.
         out: run folder.
-        resume: go on with the run in ``out``; a new run if there is none yet.
+        resume: resume the run in ``out``, or begin a new one if there is none yet.
         base: the recipe that ``config`` was read from, named or not; None: only data was named.
     """
 
@@ -45,7 +45,7 @@ class TrainRequest:
     base: str | None = None
 
     def unnamed(self, *keys: str) -> tuple[str, ...]:
-        """Return those of the dotted keys that no override names."""
+        """Return the dotted keys that no override names."""
         named = {override_key(each) for each in self.overrides}
         return tuple(key for key in keys if key not in named)
 
@@ -69,15 +69,15 @@ def train_request(
         data: training images by the option that names them; at most one of them does.
             ``--dali`` also chooses the loader.
         val: held-out images.
-        loader: the engine; None: the recipe's.
+        loader: name of the loader; None: the recipe's.
         on_bad_sample: ``fail`` or ``skip``; None: the recipe's.
         follow_symlinks: also follow links that lead out of a folder of images.
-        overrides: further settings, none of them one that an option above sets.
+        overrides: further settings, none of which an option above sets.
         out: run folder; None: ``runs/`` and the name of the recipe, or of the data.
-        resume: go on with the run in ``out``.
+        resume: resume the run in ``out``.
 
     Raises:
-        UsageError: two options set the same, or a setting breaks a rule.
+        UsageError: two options set the same thing, or a setting breaks a rule.
     """
     named = [(option, path) for option, path in data.items() if path is not None]
     if len(named) > 1:
@@ -110,14 +110,14 @@ def train_request(
 
 
 def requested_config(request: TrainRequest, say: Say) -> Config:
-    """Return the settings of the run, every ``auto`` as it was written.
+    """Return the settings of the run, with every ``auto`` left as it is written.
 
-    A new run has those of its recipe. A resumed one has those of its ``config.yaml``, with the
+    A new run uses those of its recipe. A resumed one uses those of its ``config.yaml``, with the
     overrides of this request.
 
     Args:
         request: what the user asked for.
-        say: one line to the user.
+        say: prints one line to the user.
 
     Raises:
         MismatchError: the run in the folder depends on a setting that the request would change.
@@ -131,13 +131,13 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
         changes = check_resumable(saved, config)
         if request.recipe is not None:
             _check_recipe(saved, request)
-            say(f"going on with the settings of {saved_config}; -c is only checked")
+            say(f"resuming with the settings of {saved_config}; -c is only checked")
         for line in changes:
             say(f"changed since the run began: {line}")
     elif request.resume:
         if request.recipe is None and not request.overrides:  # a slip of the name, most likely
             raise UsageError(
-                f"{request.out}: no run there to go on with; check --out, or name data or a "
+                f"{request.out}: no run there to resume; check --out, or name data or a "
                 "recipe (-c digits for the embedded data) to begin one"
             )
         say(f"nothing to resume in {request.out}: a new run begins")
@@ -153,16 +153,16 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
 
 
 def _new_config(request: TrainRequest, say: Say) -> Config:
-    """Return the settings of a new run; where data alone is named, the device chooses the recipe.
+    """Return the settings of a new run; if only data is named, the device decides the recipe.
 
-    On the machine that trains: the one that submits a job may have no GPU.
+    This happens on the machine that trains: the one that submits a job may have no GPU.
     """
     config = request.config
     device = config.train.device
     if request.recipe is not None or request.base is not None or device == "cuda":
         return config
     if device == "auto":
-        import torch  # by whom it is about to be used
+        import torch  # about to be used anyway
 
         if torch.cuda.is_available():
             return config
@@ -184,13 +184,13 @@ def _check_recipe(saved: Config, request: TrainRequest) -> None:
 
 
 def check_resumable(saved: Config, now: Config) -> list[str]:
-    """Compare a run's configuration with the one it is to be resumed with.
+    """Compare a run's configuration with the one to resume it with.
 
     Returns:
-        One line per key that differs and may.
+        One line per key that differs and is allowed to.
 
     Raises:
-        MismatchError: a key differs that the run depends on.
+        MismatchError: a key on which the run depends differs.
     """
     changed = []
     before, after = saved.model_dump(), now.model_dump()

@@ -1,9 +1,9 @@
-"""Every ``auto`` of a run becomes a value here, once, and the run records it.
+"""Every ``auto`` of a run is resolved to a value here, once, and the run records it.
 
-In two steps, for the sake of the run folder. What this rank computes with is chosen before the
-folder is touched, so that what cannot run leaves no trace (``choose_platform``). The rest depends
-on what is in the folder: the data that it may hold, and the checkpoint, which may be one of other
-ranks (``resolve``). The configuration that comes out is the only one from then on.
+This takes two steps because of the run folder. What this rank computes with is chosen before the
+folder is touched, so that a run that cannot start leaves no trace (``choose_platform``). The rest
+depends on the contents of the folder: its data, and its checkpoint, which another number of ranks
+may have written (``resolve``). From then on, only the resulting configuration is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Platform:
 
     Attributes:
         world: the ranks.
-        device: of this rank.
+        device: device of this rank.
         precision: fp32, bf16, fp16 or fp64.
         backend: how a step is computed.
     """
@@ -51,7 +51,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How the global batch is cut up.
+    """How the global batch is split.
 
     Attributes:
         per_pass: source images in one forward pass of a rank.
@@ -67,15 +67,15 @@ class ResolvedRun:
     """A run with nothing left to decide.
 
     Attributes:
-        config: with a value for each ``auto`` that a resumed run keeps; ``config.yaml`` records it.
-            ``train.batchnorm`` and ``train.cuda_graph`` stay as they were written, since another
-            number of ranks may do it otherwise (``backend`` has what was chosen), and
+        config: settings with a value for each ``auto`` that a resumed run keeps, as recorded in
+            ``config.yaml``. ``train.batchnorm`` and ``train.cuda_graph`` stay as written, since
+            another number of ranks may need other values (``backend`` holds the choice), and
             ``train.val_knn`` is a rule, which each validation applies to its data.
         backend: how a step is computed.
-        batch: how the global batch is cut up.
-        order: which training samples make up which batch of this rank.
+        batch: how the global batch is split.
+        order: assigns the training samples to the batches of this rank.
         world: the ranks.
-        device: of this rank.
+        device: device of this rank.
     """
 
     config: Config
@@ -87,11 +87,11 @@ class ResolvedRun:
 
 
 def choose_platform(config: Config) -> Platform:
-    """Choose device, precision and implementation of the step; nothing on disk is touched.
+    """Choose device, precision and implementation of the step without touching the disk.
 
     Raises:
         MismatchError: there is no GPU for this rank.
-        UsageError: the device cannot train as the configuration wants it.
+        UsageError: the device cannot train as configured.
     """
     world = read_world()
     device = pick_device(config.train.device, world)
@@ -102,19 +102,19 @@ def choose_platform(config: Config) -> Platform:
 def resolve(
     config: Config, platform: Platform, data: RunData, say: Say, *, anew: Collection[str] = ()
 ) -> ResolvedRun:
-    """Settle all that the configuration leaves open, and say what was chosen.
+    """Resolve everything that the configuration leaves open, and report what was chosen.
 
     Args:
-        config: as it was asked for.
+        config: settings as requested.
         platform: what this rank computes with.
         data: the opened data sets.
-        say: one line to the user.
-        anew: those of ``SHARED_CORES`` to choose although the configuration has a value, since
-            it was chosen for another number of ranks.
+        say: prints one line to the user.
+        anew: keys of ``SHARED_CORES`` to choose again although they have a value, because it was
+            chosen for another number of ranks.
 
     Raises:
-        UsageError: the global batch cannot be shared equally, or is larger than the data.
-        OutOfMemoryError: training would take more memory than there is.
+        UsageError: the global batch cannot be divided equally, or is larger than the data.
+        OutOfMemoryError: training would take more memory than is available.
     """
     world, device, backend = platform.world, platform.device, platform.backend
     batch = plan_batch(config, world)
@@ -128,7 +128,7 @@ def resolve(
     if batch.accumulation > 1:
         views = batch.per_pass * (4 if config.pretext.views == "all" else 1)
         say(
-            f"accumulating {batch.accumulation} passes a step: batch norm sees bn_batch={views} "
+            f"accumulating {batch.accumulation} passes per step: batch norm sees bn_batch={views} "
             "views of a rank at a time, not the whole step"
         )
     loader: str = config.data.loader
@@ -140,7 +140,7 @@ def resolve(
     say(backend.describe())
     if world.size > 1:
         share = batch.per_pass * batch.accumulation
-        say(f"{world.size} ranks, each with {share} images of a step")
+        say(f"{world.size} ranks, each with {share} images per step")
     threads, workers = _share_cores(config, world, device, anew)
     settled = {
         "train.device": device.type,
@@ -158,14 +158,14 @@ def resolve(
 def _share_cores(
     config: Config, world: World, device: torch.device, anew: Collection[str]
 ) -> tuple[int, int]:
-    """Return torch threads and decoding workers of this rank, as set or by its share of cores."""
+    """Return torch threads and decoding workers of this rank, as set or from its share of cores."""
     threads = None if "train.threads" in anew else config.train.threads
     workers = None if "data.workers" in anew else config.data.workers
     on_gpu = device.type != "cpu"
     if workers is None:
         workers = decoding_workers(on_gpu=on_gpu, local_ranks=world.local_size)
         if not on_gpu and config.data.resolution <= _SMALL_SIDE:
-            workers = 0  # decoding takes less than handing over
+            workers = 0  # decoding takes less time than handing over
     return threads or max(1, usable_cores() // world.local_size), workers
 
 
@@ -179,10 +179,10 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def plan_batch(config: Config, world: World) -> BatchPlan:
-    """Cut the global batch over ranks and, where ``micro_batch`` asks for it, over passes.
+    """Split the global batch over ranks and, if ``micro_batch`` asks for it, over passes.
 
     Raises:
-        UsageError: the global batch cannot be shared equally.
+        UsageError: the global batch cannot be divided equally.
     """
     total, limit = config.train.global_batch, config.train.micro_batch
     if total % world.size:

@@ -24,12 +24,12 @@ from fastrot.models.backbones import TURNS, RotationModel
 
 
 class Inputs(NamedTuple):
-    """What one forward pass takes, on the device.
+    """The inputs of one forward pass, on the device.
 
     Attributes:
-        images: of shape (N, S, S, 3), uint8.
+        images: source images of shape (N, S, S, 3), uint8.
         turns: quarter turns of the views, of shape (N, V), uint8.
-        flips: of shape (N,), bool.
+        flips: whether each image is flipped, of shape (N,), bool.
     """
 
     images: torch.Tensor
@@ -39,13 +39,13 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one forward pass says about a batch; everything stays on the device.
+    """The outputs of one forward pass; everything stays on the device.
 
     Attributes:
         loss: mean cross-entropy over the views, scalar, float32 (float64 if the model is).
-        correct: of shape (N * V,), bool.
-        targets: of shape (N * V,), int64.
-        logits: of shape (N * V, 4).
+        correct: whether the prediction is correct, of shape (N * V,), bool.
+        targets: true turns of shape (N * V,), int64.
+        logits: logits of shape (N * V, 4).
     """
 
     loss: torch.Tensor
@@ -55,14 +55,14 @@ class Prediction:
 
 
 class RotationTask:
-    """Turns batches into a loss.
+    """Computes the loss of a batch.
 
     Args:
-        config: of the run.
-        device: where the model is.
+        config: settings of the run.
+        device: device of the model.
         autocast_dtype: half precision of the forward pass; None: that of the model, float32 or
             float64 (train.precision=fp64).
-        channels: of the views: 3, or 4 for one of zeros, which tensor cores like.
+        channels: channels of the views: 3, or 4 with one of zeros, which suits tensor cores.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class RotationTask:
         self._table = normalisation_table(config.data.mean, config.data.std, dtype).to(device)
 
     def inputs(self, batch: Batch) -> Inputs:
-        """What the forward pass takes of a batch; its loader drew the turns."""
+        """Return the inputs of the forward pass for a batch, whose turns its loader drew."""
         return Inputs(batch.images, batch.turns, batch.flips)
 
     def predict(self, model: torch.nn.Module, inputs: Inputs) -> Prediction:
-        """Rotate, run the model, compare. All of it happens on the device.
+        """Rotate, run the model and compare, all on the device.
 
         Args:
             model: maps views (N * V, 3 or 4, S, S) to logits (N * V, 4).

@@ -1,4 +1,4 @@
-"""``fastrot train``: resolve the request, own the run folder, build the trainer, run the loop."""
+"""``fastrot train``: resolve the request, lock the run folder, build the trainer, run the loop."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from fastrot.training.trainer import Trainer
 
 
 def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
-    """Train, or go on training.
+    """Begin a training run, or resume it, and return its result.
 
     Raises:
-        FastrotError: with the exit code of the failure; ``status.json`` records it.
+        FastrotError: training failed; ``status.json`` records the exit code.
     """
     out, say = request.out, reporter.message
-    notes: list[str] = []  # said once all fits together: what does not is told in one line
+    notes: list[str] = []  # printed once everything fits together: a failure prints one line only
     config = requested_config(request, notes.append)
     deadline = config.train.deadline_seconds
     platform = choose_platform(config)
@@ -88,10 +88,10 @@ def train(request: TrainRequest, reporter: RunReporter) -> TrainResult:
 def _own_folder(
     request: TrainRequest, world: World, monitor: RankMonitor, stack: ExitStack
 ) -> RunFolder | None:
-    """Lock the run folder on the main rank; from here on every failure is recorded and told.
+    """Lock the run folder on the main rank; from then on every failure is recorded and explained.
 
     Returns:
-        The folder, held until the stack is left; None on other ranks, which write nothing to it.
+        The folder, held until the stack is left; None on other ranks, which do not write to it.
     """
     folder = None
     if world.is_main:
@@ -101,58 +101,58 @@ def _own_folder(
     stack.enter_context(monitor.explained())
     stack.enter_context(translate_oom())
     stack.enter_context(translate_device_failure())
-    world.sum(torch.zeros(1))  # the folder is ours before others look into it
+    world.sum(torch.zeros(1))  # the folder is locked before the other ranks look into it
     return folder
 
 
 def _find_checkpoint(
     out: Path, folder: RunFolder | None, world: World, say: Say
 ) -> Checkpoint | None:
-    """Return the checkpoint to go on from, which all ranks must see; None in a new run.
+    """Return the checkpoint to resume from, which all ranks must see; None in a new run.
 
     Raises:
-        StorageError: the run had begun, and its checkpoints are gone; or ranks see different ones.
+        StorageError: the run had begun and its checkpoints are gone, or ranks see different ones.
     """
     run_id = folder.run_id if folder else read_run_id(out)
     checkpoint = newest_checkpoint(out / "checkpoints", run_id)
     if checkpoint is None and read_status(out).get("step", 0):
         raise StorageError(
-            f"{out}: its status tells of step {read_status(out)['step']}, but there is no "
+            f"{out}: its status is of step {read_status(out)['step']}, but there is no "
             "checkpoint; restore the checkpoints, or start a new run with another --out"
         )
     steps = world.gather(torch.tensor(checkpoint.step if checkpoint else 0)).tolist()
     if len(set(steps)) > 1:
         error = StorageError(
             f"ranks find different newest checkpoints (steps {steps}, in the order of the ranks); "
-            "their file systems do not show them the same: mount the run folder anew, or wait"
+            "their file systems do not agree: mount the run folder again, or wait"
         )
         raise raised_by_all(error, world.rank)
     if checkpoint is not None:
-        say(f"going on from the checkpoint of step {checkpoint.step}")
+        say(f"resuming from the checkpoint of step {checkpoint.step}")
     return checkpoint
 
 
 def _shared_anew(
     request: TrainRequest, checkpoint: Checkpoint | None, world: World, say: Say
 ) -> tuple[str, ...]:
-    """Return which shares of the cores to choose anew: all but those named, for other ranks."""
+    """Return which shares of the cores to choose again: if the ranks changed, all not named."""
     if checkpoint is None or checkpoint.state["world_size"] == world.size:
         return ()
     say(
-        f"{world.size} ranks now, {checkpoint.state['world_size']} before: the same samples in "
-        "each step, sums in another order"
+        f"{world.size} ranks now, {checkpoint.state['world_size']} before: each step has the same "
+        "samples, but sums them in another order"
     )
     return request.unnamed(*SHARED_CORES)
 
 
 def prepare_torch(run: ResolvedRun) -> None:
-    """Set threads, determinism and arithmetic of this process as the run has them."""
+    """Set threads, determinism and arithmetic of this process as the run requires."""
     train = run.config.train
     torch.set_num_threads(train.threads or 1)
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     if train.deterministic != torch.are_deterministic_algorithms_enabled():
-        # Not always: setting it, also to what it is, loads torch's compiler for seconds.
+        # Only if it changes: setting it loads torch's compiler, which takes seconds.
         torch.use_deterministic_algorithms(train.deterministic)
     if run.device.type == "cuda":
         torch.backends.cudnn.benchmark = not train.deterministic
@@ -166,11 +166,11 @@ def _begin(
     folder: RunFolder | None,
     reporter: RunReporter,
 ) -> None:
-    """Record the configuration and say what begins."""
+    """Record the configuration and report what begins."""
     if start_step >= schedule.total_steps:
         reporter.message(
-            f"the run is complete: {start_step} of {schedule.total_steps} steps are done; to go "
-            "on, set more of train.epochs or train.max_steps"
+            f"the run is complete: {start_step} of {schedule.total_steps} steps are done; to "
+            "continue, raise train.epochs or train.max_steps"
         )
     if folder is None:
         return
@@ -187,7 +187,7 @@ def _begin(
 
 
 def _last_validation(out: Path) -> dict[str, Any] | None:
-    """Return the last one that was logged, so that a run resumed at its end has a result, too."""
+    """Return the last logged validation, so that a run resumed at its end has a result, too."""
     last = None
     for record in read_json_lines(out / "metrics.jsonl"):
         if record.get("kind") == "validation":

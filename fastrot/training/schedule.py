@@ -11,15 +11,15 @@ class Schedule:
     """When things happen; every duration is in steps, converted once.
 
     Attributes:
-        total_steps: the run ends when this many optimizer steps are done.
+        total_steps: number of optimizer steps after which the run ends.
         steps_per_epoch: optimizer steps per epoch.
         accumulation: batches per step.
         views_per_image: views per source image.
-        rate: learning rate of a step.
+        rate: returns the learning rate of a step.
         validation_steps: steps between two validations; None: never.
         checkpoint_steps: steps between two checkpoints; None: by time only.
-        checkpoint_seconds: time between two checkpoints.
-        log_seconds: time between two readings of the device.
+        checkpoint_seconds: seconds between two checkpoints.
+        log_seconds: seconds between two readings of the device.
         keep_checkpoints: number of checkpoints to keep.
         sample_log: ``digest``, ``ids`` or ``none``.
     """
@@ -42,6 +42,6 @@ class Schedule:
         return every is not None and (done % every == 0 or done == self.total_steps)
 
     def save_due(self, done: int) -> bool:
-        """Return whether to save after this many steps, whatever the time."""
+        """Return whether to save after this many steps, regardless of time."""
         every = self.checkpoint_steps
         return every is not None and done % every == 0

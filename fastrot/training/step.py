@@ -17,7 +17,7 @@ from fastrot.distributed.world import World
 from fastrot.training.cuda_graph import StepGraph
 from fastrot.training.rotation import Inputs, Prediction
 
-# The attribute by which torch's GradScaler, too, tells a fused optimizer to skip a step.
+# The attribute through which torch's GradScaler also tells a fused optimizer to skip a step.
 _SKIP = "found_inf"
 
 Prepare = Callable[[Batch], Inputs]
@@ -29,10 +29,10 @@ class Totals:
     """What happened since the last reading, over all ranks.
 
     Attributes:
-        loss: mean over the views.
-        accuracy: share of correct views, in [0, 1].
-        gradient_norm: of the last step, after averaging over the ranks.
-        finite_steps: steps whose loss and gradients were finite, since the start.
+        loss: mean loss over the views.
+        accuracy: share of correctly predicted views, in [0, 1].
+        gradient_norm: gradient norm of the last step, after averaging over the ranks.
+        finite_steps: number of steps with finite loss and gradients, since the start.
     """
 
     loss: float
@@ -42,22 +42,22 @@ class Totals:
 
 
 class TrainStep:
-    """Calls accumulate their results on the device; ``read`` is the only host sync.
+    """Trains on a batch; results accumulate on the device, and ``read`` is the only host sync.
 
     A step whose loss or gradient is NaN or infinite changes no parameter and no momentum, and
-    neither does any later one: the flag is sticky, on the device, and given to the fused
+    neither does any later one: the flag is sticky, stays on the device, and is given to the fused
     optimizer as its "skip" input. So when the host reads the flag (``finite_steps`` fell
     behind), parameters and optimizer are still those of the last good step. With a gradient
-    scaler (fp16) infinite gradients are part of its search for a scale and no fault; a
-    non-finite loss is.
+    scaler (fp16), infinite gradients are no error but part of its search for a scale; a
+    non-finite loss is an error.
 
     Args:
-        model: what is trained, wrapped for distribution or not.
-        optimizer: a fused one (it must take ``found_inf``).
-        prepare: batch to what the forward pass takes; runs on the host.
-        predict: (model, inputs) to a prediction with a loss; runs on the device alone.
-        device: of the model.
-        scaler: for fp16; None otherwise.
+        model: the model to train, wrapped for distribution or not.
+        optimizer: a fused optimizer (it must accept ``found_inf``).
+        prepare: maps a batch to the inputs of the forward pass; runs on the host.
+        predict: maps (model, inputs) to a prediction with a loss; runs on the device alone.
+        device: device of the model.
+        scaler: gradient scaler for fp16; None otherwise.
         world: the ranks that must agree on the flag.
         graph: record the step as a CUDA graph and replay it. The learning rate must be a tensor.
     """
@@ -82,7 +82,7 @@ class TrainStep:
         self._predict = predict
         self._world = world or World()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        # Written in place, never replaced: a graph knows them by their addresses.
+        # Written in place, never replaced: a graph refers to them by address.
         self._finite = torch.ones((), dtype=torch.bool, device=device)
         self._skip = torch.zeros((), device=device)
         self._finite_steps = torch.zeros((), dtype=torch.int64, device=device)
@@ -94,7 +94,7 @@ class TrainStep:
         )
 
     def __call__(self, batches: Sequence[Batch]) -> None:
-        """Train on the batches of one step; more than one accumulate their gradients."""
+        """Train on the batches of one step, accumulating gradients if there are several."""
         inputs = [self._prepare(batch) for batch in batches]
         self._views += sum(each.turns.numel() for each in inputs)
         self._run(inputs)
@@ -116,7 +116,7 @@ class TrainStep:
         if self.scaler is None:
             loss.backward()
         else:
-            # A NaN loss stays NaN for good, so that the scaler skips every later step too.
+            # Once the loss is NaN it stays NaN, so that the scaler skips every later step too.
             sticky = torch.ones_like(loss).masked_fill_(~self._finite, torch.nan)
             self.scaler.scale(loss * sticky).backward()
 
@@ -144,7 +144,7 @@ class TrainStep:
             self._finite.copy_(self._world.max(bad) == 0)
 
     def _without_reduction(self, *, skip: bool) -> AbstractContextManager[None]:
-        """Gradients of all but the last accumulated batch stay on their rank."""
+        """Return a context in which gradients stay on their rank, if ``skip``."""
         if skip and isinstance(self.model, DistributedDataParallel):
             return cast(AbstractContextManager[None], self.model.no_sync())
         return nullcontext()
@@ -152,7 +152,7 @@ class TrainStep:
     def read(self) -> Totals:
         """Wait for the device, return the totals since the last reading and reset them.
 
-        All ranks read after the same step, and so get the same.
+        All ranks read after the same step and get the same totals.
         """
         loss_sum, correct = self._world.sum(self._sums.clone()).tolist()
         views = max(1, self._views * self._world.size)

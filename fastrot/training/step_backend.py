@@ -1,8 +1,8 @@
 """The implementations of an optimizer step, from plain to fast; all of them train the same.
 
 ``eager``: torch's operations, one by one. ``compile``: the model through ``torch.compile``.
-``fused``: our batch normalisation with residual and ReLU as one operation, four input channels.
-The latter two are recorded as a CUDA graph on a GPU.
+``fused``: our batch normalisation with residual and ReLU as one operation, and four input
+channels. The latter two are recorded as a CUDA graph on a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fastrot.models.layers import Engine, fastest_batch_norm, share_batch_norm, 
 from fastrot.models.precision import resolve_precision
 from fastrot.system.console import Say
 
-_SYNC_BUFFERS = next(  # torch 2.15 gave it another name, and warns of the old one
+_SYNC_BUFFERS = next(  # torch 2.15 renamed it and warns about the old name
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel).parameters
@@ -42,9 +42,9 @@ class StepBackend:
 
     Attributes:
         step: eager, compile or fused.
-        batchnorm: who normalises: torch, fused (ours) or apex.
+        batchnorm: implementation of batch norm: torch, fused (ours) or apex.
         graph: whether the whole step is one CUDA graph.
-        why: the reason of the choice, for people.
+        why: the reason for the choice, for people.
     """
 
     step: StepName
@@ -54,11 +54,11 @@ class StepBackend:
 
     @property
     def channels(self) -> int:
-        """Input channels of the first convolution; the fourth is for tensor cores."""
+        """Return the input channels of the first convolution; the fourth is for tensor cores."""
         return 4 if self.step == "fused" else 3
 
     def describe(self) -> str:
-        """Return one line for people."""
+        """Return one line that describes the choice to people."""
         graph = ", one CUDA graph" if self.graph else ""
         return f"step: {self.step} (batch norm: {self.batchnorm}{graph}): {self.why}"
 
@@ -67,12 +67,12 @@ def choose_backend(config: Config, world: World, device: torch.device) -> StepBa
     """Return the implementation that the configuration names, or the fastest that works here.
 
     Args:
-        config: of the run; it may still say ``auto``.
+        config: settings of the run, which may still be ``auto``.
         world: the ranks.
-        device: where the model is trained.
+        device: device of the model.
 
     Raises:
-        UsageError: what it names cannot run here.
+        UsageError: the named implementation cannot run here.
     """
     train = config.train
     if train.step == "auto":
@@ -87,8 +87,8 @@ def choose_backend(config: Config, world: World, device: torch.device) -> StepBa
         if shared and device.type == "cpu":
             batchnorm = "fused"
             why += (
-                "; statistics of all ranks together, by our slower reference: torch has them for "
-                "GPUs only (model.sync_bn=false: of each rank)"
+                "; ranks share their statistics in our slower reference: torch shares them on "
+                "GPUs only (model.sync_bn=false keeps them per rank)"
             )
     if batchnorm == "apex":
         _check_apex(config, world, device)
@@ -109,13 +109,13 @@ def choose_backend(config: Config, world: World, device: torch.device) -> StepBa
 
 def _fastest(device: torch.device) -> tuple[StepName, str]:
     if device.type == "cpu":
-        return "eager", "no GPU; compile would gain a few percent, and takes a minute to begin"
+        return "eager", "no GPU; compile would gain a few percent, and takes a minute to start"
     engine, why = fastest_batch_norm(device)
     return ("fused" if engine == "fused" else "eager"), why
 
 
 def _compromise(operation: str, device: torch.device) -> str:
-    """Return what to say of a kernel that is not the one for this device.
+    """Return a note about a kernel that is not the one for this device; empty if it is.
 
     Raises:
         UsageError: FASTROT_KERNELS forces one that cannot run.
@@ -126,7 +126,7 @@ def _compromise(operation: str, device: torch.device) -> str:
         raise UsageError(str(error)) from None
     if choice.implementation != "reference":
         return ""
-    return f"; {operation} by its slow reference: {choice.reason}"
+    return f"; {operation} uses its slow reference: {choice.reason}"
 
 
 def _check(step: str, device: torch.device) -> None:
@@ -163,13 +163,13 @@ def wrap_model(
     """Return the model as a step runs it; it shares all tensors with ``model``, which is changed.
 
     Args:
-        model: on the device.
-        backend: how.
+        model: the model, on the device.
+        backend: how a step is computed.
         world: the ranks.
-        device: of the model.
+        device: device of the model.
         sync_bn: share batch-norm statistics between the ranks.
-        static_graph: every pass of a rank is followed by a reduction of the gradients.
-        say: one line to the user.
+        static_graph: whether every pass of a rank is followed by a reduction of the gradients.
+        say: prints one line to the user.
     """
     shared = sync_bn and world.size > 1
     group = torch.distributed.group.WORLD if shared and backend.batchnorm == "fused" else None
@@ -184,18 +184,18 @@ def wrap_model(
             )
     wrapped = model
     if backend.step == "compile":
-        if device.type == "cpu":  # it would miss a CUDA that nobody asked for
+        if device.type == "cpu":  # it would complain about a missing CUDA that is not needed
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         wrapped = cast(nn.Module, torch.compile(model, dynamic=False))
     if world.size == 1:
         return wrapped
-    # What a graph is to hold must not have been on the stream that all others wait for.
+    # What a graph will hold must not have been on the default stream, which all others wait for.
     aside = torch.cuda.stream(torch.cuda.Stream(device)) if backend.graph else nullcontext()
     with aside:
         return DistributedDataParallel(
             wrapped,
             device_ids=[device.index] if device.type == "cuda" else None,
-            # Running statistics: the same anyway, or (sync_bn=false) taken from the main rank
+            # Running statistics are equal anyway or (sync_bn=false) copied from the main rank
             # when they are used.
             **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
             gradient_as_bucket_view=True,

@@ -49,19 +49,19 @@ class Trainer:
     """Model, optimizer, loaders and validation of a run on one rank.
 
     Args:
-        run: what is to be trained, with nothing left to decide.
+        run: the run, with nothing left to decide.
         data: its opened data sets.
         out: the run folder.
         stack: closes the loaders.
-        say: one line to the user.
+        say: prints one line to the user.
 
     Attributes:
-        config: of the run.
+        config: settings of the run.
         model: backbone and rotation head, on the device.
-        task: makes the views, and the loss.
+        task: computes the views and the loss.
         step: trains on the batches of one step.
         loader: training batches of this rank.
-        bad_samples: those that were replaced.
+        bad_samples: samples that were replaced.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Trainer:
             world=world,
             device=device,
             sync_bn=config.model.sync_bn,
-            # Accumulation skips the reduction of some passes, which a static graph cannot.
+            # Accumulation skips the reduction of some passes, which a static graph does not allow.
             static_graph=run.batch.accumulation == 1,
             say=say,
         )
@@ -142,9 +142,9 @@ class Trainer:
         return loader
 
     def _validation_loaders(self) -> tuple[Loader | None, Loader | None]:
-        """Held-out samples, and labelled training samples for the quick kNN.
+        """Return loaders of held-out samples and of labelled training samples for the quick kNN.
 
-        Both through the reference loader: a measurement does not depend on the engine.
+        Both are reference loaders: a measurement must not depend on the choice of loader.
         """
         val, train, world = self._data.val, self._data.train, self._run.world
         if val is None:
@@ -159,7 +159,7 @@ class Trainer:
             world=world.size,
         )
         loader = self._loader("reference", val, order, part="val")
-        if world.is_main:  # who writes the numbers; the others need not read for it
+        if world.is_main:  # it writes the numbers; the others need not read for it
             overlap = find_overlap(train, val)
             self._val_is_train = overlap.all_of_them
             if warning := overlap.warning(val):
@@ -172,12 +172,12 @@ class Trainer:
         return loader, self._loader("reference", bank, bank_order, part="knn")
 
     def _match_classes(self, train: Dataset, val: Dataset) -> ClassMatch | None:
-        """What the classes of the validation data are in the training data; None: no kNN."""
+        """Match the classes of the validation data to the training data's; None: no kNN."""
         if self.config.train.val_knn == "never":
             return None
         if several := [each for each in (train, val) if each.labels.ndim == 2]:
             self._say(
-                f"no quick kNN in validations: {several[0].path} has several classes an image"
+                f"no quick kNN in validations: {several[0].path} has several classes per image"
             )
             return None
         if not (_labelled(train) and _labelled(val)):
@@ -194,7 +194,7 @@ class Trainer:
         return match
 
     def schedule(self) -> Schedule:
-        """Return when things happen, in steps."""
+        """Return the schedule of the run, in steps."""
         train, per_epoch = self.config.train, self._run.order.steps_per_epoch
         schedule_steps = max(1, round(train.epochs * per_epoch))
         total = min(schedule_steps, train.max_steps or schedule_steps)
@@ -216,7 +216,7 @@ class Trainer:
     def validate(self, between: Between) -> Mapping[str, Any]:
         """Measure the model on the held-out samples; ``between`` is called before each batch."""
         assert self._val_loader is not None
-        for buffer in self.model.buffers():  # those that a checkpoint has, also where ranks differ
+        for buffer in self.model.buffers():  # use those of the checkpoint, even if ranks differ
             self._run.world.copy_from_main(buffer)
         result = validate(
             self.model,
@@ -233,7 +233,7 @@ class Trainer:
 
     @property
     def validates(self) -> bool:
-        """Whether there is anything to validate on."""
+        """Return whether there is anything to validate on."""
         return self._val_loader is not None
 
     def snapshot(self) -> Snapshot:
@@ -265,7 +265,7 @@ class Trainer:
         if saved["digest"] != self._data.train.digest:
             raise MismatchError(
                 f"{self._data.train.path}: not the data this run began with ({saved['samples']} "
-                f"samples then, {len(self._data.train)} now, or other contents); name the same "
+                f"samples then, {len(self._data.train)} now, or other contents); name the original "
                 "data, or start a new run with another --out"
             )
         model = _with_prefix(checkpoint.tensors, "model.")
@@ -281,7 +281,7 @@ class Trainer:
         if checkpoint.state["threads"] != torch.get_num_threads():
             self._say(
                 f"{torch.get_num_threads()} torch threads now, {checkpoint.state['threads']} when "
-                "the checkpoint was written: sound, but not the same bits as without the pause"
+                "the checkpoint was written: valid, but not the same bits as an uninterrupted run"
             )
 
 

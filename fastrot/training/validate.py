@@ -21,8 +21,8 @@ from fastrot.models.backbones import TURNS, RotationModel
 from fastrot.training.rotation import RotationTask
 
 Between = Callable[[int, int], None]
-"""Called before each batch of a validation with the batches done and all there are: the same on
-all ranks. What it raises ends the validation."""
+"""Called before each batch of a validation with the number of finished and of all batches, which
+are the same on all ranks. An exception that it raises ends the validation."""
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -36,7 +36,7 @@ class Validation:
         loss: mean cross-entropy over all views.
         accuracy: share of views whose turn is predicted, in [0, 1].
         confusion: of shape (4, 4), int64: row = true turn, column = predicted turn.
-        knn_accuracy: share of images whose class the neighbours name, or None without labels.
+        knn_accuracy: share of images whose class the neighbours predict, or None without labels.
     """
 
     loss: float
@@ -45,7 +45,7 @@ class Validation:
     knn_accuracy: float | None
 
     def metrics(self) -> dict[str, float]:
-        """Return flat numbers for the log."""
+        """Return the numbers for the log by name."""
         numbers = {"val_loss": self.loss, "val_accuracy": self.accuracy}
         if self.knn_accuracy is not None:
             numbers["val_knn"] = self.knn_accuracy
@@ -64,15 +64,15 @@ def validate(
     world: World,
     between: Between = lambda done, of: None,
 ) -> Validation:
-    """Measure ``model`` in eval mode; its training state is the same afterwards.
+    """Measure ``model`` in eval mode, and restore its training mode afterwards.
 
     Args:
         model: backbone and head.
-        task: makes the views.
-        loader: every held-out sample exactly once over all ranks, in all four views.
+        task: computes the views and the loss.
+        loader: yields every held-out sample exactly once over all ranks, in all four views.
         bank: labelled training samples for the kNN, the same on every rank; None: no kNN.
-        classes: what the held-out samples' classes are in the bank; None: the same numbers.
-        device: of the model.
+        classes: maps the classes of held-out samples to the bank's; None: they are equal.
+        device: device of the model.
         world: the ranks to sum over.
         between: called before each batch.
     """

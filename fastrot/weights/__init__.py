@@ -1,1 +1,1 @@
-"""Weights of runs and of other libraries."""
+"""Weights from runs and from other libraries."""

@@ -1,12 +1,12 @@
-"""Files that hold a network twice: as it was trained, and averaged over the training (EMA).
+"""Files that hold a network twice: as trained, and averaged over the training (EMA).
 
 Where they put the average:
 
 - timm: ``state_dict_ema`` beside ``state_dict``.
 - torchvision's reference scripts, MAE and ConvNeXt: ``model_ema`` beside ``model``.
-- DINO and its kin: ``teacher`` beside ``student``. Their own evaluations take the teacher.
-- MMEngine: ``ema_state_dict`` beside ``state_dict``. It swaps the two when it saves, so that
-  ``state_dict`` is the average and ``ema_state_dict`` the network as it was trained.
+- DINO and similar methods: ``teacher`` beside ``student``. Their own evaluations use the teacher.
+- MMEngine: ``ema_state_dict`` beside ``state_dict``. It swaps the two when it saves, so
+  ``state_dict`` is the average and ``ema_state_dict`` the network as trained.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _AVERAGED_PARTS = {*_AVERAGES, "momentum", "target", "k"}
 
 @dataclass(frozen=True)
 class Chosen:
-    """The network of a file that is meant.
+    """The network chosen from a file.
 
     Attributes:
-        tree: what the file holds of it.
-        key: below which key it was, where the file holds two; else empty.
-        note: which one it is and how to have the other, where the file holds two; else empty.
+        tree: contents of the file for this network.
+        key: key of the network if the file holds two; else empty.
+        note: which one it is and how to get the other, if the file holds two; else empty.
     """
 
     tree: Any
@@ -47,9 +47,9 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
     """Choose between the two networks of a file.
 
     Args:
-        tree: what the file holds.
+        tree: contents of the file.
         which: ``plain``: as trained; ``ema``: the average; None: the plain one, but the teacher
-            where there are student and teacher, as the published protocols do.
+            of a student and a teacher, as in the published protocols.
     """
     if not isinstance(tree, Mapping):
         return Chosen(tree)
@@ -63,7 +63,7 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
     if not plain:
         if which == "ema":
             return Chosen(tree[average], average)
-        return Chosen(tree)  # which is told to have none
+        return Chosen(tree)  # the caller then reports that there is none
     trained = plain[0] if average != TEACHER or STUDENT not in plain else STUDENT
     swapped = average == "ema_state_dict" and _is_mmengine(tree)
     if swapped:
@@ -74,18 +74,15 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
     how = "ema" if other == average else "plain"
     what = "the average" if key == average else "as trained"
     return Chosen(
-        tree[key], key, f"{key!r} ({what}) is taken, not {other!r} (--weights {how} takes that)"
+        tree[key], key, f"{key!r} ({what}) is used, not {other!r} (use --weights {how} for that)"
     )
 
 
 def choose_prefix(prefixes: Sequence[str], which: Which | None) -> str | None:
-    """Return the prefix of the network that is meant, of those in one state dict.
-
-    Returns:
-        None: unclear, or which is None.
+    """Return the prefix of the requested network in a state dict; None: unclear, or none requested.
 
     Raises:
-        UsageError: the average is asked for, and none is there.
+        UsageError: the average is requested, but there is none.
     """
     averages = [prefix for prefix in prefixes if set(_words(prefix)) & _AVERAGED_PARTS]
     if which == "ema" and not averages:
@@ -101,7 +98,7 @@ def choose_prefix(prefixes: Sequence[str], which: Which | None) -> str | None:
 
 
 def average_keys(tree: Mapping[Any, Any]) -> list[str]:
-    """Return the keys below which a file holds the tensors of an average."""
+    """Return the keys under which a file holds the tensors of an average."""
     return [
         key
         for key, value in tree.items()

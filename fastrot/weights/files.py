@@ -1,4 +1,4 @@
-"""Weight files as bytes: what a file is by its contents, whatever its name says.
+"""Weight files as bytes: what a file is by its contents, whatever its name.
 
 Only tensors and plain values are read (``torch.load(weights_only=True)``, safetensors): no file
 runs code here.
@@ -23,7 +23,7 @@ from fastrot.errors import BadDataError, StorageError
 from fastrot.system.files import open_regular
 
 NAMES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.pth.tar", "*.ckpt")
-"""How people name them."""
+"""Usual names of weight files."""
 
 _START = 512
 _LONGEST_HEADER = 100 * 2**20  # of safetensors, by its own rule
@@ -32,13 +32,13 @@ _FIX = "save the state dict alone, as .safetensors"
 
 
 def read_weights(path: Path) -> Any:
-    """Read what a weight file holds: dictionaries of dictionaries, tensors and plain values.
+    """Read the contents of a weight file: nested dictionaries, tensors and plain values.
 
     Args:
-        path: a file of safetensors or of ``torch.save``.
+        path: a file in the format of safetensors or of ``torch.save``.
 
     Raises:
-        BadDataError: it is something else (which is named), damaged, or needs more than tensors.
+        BadDataError: it is another kind of file (then named), damaged, or holds more than tensors.
         StorageError: it cannot be read.
     """
     try:
@@ -51,20 +51,20 @@ def read_weights(path: Path) -> Any:
     if what := _what_else(path, start):
         raise BadDataError(f"{path}: {what}")
     try:
-        # Scripts keep their options in their files; a namespace is a dictionary, and runs nothing.
+        # Scripts save their options in their files; a namespace is a dictionary and runs no code.
         with (
             open_regular(path) as file,
             warnings.catch_warnings(),
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
-            warnings.simplefilter("ignore")  # about pickles that it then refuses
-            # An open file: of a path, torch believes the name.
+            warnings.simplefilter("ignore")  # about pickles that torch then refuses
+            # Pass an open file: given a path, torch trusts the name.
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        if error.errno == errno.EINVAL:  # an archive that was cut: it seeks before the beginning
+        if error.errno == errno.EINVAL:  # a truncated archive: torch seeks before the beginning
             raise BadDataError(f"{path}: {_refusal(error)}") from None
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # of the unpickler and of the archive, which have no common type
+    except Exception as error:  # unpickler and archive raise errors without a common type
         raise BadDataError(f"{path}: {_refusal(error)}") from None
 
 
@@ -85,11 +85,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _what_else(path: Path, start: bytes) -> str:
-    """What a file is that torch.save did not write, and what to do; empty: it may be one."""
+    """Return what a file is, and what to do, if torch.save did not write it; else empty."""
     if start.startswith(b"PK\x03\x04"):
         return _other_archive(path)
     if start.startswith(b"\x80") and start[1:2] <= b"\x05":
-        return ""  # a pickle, with which files of before torch 1.6 begin
+        return ""  # a pickle, with which files from before torch 1.6 begin
     if start[257:262] == b"ustar":
         return "a tar archive, not a weight file; unpack it and name the file inside"
     if start.startswith(b"\x1f\x8b"):

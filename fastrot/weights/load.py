@@ -1,12 +1,12 @@
-"""A trained backbone from a run, a checkpoint or a weight file of another code base.
+"""Load a trained backbone from a run, a checkpoint or a weight file of another code base.
 
-Nothing is loaded by half: where fewer than 95 % of the backbone's tensors are in the file, it is
-refused. (Other tools go on with a random backbone and score 1 %; see open-mmlab/mmselfsup issues
-330 and 340.) So is a file with a tensor of another shape, or with tensors in its stages that the
-backbone has no place for: it is of another network (a ResNet-34 holds every tensor of a
-ResNet-18), or one that computes something else between the same convolutions.
+Nothing is loaded partially: a file with fewer than 95 % of the backbone's tensors is refused.
+(Other tools continue with a random backbone and score 1 %; see open-mmlab/mmselfsup issues 330
+and 340.) So is a file that has a tensor of another shape, or tensors in its stages that the
+backbone lacks: it belongs to another network (a ResNet-34 holds every tensor of a ResNet-18), or
+to one that computes something else between the same convolutions.
 
-A file that holds a network twice, as trained and averaged, is said to, with the one that is taken.
+For a file that holds a network twice, as trained and averaged, a warning says which one is used.
 """
 
 from __future__ import annotations
@@ -46,20 +46,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone that is ready to be measured.
+    """A backbone that is ready for evaluation.
 
     Attributes:
-        model: in eval mode, on the CPU, float32, without gradients.
+        model: the backbone in eval mode, on the CPU, float32, without gradients.
         config: its architecture.
         digest: hash of its tensors (names, types, shapes and bytes), 32 hexadecimal digits.
-        source: where the weights are from, for people.
-        mean: per channel, in [0, 1], subtracted from what it is shown; in the order of RGB.
-        std: per channel, in [0, 1], divided by.
+        source: where the weights come from, for people.
+        mean: per-channel mean in [0, 1] to subtract from its input, in the order of RGB.
+        std: per-channel standard deviation in [0, 1] to divide by.
         resolution: side in pixels of the crops that it was trained on.
-        channel_order: of the images that it was trained on. bgr: the model has been changed to
-            take RGB, so callers do nothing.
-        key: below which key of its file the weights were, where that holds two networks; else
-            empty.
+        channel_order: channel order of its training images. bgr: the model has been changed to
+            take RGB, so callers need not do anything.
+        key: key of the weights in a file that holds two networks; else empty.
     """
 
     model: ResNet | NetworkInNetwork
@@ -75,7 +74,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a path led to, before it is checked."""
+    """What a path leads to, before it is checked."""
 
     tensors: dict[str, torch.Tensor]
     config: ModelConfig
@@ -99,25 +98,25 @@ def load_backbone(
 
     Args:
         path: run folder (its newest valid checkpoint), checkpoint folder ``step-*``, or a weight
-            file: ``.safetensors``, or one that ``torch.save`` wrote, in the names of torchvision,
+            file: ``.safetensors``, or one that ``torch.save`` wrote, with the names of torchvision,
             timm, MMSelfSup, VISSL, RotNet or fastrot.
-        model: architecture of a weight file; None: guessed from the tensors' shapes.
+        model: architecture of a weight file; None: inferred from the tensors' names and shapes.
         channel_order: ``bgr`` for weights trained on images read as BGR but normalised with the
             mean and deviation of RGB, by position (MMSelfSup before 0.7): input channels of the
             first convolution, mean and deviation are swapped, so that RGB images give what BGR
             images gave.
-        random_init: keep the architecture but take the weights that training would begin with.
-        seed: of those; None: the run's, 0 for a weight file.
-        weights: of a file that holds a network twice: ``plain`` as trained, ``ema`` averaged;
-            None: as published protocols take it (``averages.choose_network``).
+        random_init: keep the architecture but use the weights that training would begin with.
+        seed: seed of those weights; None: the run's, 0 for a weight file.
+        weights: choice in a file that holds a network twice: ``plain`` as trained, ``ema``
+            averaged; None: as in the published protocols (``averages.choose_network``).
 
     Raises:
         UsageError: there is nothing at ``path``, or an argument is wrong, or the file has no such
             weights.
         MismatchError: fewer than 95 % of the tensors are there, one has another shape, the file
             has more in the stages than the backbone, or it holds several networks.
-        BadDataError: the file is damaged, needs more than tensors, or a weight is not finite.
-        StorageError: it cannot be read, or no checkpoint of the run verifies.
+        BadDataError: the file is damaged, holds more than tensors, or a weight is not finite.
+        StorageError: it cannot be read, or no checkpoint of the run is valid.
     """
     if channel_order not in ("rgb", "bgr"):
         raise UsageError(f"channel order {channel_order!r} is not known; choose rgb or bgr")
@@ -154,9 +153,9 @@ def load_backbone(
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """Hash of a model's tensors: names, types, shapes and bytes, 32 hexadecimal digits.
+    """Return the hash of a model's tensors (names, types, shapes, bytes), 32 hexadecimal digits.
 
-    Counters of batches that batch norm has seen are left out: nothing is computed from them.
+    Batch norm's counters of batches are left out: nothing is computed from them.
     """
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(_state(model).items()):
@@ -176,7 +175,7 @@ def _find(path: Path, model: ModelConfig | None, weights: Which | None) -> _Foun
     tree = read_weights(path)
     try:
         chosen = choose_network(tree, weights)
-        # A key has chosen already, and below it is one network.
+        # If a key has decided, there is only one network under it.
         left = None if chosen.key else weights
         tensors, prefix = split_network(find_tensors(chosen.tree), left)
         config = model or guess_model(tensors)
@@ -196,13 +195,13 @@ def _from_run(path: Path, model: ModelConfig | None) -> _Found:
         config: Config = validate(checkpoint.state["config"], f"{path}: its configuration")
     except (UsageError, KeyError, TypeError) as error:
         raise MismatchError(
-            f"{path}: its configuration is of another fastrot ({error}); give its "
+            f"{path}: its configuration is from another version of fastrot ({error}); give its "
             "backbone.safetensors instead"
         ) from None
     if model is not None and model != config.model:
         raise MismatchError(
-            f"{path}: its model is {config.model.name}, width {config.model.width}, and another "
-            "one was asked for; leave out the architecture: the run knows it"
+            f"{path}: its model is {config.model.name}, width {config.model.width}, but another "
+            "one was requested; leave out the architecture: the run knows it"
         )
     named = {
         name.removeprefix(_OURS): tensor
@@ -229,7 +228,7 @@ def _checkpoint(path: Path) -> Checkpoint:
 def _fill(
     backbone: ResNet | NetworkInNetwork, given: Mapping[str, torch.Tensor], path: Path
 ) -> str:
-    """Copy what fits into the model; what people should know about the rest."""
+    """Copy what fits into the model; return what people should know about the rest."""
     wanted = _state(backbone)
     missing = [name for name in wanted if name not in given]
     other = [

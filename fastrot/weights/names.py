@@ -1,20 +1,20 @@
-"""How other code bases name the tensors of a backbone, and the names that they have here.
+"""How other code bases name the tensors of a backbone, and how these names map to ours.
 
-Our ResNet is named as torchvision's; timm, mmcv's ``ResNet`` and the MMSelfSup and VISSL files
-hold the same names below some prefix. Where they put the tensors in the file:
+Our ResNet has torchvision's names; timm, mmcv's ``ResNet`` and the MMSelfSup and VISSL files
+hold the same names under some prefix. Where they put the tensors in the file:
 
 - torchvision, timm: at the top, beside ``fc.*``.
-- MMSelfSup 0.x: ``state_dict``, prefix ``backbone.``, beside ``head.fc_cls.*``; extracted by its
-  own script: the same without the prefix.
+- MMSelfSup 0.x: ``state_dict``, prefix ``backbone.``, beside ``head.fc_cls.*``; if extracted by
+  its own script, the same without the prefix.
 - VISSL: ``classy_state_dict`` / ``base_model`` / ``model`` / ``trunk``, prefix
   ``_feature_blocks.``.
 - RotNet (Gidaris et al., 2018): ``network``, with
   ``_feature_blocks.0.Block1_ConvB1.layers.Conv.weight`` for our ``block1.0.conv.weight``.
 - fastrot: ``backbone.safetensors`` at the top; ``model.backbone.`` in ``tensors.safetensors``.
-- DataParallel and DistributedDataParallel put ``module.`` before any of them.
+- DataParallel and DistributedDataParallel put ``module.`` in front of any of them.
 
-Prefixes are not listed but found, as what stands before the names of the first tensors. Two
-networks in one file (MoCo's query and key encoders) are refused: which one is meant?
+Prefixes are not listed but detected, as whatever precedes the names of the first tensors. A file
+with two networks (MoCo's query and key encoders) is refused, since the choice is unclear.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ _RESNETS: dict[tuple[bool, tuple[int, ...]], ModelName] = {
 
 
 def find_tensors(tree: Any) -> Tensors:
-    """The named tensors of a loaded weight file, out of the wrappings that are known.
+    """Return the named tensors of a loaded weight file, unwrapped from known containers.
 
     Args:
-        tree: what the file holds: dictionaries of dictionaries, tensors and plain values.
+        tree: contents of the file: nested dictionaries, tensors and plain values.
 
     Raises:
-        MismatchError: there are none; the message names the keys of the file.
+        MismatchError: there are no tensors; the message names the keys of the file.
     """
     found = tree
     for _ in range(_DEEPEST):
@@ -78,9 +78,9 @@ def find_tensors(tree: Any) -> Tensors:
     keys = [str(key) for key in tree][:6] if isinstance(tree, Mapping) else [type(tree).__name__]
     average = average_keys(tree)[:1] if isinstance(tree, Mapping) else []
     fix = (
-        f"its {average[0]!r} is an average: add --weights ema for it"
+        f"its {average[0]!r} is an average: add --weights ema to use it"
         if average
-        else ("save the state dict alone, or below 'state_dict'")
+        else ("save the state dict alone, or under 'state_dict'")
     )
     raise MismatchError(
         f"no tensors where weight files keep them; its keys are {', '.join(keys) or 'none'}; {fix}"
@@ -88,27 +88,27 @@ def find_tensors(tree: Any) -> Tensors:
 
 
 def our_names(tensors: Mapping[str, torch.Tensor], which: Which | None = None) -> Tensors:
-    """Rename a state dict to the names of this package's backbones; see ``split_network``."""
+    """Rename the tensors of a state dict to our backbones' names; see ``split_network``."""
     return split_network(tensors, which)[0]
 
 
 def split_network(
     tensors: Mapping[str, torch.Tensor], which: Which | None = None
 ) -> tuple[Tensors, str]:
-    """Take the network out of a state dict, and rename it to the names of our backbones.
+    """Extract the network from a state dict, and rename its tensors to our backbones' names.
 
-    What belongs to no known layout keeps its name, so that a message can show it.
+    A tensor of no known layout keeps its name, so that a message can show it.
 
     Args:
-        tensors: of the file.
-        which: of two networks, one of which is named as the average of the other.
+        tensors: tensors of the file.
+        which: choice between two networks, one of which is named as the average of the other.
 
     Returns:
-        The tensors; and the prefix of the network that was chosen of two, else empty.
+        The tensors, and the prefix of the network if it was chosen from two, else empty.
 
     Raises:
         MismatchError: the file holds two networks.
-        UsageError: the average is asked for, and none is there.
+        UsageError: the average is requested, but there is none.
     """
     named = {_from_rotnet(name) or name: tensor for name, tensor in tensors.items()}
     prefixes = sorted(
@@ -121,9 +121,8 @@ def split_network(
     if len(prefixes) > 1 and chosen is None:
         shown = ", ".join(repr(prefix) for prefix in prefixes)
         raise MismatchError(
-            f"it holds {len(prefixes)} networks, with the prefixes {shown}; save only the one "
-            "that is meant, or choose by --weights plain or --weights ema where one is the "
-            "average of the other"
+            f"it holds {len(prefixes)} networks, with the prefixes {shown}; save only one of them, "
+            "or choose with --weights plain or --weights ema if one is the average of the other"
         )
     prefix = chosen or (prefixes[0] if prefixes else "")
     found = {name.removeprefix(prefix): t for name, t in named.items() if name.startswith(prefix)}
@@ -131,10 +130,10 @@ def split_network(
 
 
 def guess_model(tensors: Mapping[str, torch.Tensor]) -> ModelConfig:
-    """The architecture that tensors of our names belong to, from their names and shapes.
+    """Infer the architecture from tensors with our names, by their names and shapes.
 
     Raises:
-        MismatchError: it is none of those known here.
+        MismatchError: it is not a known architecture.
     """
     first = tensors.get("conv1.weight")
     if first is not None and first.ndim == 4:
@@ -152,7 +151,7 @@ def guess_model(tensors: Mapping[str, torch.Tensor]) -> ModelConfig:
         if any(depths):
             shown = "-".join(str(depth) for depth in depths)
             raise MismatchError(
-                f"a network with {shown} blocks in its four stages, which is no ResNet-18, -34, "
+                f"a network with {shown} blocks in its four stages, which is not a ResNet-18, -34, "
                 "-50 or -101"
             )
     blocks = {m[1] for name in tensors if (m := re.match(r"block(\d)\.0\.conv\.weight$", name))}
@@ -160,7 +159,7 @@ def guess_model(tensors: Mapping[str, torch.Tensor]) -> ModelConfig:
         return ModelConfig(name="rotnet_nin", blocks=len(blocks))
     examples = ", ".join(sorted(tensors)[:4])
     raise MismatchError(
-        f"neither a ResNet nor RotNet's network in network: its tensors are {examples} ..."
+        f"neither a ResNet nor RotNet's network-in-network: its tensors are {examples} ..."
     )
 
 

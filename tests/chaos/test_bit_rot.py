@@ -119,7 +119,7 @@ def test_with_none_that_verifies_nothing_begins_anew(
         with fault_log(21) as trial:
             ended = tiny.server.run(*tiny.resume(out))
             assert ended.code == 74, ended.text
-            assert "none of its 2 checkpoints verifies" in ended.line
+            assert "none of its 2 checkpoints is valid" in ended.line
             trial.seconds = ended.seconds
             assert len(list((out / "checkpoints").iterdir())) == 2
 

@@ -68,7 +68,7 @@ def test_resolved_configuration_loads_back_unchanged(tmp_path: Path) -> None:
         ("data.mean=0.5", "write a list, e.g. --set 'data.mean=[0.5,0.5,0.5]'"),
         ("optim.milestones=3,5", "write a list, e.g. --set 'optim.milestones=[3,5]'"),
         ("data.progressive=[3]", "write a list, e.g. --set 'data.progressive=[...]'"),
-        ("data.scale=[8,100]", "no percent"),
+        ("data.scale=[8,100]", "not percentages"),
         ("optim.gamma=10", "--set optim.gamma=0.1"),
     ],
 )

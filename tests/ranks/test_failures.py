@@ -72,7 +72,7 @@ def test_the_main_rank_cannot_save(train: Callable[..., Any], fault_log: Any) ->
         run = train("run", settings=SETTINGS, program="tests.ranks.faulty:disk_full")
         main, other = run.end(74, 74)
         trial.seconds = abs(main.at - other.at)
-        assert main.text.count("training goes on") == 2  # the third one in a row is too much
+        assert main.text.count("training continues") == 2  # the third one in a row is too much
         assert not other.text
         assert run.tensors(0)
 

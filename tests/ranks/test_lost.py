@@ -157,7 +157,7 @@ def test_a_stop_does_not_wait_for_the_end_of_a_validation(
         ended = run.end(*[75] * size, seconds=60)
         trial.seconds = max(each.at for each in ended) - sent
         step = run.status["step"]
-        assert 0 < step and f"in the validation after step {step}" in ended[0].text
+        assert 0 < step and f"during the validation after step {step}" in ended[0].text
         assert run.validations == []
         resumed = train("run", "--resume", size=size, settings=settings)
         resumed.end()

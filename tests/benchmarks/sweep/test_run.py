@@ -134,7 +134,7 @@ def test_an_interrupted_sweep_ends_its_ranks_and_keeps_the_finished_cells(tmp_pa
             time.sleep(0.02)  # until the second cell begins
         process.send_signal(signal.SIGINT)
         assert process.wait(300) == 130
-    assert "the same command goes on" in (tmp_path / "log").read_text()
+    assert "the same command continues" in (tmp_path / "log").read_text()
     assert [record.status for record in read_cells(tmp_path / "out")] == ["done"]
     assert not any("sweep.rank" in command for command in commands_naming(tmp_path))
 

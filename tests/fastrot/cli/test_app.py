@@ -57,7 +57,7 @@ def assert_one_line(err: str) -> None:
         (["train", "--on-bad-sample", "ignore"], "data.on_bad_sample='ignore'"),
         (["train", "--data", "a.beton", "--ffcv", "b.beton"], "keep one"),
         (["train", "--epochs", "3"], "No such option"),
-        (["train", "-c", "a", "--config", "b"], "given twice: 'a' and 'b'; name one"),
+        (["train", "-c", "a", "--config", "b"], "given twice: 'a' and 'b'; keep one"),
         (["train", "-cdigits", "-cdigits"], "given twice: 'digits' and 'digits'"),
         (["train", "--data", "a", "--data=b"], "--data is given twice: 'a' and 'b'"),
         (["train", "--data", "a", "--set", "data.train=b"], "both set data.train; keep one"),

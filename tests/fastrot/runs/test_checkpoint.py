@@ -110,7 +110,7 @@ def test_missing_empty_or_cut_file_falls_back(tmp_path: Path, name: str, damage:
 
 def test_no_valid_checkpoint_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
     (save(tmp_path, 1) / "COMMIT.json").unlink()
-    with pytest.raises(StorageError, match="none of its 1 checkpoints verifies"):
+    with pytest.raises(StorageError, match="none of its 1 checkpoints is valid"):
         newest_checkpoint(tmp_path, RUN)
 
 

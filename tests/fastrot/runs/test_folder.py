@@ -119,7 +119,7 @@ def test_a_killed_run_is_told_as_killed(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     line = how_killed(out)
-    assert f"{out}: the run was killed (no process {process.pid} on" in line
+    assert f"{out}: the run was killed (process {process.pid} on" in line
     assert "its last checkpoint is of step 7" in line
     with pytest.raises(UsageError, match=r"was killed .*step 7.*add --resume"):
         RunFolder(out)
@@ -142,7 +142,7 @@ def test_a_run_of_another_machine_is_killed_once_it_is_silent(
 def test_resume_touches_no_folder_that_is_not_a_runs(tmp_path: Path) -> None:
     (tmp_path / ".mydraft.tmp").write_text("precious")
     (tmp_path / ".d.probe").mkdir()
-    with pytest.raises(UsageError, match="is no run folder"):
+    with pytest.raises(UsageError, match="is not a run folder"):
         RunFolder(tmp_path, resume=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".d.probe", ".mydraft.tmp"]
 

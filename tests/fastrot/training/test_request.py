@@ -34,7 +34,7 @@ def test_another_recipe_is_refused_on_resume(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume_begins_a_run_only_if_something_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run there to go on with"):
+    with pytest.raises(UsageError, match="no run there to resume"):
         requested_config(request(tmp_path), print)
     with pytest.raises(UsageError, match="no training data"):
         requested_config(request(tmp_path, "train.epochs=1"), print)

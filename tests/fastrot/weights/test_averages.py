@@ -92,9 +92,9 @@ def test_the_published_one_is_taken_and_said(
         backbone, again = load_backbone(file), load_backbone(file)
     assert DIGESTS[backbone.digest] == default and again.digest == backbone.digest
     (line,) = caplog.messages  # once, however often it is loaded
-    assert line.startswith(f"{file}: {backbone.key!r} (") and "is taken, not" in line
+    assert line.startswith(f"{file}: {backbone.key!r} (") and "is used, not" in line
     other = "plain" if default == "ema" else "ema"
-    assert line.endswith(f"(--weights {other} takes that)")
+    assert line.endswith(f"(use --weights {other} for that)")
 
 
 def test_a_file_with_one_network_has_no_average(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_each_epoch_has_its_side_and_the_samples_of_a_plain_loader(tmp_path: Pat
     [
         ("[[1, 64], [2, 128]]", "must increase from 0"),
         ("[[0, 64], [0, 128]]", "must increase from 0"),
-        ("[[0, 64], [2, 96]]", "the last one data.resolution=128"),
+        ("[[0, 64], [2, 96]]", "the last one must be data.resolution=128"),
         ("[[0, 4], [2, 128]]", "at least 8"),
     ],
 )
