@@ -141,7 +141,7 @@ def test_lists_of_other_lengths_fail(copied, refusal):
     lists = copied / "ImageSets" / "Main"
     whole = (lists / "test.txt").read_text()
     (lists / "test.txt").write_text(whole.partition("\n")[2])
-    assert "has 115 images, but the split 114" in refusal(copied, "test")
+    assert "has 115 images, but the split has 114" in refusal(copied, "test")
     (lists / "test.txt").write_text(whole)
     path = lists / "tvmonitor_test.txt"
     path.write_text(path.read_text().partition("\n")[2])
