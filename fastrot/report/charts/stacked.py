@@ -1,4 +1,4 @@
-"""Stacked bars with long names: each name above its bar, the parts side by side."""
+"""Stacked bars with long names: each name above its bar, the parts end to end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LETTERS = 48
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a bar: its class of colour, its length, and what a browser shows of it."""
+    """A part of a bar: class of its colour, length, and text shown under the pointer."""
 
     style: str
     value: float
@@ -28,10 +28,10 @@ class Stack:
     """One bar.
 
     Attributes:
-        name: above it, to the left.
-        text: above it, to the right.
-        parts: from zero on.
-        spread: where its end lies at the least and at the most; None: not drawn.
+        name: text above the bar, on the left.
+        text: text above the bar, on the right.
+        parts: parts of the bar, starting at zero.
+        spread: lowest and highest position of its end; None: not drawn.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Stack:
 
 
 def stacked_chart(stacks: Sequence[Stack]) -> Markup:
-    """Draw bars below each other from zero, all on one scale."""
+    """Draw bars one below the other, all from zero and on one scale."""
     ends = [sum(part.value for part in stack.parts) for stack in stacks]
     ends += [stack.spread[1] for stack in stacks if stack.spread is not None]
     x = Scale(0.0, max(ends, default=0.0) or 1.0, 1.0, WIDTH - _RIGHT)
