@@ -112,7 +112,7 @@ def commands_section(run: RunFiles, found: Sequence[Found]) -> Section:
     section.blocks.append(Commands(list(dict.fromkeys(lines))))
     commit = run.environment.get("commit")
     if isinstance(commit, str):
-        section.lead += f" fastrot commit: {clean(commit, 60)}."
+        section.lead += f" Commit of fastrot: {clean(commit, 60)}."
     return section
 
 

@@ -60,7 +60,7 @@ def read_run(path: Path) -> RunFiles:
     if not path.is_dir() or not any((path / name).exists() for name in _PARTS):
         what = "not a run folder" if path.exists() else "no such folder"
         raise UsageError(
-            f"{path}: {what} (it has none of {', '.join(_PARTS)}); name one made by fastrot train"
+            f"{path}: {what} (a run folder has {', '.join(_PARTS)}); name one made by fastrot train"
         )
     run = RunFiles(path)
     try:

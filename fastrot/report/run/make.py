@@ -68,8 +68,7 @@ class ReportResult:
 def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None) -> ReportResult:
     """Write a page about a run; the same files give the same bytes.
 
-    A damaged or missing part becomes a line of the page. The run is only read, also while it
-    continues.
+    A damaged or missing part becomes a line of the page. A run in progress is only read.
 
     Args:
         run: the run folder.
@@ -95,9 +94,7 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
         notes.insert(0, f"{killed}; fastrot train --out {files.path} --resume continues it.")
         say(f"{killed}; continue with --resume")
     elif files.is_live:
-        notes.insert(
-            0, "The run had not ended when this page was written: it shows the state at that time."
-        )
+        notes.insert(0, "The run had not ended when this page was written: it may be out of date.")
     title = files.path.resolve().name or str(files.path)
     run_id = read_run_id(files.path)
     footer = f"Written by fastrot {__version__}" + (f" about run {run_id}." if run_id else ".")
