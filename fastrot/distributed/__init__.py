@@ -1,1 +1,1 @@
-"""Several processes that train together: who they are, how they start, meet and fail."""
+"""Processes that train together: their ranks, start, rendezvous and failures."""

@@ -1,4 +1,4 @@
-"""Which rank prints a failure: one line is enough for all of them."""
+"""Choice of the rank that prints a failure, so that one line is printed for all."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ def raised_by_all(error: Failure, rank: int) -> Failure:
     """Mark a failure that all ranks raise together: the main rank prints it.
 
     Args:
-        error: it is returned.
-        rank: this one.
+        error: the failure; it is returned.
+        rank: this process.
     """
     error.reported_elsewhere = rank != 0
     return error
 
 
 def raised_by(error: Failure, failed: int, rank: int) -> Failure:
-    """Mark a failure that another rank has had: the main rank prints it.
+    """Mark a failure of another rank: the main rank prints it.
 
-    What the main rank itself has had is printed by all that see it, if it was killed.
+    If the main rank itself failed, every rank that sees it prints it: it may have been killed.
 
     Args:
-        error: it is returned.
+        error: the failure; it is returned.
         failed: the rank that failed.
-        rank: this one.
+        rank: this process.
     """
     error.reported_elsewhere = rank != 0 and failed != 0
     return error
 
 
 def line_to_print(error: FastrotError) -> str:
-    """Return the line that this process prints of a failure; empty where another rank does.
+    """Return the line that this process prints for a failure; empty if another rank prints it.
 
-    Asked once for each failure: whoever asks first, of the ranks of one launcher, prints it.
+    Call it once per failure: the first rank of a launcher that calls it prints the line.
     """
     if error.reported_elsewhere:
         return ""
@@ -50,9 +50,9 @@ def line_to_print(error: FastrotError) -> str:
 
 
 def _printed_by_another_rank(line: str) -> bool:
-    """Leave a mark for a line beside the file by which the ranks of a machine find each other.
+    """Mark a line as printed beside the rendezvous file; return whether it was marked already.
 
-    They read the same data and settings, and so fail in the same words.
+    The ranks read the same data and settings, and so they fail with the same words.
     """
     store = os.environ.get(STORE)
     if not store:

@@ -1,7 +1,7 @@
-"""Start the ranks of one machine: ``fastrot train --gpus 8``.
+"""Launcher of the ranks of one machine: ``fastrot train --gpus 8``.
 
-torchrun does it, too; this opens no port, hands every signal on to every rank, and leaves with the
-exit code of the rank that failed, so that a scheduler can tell what to requeue.
+Unlike torchrun, it opens no port, forwards every signal to every rank, and exits with the code of
+the rank that failed, from which a scheduler knows what to requeue.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fastrot.system.processes import Child, end_children, signal_children
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _POLL_SECONDS = 0.1
-_LEAVE_SECONDS = 20.0  # ranks leave by themselves within ten seconds of another's failure
-_FINISH_SECONDS = 300.0  # the main rank may still hand its numbers to a tracker
+_LEAVE_SECONDS = 20.0  # ranks exit by themselves within ten seconds of another's failure
+_FINISH_SECONDS = 300.0  # the main rank may still send its numbers to a tracker
 
 
 def launch(
@@ -35,17 +35,18 @@ def launch(
 ) -> int:
     """Run one process per rank and wait for all.
 
-    Once one has failed, the others have some seconds to leave; then they are killed.
+    Once one has failed, the others have some seconds to exit; then they are killed.
 
     Args:
         command: program and arguments, the same for all.
         ranks: number of processes.
-        restarts: times that all are started again after a rank was lost (69): killed, or silent.
-        again: returns arguments that are added for that.
-        say: shows one line to the user.
+        restarts: how often all are restarted after a rank was lost (69): killed, or silent.
+        again: returns the arguments to add for a restart.
+        say: called with each line for the user.
 
     Returns:
-        The exit code: of the rank that failed first, for its own reason if one had any.
+        The exit code of the rank that failed first, preferring a failure of its own over one caused
+        by another rank; 0 if none failed.
     """
     group = _RankGroup()
     previous = {number: signal.signal(number, group.forward) for number in _SIGNALS}
@@ -55,7 +56,7 @@ def launch(
             code, reason = group.wait()
             if code != RankLostError.exit_code or group.stopping or start == restarts:
                 break
-            say(f"{reason}; starting all ranks anew ({start + 1} of {restarts} restarts)")
+            say(f"{reason}; restarting all ranks ({start + 1} of {restarts} restarts)")
         return code
     finally:
         group.kill()
@@ -73,7 +74,7 @@ class _RankGroup:
         self._processes: list[Child] = []
 
     def start(self, command: Sequence[str], ranks: int) -> None:
-        # The folder is of this user alone; ranks find each other by a file that is new each time.
+        # Only this user can enter the folder; each start has a new file as its rendezvous.
         self._folder = tempfile.TemporaryDirectory(prefix="fastrot-ranks-")
         store = Path(self._folder.name) / secrets.token_hex(8)
         self._processes = []
@@ -84,20 +85,20 @@ class _RankGroup:
                     rank,
                     ranks,
                     store,
-                    # They save and stop. By a signal that nobody else sends: the second one of a
-                    # kind ends a rank without saving.
+                    # It makes a rank save and stop. Nobody else sends this signal: a second one
+                    # of a kind would end the rank without saving.
                     death_signal=signal.SIGHUP,
                 )
             )
-        for number in self._signals:  # those that came meanwhile; some ranks may have had them
+        for number in self._signals:  # received meanwhile; some ranks may already have them
             signal_children(
                 [each for each in self._processes if each.pid not in self._signalled], number
             )
 
     def wait(self) -> tuple[int, str]:
-        """Return the exit code of the whole, and which rank it is from."""
-        first: tuple[int, int] | None = None  # rank and code of what failed first
-        own: tuple[int, int] | None = None  # the same, where it is not another rank's failure
+        """Return the exit code of the group, and a line that says which rank it comes from."""
+        first: tuple[int, int] | None = None  # rank and code of the first failure
+        own: tuple[int, int] | None = None  # of the first that no other rank caused
         ended: dict[int, int] = {}
         deadline = float("inf")
         while len(ended) < len(self._processes):
@@ -122,10 +123,10 @@ class _RankGroup:
         self._folder.cleanup()
         rank, code = own or first or (0, 0)
         if code < 0 and -code in self._signals:
-            return PreemptedError.exit_code, f"rank {rank} was stopped as it began"
+            return PreemptedError.exit_code, f"rank {rank} was stopped while it started"
         if code < 0:
             return RankLostError.exit_code, f"rank {rank} was killed by {_signal_name(-code)}"
-        return code, f"rank {rank} left with {code}"
+        return code, f"rank {rank} exited with {code}"
 
     def forward(self, number: int, frame: FrameType | None) -> None:
         """Forward a signal; the ranks decide what it means."""
@@ -135,7 +136,7 @@ class _RankGroup:
         signal_children(self._processes, number)
 
     def kill(self) -> None:
-        """Kill what is left, also what is stopped, with the processes that it started."""
+        """Kill the remaining ranks, even stopped ones, with the processes that they started."""
         end_children(self._processes)
 
 
@@ -147,5 +148,5 @@ def _signal_name(number: int) -> str:
 
 
 def fastrot_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command line of this fastrot with other arguments."""
+    """Return the command line that runs this fastrot with the given arguments."""
     return [sys.executable, "-m", "fastrot", *arguments]

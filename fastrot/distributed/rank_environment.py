@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 STORE = "FASTROT_STORE"
-"""Environment variable: a file, by which the ranks of one machine find each other."""
+"""Environment variable: the file by which the ranks of one machine find each other."""
 
 Rendezvous = Path | tuple[str, int]
-"""Where ranks find each other: those of one machine by a file that does not exist yet, in a folder
-of this user alone, for one start; those of several by the first one's name and a port."""
+"""How ranks find each other. On one machine: a file that does not exist yet, used for one start,
+in a folder that only this user can enter. On several: the name of the first machine and a port."""
 
 
 def rank_environment(
@@ -20,14 +20,14 @@ def rank_environment(
     local_rank: int | None = None,
     local_size: int | None = None,
 ) -> dict[str, str]:
-    """Return what tells a process that it is a rank; ``world.read_world`` reads it.
+    """Return the variables that make a process a rank; ``world.read_world`` reads them.
 
     Args:
-        rank: of the process.
+        rank: rank of the process.
         size: number of ranks.
-        rendezvous: where the ranks find each other.
-        local_rank: of the process on its machine; None: there is one machine.
-        local_size: ranks of a machine; likewise.
+        rendezvous: how the ranks find each other.
+        local_rank: index of the process on its machine; None: there is one machine.
+        local_size: ranks per machine; None: there is one machine.
     """
     environment = {
         "RANK": str(rank),

@@ -1,8 +1,8 @@
-"""Watch the other ranks: which of them failed first, and how.
+"""Monitoring of the other ranks: which of them failed first, and how.
 
-A collective that fails does not say which rank is gone. So each rank writes into the store of the
-rendezvous which process it is when it starts, and why it leaves when it fails. The processes of
-this machine are looked up besides, so that one that was killed or stopped is named, too.
+A collective that fails does not say which rank is gone. So each rank records in the store of the
+rendezvous which process it is when it starts, and why it exits when it fails. Processes of this
+machine are also looked up, so that one that was killed or stopped can be named.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from fastrot.system.process_identity import ProcessIdentity
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-_LOOK_SECONDS = 0.5  # between two looks of the watchdog
+_LOOK_SECONDS = 0.5  # between two checks of the watchdog
 _REPORT_SECONDS = 3.0  # a rank that fails may still be writing why
-_LEAVE_SECONDS = 10.0  # to leave in order once another rank has failed
+_LEAVE_SECONDS = 10.0  # for an orderly exit once another rank has failed
 _FIRST_STEP_SECONDS = 1800.0  # compilation, and the choice of convolution algorithms
-_MARGIN = 30.0  # after the deadline of a wait, which raises by itself where it can
+_MARGIN = 30.0  # beyond the deadline of a wait, which raises an error by itself if it can
 
 
 @contextmanager
 def lost_ranks_named(rank: int, size: int) -> Iterator[None]:
-    """Turn a failure of what waits for other ranks into a RankLostError."""
+    """Turn a communication failure of the block into a RankLostError."""
     try:
         yield
     except RuntimeError as error:
@@ -48,13 +48,13 @@ def lost_ranks_named(rank: int, size: int) -> Iterator[None]:
 
 
 def _short_message(error: RuntimeError) -> str:
-    """Return torch's message without the line of its sources, and without its advice."""
+    """Return torch's message without its source location and its advice."""
     line = str(error).strip().partition("\n")[0]
     return re.sub(r"^\[[^\]]*\.(cc|cpp|h):\d+\] ", "", line).partition(". ")[0]
 
 
 def _is_communication_failure(error: RuntimeError) -> bool:
-    """Return whether torch's communication failed: gloo has no type of its own for that."""
+    """Return whether torch's communication failed; gloo has no error type of its own for that."""
     text = str(error).lower()
     return type(error).__name__.startswith("Dist") or any(
         part in text for part in ("gloo", "nccl", "connection closed", "process group")
@@ -62,15 +62,15 @@ def _is_communication_failure(error: RuntimeError) -> bool:
 
 
 class RankMonitor:
-    """The ranks of a run, seen from one of them. With a single rank there is nothing to see.
+    """The ranks of a run, as seen from one of them; a single rank has nothing to monitor.
 
     Args:
-        rank: this one.
-        size: how many there are.
-        store: of their rendezvous; None with a single rank.
+        rank: this process.
+        size: number of ranks.
+        store: store of their rendezvous; None for a single rank.
 
     Attributes:
-        record: what the watchdog calls with the failure before it ends the process.
+        record: called by the watchdog with the failure before it ends the process.
     """
 
     def __init__(self, rank: int, size: int, store: Store | None = None) -> None:
@@ -85,15 +85,15 @@ class RankMonitor:
 
     @property
     def store(self) -> Store:
-        """The store of the rendezvous."""
+        """Return the store of the rendezvous."""
         assert self._store is not None
         return self._store
 
     def rendezvous(self, seconds: float) -> None:
-        """Register this process, and wait until all other ranks have registered theirs.
+        """Register this process, and wait until all other ranks have registered.
 
         Raises:
-            RankLostError: some did not in time; they are named.
+            RankLostError: some did not within ``seconds``; the message names them.
         """
         me = ProcessIdentity.of_this_process()
         self.store.set(f"here/{self._rank}", json.dumps(asdict(me)))
@@ -105,7 +105,7 @@ class RankMonitor:
                 ranks = ", ".join(map(str, missing))
                 raise RankLostError(
                     f"rank {self._rank} waited {seconds:.0f} s for ranks {ranks} of {self._size}, "
-                    "which did not come; look for what ended them, or start as many as "
+                    "which did not appear; find out what ended them, or start as many as "
                     "WORLD_SIZE says"
                 )
             if missing:
@@ -124,14 +124,14 @@ class RankMonitor:
         return record
 
     def report_failure(self, error: BaseException) -> None:
-        """Publish why this rank leaves; only its first failure counts."""
+        """Publish why this rank exits; only its first failure counts."""
         if self._store is None or self._reported:
             return
         self._reported = True
         code = getattr(error, "exit_code", 1)
         message = str(error) or type(error).__name__
         lost = isinstance(error, RankLostError)
-        with suppress(RuntimeError):  # the store may be gone with the rank that kept it
+        with suppress(RuntimeError):  # the store may be gone with the rank that hosted it
             self._store.set(
                 f"left/{self._rank}",
                 json.dumps({"exit_code": code, "message": message, "lost": lost}),
@@ -139,7 +139,7 @@ class RankMonitor:
             self._store.set(_ANY_FAILURE, "1")
 
     def report_done(self) -> None:
-        """Publish that this rank has finished: it may end before others do."""
+        """Publish that this rank has finished, since it may end before others do."""
         if self._store is not None:
             self._reported = True
             with suppress(RuntimeError):
@@ -147,7 +147,7 @@ class RankMonitor:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Let a RankLostError of the block say who failed and how, with that rank's exit code."""
+        """Make a RankLostError of the block say who failed and how, with that rank's exit code."""
         try:
             with lost_ranks_named(self._rank, self._size):
                 yield
@@ -168,14 +168,14 @@ class RankMonitor:
         while (found := self.first_failure()) is None and time.monotonic() < end:
             time.sleep(0.05)
         if found is None:
-            found = RankLostError(f"{error}; all ranks of this machine still run")
+            found = RankLostError(f"{error}; all ranks of this machine are still running")
         found.explained = True
         return found
 
     def first_failure(self) -> RankLostError | None:
         """Return the failure of another rank that explains the others, if there is one.
 
-        A failure that a rank had by itself comes before one that follows from another's.
+        A rank's own failure takes precedence over one that another rank caused.
         """
         second_hand = None
         for rank in self._others():
@@ -194,7 +194,7 @@ class RankMonitor:
                 return self._failure(
                     rank,
                     f"rank {rank} (process {process.pid}) {how}; the same command with --resume "
-                    "goes on from the last checkpoint",
+                    "continues from the last checkpoint",
                     RankLostError.exit_code,
                 )
         return RankLostError(second_hand) if second_hand else None
@@ -213,7 +213,7 @@ class RankMonitor:
         """Require from now on that each step but the first takes less than ``deadline`` seconds.
 
         Args:
-            deadline: in seconds.
+            deadline: longest allowed step in seconds.
             begun: called after the first step.
         """
         self._begun = begun
@@ -221,7 +221,7 @@ class RankMonitor:
         self._alive_at = time.monotonic() + _FIRST_STEP_SECONDS
 
     def alive(self, step: int = 0) -> None:
-        """Note progress of this rank: a validation batch, a checkpoint, or (``step``) a step."""
+        """Record progress of this rank: a validation batch, a checkpoint, or (``step``) a step."""
         self._alive_at = time.monotonic()
         if step and self._begun is not None:
             self._begun()
@@ -229,9 +229,9 @@ class RankMonitor:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """End this process if it hangs, or stays although another rank has failed.
+        """End this process if it hangs, or keeps running after another rank has failed.
 
-        Neither a lost GPU nor a stopped rank raises anything in a thread that waits for it.
+        Neither a lost GPU nor a stopped rank raises an error in a thread that waits for it.
         """
         over = threading.Event()
         thread = threading.Thread(target=self._watch, args=(over,), name="watchdog", daemon=True)
@@ -251,8 +251,8 @@ class RankMonitor:
                 self._exit(
                     self.first_failure()
                     or RankLostError(
-                        f"rank {self._rank} did not get on for {silence:.0f} s; the stacks of its "
-                        "threads are above; checkpoints are intact"
+                        f"rank {self._rank} did not progress for {silence:.0f} s; the stacks of "
+                        "its threads are above; checkpoints are intact"
                     )
                 )
             if failed_at is None and self._has_anybody_failed():
@@ -267,7 +267,7 @@ class RankMonitor:
         return any(self._find_trouble(*each) == _GONE for each in self._processes.items())
 
     def _find_trouble(self, rank: int, process: ProcessIdentity) -> str:
-        """Return what is wrong with another rank's process; empty if nothing is, or is known."""
+        """Return what is wrong with another rank's process; empty if nothing is known to be."""
         how = _state(process) if process.is_local else ""
         if how == _GONE:
             with suppress(RuntimeError):
@@ -282,15 +282,15 @@ class RankMonitor:
         self.report_failure(error)
         if line := line_to_print(error):
             print(line, file=sys.stderr, flush=True)
-        os._exit(error.exit_code)  # the main thread waits for what will not come
+        os._exit(error.exit_code)  # the main thread waits for something that will not happen
 
 
-_ANY_FAILURE = "left/any"  # one question to the store, however many ranks there are
+_ANY_FAILURE = "left/any"  # one key to check, whatever the number of ranks
 _GONE = "was killed or ended"
 
 
 def _state(process: ProcessIdentity) -> str:
-    """Return what is wrong with a process of this machine; empty where nothing is."""
+    """Return what is wrong with a process of this machine; empty if nothing is."""
     try:
         with open(f"/proc/{process.pid}/stat") as file:
             state = file.read().rpartition(")")[2].split()[0]

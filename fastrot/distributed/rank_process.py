@@ -1,4 +1,4 @@
-"""The start of a process that is one rank: of a run, of a cell of a sweep, of a measurement."""
+"""Start of a process that is one rank of a run, of a sweep's cell or of a measurement."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def start_rank(
     output: IO[bytes] | None = None,
     death_signal: int = signal.SIGKILL,
 ) -> Child:
-    """Start a process as one of ``size`` ranks; a single rank is told of no others.
+    """Start a process as one of ``size`` ranks; a single rank gets no rank variables.
 
     Args:
         command: program and arguments, the same for all ranks.
-        rank: of the process.
+        rank: rank of the process.
         size: number of ranks.
-        rendezvous: where they find each other.
-        local_rank: of the process on its machine; None: there is one machine.
-        local_size: ranks of a machine; likewise.
-        environment: added to ours.
-        output: takes its standard output and error; None: they are ours.
-        death_signal: what it gets when this thread ends.
+        rendezvous: how the ranks find each other.
+        local_rank: index of the process on its machine; None: there is one machine.
+        local_size: ranks per machine; None: there is one machine.
+        environment: variables added to those of this process.
+        output: receives its standard output and error; None: they are inherited.
+        death_signal: signal that it gets when this thread ends.
     """
     ranks = (
         rank_environment(rank, size, rendezvous, local_rank=local_rank, local_size=local_size)
@@ -51,11 +51,11 @@ def start_rank(
 
 
 def rendezvous_of(task: SlurmTask | None, nodes: int, store: Path) -> Rendezvous:
-    """Return where the ranks of a job find each other.
+    """Return how the ranks of a job find each other.
 
     Args:
-        task: of Slurm, if this process is one.
-        nodes: machines of the job.
-        store: the file, where one machine is enough.
+        task: the Slurm task that this process is, if it is one.
+        nodes: number of machines of the job.
+        store: the file to use on a single machine.
     """
     return store if task is None or nodes == 1 else (task.first_host, task.port)

@@ -1,4 +1,4 @@
-"""What jobs ask of Slurm, for training runs and sweeps, and their submission through submitit."""
+"""Slurm settings of training runs and sweeps, and the submission of jobs through submitit."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from fastrot.system.yaml_config import Section, validate_tree
 
 
 class SlurmSettings(Section):
-    """What a job asks of Slurm; null: what the cluster gives."""
+    """What a job requests from Slurm; null: the cluster's default."""
 
     partition: str | None = None
     """Partition of the job."""
     account: str | None = None
-    """Account that is charged."""
+    """Account to charge."""
     qos: str | None = None
     """Quality of service."""
     constraint: str | None = None
-    """Features that the nodes must have, e.g. h100."""
+    """Features that nodes must have, e.g. h100."""
     cpus_per_task: Annotated[int, Field(ge=1)] | None = None
-    """Cores of each task: of a rank of a run, or of a cell on each of its nodes."""
+    """Cores per task: per rank of a run, or per node of a sweep's cell."""
     mem_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory on each node, GB."""
     time_min: Annotated[int, Field(ge=1)]
     """Time limit, minutes."""
     signal_delay_s: Annotated[int, Field(ge=1)]
-    """Seconds before the time limit at which the job is told of it."""
+    """Seconds before the time limit at which the job is warned by a signal."""
 
 
 class TrainSlurmSettings(SlurmSettings):
     """What ``fastrot train --slurm KEY=VALUE`` sets."""
 
     time_min: Annotated[int, Field(ge=1)] = 24 * 60
-    """Time limit of one start, minutes; the run goes on in the next one."""
+    """Time limit of one start, minutes; the run continues in the next one."""
     signal_delay_s: Annotated[int, Field(ge=1)] = 120
-    """Seconds before the limit at which the run is told to save: a step and a checkpoint."""
+    """Seconds before the limit at which the run must save: time for a step and a checkpoint."""
     tasks_per_node: Annotated[int, Field(ge=1)] | None = None
-    """Ranks on each node; null: one per GPU, or one where there is none."""
+    """Ranks per node; null: one per GPU, or one if there is none."""
 
 
 class SweepSlurmSettings(SlurmSettings):
-    """What each cell of a sweep asks of Slurm: the section ``slurm`` of its file."""
+    """What each cell of a sweep requests from Slurm: the section ``slurm`` of its file."""
 
     gpus_per_node: Annotated[int, Field(ge=1)] | None = None
-    """GPUs of a cell on each of its nodes: at least as many as it has ranks there."""
+    """GPUs per node of a cell: at least as many as it has ranks there."""
     time_min: Annotated[int, Field(ge=1)] = 30
-    """Time limit of a cell, minutes: more than deadline_s, which is the gentler end."""
+    """Time limit of a cell, minutes: more than deadline_s, which ends it more gently."""
     array_parallelism: Annotated[int, Field(ge=1)] = 8
     """Cells that may run at the same time."""
     signal_delay_s: Annotated[int, Field(ge=1)] = 60
-    """Seconds before the time limit at which a cell is told of it."""
+    """Seconds before the time limit at which a cell is warned by a signal."""
 
 
 class SubmissionError(UsageError):
@@ -109,25 +109,25 @@ def submit(
     array_parallelism: int | None = None,
     requeue: bool = False,
 ) -> list[str]:
-    """Submit calls of a function, as jobs that are alike.
+    """Submit calls of a function as jobs with the same settings.
 
     Args:
-        settings: what is asked of Slurm.
-        function: what each task calls; it is pickled by name.
-        calls: its positional arguments in each job.
-        folder: takes submitit's files and the logs; on a file system that the nodes share.
-        name: of the jobs.
-        nodes: machines of a job.
-        tasks_per_node: processes on each.
-        gpus_per_node: likewise.
-        array_parallelism: the jobs become one array, of which so many tasks run at a time.
-        requeue: let Slurm start a job again that lost its nodes.
+        settings: what the jobs request from Slurm.
+        function: function that each task calls; it is pickled by name.
+        calls: positional arguments of the call in each job.
+        folder: holds submitit's files and the logs, on a file system that the nodes share.
+        name: name of the jobs.
+        nodes: machines per job.
+        tasks_per_node: processes per machine.
+        gpus_per_node: GPUs per machine.
+        array_parallelism: makes the jobs one array, of which this many tasks run at a time.
+        requeue: let Slurm restart a job that lost its nodes.
 
     Returns:
         Ids of the jobs, in the order of the calls: ``12``, or ``12_3`` in an array.
 
     Raises:
-        SubmissionError: Slurm refuses, and why.
+        SubmissionError: Slurm refuses the jobs; the message says why.
     """
     submitit: Any = importlib.import_module("submitit")
     asked = {
@@ -155,13 +155,13 @@ def submit(
             jobs = [executor.submit(function, *call) for call in calls]
         else:
             jobs = executor.map_array(function, *zip(*calls, strict=True))
-    except Exception as error:  # submitit has many; each means that nothing was submitted
+    except Exception as error:  # of any type: nothing was submitted
         raise SubmissionError(_refusal(error)) from error
     return [str(job.job_id) for job in jobs]
 
 
 def _refusal(error: Exception) -> str:
-    """Return one line: what sbatch said, where it was sbatch that failed."""
+    """Return the error as one line: sbatch's own message if sbatch failed."""
     said = getattr(error, "stderr", None)
     if isinstance(error, subprocess.CalledProcessError) and said:
         return " ".join((said if isinstance(said, str) else said.decode()).split())

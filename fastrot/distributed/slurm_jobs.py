@@ -1,7 +1,7 @@
 """The states of Slurm's jobs, this process as a task of one, and requeueing.
 
-Clusters without an accounting database are common, so the controller is asked first: it knows a
-job for some minutes after its end. ``sacct`` is the second choice.
+Clusters without an accounting database are common, so the controller is asked first: it remembers
+a job for some minutes after its end. ``sacct`` is the second choice.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _REASONS = {
     "TIMEOUT": "over its time limit",
     "CANCELLED": "cancelled by Slurm's scancel or its administrator",
     "NODE_FAIL": "its node failed",
-    "OUT_OF_MEMORY": "out of memory: over what it had asked Slurm for",
+    "OUT_OF_MEMORY": "out of memory: it used more than it requested from Slurm",
     "PREEMPTED": "preempted, and not requeued",
     "BOOT_FAIL": "its node did not start",
     "DEADLINE": "over Slurm's deadline",
-    "COMPLETED": "its job ended in order",
+    "COMPLETED": "its job ended normally",
 }
 
 
 @dataclass(frozen=True)
 class JobState:
-    """How a job stands.
+    """The state of a job.
 
     Attributes:
-        state: as Slurm names it: PENDING, RUNNING, FAILED, TIMEOUT, ...
+        state: Slurm's name of the state: PENDING, RUNNING, FAILED, TIMEOUT, ...
         why: Slurm's reason for the state, e.g. Resources; may be empty.
-        code: exit code of an ended job; negative: the signal that ended it; None: not known.
+        code: exit code of an ended job; negative: the signal that ended it; None: unknown.
     """
 
     state: str
@@ -51,18 +51,18 @@ class JobState:
 
     @property
     def lives(self) -> bool:
-        """Whether it runs or may still run."""
+        """Return whether the job runs or may still run."""
         return self.state in _LIVING
 
     @property
     def reason(self) -> str:
-        """Why it ended, in words."""
+        """Return in words why the job ended."""
         words = _REASONS.get(self.state, f"Slurm's state {self.state}")
         return words if self.code is None else f"{words} ({describe_code(self.code)})"
 
 
 def describe_code(code: int) -> str:
-    """``exit code 3``, or ``killed by SIGKILL`` of a negative one."""
+    """Return ``exit code 3``, or ``killed by SIGKILL`` for a negative code."""
     if code >= 0:
         return f"exit code {code}"
     from signal import Signals
@@ -115,15 +115,15 @@ def _from_accounts(ids: set[str], arrays: str) -> dict[str, JobState]:
 def _code(code: str, signal: str) -> int:
     if int(signal):
         return -int(signal)
-    # The shell that runs a job says 128 + N of a task that signal N has ended.
+    # The shell that runs a job reports 128 + N for a task that signal N ended.
     return 128 - int(code) if 128 < int(code) < 128 + 65 else int(code)
 
 
 def _answer(*command: str) -> list[str]:
-    """As ``_ask``, but a controller that is busy or restarts is asked again, and waited for.
+    """Ask like ``_ask``, but repeat the question while the controller is busy or restarts.
 
     Raises:
-        RankLostError: for ten minutes it gave no answer.
+        RankLostError: there was no answer for ten minutes.
     """
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -132,7 +132,7 @@ def _answer(*command: str) -> list[str]:
             if done.returncode == 0:
                 return done.stdout.splitlines()
             words = done.stderr.strip()
-            if "Invalid job id" in words:  # it knows of none of these
+            if "Invalid job id" in words:  # Slurm knows none of these
                 return []
         except subprocess.TimeoutExpired:
             words = f"nothing within {_ASK_SECONDS:.0f} s"
@@ -140,14 +140,14 @@ def _answer(*command: str) -> list[str]:
             words = str(error)
         if time.monotonic() > end:
             raise RankLostError(
-                f"{command[0]} gives no answer for {_PATIENCE_SECONDS / 60:.0f} minutes ({words}); "
-                "jobs go on; the same command goes on with them once Slurm answers"
+                f"{command[0]}: no answer for {_PATIENCE_SECONDS / 60:.0f} minutes ({words}); the "
+                "jobs continue; repeat the command once Slurm answers to follow them again"
             )
         time.sleep(_AGAIN_SECONDS)
 
 
 def _ask(*command: str) -> list[str]:
-    """Lines of Slurm's answer; none if it has none: an unknown job, a busy controller."""
+    """Return the lines of Slurm's answer; none for an unknown job or a busy controller."""
     return (ask_tool(command, seconds=_ASK_SECONDS) or "").splitlines()
 
 
@@ -156,14 +156,14 @@ class SlurmTask:
     """This process as one task of a job.
 
     Attributes:
-        job: id, ``12`` or ``12_3``.
-        requeue_id: id by which this job, and no other of its array, is requeued.
-        restarts: how often Slurm has started it again.
+        job: id of the job, ``12`` or ``12_3``.
+        requeue_id: id that requeues this job and no other of its array.
+        restarts: how often Slurm has restarted the job.
         node: index of this machine in the job.
-        task: this task among all.
-        tasks: how many there are.
-        local_task: this task on its machine.
-        nodes: of the job.
+        task: index of this task in the job.
+        tasks: number of tasks.
+        local_task: index of this task on its machine.
+        nodes: number of machines.
         first_host: name of the first machine.
     """
 
@@ -179,12 +179,12 @@ class SlurmTask:
 
     @property
     def port(self) -> int:
-        """A port above 20,000, the same in all tasks of this start and others in other jobs."""
+        """Return a port from 20,000 on, the same in all tasks of this start, not in other jobs."""
         return 20_000 + (31 * int(self.requeue_id) + self.restarts) % 12_000
 
 
 def slurm_task(environment: Mapping[str, str] | None = None) -> SlurmTask | None:
-    """This process as a task of a Slurm job; None outside of one."""
+    """Return this process as a task of a Slurm job; None outside of one."""
     env = os.environ if environment is None else environment
     if "SLURM_JOB_ID" not in env:
         return None
@@ -206,7 +206,7 @@ def slurm_task(environment: Mapping[str, str] | None = None) -> SlurmTask | None
 
 
 def first_host(hosts: str) -> str:
-    """The first machine of Slurm's list.
+    """Return the first machine of Slurm's list.
 
     Example:
         >>> first_host("gpu[07-09,12],cpu3"), first_host("a1,a2")
@@ -217,14 +217,14 @@ def first_host(hosts: str) -> str:
 
 
 def seconds_left(task: SlurmTask) -> float | None:
-    """Until the job's time limit, which may have been changed since it began; None: not known."""
+    """Return the seconds until the job's current time limit; None: unknown."""
     for line in _ask("squeue", "-h", "-o", "%L", "-j", task.requeue_id):
         return parse_duration(line.strip())
     return None
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds of Slurm's ``days-hours:minutes:seconds``; None of words such as UNLIMITED.
+    """Return the seconds of Slurm's ``days-hours:minutes:seconds``; None for words like UNLIMITED.
 
     Example:
         >>> parse_duration("1-02:00:03"), parse_duration("4:05"), parse_duration("UNLIMITED")
@@ -241,10 +241,10 @@ def parse_duration(text: str) -> float | None:
 
 
 def requeue(task: SlurmTask) -> str | None:
-    """Ask Slurm to run this job again, under the same id; it then kills this start.
+    """Ask Slurm to run this job again under the same id; it then kills this start.
 
     Returns:
-        What went wrong, one line; None if nothing did.
+        What went wrong, in one line; None if nothing did.
     """
     command = ["scontrol", "requeue", task.requeue_id]
     try:

@@ -1,4 +1,4 @@
-"""Decide on all ranks alike what follows a step, by one all-reduce of flags between hosts."""
+"""A common decision of all ranks after a step, by one all-reduce of flags between hosts."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from fastrot.distributed.world import World
 
 
 class Notices(Protocol):
-    """Notices of this rank that all ranks are to know and the main rank writes down."""
+    """Notices of this rank for all ranks, which the main rank writes down."""
 
     def pending(self) -> bool:
         """Return whether this rank has unpublished notices."""
         ...
 
     def publish(self) -> None:
-        """Publish them; called on all ranks together, if one of them has some."""
+        """Publish the notices; called on all ranks together if one of them has any."""
         ...
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What all ranks do after a step, because at least one of them wants it.
+    """What all ranks do after a step because at least one of them needs it.
 
     Attributes:
-        stop: save and leave.
+        stop: save and exit.
         log: read the device and report.
         save: write a checkpoint.
-        publish: one of them has notices.
+        publish: publish the notices.
     """
 
     stop: bool
@@ -44,9 +44,9 @@ def decide(world: World, *, stop: bool, log: bool, save: bool, publish: bool) ->
 
     Args:
         world: the ranks.
-        stop: this rank had a signal.
-        log: it is time to; by the main rank's clock, which alone writes.
-        save: likewise.
+        stop: this rank received a signal.
+        log: it is time to log; only the value of the main rank counts.
+        save: it is time to save; only the value of the main rank counts.
         publish: this rank has notices.
     """
     mine = (stop, log and world.is_main, save and world.is_main, publish)

@@ -1,10 +1,10 @@
 """The ranks of a run: which one this process is, and the few collectives that it needs.
 
-Several GPUs of one node: ``fastrot train --gpus 8 ...``, or torchrun, which other launchers know:
+For several GPUs of one node, use ``fastrot train --gpus 8 ...``, or torchrun:
 ``torchrun --standalone --nproc-per-node 8 -m fastrot train ...``.
 
-Tensors on a GPU travel by NCCL, those on the host by gloo, so that what ranks agree upon between
-two steps waits for no device.
+Tensors on a GPU are sent by NCCL, those on the host by gloo, so that decisions between two steps
+wait for no device.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from fastrot.distributed.rank_monitor import RankMonitor, lost_ranks_named
 from fastrot.errors import MismatchError, RankLostError
 
 DEADLINE_SECONDS = 120.0
-"""Longest wait for another rank, where the configuration names none."""
+"""Longest wait for another rank, unless the configuration says otherwise."""
 
 JOIN_SECONDS = 60.0
-"""Longest wait for all ranks to appear; torch itself takes seconds to load."""
+"""Longest wait for all ranks to appear; loading torch alone takes seconds."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Ranks of the run.
+    """This process among the ranks of the run.
 
     Attributes:
-        rank: this process among all, in [0, size).
+        rank: index of this process, in [0, size).
         size: number of processes.
-        local_rank: this process on its machine: the index of its GPU.
-        local_size: processes on this machine, which share its cores.
+        local_rank: index of this process on its machine, and of its GPU.
+        local_size: number of processes on this machine, which share its cores.
     """
 
     rank: int = 0
@@ -52,7 +52,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes files and talks to the user."""
+        """Return whether this rank writes files and prints for the user."""
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -60,24 +60,24 @@ class World:
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def max(self, values: torch.Tensor) -> torch.Tensor:
-        """Maximum over the ranks, in place."""
+        """Take the maximum over the ranks, in place."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def any(self, mine: bool) -> bool:
-        """Whether it is so on one of the ranks, which all call this."""
+        """Return whether ``mine`` is true on any rank; all ranks call this."""
         return bool(self.max(torch.tensor(float(mine))))
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """The values of every rank, of shape (size, *values.shape); all must have that shape."""
+        """Return the values of all ranks, (size, *values.shape); shapes must agree."""
         if self.size == 1:
             return values[None]
-        every = values.new_empty(self.size * values.numel())  # gloo wants it flat
+        every = values.new_empty(self.size * values.numel())  # gloo needs a flat tensor
         with lost_ranks_named(self.rank, self.size):
             dist.all_gather_into_tensor(every, values.flatten())
         return every.view(self.size, *values.shape)
 
     def gather_json(self, value: Any) -> list[Any]:
-        """The plain values of every rank, in the order of the ranks."""
+        """Return the plain values of all ranks, in the order of the ranks."""
         if self.size == 1:
             return [value]
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -91,7 +91,7 @@ class World:
         ]
 
     def copy_from_main(self, values: torch.Tensor) -> torch.Tensor:
-        """The main rank's values, in place."""
+        """Replace the values by those of the main rank, in place."""
         if self.size > 1:
             with lost_ranks_named(self.rank, self.size):
                 dist.broadcast(values, 0)
@@ -105,7 +105,7 @@ class World:
 
 
 def read_world() -> World:
-    """The world that torchrun, or our own launcher, describes in the environment; else one rank."""
+    """Return the world that the environment describes (torchrun or fastrot), else one rank."""
     if "RANK" not in os.environ:
         return World()
     return World(
@@ -117,16 +117,16 @@ def read_world() -> World:
 
 
 def pick_device(name: str, world: World) -> torch.device:
-    """The device of this rank.
+    """Return the device of this rank.
 
     Raises:
-        MismatchError: a GPU is asked for and there is none for this rank.
+        MismatchError: a GPU is requested and there is none for this rank.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise MismatchError(
-            "train.device='cuda' and torch sees no GPU here; "
+            "train.device='cuda', but torch sees no GPU here; "
             "use --set train.device=cpu, or see `fastrot doctor`"
         )
     if world.local_rank >= torch.cuda.device_count():
@@ -145,14 +145,15 @@ def joined(
 ) -> Iterator[RankMonitor]:
     """Join the process group for the duration of the block.
 
-    Nothing to do for one rank, or inside of a block that has joined already. A failure of this
-    rank is reported to the others; one of theirs is raised here, with its name and exit code.
+    This does nothing for a single rank, or inside a block that has already joined. A failure of
+    this rank is reported to the others; a failure of theirs is raised here, with its rank and
+    exit code.
 
     Args:
         world: the ranks.
-        device: of this rank.
-        deadline: longest wait for another rank, in seconds; at least a minute, until
-            ``shorten_waits``.
+        device: device of this rank.
+        deadline: longest wait for another rank, in seconds; at least ``JOIN_SECONDS`` until
+            ``shorten_waits`` is called.
 
     Raises:
         RankLostError: ranks are missing, died, or did not answer in time.
@@ -160,10 +161,10 @@ def joined(
     if world.size == 1 or dist.is_initialized():
         yield RankMonitor(world.rank, world.size)
         return
-    if world.local_size == world.size:  # one machine: nothing listens to any other
+    if world.local_size == world.size:  # one machine: accept no connection from others
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, "lo")
-    # torchrun keeps its store when it starts all ranks anew; earlier failures are not theirs.
+    # torchrun keeps its store when it restarts all ranks; they must not see earlier failures.
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     monitor = RankMonitor(world.rank, world.size, PrefixStore(f"start-{start}", _store(world)))
     monitor.rendezvous(JOIN_SECONDS)
@@ -182,7 +183,7 @@ def joined(
             yield monitor
         except BaseException as error:
             if not isinstance(error, RankLostError) or device.type == "cpu":
-                # NCCL would wait for those who are gone.
+                # NCCL would wait for the ranks that are gone.
                 with suppress(RuntimeError):
                     dist.destroy_process_group()
             raise
@@ -191,7 +192,7 @@ def joined(
 
 
 def shorten_waits(world: World, seconds: float) -> None:
-    """From now on no wait for another rank is longer; before, they read files and compile."""
+    """Limit every later wait for another rank; earlier ones include reading and compiling."""
     if world.size > 1:
         if hasattr(dist, "set_timeout"):  # torch 2.15
             dist.set_timeout(timedelta(seconds=seconds))
@@ -200,7 +201,7 @@ def shorten_waits(world: World, seconds: float) -> None:
 
 
 def _store(world: World) -> Store:
-    """Where the ranks find each other: a file on one machine, else what torchrun keeps."""
+    """Open the store of the rendezvous: a file on one machine, else torchrun's store."""
     wait = timedelta(seconds=JOIN_SECONDS)
     named = os.environ.get(STORE)
     if named:
@@ -217,6 +218,6 @@ def _store(world: World) -> Store:
         line = str(error).strip().splitlines()[0]
         raise RankLostError(
             f"rank {world.rank}: no rendezvous of {world.size} ranks at {where} ({line}); check "
-            "that MASTER_ADDR is the first machine's address, and MASTER_PORT free and open there"
+            "that MASTER_ADDR is the first machine's address and MASTER_PORT is free and open there"
         ) from error
     return store

@@ -1,1 +1,1 @@
-"""Features of frozen backbones: what is extracted, the forward pass, and the cache."""
+"""Features of frozen backbones: their specification, the forward pass and the cache."""

@@ -1,12 +1,12 @@
-"""Features on disk: what a backbone says about every sample, once, for all evaluators.
+"""Features on disk: computed once for every sample and shared by all evaluations.
 
 A folder with ``manifest.json``, ``<layer>.npy`` (float16, row i is sample i) and ``labels.npy``.
-The arrays are numpy's own format, so ``numpy.load(path, mmap_mode="r")`` reads them anywhere. The
-manifest comes last: a folder without one is unfinished. What the features depend on (weights,
-data, transform, seed ...) is its fingerprint (``identity`` in the manifest), and a cache that is
-not the expected one is refused by naming the fields that differ.
+The arrays are in numpy's own format, so ``numpy.load(path, mmap_mode="r")`` reads them anywhere.
+The manifest is written last: a folder without one is unfinished. Everything that the features
+depend on (weights, data, transform, seed ...) forms the fingerprint (``identity`` in the
+manifest). A cache with another fingerprint is refused, and the error names the fields that differ.
 
-Shapes: n samples, K crops of each, D values of a layer.
+Shapes: n samples, K crops per sample, D values per layer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Labels = NDArray[np.int64] | NDArray[np.int8]
 
 
 class FeatureCache:
-    """An open, complete cache; arrays are read as they are used.
+    """An open, complete cache; arrays are read on demand.
 
     Args:
         path: the folder.
@@ -49,14 +49,14 @@ class FeatureCache:
 
     Attributes:
         path: the folder.
-        manifest: everything that it says.
-        fingerprint: what the features depend on.
+        manifest: content of the manifest.
+        fingerprint: everything that the features depend on.
         digest: hash of the fingerprint.
-        layers: their names, in order of depth, and how their values lie.
-        labels: of shape (n,), int64, -1 where there is none; or (n, C), int8: see ``Dataset``.
-        class_names: one a class, or None when unknown.
+        layers: names of the layers in order of depth, each with the layout of its values.
+        labels: of shape (n,), int64, -1 for no label; or (n, C), int8: see ``Dataset``.
+        class_names: one per class, or None if unknown.
         num_samples: n.
-        crops: K random crops of each sample; 0: the test transform.
+        crops: K random crops per sample; 0: the test transform.
     """
 
     unlabelled = ""
@@ -89,9 +89,9 @@ class FeatureCache:
 
         Raises:
             UsageError: there is no such folder.
-            BadDataError: it is unfinished or damaged.
-            MismatchError: it holds other features, or is of a newer format; the message lists
-                the fields.
+            BadDataError: the cache is unfinished or damaged.
+            MismatchError: it holds other features (the message lists the fields), or its format
+                is newer.
             StorageError: it cannot be read.
         """
         path = Path(path)
@@ -104,7 +104,7 @@ class FeatureCache:
         return cache
 
     def features(self, layer: str) -> Features:
-        """Features of a layer, a read-only memory map of shape (n, D), or (n, K, D) with crops.
+        """Return a layer's features: a read-only memory map (n, D), or (n, K, D) with crops.
 
         Raises:
             UsageError: there is no such layer.
@@ -116,17 +116,17 @@ class FeatureCache:
         return _map(self.path / f"{layer}.npy", shape, "<f2")
 
     def translated(self, match: ClassMatch) -> FeatureCache:
-        """Return the same features with labels in the numbers of the training set's classes.
+        """Return the same features with labels numbered like the classes of the training set.
 
         Args:
-            match: of this cache, as the test set.
+            match: match of the training set's classes with this cache, the test set.
         """
         other = copy.copy(self)
         other.labels, other.class_names = match.translate(self.labels), match.names
         return other
 
     def name(self, sample: int) -> str:
-        """``FOLDER sample 17``."""
+        """Return a sample's name for messages, such as ``FOLDER sample 17``."""
         return f"{self.path} sample {sample}"
 
     @staticmethod
@@ -139,20 +139,20 @@ class FeatureCache:
         layers: Mapping[str, LayerInfo] | None = None,
         class_names: tuple[str, ...] | None = None,
     ) -> FeatureCache:
-        """Make a complete cache from arrays, for example from features of one's own.
+        """Make a complete cache from arrays, for example from features computed elsewhere.
 
         Args:
-            path: the folder; it is created. One that holds the same fingerprint is written anew.
-            features: by layer, of shape (n, D), or (n, K, D) for K crops of each sample.
+            path: the folder; it is created. A cache with the same fingerprint is overwritten.
+            features: by layer, of shape (n, D), or (n, K, D) for K crops per sample.
             labels: of shape (n,) or (n, C).
             fingerprint: plain values that the features depend on.
-            layers: how the values lie; None: D channels.
-            class_names: one a class.
+            layers: layout of the values; None: D channels.
+            class_names: one per class.
 
         Raises:
             UsageError: shapes do not fit.
             NonFiniteError: a value is not finite as float16.
-            MismatchError: the folder holds a cache of another fingerprint.
+            MismatchError: the folder holds a cache with another fingerprint.
             StorageError: it cannot be written.
         """
         path = Path(path)
@@ -161,7 +161,7 @@ class FeatureCache:
             raise UsageError(f"features of shapes {shapes}: all must be (n, D), or all (n, K, D)")
         count, *crops = next(iter(shapes))
         if len(labels) != count:
-            raise UsageError(f"{len(labels)} labels for {count} samples; there must be one each")
+            raise UsageError(f"{len(labels)} labels for {count} samples; each sample needs one")
         if labels.ndim > 2 or labels.dtype.kind not in "iu":
             raise UsageError(
                 f"labels of shape {labels.shape}, {labels.dtype}: must be integers, (n,) or (n, C)"
@@ -173,7 +173,7 @@ class FeatureCache:
         for name, array in features.items():
             if layer_name(name) not in infos or infos[name].dim != array.shape[-1]:
                 raise UsageError(
-                    f"layer {name!r}: {array.shape[-1]} values, `layers` says otherwise"
+                    f"layer {name!r}: {array.shape[-1]} values, but `layers` says otherwise"
                 )
         fingerprint = plain(fingerprint)
         try:
@@ -205,7 +205,7 @@ def commit(
     class_names: tuple[str, ...] | None,
     record: Mapping[str, Any] | None = None,
 ) -> FeatureCache:
-    """Write labels and manifest beside arrays that are on the disk, and open the cache.
+    """Write labels and manifest beside arrays that are already on disk, and open the cache.
 
     Raises:
         OSError: as the system reports it.
@@ -233,12 +233,12 @@ def commit(
 
 
 def array_shape(samples: int, crops: int, dim: int) -> tuple[int, ...]:
-    """Shape of a layer's array."""
+    """Return the shape of a layer's array."""
     return (samples, crops, dim) if crops else (samples, dim)
 
 
 def array_header(shape: tuple[int, ...]) -> bytes:
-    """What stands before the values in a ``.npy`` file of float16."""
+    """Return the header of a ``.npy`` file of float16, which precedes the values."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         file, {"descr": "<f2", "fortran_order": False, "shape": shape}
@@ -247,10 +247,10 @@ def array_header(shape: tuple[int, ...]) -> bytes:
 
 
 def to_half(values: NDArray[Any], layer: str, path: Path) -> Features:
-    """Values as float16.
+    """Return values as float16.
 
     Raises:
-        NonFiniteError: one is not finite, or too large for float16.
+        NonFiniteError: a value is not finite, or is too large for float16.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         half = np.ascontiguousarray(values, "<f2")
@@ -260,12 +260,12 @@ def to_half(values: NDArray[Any], layer: str, path: Path) -> Features:
 
 
 def what_is_wrong(values: NDArray[Any], layer: str, *, first_sample: int) -> str:
-    """Which sample's values are not finite as float16, and in which way.
+    """Describe the first sample whose values are not finite as float16.
 
     Args:
-        values: of shape (N, ...), before they were cut to float16.
-        layer: whose.
-        first_sample: number of row 0.
+        values: of shape (N, ...), before the conversion to float16.
+        layer: name of the layer.
+        first_sample: index of the sample in row 0.
     """
     with np.errstate(invalid="ignore"):
         bad = ~(np.abs(values.astype(np.float32)) <= _LARGEST)
@@ -276,12 +276,12 @@ def what_is_wrong(values: NDArray[Any], layer: str, *, first_sample: int) -> str
         what = f"{value} is not a finite number"
     return (
         f"layer {layer!r} of sample {first_sample + row}: {what}; nothing of it is stored; check "
-        "the weights, and mean and deviation of the images"
+        "the weights, and the mean and standard deviation of the images"
     )
 
 
 def labels_digest(labels: NDArray[Any]) -> str:
-    """Hash of the labels."""
+    """Return a hash of the labels."""
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(labels).tobytes())
 
 
@@ -292,7 +292,7 @@ def _npy(array: NDArray[Any]) -> bytes:
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """A read-only memory map, of exactly this shape, type and size on the disk."""
+    """Open a read-only memory map of a file with exactly this shape, type and size."""
     try:
         with path.open("rb") as file:
             if np.lib.format.read_magic(file) != (1, 0):

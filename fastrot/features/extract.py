@@ -1,10 +1,10 @@
-"""Features of a data set: one decode and one forward pass for all layers, straight to the disk.
+"""Extraction of a data set's features: one decode and one forward pass for all layers.
 
-Rows are in the order of the data set on any number of ranks. The work is cut into batches of
-consecutive samples, and a batch is computed by one rank as it would be by another: the bits do
-not depend on how many there are, nor on whether the extraction was killed in between. On a CPU
-they depend on the number of threads of a rank (OMP_NUM_THREADS), by which convolutions are cut
-up: with two instead of one, 1 of 41,984 values of layer4 was the neighbouring float16.
+Rows follow the order of the data set on any number of ranks. The work is split into batches of
+consecutive samples, and every rank computes a batch identically: the bits do not depend on the
+number of ranks, nor on whether the extraction was killed and resumed. On a CPU they depend on the
+threads per rank (OMP_NUM_THREADS), among which convolutions are divided: with two instead of one,
+1 of 41,984 values of layer4 was the neighbouring float16.
 
 Shapes: N images of a batch, S side of a crop, D values of a layer.
 """
@@ -41,22 +41,22 @@ from fastrot.system.progress import Meter
 from fastrot.weights.load import Backbone
 
 _GPU_BATCH = 256
-_CPU_PIXELS = 2**21  # of a batch
+_CPU_PIXELS = 2**21  # per batch
 _SYNC_BATCHES = 8
-"""Batches after which the ranks wait for each other: were they to wait at the end alone, a rank
-that is five per cent slower would miss the deadline of an hour's work."""
+"""Batches between two waits of the ranks for each other. If they waited only at the end, a rank
+that is five per cent slower would exceed the time limit of a wait after an hour of work."""
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How features are computed; what they are is ``FeatureSpec``.
+    """How features are computed; ``FeatureSpec`` defines what they are.
 
     Attributes:
         device: ``auto``, ``cpu`` or ``cuda``.
-        batch: images of a forward pass; None: by size and device. A resumed extraction keeps the
-            one that it began with.
-        workers: decoding threads or processes; None: by the cores.
-        progress: show it on standard error.
+        batch: images per forward pass; None: chosen by size and device. A resumed extraction
+            keeps the batch it began with.
+        workers: decoding threads or processes; None: chosen by the number of cores.
+        progress: show progress on standard error.
     """
 
     device: str = "auto"
@@ -75,41 +75,40 @@ def extract_features(
     world: World | None = None,
     say: Say | None = None,
 ) -> FeatureCache:
-    """Extract the features of all samples, or go on with it, or return what is there.
+    """Extract the features of all samples, resume an extraction, or open a finished cache.
 
     Args:
-        backbone: left as it is, to the bit.
+        backbone: the network; it is not modified.
         samples: the data set.
-        out: the cache's folder.
-        spec: what is extracted, settled for this backbone, these samples and the options' device.
-        options: how; None: as is best here.
-        world: the ranks, which have joined (``distributed.world.joined``); None: this process
-            alone.
-        say: one line to the user.
+        out: folder of the cache.
+        spec: what to extract, settled for this backbone, these samples and the options' device.
+        options: how to extract; None: chosen for this machine.
+        world: the joined ranks (``distributed.world.joined``); None: only this process.
+        say: called with each line for the user.
 
     Raises:
-        UsageError: the specification is of another backbone or other samples.
-        MismatchError: the folder holds features of something else; the fields are named.
-        BadDataError: an image cannot be read; what was done before is kept.
-        NonFiniteError: a feature is not finite as float16; layer and sample are named.
-        StorageError: too little space, or writing failed.
+        UsageError: the specification was made for another backbone or other samples.
+        MismatchError: the folder holds other features; the message names the fields.
+        BadDataError: an image cannot be read; the work done before it is kept.
+        NonFiniteError: a feature is not finite as float16; the message names layer and sample.
+        StorageError: there is too little space, or writing failed.
     """
     world, say = world or World(), say or (lambda _: None)
     options = options or ExtractOptions()
     if not spec.is_of(backbone, samples):
-        raise UsageError(f"{out}: the specification is of another backbone or other samples")
+        raise UsageError(f"{out}: the specification was made for another backbone or other samples")
     target = pick_device(options.device, world)
     if (out / MANIFEST).exists():
         cache = FeatureCache.open(out, expect=spec.fingerprint)
         if world.is_main:
-            remove_plan(out)  # of a process that was killed at the very end
-            say(f"{out}: all features are there")
+            remove_plan(out)  # left by a process that was killed at the very end
+            say(f"{out}: all features are already there")
         return cache
     with ExitStack() as stack:
         if world.is_main:
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(out / LOCK, what=f"the extraction into {out}"))
-            model = copy.deepcopy(backbone.model).eval()  # a caller's may be in training
+            model = copy.deepcopy(backbone.model).eval()  # the caller's may be in training mode
             infos = layer_infos(model.stages, spec.crop.size)
             FeatureWriter.begin(
                 out,
@@ -142,7 +141,7 @@ def _run(
     missing: Sequence[NDArray[np.int64]],
     world: World,
 ) -> dict[str, Any]:
-    """Compute and write this rank's share of what is missing; the record of it."""
+    """Compute and write this rank's share of the missing batches; return a record of the work."""
     device, workers = pick_device(options.device, world), options.workers
     shares = [batches[world.rank :: world.size] for batches in missing]
     orders = [_Batches.of(writer, share) for share in shares]
@@ -200,7 +199,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Batches(Sampler):
-    """Chosen batches of consecutive samples, in order; one a step, for this rank alone."""
+    """Chosen batches of consecutive samples, in order; one per step, only for this rank."""
 
     numbers: tuple[int, ...] = ()
 
@@ -228,23 +227,25 @@ class _Batches(Sampler):
 
 
 def _readable(reader: Any, out: Path) -> Iterator[Batch]:
-    """The batches of a loader; a bad image is named, and the advice is that of an extraction."""
+    """Yield the batches of a loader; name a bad image, with advice that fits an extraction."""
     try:
         yield from reader
     except BadSampleError as error:
         raise BadDataError(
-            f"bad sample {error.sample} ({error.name}): {error.reason}; mend or remove it; what "
-            f"was extracted before it is kept in {out}"
+            f"bad sample {error.sample} ({error.name}): {error.reason}; repair or remove it; "
+            f"what was extracted before it is kept in {out}"
         ) from None
 
 
 def _wait(world: World, device: torch.device) -> None:
     if world.size > 1:
-        world.sum(torch.zeros(1, device=device)).item()  # a GPU's ranks would only queue the sum
+        world.sum(
+            torch.zeros(1, device=device)
+        ).item()  # without item() a GPU would only queue the sum
 
 
 def pass_size(side: int, device: torch.device) -> int:
-    """Images of ``side`` pixels in one forward pass."""
+    """Return the number of images of ``side`` pixels per forward pass."""
     if device.type == "cuda":
         return _GPU_BATCH
     return min(_GPU_BATCH, max(16, _CPU_PIXELS // side**2))

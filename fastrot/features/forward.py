@@ -1,6 +1,6 @@
 """The forward pass of an extraction: from batches of images to pooled float16 rows on the host.
 
-Shapes: N images of a batch, D values of a layer.
+Shapes: N images per batch, D values per layer, S side of a crop.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class _Result(NamedTuple):
 
 
 class FeatureNetwork:
-    """A copy of the backbone on the device, and its pooled layers; a context manager.
+    """A copy of the backbone on the device that returns pooled layers; a context manager.
 
     Args:
-        backbone: is not touched.
+        backbone: the network; it is not modified.
         spec: layers and precision.
-        device: where it runs.
-        engine: who normalises; None: the fastest here. A fused one also takes views with a fourth
-            channel of zeros.
+        device: where the copy runs.
+        engine: batch norm implementation; None: the fastest here. The fused one uses views with a
+            fourth channel of zeros.
 
     Attributes:
-        ahead: batches to start before the one that is waited for.
+        ahead: number of batches to start before the oldest one is waited for.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FeatureNetwork:
     def __enter__(self) -> FeatureNetwork:
         self._stack.enter_context(torch.inference_mode())
         if self._device.type == "cuda":
-            # The same algorithm in every start, and no TensorFloat where float32 was asked for.
+            # The same algorithm in every run, and no TensorFloat if float32 was requested.
             self._stack.enter_context(
                 torch.backends.cudnn.flags(
                     enabled=True,
@@ -87,7 +87,7 @@ class FeatureNetwork:
         self._stack.close()
 
     def start(self, batch: Batch) -> _Result:
-        """Queue the forward pass of a batch and the way back to the host."""
+        """Queue the forward pass of a batch and the copy to the host."""
         full = self.features(self.views(batch))
         half = {name: values.half() for name, values in full.items()}
         finite = torch.stack([values.isfinite().all() for values in half.values()]).all()
@@ -101,12 +101,12 @@ class FeatureNetwork:
         return _Result(first, half, full, finite, copied)
 
     def views(self, batch: Batch) -> torch.Tensor:
-        """Images mirrored where the batch says so and normalised, of shape (N, 3 or 4, S, S)."""
+        """Return images, flipped as the batch says and normalised, of shape (N, 3 or 4, S, S)."""
         turns = torch.zeros(len(batch.images), 1, dtype=torch.uint8, device=self._device)
         return rotate_views(batch.images, turns, batch.flips, self._table, channels=self._channels)
 
     def features(self, views: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Pooled layers of views (N, 3 or 4, S, S), each (N, D), float32, on the device."""
+        """Return pooled layers of views (N, 3 or 4, S, S): each (N, D), float32, on the device."""
         with (
             nullcontext() if self._dtype is None else torch.autocast(self._device.type, self._dtype)
         ):
@@ -114,10 +114,10 @@ class FeatureNetwork:
         return {name: pool(name, stages[name]) for name in self._layers}
 
     def finish(self, result: _Result) -> dict[str, Features]:
-        """Wait for a batch's features.
+        """Wait for a batch's features and return them by layer, of shape (N, D), float16.
 
         Raises:
-            NonFiniteError: one is not finite as float16.
+            NonFiniteError: a feature is not finite as float16.
         """
         if result.copied is not None:
             result.copied.synchronize()
@@ -132,9 +132,9 @@ class FeatureNetwork:
 def pipelined(
     network: FeatureNetwork, batches: Iterator[Batch]
 ) -> Iterator[tuple[int, Mapping[str, Features]]]:
-    """First sample and features of every batch; on a GPU the next one is computed meanwhile.
+    """Yield first sample and features of every batch; a GPU computes the next one meanwhile.
 
-    What was computed before a bad image is yielded before its error is raised.
+    Features computed before a bad image are yielded before its error is raised.
     """
     window = InFlight(
         network.start, lambda result: (result.first, network.finish(result)), ahead=network.ahead

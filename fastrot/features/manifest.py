@@ -1,4 +1,4 @@
-"""The manifest of a feature cache: read with suspicion, compared field by field."""
+"""The manifest of a feature cache: checked when it is read, compared field by field."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MAX_JSON_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """How a layer's values lie in a row: channel-major, flattened from (channels, grid, grid).
+    """Layout of a layer's values in a row: channel-major, flattened from (channels, grid, grid).
 
     Attributes:
         channels: C.
         grid: side of the pooled map.
         dim: D = C * grid * grid.
-        window: how the map was pooled, for people.
+        window: how the map was pooled, in words.
     """
 
     channels: int
@@ -37,21 +37,21 @@ class LayerInfo:
 
 
 def layer_name(name: str) -> str:
-    """The name of a layer, if it can be that of a file.
+    """Return the name of a layer if it can be a file name.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it cannot be one.
     """
     if not _LAYER.fullmatch(name) or name in ("labels", "manifest"):
-        raise UsageError(f"layer {name!r}: a name is letters, digits, - and _")
+        raise UsageError(f"layer {name!r}: a name consists of letters, digits, - and _")
     return name
 
 
 def check_fingerprint(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare what a cache depends on with what is asked for.
+    """Compare the fingerprint of a cache with the requested one.
 
     Raises:
-        MismatchError: naming the fields that differ, ``saved -> now``.
+        MismatchError: they differ; the message names the fields, ``saved -> now``.
     """
     if fields := differing_fields(saved, plain(now)):
         raise MismatchError(
@@ -61,12 +61,12 @@ def check_fingerprint(path: Path, saved: Mapping[str, Any], now: Mapping[str, An
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of the cache in a folder, with every field of the right kind.
+    """Read the manifest of the cache in a folder and check the type of every field.
 
     Raises:
         UsageError: there is no such folder.
-        BadDataError: there is none, or it is damaged.
-        MismatchError: it is of a newer format.
+        BadDataError: the manifest is missing or damaged.
+        MismatchError: its format is newer.
         StorageError: it cannot be read.
     """
     file = path / MANIFEST
@@ -78,8 +78,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if not path.is_dir():
             raise UsageError(f"{path}: no such feature cache; check the path") from None
         raise BadDataError(
-            f"{path}: unfinished, it has no {MANIFEST}; run the command that makes it again: it "
-            "goes on"
+            f"{path}: unfinished, it has no {MANIFEST}; run the command that makes it again to "
+            "resume"
         ) from None
     except OSError as error:
         raise StorageError(f"{file}: cannot be read ({error.strerror or error})") from None
@@ -95,7 +95,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _problem(tree: Any) -> str | None:
-    """The first thing in a manifest that cannot be, or None."""
+    """Return the first invalid field of a manifest, or None."""
     try:
         labels, layers = tree["labels"], tree["layers"]
         checks = {

@@ -1,7 +1,7 @@
-"""The published pooling windows: from the maps of a stage to a feature of about 9,000 values.
+"""Pooling as published: from the maps of a stage to a feature of about 9,000 values.
 
 FAIR's benchmark (Goyal et al., 2019) and MMSelfSup 0.x average the five maps of a ResNet at 224 px
-over these windows, which overlap, so that adaptive pooling gives other features:
+over these windows. They overlap, so adaptive pooling gives different features:
 
 ====== ===== ======================= ===== =====
 stage  map   window / stride / pad   out   D (ResNet-50)
@@ -14,8 +14,8 @@ layer4 7     6 / 1 / 0               2     8192
 ====== ===== ======================= ===== =====
 
 The zeros of the stem's padding count in its averages, as published. Maps of another size (other
-crops, the small stem) are pooled adaptively to the published grid, or left as they are where
-they are smaller; the blocks of RotNet's network, for which nothing is published, to at most 6x6.
+crops, the small stem) are pooled adaptively to the published grid, or kept if they are smaller.
+The blocks of RotNet's network, for which nothing is published, are pooled to at most 6x6.
 
 Shapes: N images, C channels, H = W side of a map, G side of the pooled map.
 """
@@ -50,11 +50,11 @@ _OTHER_GRID = 6
 
 
 def pool(stage: str, maps: torch.Tensor) -> torch.Tensor:
-    """Pool the output of a stage to one feature an image.
+    """Pool the output of a stage to one feature per image.
 
     Args:
-        stage: its name; ``pool`` is taken as it is.
-        maps: of shape (N, C, H, H), or (N, C) of ``pool``; any float type, averaged in float32.
+        stage: name of the stage; ``pool`` is used as it is.
+        maps: of shape (N, C, H, H), or (N, C) for ``pool``; any float type, averaged in float32.
 
     Returns:
         Features of shape (N, C * G * G), float32, channel-major.
@@ -73,7 +73,7 @@ def pool(stage: str, maps: torch.Tensor) -> torch.Tensor:
 
 
 def layer_info(stage: str, maps: torch.Tensor) -> LayerInfo:
-    """What ``pool`` makes of maps of this shape."""
+    """Return the layout that ``pool`` gives maps of this shape."""
     channels = maps.shape[1]
     if maps.ndim == 2:
         return LayerInfo(channels, 1, channels, "global average")
@@ -91,11 +91,11 @@ def layer_info(stage: str, maps: torch.Tensor) -> LayerInfo:
 def layer_infos(
     stages: Callable[[torch.Tensor], Mapping[str, torch.Tensor]], side: int
 ) -> dict[str, LayerInfo]:
-    """What ``pool`` makes of every stage of a backbone, for crops of ``side`` pixels.
+    """Return the layout that ``pool`` gives every stage of a backbone, for crops of one size.
 
     Args:
-        stages: from views (N, 3, S, S) to the outputs of the stages by name.
-        side: S.
+        stages: maps views (N, 3, S, S) to the outputs of the stages by name.
+        side: S in pixels.
     """
     with torch.inference_mode():
         outputs = stages(torch.zeros(1, 3, side, side))

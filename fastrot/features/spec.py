@@ -1,9 +1,9 @@
 """Everything that features depend on, settled before anything is computed.
 
-The test transforms take one box of the image to the crop in one resize. The published ones take
-two steps of Pillow: the short side to 256, then the centre, or a resize to the square. Measured
-between the two, decoding included (levels of 0 to 255; features of a ResNet-18 that was trained
-by rotation, norm of the difference over the norm, mean of 32 photos, the worst layer):
+The test transforms resize one box of the image to the crop in a single step. The published ones
+use two steps of Pillow: the short side to 256, then the centre or a resize to the square. The
+differences were measured, decoding included (pixels from 0 to 255; features of a ResNet-18
+trained on rotations: norm of the difference over the norm, mean of 32 photos, the worst layer):
 
 ========================================== ==== ======= ======== =============
 photos, transform                          mean largest features worst feature
@@ -16,8 +16,8 @@ imagenette-128, centre 112 of 128          0    0       0        0
 imagenette-128, squash to 112              0.19 1       0.2 %    0.3 %
 ========================================== ==== ======= ======== =============
 
-A centre crop differs because its box has whole pixels of the image, two steps cut fractions of
-them; squashing, because two resizes blur more than one.
+A centre crop differs because its box covers whole pixels of the image, while two steps cut
+fractions of them; squashing differs because two resizes blur more than one.
 
 Shapes: S side of a crop.
 """
@@ -44,26 +44,26 @@ from fastrot.system.fingerprint import plain
 from fastrot.weights.load import Backbone
 
 DEFINITION = 2
-"""Of a row, given all else of the fingerprint: raised whenever boxes, resizing or pooling change,
-so that a cache of an earlier fastrot is refused. 2: the centre crop's box follows torchvision's
-two steps."""
+"""Version of the computation of a row, given the rest of the fingerprint. It is raised whenever
+boxes, resizing or pooling change, so that a cache of an earlier fastrot is refused. 2: the centre
+crop's box follows torchvision's two steps."""
 
 _RANDOM = ("random_resized", "padded", "center_random")
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What the features of a data set are; how they are computed is ``ExtractOptions``.
+    """Definition of a data set's features; ``ExtractOptions`` says how they are computed.
 
     Attributes:
         layers: stages of the backbone, in order of depth.
-        crop: as it is drawn.
-        crops: K random crops of each sample; 0: the test transform.
-        seed: of random crops.
-        loader: an engine by name.
+        crop: how a crop is made.
+        crops: K random crops per sample; 0: the test transform.
+        seed: seed of the random crops.
+        loader: name of the loader.
         precision: fp32, bf16 or fp16.
-        fingerprint: plain values that the features depend on, weights and data among them; the
-            number of ranks, the batch and the number of workers are not.
+        fingerprint: plain values that the features depend on, including weights and data, but not
+            the number of ranks, the batch and the number of workers.
     """
 
     layers: tuple[str, ...]
@@ -91,22 +91,22 @@ class FeatureSpec:
         """Settle everything that features depend on, before any is computed.
 
         Args:
-            backbone: whose features.
+            backbone: network that computes the features.
             samples: the data set.
-            device: where they are computed.
-            layers: stages of the backbone, ``pool`` among them, in any order.
-            crop: the test transform; with ``crops``: how a crop is drawn, or, if nothing about it
-                is random, only its size: random resized crops with a flip in two.
-            crops: K random crops of each sample, of epochs 0 to K - 1; 0: the test transform.
-            seed: of the random crops.
-            loader: ``auto`` (native, or reference where that cannot run) or one by name; native
-                decodes exactly.
+            device: device that computes them.
+            layers: stages of the backbone, including ``pool``, in any order.
+            crop: the test transform; with ``crops``: how a crop is drawn. If nothing about it is
+                random, only its size is used: random resized crops, flipped with probability 0.5.
+            crops: K random crops per sample, those of epochs 0 to K - 1; 0: the test transform.
+            seed: seed of the random crops.
+            loader: ``auto`` (native, or reference where native cannot run) or the name of a
+                loader; native decodes exactly.
             precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: fp32 on a CPU; bf16 on a GPU
-                that has it, else fp16.
+                that supports it, else fp16.
 
         Raises:
-            UsageError: a layer or another argument is wrong.
-            BadDataError: the data set does not have one label for each sample.
+            UsageError: a layer or another argument is invalid.
+            BadDataError: the data set does not have one label per sample.
         """
         known = backbone.model.stage_names
         if unknown := [name for name in layers if name not in known]:
@@ -118,8 +118,8 @@ class FeatureSpec:
             )
         if len(samples.labels) != len(samples):
             raise BadDataError(
-                f"{samples.path}: {len(samples.labels)} labels for {len(samples)} samples; there "
-                "must be one each: check its list of labels"
+                f"{samples.path}: {len(samples.labels)} labels for {len(samples)} samples; each "
+                "sample needs one: check its list of labels"
             )
         if crops and crop.kind not in _RANDOM:
             crop = Crop("random_resized", crop.size, flip=0.5)
@@ -150,13 +150,13 @@ class FeatureSpec:
         return cls(chosen, crop, crops, seed, loader, precision, plain(fingerprint))
 
     def is_of(self, backbone: Backbone, samples: Dataset) -> bool:
-        """Whether it was settled for these two."""
+        """Return whether this specification was made for this backbone and these samples."""
         saved = self.fingerprint
         return bool(saved["weights"] == backbone.digest and saved["data"] == _data_digest(samples))
 
 
 def _crop_fields(crop: Crop) -> dict[str, Any]:
-    """What of a crop matters for its kind."""
+    """Return the fields of a crop that matter for its kind."""
     fields: dict[str, Any] = {"kind": crop.kind, "size": crop.size}
     if crop.kind in ("center", "center_random"):
         fields["resize"] = crop.resize
@@ -168,7 +168,7 @@ def _crop_fields(crop: Crop) -> dict[str, Any]:
 
 
 def _data_digest(samples: Dataset) -> str:
-    """Of the data set, of which of its labels, and of which of its samples are meant."""
+    """Return a digest of the data set, of the chosen label field and of the chosen samples."""
     if isinstance(samples, BetonDataset):
         return samples.digest + samples.label_choice
     if not isinstance(samples, DatasetSubset):

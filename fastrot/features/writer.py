@@ -1,12 +1,12 @@
-"""Rows of a feature cache on their way to the disk: any process may be killed at any moment.
+"""Writing of a feature cache that tolerates the death of any process at any moment.
 
-The arrays are made at their full size first, so that a full disk is found out before anything
-is computed. Rows are written in place. Which batches of rows are there is kept in ``done.bin``,
-one byte a batch, and a byte is set only after the rows of its batch are synced: what it says is
-true whatever was killed. Several ranks write to the same files, each its own rows; no rank needs
-to ask another. At the end labels and manifest make a cache of it.
+The arrays are first allocated at their full size, so that a full disk is noticed before anything
+is computed. Rows are written in place. ``done.bin`` records which batches are complete, one byte
+per batch, and a byte is set only after the rows of its batch are synced: it is true whichever
+process was killed. Several ranks write their own rows to the same files and need not communicate.
+Finally, labels and manifest turn the files into a cache.
 
-Shapes: N samples of a batch, n samples in all, K crops, D values.
+Shapes: N samples per batch, n samples in total, K crops, D values.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ LOCK = "run.lock"
 SYNC_SECONDS = 5.0
 
 _RESERVED = 2**20
-"""Bytes that labels and manifest may take besides 8 a sample."""
+"""Bytes that labels and manifest may take in addition to 8 per sample."""
 
 
 class FeatureWriter:
     """Write the rows of an unfinished cache, batch by batch.
 
     Args:
-        path: the folder, in which ``begin`` was called.
-        sync_seconds: time between two syncs; work since the last one is lost in a kill.
+        path: the folder that ``begin`` has prepared.
+        sync_seconds: time between two syncs; a kill loses the work since the last one.
 
     Attributes:
-        batch: samples of a batch; batch b is the samples from ``b * batch`` on.
+        batch: samples per batch; batch b starts at sample ``b * batch``.
         samples: n.
         crops: K; 0: the test transform.
 
     Raises:
-        BadDataError: the record of what is done is damaged.
+        BadDataError: the record of completed batches is damaged.
         StorageError: the files cannot be opened.
     """
 
@@ -81,7 +81,7 @@ class FeatureWriter:
                 self._files[name] = os.open(file, flags)
                 self._offsets[name] = len(array_header(shape))
                 if os.fstat(self._files[name]).st_size != _bytes(shape):
-                    raise BadDataError(f"{file}: of another size; remove {path}, extract again")
+                    raise BadDataError(f"{file}: wrong size; remove {path}, extract again")
             self._done = os.open(path / DONE, flags)
         except OSError as error:
             self.close()
@@ -100,19 +100,19 @@ class FeatureWriter:
         crops: int,
         batch: int,
     ) -> None:
-        """Make the files, or find those of an earlier start; called by one process.
+        """Create the files, or accept those of an earlier start; only one process calls this.
 
         Args:
             path: the folder; it is created.
-            fingerprint: what the features depend on.
-            layers: names and dimensions.
+            fingerprint: everything that the features depend on.
+            layers: names and layouts.
             samples: n.
             crops: K; 0: the test transform.
-            batch: samples of a batch; an earlier start's is kept, so that a resumed extraction
-                runs the same batches and gives the same bits.
+            batch: samples per batch; that of an earlier start is kept, so that a resumed
+                extraction runs the same batches and gives the same bits.
 
         Raises:
-            MismatchError: the folder holds unfinished features of another fingerprint.
+            MismatchError: the folder holds unfinished features with another fingerprint.
             UsageError: it holds something else.
             StorageError: there is too little space, or the folder cannot be written.
         """
@@ -149,13 +149,13 @@ class FeatureWriter:
             raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from None
 
     def missing(self, crop: int = 0) -> NDArray[np.int64]:
-        """Numbers of the batches that are still to be written, in order.
+        """Return the numbers of the batches still to be written, in order.
 
         Args:
-            crop: which of the K crops.
+            crop: index of the crop, 0 to K - 1.
 
         Raises:
-            BadDataError: the record of what is done is damaged.
+            BadDataError: the record of completed batches is damaged.
         """
         batches = -(-self.samples // self.batch)
         done = np.frombuffer(os.pread(self._done, batches, crop * batches), np.uint8)
@@ -167,12 +167,12 @@ class FeatureWriter:
         """Write one batch of rows.
 
         Args:
-            batch: its number.
-            crop: which of the K crops, 0 for the test transform.
+            batch: number of the batch.
+            crop: index of the crop, 0 to K - 1; 0 for the test transform.
             features: by layer, of shape (N, D), float16, contiguous; all layers of the cache.
 
         Raises:
-            StorageError: they cannot be written; what is synced stays.
+            StorageError: the rows cannot be written; those already synced are kept.
         """
         first, crops = batch * self.batch, max(1, self.crops)
         try:
@@ -190,7 +190,7 @@ class FeatureWriter:
         except OSError as error:
             raise StorageError(
                 f"{self.path}: cannot be written ({error.strerror or error}); free space and run "
-                "the same command again: it goes on"
+                "the same command again to resume"
             ) from None
 
     def sync(self) -> None:
@@ -210,7 +210,7 @@ class FeatureWriter:
         class_names: tuple[str, ...] | None,
         record: Mapping[str, Any] | None = None,
     ) -> FeatureCache:
-        """Make a cache of what is written; called by one process, after all have synced.
+        """Complete the cache; one process calls this after all have synced.
 
         Raises:
             BadDataError: rows are missing.
@@ -234,7 +234,7 @@ class FeatureWriter:
         return cache
 
     def close(self) -> None:
-        """Close the files; what is not synced is not recorded. Safe to call twice."""
+        """Close the files without recording unsynced rows; closing twice does no harm."""
         while self._files:
             os.close(self._files.popitem()[1])
         if self._done >= 0:
@@ -258,10 +258,10 @@ class FeatureWriter:
 
 
 def read_plan(path: Path) -> dict[str, Any] | None:
-    """What an unfinished cache is to become; None: there is no unfinished cache.
+    """Read the plan of an unfinished cache; None: there is no unfinished cache.
 
     Raises:
-        BadDataError: it is damaged.
+        BadDataError: the plan is damaged.
         StorageError: it cannot be read.
     """
     try:
@@ -278,7 +278,7 @@ def read_plan(path: Path) -> dict[str, Any] | None:
 
 
 def cached_identity(path: Path) -> dict[str, Any] | None:
-    """What the features of a folder depend on, finished or not; None: that cannot be read."""
+    """Return the fingerprint of a cache, finished or not; None: it cannot be read."""
     for name in (MANIFEST, PLAN):
         try:
             identity = json.loads((path / name).read_bytes())["identity"]
@@ -289,7 +289,7 @@ def cached_identity(path: Path) -> dict[str, Any] | None:
 
 
 def remove_plan(path: Path) -> None:
-    """Remove what only an unfinished cache needs.
+    """Remove the files that only an unfinished cache needs.
 
     Raises:
         OSError: as the system reports it.
@@ -300,7 +300,7 @@ def remove_plan(path: Path) -> None:
 
 
 def bytes_needed(layers: Mapping[str, LayerInfo], samples: int, crops: int) -> int:
-    """Size of the arrays of a cache."""
+    """Return the size of a cache's arrays in bytes."""
     return sum(map(_bytes, _shapes(layers, samples, crops).values()))
 
 
@@ -331,7 +331,7 @@ def _check_space(path: Path, needed: int) -> None:
 
 
 def _allocate(path: Path, header: bytes, size: int) -> None:
-    """A file of its full size, whose blocks are the file system's to give now, not later."""
+    """Create a file of its full size; the file system allocates its blocks now, not later."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

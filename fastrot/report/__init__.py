@@ -1,1 +1,1 @@
-"""``fastrot report``: one self-contained page about a run or a sweep, out of its folder."""
+"""Self-contained pages: the page about a run, and the charts and HTML that benchmarks share."""

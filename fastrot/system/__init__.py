@@ -1,1 +1,1 @@
-"""The operating system: files, processes, locks, signals, the terminal."""
+"""The interface to the operating system: files, processes, locks, signals and the terminal."""

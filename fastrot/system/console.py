@@ -1,4 +1,4 @@
-"""Printing that no terminal and no reader can end with a traceback."""
+"""Printing that survives every terminal and reader without a traceback."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Say = Callable[[str], None]
-"""Shows one line to the user."""
+"""A function that shows one line to the user."""
 
 
 def print_anything() -> None:
-    """Let standard output escape what its encoding lacks, as standard error does.
+    """Make standard output escape what its encoding lacks, as standard error does.
 
-    A terminal in Latin-1, and a file name in no encoding at all, would end in an error.
+    Otherwise a terminal in Latin-1, or a file name in no valid encoding, would raise an error.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -23,15 +23,12 @@ def print_anything() -> None:
 
 @contextmanager
 def to_a_reader() -> Iterator[None]:
-    """Let what is printed to standard output inside end quietly when nobody reads it any more.
-
-    ``fastrot doctor | head -1`` is such a reader.
-    """
+    """End the block quietly if nobody reads its output any more: ``fastrot doctor | head -1``."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more when it ends, and would complain about it.
+        # Python flushes once more at exit, which would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit:
-        pass  # what rich raises in the same case, after the same precaution
+        pass  # rich raises this in the same case, after the same precaution

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever kills the process or the machine."""
+"""Files that are either complete or absent, whatever kills the process or the machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Put ``data`` at ``path`` so that a reader sees the old file or the new one, never half.
+    """Write ``data`` to ``path`` so that readers see the old file or the new one, never a part.
 
-    Written beside, synced, renamed over, and the folder synced: after a power cut the rename
-    may be lost, but a renamed file never has lost contents. ``mode`` is less what the umask says.
+    A temporary file is written, synced and renamed to ``path``, and the folder is synced. A power
+    cut may lose the rename, but a renamed file is never incomplete. The umask restricts ``mode``.
 
     Raises:
-        OSError: as the system reports it; nothing is left behind and ``path`` is untouched.
+        OSError: as the system reports it; nothing is left behind and ``path`` is unchanged.
     """
     temporary = temporary_path(path)
     try:
@@ -42,18 +42,18 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a fresh name beside ``path``, for a file that is about to take its place."""
+    """Return a new name beside ``path`` for a file that will replace it."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
 
 def is_temporary(name: str, *of: str) -> bool:
-    """Return whether ``temporary_path`` gave this name to a file of one of the names ``of``."""
+    """Return whether ``temporary_path`` made this name for one of the names ``of``."""
     match = _TEMPORARY.fullmatch(name)
     return match is not None and match[1] in of
 
 
 def remove_temporaries(folder: Path, *of: str) -> None:
-    """Remove what killed writers left beside files of these names; none may be at work.
+    """Remove what killed writers of these names left behind; no writer may be active.
 
     Raises:
         OSError: as the system reports it.
@@ -64,7 +64,7 @@ def remove_temporaries(folder: Path, *of: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable (a rename lives in the folder, not in the file).
+    """Make the names in a folder durable (a rename belongs to the folder, not to the file).
 
     Raises:
         OSError: as the system reports it.
@@ -77,11 +77,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Make a folder and its parents, durably: none of them vanishes with a power cut.
+    """Make a folder and its parents so that no power cut removes them.
 
     Args:
-        folder: there may be one already.
-        mode: of the folder itself, as for ``os.mkdir``.
+        folder: path of the folder; it may exist already.
+        mode: mode of the folder itself, as for ``os.mkdir``.
 
     Raises:
         OSError: as the system reports it.
@@ -93,10 +93,10 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading that must be a regular one: a named pipe would wait for a writer.
+    """Open a regular file for reading; any other kind is refused, since a pipe would block.
 
     Raises:
-        OSError: as the system reports it, or it is no regular file.
+        OSError: as the system reports it, or the file is not regular.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -106,13 +106,13 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path) -> bytes:
-    """All bytes of a regular file; raises as ``open_regular``."""
+    """Read all bytes of a regular file; raises what ``open_regular`` raises."""
     with open_regular(path) as file:
         return file.read()
 
 
 def allow_open_files(more: int) -> None:
-    """Make room for ``more`` open files: the soft limit is ours to raise, up to the hard one.
+    """Make room for ``more`` open files by raising the soft limit, up to the hard limit.
 
     Raises:
         MismatchError: the hard limit is too low.
@@ -126,7 +126,7 @@ def allow_open_files(more: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise MismatchError(
-            f"{needed} open files are needed and {hard} allowed; allow more with "
+            f"{needed} open files are needed but only {hard} allowed; allow more with "
             f"ulimit -n {max(1024, needed)} (in a container: --ulimit nofile=N), or lower "
             "data.workers"
         )

@@ -1,4 +1,4 @@
-"""What a stored result depends on: its hash, and how two of them differ, field by field."""
+"""Fingerprints of what a stored result depends on: their hash and their differences."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import xxhash
 
 
 def plain(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint as JSON gives it back: tuples are lists, keys are texts.
+    """Return the fingerprint as JSON returns it: tuples become lists, keys become strings.
 
     Raises:
-        TypeError: a value is not plain.
+        TypeError: a value has no JSON form.
         ValueError: a number is not finite.
     """
     tree: dict[str, Any] = json.loads(json.dumps(fingerprint, allow_nan=False))
@@ -21,7 +21,7 @@ def plain(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits that change with any field, whatever the order of the fields.
+    """Return a hash, 32 hexadecimal digits, of all fields, whatever their order.
 
     Example:
         >>> fingerprint_digest({"a": 1, "b": [2]}) == fingerprint_digest({"b": (2,), "a": 1})
@@ -32,7 +32,7 @@ def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
 
 
 def differing_fields(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The fields of two trees that differ, as ``a.b: old -> new``.
+    """Return the fields in which two trees differ, as ``a.b: old -> new``.
 
     Example:
         >>> differing_fields({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})

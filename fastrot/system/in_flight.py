@@ -1,4 +1,4 @@
-"""A bounded window of jobs: some are submitted ahead, and their results come in order.
+"""A bounded window of jobs that are submitted ahead, with their results in order.
 
 Importing this module imports no torch.
 """
@@ -20,14 +20,14 @@ class InFlight(Generic[Item, Job, Result]):
     """Submit jobs ahead of the one that the caller waits for.
 
     Args:
-        submit: starts the job of an item, and returns before it is done.
-        finish: waits for a job.
-        ahead: jobs that are at work while the caller looks at a result; 0: none, each is finished
+        submit: starts the job of an item and returns before it is done.
+        finish: waits for a job and returns its result.
+        ahead: number of jobs that run while the caller uses a result; 0: each job is finished
             before the next is submitted.
 
     Attributes:
-        jobs: those at work, the oldest first, without the one that is being finished. After an
-            iteration that ended early, those that nobody waited for.
+        jobs: running jobs, oldest first, without the one being finished. After an iteration that
+            ended early, the jobs that nobody waited for.
 
     Example:
         >>> list(InFlight(abs, str, ahead=2).map([-1, 2, -3]))
@@ -45,9 +45,9 @@ class InFlight(Generic[Item, Job, Result]):
         """Yield the result of each item, in order.
 
         Raises:
-            FastrotError: ``items`` or ``submit`` raised it: in its turn, after the results of all
-                that was submitted before.
-            Exception: any other one of theirs, and whatever ``finish`` raised, at once.
+            FastrotError: from ``items`` or ``submit``, after the results of all jobs submitted
+                before.
+            Exception: any other error of theirs, and any error of ``finish``, at once.
         """
         failure: FastrotError | None = None
         remaining = iter(items)

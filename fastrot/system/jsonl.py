@@ -1,4 +1,4 @@
-"""Files of JSON lines that survive a kill at any moment."""
+"""JSON Lines files that survive a kill at any moment."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _logger = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """Append records to a file, one JSON object a line, each in a single system call.
+    """Append records to a file, one JSON object per line, each in a single system call.
 
-    A line is whole or absent: what a full disk cut off is taken back at once, what a crash cut
-    off is dropped by ``cut_back`` and ignored by ``read_json_lines``. A write that fails warns
-    once and is lost; a log never stops training. NaN and infinity become null, which keeps the
-    lines valid JSON.
+    A line is complete or absent: a part written to a full disk is removed at once; a part left
+    by a crash is dropped by ``cut_back`` and ignored by ``read_json_lines``. A record that cannot
+    be written is lost, with one warning: a log never stops training. NaN and infinity become null,
+    so that the lines are valid JSON.
 
     Args:
-        path: created if missing.
-        warn: called once, with one line, when a write failed.
+        path: the file; it is created if missing.
+        warn: called once, with one line, when a write has failed.
 
     Raises:
         StorageError: the file cannot be opened.
@@ -42,19 +42,19 @@ class JsonLines:
             self._descriptor = os.open(path, flags, 0o666)
         except OSError as error:
             raise StorageError(f"{path}: cannot be opened ({error.strerror})") from None
-        if stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):  # reading it would wait for ever
+        if stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):  # reading it would block forever
             self.close()
             raise StorageError(f"{path}: a named pipe, not a file; remove it")
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record; numbers, strings, None, lists and mappings of them."""
+        """Write one record of numbers, strings, None, and lists and mappings of these."""
         try:
             _append(self._descriptor, [json.dumps(_finite(record), allow_nan=False)])
         except OSError as error:
             self._lost(error)
 
     def flush_to_disk(self) -> None:
-        """Make all lines durable: before the commit of a checkpoint that counts on them."""
+        """Make all lines durable, before the commit of a checkpoint that relies on them."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
@@ -63,11 +63,11 @@ class JsonLines:
     def cut_back(self, last_step: int) -> None:
         """Drop everything after the last record whose ``step`` is at most ``last_step``.
 
-        Called on resume with the checkpoint's step, so that steps done twice are logged once.
-        Records without a step stay with the record before them.
+        Called on resume with the checkpoint's step, so that repeated steps are logged once.
+        Records without a step are kept or dropped with the record before them.
 
         Raises:
-            StorageError: the file cannot be read or cut.
+            StorageError: the file cannot be read or truncated.
         """
         keep = position = 0
         try:
@@ -96,16 +96,16 @@ class JsonLines:
         if not self._warned:
             self._warned = True
             self._warn(
-                f"{self.path}: a line was lost ({error.strerror or error}); training goes on, "
+                f"{self.path}: a line was lost ({error.strerror or error}); training continues and "
                 "further losses are not reported: free space on that disk"
             )
 
 
 def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add records to a results file, all or none, one JSON object a line; it may be new.
+    """Append all records or none to a results file, one JSON object per line; it may be new.
 
     Raises:
-        OSError: as the system reports it; the file is as it was.
+        OSError: as the system reports it; the file is unchanged.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
@@ -118,14 +118,14 @@ def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def read_json_lines(
     path: str | Path, *, left_out: Callable[[bytes], object] = lambda line: None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, in order; damaged lines are left out, a missing file is empty.
+    """Yield the records of a file in order; damaged lines are skipped, a missing file is empty.
 
     Args:
         path: the file.
-        left_out: called with each line that is no whole record; without a newline it is torn.
+        left_out: called with each line that is not a record; a torn line has no newline.
 
     Raises:
-        OSError: as the system reports it, or it is no regular file.
+        OSError: as the system reports it, or the file is not regular.
     """
     try:
         file = open_regular(Path(path))
@@ -152,7 +152,7 @@ def parse_json_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _append(descriptor: int, lines: Iterable[str]) -> None:
-    """Write lines in one system call; what a full disk cuts off is taken back."""
+    """Write lines in one system call; if a full disk cuts them off, remove the part again."""
     data = "".join(f"{line}\n" for line in lines).encode()
     written = os.write(descriptor, data)
     if written < len(data):

@@ -1,10 +1,9 @@
-"""One process per run folder: ``run.lock``.
+"""The lock that allows one process per run folder: ``run.lock``.
 
 Two locks work together. An advisory ``flock`` excludes processes of the same machine (and of
-others, on file systems that share it), without races, and the kernel drops it when its holder
-dies. Some cluster file systems keep ``flock`` to one machine, so the file also names its holder
-and gets a heartbeat: a lock of another machine counts as alive until its heartbeat has stood
-still for ``LEASE_SECONDS``.
+others, on file systems that share it) without races, and the kernel drops it when its holder dies.
+Some cluster file systems limit ``flock`` to one machine, so the file also names its holder and has
+a heartbeat: a lock of another machine counts as held until ``LEASE_SECONDS`` after its last beat.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ _logger = logging.getLogger(__name__)
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _NO_LINK = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 # All records have this length, so that one replaces another in a single write: a process killed
-# between two would leave a lock that names nobody, and the next start would wait for its lease.
+# between two writes would leave a lock without a holder, and the next start would wait a lease.
 _RECORD_BYTES = 1024
 
 
 def lock_holder(path: Path) -> ProcessIdentity | None:
-    """Return who holds a lock file, or left it behind when it was killed; None: nobody is named."""
+    """Return the process that holds a lock file, or left it when killed; None: it names nobody."""
     try:
         return _read(path)
     except OSError:
@@ -50,7 +49,7 @@ class RunLock:
 
     Args:
         path: the lock file; its folder must exist.
-        what: what it guards, with its path, for messages; default: the run in the lock's folder.
+        what: what it protects, with its path, for messages; None: the run in the lock's folder.
 
     Raises:
         MismatchError: another process holds it; the message says which, and since when.
@@ -68,10 +67,10 @@ class RunLock:
         self._heart.start()
 
     def assert_held(self) -> None:
-        """Check that nobody took the lock over while this process was stopped for too long.
+        """Check that no other process took over the lock while this one was stopped for too long.
 
         Raises:
-            MismatchError: someone did, or removed the file; this process must not write any more.
+            MismatchError: one did, or the file was removed; this process must stop writing.
         """
         holder = _read(self.path)
         if holder is None or holder.nonce != self.holder.nonce:
@@ -82,7 +81,7 @@ class RunLock:
             )
 
     def release(self) -> None:
-        """Give the lock back; safe to call twice, and in a forked child (where it does nothing)."""
+        """Release the lock; safe to call twice, and without effect in a forked child."""
         if self._descriptor < 0:
             return
         self._stop.set()
@@ -123,20 +122,20 @@ class RunLock:
                     keep = True
                     return descriptor
                 if holder and holder.is_local:
-                    raise self._refusal(holder)  # reached only where flock does not work
+                    raise self._refusal(holder)  # only if flock does not work
                 beat = os.fstat(descriptor).st_mtime
                 if first_beat is not None and beat != first_beat:
                     raise self._refusal(holder)
                 first_beat = beat
                 if _now_of(self.path.parent) - beat > LEASE_SECONDS:
                     self._claim(descriptor)
-                    time.sleep(1)  # another machine may claim it in the same moment: last wins
+                    time.sleep(1)  # another machine may claim it at the same moment: the last wins
                     self.assert_held()
                     keep = True
                     return descriptor
                 if not warned:
                     warned = True
-                    who = "somebody (the file is damaged)"
+                    who = "an unknown process (the file is damaged)"
                     if holder:
                         who = f"{holder.host}:{holder.pid} since {holder.since}"
                     _logger.warning(
@@ -165,7 +164,7 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # a full or hanging disk must not stop training
+            with contextlib.suppress(OSError):  # a full or unresponsive disk must not stop training
                 os.utime(self._descriptor)
 
 
@@ -173,8 +172,8 @@ _HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
 
 
 def _forget_in_child() -> None:
-    # A forked loader worker shares the flock; were it to outlive a killed parent, the run would
-    # stay locked. Closing the child's descriptor leaves the parent's lock in place.
+    # A forked loader worker shares the flock; if it outlived a killed parent, the run would stay
+    # locked. Closing the child's descriptor does not release the parent's lock.
     for lock in _HELD:
         if lock._descriptor >= 0:
             os.close(lock._descriptor)
@@ -185,7 +184,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _open(path: Path, record: bytes) -> tuple[int, bool]:
-    """Descriptor of the lock file and whether this call created it."""
+    """Open the lock file; return its descriptor and whether this call created it."""
     while True:
         if not os.path.lexists(path):
             descriptor = _create(path, record)
@@ -196,9 +195,9 @@ def _open(path: Path, record: bytes) -> tuple[int, bool]:
 
 
 def _create(path: Path, record: bytes) -> int | None:
-    """A lock file that names its holder from the first moment; None where there is one already.
+    """Create a lock file that names its holder from the first moment; None: one exists already.
 
-    Written under another name first: a link, unlike a rename, replaces nothing, on NFS too.
+    It is written under another name first: a link, unlike a rename, replaces nothing, even on NFS.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     temporary = temporary_path(path)
@@ -209,8 +208,8 @@ def _create(path: Path, record: bytes) -> int | None:
         _flock(descriptor, patient=False)  # before anybody can see it
         try:
             os.link(temporary, path)
-        except (FileExistsError, FileNotFoundError):  # another was first, and may have reaped ours
-            if os.fstat(descriptor).st_nlink < 2:  # an answer of NFS that came twice
+        except (FileExistsError, FileNotFoundError):  # another was first and may have removed ours
+            if os.fstat(descriptor).st_nlink < 2:  # else NFS repeated a request that succeeded
                 os.close(descriptor)
                 return None
         except OSError as error:
@@ -226,7 +225,7 @@ def _create(path: Path, record: bytes) -> int | None:
 
 
 def _flock(descriptor: int, *, patient: bool) -> bool:
-    """Take the lock; the creator of the file outwaits others that only look into it."""
+    """Try to take the lock; the file's creator waits longer than others, who only check it."""
     deadline = time.monotonic() + (5 if patient else 0.2)
     while True:
         try:
@@ -239,7 +238,7 @@ def _flock(descriptor: int, *, patient: bool) -> bool:
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 raise
-            return True  # this file system has no flock: the file's contents decide
+            return True  # this file system has no flock: the content of the file decides
 
 
 def _same_file(descriptor: int, path: Path) -> bool:
@@ -250,7 +249,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def _read(path: Path) -> ProcessIdentity | None:
-    """The holder, or None where the file is missing, empty or not a lock."""
+    """Read the holder; None: the file is missing, empty or not a lock."""
     try:
         return ProcessIdentity(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
@@ -258,7 +257,7 @@ def _read(path: Path) -> ProcessIdentity | None:
 
 
 def silent_seconds(path: Path) -> float:
-    """Return how long ago the holder of a lock file gave a sign of life; 0 where nothing tells."""
+    """Return the seconds since the last heartbeat of a lock file; 0 if that is unknown."""
     try:
         return max(0.0, _now_of(path.parent) - path.stat().st_mtime)
     except OSError:
@@ -266,7 +265,7 @@ def silent_seconds(path: Path) -> float:
 
 
 def _now_of(folder: Path) -> float:
-    """The file system's own time, which a heartbeat is compared with: clocks may disagree."""
+    """Return the file system's time, with which heartbeats are compared: clocks may differ."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"x")
         file.flush()

@@ -1,4 +1,4 @@
-"""The machine as this process may use it, and the record of it that travels with every number."""
+"""The machine as this process may use it, and the record of it stored with every number."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity mask, and the quota of its container.
+    """Return the cores this process may use, by its affinity mask and its container's quota.
 
-    ``os.cpu_count()`` counts the machine, which in a container or a Slurm job starts far too many
-    threads.
+    ``os.cpu_count()`` counts those of the machine: in a container or a Slurm job, far too many.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -42,21 +41,18 @@ def usable_cores() -> int:
 
 
 def decoding_workers(*, on_gpu: bool, local_ranks: int = 1) -> int:
-    """Return how many workers decode for a rank where no setting says: its share of the cores.
+    """Return the default number of decoding workers per rank: its share of the cores.
 
     Args:
-        on_gpu: the network runs elsewhere; on a CPU decoding and the network share the cores.
-        local_ranks: ranks of this machine.
+        on_gpu: the network runs on a GPU; on a CPU it shares the cores with decoding.
+        local_ranks: number of ranks on this machine.
     """
     cores = max(1, usable_cores() // local_ranks)
     return cores if on_gpu else max(1, cores // 2)
 
 
 def usable_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's limit.
-
-    0 where the system does not tell.
-    """
+    """Return the bytes of memory this process may use, of machine or container; 0: unknown."""
     limits = [limit for limit, _ in _memory_limits()]
     try:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -66,16 +62,16 @@ def usable_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that could be had now without swapping, counting what caches give back; 0: unknown."""
+    """Return the bytes available without swapping, including reclaimable caches; 0: unknown."""
     free = [max(0, limit - used) for limit, used in _memory_limits()]
     available = _available(Path("/proc/meminfo"))
     return min(free if available is None else [*free, available], default=0)
 
 
 def _memory_limits() -> Iterator[tuple[int, int]]:
-    """Yield the limit of each control group that this process is in, and what is used of it.
+    """Yield limit and use, in bytes, of each control group that this process is in.
 
-    What caches of files hold does not count as used: it is given back before a limit is reached.
+    File caches do not count as used: they are reclaimed before a limit is reached.
     """
     for folder, limit, used, caches in _memory_groups():
         most, now = _number(folder / limit), _number(folder / used)
@@ -90,7 +86,7 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
 
 
 def _memory_groups() -> Iterator[tuple[Path, str, str, tuple[str, ...]]]:
-    """Yield the folders of the groups, the own one and those above, with the names of files."""
+    """Yield the folders of this process's group and of its parents, with their file names."""
     try:
         memberships = _MEMBERSHIP.read_text().splitlines()
     except OSError:
@@ -122,7 +118,7 @@ def _available(meminfo: Path) -> int | None:
 
 
 def environment_record() -> dict[str, Any]:
-    """Hardware, versions, commit and command line, as plain values for JSON."""
+    """Return hardware, versions, commit and command line as plain values for JSON."""
     return {
         "command": sys.argv,
         "folder": os.getcwd(),
@@ -141,7 +137,7 @@ def environment_record() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """Installed version of a distribution, without importing it; None if it is not installed."""
+    """Return a distribution's version without importing it; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -149,24 +145,24 @@ def version(package: str) -> str | None:
 
 
 def dali_version() -> str | None:
-    """Version of NVIDIA DALI, whose package is named after its CUDA release."""
+    """Return the version of NVIDIA DALI, whose package is named after its CUDA release."""
     found = (version(f"nvidia-dali-cuda{release}") for release in ("130", "120", "110"))
     return next((name for name in found if name), None)
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that fastrot runs from, "-dirty" if it was edited; else None."""
+    """Return the commit of fastrot's checkout, with "-dirty" if edited; None without a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     git = shutil.which("git")
     if git is None or not (checkout / ".git").exists():
         return None
     command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
-    # None of another user's checkout, or on a disk that hangs: a record is not worth a run.
+    # None for another user's checkout or an unresponsive disk: a record must not stop a run.
     return (ask_tool(command, seconds=10) or "").strip() or None
 
 
 def _torch_record() -> dict[str, Any]:
-    """What torch runs on, if this process uses torch: a record is no reason to import it."""
+    """Return what torch runs on, if this process has imported it: a record must not import it."""
     torch = sys.modules.get("torch")
     if torch is None:
         return {}
@@ -183,7 +179,7 @@ def _torch_record() -> dict[str, Any]:
 
 
 def _quota() -> float | None:
-    """Cores that the container's scheduler grants (cgroup v2, then v1); None: no limit."""
+    """Return the cores that the container may use (cgroup v2, then v1); None: no limit."""
     try:
         quota, period = (_CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""A file read by position: thread-safe, fork-safe, and never mapped into memory.
+"""A file that is read by position: thread-safe, fork-safe, and never mapped into memory.
 
-A mapping of a file that somebody truncates kills the process with SIGBUS; here a short read is
-an error that names the file and the offset.
+If a mapped file is truncated, SIGBUS kills the process; here a short read is an error that names
+the file and the offset.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fastrot.errors import BadDataError, StorageError, UsageError
 
 _RETRIED = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
 _PAUSES_SECONDS = (0.1, 0.5, 2.0)
-_MAX_READ_BYTES = 2**30  # Linux stops at 2 GiB - 4 KiB a call
+_MAX_READ_BYTES = 2**30  # Linux stops at 2 GiB - 4 KiB per call
 
 
 class FileIdentity(NamedTuple):
-    """What changes when a file is replaced, cut or written to."""
+    """Properties that change when a file is replaced, truncated or written to."""
 
     device: int
     inode: int
@@ -35,7 +35,7 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileIdentity:
-        """The identity that a stat result describes."""
+        """Return the identity that a stat result describes."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -46,12 +46,12 @@ class PreadFile:
         path: the file.
 
     Attributes:
-        path: of the file.
-        identity: of the file when it was opened.
+        path: path of the file.
+        identity: identity of the file when it was opened.
 
     Raises:
         UsageError: there is no such file.
-        BadDataError: it is no regular file.
+        BadDataError: the file is not regular.
         StorageError: the system cannot open it.
     """
 
@@ -62,17 +62,17 @@ class PreadFile:
 
     @property
     def descriptor(self) -> int:
-        """Number of the open file in this process, -1 once it is closed."""
+        """Return the file descriptor; -1 once the file is closed."""
         return self._descriptor
 
     def read(self, offset: int, size: int) -> bytes:
-        """The ``size`` bytes at ``offset``.
+        """Read the ``size`` bytes at ``offset``.
 
         Raises:
-            BadDataError: the file ends before.
-            StorageError: the system cannot read them, also after some retries.
+            BadDataError: the file ends too early.
+            StorageError: the system cannot read the bytes, even after some retries.
         """
-        with contextlib.suppress(OSError):  # told, or tried again, below
+        with contextlib.suppress(OSError):  # reported, or tried again, below
             data = os.pread(self._descriptor, size, offset)
             if len(data) == size:
                 return data
@@ -81,19 +81,19 @@ class PreadFile:
         return bytes(buffer)
 
     def read_array(self, offset: int, size: int) -> NDArray[np.uint8]:
-        """As ``read``, into a fresh array of shape (size,)."""
+        """Read like ``read``, into a new array of shape (size,)."""
         array = np.empty(size, np.uint8)
         self._fill(offset, array.data)
         return array
 
     def check_unchanged(self, since: FileIdentity | None = None) -> None:
-        """Check that the path still leads to the file that was opened, and that it is as it was.
+        """Check that the path still leads to the opened file, and that the file is unchanged.
 
         Args:
-            since: compare with this instead of ``identity``.
+            since: identity to compare with; None: that of the opening.
 
         Raises:
-            BadDataError: it was replaced, removed, cut or written to.
+            BadDataError: the file was replaced, removed, truncated or written to.
         """
         try:
             now = FileIdentity.of(os.stat(self.path))
@@ -146,13 +146,13 @@ class PreadFile:
         raise AssertionError("the last attempt returns or raises")
 
     def _reopen(self) -> None:
-        # A handle of a network file system goes stale when the server loses it; only a new one
-        # helps. It takes over the old one's number, which other threads may be reading from.
+        # A handle of a network file system becomes stale when the server loses it; only a new one
+        # helps. It replaces the old one under its number, from which other threads may be reading.
         with self._reopening:
             try:
                 fresh, identity = _open(self.path)
             except (StorageError, UsageError):
-                return  # the next attempt to read tells
+                return  # the next attempt to read reports it
             try:
                 if identity == self.identity and self._descriptor >= 0:
                     os.dup2(fresh, self._descriptor, inheritable=False)

@@ -1,4 +1,4 @@
-"""Run a generator ahead of its consumer, in a thread that neither hangs nor outlives it."""
+"""A generator run ahead of its consumer, in a thread that neither hangs nor outlives it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _POLL_SECONDS = 0.5
 
 
 class Prefetcher(Generic[T], Iterator[T]):
-    """Iterate over what a generator yields, up to ``depth`` items of it computed ahead.
+    """Iterate over a generator, of which up to ``depth`` items are computed ahead.
 
-    An exception of the generator is raised at the ``next()`` of the item that it would have
-    been. The generator is closed in the thread that ran it.
+    An exception of the generator is raised by the ``next()`` that would have returned its item.
+    The generator is closed in the thread that ran it.
 
     Args:
-        items: what to run.
-        depth: items that wait to be taken; one more may be at work.
+        items: generator to run.
+        depth: maximum number of finished items in the queue; one more may be in progress.
         deadline: longest wait for an item, in seconds.
 
     Example:
@@ -55,10 +55,10 @@ class Prefetcher(Generic[T], Iterator[T]):
         self.close()
 
     def __next__(self) -> T:
-        """The next item.
+        """Return the next item.
 
         Raises:
-            StorageError: there was none within the deadline.
+            StorageError: no item came within the deadline.
         """
         if self._finished:
             raise StopIteration
@@ -93,7 +93,7 @@ class Prefetcher(Generic[T], Iterator[T]):
             finally:
                 items.close()
             self._put(StopIteration())
-        except BaseException as error:  # the consumer raises it; nothing may get lost here
+        except BaseException as error:  # the consumer raises it; no error may be lost here
             self._put(error)
 
     def _put(self, item: tuple[T] | BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Which process it is, so that another one, on this machine or elsewhere, can tell it apart."""
+"""The identity of a process, by which others on this machine or elsewhere recognise it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process, for good: neither a reused process id nor a reboot makes another one equal.
+    """The permanent identity of a process: no reused process id and no reboot makes another equal.
 
     Attributes:
         host: name of its machine.
-        pid: process id there.
-        boot_id: of the machine's kernel since it started; empty where unknown.
-        process_start: start time in clock ticks since boot; empty where unknown.
+        pid: process id on that machine.
+        boot_id: id of the kernel's current boot; empty if unknown.
+        process_start: start time in clock ticks since boot; empty if unknown.
         since: when this description was made, ISO 8601.
-        nonce: tells two descriptions of one process apart.
-        pid_space: namespace that ``pid`` is counted in; empty where unknown.
+        nonce: distinguishes two descriptions of the same process.
+        pid_space: namespace of ``pid``; empty if unknown.
     """
 
     host: str
@@ -47,14 +47,14 @@ class ProcessIdentity:
 
     @property
     def is_local(self) -> bool:
-        """Whether its pid can be looked up here (same host name, and no reboot since)."""
-        # Containers of one host may share its name and boot, and not its process ids.
+        """Return whether its pid can be looked up here (same host name, and no reboot since)."""
+        # Containers of one host may share its name and boot id, but not its process ids.
         where = (socket.gethostname(), _boot_id(), _pid_space())
         return (self.host, self.boot_id, self.pid_space or where[2]) == where
 
     @property
     def is_running(self) -> bool:
-        """Whether that very local process still exists; its pid may have been given away again."""
+        """Return whether this local process still exists; its pid may have been reused since."""
         return bool(self.process_start) and _process_start(self.pid) == self.process_start
 
 

@@ -1,6 +1,6 @@
-"""Child processes: each leads a group of its own, and ends when we end, however that is.
+"""Child processes: each leads its own process group and ends when this process ends, in any way.
 
-A group of its own, so that Ctrl-C and Slurm's signals reach them through us alone: a second signal
+In its own group a child gets Ctrl-C and Slurm's signals only through this process: a second signal
 of the same kind would end a trainer before it has saved.
 """
 
@@ -20,8 +20,8 @@ from types import FrameType
 from typing import IO
 
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl option PR_SET_PDEATHSIG
-_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None  # not loaded after a fork
-_KILL_SECONDS = 10.0  # a killed process that still hangs in a dead file system is left behind
+_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None  # must not be loaded after a fork
+_KILL_SECONDS = 10.0  # a killed process that still hangs in a dead file system is abandoned
 
 Child = subprocess.Popen[bytes]
 
@@ -38,10 +38,10 @@ def start_child(
 
     Args:
         command: program and arguments.
-        environment: added to ours.
-        output: takes its standard output and error; None: they are ours.
-        pipes: its standard input and output are pipes to us; ``output`` takes its errors alone.
-        death_signal: which.
+        environment: variables added to those of this process.
+        output: receives its standard output and error; None: they are inherited.
+        pipes: connect its standard input and output by pipes; ``output`` receives only its errors.
+        death_signal: signal that it gets when this thread ends.
     """
     with _interrupt_deferred() as interrupts:
         child = subprocess.Popen(
@@ -53,17 +53,17 @@ def start_child(
             start_new_session=True,
             preexec_fn=partial(end_with_parent, os.getpid(), death_signal),
         )
-        if interrupts:  # it is raised now, and nobody would get the child to end it
+        if interrupts:  # it is about to be raised, and no caller would get the child
             end_children([child])
         return child
 
 
 @contextmanager
 def _interrupt_deferred() -> Iterator[list[int]]:
-    """Raise a Ctrl-C of the block at its end: Python drops what is raised during a fork.
+    """Defer a Ctrl-C to the end of the block, because Python drops what is raised during a fork.
 
     Yields:
-        A list that is not empty once it came.
+        A list that is no longer empty once Ctrl-C came.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or not callable(signal.getsignal(signal.SIGINT)):
@@ -79,21 +79,21 @@ def _interrupt_deferred() -> Iterator[list[int]]:
 
 
 def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal when its parent ends (on Linux).
+    """Make the kernel send this process a signal when its parent ends (on Linux).
 
     Args:
-        parent: its process id, taken there; it may have ended since.
-        number: the signal.
+        parent: process id of the parent, read in the parent, which may have ended since.
+        number: signal to send.
     """
     if _LIBRARY is not None:
         _LIBRARY.prctl(_SET_PARENT_DEATH_SIGNAL, number)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent ended before the line above
             os.kill(os.getpid(), number)
 
 
 @contextmanager
 def signals_noted(numbers: Iterable[int]) -> Iterator[list[int]]:
-    """Yield a list that gets each of these signals once; their handlers are put aside meanwhile."""
+    """Yield a list that collects each of these signals once, in place of their handlers."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -109,7 +109,7 @@ def signals_noted(numbers: Iterable[int]) -> Iterator[list[int]]:
 
 
 def signal_children(children: Iterable[Child], number: int) -> None:
-    """Send a signal to the children that still run, not to what they have started."""
+    """Send a signal to the children that still run, not to the processes they have started."""
     for child in children:
         if child.poll() is None:
             with suppress(ProcessLookupError):
@@ -117,11 +117,11 @@ def signal_children(children: Iterable[Child], number: int) -> None:
 
 
 def end_children(children: Iterable[Child], *, patience: float = 0.0) -> None:
-    """Kill processes with all that they have started, and wait for their end.
+    """Kill processes with all that they have started, and wait until they have ended.
 
     Args:
-        children: each leads a group of its own.
-        patience: seconds in which they may still end by themselves.
+        children: processes that each lead their own group.
+        patience: seconds during which they may still end by themselves.
     """
     children = list(children)
     deadline = time.monotonic() + patience
@@ -137,7 +137,7 @@ def end_children(children: Iterable[Child], *, patience: float = 0.0) -> None:
 
 
 def ask_tool(command: Sequence[str], *, seconds: float) -> str | None:
-    """Return what a program prints; None if it is missing, fails, or takes longer than this."""
+    """Return what a program prints; None if it is missing, fails, or exceeds ``seconds``."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Progress of work that is counted in images: a bar on a terminal, plain lines elsewhere."""
+"""Progress of work counted in images: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _UPDATE_SECONDS = 0.05
 
 
 class Meter:
-    """Show how many images are done, the rate since the start, and the time left.
+    """Display of the number of finished images, the rate since the start, and the time left.
 
     Args:
         title: what is being done.
         total: number of images.
-        done: how many were done before (a resumed run).
-        console: where to show it; default: standard error.
+        done: number of images that an earlier start finished.
+        console: where to show it; None: standard error.
         interval: seconds between two plain lines.
 
     Example:
@@ -72,12 +72,12 @@ class Meter:
             self._bar = None
 
     def advance(self, *, images: int = 1, size: int = 0) -> None:
-        """Count images as done, and their bytes."""
+        """Count finished images and their bytes."""
         self._done += images
         self._size += size
         now = time.monotonic()
         if self._bar is not None:
-            # Not for each of thousands of images a second: an update takes longer than some.
+            # Not for each of thousands of images per second: an update takes longer than an image.
             if now >= self._next_update or self._done == self._total:
                 self._next_update = now + _UPDATE_SECONDS
                 self._bar.update(self._task, completed=self._done, rate=self._rate())
@@ -86,11 +86,11 @@ class Meter:
             self._console.print(self._line(now), highlight=False, markup=False, soft_wrap=True)
 
     def count(self, images: int, size: int) -> None:
-        """``advance``, by position."""
+        """Call ``advance`` with positional arguments."""
         self.advance(images=images, size=size)
 
     def message(self, text: str) -> None:
-        """Print a line now, above the bar if there is one."""
+        """Print a line at once, above the bar if there is one."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _rate(self) -> str:

@@ -1,4 +1,4 @@
-"""A request to stop, from a signal: before the first step at once, then at the end of a step."""
+"""A signal's request to stop: obeyed at once before the first step, later at the end of a step."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 
 
 class StopRequest:
-    """While entered, a signal (INT, TERM, HUP, USR1, USR2) asks for an orderly stop.
+    """A context in which a signal (INT, TERM, HUP, USR1, USR2) requests an orderly stop.
 
-    Until ``training`` is set the request is carried out on the spot: nothing has been learnt that
-    could be lost. From then on the handler only sets a flag, which the loop looks at after each
-    step; a second signal of the same kind ends the process without saving, also where the first
-    has not been handled yet, because the main thread waits for a disk or a device.
+    Until ``training`` is set, the request is obeyed at once: nothing has been learnt that could be
+    lost. From then on the handler only sets a flag, which the loop checks after each step. A second
+    signal of the same kind ends the process without saving, even if the first has not been handled
+    yet because the main thread waits for a disk or a device.
 
     Attributes:
-        signal_name: name of the signal that came, or None.
-        training: whether the loop is looking.
+        signal_name: name of the received signal, or None.
+        training: whether the loop checks the flag.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class StopRequest:
         return self.signal_name is not None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Nothing else here: a handler may run inside any call, also inside a checkpoint.
+        # Nothing else here: a handler may run inside any call, even inside a checkpoint.
         self.signal_name = signal.Signals(number).name
         signal.signal(number, signal.SIG_DFL)
         if not self.training:
             raise PreemptedError(
                 f"stopped by {self.signal_name} before the first step of this start; nothing is "
-                "lost; the same command with --resume goes on"
+                "lost; the same command with --resume continues"
             )
 
     def __enter__(self) -> StopRequest:
@@ -64,7 +64,7 @@ class StopRequest:
         return self
 
     def _note_unraisable(self, failure: sys.UnraisableHookArgs) -> None:
-        # It came where nothing can be raised (a finalizer, a fork): the flag stops the first step.
+        # Raised where errors are ignored (a finalizer, a fork): the flag stops the first step.
         if not isinstance(failure.exc_value, PreemptedError):
             self._previous_hook(failure)
 
@@ -86,8 +86,8 @@ class StopRequest:
 def _count_signals(read_end: int) -> None:
     """End the process at the second signal of a kind.
 
-    Python runs a handler when its main thread comes back from a call; the kernel writes the
-    number of each signal into the pipe at once.
+    Python runs a handler only when its main thread returns from a call, but the number of each
+    signal is written into the pipe at once.
     """
     counts: Counter[int] = Counter()
     while numbers := os.read(read_end, 64):
@@ -99,8 +99,8 @@ def _count_signals(read_end: int) -> None:
 
 
 def _reset_wakeup_in_child() -> None:
-    # A signal to the whole group, in the moment before a worker has set its own handlers, would
-    # be counted here twice.
+    # A signal to the whole group, just before a worker has set its own handlers, would be counted
+    # here twice.
     if threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
 

@@ -1,8 +1,8 @@
-"""Processes that map a function over requests, in order, and never outlive or outwait us.
+"""Processes that map a function over requests in order, and never outlive or block their parent.
 
-A worker ends when the parent does, however that ends (parent-death signal; end of its pipe). A
-worker that dies ends the parent's wait at once, and one that falls silent at a deadline; one
-that is stopped or deaf to signals delays neither ``close`` nor the end of this process.
+A worker ends when the parent ends, in any way (parent-death signal; end of its pipe). If a worker
+dies, the parent's wait ends at once; if it falls silent, at a deadline. A worker that is stopped
+or ignores signals delays neither ``close`` nor the end of the parent.
 Importing this module imports no torch.
 """
 
@@ -42,63 +42,63 @@ DEADLINE_SECONDS = 300.0
 """Longest wait for any result of any worker."""
 
 MAX_BATCH = 16
-"""Requests a message at most: small images are done faster than a message travels."""
+"""Maximum requests per message: small images are done faster than a message is delivered."""
 
 _LINUX = sys.platform == "linux"
-_IN_FLIGHT = 2  # messages a worker: one at work, one waiting
+_IN_FLIGHT = 2  # messages per worker: one in progress, one waiting
 _POLL_SECONDS = 0.1  # until a wait notices that its results are no longer wanted
-_FILES_OF_A_WORKER = 4  # two ends of a pipe, and what tells of its end; both while it starts
+_FILES_OF_A_WORKER = 4  # two ends of a pipe, and what signals its end; both while it starts
 _FILES_TO_SPARE = 16
-_KILL_SECONDS = 5.0  # a killed process that still hangs in a dead file system is left behind
+_KILL_SECONDS = 5.0  # a killed process that still hangs in a dead file system is abandoned
 
-# The most that a socket is sure to take while nobody reads. Something longer is sent only to a
-# worker that has nothing at work and so reads: one that writes a result while we write a request
-# would wait for us as we for it.
+# What a socket certainly accepts while nobody reads. A longer message is sent only to an idle
+# worker, which is reading: if it wrote a result while we write a request, each would wait for the
+# other.
 _SOCKET_BYTES = 2**15 if _LINUX else 2**12
 
 
 class Bulk(NamedTuple):
-    """A result with one large array, which travels as it lies in memory."""
+    """A result with one large array, which is sent as it is in memory."""
 
     value: Any
     array: NDArray[Any]
 
 
 class _Raised(NamedTuple):
-    """In place of a result: what the function raised, and where."""
+    """Replacement of a result: what the function raised, and where."""
 
     error: Exception
     trace: str
 
 
 class _Layout(NamedTuple):
-    """In place of an array: its bytes follow."""
+    """Replacement of an array whose bytes follow."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class _Worker(Process):
-    """A process that nobody waits for without a deadline, multiprocessing's exit included."""
+    """A process that is always joined with a deadline, even by multiprocessing at exit."""
 
     def join(self, timeout: float | None = None) -> None:
         super().join(_KILL_SECONDS if timeout is None else timeout)
 
 
 class WorkerPool(Generic[Request, Result]):
-    """Run ``function`` in ``workers`` processes; with 0 workers in this one.
+    """Run ``function`` in ``workers`` processes, or in this process with 0 workers.
 
-    The processes start here, by a fork on Linux: build a pool before threads are started, and in
-    a thread that lives as long as the pool (Linux ends a child with the thread that forked it).
+    The processes are started here, forked on Linux: build a pool before threads are started, and
+    in a thread that lives as long as the pool (Linux ends a child with the thread that forked it).
 
     Args:
-        function: called with one request. What it raises is raised by ``map``.
+        function: called with one request; ``map`` raises what it raises.
         workers: number of processes.
-        setting: what the user lowers to have fewer workers.
+        setting: option that the user lowers to have fewer workers.
         start: called in each worker before its first request.
 
     Raises:
-        MismatchError: this process may open too few files for so many workers.
+        MismatchError: this process may open too few files for this many workers.
 
     Example:
         >>> with WorkerPool(len, workers=0) as pool:
@@ -118,17 +118,17 @@ class WorkerPool(Generic[Request, Result]):
         self._setting = setting
         self._connections: list[Connection] = []
         self._processes: list[_Worker] = []
-        # What each worker was sent and has not answered: number of the iteration, of the message.
+        # Unanswered messages of each worker: numbers of the iteration and of the message.
         self._at_work: list[deque[tuple[int, int]]] = [deque() for _ in range(workers)]
         self._iteration = 0
-        # Also when nobody closes the pool; before multiprocessing's own exit, which only asks
-        # (SIGTERM) and then waits.
+        # Even if nobody closes the pool, and before multiprocessing's own exit, which only sends
+        # SIGTERM and then waits.
         self._finalizer = Finalize(self, _end, (self._processes,), exitpriority=100)
         allow_open_files(_FILES_OF_A_WORKER * workers + _FILES_TO_SPARE)
         for _ in range(workers):
             ours, theirs = multiprocessing.Pipe()
-            # A fork inherits our ends of the pipes; while it holds one open, no other worker
-            # would see the end of file when we die.
+            # A fork inherits our ends of the pipes. While it holds one open, the worker at the
+            # other end would not see the end of file when we die.
             inherited = [*self._connections, ours] if _LINUX else []
             process = _Worker(
                 target=_serve, args=(function, start, theirs, inherited, os.getpid()), daemon=True
@@ -147,19 +147,19 @@ class WorkerPool(Generic[Request, Result]):
     def map(self, requests: Iterable[Request], *, batch: int = MAX_BATCH) -> Iterator[Result]:
         """Yield the result of each request, in the order of the requests.
 
-        An iteration ends where ``discard``, or the next call of this, finds it; what the workers
-        still have of it at work is dropped when it arrives.
+        ``discard`` or the next call ends an iteration early; results of it that workers are still
+        computing are dropped when they arrive.
 
         Args:
-            requests: drawn not far ahead of the results.
-            batch: requests a message; fewer where results are large, since up to four messages
-                a worker may wait in memory.
+            requests: consumed not far ahead of the results.
+            batch: requests per message; use fewer if results are large, since up to four messages
+                per worker may wait in memory.
 
         Raises:
             OutOfMemoryError: a worker was killed.
             FastrotError: a worker crashed.
             StorageError: no result came for ``DEADLINE_SECONDS``.
-            Exception: whatever the function raised, at the result that it would have been.
+            Exception: whatever the function raised, in place of its result.
         """
         self.discard()
         if not self._at_work:
@@ -167,7 +167,7 @@ class WorkerPool(Generic[Request, Result]):
         return self._iterate(self._iteration, _batches(requests, batch))
 
     def discard(self) -> None:
-        """End the iteration at hand, soon even where another thread waits for its next result."""
+        """End the current iteration, soon even if another thread waits for its next result."""
         self._iteration += 1
 
     def kill(self) -> None:
@@ -183,7 +183,7 @@ class WorkerPool(Generic[Request, Result]):
     def _iterate(self, iteration: int, batches: Iterator[list[Request]]) -> Iterator[Result]:
         done: dict[int, list[Any]] = {}
         sent = yielded = 0
-        # Results that wait for an earlier one take memory; this bounds how many can.
+        # Limits the memory of results that wait for an earlier one.
         ahead = 2 * _IN_FLIGHT * len(self._at_work)
         message = _encoded(next(batches, None))
         while iteration == self._iteration:
@@ -216,7 +216,7 @@ class WorkerPool(Generic[Request, Result]):
             raise self._death(worker) from None
 
     def _receive(self, iteration: int) -> dict[int, list[Any]]:
-        """Results of one iteration by the number of their message; others are dropped."""
+        """Return results of one iteration by message number; drop those of others."""
         end = time.monotonic() + DEADLINE_SECONDS
         while not (ready := wait(self._connections, timeout=_POLL_SECONDS)):
             if iteration != self._iteration:
@@ -249,7 +249,7 @@ class WorkerPool(Generic[Request, Result]):
         if code is not None and code < 0:
             return FastrotError(
                 f"worker process {process.pid} crashed ({signal.strsignal(-code)}): a defect of an "
-                "image library or of this machine, or somebody ended it; start again to go on"
+                "image library or of this machine, or somebody ended it; start again to continue"
             )
         return FastrotError(
             f"worker process {process.pid} ended with exit code {code}; its message is above"
@@ -267,20 +267,20 @@ def _encoded(batch: list[Any] | None) -> memoryview | None:
 
 
 def _explained(raised: _Raised) -> Exception:
-    if not isinstance(raised.error, FastrotError):  # a defect: say where
+    if not isinstance(raised.error, FastrotError):  # a defect: show where
         raised.error.add_note(f"In a worker process:\n{raised.trace}")
     return raised.error
 
 
 def _end(processes: Sequence[_Worker]) -> None:
     for process in processes:
-        process.kill()  # also a stopped one, and one that ignores SIGTERM
+        process.kill()  # works for stopped processes and those that ignore SIGTERM
     end = time.monotonic() + _KILL_SECONDS
     for process in processes:
         process.join(max(0.0, end - time.monotonic()))
 
 
-# What a worker does
+# The code that a worker runs
 
 
 def _serve(
@@ -291,7 +291,7 @@ def _serve(
     parent: int,
 ) -> None:
     # Ctrl-C, Slurm and timeout(1) signal the whole process group: the parent decides what a
-    # signal means, and a worker ends when it is told to, or when its parent is gone.
+    # signal means, and a worker ends when it is killed or when its parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(parent)
@@ -313,7 +313,7 @@ def _answer(function: Callable[[Any], Any], request: Any) -> Any:
         raised = _Raised(error, traceback.format_exc())
         try:
             ForkingPickler.loads(ForkingPickler.dumps(raised))
-        except Exception:  # it cannot travel: this process ends with its traceback
+        except Exception:  # it cannot be sent: this process ends with its traceback
             raise error from None
         return raised
 
@@ -338,7 +338,7 @@ def _receive_results(pipe: Connection) -> list[Any]:
         if isinstance(result, Bulk):
             layout: Any = result.array
             array = np.empty(layout.shape, layout.dtype)
-            # Not recv_bytes_into, which collects the message in memory of its own first.
+            # Not recv_bytes_into, which first collects the message in a buffer of its own.
             rest = _bytes_of(array)
             while rest:
                 if not (count := os.readv(pipe.fileno(), [rest])):

@@ -1,8 +1,8 @@
-"""Typed settings from YAML: a file or a shipped one by name, overrides, one line an error.
+"""Typed settings from YAML: files or shipped names, overrides, and one line per error.
 
-What a tree of sections may hold is a frozen pydantic model, closed to keys that it does not
-declare: the configuration of a run (``config.py``) and of an evaluation
-(``evaluation/protocol.py``). An unknown key is refused with the nearest known one.
+Frozen pydantic models that refuse undeclared keys define the configuration of a run
+(``config.py``) and of an evaluation (``evaluation/protocol.py``). The error for an unknown key
+names the nearest known one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Override = str | tuple[str, Any]
 
 
 def override_key(override: Override) -> str:
-    """The dotted key that an override sets."""
+    """Return the dotted key that an override sets."""
     return override.partition("=")[0].strip() if isinstance(override, str) else override[0]
 
 
 class Section(BaseModel):
-    """Frozen, closed to keys that it does not declare, and to numbers that are not finite."""
+    """A frozen model that refuses undeclared keys and numbers that are not finite."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
@@ -45,7 +45,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists_of_one(cls, values: Any) -> Any:
-        """Take a bare value where a list of any length is due: ``knn.k: 3`` is ``[3]``."""
+        """Accept a single value in place of a list of any length: ``knn.k: 3`` means ``[3]``."""
         if not isinstance(values, dict):
             return values
         return {
@@ -54,12 +54,12 @@ class Section(BaseModel):
         }
 
     def to_yaml(self) -> str:
-        """The resolved settings, in the order of the declaration."""
+        """Return the resolved settings as YAML, in the order of their declaration."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def _is_element(section: type[Section], name: str, value: Any) -> bool:
-    """Return whether a value may stand in the list that this setting is."""
+    """Return whether this setting is a list that may contain the value."""
     annotation = section.model_fields[name].annotation
     element, *length = get_args(annotation) or (None,)
     if get_origin(element) is Annotated:
@@ -74,7 +74,7 @@ Settings = TypeVar("Settings", bound=Section)
 
 
 def shipped_names(folder: str = "configs") -> list[str]:
-    """Names of the shipped YAML files of one folder of the package."""
+    """Return the names of the shipped YAML files in a folder of the package."""
     return sorted(
         f.name.removesuffix(".yaml")
         for f in _package_folder(folder).iterdir()
@@ -83,10 +83,10 @@ def shipped_names(folder: str = "configs") -> list[str]:
 
 
 def settings_text(name_or_path: str, *, folder: str = "configs", what: str = "recipe") -> str:
-    """Text of a YAML file, or of a shipped one given by name.
+    """Return the text of a YAML file, given by its path or by the name of a shipped one.
 
     Raises:
-        UsageError: there is neither, or the file is too large to hold settings.
+        UsageError: there is no such file, or it is too large to hold settings.
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -102,8 +102,8 @@ def settings_text(name_or_path: str, *, folder: str = "configs", what: str = "re
     if path.exists():
         kind = "a folder" if path.is_dir() else "a Python config" if path.suffix == ".py" else ""
         raise UsageError(
-            f"{what} {name_or_path!r}: {kind or 'no .yaml file'}; a {what} is a YAML file, or one "
-            f"of the shipped: {', '.join(shipped_names(folder))}"
+            f"{what} {name_or_path!r}: {kind or 'not a .yaml file'}; a {what} is a YAML file or a "
+            f"shipped one: {', '.join(shipped_names(folder))}"
         )
     names = shipped_names(folder)
     close = difflib.get_close_matches(path.name, names, n=1)
@@ -123,16 +123,16 @@ def load_settings(
     what: str = "recipe",
     whole: bool = False,
 ) -> Settings:
-    """Read a YAML file, apply overrides, validate.
+    """Read a YAML file, apply overrides and validate the result.
 
     Args:
-        model: what the tree must be.
+        model: type of the settings.
         name_or_path: YAML file or name of a shipped one; None: the defaults.
-        overrides: ``section.key=value`` texts, whose values are parsed as YAML, so that
-            ``optim.milestones=[30,50]`` works; or pairs of a key and its value as it is.
-        folder: of the package, with the shipped files.
-        what: such a file is called, in messages.
-        whole: overrides may also set keys that stand in no section.
+        overrides: ``section.key=value`` texts with values in YAML, such as
+            ``optim.milestones=[30,50]``; or pairs of a key and a value that is used as it is.
+        folder: folder of the shipped files in the package.
+        what: what messages call such a file.
+        whole: overrides may also set keys outside of sections.
 
     Raises:
         UsageError: unknown file, unknown key, or a value that breaks a rule.
@@ -153,7 +153,7 @@ def load_settings(
 
 
 def parse_yaml(text: str, where: str, what: str = "recipe") -> dict[str, Any]:
-    """Parse a mapping with the safe loader."""
+    """Parse a YAML mapping with the safe loader."""
     try:
         tree = _safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
@@ -166,11 +166,11 @@ def parse_yaml(text: str, where: str, what: str = "recipe") -> dict[str, Any]:
 
 
 def _safe_load(text: str) -> Any:
-    """Plain values of a YAML text without aliases (they can expand without end).
+    """Return the plain values of a YAML text without aliases, which can expand without limit.
 
     Raises:
-        yaml.YAMLError: it is not valid, or nested deeper than settings are.
-        ValueError: a date or a number that cannot be.
+        yaml.YAMLError: the text is invalid, or nested deeper than settings are.
+        ValueError: a date or a number is invalid.
     """
     depth = 0
     for token in yaml.scan(text):
@@ -183,7 +183,7 @@ def _safe_load(text: str) -> Any:
 
 
 def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Settings:
-    """Turn a tree of plain values into settings; one line names the first mistake."""
+    """Turn a tree of plain values into settings; the error is one line on the first mistake."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -201,7 +201,7 @@ def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Se
 
 
 def keys_of(model: type[Section]) -> list[str]:
-    """All keys that ``--set`` takes, dotted."""
+    """Return all dotted keys that ``--set`` accepts."""
     return [
         f"{section}.{name}"
         for section, annotation in _sections(model).items()
@@ -219,18 +219,18 @@ def _sections(model: type[Section]) -> dict[str, type[BaseModel]]:
 
 
 def _loose_keys(model: type[Section]) -> list[str]:
-    """Keys that stand in no section."""
+    """Return the keys outside of sections."""
     return [name for name in model.model_fields if name not in _sections(model)]
 
 
 def _as_list(model: type[BaseModel], location: Sequence[str], value: Any) -> str:
-    """Return the list that was meant, perhaps."""
+    """Return the list that the user probably meant."""
     section, *rest = location
     annotation = model.model_fields[section].annotation
     if rest and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _as_list(annotation, rest, value)
     if rest or isinstance(value, dict):
-        return "[...]"  # of lists, or nothing like one
+        return "[...]"  # a list of lists, or nothing like a list
     lengths = get_args(annotation)
     same = 1 if ... in lengths else len(lengths)
     text = str(value).strip("[()]").replace(" ", "")

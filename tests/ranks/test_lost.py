@@ -99,7 +99,7 @@ def test_a_launcher_restarts_all_ranks(
         words = run.end()
         assert f"rank 1 (process {victim}) was killed" in words
         if launcher == "own":
-            assert "rank 1 was killed by SIGKILL; starting all ranks anew" in words
+            assert "rank 1 was killed by SIGKILL; restarting all ranks" in words
         assert_same_end(run, undisturbed)
 
 

@@ -1,4 +1,4 @@
-"""Bar charts: groups of horizontal bars, each with its number at its end."""
+"""Bar charts: groups of horizontal bars, each with its value at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BAR, _GAP, _BETWEEN = 13.0, 2.0, 12.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: whose it is, its class of colour, its value in percent; ``open``: outline only."""
+    """One bar of a series: ``style`` is the class of its colour; ``open`` draws an outline only."""
 
     name: str
     style: str
@@ -24,11 +24,11 @@ class Bar:
 
 
 def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, unit: str = "%") -> Markup:
-    """Draw groups of bars from zero; the axis ends at a round value above the largest.
+    """Draw groups of bars on an axis from zero to a round value above the largest.
 
     Args:
-        groups: name and bars of each.
-        unit: of the values.
+        groups: name and bars of each group.
+        unit: unit of the values, shown when the pointer rests on a bar.
     """
     top = max((bar.value for _, bars in groups for bar in bars), default=0.0)
     end = next((edge for edge in (5, 10, 20, 40, 60, 80) if top <= edge), 100)

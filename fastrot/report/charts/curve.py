@@ -1,4 +1,4 @@
-"""One quantity of the log, or some of one unit, over epochs or over time: chart and numbers."""
+"""Quantities of the log that share a unit, over epochs or over time: chart and table."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Axis(NamedTuple):
     """The horizontal axis.
 
     Attributes:
-        key: of the records.
-        label: with the unit.
-        origin: value that is zero on the axis.
-        unit: what one unit of the axis is in the records.
+        key: key of the position in a record.
+        label: title of the axis, with the unit.
+        origin: recorded value that is drawn at zero.
+        unit: recorded value that corresponds to one unit of the axis.
     """
 
     key: str = "epoch"
@@ -38,12 +38,12 @@ class Curve(NamedTuple):
     """One quantity of the log.
 
     Attributes:
-        name: for people.
+        name: name in the legend.
         style: class of its colour.
-        records: where it is from.
-        key: of the records.
-        factor: that values are multiplied by.
-        points: mark every value, and draw no mean.
+        records: records that hold the values.
+        key: key of the value in a record.
+        factor: factor that multiplies the values.
+        points: mark every value instead of drawing a mean.
     """
 
     name: str
@@ -69,18 +69,19 @@ def curve_figure(
     y_from: float | None = None,
     y_to: float | None = None,
 ) -> Figure | None:
-    """Draw curves over common axes; None if there is no value of any.
+    """Draw curves over common axes, or return None if no curve has a value.
 
     Args:
-        title: of the figure; the best of an accuracy is its highest value, else the lowest.
-        curves: of one unit.
-        form: of values.
-        axis: the horizontal one.
-        note: below the figure.
+        title: title of the figure; if it names an accuracy, the highest value is the best one,
+            otherwise the lowest.
+        curves: curves of the same unit.
+        form: formats a value.
+        axis: the horizontal axis.
+        note: text below the figure.
         smoothed: draw means of neighbouring points over the values.
-        rule: height and name of a level to compare with.
-        y_from: where the vertical axis begins at the latest.
-        y_to: where it ends at the most.
+        rule: height and name of a reference level.
+        y_from: highest value at which the vertical axis may begin.
+        y_to: highest value at which it may end.
     """
     lines: list[Line] = []
     keys: list[Key] = []
@@ -128,7 +129,7 @@ def curve_figure(
 
 
 def values(records: Records, key: str) -> list[float]:
-    """All finite values of a key, in order."""
+    """Return all finite values of a key, in order."""
     return [value for record in records if (value := number(record, key)) is not None]
 
 
@@ -146,7 +147,7 @@ def _points(curve: Curve, axis: Axis) -> tuple[list[float], list[float | None]]:
 
 
 def _table(series: Mapping[str, _Points], form: Form, label: str) -> Table:
-    """Evenly spaced values of every curve, side by side where they are of the same time."""
+    """Return evenly spaced values of every curve, in one row where their positions agree."""
     places = sorted({x for points in series.values() for x, _ in _spaced(points)})
     reach = min(_spacing(points) for points in series.values())
     body = [
@@ -162,18 +163,18 @@ def _spaced(points: _Points) -> _Points:
 
 
 def _evenly(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` places, the first and the last among them."""
+    """Return at most ``most`` of ``count`` indices, including the first and the last."""
     if count <= most:
         return list(range(count))
     return [(count - 1) * i // (most - 1) for i in range(most)]
 
 
 def _spacing(points: _Points) -> float:
-    """Mean distance of neighbours; infinite for one point."""
+    """Return the mean distance between neighbours; infinite for one point."""
     return (points[-1][0] - points[0][0]) / (len(points) - 1) if len(points) > 1 else float("inf")
 
 
 def _near(points: _Points, place: float, reach: float, form: Form) -> str:
-    """The value at a place; empty where the curve has none so near."""
+    """Return the value nearest to a position; empty if none lies within ``reach``."""
     x, y = min(points, key=lambda point: abs(point[0] - place))
     return form(y) if abs(x - place) <= reach else ""

@@ -1,4 +1,4 @@
-"""Heat maps: a number in every cell, darker where it is larger."""
+"""Heat maps: a number in every cell; a larger number has a darker cell."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Heat:
     """One cell of a map.
 
     Attributes:
-        text: what stands in it.
-        hint: what a browser shows of it.
-        shade: from 0 (least) to 1 (most); None: nothing was measured.
+        text: text inside the cell.
+        hint: text shown when the pointer rests on the cell.
+        shade: from 0 (lightest) to 1 (darkest); None: nothing was measured.
     """
 
     text: str
@@ -38,12 +38,12 @@ def heat_chart(
     row_title: str,
     column_title: str,
 ) -> Markup:
-    """Draw a map.
+    """Draw a heat map.
 
     Args:
-        cells: for each row as many as columns; None where the grid has no cell.
-        rows: names.
-        columns: names.
+        cells: one list per row with one cell per column; None leaves a gap.
+        rows: names of the rows.
+        columns: names of the columns.
         row_title: what a row stands for.
         column_title: what a column stands for.
     """

@@ -1,4 +1,4 @@
-"""Line charts: curves over training, scores over labels."""
+"""Line charts: quantities over training, scores over the number of labels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Line:
     """One series.
 
     Attributes:
-        name: in the hints of its points.
-        style: its colour's class.
-        xs: increasing.
-        ys: as many; None where there is no value.
-        faint: raw values behind a smooth line.
-        dashed: told apart without colour.
+        name: name shown when the pointer rests on a point.
+        style: class of its colour.
+        xs: positions, increasing.
+        ys: one value per position; None where there is none.
+        faint: draw thin, as raw values behind a smoothed line.
+        dashed: draw dashed, to be distinguishable without colour.
         points: mark every value.
     """
 
@@ -54,16 +54,16 @@ def line_chart(
     """Draw lines over common axes.
 
     Args:
-        lines: with at least one value among them.
-        x_label: of the horizontal axis.
-        y_format: of values.
-        y_mark: of the numbers at the vertical axis; None: as values.
+        lines: lines with at least one value among them.
+        x_label: title of the horizontal axis.
+        y_format: formats a value.
+        y_mark: formats the numbers on the vertical axis; None: like values.
         x_from: where the horizontal axis begins; None: at the first value.
-        y_from: where that one begins at the latest; None: near the smallest value.
-        y_to: where it ends at the most; None: near the largest value.
-        rule: height and name of a level to compare with.
-        places: names of x = 0, 1, 2 ... where that axis is no measure.
-        x_marks: where the horizontal axis is numbered; None: at round values.
+        y_from: highest value at which the vertical axis may begin; None: near the smallest value.
+        y_to: highest value at which it may end; None: near the largest value.
+        rule: height and name of a reference level.
+        places: names of x = 0, 1, 2 ... if the horizontal axis is not numeric.
+        x_marks: positions of the numbers on the horizontal axis; None: round values.
     """
     ys = [y for line in lines for y in line.ys if y is not None]
     xs = [x for line in lines for x in line.xs]
@@ -74,7 +74,7 @@ def line_chart(
     marks = ticks(low, max(ys), 5)
     if y_to is not None:
         marks = [mark for mark in marks if mark <= y_to]
-        if len(marks) == 1:  # all values are as large as can be
+        if len(marks) == 1:  # all values are at the maximum
             marks = ticks(0.9 * marks[0], marks[0], 5)
     y = Scale(marks[0], max(marks[-1], max(ys)), _HEIGHT - _BOTTOM, _TOP)
     if places is None:
@@ -142,7 +142,7 @@ def _draw(
 def thin(
     xs: Sequence[float], ys: Sequence[float | None], most: int
 ) -> tuple[list[float], list[float | None]]:
-    """At most ``most`` points: means of equally many neighbours, of places too."""
+    """Reduce a series to at most ``most`` points: means of neighbours, in x as in y."""
     if len(xs) <= most:
         return list(xs), list(ys)
     edges = [len(xs) * i // most for i in range(most + 1)]
@@ -151,7 +151,7 @@ def thin(
 
 
 def smooth(ys: Sequence[float | None], reach: int) -> list[float | None]:
-    """Means over ``reach`` neighbours on either side, fewer at the ends."""
+    """Return means over ``reach`` neighbours on either side, fewer at the ends."""
     out: list[float | None] = []
     for i in range(len(ys)):
         near = [y for y in ys[max(0, i - reach) : i + reach + 1] if y is not None]

@@ -1,4 +1,4 @@
-"""Matrix charts: counts as shares of their row, darker where larger, every cell numbered."""
+"""Matrix charts: every cell shows its count and its share of the row; larger shares are darker."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def matrix_chart(
     """Draw a square matrix of counts.
 
     Args:
-        counts: K rows of K.
-        names: K of them.
+        counts: K rows of K counts.
+        names: names of the K classes.
         rows: what a row stands for.
         columns: what a column stands for.
     """

@@ -1,7 +1,7 @@
 """Drawing in SVG: elements, scales and ticks. Colours come from the page's style sheet.
 
-A drawing is 440 units wide and its text 12 units high, so that it can be read at the width of a
-telephone and, two side by side, on a desk.
+A drawing is 440 units wide and its text 12 units high: readable at the width of a telephone and,
+two side by side, on a desktop screen.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ WIDTH = 440.0
 
 
 def element(name: str, *children: Markup | str, **attributes: float | str) -> Markup:
-    """An element; text is cleaned and escaped.
+    """Return an element; text is cleaned and escaped.
 
-    In the names of attributes, which are our own, ``_`` is ``-``, and ``class_`` is ``class``.
+    In attribute names, which never come from data, ``_`` becomes ``-`` and ``class_`` is ``class``.
     """
     named = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value))
@@ -33,7 +33,7 @@ def element(name: str, *children: Markup | str, **attributes: float | str) -> Ma
 
 
 def drawing(height: float, *children: Markup) -> Markup:
-    """The root element of a drawing of WIDTH x ``height`` units."""
+    """Return the root element of a drawing of WIDTH x ``height`` units."""
     return element(
         "svg",
         *children,
@@ -47,17 +47,17 @@ def drawing(height: float, *children: Markup) -> Markup:
 def label(
     x: float, y: float, text: str, anchor: str = "start", style: str = "", **attributes: float | str
 ) -> Markup:
-    """Text at a point; ``anchor`` is start, middle or end."""
+    """Return text at a point; ``anchor`` is start, middle or end."""
     return element("text", text, x=x, y=y, text_anchor=anchor, class_=f"t {style}", **attributes)
 
 
 def hint(text: str) -> Markup:
-    """What a browser shows when the pointer rests on the element around it."""
+    """Return the text that a browser shows when the pointer rests on the enclosing element."""
     return element("title", text)
 
 
 def path(points: Sequence[tuple[float, float] | None]) -> str:
-    """Path data through points; None breaks the line."""
+    """Return path data through points; None breaks the line."""
     parts, pen = [], "M"
     for point in points:
         if point is None:
@@ -73,10 +73,10 @@ class Scale:
     """A linear map from values to units of the drawing.
 
     Attributes:
-        low: value at ``start``.
-        high: value at ``stop``, larger than ``low``.
-        start: in units.
-        stop: in units.
+        low: value drawn at ``start``.
+        high: value drawn at ``stop``, larger than ``low``.
+        start: position in units of the drawing.
+        stop: position in units of the drawing.
     """
 
     low: float
@@ -85,13 +85,13 @@ class Scale:
     stop: float
 
     def __call__(self, value: float) -> float:
-        """Where a value lies, in units of the drawing."""
+        """Return the position of a value, in units of the drawing."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.stop - self.start)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values from at most ``low`` to at least ``high``, about ``most`` of them.
+    """Return about ``most`` round values, from at most ``low`` to at least ``high``.
 
     Example:
         >>> ticks(0.0, 9.3, 5)

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of figures, tables, pictures and commands, as plain values."""
+"""The parts of a page as plain values: sections of figures, tables, pictures and commands."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Mark = Literal["", "good", "bad"]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; the first cell of a row is its head.
+    """Rows of text; the first cell of a row is its heading.
 
     Attributes:
-        heads: one a column.
-        rows: cells of text, as many as heads; the last cell of a shorter row takes what is left.
-        title: shown above it, or what opens it beside a figure.
-        numeric: all columns but the first are numbers, which are set to the right.
-        open: shown at once, not only when its title is opened.
-        noted: the last column is text, which is broken into lines; no other one is.
+        heads: column headings.
+        rows: cells of text, one per column; the last cell of a shorter row spans the rest.
+        title: title of the table, which opens and closes it.
+        numeric: all columns but the first hold numbers and are right-aligned.
+        open: show the table before its title is clicked.
+        noted: the last column holds text and is the only one that may wrap.
     """
 
     heads: Sequence[str]
@@ -37,9 +37,9 @@ class Key:
     """One line of a legend.
 
     Attributes:
-        style: of the series: a class of the style sheet, ``s1`` ...
-        name: of the series.
-        shape: how it is drawn.
+        style: class of the series in the style sheet, ``s1`` ...
+        name: name of the series.
+        shape: how the series is drawn.
     """
 
     style: str
@@ -49,15 +49,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with its legend, what it says in words, and its numbers.
+    """A plot with its legend, a description in words, and its numbers.
 
     Attributes:
         title: what is shown, with the unit.
         drawing: an ``<svg>`` element.
-        alt: what a reader who cannot see it should know.
-        table: its numbers.
-        legend: series by style.
-        note: one or two sentences below it.
+        alt: description for readers who cannot see the plot.
+        table: the numbers behind the plot.
+        legend: the series and how they are drawn.
+        note: one or two sentences below the plot.
     """
 
     title: str
@@ -74,9 +74,9 @@ class Picture:
 
     Attributes:
         uri: ``data:`` URI.
-        alt: what it shows.
-        caption: below it; may be empty.
-        mark: whether what the caption says is right.
+        alt: what the image shows.
+        caption: text below the image; may be empty.
+        mark: whether the caption is correct ("good") or not ("bad"); empty: unknown.
     """
 
     uri: str
@@ -90,11 +90,11 @@ class Strips:
     """Rows of pictures that belong together.
 
     Attributes:
-        rows: as many pictures in each.
-        columns: how many.
-        wide: the pictures are one sheet each, not thumbnails.
-        pixelated: the images are small: show their pixels.
-        queries: the first picture of a row is what the others are compared with.
+        rows: pictures, ``columns`` per row.
+        columns: number of pictures per row.
+        wide: the pictures are large sheets, not thumbnails.
+        pixelated: enlarge the images without smoothing their pixels.
+        queries: the first picture of a row is the query that the others are compared with.
     """
 
     rows: Sequence[Sequence[Picture]]
@@ -106,7 +106,7 @@ class Strips:
 
 @dataclass(frozen=True)
 class Commands:
-    """What to type, one command a line."""
+    """Commands to type, one per line."""
 
     lines: Sequence[str]
     title: str = ""
@@ -120,12 +120,12 @@ class Section:
     """One part of the page.
 
     Attributes:
-        id: anchor.
+        id: anchor of the section.
         title: heading.
-        lead: one or two sentences on what is shown.
-        blocks: in order.
-        missing: what is not shown, and why, one line each.
-        warnings: what to know before reading on, one line each.
+        lead: one or two sentences about what is shown.
+        blocks: contents in order.
+        missing: what is not shown and why, one line each.
+        warnings: what readers should know first, one line each.
     """
 
     id: str
@@ -138,7 +138,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure of the summary: a number, what it is, and a word on it."""
+    """One number of the summary, with its name and a short note."""
 
     value: str
     name: str

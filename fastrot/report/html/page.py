@@ -1,4 +1,4 @@
-"""Blocks to HTML: one page that needs nothing else and may reach nothing else."""
+"""Rendering of blocks as one HTML page that needs no other file and may load none."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fastrot.report.html.text import clean
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says, in order.
+    """The content of a page, in order.
 
     Attributes:
-        title: of the page.
-        subtitle: one line below it.
+        title: title of the page.
+        subtitle: one line below the title.
         tiles: the summary.
-        notes: what of the run could not be read.
-        sections: its parts.
+        notes: remarks about the whole run, such as files that could not be read.
+        sections: sections of the page.
         footer: last line.
     """
 
@@ -40,7 +40,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Raises:
         UsageError: Jinja2 is not installed.
@@ -60,7 +60,7 @@ def render(page: Page) -> str:
 
 
 def _policy() -> str:
-    """Nothing but pictures inside the page and this very style sheet."""
+    """Return the content security policy: only embedded pictures and this style sheet."""
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
@@ -75,6 +75,6 @@ def _cleaned(value: Any) -> Any:
 
 
 def _runs(blocks: Sequence[Block]) -> Iterator[tuple[str, list[Block]]]:
-    """Neighbouring blocks of one kind together."""
+    """Group neighbouring blocks of the same kind."""
     for kind, group in itertools.groupby(blocks, key=lambda block: type(block).__name__):
         yield kind, list(group)

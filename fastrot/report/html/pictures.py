@@ -1,4 +1,4 @@
-"""Images inside the page: arrays of pixels as data URIs."""
+"""Embedded images: arrays of pixels as data URIs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _QUALITY = 88
 
 
 def picture_uri(pixels: NDArray[np.uint8]) -> str:
-    """An image of shape (H, W, 3) or (H, W, 4), made smaller than 160 px, as a data URI.
+    """Return an image of shape (H, W, 3) or (H, W, 4) as a data URI.
 
-    PNG up to 64 px and where there is transparency, else JPEG.
+    Images without transparency are reduced to at most 160 px. Images of up to 64 px and those
+    with transparency are PNG, all others JPEG.
     """
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if pixels.shape[2] == 3 and max(image.size) > _LARGEST:

@@ -1,7 +1,7 @@
-"""The style sheet of the page: light and dark, on a desk, a telephone and on paper.
+"""The style sheet of the page: light and dark, for desktop, telephone and paper.
 
-Colours of series are told apart with the common kinds of colour blindness too, and nothing is
-told by colour alone: outlines, dashes, marks and numbers say it again.
+The colours of the series remain distinct under the common kinds of colour blindness, and colour
+never carries information alone: outlines, dashes, marks and numbers repeat it.
 """
 
 from __future__ import annotations
@@ -139,4 +139,4 @@ footer { margin-top: 3rem; font-size: .85rem; color: var(--soft); }
   details::details-content { content-visibility: visible; display: block; height: auto; }
 }
 """
-"""CSS; the page's policy allows this text by its hash, and no other."""
+"""CSS; the page's policy allows exactly this text, by its hash."""

@@ -1,4 +1,4 @@
-"""The page's template (Jinja2, everything that is put in is escaped); no script, no address."""
+"""The page's Jinja2 template: every value is escaped; it has no script and loads nothing."""
 
 from __future__ import annotations
 

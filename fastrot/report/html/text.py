@@ -1,4 +1,4 @@
-"""Strings and numbers as the page shows them; what run folders hold is not trusted."""
+"""Formatting of strings and numbers for the page; the content of run folders is not trusted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SPACE = "\u00a0"  # no line breaks before the sign
 
 
 def clean(text: str, longest: int = _LONGEST) -> str:
-    """A string that can stand in a page: nothing invisible that changes what is around it.
+    """Return a string that is safe to show: invisible characters are replaced.
 
     Args:
-        text: of a file or a data set.
-        longest: characters that are kept.
+        text: text of a file or a data set.
+        longest: maximum number of characters to keep.
 
     Example:
         >>> clean("cat" + chr(0x202E) + "god")
@@ -31,7 +31,7 @@ def clean(text: str, longest: int = _LONGEST) -> str:
 
 
 def number(record: Mapping[str, Any], key: str) -> float | None:
-    """A finite number of a record, or None: absent, of another type, NaN, or too large."""
+    """Return a finite number of a record; None if absent, of another type, NaN or too large."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -43,7 +43,7 @@ def number(record: Mapping[str, Any], key: str) -> float | None:
 
 
 def short(value: float, digits: int = 4) -> str:
-    """A number to some significant digits, without an exponent where that can be helped.
+    """Format a number with some significant digits, without an exponent where possible.
 
     Example:
         >>> short(0.04976), short(1234.5), short(3.0)
@@ -60,7 +60,7 @@ def short(value: float, digits: int = 4) -> str:
 
 
 def compact(value: float) -> str:
-    """A number to three digits, in thousands or millions where it has many.
+    """Format a number with three significant digits, in thousands or millions if it is large.
 
     Example:
         >>> compact(8123.4), compact(23456.0), compact(1.5e6)
@@ -72,17 +72,17 @@ def compact(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A value that is in percent already, to a tenth."""
+    """Format a value given in percent, to a tenth."""
     return f"{value:.1f}{_SPACE}%"
 
 
 def whole_percent(value: float) -> str:
-    """A round value that is in percent already, as at an axis."""
+    """Format a round value given in percent, as on an axis."""
     return f"{short(value)}{_SPACE}%"
 
 
 def plain(value: Any) -> str:
-    """A value of JSON or YAML as one line."""
+    """Format a JSON or YAML value as one line."""
     if value is None:
         return "none"
     if isinstance(value, bool):

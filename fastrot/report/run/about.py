@@ -1,4 +1,4 @@
-"""How the run was made: the summary, its settings, its machine, and what to type."""
+"""How the run was made: its summary, settings, machine, and the commands that repeat it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastrot.report.run.results import Found
 
 
 def tiles(run: RunFiles) -> list[Tile]:
-    """The run in a few numbers, as recorded."""
+    """Return the recorded numbers that summarise the run."""
     found = []
     step, epoch = number(run.status, "step"), number(run.status, "epoch")
     if run.training:
@@ -35,17 +35,17 @@ def tiles(run: RunFiles) -> list[Tile]:
         found.append(Tile(percent(100 * accuracy[-1]), what, note))
     neighbours = values(run.validation, "val_knn")
     if neighbours:
-        note = f"best {percent(100 * max(neighbours))}; a trend, no benchmark"
+        note = f"best {percent(100 * max(neighbours))}; a trend, not a benchmark"
         found.append(Tile(percent(100 * neighbours[-1]), "quick kNN accuracy", note))
     speed = values(run.training, "images_per_second")
     if speed:
         note = "median, before rotation"
-        found.append(Tile(short(statistics.median(speed), 3), "source images a second", note))
+        found.append(Tile(short(statistics.median(speed), 3), "source images per second", note))
     return found
 
 
 def subtitle(run: RunFiles) -> str:
-    """Network, data and state in one line."""
+    """Describe network, data and state in one line."""
     parts = []
     if run.config is not None:
         model = run.config.model
@@ -57,16 +57,16 @@ def subtitle(run: RunFiles) -> str:
     state = run.status.get("state")
     if isinstance(state, str):
         when = run.status.get("time")
-        at = f" (status of {clean(when, 40)})" if isinstance(when, str) else ""
+        at = f" (as of {clean(when, 40)})" if isinstance(when, str) else ""
         parts.append(f"{clean(state, 40)}{at}")
     return "; ".join(parts)
 
 
 def settings_section(run: RunFiles) -> Section:
-    """Every setting of the run."""
+    """Return tables of every setting of the run."""
     section = Section("settings", "Settings")
     if run.config is None:
-        section.missing.append("settings: config.yaml is not there or cannot be read")
+        section.missing.append("settings: config.yaml is missing or cannot be read")
         return section
     for name, values_ in run.config.model_dump(mode="json").items():
         rows = [[key, plain(value)] for key, value in values_.items()]
@@ -75,10 +75,10 @@ def settings_section(run: RunFiles) -> Section:
 
 
 def environment_section(run: RunFiles) -> Section:
-    """Machine and versions of the run's last start."""
+    """Return a table of the machine and versions of the run's last start."""
     section = Section("environment", "Environment")
     if not run.environment:
-        section.missing.append("environment: environment.json is not there or cannot be read")
+        section.missing.append("environment: environment.json is missing or cannot be read")
         return section
     rows = list(_flat(run.environment))
     section.blocks.append(Table(["", "recorded"], rows, "Machine and versions", numeric=False))
@@ -86,12 +86,12 @@ def environment_section(run: RunFiles) -> Section:
 
 
 def commands_section(run: RunFiles, found: Sequence[Found]) -> Section:
-    """What to type to get the run, its scores and this page again."""
+    """Return the commands that repeat the run, its evaluations and this page."""
     section = Section(
         "commands",
         "Commands",
-        "The last start of the run as it was typed, the same run again from its resolved settings, "
-        "its evaluations, and this page.",
+        "The command that last started the run, as it was typed; then those that repeat the run "
+        "from its resolved settings, evaluate it and write this page.",
     )
     lines = []
     typed = _typed(run.environment)
@@ -100,7 +100,7 @@ def commands_section(run: RunFiles, found: Sequence[Found]) -> Section:
         lines += [f"cd {shlex.quote(clean(folder))}"] if isinstance(folder, str) else []
         lines.append(typed)
     else:
-        section.missing.append("the run's own command: it is not recorded")
+        section.missing.append("the command that started the run: it was not recorded")
     name = shlex.quote(clean(str(run.path)))
     again = shlex.quote(clean(f"{run.path}-again"))
     config = shlex.quote(clean(str(run.path / "config.yaml")))
@@ -117,7 +117,7 @@ def commands_section(run: RunFiles, found: Sequence[Found]) -> Section:
 
 
 def _typed(record: Mapping[str, Any]) -> str:
-    """The command line of an environment record; empty if there is none."""
+    """Return the command line of an environment record; empty if there is none."""
     words = record.get("command")
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         return ""

@@ -1,4 +1,4 @@
-"""Which turn the network sees: the confusion matrix of the four rotations."""
+"""The confusion matrix of the four rotations."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _MOST_IMAGES = 2000
 def confusion_section(
     run: RunFiles, network: Network | None, images: Images | None, why: str, say: Say
 ) -> Section:
-    """The matrix of the newest checkpoint on held-out images, or else the last recorded one.
+    """Show the matrix of the newest checkpoint on held-out images, or else the last recorded one.
 
     Args:
-        run: the run.
-        network: None: there is none.
-        images: None: they cannot be read.
-        why: what is missing, where something is.
-        say: one line to the user.
+        run: files of the run.
+        network: network of the newest checkpoint; None: not available.
+        images: images of the run; None: they cannot be read.
+        why: what is missing; empty if nothing is.
+        say: called with each line for the user.
     """
-    section = Section("confusion", "Which turn the network sees")
+    section = Section("confusion", "Confusion matrix")
     if network is not None and images is not None and images.held_out:
         ids = chosen(images, network, _MOST_IMAGES)
         say(f"confusion matrix: {len(ids):,} {images.name}")
@@ -43,8 +43,8 @@ def confusion_section(
             loader.close()
         section.lead = (
             f"The checkpoint of step {network.step:,} on {len(ids):,} of "
-            f"{len(images.samples):,} held-out images, all four views of each: "
-            f"{percent(100 * result.accuracy)} right (chance: {percent(25)})."
+            f"{len(images.samples):,} held-out images, with all four views of each: "
+            f"{percent(100 * result.accuracy)} correct (chance: {percent(25)})."
         )
         section.blocks.append(_figure(result.confusion.tolist()))
         return section
@@ -58,7 +58,7 @@ def confusion_section(
             right = sum(counts[i][i] for i in range(len(NAMES)))
             section.lead = (
                 f"As recorded by the last validation{at}: {percent(100 * right / max(1, total))} "
-                f"of {total:,} views right (chance: {percent(25)})."
+                f"of {total:,} views correct (chance: {percent(25)})."
             )
             section.blocks.append(_figure(counts))
             break
@@ -68,7 +68,7 @@ def confusion_section(
 def _figure(counts: Sequence[Sequence[int]]) -> Figure:
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     said = "; ".join(
-        f"{name} is seen as {name} in {row[i]:.1f} % of views"
+        f"{name} is predicted as {name} for {row[i]:.1f} % of its views"
         for i, (name, row) in enumerate(zip(NAMES, shares, strict=True))
     )
     rows = [
@@ -76,11 +76,11 @@ def _figure(counts: Sequence[Sequence[int]]) -> Figure:
         for name, c, s in zip(NAMES, counts, shares, strict=True)
     ]
     return Figure(
-        "True turn against the turn that is seen",
-        matrix_chart(counts, NAMES, rows="true turn", columns="seen as"),
-        f"Confusion matrix of four turns: {said}.",
-        Table(["true turn", *(f"seen as {name}" for name in NAMES)], rows),
-        note="Turns are counter-clockwise; each row is of as many views.",
+        "True turn and predicted turn",
+        matrix_chart(counts, NAMES, rows="true turn", columns="predicted turn"),
+        f"Confusion matrix of the four turns: {said}.",
+        Table(["true turn", *(f"predicted {name}" for name in NAMES)], rows),
+        note="Turns are counter-clockwise; every row has the same number of views.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Training curves, throughput and data wait, from the records of ``metrics.jsonl``."""
+"""Training curves, throughput and data wait from the records of ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _IN_HOURS_FROM = 3 * _HOUR
 
 
 def curves_section(run: RunFiles) -> Section:
-    """Loss, accuracy, learning rate, quick kNN and gradient norm over epochs."""
+    """Plot loss, accuracy, learning rate, quick kNN accuracy and gradient norm over epochs."""
     section = Section(
         "curves",
         "Training",
-        "Training numbers are means over one interval of the log, on augmented crops, while the "
-        "network learns; held-out numbers are of the whole held-out set, on centre crops.",
+        "Training values are means over one logging interval, on augmented crops, while the "
+        "network learns; held-out values cover the whole held-out set, on centre crops.",
     )
     train, val = run.training, run.validation
     for figure in (
@@ -51,8 +51,8 @@ def curves_section(run: RunFiles) -> Section:
             [Curve("held-out classes", "s3", val, "val_knn", 100, points=True)],
             percent,
             y_to=100,
-            note="20 neighbours in a bank of at most 4,096 labelled training images: a trend to "
-            "watch, not a benchmark.",
+            note="20 neighbours among at most 4,096 labelled training images: a trend to watch, "
+            "not a benchmark.",
         ),
         curve_figure(
             "Gradient norm", [Curve("gradient norm", "s1", train, "gradient_norm")], y_from=0
@@ -62,32 +62,32 @@ def curves_section(run: RunFiles) -> Section:
             section.blocks.append(figure)
     if not section.blocks:
         section.lead = ""
-        section.missing.append("training curves: no record of training in metrics.jsonl")
+        section.missing.append("training curves: metrics.jsonl has no training records")
     elif not val:
-        section.missing.append("held-out curves: the run has recorded no validation")
+        section.missing.append("held-out curves: the run has not recorded a validation")
     return section
 
 
 def throughput_section(run: RunFiles) -> Section:
-    """Images a second, and the share of time that the step waited for data, over time."""
+    """Plot images per second and the share of time spent waiting for data, over time."""
     section = Section("throughput", "Throughput")
     axis = _time(run.training)
     speed = [Curve("source images", "s1", run.training, "images_per_second")]
     wait = [Curve("data wait", "s2", run.training, "data_wait", 100)]
     for figure in (
-        curve_figure("Source images a second", speed, axis=axis, y_from=0),
+        curve_figure("Source images per second", speed, axis=axis, y_from=0),
         curve_figure("Waiting for data", wait, percent, axis=axis, y_from=0, y_to=100),
     ):
         if figure is not None:
             section.blocks.append(figure)
     speeds = values(run.training, "images_per_second")
     if not speeds:
-        section.missing.append("throughput: no record of training in metrics.jsonl")
+        section.missing.append("throughput: metrics.jsonl has no training records")
         return section
-    section.lead = f"Median {short(statistics.median(speeds))} source images a second"
+    section.lead = f"Median {short(statistics.median(speeds))} source images per second"
     views = values(run.training, "views_per_second")
     if views:
-        section.lead += f", {short(statistics.median(views))} views a second"
+        section.lead += f", {short(statistics.median(views))} views per second"
     waits = values(run.training, "data_wait")
     if waits:
         section.lead += f"; median data wait {percent(100 * statistics.median(waits))} of the time"
@@ -96,7 +96,7 @@ def throughput_section(run: RunFiles) -> Section:
 
 
 def _time(records: Records) -> Axis:
-    """Time since the first record; epochs where times were not recorded."""
+    """Return an axis of the time since the first record; of epochs if times are missing."""
     times = values(records, "time")
     if len(times) < len(records) or not times:
         return EPOCHS

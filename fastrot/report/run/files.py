@@ -1,4 +1,4 @@
-"""What a run folder holds, read without trusting it: a damaged part is a note, not a failure."""
+"""Reading of a run folder that is not trusted: a damaged part becomes a note, not a failure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class RunFiles:
     Attributes:
         path: the run folder.
         config: the resolved settings, or None.
-        status: of ``status.json``; empty where there is none.
-        environment: of ``environment.json``; empty where there is none.
-        training: records of ``metrics.jsonl`` on training, in order.
-        validation: and on validation.
-        notes: what could not be read, and why, one line each.
+        status: content of ``status.json``; empty if it cannot be read.
+        environment: content of ``environment.json``; empty if it cannot be read.
+        training: training records of ``metrics.jsonl``, in order.
+        validation: validation records of ``metrics.jsonl``, in order.
+        notes: what could not be read and why, one line each.
     """
 
     path: Path
@@ -39,11 +39,11 @@ class RunFiles:
 
     @property
     def is_live(self) -> bool:
-        """Whether the run had not ended when its status was written."""
+        """Return whether the run had not ended when its status was written."""
         return self.status.get("state") == "running"
 
     def locate(self, data: str) -> Path:
-        """Path of a data set that the settings name, relative to where the run was started."""
+        """Return the path of a data set, resolved from where the run was started if it is there."""
         path = Path(data)
         folder = self.environment.get("folder")
         if not path.is_absolute() and isinstance(folder, str) and (Path(folder) / path).exists():
@@ -55,12 +55,12 @@ def read_run(path: Path) -> RunFiles:
     """Read a run folder.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the path is not a run folder.
     """
     if not path.is_dir() or not any((path / name).exists() for name in _PARTS):
-        what = "no run folder" if path.exists() else "no such folder"
+        what = "not a run folder" if path.exists() else "no such folder"
         raise UsageError(
-            f"{path}: {what} ({', '.join(_PARTS)} are looked for); name one that fastrot train made"
+            f"{path}: {what} (a run folder has {', '.join(_PARTS)}); name one made by fastrot train"
         )
     run = RunFiles(path)
     try:
@@ -80,7 +80,7 @@ def read_run(path: Path) -> RunFiles:
 
 
 def read_object(path: Path) -> dict[str, Any] | str:
-    """The JSON object of a file, or what is wrong with it."""
+    """Return the JSON object of a file, or a line that says what is wrong with it."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             return f"{path.name} is larger than {_MOST_BYTES >> 20} MiB"
@@ -97,7 +97,7 @@ def read_object(path: Path) -> dict[str, Any] | str:
 def _read_metrics(run: RunFiles) -> None:
     path = run.path / "metrics.jsonl"
     kinds = {"train": run.training, "validation": run.validation}
-    whole: list[bool] = []  # of each line that is left out
+    whole: list[bool] = []  # for each skipped line: whether it ends with a newline
     try:
         if not path.exists():
             run.notes.append("metrics: there is no metrics.jsonl")
@@ -110,6 +110,6 @@ def _read_metrics(run: RunFiles) -> None:
     damaged = sum(whole)
     if damaged:
         lines = "1 damaged line" if damaged == 1 else f"{damaged:,} damaged lines"
-        run.notes.append(f"metrics: {lines} of metrics.jsonl left out")
+        run.notes.append(f"metrics: {lines} of metrics.jsonl skipped")
     if damaged < len(whole):
-        run.notes.append("metrics: the last line of metrics.jsonl is half-written and left out")
+        run.notes.append("metrics: the last line of metrics.jsonl is incomplete and was skipped")

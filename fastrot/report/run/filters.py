@@ -1,4 +1,4 @@
-"""First-layer filters: what the first convolution looks for, after training and before it."""
+"""First-layer filters: the weights of the first convolution, after and before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = 256
 
 
 def filters_section(network: Network | None, why: str) -> Section:
-    """The filters of the newest checkpoint beside those that training began with."""
+    """Show the filters of the newest checkpoint beside the initial ones."""
     section = Section("filters", "First-layer filters")
     if network is None:
         section.missing.append(f"first-layer filters: {why}")
@@ -28,14 +28,14 @@ def filters_section(network: Network | None, why: str) -> Section:
     count, _, side, _ = first.shape
     shown = f"{count}" if count <= _MOST else f"the first {_MOST} of {count}"
     section.lead = (
-        f"{shown} filters of {side} x {side} pixels, each scaled to its own range; the same place "
-        "is the same filter on either side."
+        f"{shown} filters of {side} x {side} pixels, each scaled to its own range; both sheets "
+        "show a filter at the same place."
     )
     words = (
         (first, f"after {network.step:,} steps", "First-layer filters of the trained network"),
         (
             began,
-            "as training began",
+            "before training",
             f"The same filters at initialisation, seed {config.train.seed}",
         ),
     )
@@ -45,14 +45,14 @@ def filters_section(network: Network | None, why: str) -> Section:
 
 
 def _first(model: torch.nn.Module) -> NDArray[np.float32]:
-    """Weights of the first convolution, of shape (C, 3, k, k)."""
+    """Return the weights of the first convolution, of shape (C, 3, k, k)."""
     conv = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
     weight: NDArray[np.float32] = conv.weight.detach().float().cpu().numpy()
     return weight
 
 
 def _sheet(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Filters side by side on a transparent sheet of shape (H, W, 4)."""
+    """Draw filters of shape (C, 3, k, k) on a transparent sheet of shape (H, W, 4)."""
     weights = weights[:_MOST]
     count, _, side, _ = weights.shape
     scale = max(1, _SIDE // side)

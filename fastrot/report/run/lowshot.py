@@ -1,4 +1,4 @@
-"""The low-shot curve: mAP over labelled images a class, beside the published one."""
+"""The low-shot curve: mAP over labelled images per class, beside the published curve."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _PUBLISHED = (
     ("published random initialisation", "openselfsup-random", "s4"),
 )
 
-_NOTE = "The layer drawn is the best one on average."
+_NOTE = "The chart shows the layer with the best mean score."
 
 Curve = dict[int, float]
 
 
 def is_lowshot(result: Result) -> bool:
-    """Whether all scores are of so many labels a class."""
+    """Return whether all scores are named by a number of labels per class."""
     return bool(result.scores) and all(_NAME.fullmatch(score.name) for score in result.scores)
 
 
 def lowshot_figures(one: Found) -> list[Figure]:
-    """One chart a metric; the best layer is drawn, all layers are in the table."""
+    """Return one chart per metric, of the best layer; its table holds all layers."""
     metrics = sorted({score.metric for score in one.result.scores})
     return [_figure(one, metric) for metric in metrics]
 
@@ -68,7 +68,7 @@ def _figure(one: Found, metric: str) -> Figure:
     ]
     columns = drawn[1:]
     table = Table(
-        ["labels a class", *(_named(whose, n) for n in ours), *(name for name, *_ in columns)],
+        ["labels per class", *(_named(whose, n) for n in ours), *(name for name, *_ in columns)],
         [
             [
                 f"{shot}",
@@ -79,12 +79,12 @@ def _figure(one: Found, metric: str) -> Figure:
         ],
     )
     said = ", ".join(f"{percent(value)} with {shot}" for shot, value in sorted(ours[best].items()))
-    title = f"{one.title}: {clean(metric, 20)} over labelled images a class, %"
+    title = f"{one.title}: {clean(metric, 20)} over labelled images per class, %"
     return Figure(
         title,
         line_chart(
             lines,
-            x_label="labelled images a class",
+            x_label="labelled images per class",
             y_format=lambda value: f"{value:.1f}",
             y_mark=short,
             y_from=0,

@@ -1,4 +1,4 @@
-"""``fastrot report RUN``: read the run, build the sections, write one page."""
+"""The steps of ``fastrot report RUN``: read the run, build the sections, write one page."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ class ReportResult:
     """A written page.
 
     Attributes:
-        path: of the page.
-        bytes: its size.
-        sections: ids of what it shows.
-        missing: what it does not show, and why, one line each.
-        measured: one line a measurement.
-        measurements: the same as plain values.
+        path: path of the page.
+        bytes: size of the page.
+        sections: ids of the sections that it shows.
+        missing: what it does not show and why, one line each.
+        measured: one line per measurement.
+        measurements: the measurements as plain values.
+        exit_code: exit code of the command.
     """
 
     path: Path
@@ -54,29 +55,28 @@ class ReportResult:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {**asdict(self), "path": str(self.path)}
 
     def show(self, console: Console) -> None:
-        """Print what was measured, where the page is, and what is not in it."""
+        """Print the measurements, what the page does not show, and where it is."""
         lines = [*self.measured, *(f"not shown: {line}" for line in self.missing)]
         for line in [*lines, f"{self.path} ({self.bytes / 1e6:.1f} MB)"]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None) -> ReportResult:
-    """Write a page about a run: the same bytes for the same files.
+    """Write a page about a run; the same files give the same bytes.
 
-    A part that is damaged, not there yet or not there any more is a line of the page. A run that
-    is going on is only read.
+    A damaged or missing part becomes a line of the page. A run in progress is only read.
 
     Args:
         run: the run folder.
-        out: the page; None: ``report.html`` in the run folder.
-        say: one line to the user.
+        out: path of the page; None: ``report.html`` in the run folder.
+        say: called with each line for the user.
 
     Raises:
-        UsageError: ``run`` is no run folder, or a package is missing.
+        UsageError: ``run`` is not a run folder, or a package is missing.
         StorageError: the page cannot be written.
     """
     files = read_run(Path(run))
@@ -91,10 +91,10 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
     ]
     notes = list(files.notes)
     if killed := how_killed(files.path):
-        notes.insert(0, f"{killed}; fastrot train --out {files.path} --resume goes on.")
-        say(f"{killed}; go on with --resume")
+        notes.insert(0, f"{killed}; fastrot train --out {files.path} --resume continues it.")
+        say(f"{killed}; continue with --resume")
     elif files.is_live:
-        notes.insert(0, "The run had not ended when this was read: everything is as of then.")
+        notes.insert(0, "The run had not ended when this page was written: it may be out of date.")
     title = files.path.resolve().name or str(files.path)
     run_id = read_run_id(files.path)
     footer = f"Written by fastrot {__version__}" + (f" about run {run_id}." if run_id else ".")
@@ -114,7 +114,7 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
 
 
 def _pictures(files: RunFiles, say: Say) -> list[Section]:
-    """What needs the network or the images; importing torch comes after the cheap checks."""
+    """Build the sections that need the network or the images; torch is imported only here."""
     from fastrot.report.run import confusion, filters, neighbours, views
     from fastrot.report.run.network import load_network, open_images, reason
 
@@ -155,7 +155,7 @@ def _pictures(files: RunFiles, say: Say) -> list[Section]:
 
 
 def _built(name: str, title: str, build: Callable[[], Section]) -> Section:
-    """A section; where its images fail, the line that says why."""
+    """Build a section; if that fails, return one with the line that says why."""
     try:
         return build()
     except FastrotError as error:

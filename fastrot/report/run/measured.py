@@ -1,4 +1,4 @@
-"""The table of all measurements of a run: one row each, so that nothing is hidden by another."""
+"""The table of all measurements of a run, one row each: none hides another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fastrot.report.run.results import Found, moment
 
 
 def measurements_section(found: Sequence[Found]) -> Section:
-    """Return one row a measurement: its best score, its data and weights, and when it was made."""
+    """Return one row per measurement: its best score, data and weights, and when it was made."""
     section = Section("measurements", "Measurements")
     if not found:
         return section
     section.lead = (
-        "Everything that was measured, by protocol, data, mode, settings and weights; nothing "
-        "replaces another. Of several layers or settings the best score is shown."
+        "All measurements, separated by protocol, data, mode, settings and weights. If one has "
+        "several layers or settings, its best score is shown."
     )
-    heads = ["", "best", "random init", "of", "about"]
+    heads = ["", "best", "random init", "metric", "details"]
     rows = [[one.title, *_best(one), _about(one)] for one in found]
     section.blocks.append(Table(heads, rows, "All measurements", open=True, noted=True))
     return section
@@ -46,7 +46,7 @@ def summary(one: Found) -> str:
 
 
 def _best(one: Found) -> tuple[str, str, str]:
-    """The best score of the first metric, the same of the random initialisation, and its name."""
+    """Return the best score of the first metric, its random-initialisation score and its name."""
     scores = one.result.scores
     if not scores:
         return "none", "", ""

@@ -1,4 +1,4 @@
-"""Names of measurements that can be told apart: what was measured, and in what they differ."""
+"""Distinct names of measurements: what was measured, and how they differ from each other."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _STEP = re.compile(r".*(, step \d+)", re.DOTALL)
 
 
 def name_measurements(measured: Sequence[Measurement]) -> list[str]:
-    """Return a title for each: protocol, mode and test data, then what sets it apart.
+    """Return a distinct title for each: protocol, mode and test data, then the differences.
 
-    What all of one protocol and mode have in common is left out; if all that people know by name
-    is the same, digests of the data and the time tell them apart, and at last their folders.
+    What all measurements of one protocol and mode have in common is left out. If the names and
+    settings are all the same, digests of the data, the time and finally the folder are added.
     """
     groups: dict[tuple[str, str], list[Measurement]] = {}
     for one in measured:
@@ -48,7 +48,7 @@ def name_measurements(measured: Sequence[Measurement]) -> list[str]:
 
 
 def _facets(one: Measurement) -> list[str]:
-    """What may set a measurement apart from others of its protocol and mode."""
+    """Return what may distinguish a measurement from others of its protocol and mode."""
     words = [f"trained on {_data(one, 'train')}"]
     subset = "all labels"
     for change in one.result.changed:

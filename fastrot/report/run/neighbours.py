@@ -1,6 +1,6 @@
-"""Nearest neighbours: the images that the network finds most alike, by its pooled features.
+"""Nearest neighbours: the images that are most similar by the network's pooled features.
 
-Shapes: M images of the bank, Q queries, D features.
+Shapes: M images of the bank, D features.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LAYER = "pool"
 
 @dataclass(frozen=True)
 class _Bank:
-    """Unit features of shape (M, D) of the samples ``ids`` of a data set."""
+    """Features of unit length, of shape (M, D), of the samples ``ids`` of a data set."""
 
     images: Images
     ids: NDArray[np.int64]
@@ -46,7 +46,7 @@ class _Bank:
 def neighbours_section(
     run: RunFiles, network: Network | None, images: Images | None, why: str, say: Say
 ) -> Section:
-    """A few queries and their neighbours among other images of the same set."""
+    """Show a few queries and their nearest neighbours among the other images of the same set."""
     section = Section("neighbours", "Nearest neighbours")
     bank = None if network is None else _from_caches(run, network, images)
     if network is not None and images is not None and bank is None:
@@ -74,8 +74,8 @@ def neighbours_section(
             row.append(_picture(pixels[other], what, bank, other, labels, names, mark))
         rows.append(row)
     section.lead = (
-        f"Queries (left) and their {top.shape[1]} nearest of {count - 1:,} other "
-        f"{bank.images.name} by cosine similarity of pooled features, {bank.whence}."
+        f"Queries (left) and their {top.shape[1]} nearest neighbours among {count - 1:,} other "
+        f"{bank.images.name}, by cosine similarity of pooled features {bank.whence}."
     )
     section.lead += _shared(labels, top)
     size = bank.images.crop.size
@@ -97,13 +97,13 @@ def _computed(network: Network, images: Images, say: Say) -> _Bank:
                 parts.append(F.normalize(network.task.embed(network.model, batch), dim=1).cpu())
     finally:
         loader.close()
-    return _Bank(images, ids, torch.cat(parts), f"by the checkpoint of step {network.step:,}")
+    return _Bank(images, ids, torch.cat(parts), f"of the checkpoint of step {network.step:,}")
 
 
 def _from_caches(run: RunFiles, network: Network, images: Images | None) -> _Bank | None:
-    """Features that an evaluation has extracted with these weights from the same images.
+    """Return features that an evaluation has extracted with these weights from the same images.
 
-    Where the run's own images cannot be read: from other images, if those can.
+    If the run's own images cannot be read, features of other images that can be read serve too.
     """
     digest = weights_digest(network.model.backbone)
     for path in sorted((run.path / "eval" / "cache").glob("*/manifest.json")):
@@ -116,13 +116,13 @@ def _from_caches(run: RunFiles, network: Network, images: Images | None) -> _Ban
             if cache.fingerprint.get("data") == of.samples.digest:
                 return _cached(cache, of)
         except (FastrotError, KeyError, TypeError):
-            continue  # another one may do, and else they are computed
+            continue  # try the next cache; without one the features are computed
     return None
 
 
 def _images_of(cache: FeatureCache, network: Network) -> Images:
     data = str(cache.manifest["made_by"]["data"])
-    samples = open_dataset(data, follow_symlinks=True)  # whoever measured them had allowed it
+    samples = open_dataset(data, follow_symlinks=True)  # the evaluation was allowed to
     return Images(samples, val_crop(network.config), f"images of {data}", False)
 
 
@@ -135,7 +135,7 @@ def _cached(cache: FeatureCache, images: Images) -> _Bank:
 
 
 def _nearest(features: torch.Tensor, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Positions and similarities of the nearest others of every row, of shape (M, count)."""
+    """Return positions and similarities, of shape (M, count), of the rows nearest to each row."""
     places, values = [], []
     for start in range(0, len(features), 1024):
         rows = features[start : start + 1024]
@@ -150,7 +150,7 @@ def _nearest(features: torch.Tensor, count: int) -> tuple[NDArray[np.int64], NDA
 def _pixels(
     bank: _Bank, network: Network, positions: NDArray[np.int64], say: Say
 ) -> dict[int, NDArray[np.uint8]]:
-    """Crops of some rows of the bank, by position."""
+    """Return the crops of some rows of the bank, by position."""
     loader = build_reader(bank.images, bank.ids[positions], network, say)
     crops: dict[int, NDArray[np.uint8]] = {}
     try:
@@ -174,7 +174,7 @@ def _picture(
 ) -> Picture:
     label = _label(labels[position], names)
     alt = f"{what}: image {int(bank.ids[position])}{f', {label}' if label else ''}"
-    alt += {"": "", "good": ", of the query's class", "bad": ", not of the query's class"}[mark]
+    alt += {"": "", "good": ", same class as the query", "bad": ", not the query's class"}[mark]
     return Picture(picture_uri(pixels), alt, label, mark)
 
 
@@ -189,20 +189,20 @@ def _label(label: NDArray[np.int8] | np.int64, names: tuple[str, ...] | None) ->
 
 
 def _alike(one: NDArray[np.int8] | np.int64, other: NDArray[np.int8] | np.int64) -> bool | None:
-    """Whether two images share a class; None: unknown."""
+    """Return whether two images share a class; None: unknown."""
     if np.ndim(one):
         return bool(((one == 1) & (other == 1)).any())
     return None if int(one) < 0 or int(other) < 0 else bool(one == other)
 
 
 def _shared(labels: Labels, top: NDArray[np.int64]) -> str:
-    """How often neighbours share a class, beside what chance would give."""
+    """Describe how often neighbours share a class, and how often they would by chance."""
     if labels.ndim != 1 or labels.min() < 0 or len(np.unique(labels)) < 2:
         return ""
     share = float((labels[top] == labels[:, None]).mean())
     counts = np.unique(labels, return_counts=True)[1].astype(np.float64)
     chance = float((counts * (counts - 1)).sum() / (counts.sum() * (counts.sum() - 1)))
     return (
-        f" {percent(100 * share)} of the neighbours of all images are of the image's class "
-        f"(chance: {percent(100 * chance)}); no label was used in training."
+        f" Over all images, {percent(100 * share)} of the neighbours have the class of the image "
+        f"(chance: {percent(100 * chance)}); training used no labels."
     )

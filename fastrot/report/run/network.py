@@ -26,7 +26,7 @@ from fastrot.system.console import Say
 from fastrot.training.data import EMBEDDED, val_crop
 from fastrot.training.rotation import RotationTask
 
-_CPU_PIXELS = 2000 * 96**2  # of the source images of one section: a minute or two
+_CPU_PIXELS = 2000 * 96**2  # in the source images of one section: takes a minute or two
 _LEAST = 200
 _BATCH_PIXELS = 2**19
 
@@ -37,9 +37,9 @@ class Network:
 
     Attributes:
         model: backbone and head, on ``device``.
-        config: of the run, as the checkpoint has it.
-        step: optimizer steps that it was trained for.
-        device: where it is.
+        config: settings of the run, as stored in the checkpoint.
+        step: number of optimizer steps of training.
+        device: device of the model.
         task: makes the views.
     """
 
@@ -56,8 +56,8 @@ class Images:
 
     Attributes:
         samples: the data set.
-        crop: the run's own test transform.
-        name: for people.
+        crop: test transform of the run.
+        name: what the page calls the images.
         held_out: whether they are the run's held-out images.
     """
 
@@ -71,7 +71,7 @@ def load_network(run: RunFiles) -> Network:
     """Load the newest valid checkpoint of a run.
 
     Raises:
-        FastrotError: there is none, or it does not fit.
+        FastrotError: there is no checkpoint, or it does not fit its settings.
     """
     checkpoint = newest_checkpoint(run.path / "checkpoints", read_run_id(run.path))
     if checkpoint is None:
@@ -90,17 +90,17 @@ def load_network(run: RunFiles) -> Network:
         raise MismatchError(
             f"the checkpoint of step {checkpoint.step} does not fit: {error}"
         ) from None
-    # A run that goes on may need all of the GPU.
+    # A run that continues may need the whole GPU.
     device = pick_device("cpu" if run.is_live else "auto", World())
     model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
     return Network(model, config, checkpoint.step, device, RotationTask(config, device, None))
 
 
 def open_images(run: RunFiles, config: Config) -> Images:
-    """The held-out images of a run, or its training images where it has none.
+    """Open the held-out images of a run, or its training images if it has none.
 
     Raises:
-        FastrotError: they are not where the settings say, or are damaged.
+        FastrotError: the images are not where the settings point, or are damaged.
     """
     name, part = config.data.val, VAL_NAME
     if name is None:
@@ -119,7 +119,7 @@ def open_images(run: RunFiles, config: Config) -> Images:
 
 
 def chosen(images: Images, network: Network, most: int) -> NDArray[np.int64]:
-    """At most ``most`` samples, evenly spaced; fewer large ones on a CPU, which is slow.
+    """Return at most ``most`` evenly spaced samples; fewer if they are large and on a CPU.
 
     Returns:
         Sample ids of shape (M,), increasing.
@@ -131,9 +131,9 @@ def chosen(images: Images, network: Network, most: int) -> NDArray[np.int64]:
 
 
 def build_reader(images: Images, ids: NDArray[np.int64], network: Network, say: Say) -> Loader:
-    """A loader of some of the images in the order of ``ids``, by the reference decoder.
+    """Build a loader of the images ``ids``, in this order, with the reference decoder.
 
-    A bad sample is replaced as in training, and named.
+    A bad sample is replaced as in training, and its name is reported with ``say``.
     """
     subset = DatasetSubset(images.samples, ids)
     batch = max(1, min(len(ids), _BATCH_PIXELS // images.crop.size**2))
@@ -152,5 +152,5 @@ def build_reader(images: Images, ids: NDArray[np.int64], network: Network, say: 
 
 
 def reason(error: FastrotError) -> str:
-    """The first sentence of an error, as the page gives it."""
+    """Return the first line of an error, as the page shows it."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

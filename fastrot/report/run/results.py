@@ -1,4 +1,4 @@
-"""The results of evaluations that a run folder holds, each with a name of its own."""
+"""The evaluation results in a run folder, each with a distinct title."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastrot.report.run.names import name_measurements
 _MOST_OF_A_CHANGE = 100
 _PUBLISHED = (
     "Published: ResNet-50 pretrained on ImageNet for 70 epochs and measured on the protocol's own "
-    "data (MMSelfSup 0.x); another network or other data is not the same measurement."
+    "data (MMSelfSup 0.x); scores of another network or of other data are not comparable."
 )
 
 
@@ -30,10 +30,10 @@ class Found:
     """One measurement.
 
     Attributes:
-        measurement: on the disk.
+        measurement: the measurement as stored.
         random: scores of the random initialisation by (name, metric); empty: not measured.
-        random_time: when they were there; empty: not measured, or unknown.
-        title: for people; no two have the same.
+        random_time: when those were measured; empty: not measured, or unknown.
+        title: distinct name on the page.
     """
 
     measurement: Measurement
@@ -43,29 +43,29 @@ class Found:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Return the name of the measurement's folder."""
         return self.measurement.name
 
     @property
     def result(self) -> Result:
-        """What was measured."""
+        """Return the stored result."""
         return self.measurement.result
 
     @property
     def whose(self) -> tuple[str, str]:
-        """Whose scores these are, and their class of colour: a random network may stand alone."""
+        """Return what the scores belong to and their colour class: a run or a random network."""
         if is_at_random(self.measurement):
             return "random initialisation", "s2"
         return "this run", "s1"
 
 
 def read_results(run: Path) -> tuple[list[Found], list[str]]:
-    """All results that can be read, by name, and what is wrong with the others."""
+    """Return all results that can be read, by name, and what is wrong with the others."""
     measured, problems = read_measurements(run / "eval")
     found: list[tuple[Measurement, Measurement | None]] = []
     for one in measured:
         if any(is_random_of(one, other) for other in measured):
-            continue  # it is a column of the other
+            continue  # it is shown beside the other one
         beside = (other for other in measured if is_random_of(other, one))
         found.append((one, next(beside, None)))
     titles = name_measurements([one for one, _ in found])
@@ -80,7 +80,7 @@ def read_results(run: Path) -> tuple[list[Found], list[str]]:
 
 
 def notes(one: Found, rows: Sequence[PublishedRow]) -> str:
-    """What to know before comparing."""
+    """Return what readers should know before they compare the scores."""
     data = one.result.data
     text = [
         f"Weights: {plain(one.result.weights.get('source'))}; trained on "
@@ -91,17 +91,17 @@ def notes(one: Found, rows: Sequence[PublishedRow]) -> str:
         text.append(f"Random initialisation measured {moment(one.random_time)}.")
     if one.result.changed:
         changes = "; ".join(clean(change, _MOST_OF_A_CHANGE) for change in one.result.changed)
-        text.append(f"Not the protocol's own settings: {changes}.")
+        text.append(f"Differs from the protocol: {changes}.")
     text += [f"{clean(note, 300)}." for note in one.result.notes]
     if rows:
         text.append(_PUBLISHED)
         remarks = sorted({row.note for row in rows if row.note})
-        text.append(f"Of the published row: {'; '.join(remarks)}." if remarks else "")
+        text.append(f"About the published row: {'; '.join(remarks)}." if remarks else "")
     return " ".join(filter(None, text))
 
 
 def moment(time: str) -> str:
-    """Return a time of a result for people.
+    """Return the time of a result in a readable form.
 
     Example:
         >>> moment("2026-11-30T07:35:41+00:00")
@@ -112,7 +112,7 @@ def moment(time: str) -> str:
 
 
 def groups(result: Result) -> Iterator[tuple[str, str, list[Score]]]:
-    """Scores that belong into one chart: metric, kind ("" or "optimum"), and the scores."""
+    """Yield the scores of each chart: metric, kind ("" or "optimum"), and the scores."""
     parts: dict[tuple[str, str], list[Score]] = {}
     for score in result.scores:
         kind = "optimum" if score.name.endswith(" optimum") else ""

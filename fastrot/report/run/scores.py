@@ -17,7 +17,7 @@ _METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mAP": "mean ave
 
 
 def scores_section(found: Sequence[Found], problems: Sequence[str]) -> Section:
-    """Bars of every protocol whose scores are not a curve over labels."""
+    """Show bars for every protocol whose scores are not a curve over labels."""
     section = Section("scores", "Scores by layer")
     for one in found:
         if not is_lowshot(one.result):
@@ -26,7 +26,7 @@ def scores_section(found: Sequence[Found], problems: Sequence[str]) -> Section:
             ]
     if section.blocks:
         section.lead = (
-            "What a linear model, an SVM or nearest neighbours make of the frozen features. The "
+            "Scores of linear models, SVMs or nearest neighbours on the frozen features. The "
             "random initialisation is the same network before training."
         )
     else:
@@ -39,15 +39,13 @@ def scores_section(found: Sequence[Found], problems: Sequence[str]) -> Section:
 
 
 def lowshot_section(found: Sequence[Found]) -> Section:
-    """The curve over labels a class, beside the published one."""
+    """Show the curve over labels per class, beside the published one."""
     section = Section("lowshot", "Few labels")
     for one in found:
         if is_lowshot(one.result):
             section.blocks += lowshot_figures(one)
     if not section.blocks:
-        section.missing.append(
-            "low-shot curve: no result of voc07-lowshot in the run's eval folder"
-        )
+        section.missing.append("low-shot curve: no voc07-lowshot result in the run's eval folder")
     return section
 
 

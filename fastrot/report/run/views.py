@@ -1,7 +1,4 @@
-"""Sample views: the four turned copies of some images, as the network is shown them.
-
-Shapes: N images, S side of a crop.
-"""
+"""Sample views: the four turned copies of some images, as the network sees them."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ PIXELATED_UP_TO = 64
 
 
 def views_section(network: Network | None, images: Images | None, why: str, say: Say) -> Section:
-    """Four views of a few images, with what the network sees in each; its arguments as before."""
-    section = Section("views", "What the network is shown")
+    """Show four views of a few images and the turn that the network predicts for each."""
+    section = Section("views", "Sample views")
     if network is None or images is None:
         section.missing.append(f"sample views: {why}")
         return section
@@ -59,7 +56,7 @@ def views_section(network: Network | None, images: Images | None, why: str, say:
     section.lead = (
         f"Centre crops of {len(rows)} {images.name} at {size} px, each turned counter-clockwise "
         f"by 0°, 90°, 180° and 270°, and the turn that the checkpoint of step {network.step:,} "
-        "sees in each, with its probability."
+        "predicts for each, with its probability."
     )
     section.blocks.append(Strips(rows, TURNS, pixelated=size <= PIXELATED_UP_TO))
     return section

@@ -62,7 +62,7 @@ def test_a_lost_rank_starts_all_anew_and_only_so_often(tmp_path: Path, restarts:
     assert len(lines) == 2 * (restarts + 1)
     assert sum("more" in line for line in lines) == 2 * restarts
     assert said == [
-        f"rank 1 was killed by SIGKILL; starting all ranks anew ({n} of {restarts} restarts)"
+        f"rank 1 was killed by SIGKILL; restarting all ranks ({n} of {restarts} restarts)"
         for n in range(1, restarts + 1)
     ]
 

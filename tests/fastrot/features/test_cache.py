@@ -228,7 +228,7 @@ def test_damaged_records_of_unfinished_work_are_refused(tmp_path):
         os.truncate(tmp_path / "c" / DONE, 2)
         fails(BadDataError, "done.bin: damaged", writer.missing)
     os.truncate(tmp_path / "c" / "pool.npy", 100)
-    fails(BadDataError, "pool.npy: of another size", FeatureWriter, tmp_path / "c")
+    fails(BadDataError, "pool.npy: wrong size", FeatureWriter, tmp_path / "c")
     (tmp_path / "c" / "unfinished.json").write_bytes(b"{")
     fails(BadDataError, "unfinished.json: damaged", FeatureWriter, tmp_path / "c")
 

@@ -391,6 +391,6 @@ def test_a_specification_is_for_one_backbone_and_one_data_set(
     random = load_backbone(small_run, random_init=True)
     fewer = DatasetSubset(samples, np.arange(19))
     for network, data in ((random, samples), (backbone, fewer)):
-        with pytest.raises(UsageError, match="of another backbone or other samples"):
+        with pytest.raises(UsageError, match="made for another backbone or other samples"):
             extract_features(network, data, tmp_path / "c", spec)
     assert not (tmp_path / "c").exists()

@@ -17,4 +17,4 @@ def test_the_matrix_equals_the_recorded_one(run: Path) -> None:
     cells = [int(count) for count in re.findall(r"<td>(\d+) \(", section)]
     assert cells == [count for row in record["confusion"] for count in row]
     assert sum(cells) == 4 * 16
-    assert f"{100 * record['val_accuracy']:.1f}\u00a0% right" in section
+    assert f"{100 * record['val_accuracy']:.1f}\u00a0% correct" in section

@@ -23,8 +23,8 @@ def test_damaged_lines_are_counted_and_left_out(tmp_path: Path) -> None:
     write_metrics(tmp_path, good, b"\xff\x00\n", b"[1]\n", deep, good, good[:-9])
     run = read_run(tmp_path)
     assert run.training == [GOOD, GOOD]
-    assert "metrics: 3 damaged lines of metrics.jsonl left out" in run.notes
-    assert "metrics: the last line of metrics.jsonl is half-written and left out" in run.notes
+    assert "metrics: 3 damaged lines of metrics.jsonl skipped" in run.notes
+    assert "metrics: the last line of metrics.jsonl is incomplete and was skipped" in run.notes
 
 
 def test_whole_lines_leave_no_note(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_what_is_not_trained_yet_is_said(run: Path) -> None:
     for part in ("metrics", "environment", "training curves", "throughput", "sample views"):
         assert part in text
     assert "first-layer filters: the run has no checkpoint" in text
-    assert "The run had not ended when this was read" in tree.text
+    assert "The run had not ended when this page was written" in tree.text
     assert "Settings" in tree.text and "resnet18 of width 8" in tree.text
 
 
@@ -173,7 +173,7 @@ def test_a_run_without_held_out_images_shows_training_images(small_run: Path) ->
 def test_what_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"no (run|such) folder .*; name one that"):
+    with pytest.raises(UsageError, match=r"(not a run|no such) folder .*; name one made"):
         make_report(tmp_path / name)
     assert not (tmp_path / "empty" / "report.html").exists()
 
