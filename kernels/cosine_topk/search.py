@@ -100,7 +100,7 @@ def compiled_products(
 def _highest_products(
     queries: torch.Tensor, bank: torch.Tensor, kept: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each query the lowest product kept (m,), float32, and the rows (m, c), increasing."""
+    """Return the lowest product kept (m,), float32, and the rows kept (m, c), increasing."""
     rows = torch.empty(len(queries), kept, dtype=torch.int64, device=queries.device)
     lowest = queries.new_empty(len(queries))
     step = max(1, _PRODUCT_BYTES // (4 * len(bank)))
@@ -141,7 +141,7 @@ def _highest(products: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Ten
 def _merged(
     similarities: torch.Tensor, indices: torch.Tensor, exact: torch.Tensor, rows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest of those so far and of others, whose rows are higher and increase."""
+    """Return the nearest of those so far and of others, whose rows are higher and increase."""
     k = similarities.shape[1]
     # A stable sort: of equal similarities the lower row wins.
     values, order = torch.cat([similarities, exact], dim=1).sort(
@@ -152,7 +152,7 @@ def _merged(
 
 @contextmanager
 def _full_float32(device: str) -> Iterator[None]:
-    """Products in float32, though training may have allowed less: the slack counts on it."""
+    """Multiply in float32, though training may have allowed less: the slack counts on it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -163,11 +163,11 @@ def _full_float32(device: str) -> Iterator[None]:
 
 
 def _lengths(rows: torch.Tensor) -> torch.Tensor:
-    """Of shape (n,), float64, never too short."""
+    """Return the length of each row, (n,) float64, never too short."""
     lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1).double()
     return lengths * (1 + _sum_error(rows.shape[1] + 2))
 
 
 def _sum_error(terms: int) -> float:
-    """g(n), for rows of any length."""
+    """Return g(n)."""
     return terms * _UNIT / (1 - terms * _UNIT)
