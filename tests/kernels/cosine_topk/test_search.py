@@ -68,6 +68,7 @@ def test_only_queries_in_doubt_are_searched_again(monkeypatch: pytest.MonkeyPatc
     assert scored(queries, bank, 20) == M * 52 + 208
     monkeypatch.setattr(search, "_KEPT", 100)  # queries are searched in parts
     assert scored(queries, bank, 20) == M * 52 + 208
+    queries, _ = data("noise")
     bank[:] = queries[0]
     assert scored(queries, bank, 20) == M * (52 + 208 + B)
 
