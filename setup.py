@@ -157,7 +157,7 @@ NATIVE = Extension(
     sources=[
         str(KERNELS / "native.cpp"),
         str(KERNELS / "rotate" / "rotate.cpp"),
-        str(KERNELS / "cosine_topk" / "topk.cpp"),
+        str(KERNELS / "cosine_topk" / "products.cpp"),
     ],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],

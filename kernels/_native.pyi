@@ -17,20 +17,10 @@ simd: str | None
 def rotate_views(images: Any, turns: Any, flips: Any, table: Any, views: Any, threads: int) -> None:
     """Fill ``views`` of shape (N*V, S, S, C); table and views both int16 or both int32 (bits)."""
 
-def cosine_topk(
-    bounds: Any,
-    slack: Any,
-    queries: Any,
-    bank: Any,
-    first_row: int,
-    similarities: Any,
-    indices: Any,
-    threads: int,
-) -> int:
-    """Merge a bank (b, D) into the neighbours (m, k) so far, in place; how many sums that took.
+def scalar_products(queries: Any, bank: Any, rows: Any, products: Any, threads: int) -> None:
+    """Fill ``products`` (m, c), float32, with those of queries (m, D) and rows (m, c) of a bank.
 
-    ``bounds`` (m, b), float32, plus ``slack`` (m,), float64, are at least the similarities, also
-    after these are rounded to float32.
+    Sums are float64, rounded once; fastest where the rows of a query increase.
     """
 
 def decode_jpeg(data: Any, max_pixels: int, denominator: int) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ _OPERATIONS = {  # fastest first
     "decode_jpeg": ("cpp", "reference"),
     "walk_jpeg": ("cpp", "reference"),
     "crop_decode": ("cpp",),  # whole batches; without it there are other loaders
-    "cosine_topk": ("triton", "cpp", "reference"),
+    "scalar_products": ("cpp", "reference"),  # of cosine_topk
     "batch_norm": ("triton", "reference"),
 }
 _DECODING = ("decode_jpeg", "walk_jpeg", "crop_decode")  # need libraries of the machine
@@ -59,7 +59,7 @@ def choose(operation: str, device: str = "cpu") -> Choice:
 
     Args:
         operation: ``rotate_views``, ``decode_jpeg``, ``walk_jpeg``, ``crop_decode``,
-            ``cosine_topk`` or ``batch_norm``.
+            ``scalar_products`` or ``batch_norm``.
         device: ``torch.device.type`` of the inputs.
 
     Raises:
@@ -96,8 +96,8 @@ def plan() -> list[Choice | KernelUnavailableError]:
         ("crop_decode", "cpu"),
         ("rotate_views", "cpu"),
         ("rotate_views", "cuda"),
-        ("cosine_topk", "cpu"),
-        ("cosine_topk", "cuda"),
+        ("scalar_products", "cpu"),
+        ("scalar_products", "cuda"),
         ("batch_norm", "cuda"),
     ):
         try:

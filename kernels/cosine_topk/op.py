@@ -5,11 +5,10 @@ Shapes: m queries, b bank rows, D dimensions, k neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from fastrot.kernels.cosine_topk import reference
+from fastrot.kernels.cosine_topk.search import compiled_products, gathered_products
+from fastrot.kernels.cosine_topk.search import cosine_topk as search
 from fastrot.kernels.dispatch import choose
 
 
@@ -71,11 +70,12 @@ def _merge(
     first_row: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(queries, bank, similarities, indices, first_row)
-    merge = _implementation(choose("cosine_topk", queries.device.type).implementation)
+    chosen = choose("scalar_products", queries.device.type).implementation
+    score = compiled_products if chosen == "cpp" else gathered_products
     similarities = similarities.clone(memory_format=torch.contiguous_format)
     indices = indices.clone(memory_format=torch.contiguous_format)
     if len(queries) and len(bank):
-        merge(queries.contiguous(), bank.contiguous(), first_row, similarities, indices)
+        search(queries.contiguous(), bank.contiguous(), first_row, similarities, indices, score)
     return similarities, indices
 
 
@@ -92,19 +92,6 @@ def _(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(queries, bank, similarities, indices, first_row)
     return similarities.new_empty(similarities.shape), indices.new_empty(indices.shape)
-
-
-def _implementation(name: str) -> Callable[..., object]:
-    """Import only what runs: the extension and Triton may be missing."""
-    if name == "cpp":
-        from fastrot.kernels.cosine_topk import cpp
-
-        return cpp.cosine_topk
-    if name == "triton":
-        from fastrot.kernels.cosine_topk import triton_kernel
-
-        return triton_kernel.cosine_topk
-    return reference.cosine_topk
 
 
 def _check(

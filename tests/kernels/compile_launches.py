@@ -23,7 +23,6 @@ from triton.backends.compiler import BaseBackend, GPUTarget
 from triton.compiler import ASTSource, compile
 
 from fastrot.kernels.batchnorm import triton_kernel as batchnorm
-from fastrot.kernels.cosine_topk import triton_kernel as cosine_topk
 from fastrot.kernels.rotate import triton_kernel as rotate
 
 _TYPES = {
@@ -170,19 +169,6 @@ def rotate_launches(dtype: torch.dtype, channels: int) -> list[Any]:
     return recorded(rotate, run)
 
 
-def cosine_launches() -> list[Any]:
-    """A small search; no row passes, so what scores those that do is called besides."""
-
-    def run() -> None:
-        queries, bank = torch.zeros(32, 2048), torch.zeros(64, 2048)
-        found = torch.full((32, 20), -torch.inf), torch.full((32, 20), -1)
-        cosine_topk.cosine_topk(queries, bank, 0, *found)
-        counts, rows = torch.zeros(32, dtype=torch.int32), torch.zeros(32, 32, dtype=torch.int32)
-        cosine_topk._take(queries, bank, 0, counts, rows, 1, *found)
-
-    return recorded(cosine_topk, run)
-
-
 def cases() -> Iterator[tuple[str, list[Any]]]:
     """All launches, by what they are launched for."""
     yield "narrow", batchnorm_launches(torch.bfloat16, 256 * 112 * 112, 64)
@@ -192,7 +178,6 @@ def cases() -> Iterator[tuple[str, list[Any]]]:
     yield "single", batchnorm_launches(torch.float32, 256 * 56 * 56, 256)
     for channels in (3, 4):
         yield "rotate", rotate_launches(torch.bfloat16, channels)
-    yield "cosine_topk", cosine_launches()
 
 
 def main() -> None:

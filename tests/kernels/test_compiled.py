@@ -43,8 +43,6 @@ def test_every_kernel_compiles_for_every_processor(launches: list[dict[str, Any]
                 *BETWEEN,
                 "_rotate_views_kernel",
                 "_rotate_pixels_kernel",
-                "_collect_kernel",
-                "_rescore_kernel",
             )
         }
 

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import doctest
-import importlib
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
 from fastrot.kernels import dispatch
-from fastrot.kernels.cosine_topk import op
+from fastrot.kernels.cosine_topk import op, reference
 from fastrot.kernels.cosine_topk.op import cosine_topk
 
-IMPLEMENTATIONS = ["reference", "cpp", "triton"]
-
-
-@pytest.fixture(scope="module")
-def triton_device() -> Iterator[str]:
-    """``cuda``, or ``cpu`` with Triton's interpreter switched on while its kernel is imported."""
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        yield "cuda"
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        module = importlib.import_module("fastrot.kernels.cosine_topk.triton_kernel")
-        importlib.reload(module)  # another test may have imported it without the interpreter
-        yield "cpu"
-    importlib.reload(module)
+IMPLEMENTATIONS = ["reference", "cpp", "cuda"]
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Force one implementation after the other; the device that its inputs must be on."""
-    where = request.getfixturevalue("triton_device") if request.param == "triton" else "cpu"
-    if problem := dispatch.unavailable("cosine_topk", request.param, where):
+    """Take one implementation after the other; the device that its inputs must be on."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        return "cuda"
+    if problem := dispatch.unavailable("scalar_products", request.param, "cpu"):
         pytest.skip(problem)
     monkeypatch.setenv(dispatch.VARIABLE, request.param)
-    return where
+    return "cpu"
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
@@ -70,6 +56,17 @@ def by_hand(queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[np.ndarr
     )
 
 
+def test_the_definition_is_the_contract() -> None:
+    queries, bank = rows(4, 24, seed=1), rows(30, 24).repeat(3, 1)
+    for k in (1, 7, 100):
+        similarities, indices = torch.full((4, k), -torch.inf), torch.full((4, k), -1)
+        reference.cosine_topk(queries, bank[:50], 0, similarities, indices)
+        reference.cosine_topk(queries, bank[50:], 50, similarities, indices)
+        expected = by_hand(queries, bank, k)
+        np.testing.assert_array_equal(similarities.numpy(), expected[0])
+        np.testing.assert_array_equal(indices.numpy(), expected[1])
+
+
 def check(device: str, queries: torch.Tensor, bank: torch.Tensor, k: int) -> None:
     found = cosine_topk(queries.to(device), bank.to(device), k)
     expected = by_hand(queries, bank, k)
@@ -77,12 +74,13 @@ def check(device: str, queries: torch.Tensor, bank: torch.Tensor, k: int) -> Non
     np.testing.assert_array_equal(found[0].cpu().numpy(), expected[0])
 
 
-# 1: smallest; 31, 33: beside the lanes of a sum; 64, 65, 130: beside a group of bounds.
+# 1: smallest; 31, 33: beside the lanes of a sum; 63, 64, 65: beside the queries of a thread.
 @pytest.mark.parametrize(
     ("m", "b", "dims", "k"),
     [
         *((1, 1, 1, 1), (3, 64, 31, 5), (2, 65, 33, 64), (2, 130, 32, 129), (3, 130, 100, 1)),
-        *((9, 63, 7, 63), (2, 200, 16, 20), (4, 10, 5, 12)),
+        *((9, 63, 7, 63), (65, 200, 16, 20), (4, 10, 5, 12)),
+        *((3, 1007, 24, 5), (2, 2009, 24, 60)),  # so many that the best of groups come first
     ],
 )
 def test_neighbours_equal_the_contract(device: str, m: int, b: int, dims: int, k: int) -> None:
@@ -93,6 +91,19 @@ def test_of_equal_similarities_the_lower_row_comes_first(device: str) -> None:
     bank = rows(20, 24)[torch.arange(100) % 20]
     for k in (1, 4, 6, 33):
         check(device, bank[:2], bank, k)
+
+
+@pytest.mark.parametrize("copies", [30, 40, 400])
+def test_more_ties_than_the_margin_are_all_seen(device: str, copies: int) -> None:
+    random = torch.Generator().manual_seed(8)
+    bank = rows(20, 24, seed=6).repeat(copies, 1)[torch.randperm(20 * copies, generator=random)]
+    for k in (1, 7, copies + 1):
+        check(device, torch.cat([bank[:2], rows(2, 24, seed=9)]), bank, k)
+
+
+def test_a_bank_of_zeros_or_of_one_row_ties_everywhere(device: str) -> None:
+    for bank in (torch.zeros(500, 16), rows(1, 16).expand(500, 16)):
+        check(device, torch.cat([rows(3, 16), torch.zeros(1, 16)]), bank, 3)
 
 
 def test_rows_that_float32_products_confuse_are_told_apart(device: str) -> None:
