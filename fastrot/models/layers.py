@@ -90,8 +90,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 class FirstConv2d(nn.Conv2d):
     """A convolution that also takes views with a fourth channel of zeros.
 
-    Tensor cores need an even number of input channels. The weight keeps its three; it is padded
-    with zeros when used, so result and gradient are the same.
+    Tensor cores work best with an even number of input channels. The weight keeps its three; it is
+    padded with zeros when used, so result and gradient are the same.
     """
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
