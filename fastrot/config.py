@@ -261,7 +261,7 @@ def load_config(
     Args:
         name_or_path: YAML file or name of a shipped recipe; None: the defaults.
         overrides: as for ``yaml_config.load_settings``.
-        recorded: the file belongs to a run: it was trained with any unlikely values, so accept them.
+        recorded: the file belongs to a run, so unlikely values were trained with: accept them.
 
     Raises:
         UsageError: unknown recipe, unknown key, or a value that breaks a rule.
