@@ -126,7 +126,7 @@ def allow_open_files(more: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise MismatchError(
-            f"{needed} open files are needed but only {hard} allowed; allow more with "
+            f"{needed} open files are needed and {hard} allowed; allow more with "
             f"ulimit -n {max(1024, needed)} (in a container: --ulimit nofile=N), or lower "
             "data.workers"
         )
