@@ -75,7 +75,7 @@ def open_dataset(
     if _COMPRESSED.search(path.name):
         raise BadDataError(
             f"{path}: a compressed archive, which allows no random access to its images; "
-            f"decompress it to {_COMPRESSED.sub('.tar', path.name)} first"
+            f"unpack it to {_COMPRESSED.sub('.tar', path.name)} first"
         )
     if path.suffix == ".tar" or not path.exists():
         return TarDataset(path)
