@@ -89,7 +89,7 @@ table.noted thead th { white-space: normal; vertical-align: bottom; }
 table.noted td:last-child { white-space: normal; min-width: 18rem; }
 table.noted th:last-child, table.noted td:last-child { text-align: left; }
 table.numeric td.rest { text-align: left; white-space: normal; }
-td.rest div { max-width: 40rem; overflow-wrap: anywhere; }
+td.rest div { max-width: 36rem; overflow-wrap: anywhere; }
 table.plain { width: 100%; max-width: 46rem; }
 table.plain tbody th { width: 45%; }
 table.plain td, table.plain th { overflow-wrap: anywhere; }

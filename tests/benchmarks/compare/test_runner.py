@@ -140,8 +140,9 @@ def test_rates_are_those_of_the_competitors(modules: Path) -> None:
 
 def test_what_was_made_before_a_turn_is_not_counted(modules: Path) -> None:
     outcome = compare("ahead", seconds=0.2)
-    # Four of some ten deliveries would be gifts: the rate would be 1.4 times as high.
-    assert max(outcome.measured["ahead"].rates()) < 1.2 / _STEP
+    # Four of some ten deliveries would be gifts: every rate would be 1.4 times as high. Of three
+    # rounds the lowest counts: other work on the machine can only disturb some of them.
+    assert min(outcome.measured["ahead"].rates()) < 1.2 / _STEP
 
 
 def test_a_start_is_a_fresh_process(modules: Path) -> None:

@@ -60,7 +60,8 @@ def test_a_round_by_hand() -> None:
     """Two ranks send 44.7 MB at 1 GB/s: the run takes that longer, unless part of it is hidden."""
     case, link = Case("resnet18", 64, 8), Link(0.0, 1e9)
     config = load_config(RECIPE, ["model.name=resnet18", "model.width=64", "model.stem=imagenet",
-                                  "model.sync_bn=false", "train.device=cpu"])  # fmt: skip
+                                  "model.sync_bn=false", "train.device=cpu",
+                                  "data.resolution=64"])  # fmt: skip
     sent = planned_network(config.model).gradient_bytes / 1e9
     alone = Steps([0.3, 0.2, 0.1], foreign=0.1)
     for hidden in (0.0, 0.5, 1.0):
@@ -68,8 +69,8 @@ def test_a_round_by_hand() -> None:
         found = compare(case, config, alone, together, link, ranks=2)
         assert found.alone == 0.2 and found.foreign == 0.3
         assert found.predicted == pytest.approx(0.2 + sent)  # nothing is hidden on a CPU
-        assert found.overlap == pytest.approx(hidden)
-        assert found.error == pytest.approx((0.2 + sent) / together.seconds[0] - 1)
+        assert found.overlap == pytest.approx(hidden, abs=1e-6)
+        assert found.error == pytest.approx((0.2 + sent) / together.seconds[0] - 1, abs=1e-6)
     late = compare(case, config, alone, Steps([9.0], foreign=0.0), link, ranks=2)
     assert late.overlap == 0.0
 
