@@ -110,7 +110,7 @@ def _enter_split(
     while not listing.images and listing.folders == [chosen]:
         deeper, around = entered / chosen, LeftOut()
         found = scan_folder(deeper, ".", boundary, around)
-        if found.images:  # a class with the same name as the split
+        if found.images and not found.folders:  # a class with the same name as the split
             break
         entered, listing, inside = deeper, found, around
     left_out.add_all([inside])

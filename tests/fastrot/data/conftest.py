@@ -22,20 +22,14 @@ from fastrot.data.prepare.options import PrepareRequest
 
 @pytest.fixture(scope="session")
 def lay_photos(test_data) -> Callable[[Path, Iterable[str]], Path]:
-    """Puts photos under names in a folder, each once before one comes again.
-
-    They may be hard links: tests replace them, and never write into them.
-    """
+    """Copies photos to names in a folder, each once before one comes again."""
 
     def lay(root: Path, names: Iterable[str]) -> Path:
         photos = sorted((test_data("imagenette-128") / "train").rglob("*.*"))
         for photo, name in zip(itertools.cycle(photos), names, strict=False):
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(photo, path)
-            except OSError:  # another file system
-                shutil.copy(photo, path)
+            shutil.copyfile(photo, path)  # no hard link: a test may write into it
         return root
 
     return lay

@@ -231,6 +231,9 @@ def test_archives_that_unpack_into_a_folder_of_their_own_name(tmp_path):
     source = list_source(tmp_path, split="train")
     assert source.class_names == ("forest", "sea")
     assert source.root == tmp_path / "seg_train" / "seg_train"
+    tree(tmp_path, "seg_train/seg_train/loose.jpg")  # would make one class of both folders
+    with pytest.raises(BadDataError, match=r"has images \('loose.jpg'\) beside a folder of images"):
+        list_source(tmp_path, split="train")
 
 
 def test_an_asked_split_must_be_clear(tmp_path):
