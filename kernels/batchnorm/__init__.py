@@ -1,1 +1,1 @@
-"""Batch normalisation fused with what follows it: ReLU, or a residual addition and ReLU."""
+"""Batch normalisation with what follows it: ReLU, or the sum of a residual block and ReLU."""
