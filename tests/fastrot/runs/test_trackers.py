@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from fastrot.config import SinksConfig
 from fastrot.errors import UsageError
+from fastrot.runs import trackers
 from fastrot.runs.trackers import Trackers
 
 
@@ -25,17 +25,17 @@ def events(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def test_tensorboard_gets_the_scalars_and_a_resume_hides_repeated_steps(tmp_path: Path) -> None:
-    with Trackers(SinksConfig(), tmp_path, "r") as trackers:
+    with Trackers(SinksConfig(), tmp_path, "r") as opened:
         for step in (1, 2, 3, 4):
-            trackers.scalars(step, {"loss": float(step), "broken": float("nan")})
-    with Trackers(SinksConfig(), tmp_path, "r", resume_step=2) as trackers:
-        trackers.scalars(3, {"loss": 30.0})
+            opened.scalars(step, {"loss": float(step), "broken": float("nan")})
+    with Trackers(SinksConfig(), tmp_path, "r", resume_step=2) as opened:
+        opened.scalars(3, {"loss": 30.0})
     assert events(tmp_path) == [("loss", 1, 1.0), ("loss", 2, 2.0), ("loss", 3, 30.0)]
 
 
 def test_none_is_opened_when_none_is_wanted(tmp_path: Path) -> None:
-    with Trackers(SinksConfig(tensorboard=False), tmp_path, "r") as trackers:
-        trackers.scalars(1, {"loss": 1.0})
+    with Trackers(SinksConfig(tensorboard=False), tmp_path, "r") as opened:
+        opened.scalars(1, {"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,10 +47,9 @@ def test_none_is_opened_when_none_is_wanted(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_package_is_named_before_anything_is_written(
-    tmp_path: Path, package: str, config: SinksConfig
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, config: SinksConfig
 ) -> None:
-    if importlib.util.find_spec(package):
-        pytest.skip(f"{package} is installed here")
+    monkeypatch.setattr(trackers, "find_spec", {}.get)
     with pytest.raises(UsageError, match=f"pip install {package}"):
         Trackers(config, tmp_path, "r")
     assert list(tmp_path.iterdir()) == []
@@ -59,15 +58,14 @@ def test_a_missing_package_is_named_before_anything_is_written(
 def test_a_sink_that_fails_is_dropped_with_one_warning(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     warnings: list[str] = []
-    with Trackers(SinksConfig(), tmp_path, "r", warn=warnings.append) as trackers:
-        trackers.scalars(1, {"loss": 1.0})
-        trackers.scalars(2, {"loss": 1.0})
+    with Trackers(SinksConfig(), tmp_path, "r", warn=warnings.append) as opened:
+        opened.scalars(1, {"loss": 1.0})
+        opened.scalars(2, {"loss": 1.0})
     assert len(warnings) == 1
     assert warnings[0].startswith("TensorBoard failed and is dropped; metrics.jsonl goes on: ")
 
 
 def test_wandb_keeps_one_run_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="optional tracker: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     config = SinksConfig(tensorboard=False, wandb_project="p")
@@ -80,8 +78,8 @@ def test_wandb_keeps_one_run_over_a_resume(tmp_path: Path, monkeypatch: pytest.M
             settings={"train": {"epochs": 1}},
             resume_step=resume_step,
             warn=warnings.append,
-        ) as trackers:
-            trackers.scalars((resume_step or 0) + 1, {"loss": 1.0})
+        ) as opened:
+            opened.scalars((resume_step or 0) + 1, {"loss": 1.0})
     assert warnings == []
     assert len(list(tmp_path.rglob("run-abc123.wandb"))) >= 1
 
@@ -89,10 +87,11 @@ def test_wandb_keeps_one_run_over_a_resume(tmp_path: Path, monkeypatch: pytest.M
 def test_mlflow_keeps_one_run_over_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("mlflow", reason="optional tracker: pip install mlflow")
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     config = SinksConfig(tensorboard=False, mlflow_experiment="e")
     warnings: list[str] = []
     for resume_step in (None, 1):
@@ -103,8 +102,8 @@ def test_mlflow_keeps_one_run_over_a_resume(
             settings={"train": {"epochs": 1}},
             resume_step=resume_step,
             warn=warnings.append,
-        ) as trackers:
-            trackers.scalars((resume_step or 0) + 1, {"loss": 1.0})
+        ) as opened:
+            opened.scalars((resume_step or 0) + 1, {"loss": 1.0})
     assert warnings == []
     client = MlflowClient()
     experiment = client.get_experiment_by_name("e")
