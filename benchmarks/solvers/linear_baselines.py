@@ -10,7 +10,6 @@ Shapes: n samples, D dimensions, C classes.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -18,9 +17,12 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrot.solvers.softmax import solve_path
-from fastrot.solvers.softmax_cyanure import solve_with_cyanure
-
-_PASSES = 20_000
+from fastrot.solvers.softmax_libraries import (
+    Weights,
+    solve_with_cyanure,
+    solve_with_sklearn,
+    solve_with_torch,
+)
 
 
 class Job(NamedTuple):
@@ -50,7 +52,6 @@ class Stop(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-Weights = tuple[torch.Tensor, torch.Tensor]
 Solve = Callable[[Job, Stop], Weights]
 
 
@@ -74,38 +75,20 @@ def cyanure(job: Job, stop: Stop) -> Weights:
 
 def sklearn(job: Job, stop: Stop) -> Weights:
     """LogisticRegression with its default solver, lbfgs."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(
-            C=1 / (job.strength * len(job.x)), tol=stop.tolerance, max_iter=_PASSES
-        ).fit(job.x.to(stop.dtype).numpy(), job.y.numpy())
-    return torch.from_numpy(fitted.coef_.T.copy()), torch.from_numpy(fitted.intercept_)
+    return solve_with_sklearn(job.x, job.y, job.strength, stop=stop.tolerance, dtype=stop.dtype)
 
 
 def torch_lbfgs(job: Job, stop: Stop) -> Weights:
     """torch.optim.LBFGS over all rows, until the target or the limit."""
     ended = time.perf_counter() + job.limit
-    w = torch.zeros(job.x.shape[1], int(job.y.max()) + 1, requires_grad=True)
-    b = torch.zeros(w.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [w, b], max_iter=5, history_size=20, line_search_fn="strong_wolfe",
-        tolerance_grad=0.0, tolerance_change=0.0,
-    )  # fmt: skip
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(job.x @ w + b, job.y)
-        value = value + 0.5 * job.strength * w.square().sum()
-        value.backward()
-        return value
-
-    while time.perf_counter() < ended:
-        if float(optimizer.step(loss).detach()) <= job.target:
-            break
-    return w.detach(), b.detach()
+    return solve_with_torch(
+        job.x,
+        job.y,
+        job.strength,
+        wanted=lambda objective: objective <= job.target or time.perf_counter() > ended,
+        steps=5,
+        dtype=stop.dtype,
+    )
 
 
 SOLVERS: dict[str, Solve] = {

@@ -30,7 +30,7 @@ from fastrot.benchmarks.common.harness import (
     spread,
 )
 from fastrot.benchmarks.solvers.svm_baselines import BASELINES, Fit, fit_all, missing
-from fastrot.benchmarks.solvers.svm_problems import Sample, objective, sample_problems
+from fastrot.benchmarks.solvers.svm_problems import Sample, sample_problems
 from fastrot.data.classes import ClassMatch, match_classes
 from fastrot.errors import UsageError
 from fastrot.evaluation.metrics import average_precision
@@ -41,6 +41,7 @@ from fastrot.evaluation.svm.voc07 import class_signs, evaluate_svm, unit_rows
 from fastrot.features.cache import FeatureCache
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_parts, solve_path
+from fastrot.solvers.svm_libraries import certificate
 from fastrot.system.machine import usable_cores
 
 _SAY_SECONDS = 5.0
@@ -276,7 +277,8 @@ def _solve_sample(
             if problem.cost == cost:
                 b = coefficients[i]
                 w = np.append(b @ wide, b.sum())
-                found[i] = (objective(w, wide[problem.rows], problem, weight), w)
+                value, _ = certificate(w, wide[problem.rows], problem.signs, cost, weight)
+                found[i] = (value, w)
     return [found[i] for i in range(len(sample.problems))]
 
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.benchmarks.solvers.svm_problems import Problem, objective
+from fastrot.benchmarks.solvers.svm_problems import Problem
+from fastrot.solvers.svm_libraries import certificate, fit_cyanure, fit_linearsvc
 from fastrot.system.processes import end_children, start_child
 
 Solver = Callable[[NDArray[np.float64], NDArray[np.int8], float, float, int], NDArray[np.float64]]
@@ -28,45 +29,21 @@ def linearsvc(
     x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
 ) -> NDArray[np.float64]:
     """scikit-learn's LinearSVC with the settings of the published scripts."""
-    import warnings
+    return fit_linearsvc(x, y, cost, weight, dual=True, tolerance=1e-4, steps=2000)
 
-    from sklearn.svm import LinearSVC
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it did not converge; the objective tells
-        fitted = LinearSVC(
-            C=cost,
-            class_weight={1: weight, -1: 1},
-            intercept_scaling=1.0,
-            penalty="l2",
-            loss="squared_hinge",
-            dual=True,
-            tol=1e-4,
-            max_iter=2000,
-        ).fit(x, y)
-    return np.append(fitted.coef_.ravel(), fitted.intercept_)
+def sklearn(
+    x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
+) -> NDArray[np.float64]:
+    """scikit-learn's LinearSVC as ``svm.solver=sklearn`` takes it, to the optimum."""
+    return fit_linearsvc(x, y, cost, weight, tolerance=1e-6)
 
 
 def cyanure(
     x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
 ) -> NDArray[np.float64]:
-    """Cyanure to a relative duality gap of 1e-4; a positive of weight 2 is there twice."""
-    from cyanure.estimators import Classifier
-
-    copies = np.where(y > 0, round(weight), 1)
-    rows = np.repeat(np.arange(len(y)), copies)
-    wide = np.hstack([x, np.ones((len(x), 1))])[rows]
-    fitted = Classifier(
-        loss="sqhinge",
-        penalty="l2",
-        fit_intercept=False,
-        tol=1e-4,
-        max_iter=2000,
-        lambda_1=1 / (2 * len(rows) * cost),
-        n_threads=threads,
-        verbose=False,
-    ).fit(wide, y[rows].astype(np.int64))
-    return np.asarray(fitted.coef_, np.float64).ravel()
+    """Cyanure to a relative duality gap of 1e-4."""
+    return fit_cyanure(x, y, cost, weight, tolerance=1e-4, passes=2000, threads=threads)
 
 
 def liblinear_multicore(
@@ -85,6 +62,7 @@ def liblinear_multicore(
 
 BASELINES: dict[str, tuple[Solver, str, bool]] = {
     "linearsvc": (linearsvc, "sklearn", False),
+    "sklearn": (sklearn, "sklearn", False),
     "cyanure": (cyanure, "cyanure", False),
     "liblinear-multicore": (liblinear_multicore, "liblinear", True),
 }
@@ -233,7 +211,10 @@ def _serve(name: str, path: Path, positive_weight: float, threads: int) -> None:
         seconds = time.perf_counter() - started
         # Libraries differ in which of two labels is the first, whose side is positive.
         value, w = min(
-            ((objective(side, x, problem, positive_weight), side) for side in (w, -w)),
+            (
+                (certificate(side, x, problem.signs, problem.cost, positive_weight)[0], side)
+                for side in (w, -w)
+            ),
             key=lambda pair: pair[0],
         )
         answers.send((number, seconds, value, w))

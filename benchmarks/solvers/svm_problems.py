@@ -1,4 +1,4 @@
-"""Problems of the SVM protocols, and their cost at a solution, from the definition.
+"""Problems of the SVM protocols, of which a benchmark draws some.
 
 Shapes: n samples, D features, C classes.
 """
@@ -96,19 +96,3 @@ def sample_problems(
                 task += 1
     total = len(low.shots) * len(config.svm.costs) * pairs
     return Sample(problems, min(each, pairs) / pairs, total)
-
-
-def objective(
-    w: NDArray[np.float64], x: NDArray[np.floating], problem: Problem, positive_weight: float
-) -> float:
-    """P(w) = 1/2 |w|^2 + sum C_i max(0, 1 - y_i w.x_i)^2, in float64.
-
-    Args:
-        w: of shape (D + 1,); the last one is of the feature that is always 1.
-        x: features of the problem's rows, of shape (m, D).
-        problem: signs and cost.
-        positive_weight: C of a positive sample is this times the cost.
-    """
-    hinge = np.maximum(0, 1 - problem.signs * (x @ w[:-1] + w[-1]))
-    cost = np.where(problem.signs > 0, positive_weight * problem.cost, problem.cost)
-    return float(0.5 * w @ w + cost @ hinge**2)

@@ -9,16 +9,20 @@ made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fastrot.errors import UsageError
 from fastrot.system.yaml_config import (
     Override,
     Section,
     load_settings,
-    settings_text,
     shipped_names,
 )
 
@@ -73,7 +77,18 @@ class SvmConfig(Section):
     positive_weight: Annotated[float, Field(gt=0)] = 2.0
     """Factor of the cost of positive samples (class_weight {1: 2, -1: 1})."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """Relative duality gap at which a problem is solved."""
+    """Relative duality gap at which a problem is solved; of a library: its own tolerance."""
+    solver: Literal["fastrot", "sklearn", "cyanure"] = "fastrot"
+    """What solves them: fastrot, scikit-learn's LinearSVC, or cyanure, an optional package. At
+    each cost they agree within 0.001 of AP (from 0 to 1)."""
+
+    @model_serializer(mode="wrap")
+    def _without_usual_solver(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the usual solver out: results from before there was a choice stay the same."""
+        settings: dict[str, Any] = serialise(self)
+        if self.solver == "fastrot":
+            settings.pop("solver", None)
+        return settings
 
 
 class LowshotConfig(Section):
@@ -126,8 +141,10 @@ class LinearConfig(Section):
     """Share of the training labels that is used, balanced over the classes; null: all."""
     optimum: bool = False
     """Also report the exact optimum of L2-regularised softmax regression on each layer."""
-    solver: Literal["fastrot", "cyanure"] = "fastrot"
-    """optimum: what solves it; both stop at the same duality gap. cyanure: an optional package."""
+    solver: Literal["fastrot", "torch", "sklearn", "cyanure"] = "fastrot"
+    """optimum: what solves it: fastrot (Newton's method), torch.optim.LBFGS, scikit-learn's
+    LogisticRegression, or cyanure, an optional package. All stop at the same duality gap, and
+    agree within 0.1 point of accuracy."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """optimum: relative duality gap at which a strength is solved."""
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
@@ -181,18 +198,21 @@ def load_protocol(name_or_path: str, overrides: Sequence[Override] = ()) -> Eval
         overrides: as for ``yaml_config.load_settings``.
 
     Raises:
-        UsageError: unknown protocol, unknown key, or a value that breaks a rule.
+        UsageError: unknown protocol, unknown key, a value that breaks a rule, or a solver of the
+            exact optimum without the optimum.
 
     Example:
         >>> load_protocol("voc07-svm", ["svm.folds=5"]).svm.folds
         5
     """
-    return load_settings(EvalConfig, name_or_path, overrides, folder=FOLDER, what="protocol")
-
-
-def protocol_text(name_or_path: str) -> str:
-    """The YAML of a protocol, with its comments."""
-    return settings_text(name_or_path, folder=FOLDER, what="protocol")
+    config = load_settings(EvalConfig, name_or_path, overrides, folder=FOLDER, what="protocol")
+    linear = config.linear
+    if "solver" in linear.model_fields_set and not linear.optimum:
+        raise UsageError(
+            f"linear.solver={linear.solver}: it solves the exact optimum, which is not asked for, "
+            "and the probes are trained by SGD; add --set linear.optimum=true, or drop the setting"
+        )
+    return config
 
 
 class Mode(NamedTuple):

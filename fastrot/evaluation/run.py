@@ -41,6 +41,8 @@ from fastrot.evaluation.svm.voc07 import evaluate_svm
 from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.spec import FeatureSpec
+from fastrot.solvers.libraries import require_library
+from fastrot.solvers.svm_libraries import check_solver
 from fastrot.system.console import Say
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 from fastrot.system.machine import environment_record
@@ -332,6 +334,10 @@ def _finished_parts(folders: Sequence[Path], fingerprint: dict[str, Any]) -> Par
 def _check(what: ProtocolRun) -> ClassMatch:
     """Refuse what cannot be measured before anything is extracted."""
     config, train, test = what.config, what.train.samples, what.test.samples
+    if config.kind in ("svm", "lowshot"):
+        check_solver(config.svm.solver, config.svm.positive_weight)
+    elif config.kind == "linear":
+        require_library(config.linear.solver, "linear.solver")
     if config.kind in ("linear", "knn"):
         match = match_single_classes(train, test, (len(train), len(test)))
     else:

@@ -2,7 +2,8 @@
 
 On each layer the features are standardised as the probes' batch norm does it (``standardise``;
 with ``linear.batchnorm`` off they stay as they are), and softmax regression with an L2 penalty is
-solved to its optimum (``solvers.softmax``). The strength of the penalty is chosen by top-1 on a
+solved to its optimum by fastrot (``solvers.softmax``) or the library that ``linear.solver``
+names; they agree within ``SAME_TOP1`` points. The strength of the penalty is chosen by top-1 on a
 tenth of the training samples, balanced over the classes, and all of them are solved again with
 it; the test set has no say. Samples are seen by the test transform, or as the first crop of a
 cache that holds crops. No publication has these numbers: they are an upper mark of what weight
@@ -30,9 +31,12 @@ from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
-from fastrot.solvers.softmax import Solution, certificate, solve_path
-from fastrot.solvers.softmax_cyanure import solve_with_cyanure
+from fastrot.solvers.softmax import Solution, solve_path
+from fastrot.solvers.softmax_libraries import solve_by_library
 from fastrot.system.console import Say
+
+SAME_TOP1 = 0.1
+"""Points by which the accuracies of one problem may differ that two solvers have solved."""
 
 _SHARE = 0.1
 _TOP = 5
@@ -68,7 +72,7 @@ def optimum_scores(
 
     Raises:
         BadDataError: there are several strengths, and no class has two samples.
-        UsageError: a layer is not in a cache; cyanure is asked for and not installed.
+        UsageError: a layer is not in a cache; the solver is not installed.
     """
     where = pick_device(device, World())
     scores: list[Score] = []
@@ -76,7 +80,7 @@ def optimum_scores(
         record = parts.get(f"optimum {layer}")
         if record is None:
             started = time.monotonic()
-            found = _of_layer(train, test, layer, ids, config.linear, where)
+            found = _of_layer(train, test, layer, ids, config.linear, where, say)
             record = {"scores": [score.to_json() for score in found]}
             parts.put(f"optimum {layer}", record)
             detail = found[0].detail
@@ -121,6 +125,7 @@ def _of_layer(
     ids: _Ids,
     config: LinearConfig,
     device: torch.device,
+    say: Say,
 ) -> list[Score]:
     train_labels, test_labels = _labels(train), _labels(test)
     names = train.class_names or test.class_names
@@ -136,7 +141,7 @@ def _of_layer(
             x, other = standardise(x, statistics), standardise(other, statistics)
         x, other = x.to(device), other.to(device)
         labels = torch.from_numpy(train_labels[rows]).to(device)
-        for solution in _solutions(x, labels, strengths, classes, config):
+        for solution in _solutions(x, labels, strengths, classes, config, say):
             yield solution, solution.logits(other).cpu().numpy()
 
     table: list[dict[str, float]] = []
@@ -186,17 +191,20 @@ def _solutions(
     strengths: Sequence[float],
     classes: int,
     config: LinearConfig,
+    say: Say,
 ) -> Iterator[Solution]:
-    if config.solver == "fastrot":
-        yield from solve_path(x, labels, strengths, classes=classes, tolerance=config.tolerance)
+    solver, tolerance = config.solver, config.tolerance
+    if solver == "fastrot":
+        yield from solve_path(x, labels, strengths, classes=classes, tolerance=tolerance)
         return
     for strength in strengths:
-        weight, intercept = solve_with_cyanure(
-            x, labels, strength, classes=classes, tolerance=config.tolerance
+        began = time.monotonic()
+        found = solve_by_library(solver, x, labels, strength, classes=classes, tolerance=tolerance)
+        say(
+            f"strength {strength:g} by {solver}: gap {found.gap:.1e}, "
+            f"{time.monotonic() - began:.0f} s"
         )
-        weight, intercept = weight.to(x.device), intercept.to(x.device)
-        objective, gap = certificate(x, labels, strength, weight, intercept)
-        yield Solution(strength, weight, intercept, objective, gap, 0, 0)
+        yield found
 
 
 def _reached(solution: Solution) -> dict[str, float]:
