@@ -1,4 +1,4 @@
-"""The SVMs of a protocol fitted by another library (``svm.solver``), with a line now and then."""
+"""The SVMs of a protocol, fitted by another library (``svm.solver``), with lines of progress."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def library_fits(
     title: str,
     say: Say,
 ) -> Iterator[Fit]:
-    """Yield the fit of every problem for every cost, as ``fit_all`` orders them.
+    """Yield the fit of every problem for every cost, in the order of ``fit_all``.
 
     Args:
         features: of shape (n, D).
         signs: of shape (P, n): 1, -1, or 0 for an image that is not in the problem.
         costs: values of C.
         config: solver, weight of positives, tolerance.
-        title: of what is solved, for the lines.
-        say: takes a line every ten seconds.
+        title: name of the work, for the lines of progress.
+        say: called with a line every ten seconds.
     """
     total, began = len(signs) * len(costs), time.monotonic()
     said = began

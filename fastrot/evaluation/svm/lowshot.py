@@ -1,11 +1,11 @@
-"""Low-shot VOC07 classification: SVMs on k positives and 19 k negatives a class.
+"""Low-shot VOC07 classification: SVMs on k positives and 19 k negatives per class.
 
-Goyal et al., 2019, as MMSelfSup 0.x runs it: the features, scaling and SVMs of ``voc07.py``; for
-each number of shots, five draws; the score is mean AP on the whole test set (difficult images left
-out), averaged over the draws, at the one cost for all classes and draws that is best *on test*.
-So every number says ``selected_on: test``.
+Goyal et al., 2019, as MMSelfSup 0.x runs it: the features, scaling and SVMs of ``voc07.py``, with
+five draws for each number of shots. The score is the mean AP on the whole test set (without
+difficult images), averaged over the draws, at the single cost for all classes and draws that is
+best *on the test set*. Every number therefore says ``selected_on: test``.
 
-Shapes: n training and m test images, C classes, P problems: one a draw and class.
+Shapes: n training and m test images, C classes, P problems: one per draw and class.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from fastrot.system.console import Say
 def evaluate_lowshot(
     train: FeatureCache, test: FeatureCache, config: EvalConfig, parts: PartialResults, say: Say
 ) -> list[Score]:
-    """Mean over the draws of test mAP, in percent, by number of shots and layer.
+    """Return the test mAP in percent, mean over the draws, by number of shots and layer.
 
     Args:
-        train: features of the training images; labels of several classes (n, C), or one class
-            an image, which makes one problem a class.
-        test: of the test images, with the same classes.
-        config: sections ``features``, ``lowshot`` and ``svm`` (costs, weight, tolerance).
-        parts: numbers of shots that are done already.
-        say: one line to the user.
+        train: features of the training images, with labels of several classes (n, C), or one
+            class per image, each of which becomes one problem.
+        test: features of the test images, with the same classes.
+        config: sections ``features``, ``lowshot`` and ``svm`` (costs, weight, tolerance, solver).
+        parts: numbers of shots finished so far.
+        say: called with each line for the user.
 
     Raises:
         BadDataError: labels are missing, or a class has too few positives.
-        MismatchError: training and test data have other classes, or fixed draws other images.
-        UsageError: a layer is not in the cache, or a fixed draw is not there.
+        MismatchError: training and test data differ in classes, or fixed draws are of other images.
+        UsageError: a layer is not in the cache, or a fixed draw is missing.
     """
     match = match_classes(train, test)
     labels, test_labels = class_signs(train, match), class_signs(test.translated(match), match)
@@ -76,7 +76,7 @@ def evaluate_lowshot(
 
 
 def _draws(labels: NDArray[np.int8], k: int, config: EvalConfig, train: FeatureCache) -> Signs:
-    """All draws, of shape (draws, n, C)."""
+    """Return all draws, of shape (draws, n, C)."""
     lowshot = config.lowshot
     if lowshot.targets is not None:
         folder = Path(lowshot.targets)
@@ -97,13 +97,13 @@ def _draws(labels: NDArray[np.int8], k: int, config: EvalConfig, train: FeatureC
 
 
 _Solve = Callable[[Signs, str], Iterator[tuple[int, slice, NDArray[np.floating[Any]], float]]]
-"""Of signs (P, n) and a title: a problem, some of the costs, outputs on test (m, costs), a gap."""
+"""From signs (P, n) and a title: a problem, a slice of costs, test outputs (m, costs), the gap."""
 
 
 def _solver(
     features: torch.Tensor, test_features: torch.Tensor, config: EvalConfig, say: Say
 ) -> _Solve:
-    """Return what solves problems on some of the training images, as ``svm.solver`` says."""
+    """Return a function that solves problems on some training images with ``svm.solver``."""
     svm = config.svm
     if svm.solver != "fastrot":
         test = test_features.double().cpu().numpy()
@@ -143,16 +143,16 @@ def _score(
     config: EvalConfig,
     train: FeatureCache,
 ) -> Score:
-    """One number of shots.
+    """Return the score for one number of shots.
 
     Args:
-        name: of the score.
-        layer: of the score.
-        solve: the SVMs of all draws and classes.
+        name: name of the score.
+        layer: layer of the score.
+        solve: solver of the SVMs of all draws and classes.
         draws: of shape (draws, n, C).
         test_labels: of shape (m, C).
         config: as for ``evaluate_lowshot``.
-        train: for names of classes.
+        train: source of the class names.
     """
     costs = config.svm.costs
     shape = (len(draws), test_labels.shape[1])

@@ -1,12 +1,12 @@
-"""The VOC07 SVM protocol: one linear SVM a class on frozen features, the cost chosen by folds.
+"""The VOC07 SVM protocol: one linear SVM per class on frozen features, the cost chosen by folds.
 
-Goyal et al., 2019, as MMSelfSup 0.x runs it: features are scaled to unit length; for each class
-and cost an SVM is fitted to each of three stratified folds, the cost of best mean AP
-(scikit-learn's definition; ties go to the first of the list) is refitted on all training images,
-and the test AP is the area under the precision-recall curve with its envelope. A difficult image
-is a negative in training and is left out of the test of its class. All problems of a layer are
-solved together, or one by one by the library that ``svm.solver`` names: at each cost their AP
-(from 0 to 1) agrees within ``SAME_AP``.
+Goyal et al., 2019, as MMSelfSup 0.x runs it: features are scaled to unit length. For each class
+and cost, SVMs are fitted and validated on three stratified folds; the cost with the best mean AP
+(scikit-learn's definition; ties go to the first in the list) is refitted on all training images,
+and the test AP is the area under the envelope of the precision-recall curve. A difficult image is
+a negative in training and is left out of the test of its class. All problems of a layer are solved
+together, or one by one by the library in ``svm.solver``: at each cost their AP (from 0 to 1)
+agrees within ``SAME_AP``.
 
 Shapes: n training and m test images, C classes.
 """
@@ -35,25 +35,25 @@ from fastrot.solvers.gram_svm import solve_path
 from fastrot.system.console import Say
 
 SAME_AP = 1e-3
-"""How far apart the AP of one problem may be that two solvers have solved."""
+"""Largest difference between the APs of one problem solved by two solvers."""
 
 
 def evaluate_svm(
     train: FeatureCache, test: FeatureCache, config: EvalConfig, parts: PartialResults, say: Say
 ) -> list[Score]:
-    """Test mAP of every layer, in percent.
+    """Return the test mAP of every layer, in percent.
 
     Args:
-        train: features of the training images; labels of several classes (n, C), or one class
-            an image, which makes one problem a class.
-        test: of the test images, with the same classes.
+        train: features of the training images, with labels of several classes (n, C), or one
+            class per image, each of which becomes one problem.
+        test: features of the test images, with the same classes.
         config: sections ``features`` and ``svm``.
-        parts: layers that are done already.
-        say: one line to the user.
+        parts: layers finished so far.
+        say: called with each line for the user.
 
     Raises:
         BadDataError: labels are missing, or a class has too few positives.
-        MismatchError: training and test data have other classes.
+        MismatchError: training and test data differ in classes.
         UsageError: a layer is not in the cache.
     """
     match = match_classes(train, test)
@@ -76,23 +76,23 @@ def evaluate_svm(
 
 
 def solver_device() -> torch.device:
-    """A GPU if there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def class_signs(cache: FeatureCache, match: ClassMatch) -> NDArray[np.int8]:
-    """Labels of shape (n, C): 1 present, -1 absent, 0 difficult.
+    """Return labels of shape (n, C): 1 present, -1 absent, 0 difficult.
 
     Args:
-        cache: whose labels, in the numbers of the training set.
-        match: of the classes.
+        cache: features with labels in the numbers of the training set.
+        match: match of the classes.
 
     Raises:
-        BadDataError: there are none, or a class has no counted negative.
+        BadDataError: there are no labels, or a class has no counted negative.
     """
     labels = cache.labels
     if not len(labels):
-        raise BadDataError(f"{cache.path}: no images; name data that has some")
+        raise BadDataError(f"{cache.path}: no images; choose data that has some")
     if labels.ndim == 1:
         labels = np.where(np.arange(match.count) == labels[:, None], 1, -1)
     check_negatives(labels, cache.path, match.names)
@@ -100,18 +100,18 @@ def class_signs(cache: FeatureCache, match: ClassMatch) -> NDArray[np.int8]:
 
 
 def unit_rows(cache: FeatureCache, layer: str) -> torch.Tensor:
-    """Features divided by their length plus 1e-5, of shape (n, D), float32."""
+    """Return features divided by their length plus 1e-5, of shape (n, D), float32."""
     features = cache.features(layer)
     if features.ndim != 2:
         raise BadDataError(
-            f"{cache.path}: {cache.crops} random crops an image; the SVM protocols take the test "
+            f"{cache.path}: {cache.crops} random crops per image; the SVM protocols need the test "
             "transform"
         )
     rows = torch.from_numpy(features.astype(np.float32))
     if not torch.isfinite(rows).all():
         raise NonFiniteError(
             f"{cache.path}: layer {layer!r} has values that are NaN or infinite; remove that "
-            "folder, and it is extracted again"
+            "folder to extract it again"
         )
     unit: torch.Tensor = rows / (rows.norm(dim=1, keepdim=True) + 1e-5)
     return unit
@@ -119,13 +119,13 @@ def unit_rows(cache: FeatureCache, layer: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SolvedCosts:
-    """All problems of a layer, S costs in the order of the list.
+    """The solution of all problems of a layer, for S costs in the order of the list.
 
     Attributes:
-        validation: mean AP of the folds' own parts, of shape (S, C).
-        weights: of the SVMs on all images, of shape (C, D + 1), float32, the intercept last; one
-            for each cost.
-        largest_gap: relative duality gap of the worst solved problem.
+        validation: mean AP over the folds, each on its held-out part, of shape (S, C).
+        weights: for each cost, weights of the SVMs on all images, of shape (C, D + 1), float32,
+            the intercept last.
+        largest_gap: largest relative duality gap of all problems.
     """
 
     validation: NDArray[np.float64]
@@ -145,11 +145,11 @@ def solve_costs(
 
     Args:
         features: of shape (n, D), float32, each of unit length.
-        labels: of shape (n, C): 1 present, -1 absent, 0 difficult, which is a negative here.
+        labels: of shape (n, C): 1 present, -1 absent, 0 difficult, which counts as a negative.
         config: costs, folds, weight, tolerance, solver.
         class_names: C names, for messages.
-        title: of what is solved, for lines of progress.
-        say: one line to the user.
+        title: name of the work, for lines of progress.
+        say: called with each line for the user.
 
     Raises:
         TooFewImagesError: a class has fewer positives, or fewer negatives, than folds.
@@ -158,7 +158,7 @@ def solve_costs(
     positive = labels == 1
     folds = stratified_folds(positive, config.folds, class_names)
     signs = np.where(positive, 1, -1).astype(np.int8).T
-    # One block of rows for each fold without its own part, and one for all images.
+    # For each class, one row per fold without its held-out part, and one row for all images.
     rows = [np.where(folds.T == fold, 0, signs) for fold in range(config.folds)] + [signs]
     problems = np.stack(rows, axis=1).reshape(-1, len(labels))
     solve = _by_fastrot if config.solver == "fastrot" else _by_library
@@ -170,13 +170,13 @@ def solve_costs(
         validation[cost] = _validate(in_folds, positive, folds)
         weights[cost] = of_all
         largest = max(largest, gap)
-    # In the order of the list, so that a tie goes to the first one.
+    # In the order of the list, so that a tie goes to the first.
     table = np.stack([validation[cost] for cost in config.costs])
     return SolvedCosts(table, [weights[cost] for cost in config.costs], largest)
 
 
 _Solved = tuple[float, NDArray[np.float64], torch.Tensor, float]
-"""A cost; outputs on all images (P, n); weights of every last problem of a class; largest gap."""
+"""A cost; outputs on all images (P, n); weights of each class's last problem; largest gap."""
 
 
 def _by_fastrot(
@@ -212,7 +212,7 @@ def precisions_on_test(
     """Return the test AP of each class, of shape (C,).
 
     Args:
-        features: of the test images, of shape (m, D).
+        features: features of the test images, of shape (m, D).
         weights: of shape (C, D + 1), the intercept last.
         labels: of shape (m, C): 1 present, -1 absent, 0 left out.
     """
@@ -252,7 +252,7 @@ def _score(
 def _validate(
     decision: NDArray[np.float64], positive: NDArray[np.bool_], folds: NDArray[np.int8]
 ) -> NDArray[np.float64]:
-    """Mean over the folds of the AP of their own parts, of shape (C,)."""
+    """Return the mean over the folds of the AP on their held-out parts, of shape (C,)."""
     classes, parts, _ = decision.shape
     values = np.empty((classes, parts))
     for c in range(classes):
