@@ -1,4 +1,4 @@
-"""Packages that can solve a protocol's problems instead of fastrot, and what to say without one."""
+"""Packages that can solve a protocol's problems instead of fastrot, and the error without them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGES = {"sklearn": "scikit-learn"}
 
 
 def require_library(solver: str, setting: str) -> Any:
-    """Import what a solver needs, and return it; None where it is fastrot or torch.
+    """Import and return the module that a solver needs; None for fastrot and torch.
 
     Args:
         solver: value of the setting.
@@ -28,5 +28,5 @@ def require_library(solver: str, setting: str) -> Any:
     except ImportError as error:
         raise UsageError(
             f"{setting}={solver}: cannot be imported ({error}); pip install "
-            f"{_PACKAGES.get(solver, solver)}, or take {setting}=fastrot"
+            f"{_PACKAGES.get(solver, solver)}, or set {setting}=fastrot"
         ) from None

@@ -1,7 +1,7 @@
-"""The problem of ``softmax`` as torch, scikit-learn and cyanure solve it.
+"""The problem of ``softmax``, solved by torch, scikit-learn and cyanure.
 
-Each runs until its solution's certified duality gap is small enough, or until it gets no further;
-the gap says how far it came.
+Each runs until the certified duality gap of its solution is small enough or no longer improves;
+the gap shows how close it came.
 
 Shapes: n samples, D dimensions, C classes, K of them present.
 """
@@ -23,8 +23,8 @@ Weights = tuple[torch.Tensor, torch.Tensor]
 """W of shape (D, C) and b of shape (C,)."""
 
 _PASSES = 20_000
-_STEPS = 200  # of LBFGS between two looks at the gap
-_STANDSTILL = 0.9  # of the gap before: it gets no further
+_STEPS = 200  # of LBFGS between two checks of the gap
+_STANDSTILL = 0.9  # ratio of the gap to the previous one above which it no longer improves
 _FIRST_TOLERANCE, _LAST_TOLERANCE = 1e-4, 1e-9
 
 
@@ -37,14 +37,14 @@ def solve_by_library(
     classes: int | None = None,
     tolerance: float = 1e-6,
 ) -> Solution:
-    """Solve ``softmax.solve_path``'s problem for one strength, from nothing.
+    """Solve the problem of ``softmax.solve_path`` for one strength, from scratch.
 
     Args:
         solver: ``torch``, ``sklearn`` or ``cyanure``; the last two compute on the CPU.
         features: of shape (n, D), any float dtype.
         labels: of shape (n,), integers from 0.
         strength: s.
-        classes: C; None: the largest label and 1.
+        classes: C; None: the largest label plus 1.
         tolerance: relative duality gap, positive.
 
     Raises:
@@ -82,11 +82,11 @@ def solve_with_torch(
         features: of shape (n, D), any float dtype.
         labels: of shape (n,), integers from 0.
         strength: s.
-        classes: C; None: the largest label and 1.
+        classes: C; None: the largest label plus 1.
         tolerance: relative duality gap.
-        wanted: called with the objective; whether that is enough. None: the gap decides.
-        steps: between two looks.
-        dtype: of the computation.
+        wanted: called with the objective; returns whether it is low enough. None: the gap decides.
+        steps: steps between two checks.
+        dtype: dtype of the computation.
     """
     present, targets = torch.unique(labels.to(features.device), return_inverse=True)
     classes = int(present.max()) + 1 if classes is None else classes
@@ -130,17 +130,17 @@ def solve_with_sklearn(
 ) -> Weights:
     """Solve with scikit-learn's LogisticRegression (lbfgs).
 
-    Its ``tol`` bounds the gradient; it is tightened, each time from where it was, until the gap
+    Its ``tol`` bounds the gradient; it is tightened, each time with a warm start, until the gap
     is small.
 
     Args:
         features: of shape (n, D), any float dtype.
         labels: of shape (n,), integers from 0.
         strength: s.
-        classes: C; None: the largest label and 1.
+        classes: C; None: the largest label plus 1.
         tolerance: relative duality gap.
-        stop: the one ``tol`` to take, whatever the gap; None: see above.
-        dtype: of the computation.
+        stop: the only ``tol`` to use, whatever the gap; None: see above.
+        dtype: dtype of the computation.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -149,13 +149,13 @@ def solve_with_sklearn(
     x, y = features.cpu().to(dtype), targets.numpy()
     if len(present) == 1:
         return _spread(x.new_zeros(x.shape[1], 1), x.new_zeros(1), present, classes)
-    # Two classes are one weight that separates them: W = (-w, w) / 2, of half the strength.
+    # Two classes have a single weight vector: W = (-w, w) / 2, with half the strength.
     halved = strength / 2 if len(present) == 2 else strength
     tol = _FIRST_TOLERANCE if stop is None else stop
     model = LogisticRegression(C=1 / (halved * len(x)), max_iter=_PASSES, warm_start=True)
     while True:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it did not converge shows in the gap
+            warnings.simplefilter("ignore")  # the gap shows a lack of convergence
             model.set_params(tol=tol).fit(x.numpy(), y)
         w, b = _both_sides(torch.from_numpy(model.coef_.T), torch.from_numpy(model.intercept_))
         done = stop is not None or tol <= _LAST_TOLERANCE
@@ -180,10 +180,10 @@ def solve_with_cyanure(
         features: of shape (n, D), any float dtype; cyanure computes on the CPU.
         labels: of shape (n,), integers from 0.
         strength: s.
-        classes: C; None: the largest label and 1.
+        classes: C; None: the largest label plus 1.
         tolerance: cyanure's ``tol``, its relative duality gap.
-        threads: -1: all cores.
-        dtype: float64, or float32, in which small gaps are not reached.
+        threads: number of threads; -1: all cores.
+        dtype: float64, or float32, which does not reach small gaps.
 
     Raises:
         UsageError: cyanure is not installed.
@@ -206,7 +206,7 @@ def solve_with_cyanure(
         verbose=False,
     )
     with warnings.catch_warnings(), openmp_kept():
-        warnings.simplefilter("ignore")  # that it did not converge shows in the gap
+        warnings.simplefilter("ignore")  # the gap shows a lack of convergence
         model.fit(x.numpy(), targets.numpy())
     w = torch.from_numpy(model.coef_.copy()).reshape(x.shape[1], -1)
     b = torch.from_numpy(model.intercept_.copy()).reshape(-1)
@@ -214,12 +214,12 @@ def solve_with_cyanure(
 
 
 def _both_sides(w: torch.Tensor, b: torch.Tensor) -> Weights:
-    """One column for each class, also where a library has one for two."""
+    """Return one column per class, even if a library has one column for two classes."""
     return (w, b) if w.shape[1] > 1 else (torch.cat([-w, w], dim=1) / 2, torch.cat([-b, b]) / 2)
 
 
 def _spread(w: torch.Tensor, b: torch.Tensor, present: torch.Tensor, classes: int) -> Weights:
-    """Weights in float64 with those of absent classes: 0, and minus infinity as the intercept."""
+    """Return float64 weights with absent classes added: weight 0, intercept minus infinity."""
     weight = w.new_zeros(len(w), classes, dtype=torch.float64)
     intercept = b.new_full((classes,), -math.inf, dtype=torch.float64)
     weight[:, present], intercept[present] = w.double(), b.double()

@@ -1,10 +1,10 @@
-"""The SVMs of ``gram_svm`` as scikit-learn and cyanure solve them, one fit at a time.
+"""The SVMs of ``gram_svm``, solved by scikit-learn and cyanure, one fit at a time.
 
 The problem is the same: signs, cost, weight of positives, regularised intercept. Each fit starts
-from nothing, and what it reached is certified by its own duality gap, as ours is: with
-a_i = 2 C_i max(0, 1 - y_i f_i), scaled to its best, D(a) of ``gram_svm`` is below the optimum.
+from scratch, and its solution is certified by a duality gap, as fastrot's is: for
+a_i = 2 C_i max(0, 1 - y_i f_i), optimally scaled, D(a) of ``gram_svm`` is below the optimum.
 
-Shapes: n samples in a problem, D dimensions, P problems, N samples in all.
+Shapes: n samples in a problem, D dimensions, P problems, N samples in total.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fastrot.errors import UsageError
 from fastrot.solvers.libraries import require_library
 from fastrot.solvers.openmp import openmp_kept
 
-_PASSES = 20_000  # at most, of cyanure
-_NEWTON_STEPS = 1000  # at most, of LIBLINEAR; twenty are usual
-_MEMORY = 2**33  # of fits that run at once
-_BYTES = 24  # of a value in a fit: its row, and LIBLINEAR's copy with the index
+_PASSES = 20_000  # of cyanure, at most
+_NEWTON_STEPS = 1000  # of LIBLINEAR, at most; twenty are usual
+_MEMORY = 2**33  # bytes of all fits that run at once
+_BYTES = 24  # per value in a fit: the row, and LIBLINEAR's copy with the index
 
 _Floats = NDArray[np.float64]
 _Signs = NDArray[np.int8]
@@ -40,24 +40,24 @@ def fit_linearsvc(
     dual: bool = False,
     steps: int = _NEWTON_STEPS,
 ) -> _Floats:
-    """Return w of shape (D + 1,), the intercept last, by scikit-learn's LinearSVC.
+    """Fit scikit-learn's LinearSVC; return w of shape (D + 1,), the intercept last.
 
     Newton's method in the primal reaches the optimum at every published cost. The published
-    scripts descend in the dual with tol=1e-4 and 2,000 steps, which at C = 100 is far from it.
+    scripts descend in the dual with tol=1e-4 and 2,000 steps, which ends far from it at C = 100.
 
     Args:
         x: of shape (n, D).
         y: 1 or -1, of shape (n,).
         cost: C of a negative sample.
-        positive_weight: C of a positive one is this times that.
-        tolerance: LinearSVC's ``tol``, of the gradient.
+        positive_weight: C of a positive sample is this times ``cost``.
+        tolerance: LinearSVC's ``tol``, a bound on the gradient.
         dual: descend in the dual.
         steps: LinearSVC's ``max_iter``.
     """
     from sklearn.svm import LinearSVC
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it did not converge shows in the duality gap
+        warnings.simplefilter("ignore")  # the duality gap shows a lack of convergence
         fitted = LinearSVC(
             C=cost,
             class_weight={1: positive_weight, -1: 1},
@@ -81,18 +81,18 @@ def fit_cyanure(
     passes: int = _PASSES,
     threads: int = -1,
 ) -> _Floats:
-    """Return w of shape (D + 1,), the intercept last, by cyanure, which runs on the CPU.
+    """Fit with cyanure on the CPU; return w of shape (D + 1,), the intercept last.
 
-    It knows no weights of samples: a positive of weight 2 is there twice.
+    It has no sample weights: a positive of weight 2 is repeated.
 
     Args:
         x: of shape (n, D).
         y: 1 or -1, of shape (n,).
         cost: C of a negative sample.
-        positive_weight: C of a positive one is this times that; a whole number.
+        positive_weight: C of a positive sample is this times ``cost``; a whole number.
         tolerance: cyanure's ``tol``, its relative duality gap.
-        passes: over the data, at most.
-        threads: -1: all cores.
+        passes: passes over the data, at most.
+        threads: number of threads; -1: all cores.
     """
     rows = np.repeat(np.arange(len(y)), np.where(y > 0, round(positive_weight), 1))
     wide = np.hstack([x, np.ones((len(x), 1))])[rows]
@@ -118,11 +118,11 @@ def certificate(
     """Return P(w) in float64, and the duality gap relative to it.
 
     Args:
-        w: of shape (D + 1,); the last one is of the feature that is always 1.
+        w: of shape (D + 1,), the intercept last.
         x: of shape (n, D).
         y: 1 or -1, of shape (n,).
         cost: C of a negative sample.
-        positive_weight: C of a positive one is this times that.
+        positive_weight: C of a positive sample is this times ``cost``.
     """
     costs = np.where(y > 0, positive_weight * cost, cost)
     hinge = np.maximum(0, 1 - y * (x @ w[:-1] + w[-1]))
@@ -138,7 +138,7 @@ class Fit(NamedTuple):
     """One problem, solved for one cost.
 
     Attributes:
-        problem: its number.
+        problem: number of the problem.
         cost: C of negative samples.
         w: of shape (D + 1,), the intercept last.
         gap: duality gap relative to the objective.
@@ -151,16 +151,16 @@ class Fit(NamedTuple):
 
 
 def check_solver(solver: str, positive_weight: float) -> None:
-    """Refuse a solver that is not installed, or that cannot have this weight of positives.
+    """Refuse a solver that is not installed or does not support this weight of positives.
 
     Raises:
-        UsageError: with the fix.
+        UsageError: the solver cannot be used; the message names the fix.
     """
     require_library(solver, "svm.solver")
     if solver == "cyanure" and positive_weight != round(positive_weight):
         raise UsageError(
-            f"svm.positive_weight={positive_weight:g}: svm.solver=cyanure takes a whole number, "
-            "as it repeats positive images; take svm.solver=fastrot or sklearn"
+            f"svm.positive_weight={positive_weight:g}: svm.solver=cyanure needs a whole number, "
+            "because it repeats positive images; set svm.solver=fastrot or sklearn"
         )
 
 
@@ -174,17 +174,17 @@ def fit_all(
     tolerance: float,
     cores: int,
 ) -> Iterator[Fit]:
-    """Fit every problem for every cost: all problems of the first cost, then of the next.
+    """Yield a fit for every problem and cost: all problems of the first cost, then of the next.
 
     Args:
-        solver: ``sklearn``, which fits as many problems at once as there are cores and memory
-            for, or ``cyanure``, which fits one on all of them.
+        solver: ``sklearn``, which fits as many problems at once as cores and memory allow, or
+            ``cyanure``, which fits one at a time on all cores.
         features: of shape (N, D).
         signs: of shape (P, N): 1, -1, or 0 for a sample that is not in the problem.
         costs: values of C, positive.
         positive_weight: C of a positive sample is this times C.
-        tolerance: of the library's own stopping rule.
-        cores: that may be used.
+        tolerance: tolerance of the library's own stopping rule.
+        cores: number of cores to use.
 
     Raises:
         UsageError: the library is not installed.
@@ -205,6 +205,6 @@ def fit_all(
     at_once = min(cores, max(1, _MEMORY // (_BYTES * max(features.size, 1))))
     pool = ThreadPoolExecutor(at_once if solver == "sklearn" else 1)
     try:
-        yield from pool.map(fit, jobs)  # LIBLINEAR lets other threads of Python run
+        yield from pool.map(fit, jobs)  # LIBLINEAR releases the GIL
     finally:
         pool.shutdown(cancel_futures=True)

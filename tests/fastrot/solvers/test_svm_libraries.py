@@ -61,8 +61,8 @@ def test_weights_that_cyanure_cannot_have_are_refused() -> None:
 
 def test_a_package_that_is_not_installed_is_one_line(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cyanure.estimators", None)
-    with pytest.raises(UsageError, match=r"pip install cyanure, or take svm\.solver=fastrot"):
+    with pytest.raises(UsageError, match=r"pip install cyanure, or set svm\.solver=fastrot"):
         check_solver("cyanure", 2.0)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UsageError, match=r"pip install scikit-learn, or take svm\.solver=fastrot"):
+    with pytest.raises(UsageError, match=r"pip install scikit-learn, or set svm\.solver=fastrot"):
         check_solver("sklearn", 2.0)
