@@ -135,7 +135,10 @@ def _part(
         nonlocal last
         if time.monotonic() - last > _SAY_SECONDS and done < of:
             last = time.monotonic()
-            say(f"{layer}: images {part.start} to {part.stop}, {100 * done // of} % searched")
+            say(
+                f"{layer}: images {part.start} to {part.stop}, compared with {100 * done // of} % "
+                "of the training images"
+            )
 
     similarities, rows = nearest_rows(
         test.features(layer)[part],

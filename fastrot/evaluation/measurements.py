@@ -136,7 +136,7 @@ def is_at_random(one: Measurement) -> bool:
 
 
 def is_random_of(one: Measurement, other: Measurement) -> bool:
-    """Return whether ``one`` measured the random initialisation that ``other`` was trained from."""
+    """Return whether ``one`` is the same as ``other``, but for a random initialisation."""
     if not is_at_random(one) or is_at_random(other):
         return False
     if not one.result.key and not other.result.key:  # earlier versions named their folders so
