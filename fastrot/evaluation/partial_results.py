@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError):
-        raise BadDataError(f"{path}: damaged; remove it, and that part is done again") from None
+        raise BadDataError(f"{path}: damaged; remove it to compute that part again") from None
     if not isinstance(record, dict):
-        raise BadDataError(f"{path}: damaged; remove it, and that part is done again")
+        raise BadDataError(f"{path}: damaged; remove it to compute that part again")
     return record

@@ -129,7 +129,7 @@ def run_suite(
     if request.train is not None and request.test is not None:
         data["any"] = (request.train, request.test)
     if unknown := [kind for kind in data if kind not in PROTOCOLS]:
-        raise UsageError(f"data of kind {unknown[0]!r}; choose of {', '.join(PROTOCOLS)}")
+        raise UsageError(f"data of kind {unknown[0]!r} is not known; known: {', '.join(PROTOCOLS)}")
     if not data:
         raise UsageError(
             "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, or "
