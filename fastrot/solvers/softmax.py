@@ -18,7 +18,7 @@ any rows a_i of probabilities whose mean is the share of each class give
 
     D(a) = mean_i H(a_i) - s/2 |W(a)|^2  <=  min P,   W(a) = X^T (Y - a) / (n s),
 
-where H is the entropy and Y are the labels as rows of 0 and 1; the softmax of z nearly is such a.
+where H is the entropy and Y the labels as rows of 0 and 1; the softmax of z is nearly such an a.
 
 Shapes: n samples, D dimensions, d coordinates (``Centred``), C classes, K of them present.
 """

@@ -1,7 +1,7 @@
 """The problem of ``softmax``, solved by torch, scikit-learn and cyanure.
 
-Each runs until the certified duality gap of its solution is small enough or no longer improves;
-the gap shows how close it came.
+torch and scikit-learn run until the certified duality gap is small enough or no longer improves;
+cyanure stops at its own estimate of it. The certified gap of the solution shows how close it came.
 
 Shapes: n samples, D dimensions, C classes, K of them present.
 """

@@ -2,7 +2,7 @@
 
 The problem is the same: signs, cost, weight of positives, regularised intercept. Each fit starts
 from scratch, and its solution is certified by a duality gap, as fastrot's is: for
-a_i = 2 C_i max(0, 1 - y_i f_i), optimally scaled, D(a) of ``gram_svm`` is below the optimum.
+a_i = 2 C_i max(0, 1 - y_i f_i), optimally scaled, D(a) of ``gram_svm`` bounds the optimum.
 
 Shapes: n samples in a problem, D dimensions, P problems, N samples in total.
 """
