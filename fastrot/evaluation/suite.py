@@ -1,8 +1,8 @@
 """All protocols that the given data allows, in the order of the published page.
 
-Features are shared: features of the same images and transform are extracted once for all
-protocols. A protocol whose data does not fit (a class with too few images) is left out and
-reported; any other failure ends the suite, and the same command resumes it.
+Features of the same images and transform are extracted once and shared by all protocols. A
+protocol whose data does not fit (a class with too few images) is left out and reported; any other
+failure ends the suite, and the same command resumes it.
 """
 
 from __future__ import annotations
