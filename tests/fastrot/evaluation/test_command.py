@@ -94,7 +94,7 @@ def test_classes_are_matched_by_name_and_what_is_odd_is_told(
     assert len(report.result.notes) == 2
 
     shutil.move(few / names[8], few / names[8].upper())
-    differ = rf"/few and of \S+/train differ in case.*'{names[8].upper()}' and '{names[8]}'"
+    differ = rf"/few and of \S+/train differ only in case.*'{names[8].upper()}' and '{names[8]}'"
     with pytest.raises(MismatchError, match=differ):
         evaluate(request)
 
