@@ -187,7 +187,7 @@ def note_suite(side: Side, out: Path) -> None:
 
 
 def take_over(old: Side, new: Side) -> list[str]:
-    """Let NEW go on with what OLD left; return what went wrong."""
+    """Let NEW resume what OLD left; return what went wrong."""
     wrong = []
     there = new.work / "taken-over"
     shutil.copytree(old.work, there, symlinks=True)

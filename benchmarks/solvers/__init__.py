@@ -1,1 +1,1 @@
-"""Benchmarks of the solvers beside the libraries that solve the same problems."""
+"""Benchmarks of the solvers against libraries that solve the same problems."""

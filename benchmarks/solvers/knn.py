@@ -1,6 +1,6 @@
-"""``fastrot bench knn``: exact neighbours beside faiss, scikit-learn and plain torch, in one run.
+"""``fastrot bench knn``: exact neighbour search, compared with faiss, scikit-learn and torch.
 
-All search the same unit rows with the same threads, in rounds. Before anything is reported their
+All search the same unit rows with the same threads, in rounds. Before anything is reported, their
 answers are compared: neighbours, and the classes that kNN predicts from them.
 
 Shapes: m queries, n bank rows, D dimensions, k neighbours.
@@ -42,24 +42,24 @@ from fastrot.system.machine import usable_cores
 BASELINES = ("faiss", "torch", "sklearn")
 _KS, _TEMPERATURE = (10, 20, 100, 200), 0.07
 _PERTURBATION = 0.3
-_CHECKED = 10_000  # queries whose neighbours are compared with the definition, so many at most
-_APART = 5e-6  # float32 sums of any order are nearer than this
+_CHECKED = 10_000  # largest number of queries whose neighbours are compared with the definition
+_APART = 5e-6  # float32 sums in any order differ by less than this
 
 
 class DisagreementError(FastrotError):
-    """Two competitors found different neighbours: a time would mean nothing (70)."""
+    """Two competitors found different neighbours, so times would be meaningless (70)."""
 
 
 @dataclass(frozen=True)
 class KnnReport(SavedReport):
-    """What was measured.
+    """The results of the benchmark.
 
     Attributes:
-        seconds: of each round, by competitor; the subject first.
-        quality: how the answers agree, by competitor.
+        seconds: seconds of each round, by competitor; fastrot first.
+        quality: agreement of the answers, by competitor.
         left_out: competitors that did not take part, and why.
         settings: sizes, k, threads, rounds.
-        data: what was searched.
+        data: the data that was searched.
         record: the machine, the versions, the command.
     """
 
@@ -73,7 +73,7 @@ class KnnReport(SavedReport):
 
     @property
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each baseline we are: its seconds over ours, by round."""
+        """Return fastrot's speed-up over each baseline: its seconds over ours, by round."""
         subject = next(iter(self.seconds))
         return {
             name: ratios(theirs, self.seconds[subject])
@@ -82,7 +82,7 @@ class KnnReport(SavedReport):
         }
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values; ``ratios`` holds the medians."""
+        """Return one object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": "knn",
             **ratio_fields(self.ratios),
@@ -98,7 +98,7 @@ class KnnReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the results for people."""
         for what in (self.data, self.settings):
             line = "  ".join(f"{key} {value}" for key, value in what.items())
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -123,23 +123,23 @@ class KnnReport(SavedReport):
 
 @dataclass(frozen=True)
 class KnnBenchRequest:
-    """What ``fastrot bench knn`` is asked to measure.
+    """The request of ``fastrot bench knn``.
 
     Attributes:
-        features: a feature cache of real images, with labels; where it has too few, rows are
-            made of it (``rows_from``).
-        layer: which features of it.
+        features: feature cache of real images, with labels; if it has too few, more rows are made
+            from it (``rows_from``).
+        layer: layer to search.
         bank: n.
         queries: m.
         dims: D, the first ones of the layer; None: all.
-        k: neighbours.
-        baselines: names of ``SEARCHES`` besides our own; None or none: ``BASELINES``.
-        rounds: searches by each competitor.
-        threads: of each competitor; None: all usable cores.
+        k: number of neighbours.
+        baselines: names in ``SEARCHES`` besides our own; None or empty: ``BASELINES``.
+        rounds: searches per competitor.
+        threads: threads per competitor; None: all usable cores.
         progress: report progress on standard error.
 
     Raises:
-        UsageError: a value is wrong.
+        UsageError: a value is invalid.
     """
 
     features: Path
@@ -168,7 +168,7 @@ def run_knn(request: KnnBenchRequest) -> KnnReport:
 
     Raises:
         UsageError: the cache does not fit.
-        DisagreementError: a competitor found other neighbours.
+        DisagreementError: a competitor found different neighbours.
     """
     bank, k, rounds = request.bank, request.k, request.rounds
     baselines = request.baselines or BASELINES
@@ -211,10 +211,10 @@ def run_knn(request: KnnBenchRequest) -> KnnReport:
 def rows_from(
     cache: FeatureCache, layer: str, count: int, dims: int | None
 ) -> tuple[torch.Tensor, NDArray[np.int64], dict[str, Any]]:
-    """Unit rows (count, D), float32, their labels, and how they were made.
+    """Return unit rows (count, D), float32, their labels, and how they were made.
 
-    Where there are too few images, a row is that of one image plus a part of the difference of
-    two others, so rows vary in the directions in which features of real images do.
+    If there are too few images, a row is that of one image plus a fraction of the difference of
+    two others, so rows vary in the directions in which features of real images vary.
 
     Raises:
         UsageError: the layer has fewer values than ``dims``, or images have no label.
@@ -251,11 +251,11 @@ def agreement(
     bank: int,
     name: str,
 ) -> dict[str, float]:
-    """How an answer compares with ours, and on some queries with the definition.
+    """Compare an answer with ours, and on some queries with the definition.
 
     Raises:
-        DisagreementError: a similarity is further away than rounding explains, or the subject's
-            neighbours are not those of the definition.
+        DisagreementError: a similarity differs by more than rounding explains, or fastrot's own
+            neighbours differ from those of the definition.
     """
     apart = float(np.abs(found.similarities - subject.similarities).max())
     checked = len(exact.rows)
@@ -286,7 +286,7 @@ def agreement(
 
 
 def _classes(found: Found, labels: NDArray[np.int64], k: int, classes: int) -> NDArray[np.int64]:
-    """Predictions of kNN, of shape (m,)."""
+    """Return the predictions of kNN, of shape (m,)."""
     votes = vote(
         found.similarities, labels[found.rows], k=k, classes=classes, temperature=_TEMPERATURE
     )

@@ -1,7 +1,7 @@
-"""Who searches neighbours in ``fastrot bench knn``: ours, faiss, scikit-learn, plain torch.
+"""The competitors of ``fastrot bench knn``: fastrot, faiss, scikit-learn and plain torch.
 
-Each takes the same unit rows, float32 in memory, and begins with nothing prepared: what builds an
-index, copies rows or fits a space counts.
+Each takes the same unit rows, float32 in memory, and starts from scratch: the time to build an
+index, copy rows or fit a model counts.
 
 Shapes: m queries, n bank rows, D dimensions, k neighbours.
 """
@@ -38,13 +38,13 @@ Search = Callable[[torch.Tensor, torch.Tensor, int, int], Found]
 
 
 def own(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
-    """``cosine_topk``; threads are torch's."""
+    """Search with ``cosine_topk``, on torch's threads."""
     similarities, rows = cosine_topk(queries, bank, k)
     return Found(similarities.numpy(), rows.numpy())
 
 
 def faiss(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
-    """faiss-cpu's exact inner product index."""
+    """Search with faiss-cpu's exact inner product index."""
     library: Any = importlib.import_module("faiss")
     library.omp_set_num_threads(threads)
     index = library.IndexFlatIP(bank.shape[1])
@@ -53,7 +53,7 @@ def faiss(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Fo
 
 
 def sklearn(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
-    """scikit-learn's brute force; its distance is 1 - similarity."""
+    """Search with scikit-learn's brute force, whose distance is 1 - similarity."""
     from sklearn.neighbors import NearestNeighbors
 
     baseline = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="cosine", n_jobs=1)
@@ -62,7 +62,7 @@ def sklearn(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> 
 
 
 def plain_torch(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
-    """A matrix product and ``torch.topk`` for each block of queries, as DINO's script does."""
+    """Search with a matrix product and ``torch.topk`` per block of queries, as DINO's script."""
     columns = bank.T
     parts = [(part @ columns).topk(k, dim=1) for part in queries.split(_TORCH_BLOCK)]
     return Found(
@@ -77,11 +77,11 @@ SEARCHES: dict[str, Search] = {
     "torch": plain_torch,
     "sklearn": sklearn,
 }
-"""By name; the first is the subject."""
+"""Searches by name, fastrot's own first."""
 
 
 def missing(name: str) -> str | None:
-    """Why a competitor cannot take part; None if it can."""
+    """Return why a competitor cannot take part, or None if it can."""
     if name == "faiss" and find_spec("faiss") is None:
         return "the package faiss-cpu is not installed"
     return None

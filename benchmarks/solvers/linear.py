@@ -1,9 +1,9 @@
-"""``fastrot bench linear``: softmax regression to equal objective, beside cyanure and others.
+"""``fastrot bench linear``: softmax regression to equal objective, against cyanure and others.
 
-Quality comes first: the least objective is known from our solver's duality gap at 1e-8, each
-competitor tries ever tighter tolerances until it is within 1e-5 of that, and only then are
-rounds timed, all competitors one after another in each, at the tolerance that was enough. A
-competitor that does not get there is left out for that strength, with what it reached.
+Quality comes first: fastrot's solver determines the least objective to a duality gap of 1e-8, and
+each competitor tries ever tighter tolerances until it is within 1e-5 of that. Only then are rounds
+timed, all competitors one after another in each, at the tolerance that was enough. A competitor
+that does not reach the objective is left out for that strength, with the excess that it reached.
 
 Shapes: n samples, D dimensions.
 """
@@ -49,13 +49,13 @@ class SolverTimes:
     """The solutions of one competitor at one strength.
 
     Attributes:
-        name: of the competitor.
+        name: name of the competitor.
         strength: s.
         stop: the stopping rule with which it was timed.
-        excess: of its objective over the least one, relative.
-        gap: the certificate of its solution.
-        wall: seconds of each round.
-        cpu: seconds of all its threads, of each round.
+        excess: relative excess of its objective over the least one.
+        gap: certified duality gap of its solution.
+        wall: wall-clock seconds of each round.
+        cpu: CPU seconds of all its threads, in each round.
     """
 
     name: str
@@ -67,7 +67,7 @@ class SolverTimes:
     cpu: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "point": self.name,
             "strength": self.strength,
@@ -82,13 +82,13 @@ class SolverTimes:
 
 @dataclass(frozen=True)
 class LinearReport(SavedReport):
-    """What was measured.
+    """The results of the benchmark.
 
     Attributes:
-        points: who reached the objective, the subject first of each strength.
-        left_out: who did not take part, or did not reach it, and why.
+        points: competitors that reached the objective, fastrot first for each strength.
+        left_out: competitors that did not take part or did not reach it, and why.
         settings: strengths, threads, rounds.
-        data: what was solved.
+        data: the data of the problems.
         record: the machine, the versions, the command.
     """
 
@@ -100,11 +100,11 @@ class LinearReport(SavedReport):
     exit_code: int = field(default=0, init=False)
 
     def ratios(self, clock: str = "wall") -> dict[str, Spread]:
-        """How many times longer each baseline takes than we do, over the strengths that it reached.
+        """Return each baseline's time relative to fastrot's, over the strengths that it reached.
 
         Args:
-            clock: ``wall``, or ``cpu`` for seconds of all threads, which other work on the
-                machine changes less.
+            clock: ``wall``, or ``cpu`` for the seconds of all threads, which depend less on other
+                work on the machine.
         """
         subject = next(iter(SOLVERS))
         ours = {p.strength: getattr(p, clock) for p in self.points if p.name == subject}
@@ -118,7 +118,7 @@ class LinearReport(SavedReport):
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values; ``ratios`` holds the medians."""
+        """Return one object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": "linear",
             **ratio_fields(self.ratios()),
@@ -134,7 +134,7 @@ class LinearReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the results for people."""
         for what in (self.data, self.settings):
             line = "  ".join(f"{key} {value}" for key, value in what.items())
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -165,21 +165,21 @@ class LinearReport(SavedReport):
 
 @dataclass(frozen=True)
 class LinearBenchRequest:
-    """What ``fastrot bench linear`` is asked to measure.
+    """The request of ``fastrot bench linear``.
 
     Attributes:
-        features: a feature cache of real images, with one label each, of three classes at least.
-        layer: which features of it; they are standardised as the probes do it.
-        strengths: of the penalty; each is solved from nothing.
+        features: feature cache of real images, with one label each, of at least three classes.
+        layer: layer to use; its features are standardised as in the probes.
+        strengths: strengths of the penalty; each is solved from scratch.
         samples: n, the first ones of a fixed shuffle; None: all.
-        baselines: names of ``SOLVERS`` besides our own; None or none: ``BASELINES``.
-        rounds: solutions by each competitor that are timed.
+        baselines: names in ``SOLVERS`` besides our own; None or empty: ``BASELINES``.
+        rounds: timed solutions per competitor.
         limit: seconds of a solution after which no tighter tolerance is tried.
-        threads: of each competitor; None: all usable cores.
+        threads: threads per competitor; None: all usable cores.
         progress: report progress on standard error.
 
     Raises:
-        UsageError: a value is wrong.
+        UsageError: a value is invalid.
     """
 
     features: Path
@@ -199,13 +199,13 @@ class LinearBenchRequest:
                 raise UsageError(f"--{name}={number} must be more than 0")
         strengths = list(self.strengths)
         if not strengths or not all(0 < strength < float("inf") for strength in strengths):
-            raise UsageError(f"--strengths={strengths} must be positive numbers, one at least")
+            raise UsageError(f"--strengths={strengths} must be positive numbers, at least one")
         if unknown := set(self.baselines or ()) - set(SOLVERS):
             raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SOLVERS)}")
 
 
 def run_linear(request: LinearBenchRequest) -> LinearReport:
-    """Measure the time to equal objective.
+    """Measure the time to an equal objective.
 
     Raises:
         UsageError: the cache does not fit, or no strength was solved in time.
@@ -223,7 +223,7 @@ def run_linear(request: LinearBenchRequest) -> LinearReport:
     with limited(threads):
         for strength in strengths:
             (known,) = solve_path(x, y, [strength], tolerance=_KNOWN)
-            least = known.objective * (1 - known.gap)  # no one can be below: the dual says so
+            least = known.objective * (1 - known.gap)  # the dual proves that none is lower
             job = Job(x, y, strength, least * (1 + _EQUAL), limit, threads)
             reached: dict[str, SolverTimes] = {}
             for name in names:
@@ -241,7 +241,7 @@ def run_linear(request: LinearBenchRequest) -> LinearReport:
                     )
             points += reached.values()
     if not any(point.name == "fastrot" for point in points):
-        raise UsageError("no strength was solved; name a larger --limit or larger --strengths")
+        raise UsageError("no strength was solved; set a larger --limit or larger --strengths")
     kept = {p.strength for p in points if p.name == "fastrot"}
     return LinearReport(
         points=[p for p in points if p.strength in kept],
@@ -257,7 +257,7 @@ def run_linear(request: LinearBenchRequest) -> LinearReport:
 def _reach_target(
     name: str, job: Job, least: float, say: Countdown
 ) -> tuple[SolverTimes | None, str]:
-    """Return the loosest stopping rule that reaches the target; or None, and how near it came."""
+    """Return a point for the loosest stopping rule that reaches the target, or None and why."""
     best, ended = float("inf"), "its last stopping rule"
     for stop in STOPS[name]:
         started = time.perf_counter()
@@ -287,7 +287,7 @@ def _timed(point: SolverTimes, job: Job) -> None:
 def _rows(
     cache: FeatureCache, layer: str, samples: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standardised features (n, D), float32, and classes (n,), numbered without holes."""
+    """Return standardised features (n, D), float32, and classes (n,), numbered without gaps."""
     labels = np.asarray(cache.labels)
     if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0:
         raise UsageError(f"{cache.path}: each image must have one label; choose labelled features")

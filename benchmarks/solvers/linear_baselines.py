@@ -1,8 +1,8 @@
-"""Who solves softmax regression in ``fastrot bench linear``: ours, cyanure, scikit-learn, torch.
+"""The competitors of ``fastrot bench linear``: fastrot, cyanure, scikit-learn and torch.
 
-Each takes the same rows, float32 in memory, starts from nothing and stops by its own rule, at the
-loosest of its stopping rules that reaches the objective. The torch loop is told the objective and
-stops there at once, which no user could do.
+Each takes the same rows, float32 in memory, starts from scratch and uses the loosest of its own
+stopping rules that reaches the objective. The torch loop is given the objective and stops as soon
+as it is reached, which no user could do.
 
 Shapes: n samples, D dimensions, C classes.
 """
@@ -10,7 +10,6 @@ Shapes: n samples, D dimensions, C classes.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -18,21 +17,24 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrot.solvers.softmax import solve_path
-from fastrot.solvers.softmax_cyanure import solve_with_cyanure
-
-_PASSES = 20_000
+from fastrot.solvers.softmax_libraries import (
+    Weights,
+    solve_with_cyanure,
+    solve_with_sklearn,
+    solve_with_torch,
+)
 
 
 class Job(NamedTuple):
-    """What is to be solved.
+    """The problem to solve.
 
     Attributes:
         x: features of shape (n, D), float32.
-        y: classes of shape (n,), int64, all of them present, three at least.
+        y: classes of shape (n,), int64, all of them present, at least three.
         strength: s.
-        target: objective that is wanted.
+        target: objective to reach.
         limit: seconds after which a loop gives up.
-        threads: of the competitor.
+        threads: threads of the competitor.
     """
 
     x: torch.Tensor
@@ -44,24 +46,23 @@ class Job(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """When a competitor stops: its own tolerance, and the type it computes in."""
+    """A competitor's stopping rule: its own tolerance, and the dtype in which it computes."""
 
     tolerance: float
     dtype: torch.dtype = torch.float32
 
 
-Weights = tuple[torch.Tensor, torch.Tensor]
 Solve = Callable[[Job, Stop], Weights]
 
 
 def own(job: Job, stop: Stop) -> Weights:
-    """``solve_path`` of one strength."""
+    """Solve with ``solve_path``, for one strength."""
     (found,) = solve_path(job.x, job.y, [job.strength], tolerance=stop.tolerance)
     return found.weight, found.intercept
 
 
 def cyanure(job: Job, stop: Stop) -> Weights:
-    """Its ``auto`` solver."""
+    """Solve with cyanure's ``auto`` solver."""
     return solve_with_cyanure(
         job.x,
         job.y,
@@ -73,39 +74,21 @@ def cyanure(job: Job, stop: Stop) -> Weights:
 
 
 def sklearn(job: Job, stop: Stop) -> Weights:
-    """LogisticRegression with its default solver, lbfgs."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(
-            C=1 / (job.strength * len(job.x)), tol=stop.tolerance, max_iter=_PASSES
-        ).fit(job.x.to(stop.dtype).numpy(), job.y.numpy())
-    return torch.from_numpy(fitted.coef_.T.copy()), torch.from_numpy(fitted.intercept_)
+    """Solve with LogisticRegression and its default solver, lbfgs."""
+    return solve_with_sklearn(job.x, job.y, job.strength, stop=stop.tolerance, dtype=stop.dtype)
 
 
 def torch_lbfgs(job: Job, stop: Stop) -> Weights:
-    """torch.optim.LBFGS over all rows, until the target or the limit."""
+    """Solve with torch.optim.LBFGS over all rows, until the target or the limit."""
     ended = time.perf_counter() + job.limit
-    w = torch.zeros(job.x.shape[1], int(job.y.max()) + 1, requires_grad=True)
-    b = torch.zeros(w.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [w, b], max_iter=5, history_size=20, line_search_fn="strong_wolfe",
-        tolerance_grad=0.0, tolerance_change=0.0,
-    )  # fmt: skip
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(job.x @ w + b, job.y)
-        value = value + 0.5 * job.strength * w.square().sum()
-        value.backward()
-        return value
-
-    while time.perf_counter() < ended:
-        if float(optimizer.step(loss).detach()) <= job.target:
-            break
-    return w.detach(), b.detach()
+    return solve_with_torch(
+        job.x,
+        job.y,
+        job.strength,
+        wanted=lambda objective: objective <= job.target or time.perf_counter() > ended,
+        steps=5,
+        dtype=stop.dtype,
+    )
 
 
 SOLVERS: dict[str, Solve] = {
@@ -114,7 +97,7 @@ SOLVERS: dict[str, Solve] = {
     "sklearn": sklearn,
     "torch-lbfgs": torch_lbfgs,
 }
-"""By name; the subject first."""
+"""Solvers by name, fastrot's own first."""
 
 _double = torch.float64
 STOPS: dict[str, tuple[Stop, ...]] = {
@@ -133,7 +116,7 @@ STOPS: dict[str, tuple[Stop, ...]] = {
 
 
 def missing(name: str) -> str | None:
-    """Why a competitor cannot take part, or None."""
+    """Return why a competitor cannot take part, or None if it can."""
     module: Any = {"cyanure": "cyanure", "sklearn": "sklearn"}.get(name)
     if module is None or find_spec(module) is not None:
         return None

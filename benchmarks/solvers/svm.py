@@ -1,9 +1,9 @@
-"""``fastrot bench svm``: a whole SVM protocol on one layer, beside other solvers.
+"""``fastrot bench svm``: a whole SVM protocol on one layer, against other solvers.
 
-Ours solves all problems of the protocol, from cached features to the score. A baseline fits a
-sample of the same problems, alike for every cost, on the same cores (one process a core, as the
-published scripts do), and its time is scaled to all of them. Before a time counts, objectives
-and test AP are compared.
+fastrot solves all problems of the protocol, from cached features to the score. A baseline fits a
+sample of the same problems, equally many for every cost, on the same cores (one process per core,
+as in the published scripts), and its time is scaled to all of them. The report also compares
+objectives and test AP.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fastrot.benchmarks.common.harness import (
     spread,
 )
 from fastrot.benchmarks.solvers.svm_baselines import BASELINES, Fit, fit_all, missing
-from fastrot.benchmarks.solvers.svm_problems import Sample, objective, sample_problems
+from fastrot.benchmarks.solvers.svm_problems import Sample, sample_problems
 from fastrot.data.classes import ClassMatch, match_classes
 from fastrot.errors import UsageError
 from fastrot.evaluation.metrics import average_precision
@@ -41,6 +41,7 @@ from fastrot.evaluation.svm.voc07 import class_signs, evaluate_svm, unit_rows
 from fastrot.features.cache import FeatureCache
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.gram_svm import solve_parts, solve_path
+from fastrot.solvers.svm_libraries import certificate
 from fastrot.system.machine import usable_cores
 
 _SAY_SECONDS = 5.0
@@ -49,13 +50,13 @@ _CONVERGED = 1e-3  # relative distance of a baseline's objective at which its AP
 
 @dataclass(frozen=True)
 class SvmReport(SavedReport):
-    """What was measured.
+    """The results of the benchmark.
 
     Attributes:
-        ours: seconds of the whole protocol, in each round.
+        ours: fastrot's seconds for the whole protocol, in each round.
         baselines: by name: seconds of the sample, scaled to all problems and the same cores.
-        quality: distances to the best known objective, and between APs.
-        points: what is behind each of them.
+        quality: distances from the best known objective, and between APs.
+        points: measurements behind each time.
         settings: protocol, sizes, sample, limit.
         left_out: baselines that did not take part, and why.
         record: the machine, the versions, the command.
@@ -72,13 +73,13 @@ class SvmReport(SavedReport):
 
     @property
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each baseline: its scaled time over ours, of each round."""
+        """Return fastrot's speed-up over each baseline: its scaled time over ours, by round."""
         return {
             name: spread([time / o for o in self.ours]) for name, time in self.baselines.items()
         }
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values; ``ratios`` holds the medians."""
+        """Return one object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": "svm",
             **ratio_fields(self.ratios),
@@ -90,7 +91,7 @@ class SvmReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the results for people."""
         text = "  ".join(f"{key} {value}" for key, value in self.settings.items())
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         table = Table(title="svm: the whole protocol on one layer", title_justify="left")
@@ -110,8 +111,9 @@ class SvmReport(SavedReport):
             )
         console.print(table)
         console.print(
-            "objective: the worst, relative to the best known. AP apart: the largest, of problems "
-            f"that the peer solved to {_CONVERGED:g}; a fit that was stopped counts as the limit.",
+            "objective: worst excess over the best known, relative. AP apart: largest difference "
+            f"on problems that the peer solved to {_CONVERGED:g}; a stopped fit counts as the "
+            "limit.",
             markup=False,
             highlight=False,
         )
@@ -124,24 +126,24 @@ class SvmReport(SavedReport):
 
 @dataclass(frozen=True)
 class SvmBenchRequest:
-    """What ``fastrot bench svm`` is asked to measure.
+    """The request of ``fastrot bench svm``.
 
     Attributes:
         train: feature cache of the training images.
         test: feature cache of the test images.
-        layer: which features of them.
+        layer: layer to use.
         protocol: ``voc07-svm`` or ``voc07-lowshot``.
         baselines: names; None: all that are installed.
         each: size of a baseline's sample (``sample_problems``).
-        limit: seconds after which a baseline's fit is stopped; it counts as that long.
-        rounds: times ours is run.
-        threads: cores for each; None: all usable ones.
-        seed: of the sample.
+        limit: seconds after which a baseline's fit is stopped; its time counts as the limit.
+        rounds: number of runs of fastrot.
+        threads: cores per solver; None: all usable cores.
+        seed: seed of the sample.
         overrides: settings of the protocol.
         progress: report progress on standard error.
 
     Raises:
-        UsageError: a value is wrong.
+        UsageError: a value is invalid.
     """
 
     train: Path
@@ -162,13 +164,11 @@ class SvmBenchRequest:
             if number <= 0:
                 raise UsageError(f"--{name}={number} must be more than 0")
         if unknown := [name for name in self.baselines or () if name not in BASELINES]:
-            raise UsageError(
-                f"--peers: {unknown[0]!r} is not known; choose of {', '.join(BASELINES)}"
-            )
+            raise UsageError(f"--peers: {unknown[0]!r} is not known; known: {', '.join(BASELINES)}")
 
 
 def run_svm(request: SvmBenchRequest) -> SvmReport:
-    """Time a protocol on one layer of two feature caches beside other solvers.
+    """Time a protocol on one layer of two feature caches, against other solvers.
 
     Raises:
         UsageError: the protocol has no SVMs, or its settings or the caches do not fit.
@@ -263,7 +263,7 @@ def _ours(caches: tuple[FeatureCache, FeatureCache], config: EvalConfig) -> tupl
 def _solve_sample(
     cache: FeatureCache, layer: str, sample: Sample, config: EvalConfig
 ) -> list[tuple[float, NDArray[np.float64]]]:
-    """Our objective, and w of shape (D + 1,), of each sampled problem."""
+    """Return our objective, and w of shape (D + 1,), for each sampled problem."""
     features = unit_rows(cache, layer)
     gram, wide = Gram(features), features.double().numpy()
     signs = torch.zeros(len(sample.problems), len(features), dtype=torch.int8)
@@ -276,14 +276,15 @@ def _solve_sample(
             if problem.cost == cost:
                 b = coefficients[i]
                 w = np.append(b @ wide, b.sum())
-                found[i] = (objective(w, wide[problem.rows], problem, weight), w)
+                value, _ = certificate(w, wide[problem.rows], problem.signs, cost, weight)
+                found[i] = (value, w)
     return [found[i] for i in range(len(sample.problems))]
 
 
 def _solve_as_evaluated(
     gram: Gram, signs: torch.Tensor, config: EvalConfig
 ) -> Iterator[tuple[float, NDArray[np.float64]]]:
-    """Costs, and b of shape (P, n), by the protocol's solver on its way through all costs."""
+    """Yield each cost with b of shape (P, n), from the protocol's solver on its path of costs."""
     options = {
         "positive_weight": config.svm.positive_weight,
         "tolerance": config.svm.tolerance,
@@ -311,7 +312,7 @@ def _quality(
     match: ClassMatch,
     gap: float,
 ) -> dict[str, dict[str, float]]:
-    """Objectives above the best known one, and APs beside ours, over the sampled problems."""
+    """Return excesses over the best known objectives, and AP differences from ours."""
     best = [value for value, _ in solved]
     for each in fits.values():
         for fit in each:
@@ -344,7 +345,7 @@ def _quality(
 
 
 def _scaled(name: str, sample: Sample, fits: Sequence[Fit], cores: int) -> float:
-    """Seconds of all problems on these cores, all of them busy all the time."""
+    """Return the seconds of all problems on these cores, as if all were busy all the time."""
     total = sum(fit.seconds for fit in fits if fit.seconds == fit.seconds)
     return total / sample.share / (1 if BASELINES[name][2] else cores)
 

@@ -1,7 +1,7 @@
-"""Other SVM solvers, each problem in a process of its own kind that can be stopped.
+"""Other SVM solvers, run in worker processes that can be stopped.
 
 A baseline takes features x (m, D) float64, signs (m,), C and the weight of positives, and returns w
-of shape (D + 1,), the last one for the intercept, which is regularised.
+of shape (D + 1,), with the regularised intercept last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.benchmarks.solvers.svm_problems import Problem, objective
+from fastrot.benchmarks.solvers.svm_problems import Problem
+from fastrot.solvers.svm_libraries import certificate, fit_cyanure, fit_linearsvc
 from fastrot.system.processes import end_children, start_child
 
 Solver = Callable[[NDArray[np.float64], NDArray[np.int8], float, float, int], NDArray[np.float64]]
@@ -27,52 +28,28 @@ Solver = Callable[[NDArray[np.float64], NDArray[np.int8], float, float, int], ND
 def linearsvc(
     x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
 ) -> NDArray[np.float64]:
-    """scikit-learn's LinearSVC with the settings of the published scripts."""
-    import warnings
+    """Fit scikit-learn's LinearSVC with the settings of the published scripts."""
+    return fit_linearsvc(x, y, cost, weight, dual=True, tolerance=1e-4, steps=2000)
 
-    from sklearn.svm import LinearSVC
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it did not converge; the objective tells
-        fitted = LinearSVC(
-            C=cost,
-            class_weight={1: weight, -1: 1},
-            intercept_scaling=1.0,
-            penalty="l2",
-            loss="squared_hinge",
-            dual=True,
-            tol=1e-4,
-            max_iter=2000,
-        ).fit(x, y)
-    return np.append(fitted.coef_.ravel(), fitted.intercept_)
+def sklearn(
+    x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
+) -> NDArray[np.float64]:
+    """Fit scikit-learn's LinearSVC as ``svm.solver=sklearn`` does, to the optimum."""
+    return fit_linearsvc(x, y, cost, weight, tolerance=1e-6)
 
 
 def cyanure(
     x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
 ) -> NDArray[np.float64]:
-    """Cyanure to a relative duality gap of 1e-4; a positive of weight 2 is there twice."""
-    from cyanure.estimators import Classifier
-
-    copies = np.where(y > 0, round(weight), 1)
-    rows = np.repeat(np.arange(len(y)), copies)
-    wide = np.hstack([x, np.ones((len(x), 1))])[rows]
-    fitted = Classifier(
-        loss="sqhinge",
-        penalty="l2",
-        fit_intercept=False,
-        tol=1e-4,
-        max_iter=2000,
-        lambda_1=1 / (2 * len(rows) * cost),
-        n_threads=threads,
-        verbose=False,
-    ).fit(wide, y[rows].astype(np.int64))
-    return np.asarray(fitted.coef_, np.float64).ravel()
+    """Fit with cyanure to a relative duality gap of 1e-4."""
+    return fit_cyanure(x, y, cost, weight, tolerance=1e-4, passes=2000, threads=threads)
 
 
 def liblinear_multicore(
     x: NDArray[np.float64], y: NDArray[np.int8], cost: float, weight: float, threads: int
 ) -> NDArray[np.float64]:
-    """liblinear-multicore's dual solver (-s 1 -m) with the published tolerance."""
+    """Fit with liblinear-multicore's dual solver (-s 1 -m) and the published tolerance."""
     import scipy.sparse
     from liblinear import liblinearutil
 
@@ -85,6 +62,7 @@ def liblinear_multicore(
 
 BASELINES: dict[str, tuple[Solver, str, bool]] = {
     "linearsvc": (linearsvc, "sklearn", False),
+    "sklearn": (sklearn, "sklearn", False),
     "cyanure": (cyanure, "cyanure", False),
     "liblinear-multicore": (liblinear_multicore, "liblinear", True),
 }
@@ -95,11 +73,11 @@ class Fit(NamedTuple):
     """One problem, solved by a baseline.
 
     Attributes:
-        problem: its number in the sample.
-        seconds: of the fit alone; the limit where it was stopped.
-        objective: P(w); infinite where it was stopped.
-        w: of shape (D + 1,); None where it was stopped.
-        failure: what went wrong, if anything did.
+        problem: index of the problem in the sample.
+        seconds: seconds of the fit alone; the limit if it was stopped.
+        objective: P(w); infinite if it was stopped.
+        w: of shape (D + 1,); None if it was stopped.
+        failure: what went wrong; empty if nothing did.
     """
 
     problem: int
@@ -110,7 +88,7 @@ class Fit(NamedTuple):
 
 
 def missing(name: str) -> str | None:
-    """Why a baseline cannot take part; None: it can."""
+    """Return why a baseline cannot take part, or None if it can."""
     module = BASELINES[name][1]
     return None if importlib.util.find_spec(module) else f"the package {module} is not installed"
 
@@ -124,14 +102,14 @@ def fit_all(
     threads: int,
     limit: float,
 ) -> Iterator[Fit]:
-    """Fit all problems: one process a thread, or one process with all threads.
+    """Fit all problems, with one process per thread or one process with all threads.
 
     Args:
-        name: of the baseline.
+        name: name of the baseline.
         features: a .npy file of float64, (n, D), that every process maps.
-        problems: to be fitted.
-        positive_weight: of all of them.
-        threads: cores that may be used.
+        problems: problems to fit.
+        positive_weight: weight of positives in all of them.
+        threads: number of cores to use.
         limit: seconds after which a fit is stopped.
     """
     _, _, shares = BASELINES[name]
@@ -166,7 +144,7 @@ class _Worker:
         self.renew()
 
     def renew(self) -> None:
-        """A fresh process."""
+        """Start a new process."""
         self._child = start_child(
             [sys.executable, "-m", "fastrot.benchmarks.solvers.svm_baselines", *self._arguments],
             environment={"OMP_NUM_THREADS": self._arguments[-1]},  # read by libraries as they load
@@ -177,21 +155,21 @@ class _Worker:
         self.answers = Connection(os.dup(self._child.stdout.fileno()), writable=False)
         self._child.stdin.close()
         self._child.stdout.close()
-        self.answers.recv()  # its imports are done, and its file is mapped
+        self.answers.recv()  # sent after its imports, once its file is mapped
         self.busy: tuple[int, Problem] | None = None
 
     @property
     def age(self) -> float:
-        """Seconds since its fit began."""
+        """Return the seconds since its fit began."""
         return time.monotonic() - self._began
 
     def start(self, number: int, problem: Problem) -> None:
-        """Hand it a problem."""
+        """Send it a problem."""
         self.busy, self._began = (number, problem), time.monotonic()
         self._requests.send(self.busy)
 
     def result(self) -> Fit:
-        """What it found."""
+        """Return the fit, or why it failed."""
         assert self.busy is not None
         number, self.busy = self.busy[0], None
         try:
@@ -203,19 +181,19 @@ class _Worker:
             return Fit(number, float("nan"), float("inf"), None, f"its process ended ({code})")
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._requests.close()
         self.answers.close()
         end_children([self._child])
 
 
 def _serve(name: str, path: Path, positive_weight: float, threads: int) -> None:
-    """Fit the problems that come by standard input until it ends; answer on standard output."""
+    """Fit problems from standard input until it ends; write the fits to standard output."""
     requests, answers = Connection(0, writable=False), Connection(os.dup(1), readable=False)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keep a library's output out of the answers
     solver = BASELINES[name][0]
     features = np.load(path, mmap_mode="r")
-    tiny = np.eye(4)  # what is imported at the first fit is not timed
+    tiny = np.eye(4)  # imports at the first fit must not be timed
     solver(tiny, np.array([1, -1, 1, -1], np.int8), 1.0, positive_weight, threads)
     answers.send(None)
     while True:
@@ -231,9 +209,12 @@ def _serve(name: str, path: Path, positive_weight: float, threads: int) -> None:
             answers.send((number, float("nan"), float("inf"), None, repr(error)))
             continue
         seconds = time.perf_counter() - started
-        # Libraries differ in which of two labels is the first, whose side is positive.
+        # Libraries differ in which of the two labels has the positive side.
         value, w = min(
-            ((objective(side, x, problem, positive_weight), side) for side in (w, -w)),
+            (
+                (certificate(side, x, problem.signs, problem.cost, positive_weight)[0], side)
+                for side in (w, -w)
+            ),
             key=lambda pair: pair[0],
         )
         answers.send((number, seconds, value, w))

@@ -1,4 +1,4 @@
-"""Problems of the SVM protocols, and their cost at a solution, from the definition.
+"""Problems of the SVM protocols, from which a benchmark draws a sample.
 
 Shapes: n samples, D features, C classes.
 """
@@ -19,10 +19,10 @@ class Problem(NamedTuple):
     """One SVM.
 
     Attributes:
-        task: problems of one task are fitted one after the other, as the published scripts do.
+        task: problems of one task are fitted one after another, as in the published scripts.
         label: number of its class.
-        rows: the samples in it, increasing.
-        signs: of these samples, 1 or -1, int8.
+        rows: samples in the problem, increasing.
+        signs: signs of these samples, 1 or -1, int8.
         cost: C of a negative sample.
         is_final: whether the test set is scored with it.
     """
@@ -36,12 +36,12 @@ class Problem(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Some of the problems of a protocol, alike for each cost.
+    """Some of the problems of a protocol, equally many for each cost.
 
     Attributes:
-        problems: the sampled ones.
-        share: of all problems of the protocol that have the same cost and size.
-        total: how many the protocol has.
+        problems: the sampled problems.
+        share: their share of the protocol's problems with the same cost and size.
+        total: number of problems in the protocol.
     """
 
     problems: list[Problem]
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
 def sample_problems(
     labels: NDArray[np.int8], config: EvalConfig, *, each: int, seed: int
 ) -> Sample:
-    """A stated part of a protocol.
+    """Draw a defined part of a protocol's problems.
 
     voc07-svm: ``each`` classes for each cost, with all their folds and the refit on all images.
     voc07-lowshot: ``each`` pairs of draw and class for each cost and number of shots.
@@ -61,7 +61,7 @@ def sample_problems(
         labels: of shape (n, C): 1 present, -1 absent, 0 difficult.
         config: the protocol.
         each: see above.
-        seed: of the choice.
+        seed: seed of the choice.
     """
     generator = np.random.default_rng(seed)
     classes = labels.shape[1]
@@ -96,19 +96,3 @@ def sample_problems(
                 task += 1
     total = len(low.shots) * len(config.svm.costs) * pairs
     return Sample(problems, min(each, pairs) / pairs, total)
-
-
-def objective(
-    w: NDArray[np.float64], x: NDArray[np.floating], problem: Problem, positive_weight: float
-) -> float:
-    """P(w) = 1/2 |w|^2 + sum C_i max(0, 1 - y_i w.x_i)^2, in float64.
-
-    Args:
-        w: of shape (D + 1,); the last one is of the feature that is always 1.
-        x: features of the problem's rows, of shape (m, D).
-        problem: signs and cost.
-        positive_weight: C of a positive sample is this times the cost.
-    """
-    hinge = np.maximum(0, 1 - problem.signs * (x @ w[:-1] + w[-1]))
-    cost = np.where(problem.signs > 0, positive_weight * problem.cost, problem.cost)
-    return float(0.5 * w @ w + cost @ hinge**2)

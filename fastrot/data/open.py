@@ -50,7 +50,7 @@ def open_dataset(
     Raises:
         UsageError: there is nothing at ``path``, a split must be given, or one was given for data
             that has none.
-        BadDataError: it is none of these, or is damaged.
+        BadDataError: the data is of another kind, or is damaged.
         StorageError: it cannot be read.
     """
     path, split = _divide(Path(path), split)

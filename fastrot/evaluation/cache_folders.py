@@ -1,4 +1,4 @@
-"""Where the features of a protocol are cached: what differs has folders that differ."""
+"""The folders in which a protocol's features are cached, one for each set of features."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fastrot.system.fingerprint import fingerprint_digest
 def cache_name(
     data: Path, features: FeatureConfig, layers: Sequence[str], crops: int, *, random: bool
 ) -> str:
-    """Return the readable part of a cache's name; earlier versions had nothing else.
+    """Return the readable part of a cache's name; in earlier versions it was the whole name.
 
     Args:
-        data: what the user named; its place is part of the name.
-        features: of the protocol.
-        layers: that the cache holds.
-        crops: K random crops of each image; 0: the test transform.
-        random: of the random initialisation.
+        data: path that the user gave; the name contains a hash of it.
+        features: feature settings of the protocol.
+        layers: layers in the cache.
+        crops: K random crops per image; 0: the test transform.
+        random: the features are those of the random initialisation.
     """
     place = xxhash.xxh32_hexdigest(os.path.abspath(data).encode())[:4]
     names = [
@@ -40,14 +40,14 @@ def cache_name(
 
 
 def cache_folder(caches: Path, name: str, fingerprint: Mapping[str, Any], content: str) -> Path:
-    """Return the folder of some features: protocols that need the same share it, no others do.
+    """Return the folder for these features, shared by exactly the protocols that need them.
 
-    Data that was replaced, a later checkpoint, other channels: each has a cache of its own.
+    Replaced data, a later checkpoint or another channel order each get a cache of their own.
 
     Args:
-        caches: the folder of all of them.
-        name: of ``cache_name``.
-        fingerprint: what the features depend on.
+        caches: folder of all caches.
+        name: the name from ``cache_name``.
+        fingerprint: everything that the features depend on.
         content: digest of the images.
     """
     if is_earlier_cache(caches / name, fingerprint):
@@ -57,5 +57,5 @@ def cache_folder(caches: Path, name: str, fingerprint: Mapping[str, Any], conten
 
 
 def is_earlier_cache(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
-    """Whether an earlier version, which named no digest, has these features in a folder."""
+    """Return whether a folder named without a digest, by an earlier version, has these features."""
     return cached_identity(folder) == fingerprint

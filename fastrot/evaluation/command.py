@@ -1,4 +1,4 @@
-"""``fastrot eval``: from what was asked for to one protocol or to the suite."""
+"""``fastrot eval``: runs one protocol or the suite, as requested."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ DEFAULT_MODE = "cached-4"
 
 
 def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | SuiteReport | None:
-    """Run what was asked for.
+    """Run the requested protocol or the suite.
 
     Args:
-        request: what is to be measured.
-        say: one line to the user.
+        request: what to measure.
+        say: called with each line for the user.
 
     Returns:
-        None on ranks other than the first, which only help to extract.
+        The report; None on all ranks except the first, which only help to extract.
 
     Raises:
         FastrotError: with the exit code of the failure.
     """
     if killed := how_killed(request.checkpoint):
-        say(f"{killed}; its newest checkpoint is measured; fastrot train --resume goes on")
+        say(f"{killed}; its newest checkpoint is measured; fastrot train --resume continues it")
     train, test, protocol = request.train, request.test, request.protocol
     if (train is None) != (test is None):
         raise UsageError("--train and --test go together; name both")
@@ -57,17 +57,17 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
 
 
 def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:
-    """The protocol, and how its training rows are made."""
+    """Return the protocol and the mode of its training rows."""
     if request.mode is not None and "," in request.mode:
-        raise UsageError(f"--mode={request.mode!r}: only eval suite takes several; name one")
+        raise UsageError(f"--mode={request.mode!r}: only eval suite takes several; choose one")
     config = request.load_protocol(request.protocol)
     linear = config.kind == "linear"
     mode = parse_mode(request.mode or (DEFAULT_MODE if linear else TEST_TRANSFORM.name))
     if not linear and mode != TEST_TRANSFORM:
         raise UsageError(
-            f"mode {mode.name!r}: {config.protocol} has no choice, its features are of the test "
-            "transform; leave --mode out"
+            f"mode {mode.name!r}: {config.protocol} always uses features of the test transform; "
+            "leave --mode out"
         )
     if mode.crops is None and read_world().size > 1:
-        raise UsageError("mode 'augmented' trains on one process; leave torchrun out")
+        raise UsageError("mode 'augmented' trains in one process; run it without torchrun")
     return config, mode

@@ -1,4 +1,4 @@
-"""``fastrot extract``, and how a protocol sees images: its crops, its layers, a backbone."""
+"""``fastrot extract``, and the crops, layers and backbone with which a protocol sees images."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ DEFAULT_PROTOCOL = "linear"
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneRequest:
-    """The backbone and the settings that a command names.
+    """The backbone and the settings that a command line gives.
 
     Attributes:
         checkpoint: run, checkpoint folder or weight file.
         channel_order: ``bgr`` for weights trained on BGR images.
         model: architecture of a weight file; None: guessed.
-        random_init: take the random initialisation of the same architecture instead of the
-            trained weights: that of the run's seed, 0 for a weight file.
-        overrides: ``features.resolution=96`` and the like of the protocol, and ``model.width=32``
-            of a weight file's architecture.
-        weights: of a file that holds a network as trained and averaged: ``plain`` or ``ema``;
-            None: as published protocols take it.
+        random_init: use the random initialisation of the same architecture instead of the
+            trained weights: with the run's seed, or seed 0 for a weight file.
+        overrides: settings of the protocol, such as ``features.resolution=96``, and of a weight
+            file's architecture, such as ``model.width=32``.
+        weights: ``plain`` or ``ema``, for a file with both the trained and the averaged network;
+            None: the one that published protocols use.
         follow_symlinks: also follow links that lead out of a folder of images.
-        progress: show bars.
+        progress: show progress bars.
     """
 
     checkpoint: Path
@@ -75,29 +75,29 @@ class BackboneRequest:
         )
 
     def load_protocol(self, name_or_path: str) -> EvalConfig:
-        """Read a protocol with the overrides that are for it.
+        """Read a protocol and apply its overrides.
 
         Raises:
-            UsageError: an unknown protocol, or a setting that breaks a rule.
+            UsageError: the protocol is unknown, or a setting breaks a rule.
         """
         return load_protocol(name_or_path, self._divided()[1])
 
     def _divided(self) -> tuple[list[Override], list[Override]]:
-        """Overrides of a weight file's architecture, and those of the protocol."""
+        """Return the overrides of a weight file's architecture, and those of the protocol."""
         of_model = [item for item in self.overrides if override_key(item).startswith("model.")]
         return of_model, [item for item in self.overrides if item not in of_model]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractRequest(BackboneRequest):
-    """``fastrot extract`` as it was asked for.
+    """The request of ``fastrot extract``.
 
     Attributes:
         data: a ``.beton`` file, a folder, or tar shards.
-        out: the cache's folder.
+        out: folder of the cache.
         layers: stages; None: the protocol's, or without a protocol all of the backbone.
-        protocol: whose test transform and layers are taken; None: those of ``linear``.
-        crops: K random crops of each image instead of the test transform.
+        protocol: protocol whose test transform and layers are used; None: ``linear``.
+        crops: K random crops per image; 0: the test transform.
     """
 
     data: Path
@@ -108,13 +108,13 @@ class ExtractRequest(BackboneRequest):
 
 
 def scoring_crop(config: EvalConfig, backbone: Backbone) -> Crop:
-    """The test transform of a protocol, at the backbone's resolution where it names none.
+    """Return the test transform of a protocol, by default at the backbone's resolution.
 
     ``center`` resizes the short side (by default to 8/7 of the resolution, which is 256 at 224)
-    and takes the centre square; ``squash`` takes the whole image to a square.
+    and crops the centre square; ``squash`` resizes the whole image to a square.
 
     Raises:
-        UsageError: the crop is larger than what it is cut out of.
+        UsageError: the crop is larger than the resized image.
     """
     features = config.features
     side = features.resolution or backbone.resolution
@@ -122,18 +122,18 @@ def scoring_crop(config: EvalConfig, backbone: Backbone) -> Crop:
         return Crop("whole", side)
     if features.resize and features.resize < side:
         raise UsageError(
-            f"features.resize={features.resize} must be at least the resolution, which is {side}, "
-            "that is cut out of it"
+            f"features.resize={features.resize} must be at least the resolution of the crop, "
+            f"which is {side}"
         )
     return Crop("center", side, resize=features.resize or round(side * 8 / 7))
 
 
 def training_crop(config: EvalConfig, backbone: Backbone) -> Crop:
-    """How ``linear.augment`` crops: the test transform's sizes, drawn at random.
+    """Return the crop of ``linear.augment``: random, with the sizes of the test transform.
 
-    ``rrc`` is torchvision's RandomResizedCrop with a flip in two; ``center_random`` is
-    Resize(resize), CenterCrop(resize), RandomCrop(resolution) and a flip in two, as MMSelfSup 0.x
-    trains on Places205; ``none`` is the test transform itself.
+    ``rrc`` is torchvision's RandomResizedCrop, flipped with probability 0.5; ``center_random`` is
+    Resize(resize), CenterCrop(resize), RandomCrop(resolution), flipped with probability 0.5, as
+    MMSelfSup 0.x trains on Places205; ``none`` is the test transform itself.
     """
     test = scoring_crop(config, backbone)
     if config.linear.augment == "none":
@@ -147,11 +147,11 @@ def training_crop(config: EvalConfig, backbone: Backbone) -> Crop:
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What an extraction left.
+    """The outcome of an extraction.
 
     Attributes:
         cache: the features.
-        seconds: wall time of this start, also where all features were there.
+        seconds: wall time of this command, even if it found all features finished.
     """
 
     cache: FeatureCache
@@ -159,7 +159,7 @@ class ExtractReport:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         cache = self.cache
         return {
             "cache": str(cache.path),
@@ -174,7 +174,7 @@ class ExtractReport:
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the outcome for people."""
         cache, made = self.cache, self.cache.manifest["made_by"]
         crops = f", {cache.crops} crops each" if cache.crops else ""
         console.print(
@@ -203,16 +203,16 @@ def protocol_spec(
     layers: Sequence[str] | None = None,
     crops: int = 0,
 ) -> FeatureSpec:
-    """What the features of a data set are, as a protocol sees images.
+    """Return the specification of a data set's features, as a protocol sees its images.
 
     Args:
-        config: of the protocol.
-        backbone: loaded once, so that training and test features are of the same weights, also
-            while a run goes on.
+        config: settings of the protocol.
+        backbone: loaded once, so that training and test features have the same weights even while
+            a run continues.
         samples: the data set.
-        device: where they are computed.
+        device: device that computes the features.
         layers: stages; None: the protocol's.
-        crops: K random crops of each image, resized ones but for ``center_random``; 0: the test
+        crops: K random crops per image, resized unless augment is ``center_random``; 0: the test
             transform.
 
     Raises:
@@ -231,7 +231,7 @@ def protocol_spec(
 
 
 def extract(request: ExtractRequest) -> ExtractReport:
-    """Extract features, or go on with it; under torchrun on all ranks.
+    """Extract features or resume an extraction; under torchrun on all ranks.
 
     Raises:
         FastrotError: with the exit code of the failure.
@@ -253,6 +253,6 @@ def extract(request: ExtractRequest) -> ExtractReport:
 
 
 def share_cores(world: World) -> None:
-    """Compute with this rank's share of the machine's cores, unless the user says how many."""
+    """Compute on this rank's share of the cores, unless the user has set OMP_NUM_THREADS."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // world.local_size))

@@ -1,4 +1,4 @@
-"""What a measurement is of: its key, its name, and the images that it saw."""
+"""The identity of a measurement: its key, its name, and the images that it saw."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test"
 
 
 def relevant_settings(config: EvalConfig) -> dict[str, Any]:
-    """The settings that the evaluator of a protocol reads."""
+    """Return the settings that the evaluator of a protocol reads."""
     sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
     settings = config.model_dump(mode="json")
     return {name: value for name, value in settings.items() if name in sections}
@@ -40,33 +40,33 @@ def measurement_key(
     """Return the key of a measurement, 32 hexadecimal digits.
 
     Args:
-        config: of the protocol.
-        label: of the mode.
-        features: fingerprints of the features, by part. Which layers a cache holds beside those
-            that are measured makes no other measurement.
-        classes: the training class of each test class, where the numbers differ.
-        content: digests of training and test images; None: as earlier versions knew them.
+        config: settings of the protocol.
+        label: label of the mode.
+        features: fingerprints of the training and test features. Layers that are cached but not
+            measured do not change the key.
+        classes: the training class of each test class, if the numbers differ.
+        content: digests of training and test images; None: without them, as in earlier versions.
     """
     settings = relevant_settings(config)
     return _key(config.protocol, label, settings, features, classes=classes, content=content)
 
 
 def key_of_earlier_versions(result: Result, folder: str) -> str:
-    """Return the key of a result that has none of its own, by what it recorded.
+    """Return the key of an earlier version's result, which has none, from what it recorded.
 
     Args:
-        result: of an earlier version.
-        folder: its name, which tells apart what recorded nothing.
+        result: result of an earlier version.
+        folder: name of its folder, which distinguishes results without recorded features.
     """
     settings: Mapping[str, Any] = result.settings
-    with contextlib.suppress(ValidationError):  # settings that are new have their own values
+    with contextlib.suppress(ValidationError):  # newer settings get their default values
         settings = relevant_settings(EvalConfig.model_validate(settings))
     features = result.caches or {"folder": folder}
     return _key(result.protocol, result.label, settings, features)
 
 
 def without(features: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return fingerprints of features, by part, without some of their fields."""
+    """Return fingerprints of features, by part, without the named fields."""
     return {
         part: {name: value for name, value in fields.items() if name not in names}
         if isinstance(fields, Mapping)
@@ -76,7 +76,7 @@ def without(features: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def folder_name(config: EvalConfig, mode: Mode, test: Path, *, random: bool, key: str) -> str:
-    """Return a name that says what was measured: ``linear-cached-4-imagenette-val-3f2a9c01``."""
+    """Return a descriptive folder name, such as ``linear-cached-4-imagenette-val-3f2a9c01``."""
     subset = config.linear.subset if config.kind == "linear" else None
     words = [
         config.protocol,
@@ -90,7 +90,7 @@ def folder_name(config: EvalConfig, mode: Mode, test: Path, *, random: bool, key
 
 
 def data_name(path: Path) -> str:
-    """Return a short name of a data set; of a folder that is named by its part, with its parent.
+    """Return a short name of a data set; the name of a split's folder includes its parent's.
 
     Example:
         >>> data_name(Path("/data/imagenette/val")), data_name(Path("digits-test.beton"))
@@ -105,8 +105,8 @@ def content_digest(samples: Dataset) -> str:
     """Hash the stored bytes of some images, evenly spaced: 32 hexadecimal digits.
 
     Folders of bitmaps of one size, such as one data set under several corruptions, may agree in
-    all names and sizes, so that ``Dataset.digest`` is the same. An image that cannot be read
-    counts as none: whoever needs it says so.
+    all names and sizes and so have the same ``Dataset.digest``. An image that cannot be read is
+    hashed as a fixed word; the code that needs the image reports it.
     """
     digest = xxhash.xxh3_128()
     for sample in np.unique(np.linspace(0, len(samples) - 1, _READ).astype(np.int64)).tolist():

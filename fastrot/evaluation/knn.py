@@ -1,11 +1,11 @@
 """Weighted nearest neighbours on frozen features: no training, no settings to choose.
 
-DINO's classifier (Caron et al., 2021), which MMSelfSup 0.x took over (``test_knn.py``): features
-are scaled to unit length, and each of the k most similar training images votes for its class with
-weight exp(similarity / T). Top-1 is the class of most votes, top-5 the first five (the first k
-where k < 5). Of equal votes the lower class comes first, also among classes without any; of
-equal similarities the training image that comes first. An image whose features are all zero has
-similarity 0 with every other. One search, at the largest k, serves all k.
+DINO's classifier (Caron et al., 2021), adopted by MMSelfSup 0.x (``test_knn.py``): features are
+scaled to unit length, and each of the k most similar training images votes for its class with
+weight exp(similarity / T). Top-1 is the class with the most votes, top-5 the first five classes
+(the first k if k < 5). Equal votes rank the lower class first, even among classes without votes;
+equal similarities rank the earlier training image first. An image whose features are all zero has
+similarity 0 to every other. One search, at the largest k, serves all k.
 
 Shapes: n training and m test images, C classes, k neighbours.
 """
@@ -29,7 +29,7 @@ from fastrot.features.cache import FeatureCache
 from fastrot.solvers.topk import nearest_rows
 from fastrot.system.console import Say
 
-_UNIT = 8192  # test images whose search is one part that survives a kill
+_UNIT = 8192  # test images per part; a finished part survives a kill
 _VOTE_BYTES = 2**26
 _TOPS = (1, 5)
 _SAY_SECONDS = 10.0
@@ -45,20 +45,20 @@ def evaluate_knn(
     device: str = "auto",
     unit: int = _UNIT,
 ) -> list[Score]:
-    """Top-1 and top-5 for every k and layer, in percent.
+    """Return top-1 and top-5 for every k and layer, in percent.
 
     Args:
-        train: features that vote, one class an image.
+        train: features that vote, with one class per image.
         test: features to classify, of the same classes.
         config: sections ``features`` and ``knn``.
-        parts: those that are done already.
-        say: one line to the user.
+        parts: results of the parts finished so far.
+        say: called with each line for the user.
         device: ``auto``, ``cpu`` or ``cuda``.
-        unit: test images a part. Saved parts are of one value: another one finds no part done.
+        unit: test images per part. Finished parts are found again only with the same value.
 
     Raises:
-        BadDataError: labels are missing, several an image or out of range; or crops are cached.
-        MismatchError: the caches are of other classes or dimensions.
+        BadDataError: labels are missing, out of range or several per image, or crops are cached.
+        MismatchError: the caches differ in classes or dimensions.
         UsageError: k is larger than the number of training images, or a layer is not in a cache.
     """
     match = _check(train, test, config)
@@ -94,10 +94,10 @@ def vote(
     classes: int,
     temperature: float,
 ) -> NDArray[np.float64]:
-    """Votes of the first k neighbours for each class, of shape (m, C).
+    """Return the votes of the first k neighbours for each class, of shape (m, C).
 
-    Weights are relative to the most similar neighbour's, exp((s - s_max) / T): the same ranking
-    for every temperature that is a number, without overflow.
+    Weights are relative to that of the most similar neighbour, exp((s - s_max) / T), which keeps
+    the ranking and cannot overflow at any temperature.
 
     Args:
         similarities: of shape (m, K), K >= k, decreasing.
@@ -112,7 +112,7 @@ def vote(
     """
     near = similarities[:, :k].astype(np.float64)
     weights = np.exp((near - near[:, :1]) / temperature)
-    # bincount adds one after the other, in the order of the neighbours, on every machine.
+    # bincount adds sequentially, in the order of the neighbours, on every machine.
     places = np.arange(len(near))[:, None] * classes + labels[:, :k]
     votes = np.bincount(places.ravel(), weights.ravel(), minlength=len(near) * classes)
     return np.asarray(votes, np.float64).reshape(len(near), classes)
@@ -128,14 +128,17 @@ def _part(
     device: str,
     say: Say,
 ) -> dict[str, Any]:
-    """Search and vote for some test images: how many are right, by k and top."""
+    """Classify some test images; return the number classified correctly, by k and top."""
     last = time.monotonic()
 
     def progress(done: int, of: int) -> None:
         nonlocal last
         if time.monotonic() - last > _SAY_SECONDS and done < of:
             last = time.monotonic()
-            say(f"{layer}: images {part.start} to {part.stop}, {100 * done // of} % of the bank")
+            say(
+                f"{layer}: images {part.start} to {part.stop}, compared with {100 * done // of} % "
+                "of the training images"
+            )
 
     similarities, rows = nearest_rows(
         test.features(layer)[part],
@@ -183,12 +186,12 @@ def _scores(
 
 
 def _check(train: FeatureCache, test: FeatureCache, config: EvalConfig) -> ClassMatch:
-    """The classes of the two caches, or why they cannot be compared."""
+    """Return the match of the two caches' classes; refuse caches that cannot be compared."""
     for cache in (train, test):
         if cache.crops:
             raise BadDataError(
-                f"{cache.path}: {cache.crops} random crops an image; kNN takes the test transform: "
-                "extract without --crops"
+                f"{cache.path}: {cache.crops} random crops per image; kNN needs the test "
+                "transform: extract without --crops"
             )
     match = match_single_classes(train, test, (train.num_samples, test.num_samples))
     for k in config.knn.k:

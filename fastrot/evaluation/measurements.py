@@ -1,10 +1,10 @@
 """The measurements of one ``eval`` folder: none of them overwrites another.
 
-A measurement is known by its key: protocol, mode, the settings that its evaluator reads, and what
-its features depend on (weights, both data sets, transform). Each has a folder of its own, with
-``result.json``, and with ``result-0001.json`` and so on where an earlier version of fastrot had
-other scores for the same key. The list of all is what the folders hold, so it cannot go stale;
-``index.json`` is that list as of the last evaluation, for people and scripts: nothing reads it.
+A measurement is identified by its key: protocol, mode, the settings that its evaluator reads, and
+everything its features depend on (weights, both data sets, transform). Each has its own folder
+with ``result.json``, and with ``result-0001.json`` and so on if an earlier version of fastrot had
+other scores for the same key. The folders themselves are the list of measurements, so it cannot go
+stale; ``index.json`` is a copy made by the last evaluation for people and scripts, never read here.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _MOST_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Measurement:
-    """One result on the disk.
+    """One result on disk.
 
     Attributes:
-        file: that holds it.
-        result: what was measured.
-        key: 32 hexadecimal digits; equal where the same thing was measured.
-        time: when its scores were there, ISO 8601 in UTC.
-        earlier: a later one of the same key has other scores.
+        file: file of the result.
+        result: the result itself.
+        key: 32 hexadecimal digits; equal if the same thing was measured.
+        time: time when its scores were computed, ISO 8601 in UTC.
+        earlier: a later result with the same key has other scores.
     """
 
     file: Path
@@ -55,11 +55,11 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Return the name of its folder."""
         return self.file.parent.name
 
     def to_json(self) -> dict[str, Any]:
-        """One entry of the index: plain values."""
+        """Return its entry in the index, as plain values."""
         result = self.result
         return {
             "file": f"{self.name}/{self.file.name}",
@@ -81,16 +81,16 @@ class Measurement:
 def read_measurements(
     folder: Path, also: Result | None = None
 ) -> tuple[list[Measurement], list[str]]:
-    """Read all results of an ``eval`` folder, those of earlier versions among them.
+    """Read all results of an ``eval`` folder, including those of earlier versions.
 
     Args:
         folder: ``eval``.
-        also: a result that is about to be written: what an earlier version left of the same has
-            its key.
+        also: a result about to be written; an earlier version's result of the same measurement
+            gets its key.
 
     Returns:
-        The measurements by name, each latest one before the earlier ones of its key that had
-        other scores; and what is wrong with files that cannot be read, one line each.
+        The measurements by name, each latest one before earlier ones with the same key and other
+        scores; and one line for each file that cannot be read, saying why.
     """
     found: list[Measurement] = []
     problems: list[str] = []
@@ -112,7 +112,7 @@ def read_measurements(
         for one in found
     ]
     by_key: dict[str, list[Measurement]] = {}
-    # Those of this version first: what an earlier one left of the same scores is the same record.
+    # This version's results first: an earlier version's result with the same scores is a duplicate.
     for one in sorted(found, key=lambda one: (bool(one.result.key), one.file.name == RESULT))[::-1]:
         same = by_key.setdefault(one.key, [])
         twins = [i for i, other in enumerate(same) if _scores(one.result) == _scores(other.result)]
@@ -130,13 +130,13 @@ def read_measurements(
 
 
 def is_at_random(one: Measurement) -> bool:
-    """Whether it is of a random initialisation."""
+    """Return whether it measured a random initialisation."""
     source = str(one.result.weights.get("source"))
     return one.name.endswith("-random") or source.startswith("random initialisation")
 
 
 def is_random_of(one: Measurement, other: Measurement) -> bool:
-    """Whether one is of the random initialisation, and other the same of trained weights."""
+    """Return whether ``one`` is the same as ``other``, but for a random initialisation."""
     if not is_at_random(one) or is_at_random(other):
         return False
     if not one.result.key and not other.result.key:  # earlier versions named their folders so
@@ -155,20 +155,20 @@ def is_random_of(one: Measurement, other: Measurement) -> bool:
 
 
 def save_measurement(folder: Path, name: str, result: Result) -> tuple[Result, int]:
-    """Write a result into its folder, keep what was there, and write the index.
+    """Write a result into its folder, keeping an earlier one, and write the index.
 
-    The random column of the same measurement is taken over where the result has none.
+    A result without a random column gets that of an earlier result of the same measurement.
 
     Args:
         folder: ``eval``.
-        name: of the measurement's folder.
-        result: what was measured.
+        name: name of the measurement's folder.
+        result: the result to write.
 
     Returns:
-        What was written, and how many measurements there are now.
+        The result as written, and the number of measurements now in the folder.
 
     Raises:
-        StorageError: it cannot be written; what was there before is untouched.
+        StorageError: it cannot be written; the files there before are untouched.
     """
     file = folder / name / RESULT
     try:
@@ -192,22 +192,22 @@ def save_measurement(folder: Path, name: str, result: Result) -> tuple[Result, i
 
 
 def now() -> str:
-    """Return the time as results say it, ISO 8601 in UTC."""
+    """Return the current time in the format of results, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _of_earlier_versions(result: Result, key: str) -> tuple[str, str, str]:
-    """What makes a measurement of an earlier version the same: its key, and the data's paths."""
+    """Return what identifies a measurement of earlier versions: its key and its data's paths."""
     return key, str(result.data.get("train")), str(result.data.get("test"))
 
 
 def modified(file: Path) -> str:
-    """Return the time when a file was written last, as results say it."""
+    """Return the time when a file was last written, in the format of results."""
     return datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
 def _lends_random(one: Measurement, result: Result) -> bool:
-    """Whether a random column is of this very measurement, and of the same evaluator."""
+    """Return whether a random column belongs to the same measurement and evaluator."""
     if one.key != result.key or not one.result.random:
         return False
     return _scores(one.result) == _scores(result) or _version(one.result) == _version(result)
@@ -219,7 +219,7 @@ def _with_random(result: Result, other: Measurement) -> Result:
 
 
 def _keep_earlier(file: Path, result: Result) -> None:
-    """Copy what is about to be replaced, unless the new result says the same."""
+    """Copy the file about to be replaced, unless the new result has the same content."""
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -246,7 +246,7 @@ def _scores(result: Result) -> list[tuple[str, str, float]]:
 
 
 def _read(file: Path) -> Measurement | str:
-    """A result, or what is wrong with its file."""
+    """Read a result; return what is wrong with its file if that fails."""
     try:
         if file.stat().st_size > _MOST_BYTES:
             return f"{file.name} is larger than {_MOST_BYTES >> 20} MiB"
@@ -291,9 +291,9 @@ def _finite(value: float) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time reads the list and adds to it; the kernel lets go of a killed one.
+    """Let one process at a time read and extend the list; the kernel releases a killed one's lock.
 
-    Where the file system has no locks, or a holder is stopped, nothing breaks: each file is whole.
+    Nothing breaks if the file system has no locks or a holder is stopped: each file is complete.
     """
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

@@ -2,23 +2,23 @@
 
 Pure functions of numpy arrays; they return fractions from 0 to 1.
 
-Average precision has three definitions in use, which differ by points on the same scores:
+Average precision has three common definitions, which differ by points on the same scores:
 
 ``voc2010``
     Area under the precision-recall curve after each precision is raised to the largest one at
     the same or a higher recall. VOC has used it since 2010, and so does the published SVM
-    protocol (Goyal et al., 2019; MMSelfSup 0.x), on VOC 2007 too.
+    protocol (Goyal et al., 2019; MMSelfSup 0.x), even on VOC 2007.
 ``voc2007``
     Mean of those raised precisions at the recalls 0, 0.1 ... 1 (Everingham et al., 2010). Recalls
-    are compared as whole numbers, so that 3 of 10 positives reach a recall of 0.3.
+    are compared as whole numbers: 3 of 10 positives reach a recall of 0.3.
 ``sklearn``
-    Sum of precision times the step in recall, as ``sklearn.metrics.average_precision_score``.
+    Sum of precision times the step in recall, as in ``sklearn.metrics.average_precision_score``.
     The published protocol chooses its costs by it.
 
-Rows of equal score: ``sklearn`` takes them as one threshold, so their order does not matter. The
-VOC definitions rank row by row, and of equal scores the LATER row comes first: the public code
-reverses an ascending sort. Its sort is not a stable one, so there the order among many equal
-scores depends on the machine; here it does not.
+Rows with equal scores: ``sklearn`` treats them as one threshold, so their order does not matter.
+The VOC definitions rank row by row, and the LATER of two equal rows comes first, because the public
+code reverses an ascending sort. That sort is not stable, so the order among many equal scores
+depends on the machine there; here it does not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fastrot.errors import BadDataError, TooFewImagesError, UsageError
 Definition = Literal["voc2010", "voc2007", "sklearn"]
 
 _Floats = NDArray[np.floating[Any]]
-_BLOCK_BYTES = 2**26  # of scores that are copied and sorted at a time
+_BLOCK_BYTES = 2**26  # scores copied and sorted at a time
 
 
 def average_precision(
@@ -44,21 +44,21 @@ def average_precision(
     *,
     counted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """Average precision of each of P columns of scores for one class, of shape (P,).
+    """Return the average precision of one class for each of P columns of scores, of shape (P,).
 
     Args:
-        labels: of shape (n,): bool; or integers 1 present, -1 absent, 0 not counted, as
-            ``fastrot.data.labels`` has them. Wider integers than int8 that hold 0 and 1 but no -1
-            could mean either and are refused.
+        labels: of shape (n,): bool; or integers 1 present, -1 absent, 0 not counted, as in
+            ``fastrot.data.labels``. Integers wider than int8 with 0 and 1 but no -1 are ambiguous
+            and refused.
         scores: of shape (n, P), or (n,) for P = 1.
-        definition: which one, see above.
-        counted: of shape (n,): rows that take part; None: all.
+        definition: one of the definitions above.
+        counted: of shape (n,): rows that count; None: all.
 
     Returns:
-        NaN in all columns where no counted row is positive: recall is undefined.
+        Values; NaN in all columns if no counted row is positive, because recall is undefined then.
 
     Raises:
-        UsageError: shapes that do not fit, labels of unclear meaning, an unknown definition.
+        UsageError: shapes do not fit, labels are ambiguous, or the definition is unknown.
         BadDataError: a score is NaN, or no row is counted.
 
     Example:
@@ -68,13 +68,13 @@ def average_precision(
     """
     if definition not in get_args(Definition):
         known = ", ".join(get_args(Definition))
-        raise UsageError(f"average precision {definition!r} is not known; choose of {known}")
+        raise UsageError(f"average precision {definition!r} is not known; known: {known}")
     if scores.ndim == 1:
         scores = scores[:, None]
     if labels.ndim != 1 or scores.ndim != 2 or len(labels) != len(scores):
         raise UsageError(
             f"labels of shape {labels.shape} and scores of shape {scores.shape}: must be (n,) and "
-            "(n, P), one row a sample"
+            "(n, P), one row per sample"
         )
     positive, takes_part = _positives(labels)
     if counted is not None:
@@ -103,23 +103,23 @@ def mean_over_classes(
     *,
     undefined: Literal["fail", "skip"] = "fail",
 ) -> NDArray[np.float64]:
-    """Mean over the first axis, C classes, of values of shape (C, ...): mAP from AP.
+    """Return the mean over the first axis, C classes, of values of shape (C, ...): mAP from AP.
 
     Args:
-        values: NaN where a class has no value, as ``average_precision`` gives without a positive.
+        values: NaN for a class without a value, as from ``average_precision`` without a positive.
         class_names: C names, for the message.
         undefined: fail: such a class is an error. skip: the mean is over the others; the caller
-            says which were left out.
+            reports which were left out.
 
     Returns:
-        Of shape ``values.shape[1:]``; of shape () for one value a class.
+        Means of shape ``values.shape[1:]``; of shape () for one value per class.
 
     Raises:
         TooFewImagesError: a class is undefined.
-        BadDataError: no class, or (with skip) none that is defined.
+        BadDataError: there is no class, or (with skip) none is defined.
     """
     if len(values) == 0:
-        raise BadDataError("a mean over no classes; give values of one class at least")
+        raise BadDataError("a mean over no classes; give values of at least one class")
     missing = np.isnan(values)
     lacking = missing.reshape(len(values), -1).any(axis=1)
     if undefined == "fail" and lacking.any():
@@ -129,7 +129,7 @@ def mean_over_classes(
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         raise TooFewImagesError(
             f"{len(names)} of {len(values)} classes have no counted positive, so their AP is "
-            f"undefined: {shown}; give test data that shows them, or leave them out by name"
+            f"undefined: {shown}; give test data that contains them, or leave them out by name"
         )
     if missing.all(axis=0).any():
         raise BadDataError("no class has a counted positive, so no mean is defined")
@@ -137,44 +137,44 @@ def mean_over_classes(
 
 
 def top_k_accuracy(labels: NDArray[np.int64], scores: NDArray[Any], k: int = 1) -> float:
-    """Share of samples whose class is among the k classes of the highest scores.
+    """Return the share of samples whose class is among the k classes with the highest scores.
 
-    Of equal scores the lower class number ranks first, as with ``argmax``: constant scores make
-    class 0 the answer rather than everything right. With k >= C every sample is right.
+    Equal scores rank the lower class first, as ``argmax`` does: with constant scores the answer
+    is class 0, not always correct. With k >= C every sample is correct.
 
     Args:
         labels: of shape (n,), integers from 0 to C - 1.
         scores: of shape (n, C).
-        k: from 1.
+        k: at least 1.
 
     Raises:
-        UsageError: shapes or k that do not fit.
-        BadDataError: no sample, a label out of range, or a score that is NaN.
+        UsageError: shapes or k do not fit.
+        BadDataError: there is no sample, a label is out of range, or a score is NaN.
     """
     if k < 1:
         raise UsageError(f"k={k} must be at least 1")
     if labels.ndim != 1 or scores.ndim != 2 or len(labels) != len(scores):
         raise UsageError(
             f"labels of shape {labels.shape} and scores of shape {scores.shape}: must be (n,) and "
-            "(n, C), one row a sample"
+            "(n, C), one row per sample"
         )
     if len(labels) == 0:
-        raise BadDataError("accuracy over no samples is undefined; give one at least")
+        raise BadDataError("accuracy over no samples is undefined; give at least one")
     if (wrong := np.flatnonzero((labels < 0) | (labels >= scores.shape[1]))).size:
         raise BadDataError(
-            f"sample {wrong[0]}: label {labels[wrong[0]]} is none of the {scores.shape[1]} classes "
-            "that have scores; test data must have the classes of the training data"
+            f"sample {wrong[0]}: label {labels[wrong[0]]} is not one of the {scores.shape[1]} "
+            "classes that have scores; test data must have the classes of the training data"
         )
     _refuse_nan(scores)
     return float((label_ranks(labels, scores) < k).mean())
 
 
 def label_ranks(labels: NDArray[np.int64], scores: NDArray[Any]) -> NDArray[np.int64]:
-    """How many classes stand before that of each sample, of shape (n,), ties to the lower class.
+    """Return the number of classes ranked before each sample's, (n,); ties rank the lower first.
 
     Args:
         labels: of shape (n,), from 0 to C - 1.
-        scores: of shape (n, C), none of them NaN.
+        scores: of shape (n, C), without NaN.
     """
     own = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
     earlier = np.arange(scores.shape[1]) < labels[:, None]
@@ -183,14 +183,14 @@ def label_ranks(labels: NDArray[np.int64], scores: NDArray[Any]) -> NDArray[np.i
 
 
 def _positives(labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which rows are positive, and which are counted at all."""
+    """Return masks of the positive rows and of the counted rows."""
     if labels.dtype == np.bool_:
         return labels, np.ones(len(labels), np.bool_)
     if not np.issubdtype(labels.dtype, np.signedinteger):
         raise UsageError(f"labels of {labels.dtype}: must be bool, or integers 1, 0 and -1")
     if (wrong := np.flatnonzero((labels < -1) | (labels > 1))).size:
         raise UsageError(
-            f"row {wrong[0]}: label {labels[wrong[0]]} is none of 1 (present), -1 (absent) and 0 "
+            f"row {wrong[0]}: label {labels[wrong[0]]} is not 1 (present), -1 (absent) or 0 "
             "(not counted); give labels of one class"
         )
     if labels.dtype != np.int8 and (labels == 0).any() and not (labels == -1).any():
@@ -204,16 +204,16 @@ def _positives(labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool
 def _of_block(
     scores: _Floats, present: NDArray[np.intp], absent: NDArray[np.intp], definition: Definition
 ) -> NDArray[np.float64]:
-    """Average precision of a few columns.
+    """Return the average precision of a few columns.
 
-    Only positives change recall, and precision peaks at them, so all definitions need no more
-    than how many rows rank before each: plain sorts and look-ups, without ordering the rows.
+    Only positives change recall, and precision peaks at them, so every definition needs only the
+    number of rows ranked before each positive: plain sorts and look-ups, without ordering the rows.
     """
     count = len(present)
     if count == 0:
         _refuse_nan(scores)
         return np.full(scores.shape[1], np.nan)
-    # Rows are columns of scores from here on. numpy sorts half precision slowly.
+    # From here on, columns of scores are rows. numpy sorts half precision slowly.
     wide = np.float32 if scores.dtype == np.float16 else scores.dtype
     hits = np.ascontiguousarray(scores[present].T, dtype=wide)  # (P, count)
     others = np.ascontiguousarray(scores[absent].T, dtype=wide)
@@ -230,7 +230,7 @@ def _of_block(
                 before[row] = _before_in_order(scores[:, row], present, absent)
     found = np.broadcast_to(np.arange(1, count + 1), before.shape)
     if definition == "sklearn":
-        # Equal positives share one threshold: all of them are found there.
+        # Equal positives share one threshold, at which all of them are found.
         last = np.ones(ranked.shape, np.bool_)
         last[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
         found = np.where(last, found, count + 1)
@@ -249,7 +249,7 @@ def _of_block(
 def _before_in_order(
     scores: _Floats, present: NDArray[np.intp], absent: NDArray[np.intp]
 ) -> NDArray[np.int64]:
-    """Negatives before each positive, the first one first, where equal scores have an order."""
+    """Count the negatives before each positive, in rank order, with equal scores ordered by row."""
     rows = np.sort(np.concatenate([present, absent]))
     order = rows[np.argsort(scores[rows], kind="stable")[::-1]]
     positive = np.zeros(len(scores), np.bool_)
@@ -260,4 +260,4 @@ def _before_in_order(
 
 def _refuse_nan(scores: _Floats) -> None:
     if np.issubdtype(scores.dtype, np.floating) and np.isnan(scores).any():
-        raise BadDataError("a score is NaN, which has no rank; the model that gave it is unsound")
+        raise BadDataError("a score is NaN, which has no rank; check the model that gave it")

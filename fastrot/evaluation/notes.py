@@ -1,4 +1,4 @@
-"""What to know about the data of a protocol before its numbers are compared with others."""
+"""Notes on a protocol's data that matter before its numbers are compared with others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastrot.data.sources.find import size_note
 from fastrot.evaluation.protocol import DataKind
 
 Named = tuple[Path, Dataset]
-"""What the user named, and the open data set."""
+"""The path that the user gave, and the open data set."""
 
 _SPLITS = {
     "voc07": ("trainval", "test"),
@@ -27,7 +27,7 @@ _SHOWN = 3
 
 
 def data_notes(train: Named, test: Named, match: ClassMatch) -> list[str]:
-    """Return what is odd about two data sets, one line each, worth a warning at the start."""
+    """Return what is unusual about two data sets, one line each, as warnings at the start."""
     parts = dict.fromkeys((train[1], test[1]))
     notes = [count_line(each) for each in parts if each.left_out or each.fields]
     notes += [*match.notes, *_empty_classes(train, test, match)]
@@ -36,7 +36,7 @@ def data_notes(train: Named, test: Named, match: ClassMatch) -> list[str]:
 
 
 def size_notes(kind: DataKind, train: Named, test: Named) -> list[str]:
-    """Return where the data has not as many images as the published numbers are of."""
+    """Return a line for each data set whose size differs from that of the published numbers."""
     notes = []
     for (path, samples), split in zip((train, test), _SPLITS.get(kind, ()), strict=False):
         note = size_note(kind, split, len(samples))
@@ -45,10 +45,10 @@ def size_notes(kind: DataKind, train: Named, test: Named) -> list[str]:
 
 
 def _empty_classes(train: Named, test: Named, match: ClassMatch) -> list[str]:
-    """Name classes that have no image, as where all of them were bad and left out."""
+    """Describe classes without images, for example because all were bad and left out."""
     learnt = _images_a_class(train[1].labels, match.count)
     asked = _images_a_class(match.translate(test[1].labels), match.count)
-    # Classes that a test set does not even name are told by the match.
+    # The match reports classes that a test set does not even list.
     listed = np.ones(match.count, bool)
     if match.numbers is not None:
         listed = np.isin(np.arange(match.count), match.numbers)
@@ -64,7 +64,7 @@ def _empty_classes(train: Named, test: Named, match: ClassMatch) -> list[str]:
 
 
 def _images_a_class(labels: Labels, count: int) -> NDArray[np.int64]:
-    """How many images show each class, of shape (count,)."""
+    """Return the number of images per class, of shape (count,)."""
     if labels.ndim == 2:
         return np.asarray(np.count_nonzero(labels == PRESENT, axis=0), np.int64)
     return np.bincount(labels, minlength=count)[:count].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Finished parts of an evaluation on disk: after a kill a rerun goes on, with the same numbers."""
+"""Finished parts of an evaluation on disk: a rerun after a kill resumes with the same numbers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _MAX_JSON_BYTES = 2**28
 
 
 class PartialResults:
-    """Remember what each unit of an evaluation gave, under what all of it depends on.
+    """A folder of results, one per unit of an evaluation, with the fingerprint of the evaluation.
 
     Args:
-        folder: where; it is created. None: nothing is remembered.
-        fingerprint: plain JSON values: settings, caches, seeds. Another one than the folder holds
+        folder: the folder; it is created. None: nothing is saved.
+        fingerprint: plain JSON values: settings, caches, seeds. A folder with another fingerprint
             is refused.
 
     Raises:
-        MismatchError: the folder holds units of something else; the message names the fields.
-        BadDataError: a file of the folder is damaged.
-        StorageError: it cannot be read or written.
+        MismatchError: the folder holds results of another evaluation; the message names the fields.
+        BadDataError: a file in the folder is damaged.
+        StorageError: the folder cannot be read or written.
 
     Example:
         >>> parts = PartialResults(None, {"protocol": "knn"})
@@ -52,14 +52,14 @@ class PartialResults:
             )
 
     def get(self, unit: str) -> dict[str, Any] | None:
-        """What a unit gave, or None if it is still to be done."""
+        """Return the result of a unit, or None if it is not finished."""
         return None if self.folder is None else _read(self.folder / f"{_file_name(unit)}.json")
 
     def put(self, unit: str, record: Mapping[str, Any]) -> None:
-        """Remember what a unit gave.
+        """Save the result of a unit.
 
         Raises:
-            StorageError: it cannot be written; what was there before is untouched.
+            StorageError: it cannot be written; an earlier result is untouched.
         """
         if self.folder is None:
             return
@@ -73,7 +73,7 @@ class PartialResults:
             ) from None
 
     def file(self, unit: str, suffix: str) -> Path | None:
-        """Where the bulky state of a unit goes; None: nowhere."""
+        """Return the path for a unit's large state; None: nothing is saved."""
         return None if self.folder is None else self.folder / f"{_file_name(unit)}{suffix}"
 
 
@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError):
-        raise BadDataError(f"{path}: damaged; remove it, and that part is done again") from None
+        raise BadDataError(f"{path}: damaged; remove it to compute that part again") from None
     if not isinstance(record, dict):
-        raise BadDataError(f"{path}: damaged; remove it, and that part is done again")
+        raise BadDataError(f"{path}: damaged; remove it to compute that part again")
     return record

@@ -1,24 +1,27 @@
-"""The settings of an evaluation, one closed, documented tree a protocol, and its mode.
+"""The settings of an evaluation, one closed, documented tree per protocol, and its mode.
 
-``load_protocol`` reads one YAML of ``configs/eval`` (or a file of the user's) and applies
-``section.key=value`` overrides, as recipes of training are read. A setting that leaves the
-published value is printed with the result. The mode says how a linear probe's training rows are
-made.
+``load_protocol`` reads a YAML file of ``configs/eval`` (or the user's own) and applies
+``section.key=value`` overrides, as for training recipes. Settings that differ from the published
+ones are printed with the result. The mode decides how a linear probe's training rows are made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fastrot.errors import UsageError
 from fastrot.system.yaml_config import (
     Override,
     Section,
     load_settings,
-    settings_text,
     shipped_names,
 )
 
@@ -34,20 +37,20 @@ _PUBLISHED_COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 
 
 class FeatureConfig(Section):
-    """What is taken from the backbone."""
+    """The features that are extracted from the backbone."""
 
     layers: Layers = ("stem", "layer1", "layer2", "layer3", "layer4")
     """Stages of the backbone, pooled with the published windows; pool: the global average."""
     transform: Literal["center", "squash"] = "center"
-    """Of test images. center: short side to resize, centre crop. squash: the whole image to a
-    square, its aspect lost (the published SVM protocol)."""
+    """Transform of test images. center: short side to resize, then a centre crop. squash: the
+    whole image to a square, whatever its aspect (the published SVM protocol)."""
     resolution: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """Side of a crop in pixels; null: the one that the backbone was trained at."""
+    """Side of a crop in pixels; null: the resolution that the backbone was trained at."""
     resize: Annotated[int, Field(ge=8)] | None = None
     """center: length of the short side before the crop, in pixels; null: 8/7 of the resolution,
     which is 256 at 224."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type of the forward pass. auto: bf16 on a GPU that has it, fp32 on a CPU."""
+    """Autocast type of the forward pass. auto: bf16 on a GPU that supports it, fp32 on a CPU."""
 
     @model_validator(mode="after")
     def _fits(self) -> FeatureConfig:
@@ -56,41 +59,52 @@ class FeatureConfig(Section):
         if self.resolution and self.resize and self.resize < self.resolution:
             raise ValueError(
                 f"features.resize={self.resize} must be at least "
-                f"features.resolution={self.resolution}, which is cut out of it"
+                f"features.resolution={self.resolution}, the side of the crop"
             )
         return self
 
 
 class SvmConfig(Section):
-    """L2-regularised squared-hinge SVMs, one against the rest (protocols svm and lowshot)."""
+    """L2-regularised squared-hinge SVMs, one class against the rest (protocols svm and lowshot)."""
 
     costs: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
         _PUBLISHED_COSTS
     )
-    """Values of C that are tried, ties go to the first (MMSelfSup: 1, 10, 100, 0.5^4 .. 0.5^19)."""
+    """Values of C to try; ties go to the first (MMSelfSup: 1, 10, 100, 0.5^4 .. 0.5^19)."""
     folds: Annotated[int, Field(ge=2)] = 3
-    """Stratified folds without shuffling, by whose mean AP the cost of each class is chosen."""
+    """Stratified folds without shuffling; their mean AP chooses the cost of each class."""
     positive_weight: Annotated[float, Field(gt=0)] = 2.0
     """Factor of the cost of positive samples (class_weight {1: 2, -1: 1})."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """Relative duality gap at which a problem is solved."""
+    """Relative duality gap at which a problem counts as solved; for a library: its tolerance."""
+    solver: Literal["fastrot", "sklearn", "cyanure"] = "fastrot"
+    """Solver: fastrot, scikit-learn's LinearSVC, or cyanure, an optional package. At each cost
+    their AP (from 0 to 1) agrees within 0.001."""
+
+    @model_serializer(mode="wrap")
+    def _without_usual_solver(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the default solver, so that results from before there was a choice stay the same."""
+        settings: dict[str, Any] = serialise(self)
+        if self.solver == "fastrot":
+            settings.pop("solver", None)
+        return settings
 
 
 class LowshotConfig(Section):
-    """SVMs on few images a class; the cost is chosen on test, as published."""
+    """SVMs on few images per class; the cost is chosen on the test set, as published."""
 
     shots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (
         *(1, 2, 4, 8, 16, 32, 64, 96),
     )
-    """Numbers of positive images a class."""
+    """Numbers of positive images per class."""
     draws: Annotated[int, Field(ge=1)] = 5
     """Independent samples of images."""
     negatives: Annotated[int, Field(ge=1)] = 19
-    """Negative images for each positive one."""
+    """Negative images per positive one."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    """Key of our own draws."""
+    """Seed of fastrot's own draws."""
     targets: str | None = None
-    """Folder of fixed public draws, train_targets_sample{1..5}_k{shots}.npy; null: our own."""
+    """Folder of fixed public draws, train_targets_sample{1..5}_k{shots}.npy; null: own draws."""
 
 
 class LinearConfig(Section):
@@ -99,7 +113,7 @@ class LinearConfig(Section):
     batchnorm: bool = True
     """Batch norm without affine parameters before each classifier, over channels of the map."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    """Peak learning rate for the batch as it is."""
+    """Initial learning rate; it is not scaled with the batch."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD momentum."""
     nesterov: bool = True
@@ -107,7 +121,7 @@ class LinearConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2 penalty."""
     batch: Annotated[int, Field(ge=2)] = 256
-    """Images a step."""
+    """Images per step."""
     epochs: Annotated[int, Field(ge=1)] = 90
     """Length of the training in epochs."""
     milestones: tuple[int, ...] = (30, 60, 90)
@@ -115,26 +129,28 @@ class LinearConfig(Section):
     gamma: Annotated[float, Field(gt=0)] = 0.1
     """Factor at each milestone."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    """Key of weights, order, crops and jitter."""
+    """Seed of weights, order, crops and jitter."""
     augment: Augment = "rrc_jitter_lighting"
-    """Mode augmented. rrc: random resized crop and flip. rrc_jitter_lighting: and colour jitter
+    """Mode augmented. rrc: random resized crop and flip. rrc_jitter_lighting: also colour jitter
     (0.4, 0.4, 0.4) and lighting (0.1). center_random: a random crop of the centre square, and
     flip. none: the test transform."""
     report: Literal["last", "best"] = "last"
-    """Epoch whose score is reported; best is chosen on test, as published for AvgPool."""
+    """Epoch whose score is reported; best is chosen on the test set, as published for AvgPool."""
     subset: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the training labels that is used, balanced over the classes; null: all."""
+    """Share of the training labels to use, balanced over the classes; null: all."""
     optimum: bool = False
     """Also report the exact optimum of L2-regularised softmax regression on each layer."""
-    solver: Literal["fastrot", "cyanure"] = "fastrot"
-    """optimum: what solves it; both stop at the same duality gap. cyanure: an optional package."""
+    solver: Literal["fastrot", "torch", "sklearn", "cyanure"] = "fastrot"
+    """optimum: solver: fastrot (Newton's method), torch.optim.LBFGS, scikit-learn's
+    LogisticRegression, or cyanure, an optional package. All stop at the same duality gap and
+    agree within 0.1 point of accuracy."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """optimum: relative duality gap at which a strength is solved."""
+    """optimum: relative duality gap at which a strength counts as solved."""
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
         *(1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     )
-    """optimum: s of the penalty s/2 |W|^2 of the mean loss, to choose from by top-1 on a tenth of
-    the training set; ties go to the first, the intercept is free."""
+    """optimum: candidates for s in the penalty s/2 |W|^2 of the mean loss, chosen by top-1 on a
+    tenth of the training set; ties go to the first, and the intercept is not penalised."""
 
     @model_validator(mode="after")
     def _increasing(self) -> LinearConfig:
@@ -149,18 +165,18 @@ class KnnConfig(Section):
     k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 20, 100, 200)
     """Numbers of neighbours that vote."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    """A vote weighs exp(similarity / temperature)."""
+    """Temperature of a vote's weight, exp(similarity / temperature)."""
 
 
 class EvalConfig(Section):
     """Everything an evaluation depends on besides weights and data."""
 
     protocol: str
-    """Its name, under which published numbers are looked up."""
+    """Name of the protocol, under which published numbers are looked up."""
     kind: Kind
-    """Which evaluator runs."""
+    """Evaluator to run."""
     data: DataKind = "any"
-    """The data set that the published numbers are of; any: whatever is given."""
+    """Data set of the published numbers; any: no particular one."""
     features: FeatureConfig = FeatureConfig()
     svm: SvmConfig = SvmConfig()
     lowshot: LowshotConfig = LowshotConfig()
@@ -169,38 +185,41 @@ class EvalConfig(Section):
 
 
 def protocol_names() -> list[str]:
-    """Names of the shipped protocols."""
+    """Return the names of the shipped protocols."""
     return shipped_names(FOLDER)
 
 
 def load_protocol(name_or_path: str, overrides: Sequence[Override] = ()) -> EvalConfig:
-    """Read a protocol, apply overrides, validate.
+    """Read a protocol, apply overrides, and validate.
 
     Args:
         name_or_path: YAML file or name of a shipped protocol.
         overrides: as for ``yaml_config.load_settings``.
 
     Raises:
-        UsageError: unknown protocol, unknown key, or a value that breaks a rule.
+        UsageError: the protocol or a key is unknown, a value breaks a rule, or a solver of the
+            exact optimum is set without the optimum.
 
     Example:
         >>> load_protocol("voc07-svm", ["svm.folds=5"]).svm.folds
         5
     """
-    return load_settings(EvalConfig, name_or_path, overrides, folder=FOLDER, what="protocol")
-
-
-def protocol_text(name_or_path: str) -> str:
-    """The YAML of a protocol, with its comments."""
-    return settings_text(name_or_path, folder=FOLDER, what="protocol")
+    config = load_settings(EvalConfig, name_or_path, overrides, folder=FOLDER, what="protocol")
+    linear = config.linear
+    if "solver" in linear.model_fields_set and not linear.optimum:
+        raise UsageError(
+            f"linear.solver={linear.solver} solves the exact optimum, which is not requested; the "
+            "probes are trained by SGD; add --set linear.optimum=true, or drop the setting"
+        )
+    return config
 
 
 class Mode(NamedTuple):
-    """How the training rows of a linear probe are made.
+    """The way in which the training rows of a linear probe are made.
 
     Attributes:
-        name: ``augmented`` (as published: each epoch decodes, crops and colours anew), or
-            ``cached-K`` (features of K random crops of each image, taken in turn; 0: the test
+        name: ``augmented`` (as published: each epoch decodes, crops and colours again), or
+            ``cached-K`` (features of K random crops per image, used in turn; 0: the test
             transform).
         crops: K; None: augmented.
     """
@@ -210,7 +229,7 @@ class Mode(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As results say it."""
+        """Return its name in results."""
         return "test transform" if self.crops == 0 else self.name
 
 
@@ -218,7 +237,7 @@ TEST_TRANSFORM = Mode("cached-0", 0)
 
 
 def parse_mode(text: str) -> Mode:
-    """Return the mode that a user named.
+    """Parse the name of a mode.
 
     Raises:
         UsageError: there is no such mode.
@@ -233,5 +252,5 @@ def parse_mode(text: str) -> Mode:
     if kind == "cached" and number.isdecimal() and int(number) <= _MOST_CROPS:
         return Mode(f"cached-{int(number)}", int(number))
     raise UsageError(
-        f"mode {text!r} is not known; choose augmented, or cached-K for K crops an image"
+        f"mode {text!r} is not known; choose augmented, or cached-K for K crops per image"
     )

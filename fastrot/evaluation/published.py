@@ -1,13 +1,13 @@
 """Published numbers of rotation prediction, each with its source, checkpoint and protocol.
 
-The page of MMSelfSup 0.x mixes two checkpoints. The loader was mended in v0.7.0 (pull request
-#210: images had been fed as BGR), and the network trained again; but only AvgPool was measured
-again. SVM, low-shot, Feature1 to 5, detection and segmentation are of the older checkpoint.
-Places205 and kNN came with or after the newer one. OpenSelfSup (the same recipe, images as RGB)
-is a replicate: its distance shows what two trainings and pipelines differ by.
+The page of MMSelfSup 0.x mixes two checkpoints. The loader was fixed in v0.7.0 (pull request
+#210: images had been fed as BGR), and the network was trained again; but only AvgPool was measured
+again. SVM, low-shot, Feature1 to 5, detection and segmentation belong to the older checkpoint.
+Places205 and kNN were added with or after the newer one. OpenSelfSup (the same recipe, images as
+RGB) is a replicate: its numbers show by how much two trainings and pipelines differ.
 
 A value without a checkpoint was measured on weights that were not published by that name. Numbers
-known only from memory are kept out, except in RotNet's tables, where the note says so.
+known only from memory are excluded, except in RotNet's tables, where the note says so.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ PAGE_ORDER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("voc12aug-seg", ("mIoU",)),
     ("cityscapes-seg", ("mIoU",)),
 )
-"""Protocols in the order of the published page, and the rows of each. No number of rotation
-prediction is published for inat18-linear and cityscapes-seg."""
+"""Protocols in the order of the published page, with their rows. No number for rotation prediction
+is published for inat18-linear and cityscapes-seg."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class PublishedRow:
     """One published number.
 
     Attributes:
-        protocol: as of ``configs/eval``.
-        name: as of ``Score.name``; ``best layer`` where only the best of five is published.
+        protocol: name of the protocol, as in ``configs/eval``.
+        name: as ``Score.name``; ``best layer`` if only the best of five is published.
         metric: ``mAP``, ``top1``, ``top5``, ``AP``, ``AP50``, ``AP75``, ``mIoU``.
-        value: in percent.
-        source: who published it, e.g. ``mmselfsup-0.x``.
-        checkpoint: file that it was measured on, or what is known of the weights.
+        value: value in percent.
+        source: publication, e.g. ``mmselfsup-0.x``.
+        checkpoint: file that was measured, or what is known about the weights.
         note: what to know before comparing; may be empty.
-        layer: the stage that it was measured on; None: not stated, or none.
+        layer: stage that was measured; None: not stated, or none.
     """
 
     protocol: str
@@ -73,21 +73,21 @@ class PublishedRow:
 
 
 def published(protocol: str) -> tuple[PublishedRow, ...]:
-    """All published numbers of a protocol, from every source; empty where there are none."""
+    """Return all published numbers of a protocol, from every source; there may be none."""
     return tuple(row for row in ROWS if row.protocol == protocol)
 
 
 def lookup(
     protocol: str, name: str, metric: str, source: str = DEFAULT_SOURCE
 ) -> PublishedRow | None:
-    """The number published for one score, or None.
+    """Return the number published for a score, or None.
 
     A score that names its layer is compared with a row that was measured on that layer:
     ``layer3`` of voc07-svm with the best layer, ``4-shot layer3`` with ``4-shot``.
 
     Args:
-        protocol: as of ``configs/eval``.
-        name: as of ``Score.name``, or of ``PublishedRow``.
+        protocol: name of the protocol, as in ``configs/eval``.
+        name: as ``Score.name`` or ``PublishedRow.name``.
         metric: see ``PublishedRow``.
         source: see ``PublishedRow``.
 
@@ -105,7 +105,7 @@ def lookup(
 
 
 class _Source(NamedTuple):
-    """Where a table is from."""
+    """The origin of a table."""
 
     name: str
     checkpoint: str
@@ -116,7 +116,7 @@ class _Source(NamedTuple):
 def _table(
     protocol: str, metric: str, source: _Source, names: Iterable[str], values: Iterable[float]
 ) -> list[PublishedRow]:
-    """One row a value; features of a stage are of the layer of their name."""
+    """Return one row per value; a row named after a stage has that stage as its layer."""
     return [
         PublishedRow(
             protocol,
@@ -132,7 +132,7 @@ def _table(
     ]
 
 
-_BGR = "older checkpoint (BGR images), not measured again after the loader was mended"
+_BGR = "older checkpoint (BGR images), not measured again after the loader was fixed"
 _PAGE = _Source("mmselfsup-0.x", OLD, _BGR)
 _PAGE_SVM = _Source("mmselfsup-0.x", OLD, f"best of five layers, feat4; {_BGR}", "layer3")
 _LOW_SHOT = "the layer is not stated beside this row; taken for feat4, the best one of the SVM's"
@@ -154,7 +154,7 @@ _AT_BEST_RATE = _Source(*_REPLICATE[:2], "fine-tuned; lr 0.01, head 100 times as
 
 _VISSL = _Source(
     "vissl",
-    "VISSL's RotNet ResNet-50, 105 epochs, one rotation an image",
+    "VISSL's RotNet ResNet-50, 105 epochs, one rotation per image",
     "VISSL's own linear protocol, 28 epochs; the layer is not stated",
 )
 _VISSL_22K = _Source("vissl-in22k", "VISSL's RotNet ResNet-50, ImageNet-22k", _VISSL.note)
@@ -166,7 +166,7 @@ _COCO = ("box AP", "box AP50", "box AP75", "mask AP", "mask AP50", "mask AP75")
 def _detection(
     protocol: str, source: _Source, names: Iterable[str], values: Iterable[float]
 ) -> list[PublishedRow]:
-    """Rows whose metric is the last word of their name."""
+    """Return rows whose metric is the last word of their name."""
     rows: list[PublishedRow] = []
     for name, value in zip(names, values, strict=True):
         rows += _table(protocol, name.split()[-1], source, [name], [value])
@@ -184,7 +184,7 @@ _SURVEY = "100 minus the error of the AET/AVT survey's table; the paper has only
 
 
 def _cifar() -> list[PublishedRow]:
-    """RotNet's tables on CIFAR-10: by depth and block, by rotations, by classifier, by labels."""
+    """Return RotNet's tables on CIFAR-10: by depth and block, rotations, classifier and labels."""
     rows: list[PublishedRow] = []
     for blocks, values, note in (
         (3, (85.45, 88.26, 62.09), "another copy of the table has 88.56 for conv2"),
@@ -245,9 +245,9 @@ ROWS: tuple[PublishedRow, ...] = (
     *_table("in1k-linear-mhead", "top1", _RANDOM, _STAGES, (11.37, 16.21, 13.47, 9.07, 6.54)),
     *_table("in1k-linear-mhead", "top1", _SUPERVISED, _STAGES,
             (15.18, 33.96, 47.86, 67.56, 76.17)),
-    *_table(*_AVGPOOL, _Source("mmselfsup-0.x", NEW, "measured again after the loader was mended"),
+    *_table(*_AVGPOOL, _Source("mmselfsup-0.x", NEW, "measured again after the loader was fixed"),
             ["pool"], [48.12]),
-    *_table(*_AVGPOOL, _Source("mmselfsup-0.6", OLD, "before the loader was mended (BGR images)"),
+    *_table(*_AVGPOOL, _Source("mmselfsup-0.6", OLD, "before the loader was fixed (BGR images)"),
             ["pool"], [44.35]),
     *_table(*_AVGPOOL, _Source("mmselfsup-1.x", NEWEST, "trained again; its other rows are 0.x's"),
             ["pool"], [47.0]),

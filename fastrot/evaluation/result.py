@@ -1,4 +1,4 @@
-"""What an evaluation found, with everything that the numbers depend on."""
+"""The result of an evaluation, with everything that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Score:
     Attributes:
         name: ``layer1``, ``k=20``, ``4-shot layer4`` ...
         metric: ``mAP``, ``top1`` or ``top5``.
-        value: in percent.
-        layer: the stage that it was measured on.
-        detail: plain values behind it: AP of each class, costs, spread.
+        value: value in percent.
+        layer: stage that was measured.
+        detail: plain values behind the score: AP of each class, costs, spread.
     """
 
     name: str
@@ -26,12 +26,12 @@ class Score:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {**asdict(self), "detail": dict(self.detail)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Score:
-        """The score that ``to_json`` wrote."""
+        """Restore the score from what ``to_json`` returned."""
         return cls(**record)
 
 
@@ -40,22 +40,22 @@ class Result:
     """One protocol, run once.
 
     Attributes:
-        protocol: its name.
+        protocol: name of the protocol.
         label: how features were made: ``test transform``, ``cached-K`` or ``augmented``.
-        scores: what was measured, in the order of the protocol.
-        random: the same of the random initialisation of the backbone; None: not measured.
-        settings: of the protocol, resolved.
-        changed: settings that are not the protocol's own, as ``key=value``.
+        scores: measured scores, in the order of the protocol.
+        random: the same scores for the backbone's random initialisation; None: not measured.
+        settings: resolved settings of the protocol.
+        changed: settings that differ from the protocol's own, as ``key: own -> used``.
         weights: source and digest of the backbone.
-        data: what was read for training and test.
-        caches: manifests' identities of the feature caches.
+        data: paths of the training and test data.
+        caches: fingerprints of the feature caches.
         seconds: wall time by part.
         record: machine, versions, command.
         notes: what to know before comparing with published numbers.
-        key: of the measurement (``measurements.measurement_key``); empty: of an earlier version.
-        earlier_key: the same by what earlier versions recorded: without a look into the images.
-        time: when the scores were there, ISO 8601 in UTC; empty: of an earlier version.
-        random_time: when those of the random initialisation were; None: as ``random``, or unknown.
+        key: key of the measurement (``identity.measurement_key``); empty in earlier versions.
+        earlier_key: the key as earlier versions computed it, without digests of the images.
+        time: time when the scores were computed, ISO 8601 in UTC; empty in earlier versions.
+        random_time: the same for ``random``; None: not measured, or unknown.
     """
 
     protocol: str
@@ -76,7 +76,7 @@ class Result:
     random_time: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values, which ``result.json`` holds."""
+        """Return the plain values that ``result.json`` holds, as one object."""
         tree = {name: getattr(self, name) for name in self.__dataclass_fields__}
         tree["scores"] = [score.to_json() for score in self.scores]
         tree["random"] = self.random and [score.to_json() for score in self.random]
@@ -85,7 +85,7 @@ class Result:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Result:
-        """The result that ``to_json`` wrote; keys of a newer version are left out."""
+        """Restore the result from what ``to_json`` returned, ignoring keys of newer versions."""
         known = {name: tree[name] for name in cls.__dataclass_fields__ if name in tree}
         known["scores"] = [Score.from_json(score) for score in tree["scores"]]
         known["random"] = tree["random"] and [Score.from_json(score) for score in tree["random"]]

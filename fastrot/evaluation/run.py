@@ -1,4 +1,4 @@
-"""One protocol in one command: missing features, the evaluator, its measurement's folder."""
+"""One protocol in one command: extract missing features, evaluate, save the measurement."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ from fastrot.evaluation.svm.voc07 import evaluate_svm
 from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.spec import FeatureSpec
+from fastrot.solvers.libraries import require_library
+from fastrot.solvers.svm_libraries import check_solver
 from fastrot.system.console import Say
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 from fastrot.system.machine import environment_record
@@ -56,17 +58,17 @@ _EVALUATORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRequest(BackboneRequest):
-    """``fastrot eval`` as it was asked for.
+    """The request of ``fastrot eval``.
 
     Attributes:
         protocol: name, YAML file, or ``suite``.
-        train: training data; a suite takes it for protocols without published numbers.
+        train: training data; a suite uses it for protocols without published numbers.
         test: test data of the same classes.
         sets: suite: training and test data of benchmarks with published numbers, by kind.
-        mode: of linear probes; None: ``cached-4``. A suite takes several, with commas.
-        beside_random: also measure the random initialisation; None: in a suite.
-        out: folder for caches and results; None: ``RUN/eval``, or beside a weight file
-            ``eval/NAME``.
+        mode: mode of linear probes; None: ``cached-4``. A suite takes several, with commas.
+        beside_random: also measure the random initialisation; None: only in a suite.
+        out: folder for caches and results; None: ``RUN/eval``, or for a weight file ``eval/NAME``
+            beside it.
     """
 
     protocol: str
@@ -79,7 +81,7 @@ class EvalRequest(BackboneRequest):
 
     @property
     def folder(self) -> Path:
-        """Where caches and results go; it is created."""
+        """Return the folder for caches and results, which evaluations create."""
         if self.out is not None:
             return self.out
         if self.checkpoint.is_dir():
@@ -91,7 +93,7 @@ class NamedData(NamedTuple):
     """An open data set.
 
     Attributes:
-        path: what the user named, its part included.
+        path: path that the user gave, including the split.
         samples: the data set.
     """
 
@@ -100,7 +102,7 @@ class NamedData(NamedTuple):
 
 
 def open_data(*paths: Path, follow_symlinks: bool = False) -> dict[Path, NamedData]:
-    """Open data sets, each once."""
+    """Open each data set once."""
     return {
         path: NamedData(path, open_dataset(path, follow_symlinks=follow_symlinks))
         for path in dict.fromkeys(paths)
@@ -109,16 +111,16 @@ def open_data(*paths: Path, follow_symlinks: bool = False) -> dict[Path, NamedDa
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolRun:
-    """One protocol of a request: its settings are read, and its data is open.
+    """One protocol of a request, with its settings and its open data.
 
     Attributes:
-        request: that it is part of.
-        config: of the protocol, with the request's overrides.
+        request: the request that it belongs to.
+        config: settings of the protocol, with the request's overrides.
         train: training data, labelled.
         test: test data of the same classes.
         mode: how training rows are made; only linear probes have a choice.
-        beside_random: measure the random initialisation, too.
-        cached_layers: what a cache holds, at least the protocol's layers; None: just these.
+        beside_random: also measure the random initialisation.
+        cached_layers: layers to cache, at least the protocol's; None: only these.
     """
 
     request: EvalRequest
@@ -131,8 +133,8 @@ class ProtocolRun:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What its caches hold."""
-        # Online probes extract the test images themselves, and just the layers that they score.
+        """Return the layers that its caches hold."""
+        # Online probes extract the test images themselves, and only the layers that they score.
         online = self.mode.crops is None
         return (
             self.config.features.layers
@@ -142,27 +144,27 @@ class ProtocolRun:
 
     @property
     def caches(self) -> Path:
-        """Folder of its feature caches."""
+        """Return the folder of its feature caches."""
         return self.request.folder / "cache"
 
     @cached_property
     def contents(self) -> tuple[str, str]:
-        """Digests of the training and the test images."""
+        """Return the digests of the training and test images."""
         return content_digest(self.train.samples), content_digest(self.test.samples)
 
     @property
     def at_random(self) -> ProtocolRun:
-        """The same of the random initialisation."""
+        """Return the same run for the random initialisation."""
         return replace(self, request=replace(self.request, random_init=True), beside_random=False)
 
 
 def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, Path] | None:
-    """Run a protocol; what an earlier, killed start has finished is not done again.
+    """Run a protocol; work that an earlier, killed command finished is not repeated.
 
     Under torchrun all ranks extract; then the first one evaluates, and the others leave.
 
     Returns:
-        The result, and the folder that has it as ``result.json``; None on other ranks.
+        The result, and the folder of its ``result.json``; None on other ranks.
 
     Raises:
         FastrotError: with the exit code of the failure.
@@ -183,7 +185,7 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
     measured = _run(what, backbone, match, say)
     seconds, random = dict(measured.seconds), None
     if what.beside_random and not what.request.random_init:
-        say(f"{config.protocol}: the same of the random initialisation")
+        say(f"{config.protocol}: the same for the random initialisation")
         other = what.at_random
         random = _run(other, other.request.load_backbone(), match, say)
         seconds |= {f"random {part}": value for part, value in random.seconds.items()}
@@ -221,7 +223,7 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
 
 
 def _extract_on_all_ranks(what: ProtocolRun, world: World, say: Say) -> None:
-    """All features that will be needed, within one process group."""
+    """Extract all features that will be needed, within one process group."""
     with joined(world, pick_device("auto", world)):
         for each in [what, what.at_random] if what.beside_random else [what]:
             backbone = each.request.load_backbone()
@@ -234,16 +236,16 @@ def _silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Scores, and what they are of.
+    """Scores, with the identity of the measurement.
 
     Attributes:
-        scores: in the order of the protocol.
-        features: what they depend on besides the settings, by part.
-        key: of the measurement.
-        earlier_key: as earlier versions would know it.
-        name: of its folder.
+        scores: scores in the order of the protocol.
+        features: fingerprints of the features, by part.
+        key: key of the measurement.
+        earlier_key: the key as earlier versions computed it.
+        name: name of the measurement's folder.
         seconds: wall times by part.
-        time: when the scores were there.
+        time: time when the scores were computed.
     """
 
     scores: list[Score]
@@ -256,14 +258,14 @@ class _Measured:
 
 
 def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> _Measured:
-    """Measure a backbone; parts that are done are not done again."""
+    """Measure a backbone; finished parts are not repeated."""
     config = what.config
     name = config.protocol
     if what.mode != TEST_TRANSFORM:
         name += f"-{what.mode.name}"
     settings = {"protocol": name, **relevant_settings(config)}
     classes: list[int] | None = None
-    if match.numbers is not None:  # earlier versions took class k of the one for k of the other
+    if match.numbers is not None:  # earlier versions assumed equal numbers in both data sets
         settings["classes"] = classes = match.numbers.tolist()
     began = time.monotonic()
     online: OnlineSpec | None = None
@@ -282,8 +284,8 @@ def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> 
     ]
     own = folder_name(config, what.mode, what.test.path, random=random, key=keys[0])
     fingerprint = {"settings": settings, "caches" if online is None else "live": features}
-    # Finished parts of earlier versions are taken over, where their features are: these versions
-    # did not look into the images, so parts alone may be of another folder's.
+    # Finished parts of earlier versions are adopted only beside their features: those versions did
+    # not hash the images, so parts alone may belong to other data.
     earlier = what.request.folder / f"{name}{'-random' if random else ''}"
     cache = what.caches / _cache_name(what, what.test, 0)
     places = [earlier] if is_earlier_cache(cache, features["test"]) else []
@@ -309,7 +311,7 @@ def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> 
 
 
 def _when(parts: PartialResults, spent: dict[str, float]) -> tuple[dict[str, float], str]:
-    """Wall times and time of the start that finished, not of one that reads what it found."""
+    """Return the wall times and time of the command that finished, not of one that only reads."""
     seconds, finished = parts.get("seconds"), parts.get("finished")
     if seconds is None:
         finished = {"time": now()}
@@ -322,7 +324,7 @@ def _when(parts: PartialResults, spent: dict[str, float]) -> tuple[dict[str, flo
 
 
 def _finished_parts(folders: Sequence[Path], fingerprint: dict[str, Any]) -> PartialResults:
-    """Finished parts of what is defined so, in the first folder that has them, or in the last."""
+    """Return the finished parts with this fingerprint: the first folder with them, or the last."""
     name = f"parts-{fingerprint_digest(plain(fingerprint))[:8]}"
     places = [folder / name for folder in folders]
     there = [place for place in places if (place / "identity.json").exists()]
@@ -330,8 +332,12 @@ def _finished_parts(folders: Sequence[Path], fingerprint: dict[str, Any]) -> Par
 
 
 def _check(what: ProtocolRun) -> ClassMatch:
-    """Refuse what cannot be measured before anything is extracted."""
+    """Match the classes; refuse what cannot be measured before anything is extracted."""
     config, train, test = what.config, what.train.samples, what.test.samples
+    if config.kind in ("svm", "lowshot"):
+        check_solver(config.svm.solver, config.svm.positive_weight)
+    elif config.kind == "linear":
+        require_library(config.linear.solver, "linear.solver")
     if config.kind in ("linear", "knn"):
         match = match_single_classes(train, test, (len(train), len(test)))
     else:
@@ -351,7 +357,7 @@ def _check(what: ProtocolRun) -> ClassMatch:
 def _extracted(
     what: ProtocolRun, backbone: Backbone, world: World, say: Say
 ) -> tuple[FeatureCache, FeatureCache]:
-    """Features of the training and the test data, extracted where they are missing."""
+    """Return the features of the training and test data, extracting missing ones."""
     share_cores(world)
     device = pick_device("auto", world)
     options = ExtractOptions(progress=what.request.progress)

@@ -1,8 +1,8 @@
 """All protocols that the given data allows, in the order of the published page.
 
-Features are shared: what several protocols need of the same images, seen by the same transform,
-is extracted once. A protocol whose data does not fit (a class with too few images) is left out
-and named; everything else that goes wrong ends the suite, and the same command goes on with it.
+Features of the same images and transform are extracted once and shared by all protocols. A
+protocol whose data does not fit (a class with too few images) is left out and reported; any other
+failure ends the suite, and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {
     "inat18": ("inat18-linear",),
     "any": ("linear", "knn"),
 }
-"""Protocols of each kind of data, in the order of the published page."""
+"""Protocols for each kind of data, in the order of the published page."""
 
 _ORDER = (
     "voc07-svm",
@@ -62,14 +62,14 @@ _ORDER = (
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """What a suite found, as ``fastrot eval suite`` prints it.
+    """The results of a suite, as ``fastrot eval suite`` prints them.
 
     Attributes:
-        results: one a protocol and mode, in the order of the published page.
+        results: one per protocol and mode, in the order of the published page.
         left_out: why a protocol was not run, by its name.
         gaps: augmented minus cached in points, by protocol, then ``layer metric``.
-        folder: with ``suite.json``, ``suite.md`` and ``suite.csv`` of the latest suite; those of
-            each are in a folder ``suite-KEY`` of it.
+        folder: folder with ``suite.json``, ``suite.md`` and ``suite.csv`` of the latest suite; its
+            folders ``suite-KEY`` hold those of every suite.
     """
 
     results: Sequence[Result]
@@ -79,7 +79,7 @@ class SuiteReport:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What ``suite.json`` holds."""
+        """Return the content of ``suite.json``."""
         return {
             "rows": [row._asdict() for row in suite_rows(self.results)],
             "gaps": {name: dict(gap) for name, gap in self.gaps.items()},
@@ -88,7 +88,7 @@ class SuiteReport:
         }
 
     def show(self, console: Console) -> None:
-        """Print measured beside published, then what is to be known before comparing."""
+        """Print measured beside published numbers, then what to know before comparing."""
         rows = shown_rows(suite_rows(self.results))
         for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
             table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
@@ -116,24 +116,24 @@ def run_suite(
 
     Args:
         request: its ``sets`` by kind, keys of ``PROTOCOLS``, and its training and test data for
-            protocols without published numbers; its overrides are for every protocol.
-        modes: of the linear probes; of several, each is run, and their gap is measured.
-        say: one line to the user.
+            protocols without published numbers; its overrides apply to every protocol.
+        modes: modes of the linear probes; each is run, and the gap between them is reported.
+        say: called with each line for the user.
 
     Raises:
-        UsageError: no data, or an unknown kind.
-        TooFewImagesError: nothing could be run.
-        FastrotError: with the exit code of the failure; the same command goes on.
+        UsageError: there is no data, or its kind is unknown.
+        TooFewImagesError: no protocol could be run.
+        FastrotError: with the exit code of the failure; the same command resumes.
     """
     data = dict(request.sets)
     if request.train is not None and request.test is not None:
         data["any"] = (request.train, request.test)
     if unknown := [kind for kind in data if kind not in PROTOCOLS]:
-        raise UsageError(f"data of kind {unknown[0]!r}; choose of {', '.join(PROTOCOLS)}")
+        raise UsageError(f"data of kind {unknown[0]!r} is not known; known: {', '.join(PROTOCOLS)}")
     if not data:
         raise UsageError(
             "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, or "
-            "--train DATA --test DATA for what has no published numbers"
+            "--train DATA --test DATA for data without published numbers"
         )
     results: list[Result] = []
     left_out: dict[str, str] = {}
@@ -163,7 +163,7 @@ def run_suite(
 
 
 def _save(suite: SuiteReport) -> None:
-    """Write the tables into a folder of these measurements, and where the latest suite's are."""
+    """Write the tables into a folder for these measurements, and as those of the latest suite."""
     text = json.dumps(suite.to_json(), indent=1, default=str)
     tables = {
         "suite.json": text.encode() + b"\n",
@@ -198,7 +198,7 @@ def _runs(
     modes: Sequence[Mode],
     left_out: dict[str, str],
 ) -> list[ProtocolRun]:
-    """The protocols that the data allows; each data set is opened once for all of them."""
+    """Return the protocols that the data allows, opening each data set once for all of them."""
     paths = (path for pair in data.values() for path in pair)
     opened = open_data(*paths, follow_symlinks=request.follow_symlinks)
     runs = []
@@ -231,7 +231,7 @@ def _runs(
 
 
 def _sharing(runs: Sequence[ProtocolRun]) -> list[ProtocolRun]:
-    """Runs that see the same images by the same transform take their layers from one cache."""
+    """Let runs that see the same images by the same transform share one cache of all layers."""
     needed: dict[tuple[Any, ...], set[str]] = {}
     for run in runs:
         for key in _sights(run):
@@ -239,7 +239,7 @@ def _sharing(runs: Sequence[ProtocolRun]) -> list[ProtocolRun]:
     stages = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
 
     def layers(run: ProtocolRun) -> tuple[str, ...]:
-        # Of what the training images' cache holds, which is by far the larger one.
+        # Those of the training images' cache, which is by far the larger one.
         wanted = needed[_sights(run)[0]]
         return tuple(name for name in stages if name in wanted) or run.config.features.layers
 
@@ -247,14 +247,14 @@ def _sharing(runs: Sequence[ProtocolRun]) -> list[ProtocolRun]:
 
 
 def _sights(run: ProtocolRun) -> list[tuple[Any, ...]]:
-    """What its caches depend on besides the weights: of the training data first."""
+    """Return what its caches depend on besides the weights, training data first."""
     features, crops = run.config.features, run.mode.crops
     how = (features.transform, features.resolution, features.resize, features.precision)
     return [(run.train.path, crops, *how), (run.test.path, 0, *how)]
 
 
 def _gap(result: Result, before: Sequence[Result]) -> dict[str, float]:
-    """Augmented minus cached in points, where both have been measured."""
+    """Return augmented minus cached in points, or nothing unless both have been measured."""
     same = [r for r in before if r.protocol == result.protocol and r is not result]
     pair = {r.label == "augmented": r for r in [*same, result]}
     if len(pair) < 2:

@@ -1,4 +1,4 @@
-"""Tables of one result and of a suite: measured beside published, row by row."""
+"""Tables of one result and of a suite: measured beside published numbers, row by row."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BEST = "best layer"
 
 @dataclass(frozen=True)
 class EvalReport:
-    """A result, and where it is.
+    """A result and its folder.
 
     Attributes:
-        result: what was measured.
-        folder: with ``result.json``.
+        result: the result.
+        folder: folder of its ``result.json``.
     """
 
     result: Result
@@ -33,11 +33,11 @@ class EvalReport:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What ``result.json`` holds, and where that is."""
+        """Return the content of ``result.json``, and its path as ``file``."""
         return {**self.result.to_json(), "file": str(self.folder / RESULT)}
 
     def show(self, console: Console) -> None:
-        """Print a table, and what to know before comparing."""
+        """Print a table and what to know before comparing."""
         result = self.result
         table = Table(title=f"{result.protocol} ({result.label})", title_justify="left")
         columns = ["", "metric", "measured", "random init", "published"]
@@ -68,16 +68,16 @@ class SuiteRow(NamedTuple):
     """One number.
 
     Attributes:
-        protocol: its name.
+        protocol: name of the protocol.
         mode: how training rows were made.
-        name: of the score.
-        metric: of the score.
-        measured: in percent.
-        random: the same of the random initialisation; None: not measured.
-        published: of rotation prediction; None: there is none.
-        source: who published it, and of which checkpoint.
-        train: data that it was trained on.
-        test: data that it was tested on.
+        name: name of the score.
+        metric: metric of the score.
+        measured: measured value in percent.
+        random: the same for the random initialisation; None: not measured.
+        published: published value of rotation prediction; None: there is none.
+        source: publication and checkpoint of the published value.
+        train: training data.
+        test: test data.
     """
 
     protocol: str
@@ -93,7 +93,7 @@ class SuiteRow(NamedTuple):
 
 
 def suite_rows(results: Sequence[Result]) -> list[SuiteRow]:
-    """All numbers; after the layers of ``voc07-svm`` the best one, which is what is published."""
+    """Return all numbers; ``voc07-svm`` ends with the best layer, the one that is published."""
     rows = []
     for result in results:
         random = {(score.name, score.metric): score.value for score in result.random or ()}
@@ -124,27 +124,27 @@ def _row(result: Result, score: Score, random: float | None, row: PublishedRow |
 
 
 def shown_rows(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
-    """Without the low-shot numbers of layers of which nothing is published: there are dozens."""
+    """Drop the dozens of low-shot numbers for layers without a published number."""
     return [
         row for row in rows if row.protocol != "voc07-lowshot" or row.published is not None
     ] or list(rows)
 
 
 def number_heads(rows: Sequence[SuiteRow]) -> list[str]:
-    """Columns of numbers; without the random initialisation where nothing was measured of it."""
+    """Return the heads of the number columns; the random initialisation only if it was measured."""
     random = ["random init"] if any(row.random is not None for row in rows) else []
     return ["measured", *random, "published"]
 
 
 def number_cells(row: SuiteRow, rows: Sequence[SuiteRow]) -> list[str]:
-    """The numbers of one row, under ``number_heads(rows)``."""
+    """Return the numbers of one row, under ``number_heads(rows)``."""
     values = {"measured": row.measured, "random init": row.random, "published": row.published}
     numbers = [values[head] for head in number_heads(rows)]
     return ["" if value is None else f"{value:.2f}" for value in numbers]
 
 
 def suite_csv(results: Sequence[Result]) -> str:
-    """Every row, with a header."""
+    """Return every row as CSV, with a header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(SuiteRow._fields)
@@ -157,7 +157,7 @@ def suite_markdown(
     left_out: Mapping[str, str],
     gaps: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """A page: the table, gaps between modes, what was left out, what differs from the page."""
+    """Return a page: the table, gaps between modes, protocols left out, and notes."""
     rows = shown_rows(suite_rows(results))
     heads = ["protocol", "mode", "", "metric", *number_heads(rows)]
     rules = ["---"] * 4 + ["---:"] * (len(heads) - 4)
@@ -179,7 +179,7 @@ def suite_markdown(
 
 
 def suite_notes(results: Sequence[Result]) -> list[str]:
-    """Weights, and what differs from the published settings and data, each line once."""
+    """Return the weights and all differences from published settings and data, each line once."""
     protocols: dict[str, dict[str, None]] = {}
     for result in results:
         for text in (*result.changed, *result.notes):

@@ -1,1 +1,1 @@
-"""Mathematics on arrays: no model, no loader, no files."""
+"""Solvers: mathematics on arrays, without models, loaders or files."""

@@ -1,6 +1,6 @@
 """Centred features: products with them, and the leading part of their covariance.
 
-Centring loses nothing where an intercept is free, and uncouples the intercept from the rest.
+Centring loses nothing if the intercept is not penalised, and decouples it from the weights.
 
 Shapes: n samples, D dimensions, d of them kept, K columns of a product, r leading eigenvectors.
 """
@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 
 _WHOLE = 2**31  # bytes up to which a float64 copy is kept
-_ROWS = 2048  # that are made float64 at a time where none is
-_FULL = 1536  # dimensions up to which the covariance is diagonalised as a whole
+_ROWS = 2048  # rows converted to float64 at a time without such a copy
+_FULL = 1536  # dimensions up to which the whole covariance is diagonalised
 _RANK = 256
 _OVERSAMPLING = 32
 _PASSES = 3
-_WIDE = 2  # times as many dimensions as samples: then as many dimensions as samples are kept
+_WIDE = 2  # ratio of dimensions to samples above which features are written in their span
 
 
 class Principal(NamedTuple):
@@ -25,7 +25,7 @@ class Principal(NamedTuple):
 
     Attributes:
         values: the largest eigenvalues, of shape (r,), float64, decreasing.
-        vectors: theirs, of shape (d, r).
+        vectors: their eigenvectors, of shape (d, r).
         tail: mean of the other eigenvalues; None: there are no others.
     """
 
@@ -35,10 +35,10 @@ class Principal(NamedTuple):
 
 
 class Centred:
-    """Features less their mean, kept in float32 (and in float64 where that is small).
+    """Features minus their mean, kept in float32 (and also in float64 if that is small).
 
-    Where D is more than twice n, they are written as n coordinates in an orthonormal basis of
-    their span: any w that is penalised by its length has its optimum there.
+    If D is more than twice n, they are stored as n coordinates in an orthonormal basis of their
+    span, which contains the optimum of any w with an L2 penalty.
 
     Args:
         features: of shape (n, D), any float dtype, on the device that is to compute.
@@ -47,11 +47,11 @@ class Centred:
     Attributes:
         num_samples: n.
         dim: d.
-        device: of the features.
+        device: device of the features.
         mean: of shape (D,), float64.
 
     Raises:
-        ValueError: not a matrix with at least one row and column, or not finite.
+        ValueError: the features are not a matrix with at least one row and column, or not finite.
     """
 
     def __init__(self, features: torch.Tensor, *, span: bool = True) -> None:
@@ -74,7 +74,7 @@ class Centred:
         self._vectors: dict[torch.dtype, torch.Tensor] = {}
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
-        """X v of shape (n, K) for v of shape (d, K), in the dtype of v."""
+        """Return X v of shape (n, K) for v of shape (d, K), in the dtype of v."""
         x = self._x if v.dtype == torch.float32 else self._x64
         if x is not None:
             whole: torch.Tensor = x @ v
@@ -82,7 +82,7 @@ class Centred:
         return torch.cat([rows.double() @ v for rows in self._x.split(_ROWS)])
 
     def transposed(self, r: torch.Tensor) -> torch.Tensor:
-        """X^T r of shape (d, K) for r of shape (n, K), in the dtype of r."""
+        """Return X^T r of shape (d, K) for r of shape (n, K), in the dtype of r."""
         x = self._x if r.dtype == torch.float32 else self._x64
         if x is not None:
             whole: torch.Tensor = (r.T @ x).T
@@ -93,15 +93,15 @@ class Centred:
         return total.T
 
     def coordinates(self, w: torch.Tensor) -> torch.Tensor:
-        """Coordinates of shape (d, K) of weights of shape (D, K)."""
+        """Return the coordinates, of shape (d, K), of weights of shape (D, K)."""
         return w if self._basis is None else self._basis.T @ w
 
     def weights(self, v: torch.Tensor) -> torch.Tensor:
-        """Weights of shape (D, K) of coordinates of shape (d, K), float64."""
+        """Return the weights, of shape (D, K), of coordinates of shape (d, K), float64."""
         return v if self._basis is None else self._basis @ v
 
     def principal(self, dtype: torch.dtype) -> Principal:
-        """The leading eigenvectors of the covariance in this dtype, computed once."""
+        """Return the leading eigenvectors of the covariance in this dtype, computed once."""
         if self._principal is None:
             self._principal = self._whole() if self.dim <= _FULL else self._leading()
         values, vectors, tail = self._principal
@@ -117,7 +117,7 @@ class Centred:
         return Principal(values.flip(0).clamp(min=0), vectors.flip(1).contiguous(), None)
 
     def _leading(self) -> Principal:
-        """By subspace iteration."""
+        """Compute the leading eigenvectors by subspace iteration."""
         width = min(_RANK + _OVERSAMPLING, self.num_samples, self.dim)
         # Drawn on the host from a fixed seed: the same on every device and in every run.
         basis = torch.randn(self.dim, width, generator=torch.Generator().manual_seed(0)).to(

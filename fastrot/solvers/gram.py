@@ -1,9 +1,9 @@
-"""The Gram matrix of samples with an intercept, as products with it.
+"""The Gram matrix of samples with an intercept, and products with it.
 
-Where samples outnumber dimensions the matrix is never formed: K v is X (X^T v), which costs less,
-and solving over K is then solving in the primal.
+If samples far outnumber dimensions the matrix is never formed: K v is X (X^T v), which costs less,
+and solving over K then means solving in the primal.
 
-A ``Gram`` is one matrix, or a stack of G of equal size: those of small parts of the samples.
+A ``Gram`` is one matrix, or a stack of G equally large matrices of small parts of the samples.
 
 Shapes: n samples, D dimensions, P rows of a product, r leading eigenvectors. ``...`` is G for a
 stack, and nothing for one matrix.
@@ -15,10 +15,10 @@ import math
 
 import torch
 
-_CHUNK = 1024  # dimensions whose products float32 adds up, before float64 does
-_LEAST_PRODUCTS = 6.0  # of conjugate gradients, for the best conditioned of problems
-_FACTOR_COST = 2.0  # of A^3 / 3 operations of a factorisation, in those of a large product
-# Leading eigenvectors, more to find them with, and passes; small matrices are soon factored.
+_CHUNK = 1024  # dimensions whose products are summed in float32 before they are added in float64
+_LEAST_PRODUCTS = 6.0  # of conjugate gradients, for the best conditioned problems
+_FACTOR_COST = 2.0  # of an operation in a factorisation, relative to one in a large product
+# Leading eigenvectors, extra vectors to find them, and passes; small matrices are cheap to factor.
 _SPECTRUM, _STACK_SPECTRUM = (128, 16, 4), (16, 8, 2)
 
 
@@ -27,15 +27,15 @@ class Gram:
 
     Args:
         features: X of shape (n, D), float32 or float64, on the device that is to compute.
-        square: form the matrix; None: where 2 D >= n, when that makes products cheaper.
+        square: form the matrix; None: if 2 D >= n, because products are cheaper then.
 
     Attributes:
-        num_samples: n, of each.
-        is_stack: whether it is several matrices.
-        device: of the features.
+        num_samples: n, of each matrix.
+        is_stack: whether there are several matrices.
+        device: device of the features.
 
     Raises:
-        ValueError: not a matrix with at least one row, or not finite.
+        ValueError: the features are not a matrix with at least one row, or not finite.
     """
 
     def __init__(self, features: torch.Tensor, *, square: bool | None = None) -> None:
@@ -57,21 +57,21 @@ class Gram:
             self._tall[torch.float64] = torch.cat([features, ones], dim=1).double()
 
     def restricted(self, rows: torch.Tensor) -> Gram:
-        """The Gram matrices of G parts of the samples, given as rows of shape (G, m), int64."""
+        """Return the Gram matrices of G parts of the samples, given as rows (G, m), int64."""
         part = self._empty(rows.shape[1])
         if self._square:
             whole = self._square[torch.float64]
             part._square[torch.float64] = whole[rows[:, :, None], rows[:, None, :]]
             return part
         tall = self._tall[torch.float64][rows]
-        if 2 * tall.shape[2] >= rows.shape[1]:  # formed, as K of so few samples alone would be
+        if 2 * tall.shape[2] >= rows.shape[1]:  # formed, by the rule of ``square`` for few samples
             part._square[torch.float64] = tall @ tall.mT
         else:
             part._tall[torch.float64] = tall
         return part
 
     def chosen(self, members: torch.Tensor) -> Gram:
-        """Some matrices of a stack, by their numbers."""
+        """Return some matrices of a stack, by their numbers."""
         part = self._empty(self.num_samples)
         for ours, theirs in ((self._square, part._square), (self._tall, part._tall)):
             theirs.update({dtype: matrices[members] for dtype, matrices in ours.items()})
@@ -80,10 +80,10 @@ class Gram:
         return part
 
     def parts(self, group: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """K of some samples, of shape (Q, m, m); the caller may write into it.
+        """Return K of some samples, of shape (Q, m, m); the caller may write into it.
 
         Args:
-            group: which matrix of the stack, of shape (Q,); of one matrix: zeros.
+            group: index of the matrix in the stack, of shape (Q,); zeros for one matrix.
             rows: of shape (Q, m).
             dtype: float32 or float64.
         """
@@ -98,12 +98,12 @@ class Gram:
         return part
 
     def prefers_factor(self, weight: float, sizes: torch.Tensor) -> bool:
-        """Whether factorising the parts of K costs less than conjugate gradients in 1 + weight K.
+        """Return whether factoring parts of K costs less than conjugate gradients in 1 + weight K.
 
-        Never where the matrix is not formed: there is nothing better than products then.
+        It never does if the matrix is not formed: nothing beats products then.
 
         Args:
-            weight: the largest of the problems.
+            weight: largest weight of the problems.
             sizes: samples in each problem's part, any shape and dtype.
         """
         if not self._square:
@@ -117,14 +117,14 @@ class Gram:
         return factors <= _LEAST_PRODUCTS * math.sqrt(condition) * products
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
-        """V K of shape (..., P, n) for v of that shape, in the dtype of v."""
+        """Return v K, of shape (..., P, n), for v of that shape, in the dtype of v."""
         if self._square:
             return v @ _in(self._square, v.dtype)
         tall = _in(self._tall, v.dtype)
         return (v @ tall) @ tall.mT
 
     def precondition(self, v: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """About (1 + weight K)^-1 v, by the leading eigenvectors of K.
+        """Return an approximation of (1 + weight K)^-1 v, from the leading eigenvectors of K.
 
         Args:
             v: of shape (..., P, n).
@@ -135,7 +135,10 @@ class Gram:
         return v - ((v @ vectors) * (share / (1 + share))) @ vectors.mT
 
     def _eigenvectors(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The r largest eigenvalues (..., r), and vectors (..., n, r), by subspace iteration."""
+        """Return the r largest eigenvalues (..., r) and their eigenvectors (..., n, r).
+
+        They are computed by subspace iteration.
+        """
         if dtype not in self._leading:
             few = self.is_stack and bool(self._square)
             rank, more, passes = _STACK_SPECTRUM if few else _SPECTRUM
@@ -157,9 +160,9 @@ class Gram:
 
 
 def _square(features: torch.Tensor) -> torch.Tensor:
-    """X X^T + 1 in float64, of products that are fast in the dtype of the features.
+    """Return X X^T + 1 in float64, from products in the faster dtype of the features.
 
-    Few dimensions leave K singular, and float32 would show that by negative eigenvalues.
+    With few dimensions K is singular, and float32 would make some of its eigenvalues negative.
     """
     if features.shape[1] <= _CHUNK:
         wide = features.double()

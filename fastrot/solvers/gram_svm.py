@@ -1,24 +1,24 @@
 """Squared-hinge SVMs, many at once, over one shared Gram matrix.
 
-A problem has signs y (1, -1, or 0: not in it), a cost C_i a sample, and asks for
+A problem has signs y (1, -1, or 0: not in it) and a cost C_i per sample, and is to
 
     minimise over w   P(w) = 1/2 |w|^2 + sum_i C_i max(0, 1 - y_i w.x_i)^2
 
-where a feature that is always 1 stands for the intercept, which is so regularised, too: the
+where a feature that is always 1 represents the intercept, which is therefore regularised too: the
 problem of LIBLINEAR (``-s 1`` and ``-s 2``; scikit-learn's LinearSVC), hence of the published
-VOC07 protocol. Writing w as sum_i b_i x_i, all that is needed of the samples is K = X X^T.
+VOC07 protocol. With w written as sum_i b_i x_i, the samples are needed only through K = X X^T.
 
 Every class, cost and fold of a protocol is one more row of a matrix, so the work is products of a
 tall matrix with K. Each row takes Newton steps on its set of violated margins (Keerthi and
 DeCoste, 2005; Chapelle, 2007), found by conjugate gradients in the inner product of K, whose
-iterates are those of conjugate gradients on w and descend after any number of steps. The leading
-eigenvectors of K, which all rows share, precondition them; the line search is exact. A row is
-done when its duality gap says so: with a_i = 2 C_i max(0, 1 - y_i f_i),
+iterates equal those of conjugate gradients on w and descend after any number of steps. The leading
+eigenvectors of K, shared by all rows, precondition them; the line search is exact. A row is done
+when its duality gap is small enough: with a_i = 2 C_i max(0, 1 - y_i f_i),
 
     D(a) = sum_i a_i - 1/2 a^T (y K y) a - sum_i a_i^2 / (4 C_i)   <=   min P.
 
-Float32 finds the steps and float64 takes them; where float32's lead nowhere, float64 finds them,
-too. ``svm_problems.py`` has both.
+Steps are computed in float32 and taken in float64; where float32 makes no progress, they are
+computed in float64 too. ``svm_problems.py`` does both.
 
 Shapes: P problems, n samples; G problems of a stack, of m samples each; S costs.
 """
@@ -33,7 +33,7 @@ import torch
 from fastrot.solvers.gram import Gram
 from fastrot.solvers.svm_problems import SvmProblems
 
-_TOGETHER = 1.0  # small problems' costs up to this are solved at once, each from nothing
+_TOGETHER = 1.0  # costs up to this are solved at once for small problems, each from scratch
 _STACK = {"cpu": 2**21, "cuda": 2**27}  # elements of the matrices that are solved together
 
 
@@ -44,10 +44,10 @@ class Solution:
     Attributes:
         cost: C of negative samples.
         coefficients: b of shape (P, n), float64: w = sum_i b_i x_i.
-        decision: f = K b of shape (P, n), float64, of all samples, also those not in a problem.
+        decision: f = K b of shape (P, n), float64, for all samples, even those not in a problem.
         objective: P(w) of shape (P,), float64.
-        gap: duality gap relative to the objective, of shape (P,): the objective is no further
-            than this from the least one, for K as it is in memory.
+        gap: duality gap relative to the objective, of shape (P,): a bound on the objective's
+            distance from the minimum, for K as it is in memory.
     """
 
     cost: float
@@ -65,10 +65,10 @@ def solve_path(
     positive_weight: float = 1.0,
     tolerance: float = 1e-6,
 ) -> Iterator[Solution]:
-    """Solve all problems for each cost, in increasing order; each starts from the one before.
+    """Yield the solution of all problems for each cost, in increasing order, with warm starts.
 
     Args:
-        gram: of all samples.
+        gram: Gram matrix of all samples.
         signs: of shape (P, n), any dtype: 1, -1, or 0 for a sample that is not in the problem.
         costs: values of C, positive.
         positive_weight: C of a positive sample is this times C.
@@ -91,14 +91,14 @@ def solve_path(
 
 @dataclass(frozen=True)
 class Stack:
-    """Problems of as many samples each, solved for all costs, which are in the order given.
+    """Problems with equally many samples, solved for all costs, in the order given.
 
     Attributes:
-        problems: their numbers, of shape (G,).
-        members: their samples, of shape (G, m).
+        problems: numbers of the problems, of shape (G,).
+        members: samples in each problem, of shape (G, m).
         coefficients: b of shape (G, S, m), float64: w = sum_i b_i x_i over the members.
         objective: P(w) of shape (G, S), float64.
-        gap: as in ``Solution``, of shape (G, S).
+        gap: as ``Solution.gap``, of shape (G, S).
     """
 
     problems: torch.Tensor
@@ -116,17 +116,17 @@ def solve_parts(
     positive_weight: float = 1.0,
     tolerance: float = 1e-6,
 ) -> Iterator[Stack]:
-    """Solve each problem on its own samples alone, for all costs: for many small problems.
+    """Solve each problem on its own samples only, for all costs: for many small problems.
 
-    A step of few samples takes longer to start than to compute, so problems of one size and all
-    small costs are solved at once.
+    A step on few samples takes longer to start than to compute, so problems of equal size are
+    solved at once, for all small costs.
 
     Args:
-        gram: of all samples.
+        gram: Gram matrix of all samples.
         signs: of shape (P, n), any dtype: 1, -1, or 0 for a sample that is not in the problem.
-        costs: S values of C, positive; the others are those of ``solve_path``.
-        positive_weight: see there.
-        tolerance: see there.
+        costs: S values of C, positive.
+        positive_weight: C of a positive sample is this times C.
+        tolerance: relative duality gap at which a problem is done.
 
     Raises:
         ValueError: shapes do not fit, or a cost is not positive.

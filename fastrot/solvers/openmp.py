@@ -1,8 +1,8 @@
-"""Settings of OpenMP that a library changes for the whole process, put back after it.
+"""Settings of OpenMP that a library changes for the whole process, restored afterwards.
 
-cyanure turns on dynamic teams in whatever libgomp is loaded, which is torch's. On a busy machine
-libgomp then makes a team smaller than MKL has planned for, and MKL's QR decomposition waits for
-the missing thread for ever, on a full core.
+cyanure turns on dynamic teams in the loaded libgomp, which is torch's. On a busy machine libgomp
+then makes a team smaller than MKL has planned for, and MKL's QR decomposition waits forever for the
+missing thread, keeping a core busy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info
 
 @contextmanager
 def openmp_kept() -> Iterator[None]:
-    """Leave with the thread counts and dynamic teams of every loaded OpenMP as they were."""
+    """Restore the thread counts and dynamic teams of every loaded OpenMP at the end."""
     libraries = [
         ctypes.CDLL(info["filepath"]) for info in threadpool_info() if info["user_api"] == "openmp"
     ]

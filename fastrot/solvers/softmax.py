@@ -1,24 +1,24 @@
-"""Softmax (multinomial logistic) regression with an L2 penalty, to its optimum.
+"""Softmax (multinomial logistic) regression with an L2 penalty, solved to its optimum.
 
-For labels y and a strength s > 0 this asks for
+For labels y and a strength s > 0 the problem is to
 
     minimise over W, b   P(W, b) = mean_i [log sum_k exp(z_ik) - z_i,y_i] + s/2 |W|^2,
                          z = X W + b,
 
-the intercept b being free of the penalty: scikit-learn's LogisticRegression has this problem as
-C = 1 / (n s), cyanure's ``multiclass-logistic`` with ``penalty="l2"`` as lambda_1 = s. A class
-without samples has no optimum then (its intercept falls for ever); it takes no part, and its
-logit is minus infinity.
+without a penalty on the intercept b: the problem of scikit-learn's LogisticRegression with
+C = 1 / (n s), and of cyanure's ``multiclass-logistic`` with ``penalty="l2"`` and lambda_1 = s. A
+class without samples has no optimum (its intercept would decrease forever); it is excluded, and
+its logit is minus infinity.
 
-Newton's method. Conjugate gradients in float32 find the step; gradients, the step's length and
-all that is reported are float64. They are preconditioned by the Hessian as it would be if all
-samples had the mean curvature: the Kronecker product of the covariance of features, of which the
-leading eigenvectors are computed once, and of a K x K matrix. How far the optimum can be is known
-from the dual: any rows a_i of probabilities whose mean is the share of each class give
+The method is Newton's. Conjugate gradients in float32 find the step; gradients, the step length
+and all reported values are float64. The preconditioner is the Hessian as it would be if all samples
+had the mean curvature: the Kronecker product of the covariance of the features, whose leading
+eigenvectors are computed once, and a K x K matrix. The dual bounds the distance from the optimum:
+any rows a_i of probabilities whose mean is the share of each class give
 
     D(a) = mean_i H(a_i) - s/2 |W(a)|^2  <=  min P,   W(a) = X^T (Y - a) / (n s),
 
-where H is the entropy and Y are the labels as rows of 0 and 1; the softmax of z is nearly such.
+where H is the entropy and Y the labels as rows of 0 and 1; the softmax of z is nearly such an a.
 
 Shapes: n samples, D dimensions, d coordinates (``Centred``), C classes, K of them present.
 """
@@ -35,8 +35,8 @@ from fastrot.solvers.centred import Centred
 from fastrot.solvers.softmax_newton import Point, newton_step, step_length
 
 _NEWTON_STEPS = 100
-_LEAST_DECREASE = 1e-9  # of the objective; less, and float32 is at its end
-_LOOSEST = 0.2  # by how much conjugate gradients shrink the gradient, at least
+_LEAST_DECREASE = 1e-9  # relative decrease of the objective below which float32 is exhausted
+_LOOSEST = 0.2  # factor by which conjugate gradients shrink the gradient, at least
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Solution:
         weight: W of shape (D, C), float64; zero for a class without samples.
         intercept: b of shape (C,), float64; minus infinity for a class without samples.
         objective: P(W, b).
-        gap: duality gap relative to the objective, which is no further than this from the least.
-        newton_steps: how many were taken from the solution before.
-        products: how many times the Hessian was multiplied with.
+        gap: duality gap relative to the objective, a bound on its distance from the minimum.
+        newton_steps: Newton steps from the previous solution.
+        products: number of products with the Hessian.
     """
 
     strength: float
@@ -62,7 +62,7 @@ class Solution:
     products: int
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Of shape (m, C), float32, for features of shape (m, D)."""
+        """Return the logits, of shape (m, C), float32, for features of shape (m, D)."""
         return features.float() @ self.weight.float() + self.intercept.float()
 
 
@@ -74,18 +74,18 @@ def solve_path(
     classes: int | None = None,
     tolerance: float = 1e-6,
 ) -> Iterator[Solution]:
-    """Solve for each strength, in decreasing order; each starts from the one before.
+    """Yield the solution for each strength, in decreasing order; each starts from the previous one.
 
-    A solution is done when its gap is at most ``tolerance``, or where rounding stops it; its
-    ``gap`` is what was reached.
+    A solution is done when its gap is at most ``tolerance``, or when rounding stops it; its ``gap``
+    is the one that was reached.
 
     Args:
-        features: X of shape (n, D), any float dtype, on the device that is to compute. Besides
-            them, as much memory is needed as they take in float32, and three times that where it
-            is at most 1 GiB.
+        features: X of shape (n, D), any float dtype, on the device that is to compute. They need
+            as much memory again as they take in float32, or three times that if it is at most
+            1 GiB.
         labels: of shape (n,), integers from 0.
         strengths: values of s, positive.
-        classes: C; None: the largest label and 1.
+        classes: C; None: the largest label plus 1.
         tolerance: relative duality gap, positive.
 
     Raises:
@@ -122,14 +122,14 @@ def certificate(
     weight: torch.Tensor,
     intercept: torch.Tensor,
 ) -> tuple[float, float]:
-    """Objective and relative duality gap of a solution from anywhere.
+    """Return the objective and relative duality gap of a solution, whoever solved it.
 
     Args:
         features: of shape (n, D).
         labels: of shape (n,), integers from 0.
         strength: s.
         weight: of shape (D, C).
-        intercept: of shape (C,); not looked at for classes without samples.
+        intercept: of shape (C,); ignored for classes without samples.
 
     Raises:
         ValueError: shapes do not fit, or a label is out of range.
@@ -150,7 +150,7 @@ def certificate(
 
 
 def _checked(features: torch.Tensor, labels: torch.Tensor, classes: int | None) -> int:
-    """C, where labels fit the features."""
+    """Return C after a check that the labels fit the features."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"features of shape {tuple(features.shape)} and labels of shape "
@@ -166,13 +166,13 @@ def _checked(features: torch.Tensor, labels: torch.Tensor, classes: int | None) 
 
 
 def _solve(point: Point, strength: float, tolerance: float) -> tuple[int, int]:
-    """Newton steps until the gap is small; how many, and how many products."""
+    """Take Newton steps until the gap is small; return the numbers of steps and products."""
     products, dtype = 0, torch.float32
     objective, gap = point.certificate(strength)
     for taken in range(_NEWTON_STEPS):
         if gap <= tolerance:
             return taken, products
-        # Steps that would be too long anyway are found loosely, the last one as it must be.
+        # Steps far from the optimum are computed loosely, the last one as exactly as needed.
         shrink = max(min(_LOOSEST, math.sqrt(gap)), 0.5 * math.sqrt(tolerance / gap))
         step, used = newton_step(point, strength, min(shrink, _LOOSEST), dtype)
         products += used

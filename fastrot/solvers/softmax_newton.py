@@ -1,6 +1,6 @@
 """One Newton step of softmax regression: its direction, its length, and the certificate.
 
-Shapes: n samples, d coordinates, K classes; a point is (d + 1, K), its last row the intercept.
+Shapes: n samples, d coordinates, K classes; a point is (d + 1, K), with the intercept last.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from fastrot.solvers.centred import Centred
 
 _CG_STEPS = 400
 _LINE_STEPS = 30
-_FLAT = 1e-9  # of the largest: a direction of the classes without curvature, such as a shift
+_FLAT = 1e-9  # of the largest curvature: a direction of the classes without any, such as a shift
 
 
 class Point:
-    """Where the solver is, with what it costs to know about it.
+    """The solver's position, with everything computed there.
 
     Args:
         x: features.
-        targets: class of each sample, of shape (n,), int64, every class at least once.
+        targets: class of each sample, of shape (n,), int64; every class occurs.
         v: coordinates and intercepts of shape (d + 1, K), float64.
         z: logits of shape (n, K), float64.
 
     Attributes:
         x: features.
-        v: as given; ``move`` writes into it.
+        v: the given tensor; ``move`` writes into it.
         probabilities: softmax of the logits, of shape (n, K), float64.
     """
 
@@ -39,17 +39,17 @@ class Point:
 
     @classmethod
     def start(cls, x: Centred, targets: torch.Tensor, classes: int) -> Point:
-        """No weights, and the intercepts that are best then."""
+        """Return the starting point: weights of zero, and the best intercepts for them."""
         v = torch.zeros(x.dim + 1, classes, dtype=torch.float64, device=x.device)
         v[-1] = (torch.bincount(targets, minlength=classes) / len(targets)).log()
         return cls(x, targets, v, v[-1].repeat(len(targets), 1))
 
     def change(self, step: torch.Tensor) -> torch.Tensor:
-        """What a step changes of the logits, of shape (n, K), float64."""
+        """Return the change of the logits by a step, of shape (n, K), float64."""
         return self.x.product(step[:-1]) + step[-1]
 
     def move(self, step: torch.Tensor, length: float, change: torch.Tensor | None = None) -> None:
-        """Go along a step of shape (d + 1, K)."""
+        """Move along a step of shape (d + 1, K)."""
         self.v += length * step
         self._z += length * (self.change(step) if change is None else change)
         self._look()
@@ -66,14 +66,14 @@ class Point:
         self._slope = self.x.transposed(error) / self.x.num_samples
 
     def gradient(self, strength: float) -> torch.Tensor:
-        """Of P, of shape (d + 1, K), float64."""
+        """Return the gradient of P, of shape (d + 1, K), float64."""
         return torch.cat([self._slope + strength * self.v[:-1], self._balance[None]])
 
     def certificate(self, strength: float) -> tuple[float, float]:
-        """P, and the duality gap relative to it.
+        """Return P, and the duality gap relative to it.
 
-        The intercepts make the mean of the probabilities nearly the share of each class. To make
-        it so exactly, each row is mixed with one and the same row, at the smallest share of it
+        Because of the intercepts, the mean probabilities are nearly the shares of the classes. To
+        make them exactly equal, every row is mixed with the same row, with the smallest weight
         that leaves no negative number.
         """
         n, a = self.x.num_samples, self.probabilities
@@ -84,7 +84,7 @@ class Point:
         if mixed:
             row = (self._counts - (1 - mixed) * sums).clamp(min=0) / (mixed * n)
             a = (1 - mixed) * a + mixed * row
-            # The mean of the features is zero: a row that all share changes nothing else.
+            # The mean of the features is zero, so a row shared by all changes nothing else.
             slope = (1 - mixed) * slope - mixed * self._class_sums / n
         entropy = float(torch.special.entr(a).sum()) / n
         dual = entropy - 0.5 / strength * float(slope.square().sum())
@@ -93,7 +93,7 @@ class Point:
     def along(
         self, t: float, strength: float, step: torch.Tensor, change: torch.Tensor
     ) -> tuple[float, float]:
-        """First and second derivative of P(v + t step) in t."""
+        """Return the first and second derivative of P(v + t step) in t."""
         p = (self._z + t * change).softmax(dim=1)
         mean = (p * change).sum(dim=1)
         own = change.gather(1, self._targets)[:, 0]
@@ -105,7 +105,7 @@ class Point:
 
 
 def step_length(point: Point, strength: float, step: torch.Tensor, change: torch.Tensor) -> float:
-    """A t of about the least P(v + t step): Newton's method, kept in a bracket."""
+    """Return a t that roughly minimises P(v + t step), by Newton's method within a bracket."""
     first, _ = point.along(0.0, strength, step, change)
     t, low, high = 1.0, 0.0, float("inf")
     for _ in range(_LINE_STEPS):
@@ -123,13 +123,13 @@ def step_length(point: Point, strength: float, step: torch.Tensor, change: torch
 def newton_step(
     point: Point, strength: float, shrink: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, int]:
-    """Solve H step = -gradient until the residual is ``shrink`` of what it was.
+    """Solve H step = -gradient until the residual has shrunk by a factor.
 
     Args:
-        point: where.
+        point: current point.
         strength: s.
-        shrink: in the norm of the preconditioner.
-        dtype: of the computation.
+        shrink: ratio of the final to the initial residual, in the norm of the preconditioner.
+        dtype: dtype of the computation.
 
     Returns:
         The step, of shape (d + 1, K), float64, and the number of products with H.
@@ -152,14 +152,14 @@ def newton_step(
         r_next = r - (rho / curve) * q
         z = hessian.precondition(r_next)
         rho_next = _dot(r_next, z)
-        # Polak and Ribiere's rule forgives what float32 rounds.
+        # Polak and Ribiere's rule tolerates the rounding of float32.
         p = z + max(0.0, (rho_next - _dot(r, z)) / rho) * p
         r, rho = r_next, rho_next
     return scale * step.double(), used
 
 
 class _Hessian:
-    """The second derivative of P at a point, and about its inverse, in one precision."""
+    """The second derivative of P at a point, and an approximate inverse, in one precision."""
 
     def __init__(self, point: Point, strength: float, dtype: torch.dtype) -> None:
         self._x, self._strength = point.x, strength
@@ -180,7 +180,7 @@ class _Hessian:
         self._intercept = torch.where(flat, 0, 1 / curvature).to(dtype)
 
     def product(self, v: torch.Tensor) -> torch.Tensor:
-        """H v, of shape (d + 1, K)."""
+        """Return H v, of shape (d + 1, K)."""
         u = self._x.product(v[:-1]) + v[-1]
         u = self._a * u
         u = u - self._a * u.sum(dim=1, keepdim=True)
@@ -190,7 +190,7 @@ class _Hessian:
         )
 
     def precondition(self, r: torch.Tensor) -> torch.Tensor:
-        """About H^-1 r, of shape (d + 1, K)."""
+        """Return an approximation of H^-1 r, of shape (d + 1, K)."""
         r = r @ self._turn
         z = self._vectors @ (self._leading * (self._vectors.T @ r[:-1]))
         if self._tail is not None:

@@ -1,9 +1,9 @@
 """Squared-hinge SVMs over Gram matrices: the steps of many problems at once.
 
 See ``gram_svm.py`` for the problem and the method. Problems are rows of matrices, so that a step
-is a few products: G groups, each with a Gram matrix of its own, of P problems.
+is a few products: G groups of P problems, each group with its own Gram matrix.
 
-Shapes: G groups, P problems, n samples. Of one matrix, which is no stack, G is 1.
+Shapes: G groups, P problems, n samples. G is 1 for one matrix that is not a stack.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ import torch
 
 from fastrot.solvers.gram import Gram
 
-_FORCING = 0.1  # by how much conjugate gradients shrink the gradient before the set is looked at
+_FORCING = 0.1  # factor by which conjugate gradients shrink the gradient between updates of the set
 _CG_STEPS = 400
 _NEWTON_STEPS = 60
 _LEAST_DECREASE = 1e-12
-_LEAST_GAIN = 0.7  # of a gap in a step that does not lower the objective
-_SEEN = 4.0  # roundings, below which a product of two vectors is nothing but rounding
+_LEAST_GAIN = 0.7  # largest ratio of gaps accepted for a step that does not lower the objective
+_SEEN = 4.0  # rounding errors below which a product of two vectors is only rounding
 _LINE_STEPS = 40
-_LONGEST = 16.0  # a Newton step wants 1, and one that wants more than this is rounding, too
+_LONGEST = 16.0  # a Newton step has length 1; a length beyond this is only rounding
 _FACTORED_AT_ONCE = 2**22  # elements of the systems that are factored together
 
 
 class SvmProblems:
-    """Problems, and how far they are solved.
+    """Problems and the state of their solution.
 
     Args:
         gram: K of each group.
         signs: of shape (G, P, n).
-        cost: C of every sample, 0 outside of the problem, of shape (G, P, n).
-        b: where to start, of shape (G, P, n), float64.
+        cost: C of every sample, 0 outside the problem, of shape (G, P, n).
+        b: starting point, of shape (G, P, n), float64.
         f: K b.
 
     Attributes:
-        b: coefficients so far.
+        b: current coefficients.
         f: K b.
         objective: of shape (G, P), float64.
         gap: relative duality gap, of shape (G, P), float64.
@@ -52,25 +52,25 @@ class SvmProblems:
         self.b, self.f = b.clone(), f.clone()
         self.objective = torch.full(b.shape[:2], float("inf"), dtype=torch.float64, device=b.device)
         self.gap = self.objective.clone()
-        self._dual = torch.zeros_like(self.gap)  # the best bound so far holds for good
+        self._dual = torch.zeros_like(self.gap)  # the best bound so far remains valid
 
     def solve(self, tolerance: float) -> None:
-        """Step until every gap is small, or rounding stops it."""
-        # Float32 is mostly enough for a step: what is left of the gradient is the next one's.
-        # Not where K is singular beside the cost: what it cannot see there never gets less.
+        """Take steps until every gap is small, or rounding stops them."""
+        # Float32 is mostly enough: the next step handles what a step leaves of the gradient.
+        # Not if K is singular relative to the cost: what float32 cannot resolve never shrinks then.
         for dtype in (torch.float32, torch.float64):
             self._approach(tolerance, dtype)
             if (self.gap <= tolerance).all():
                 break
-        self.f = self.gram.product(self.b)  # without what the steps' rounding has added up to
+        self.f = self.gram.product(self.b)  # without the accumulated rounding of the steps
         self.objective = _primal(self.y, self.c2, self.b, self.f)
         self._set_gap(slice(None))
 
     def _approach(self, tolerance: float, dtype: torch.dtype) -> None:
-        """Step with problems whose gap is large, until it no longer helps.
+        """Take steps for problems with a large gap, until they no longer help.
 
-        Steps are found in ``dtype``. The live problems are a rectangle, all of ``problems`` in
-        all of ``groups``; those in it that are done stay what they are.
+        Steps are computed in ``dtype``. The live problems form a rectangle, all of ``problems`` in
+        all of ``groups``; finished problems within it do not change.
         """
         open_ = ~(self.gap <= tolerance)
         groups, problems = open_.any(1).nonzero()[:, 0], open_.any(0).nonzero()[:, 0]
@@ -78,12 +78,12 @@ class SvmProblems:
         for number in range(_NEWTON_STEPS):
             live = groups[:, None], problems
             gap_before, objective_before = self.gap[live], self.objective[live]
-            # The margins that a smaller cost violates are the better start of a direct step.
+            # For a direct step the margins violated at a smaller cost are the better start.
             self._settle(gram, live, adopt=number > 0 or not self._factors(live))
             keep = ~(self.gap[live] <= tolerance)
             if number > 0:
                 gain = objective_before - self.objective[live]
-                # At a high cost the dual point is the last to get there.
+                # At a high cost the dual point converges last.
                 keep &= (gain > _LEAST_DECREASE * self.objective[live]) | (
                     self.gap[live] <= _LEAST_GAIN * gap_before
                 )
@@ -109,15 +109,15 @@ class SvmProblems:
             self._settle(gram, (groups[:, None], problems), adopt=True)
 
     def _factors(self, live: tuple[torch.Tensor, torch.Tensor]) -> bool:
-        """Whether the next step is a direct one."""
+        """Return whether the next step is a direct one."""
         c2 = self.c2[live]
         violated = (c2 > 0) & (self.y[live] * self.f[live] < 1)
         return self.gram.prefers_factor(float(c2.max()), violated.sum(-1))
 
     def _settle(self, gram: Gram, live: tuple[torch.Tensor, torch.Tensor], *, adopt: bool) -> None:
-        """Set objective and gap, after b has given way to the scaled dual point if that is better.
+        """Set objective and gap, with ``adopt`` after replacing b by a better scaled dual point.
 
-        The dual point y a, scaled to the best dual value, is a primal point, too: the warm start
+        The dual point y a, scaled to the best dual value, is also a primal point: the warm start
         from a smaller cost, where most margins are violated and a grows with C.
         """
         y, c2, b, f = self.y[live], self.c2[live], self.b[live], self.f[live]
@@ -146,11 +146,11 @@ class SvmProblems:
 def _direct_step(
     gram: Gram, active: torch.Tensor, y: torch.Tensor, b: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
-    """The step to (K + 1 / active) b = y on the set, of shape (G, P, n), float64.
+    """Return the step to (K + 1 / active) b = y on the set, of shape (G, P, n), float64.
 
-    For costs so high that conjugate gradients would take hundreds of products: few samples
-    violate their margins then, and a factorisation of their part of K is cheap. Sets are padded
-    with the identity to the size of the largest, to be factored together.
+    It serves costs so high that conjugate gradients would take hundreds of products: few samples
+    violate their margins then, and factoring their part of K is cheap. Sets are padded with the
+    identity to the size of the largest, so that they can be factored together.
     """
     groups, problems, n = active.shape
     group = torch.arange(groups, device=b.device).repeat_interleave(problems)
@@ -174,7 +174,7 @@ def _direct_step(
 def _system(
     gram: Gram, group: torch.Tensor, members: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
-    """K + 1 / weight of the members in a set, and the identity elsewhere, in the dtype of weight.
+    """Return K + 1 / weight for members in the set, the identity elsewhere, in weight's dtype.
 
     Args:
         gram: K of each group.
@@ -191,7 +191,7 @@ def _system(
 
 
 def _factor(system: torch.Tensor) -> torch.Tensor:
-    """Cholesky factors (Q, m, m), of slightly more where rounding left a negative eigenvalue."""
+    """Return Cholesky factors (Q, m, m), with a larger diagonal if rounding requires it."""
     factor: torch.Tensor
     factor, failed = torch.linalg.cholesky_ex(system)
     slack = torch.finfo(system.dtype).eps * system.diagonal(dim1=1, dim2=2).sum(1)
@@ -203,7 +203,7 @@ def _factor(system: torch.Tensor) -> torch.Tensor:
 
 
 def _newton_step(gram: Gram, active: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-    """Solve (1 + active K) step = r loosely; the step of shape (G, P, n)."""
+    """Solve (1 + active K) step = r loosely; return the step, of shape (G, P, n)."""
     step = torch.zeros_like(r)
     weight = active.mean(dim=-1, keepdim=True)
     z = gram.precondition(r, weight)
@@ -214,7 +214,7 @@ def _newton_step(gram: Gram, active: torch.Tensor, r: torch.Tensor) -> torch.Ten
     for _ in range(_CG_STEPS):
         q = p + active * k_p
         curve = _dot(k_p, q)
-        # A row that is done, or has nothing left that the dtype can see, stands still.
+        # A row that is done, or whose residual is only rounding in this dtype, does not move.
         seen = _SEEN * torch.finfo(r.dtype).eps * (_dot(r, r) * _dot(k_z, k_z)).sqrt()
         moves = (rho > enough) & (rho > seen) & (curve > 0)
         if not moves.any():
@@ -225,7 +225,7 @@ def _newton_step(gram: Gram, active: torch.Tensor, r: torch.Tensor) -> torch.Ten
         z = gram.precondition(r_next, weight)
         k_z = gram.product(z)
         rho_next = _dot(r_next, k_z)
-        # Polak and Ribiere's rule forgives that the eigenvectors are not exact.
+        # Polak and Ribiere's rule tolerates inexact eigenvectors.
         turn = (rho_next - _dot(r, k_z)) / torch.where(moves, rho, 1)
         turn = torch.where(moves, turn.clamp(min=0), 0)[..., None].to(r.dtype)
         p, k_p = z + turn * p, k_z + turn * k_p
@@ -234,12 +234,12 @@ def _newton_step(gram: Gram, active: torch.Tensor, r: torch.Tensor) -> torch.Ten
 
 
 def _dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Row by row, summed in float64, of shape (G, P)."""
+    """Return the products row by row, summed in float64, of shape (G, P)."""
     return (u * v).sum(dim=-1, dtype=torch.float64)
 
 
 def _gradient(y: torch.Tensor, c2: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-    """2 C max(0, 1 - y f) y of shape (G, P, n): the coefficients that b has at the optimum."""
+    """Return 2 C max(0, 1 - y f) y, of shape (G, P, n): the value of b at the optimum."""
     return c2 * y * (1 - y * f).clamp_(min=0)
 
 
@@ -256,9 +256,9 @@ def _line_search(
     step: torch.Tensor,
     change: torch.Tensor,
 ) -> torch.Tensor:
-    """The t > 0 of least P(b + t step) for each row, of shape (G, P), float64.
+    """Return the t > 0 that minimises P(b + t step) for each row, of shape (G, P), float64.
 
-    The slope is increasing and piecewise linear in t: Newton's method, kept in a bracket.
+    The slope is increasing and piecewise linear in t: Newton's method within a bracket finds it.
     """
     linear, quadratic = _dot(step, f), _dot(step, change)
     t = torch.ones_like(linear)

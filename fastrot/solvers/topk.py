@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine similarity over arrays and memory maps, exactly, block by block.
+"""Exact nearest neighbours by cosine similarity over arrays and memory maps, block by block.
 
 Shapes: m queries, n bank rows, D dimensions, k neighbours.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastrot.kernels.cosine_topk.op import cosine_topk
 
-_BLOCK_BYTES = 2**29  # of a block of the bank as float32
+_BLOCK_BYTES = 2**29  # per block of the bank as float32
 _LEAST_LENGTH = 1e-12
 
 
@@ -27,19 +27,19 @@ def nearest_rows(
     block_bytes: int = _BLOCK_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k most similar rows of the bank for each query, most similar first.
+    """Return the k most similar rows of the bank for each query, most similar first.
 
-    Rows are divided by their length; a row of zeros has similarity 0 with every other. Of equal
-    similarities the lower row comes first, so the result depends neither on the blocks nor on
-    the device (``kernels.cosine_topk`` says how).
+    Rows are divided by their length; a row of zeros has similarity 0 to every other. Equal
+    similarities rank the lower row first, so the result depends neither on the blocks nor on the
+    device (see ``kernels.cosine_topk``).
 
     Args:
         queries: of shape (m, D), any float type.
         bank: of shape (n, D), any float type; a memory map is read once, in its order.
-        k: neighbours, from 1 to n.
-        device: where the work is done.
-        block_bytes: of bank rows in memory at a time, as float32.
-        progress: called with the bank rows that are done, and n.
+        k: number of neighbours, from 1 to n.
+        device: device that computes.
+        block_bytes: bytes of bank rows in memory at a time, as float32.
+        progress: called with the number of bank rows searched so far, and n.
 
     Returns:
         Similarities of shape (m, k), float32, and row numbers of shape (m, k), int64.
@@ -71,14 +71,14 @@ def nearest_rows(
 
 
 def unit_rows(rows: NDArray[Any], device: str | torch.device = "cpu") -> torch.Tensor:
-    """Rows divided by their length, of shape (n, D), float32; a row of zeros stays.
+    """Return rows divided by their length, of shape (n, D), float32; a row of zeros stays.
 
     Raises:
         ValueError: a value is not finite.
     """
-    # A copy: the memory behind a read-only map is not torch's to hold.
+    # A copy, because torch must not hold the memory behind a read-only map.
     values = torch.from_numpy(np.array(rows, dtype=np.float32)).to(device)
-    # In float64, and rounded once: the length must not depend on how many rows a block has.
+    # In float64, and rounded once: the length must not depend on the size of a block.
     lengths = torch.linalg.vector_norm(values, dim=1, keepdim=True, dtype=torch.float64).float()
     if not torch.isfinite(lengths).all():
         row = int((~torch.isfinite(lengths[:, 0])).nonzero()[0])

@@ -48,7 +48,7 @@ class TrainStep:
     neither does any later one: the flag is sticky, stays on the device, and is given to the fused
     optimizer as its "skip" input. So when the host reads the flag (``finite_steps`` fell
     behind), parameters and optimizer are still those of the last good step. With a gradient
-    scaler (fp16), infinite gradients are no error but part of its search for a scale; a
+    scaler (fp16), infinite gradients are not an error but part of its search for a scale; a
     non-finite loss is an error.
 
     Args:

@@ -1,4 +1,4 @@
-"""Starts fastrot again and again without importing torch anew: a fork for each start.
+"""Starts fastrot again and again without importing torch each time: a fork for each start.
 
 Reads one JSON object a line from standard input and answers with one. ``start`` forks a child
 that runs the command line as ``python -m fastrot`` does (or a function named ``module:function``),

@@ -68,7 +68,7 @@ def test_a_cut_cache(
 def test_an_extraction_is_killed(
     whole: Path, tiny: TinyRun, photos: Photos, tmp_path: Path, fault_log: FaultLog
 ) -> None:
-    """At its system calls: what is there is whole or no cache, and the next start goes on."""
+    """At its system calls: what is there is complete or not a cache, and the next start resumes."""
     need_strace()
     traced = tiny.server.run(
         *extract(tiny, photos, tmp_path / "traced"), strace=["-e", f"trace={','.join(CALLS)}"]

@@ -140,7 +140,7 @@ def test_a_log_that_may_not_grow_stops_nothing(
 def fail_at(
     call: str, count: int, error: str, tiny: TinyRun, out: Path, fault_log: FaultLog
 ) -> None:
-    """One call fails once: nothing is lost, and the run goes on or says what happened."""
+    """One call fails once: nothing is lost, and the run continues or says what happened."""
     tiny.copy(out)
     inject = ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={count}"]
     with fault_log(5 if error == "ENOSPC" else 18) as trial:

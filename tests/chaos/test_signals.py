@@ -28,7 +28,7 @@ def status_of(out: Path) -> dict:
 
 
 def assert_stopped(ended: Ended, out: Path, tiny: TinyRun) -> None:
-    """It said what came, saved if it had begun to train, and goes on to the same end."""
+    """It said what came, saved if it had begun to train, and resumes to the same end."""
     assert "Traceback" not in ended.text
     if ended.code == 75:
         assert "--resume" in ended.line and "\n" not in ended.line

@@ -1,4 +1,4 @@
-"""A rank that is killed or stopped: the others name it and leave, and a restart goes on."""
+"""A rank that is killed or stopped: the others name it and leave, and a restart resumes."""
 
 from __future__ import annotations
 

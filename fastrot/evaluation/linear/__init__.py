@@ -1,1 +1,1 @@
-"""Linear probes: on cached features and on images."""
+"""Linear probes on cached features and on images."""

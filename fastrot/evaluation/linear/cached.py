@@ -1,10 +1,10 @@
 """Linear classification of cached features: the published heads of all layers in one pass.
 
 Protocols: MMSelfSup 0.x ``resnet50_mhead_linear-8xb32-steplr-90e_in1k`` (five pooled layers) and
-``resnet50_linear-8xb32-steplr-100e_in1k`` (AvgPool; MoCo's setting), and their like for Places205
-and iNaturalist 2018. They train on augmented images (``online.py``). A cache holds each
-image as the test transform or K random crops show it, so scores carry their mode, and
-``mode_gap`` says what that costs.
+``resnet50_linear-8xb32-steplr-100e_in1k`` (AvgPool; MoCo's setting), and their counterparts for
+Places205 and iNaturalist 2018. They train on augmented images (``online.py``). A cache holds only
+the test transform or K random crops of each image, so scores record their mode, and ``mode_gap``
+measures what caching costs.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ def evaluate_linear(
     device: str = "auto",
     save_seconds: float = SAVE_SECONDS,
 ) -> list[Score]:
-    """Top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
+    """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
 
-    Epoch e takes crop e modulo K of each sample where the cache has K. After a kill the same
-    call goes on from the last saved step and gives the same bits. With ``linear.optimum`` the
-    exact optimum on the first crop of each sample follows.
+    With K cached crops, epoch e uses crop e modulo K of each sample. After a kill the same call
+    resumes from the last saved step and gives the same bits. With ``linear.optimum`` the exact
+    optimum on the first crop of each sample follows.
 
     Args:
         train: features to train on.
         test: features of the test transform, to score on.
-        config: of the protocol.
-        parts: remembers the state and the result.
-        say: shows a line.
+        config: settings of the protocol.
+        parts: where the state and the result are saved.
+        say: called with each line for the user.
         device: ``auto``, ``cpu`` or ``cuda``.
         save_seconds: least time between two saved states.
 
     Raises:
         BadDataError: labels are missing or do not fit (``match_single_classes``).
-        MismatchError: train and test name other classes, or their layers differ.
+        MismatchError: train and test differ in classes or layers.
         NonFiniteError: a loss is NaN or infinite.
         UsageError: a layer is not in a cache.
         StorageError: the state cannot be written.
@@ -79,9 +79,9 @@ def evaluate_linear(
 
 
 def _check_layer(train: FeatureCache, test: FeatureCache, layer: str) -> None:
-    """Refuse a layer that a cache does not hold, or that the two caches hold differently."""
+    """Refuse a layer that a cache lacks, or that the two caches hold differently."""
     for cache in (train, test):
-        cache.features(layer)  # one without it says which it has
+        cache.features(layer)  # raises an error if there is no such layer
     ours, theirs = train.layers[layer], test.layers[layer]
     if ours != theirs:
         raise MismatchError(

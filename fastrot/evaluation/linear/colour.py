@@ -1,15 +1,15 @@
-"""Colour jitter and lighting of a batch on its device, equal to Pillow's to the bit.
+"""Colour jitter and lighting of a batch on its device, bit-identical to Pillow's.
 
 MMSelfSup 0.x trains its ImageNet heads on crop, flip, ``ColorJitter(0.4, 0.4, 0.4)``,
-``ToTensor``, ``Lighting(0.1)``, ``Normalize``, in this order. The jitter works on bytes: every
-one of brightness, contrast and saturation, in an order drawn for each image, ends with whole
-levels, rounded down. Lighting (Krizhevsky et al., 2012) adds one colour to the whole image, drawn
-along the principal components of ImageNet's pixels, and cuts nothing off.
-``colour_reference.py`` has the same by Pillow and torchvision. (A GPU divides by multiplying, so
-that there a normalised value can differ in its last bit; the levels before that cannot.)
+``ToTensor``, ``Lighting(0.1)``, ``Normalize``, in this order. The jitter works on bytes:
+brightness, contrast and saturation, in an order drawn for each image, each end with whole levels,
+rounded down. Lighting (Krizhevsky et al., 2012) adds one colour to the whole image, drawn along
+the principal components of ImageNet's pixels, without clipping. ``colour_reference.py`` does the
+same with Pillow and torchvision. (A GPU divides by multiplying, so a normalised value can differ
+in its last bit there; the levels before that cannot.)
 
-All three operations move a pixel away from, or towards, something grey: black, the image's mean
-grey, the pixel's own grey. So one pass does any of them, and no image waits for another's order.
+All three operations move a pixel away from, or towards, a grey: black, the image's mean grey, the
+pixel's own grey. So one pass performs any of them, although images differ in their order.
 
 Shapes: N images, S side.
 """
@@ -31,23 +31,23 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 _STRENGTH = 0.4
 _LIGHTING = 0.1
 _ORDERS = np.array(list(permutations((BRIGHTNESS, CONTRAST, SATURATION))))
-# ImageNet's eigenvalues, and its eigenvectors in columns, as MMSelfSup 0.x has them from the
-# first Torch trainers.
+# ImageNet's eigenvalues, and its eigenvectors in columns, which MMSelfSup 0.x took from the first
+# Torch trainers.
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _COMPONENTS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
-_LUMA = (19595.0, 38470.0, 7471.0)  # of Pillow's grey, in 1 / 65536
+_LUMA = (19595.0, 38470.0, 7471.0)  # weights of Pillow's grey, in 1 / 65536
 _ONE = 65536.0
 
 
 class Colours(NamedTuple):
-    """What is done to each image of a batch.
+    """The colour changes of each image in a batch.
 
     Attributes:
-        factors: of brightness, contrast and saturation, of shape (N, 3), float32.
-        order: which of the three comes first, second and third, of shape (N, 3), int64.
-        light: added to red, green and blue in [0, 1], of shape (N, 3), float32.
+        factors: factors of brightness, contrast and saturation, of shape (N, 3), float32.
+        order: the operations that come first, second and third, of shape (N, 3), int64.
+        light: values added to red, green and blue in [0, 1], of shape (N, 3), float32.
     """
 
     factors: NDArray[np.float32]
@@ -56,12 +56,12 @@ class Colours(NamedTuple):
 
 
 def draw_colours(seed: int, epoch: int, ids: ArrayLike) -> Colours:
-    """A pure function of seed, epoch and sample, whatever batch a sample is in.
+    """Draw colour changes, a pure function of seed, epoch and sample, whatever the batch.
 
     Args:
         seed: 64-bit key.
-        epoch: its number.
-        ids: of samples, of shape (N,).
+        epoch: number of the epoch.
+        ids: numbers of the samples, of shape (N,).
     """
     bits = draw(seed, epoch, ids, Stream.JITTER)
     factors = 1 + _STRENGTH * (2 * uniform(np.stack(bits[:3], axis=1)) - 1)
@@ -89,7 +89,7 @@ def coloured_views(
     Args:
         images: of shape (N, S, S, 3), uint8.
         flips: of shape (N,), bool: mirror this image left to right.
-        colours: of the N images.
+        colours: colour changes of the N images.
         mean: per channel, in [0, 1].
         std: per channel, in [0, 1].
 
@@ -114,7 +114,7 @@ def coloured_views(
 
 
 def _jitter(x_N3SS: torch.Tensor, operation: torch.Tensor, factor: torch.Tensor) -> None:
-    """One operation on each image, in place; whole levels before and after."""
+    """Apply one operation to each image, in place; levels are whole before and after."""
     operation, factor = operation.view(-1, 1, 1, 1), factor.view(-1, 1, 1, 1)
     # Whole numbers below 2^24 up to the division: float32 computes them exactly.
     grey = x_N3SS[:, :1] * _LUMA[0]
@@ -122,5 +122,5 @@ def _jitter(x_N3SS: torch.Tensor, operation: torch.Tensor, factor: torch.Tensor)
     grey.add_(_ONE / 2).div_(_ONE).floor_()
     mean = grey.mean((1, 2, 3), keepdim=True, dtype=torch.float64).add_(0.5).floor_().float()
     aim = torch.where(operation == SATURATION, grey, mean * (operation == CONTRAST))
-    # In Pillow's order of operations, so that each rounds as Pillow's does.
+    # In Pillow's order of operations, so that each rounds as in Pillow.
     x_N3SS.sub_(aim).mul_(factor).add_(aim).clamp_(0, 255).floor_()

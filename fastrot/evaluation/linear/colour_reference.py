@@ -1,4 +1,4 @@
-"""The definition of ``colour.coloured_views``: an image at a time, by Pillow and torchvision.
+"""The definition of ``colour.coloured_views``: one image at a time, with Pillow and torchvision.
 
 Shapes: N images, S side.
 """
@@ -27,7 +27,7 @@ def coloured_views(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> torch.Tensor:
-    """As ``colour.coloured_views``, of shape (N, 3, S, S), float32, on the CPU."""
+    """Return what ``colour.coloured_views`` returns, (N, 3, S, S), float32, on the CPU."""
     views = []
     for row, pixels in enumerate(images.cpu().numpy()):
         image = Image.fromarray(pixels)

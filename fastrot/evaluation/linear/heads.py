@@ -1,9 +1,9 @@
 """Linear classifiers on frozen features, all layers in one step.
 
-A head is BatchNorm2d(C, affine=False) over the pooled map (where the protocol has it), flatten,
-Linear(D, K), as in MMSelfSup 0.x (``MultiLinearClsHead``) and FAIR's benchmark. Nothing is
-trained below it, so the gradient of softmax regression is written out: two products a head, and
-the momentum takes up the second of them without a buffer for the gradient.
+A head is BatchNorm2d(C, affine=False) over the pooled map (if the protocol has it), flatten,
+Linear(D, K), as in MMSelfSup 0.x (``MultiLinearClsHead``) and FAIR's benchmark. Nothing below it is
+trained, so the gradient of softmax regression is written out: two products per head, the second of
+which is added to the momentum without a buffer for the gradient.
 
 Shapes: B samples, C channels, g rows of the pooled map, D = C g^2 features, K classes.
 """
@@ -27,10 +27,10 @@ _INIT_STD = 0.01
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What a head reads.
+    """The input of a head.
 
     Attributes:
-        layer: its name.
+        layer: name of the layer.
         channels: C.
         grid: g; features are channel-major, (C, g, g) flattened.
     """
@@ -41,18 +41,18 @@ class HeadShape:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Return D."""
         return self.channels * self.grid**2
 
 
 class LinearHeads:
-    """The heads of all layers, trained side by side; none depends on another.
+    """The heads of all layers, trained side by side and independently.
 
     Args:
-        shapes: one a head.
+        shapes: one per head.
         classes: K.
-        config: of the protocol.
-        device: where everything is.
+        config: settings of the protocol.
+        device: device of all tensors.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LinearHeads:
         self._config, self._device = config, device
         self._tensors: dict[str, torch.Tensor] = {}
         for layer, shape in self.shapes.items():
-            # Keyed by the layer: a head starts the same whatever is trained beside it.
+            # Keyed by the layer: a head starts the same whichever others are trained.
             key = xxhash.xxh3_64_intdigest(f"{config.seed} {layer}".encode()) >> 1
             weight = torch.empty(classes, shape.dim).normal_(
                 std=_INIT_STD, generator=torch.Generator().manual_seed(key)
@@ -82,12 +82,12 @@ class LinearHeads:
     def step(
         self, features: Mapping[str, torch.Tensor], labels: torch.Tensor, learning_rate: float
     ) -> None:
-        """One step of SGD with every head; the host does not wait for it.
+        """Take one step of SGD with every head; the host does not wait for it.
 
         Args:
             features: of shape (B, D), any float dtype, by layer.
             labels: of shape (B,), int64.
-            learning_rate: of this step.
+            learning_rate: learning rate of this step.
         """
         rows = torch.arange(len(labels), device=self._device)
         for number, layer in enumerate(self.shapes):
@@ -103,11 +103,13 @@ class LinearHeads:
 
     @torch.no_grad()
     def logits(self, layer: str, features: torch.Tensor) -> torch.Tensor:
-        """Of shape (B, K), float32, for features of shape (B, D), by the running statistics."""
+        """Return logits (B, K), float32, for features (B, D), using the running statistics."""
         return self._linear(layer, self._normalised(layer, features.float(), train=False))
 
     def losses(self) -> tuple[dict[str, float], int]:
-        """Mean training loss of each head, and samples, since the last call; waits for the device.
+        """Return each head's mean training loss since the last call, and the number of samples.
+
+        This waits for the device.
 
         Raises:
             NonFiniteError: a head's loss is NaN or infinite.
@@ -126,27 +128,29 @@ class LinearHeads:
         return mean, samples
 
     def state(self) -> dict[str, torch.Tensor]:
-        """A copy of weights, momentum and statistics of every head, on the CPU."""
+        """Return a copy of every head's weights, momentum and statistics, on the CPU."""
         return {name: tensor.to("cpu", copy=True) for name, tensor in self._tensors.items()}
 
     def load(self, tensors: Mapping[str, torch.Tensor], where: str) -> None:
-        """Take up what ``state`` gave.
+        """Restore what ``state`` returned.
 
         Raises:
-            BadDataError: other tensors than these heads have.
+            BadDataError: the tensors do not fit these heads.
         """
         ours = {name: tensor.shape for name, tensor in self._tensors.items()}
         if {name: tensor.shape for name, tensor in tensors.items()} != ours:
-            raise BadDataError(f"{where}: of other heads; remove it, and the probe starts anew")
+            raise BadDataError(
+                f"{where}: of other heads; remove it, and the probe starts from scratch"
+            )
         for name, tensor in tensors.items():
             self._tensors[name].copy_(tensor)
 
     def _normalised(self, layer: str, x: torch.Tensor, *, train: bool) -> torch.Tensor:
-        """Batch norm over (B, g, g) of each channel, of shape (B, D)."""
+        """Return x after batch norm over (B, g, g) of each channel, of shape (B, D)."""
         if not self._config.batchnorm:
             return x
         shape = self.shapes[layer]
-        # One value a channel (a last batch of one row, globally pooled) has no variance: it is
+        # One value per channel (a last batch of one row, globally pooled) has no variance: it is
         # normalised as in evaluation, and the running statistics stay.
         train = train and len(x) * shape.grid**2 > 1
         maps = x.view(len(x), shape.channels, shape.grid, shape.grid)
@@ -165,7 +169,7 @@ class LinearHeads:
     def _descend(
         self, layer: str, name: str, error_kb: torch.Tensor, x: torch.Tensor | None, lr: float
     ) -> None:
-        """torch.optim.SGD's step (dampening 0), written so that no gradient is stored.
+        """Take the step of torch.optim.SGD (dampening 0) without storing a gradient.
 
         With G the gradient, v' = m v + G + d w, and w' = w - lr v', or w' = w - lr (G + d w +
         m v') for Nesterov, which is w + lr m v - lr (1 + m) v'.
@@ -179,7 +183,7 @@ class LinearHeads:
         keep = m
         if nesterov:
             w.add_(v, alpha=lr * m)
-            keep = m - decay * lr * m  # w has moved already: take that out of its decay
+            keep = m - decay * lr * m  # w has already moved: correct its decay for that
         if x is None:
             v.mul_(keep).add_(error_kb.sum(1))
         else:

@@ -1,10 +1,10 @@
-"""Linear classification on online crops: the published probes, all layers of one forward pass.
+"""Linear classification on online crops: the published probes, all layers from one forward pass.
 
-Mode ``augmented``. MMSelfSup 0.x trains its heads on crops that no two epochs share: random
-resized crop and flip, for ImageNet's five heads colour jitter and lighting too, for Places205 a
-random crop of the centre square. Each batch is decoded once by the fast loader, goes once through
-the frozen backbone (in eval mode: its batch norms neither learn nor count), and every head takes
-its step from that. Test features are extracted once.
+Mode ``augmented``. MMSelfSup 0.x trains its heads on new crops in every epoch: random resized crop
+and flip; for ImageNet's five heads also colour jitter and lighting; for Places205 a random crop of
+the centre square. Each batch is decoded once by the fast loader and passes once through the frozen
+backbone (in eval mode, so its batch norms do not change), and every head takes its step from that.
+Test features are extracted once.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ MODE = "augmented"
 
 @dataclass(frozen=True)
 class OnlineSpec:
-    """What the rows of an online probe are.
+    """The specification of an online probe's rows.
 
     Attributes:
-        train: of the training images; their crops are drawn anew in every epoch.
-        test: of the test features, which may hold more layers than are probed.
-        loader: of the training images; ``auto``: the fastest.
+        train: features of the training images, with new crops in every epoch.
+        test: test features, which may have more layers than are probed.
+        loader: loader of the training images; ``auto``: the fastest.
     """
 
     train: FeatureSpec
@@ -66,7 +66,7 @@ class OnlineSpec:
         loader: str = "auto",
         test_layers: Sequence[str] | None = None,
     ) -> OnlineSpec:
-        """Settle it for two data sets; ``test_layers``: of the test features, None: the probed.
+        """Settle it for two data sets; ``test_layers=None``: test features of the probed layers.
 
         Raises:
             FastrotError: as ``FeatureSpec.settle``.
@@ -87,7 +87,7 @@ class OnlineSpec:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What the scores depend on besides the settings."""
+        """Return everything the scores depend on besides the settings."""
         seen = {**self.train.fingerprint, "crops": "one an epoch", "decoding": self.loader}
         return {"mode": MODE, "train": seen, "test": dict(self.test.fingerprint)}
 
@@ -105,28 +105,28 @@ def evaluate_linear_online(
     test_cache: Path | None = None,
     save_seconds: float = SAVE_SECONDS,
 ) -> list[Score]:
-    """Top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
+    """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
 
-    After a kill the same call goes on from the last saved step and gives the same bits. The
+    After a kill the same call resumes from the last saved step and gives the same bits. The
     order of the training images is random over the whole data set.
 
     Args:
-        backbone: left as it is, to the bit.
-        train: images to train on, one label each.
+        backbone: the network; it is not modified.
+        train: images to train on, with one label each.
         test: images to score on, of the same classes, seen by the test transform.
-        spec: of the rows, settled for these three.
-        config: of the protocol.
-        parts: remembers the state and the result.
-        say: shows a line.
-        options: device, workers and progress; None: as is best here.
-        test_cache: folder of the test features, which may be there already; None: one in the
-            folder of ``parts``.
+        spec: specification of the rows, settled for these three.
+        config: settings of the protocol.
+        parts: where the state and the result are saved.
+        say: called with each line for the user.
+        options: device, workers and progress; None: chosen for this machine.
+        test_cache: folder of the test features, which may already exist; None: a folder within
+            that of ``parts``.
         save_seconds: least time between two saved states.
 
     Raises:
         BadDataError: labels are missing or do not fit (``match_single_classes``), or an image is
             bad.
-        MismatchError: train and test name other classes; the cache is of something else.
+        MismatchError: train and test differ in classes, or the cache holds other features.
         NonFiniteError: a loss is NaN or infinite.
         UsageError: the device or the loader is not known.
         StorageError: something cannot be written.
@@ -136,7 +136,7 @@ def evaluate_linear_online(
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     chosen = train if linear.subset is None else DatasetSubset(train, ids)
     if linear.optimum:
-        say("linear.optimum: left out, it is defined on cached features; use a cached mode for it")
+        say("linear.optimum: left out, it needs cached features; use a cached mode for it")
 
     @contextmanager
     def rows(device: torch.device) -> Iterator[ProbeRows]:
@@ -147,7 +147,7 @@ def evaluate_linear_online(
             shown = extract_features(backbone, test, folder, spec.test, how)
             reader, name = _reader(chosen, spec, linear, device, how.workers)
             stack.callback(reader.close)
-            say(f"linear probe: {len(chosen):,} images an epoch, decoded by the loader {name}")
+            say(f"linear probe: {len(chosen):,} images per epoch, decoded by the loader {name}")
             made = OnlineRows(
                 stack.enter_context(FeatureNetwork(backbone, spec.train, device)),
                 reader,
@@ -182,7 +182,7 @@ def _reader(
     device: torch.device,
     workers: int | None,
 ) -> tuple[Loader, str]:
-    """The loader of the training images, and its name."""
+    """Return the loader of the training images, and its name."""
     if workers is None:
         workers = decoding_workers(on_gpu=device.type == "cuda")
     source = LoaderSpec(

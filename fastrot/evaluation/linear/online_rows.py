@@ -1,6 +1,6 @@
-"""Training rows made anew in every epoch: decode, crop, colour, one frozen forward pass, pool.
+"""Training rows made in every epoch: decode, crop, colour, one frozen forward pass, pool.
 
-Shapes: N images of a batch, S side of a crop, D features of a layer.
+Shapes: N images per batch, S side of a crop, D features per layer.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fastrot.weights.load import Backbone
 
 
 class OnlineRows:
-    """Features of every sample once an epoch, each epoch of crops and colours of its own.
+    """Features of every sample once per epoch, with new crops and colours in each.
 
     A row is a pure function of the seed, the epoch and the sample.
 
     Args:
-        network: frozen, entered (``with network``).
-        reader: of the training images.
-        backbone: says mean and deviation.
-        seed: of the colours; the reader has that of crops and flips.
-        coloured: jitter colours, and light (``colour.py``).
-        images_a_pass: in one forward pass.
+        network: the frozen network, already entered (``with network``).
+        reader: loader of the training images.
+        backbone: source of the images' mean and standard deviation.
+        seed: seed of the colours; the reader has that of crops and flips.
+        coloured: apply colour jitter and lighting (``colour.py``).
+        images_a_pass: images per forward pass.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class OnlineRows:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch; the last may be short."""
+        """Return the number of batches per epoch; the last may be short."""
         return len(self._reader)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[FeatureBatch]:
-        """Every sample once, but for the first ``start_step`` batches.
+        """Yield every sample once, skipping the first ``start_step`` batches.
 
         Features are of shape (N, D), float32.
 
@@ -67,12 +67,12 @@ class OnlineRows:
                 yield FeatureBatch(features, batch.labels)
         except BadSampleError as error:
             raise BadDataError(
-                f"bad sample {error.sample} ({error.name}): {error.reason}; mend or remove it, and "
-                "run the same command again"
+                f"bad sample {error.sample} ({error.name}): {error.reason}; repair or remove it, "
+                "and run the same command again"
             ) from None
 
     def views(self, batch: Batch, epoch: int) -> torch.Tensor:
-        """What the backbone is shown, of shape (N, 3, S, S)."""
+        """Return the images that the backbone sees, of shape (N, 3, S, S)."""
         if not self._coloured:
             return self._network.views(batch)
         colours = draw_colours(self._seed, epoch, batch.index.numpy())

@@ -1,14 +1,15 @@
-"""The exact optimum of a linear probe: what SGD with a schedule only comes near.
+"""The exact optimum of a linear probe, which SGD with a schedule only approaches.
 
-On each layer the features are standardised as the probes' batch norm does it (``standardise``;
-with ``linear.batchnorm`` off they stay as they are), and softmax regression with an L2 penalty is
-solved to its optimum (``solvers.softmax``). The strength of the penalty is chosen by top-1 on a
-tenth of the training samples, balanced over the classes, and all of them are solved again with
-it; the test set has no say. Samples are seen by the test transform, or as the first crop of a
-cache that holds crops. No publication has these numbers: they are an upper mark of what weight
-decay and a schedule can find on unaugmented features.
+The features of each layer are standardised as by the probes' batch norm (``standardise``; with
+``linear.batchnorm`` off they are unchanged), and softmax regression with an L2 penalty is solved
+to its optimum by fastrot (``solvers.softmax``) or the library in ``linear.solver``; they agree
+within ``SAME_TOP1`` points. The strength of the penalty is chosen by top-1 on a tenth of the
+training samples, balanced over the classes, never on the test set; then all training samples are
+solved with it. Samples are seen by the test transform, or as the first of their cached crops.
+These numbers are not published anywhere: they are an upper bound for what weight decay and a
+schedule can find on features without augmentation.
 
-Shapes: n samples in the cache, m that are trained on, C classes, D features.
+Shapes: n samples in the cache, m training samples, C classes, D features.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
-from fastrot.solvers.softmax import Solution, certificate, solve_path
-from fastrot.solvers.softmax_cyanure import solve_with_cyanure
+from fastrot.solvers.softmax import Solution, solve_path
+from fastrot.solvers.softmax_libraries import solve_by_library
 from fastrot.system.console import Say
+
+SAME_TOP1 = 0.1
+"""Largest difference, in points, between the accuracies of one problem solved by two solvers."""
 
 _SHARE = 0.1
 _TOP = 5
@@ -51,24 +55,24 @@ def optimum_scores(
     *,
     device: str = "auto",
 ) -> list[Score]:
-    """Top-1 and top-5 of the optimum on each layer, in percent, named ``layer3 optimum``.
+    """Return top-1 and top-5 of the optimum on each layer, in percent, named ``layer3 optimum``.
 
-    Layers that ``parts`` remembers are not solved again.
+    Layers saved in ``parts`` are not solved again.
 
     Args:
         train: features to train on, of shape (n, D) or (n, K, D), labelled with one class each;
-            a layer is held in memory in float32, with what ``solve_path`` needs.
+            a layer is held in memory in float32, plus the memory for ``solve_path``.
         test: features to score on, of the same classes.
-        layers: which.
+        layers: names of the layers.
         ids: rows of ``train`` to train on, of shape (m,), int64.
         config: section ``linear``: batchnorm, seed, strengths, tolerance, solver.
-        parts: remembers finished layers.
-        say: shows a line.
+        parts: where finished layers are saved.
+        say: called with each line for the user.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        BadDataError: there are several strengths, and no class has two samples.
-        UsageError: a layer is not in a cache; cyanure is asked for and not installed.
+        BadDataError: there are several strengths, but no class has two samples.
+        UsageError: a layer is not in a cache; the solver is not installed.
     """
     where = pick_device(device, World())
     scores: list[Score] = []
@@ -76,7 +80,7 @@ def optimum_scores(
         record = parts.get(f"optimum {layer}")
         if record is None:
             started = time.monotonic()
-            found = _of_layer(train, test, layer, ids, config.linear, where)
+            found = _of_layer(train, test, layer, ids, config.linear, where, say)
             record = {"scores": [score.to_json() for score in found]}
             parts.put(f"optimum {layer}", record)
             detail = found[0].detail
@@ -90,11 +94,11 @@ def optimum_scores(
 
 
 def hold_out(labels: _Ids, ids: _Ids, seed: int) -> NDArray[np.bool_]:
-    """Which samples choose the strength, of shape (m,).
+    """Return a mask of the samples that choose the strength, of shape (m,).
 
-    A tenth of each class, rounded, at least one and never all: a class of one sample keeps it
-    for training. Whether a sample is among them depends on the other samples' numbers and
-    classes only, not on their order.
+    It selects a tenth of each class, rounded, at least one and never all: the only sample of a
+    class is used for training. The choice depends on the samples' numbers and classes, not on
+    their order.
 
     Args:
         labels: of shape (m,).
@@ -121,6 +125,7 @@ def _of_layer(
     ids: _Ids,
     config: LinearConfig,
     device: torch.device,
+    say: Say,
 ) -> list[Score]:
     train_labels, test_labels = _labels(train), _labels(test)
     names = train.class_names or test.class_names
@@ -129,14 +134,14 @@ def _of_layer(
     def solve(
         rows: _Ids, seen: FeatureCache, seen_rows: _Ids, strengths: Sequence[float]
     ) -> Iterator[tuple[Solution, NDArray[np.float32]]]:
-        """Optima on some rows of train, with the logits of other rows."""
+        """Yield the optima on some rows of train, with the logits of other rows."""
         x, other = read_rows(train, layer, rows), read_rows(seen, layer, seen_rows)
         if config.batchnorm:
             statistics = channel_statistics(x, train.layers[layer].channels)
             x, other = standardise(x, statistics), standardise(other, statistics)
         x, other = x.to(device), other.to(device)
         labels = torch.from_numpy(train_labels[rows]).to(device)
-        for solution in _solutions(x, labels, strengths, classes, config):
+        for solution in _solutions(x, labels, strengths, classes, config, say):
             yield solution, solution.logits(other).cpu().numpy()
 
     table: list[dict[str, float]] = []
@@ -146,8 +151,8 @@ def _of_layer(
         held = hold_out(train_labels[ids], ids, config.seed)
         if not held.any():
             raise BadDataError(
-                f"{train.path}: no class has two samples, so none can choose between the "
-                f"strengths {list(config.strengths)}; name one with --set linear.strengths=..."
+                f"{train.path}: no class has two samples, so none is left to choose between the "
+                f"strengths {list(config.strengths)}; set one with --set linear.strengths=..."
             )
         rights = train_labels[ids[held]]
         found = {
@@ -158,7 +163,7 @@ def _of_layer(
             }
             for solution, logits in solve(ids[~held], train, ids[held], config.strengths)
         }
-        # In the order of the list, so that a tie goes to the first one.
+        # In the order of the list, so that a tie goes to the first.
         table = [found[strength] for strength in config.strengths]
         chosen = max(table, key=lambda row: row["top1"])["strength"]
     ((solution, logits),) = solve(ids, test, np.arange(test.num_samples), [chosen])
@@ -186,17 +191,20 @@ def _solutions(
     strengths: Sequence[float],
     classes: int,
     config: LinearConfig,
+    say: Say,
 ) -> Iterator[Solution]:
-    if config.solver == "fastrot":
-        yield from solve_path(x, labels, strengths, classes=classes, tolerance=config.tolerance)
+    solver, tolerance = config.solver, config.tolerance
+    if solver == "fastrot":
+        yield from solve_path(x, labels, strengths, classes=classes, tolerance=tolerance)
         return
     for strength in strengths:
-        weight, intercept = solve_with_cyanure(
-            x, labels, strength, classes=classes, tolerance=config.tolerance
+        began = time.monotonic()
+        found = solve_by_library(solver, x, labels, strength, classes=classes, tolerance=tolerance)
+        say(
+            f"strength {strength:g} by {solver}: gap {found.gap:.1e}, "
+            f"{time.monotonic() - began:.0f} s"
         )
-        weight, intercept = weight.to(x.device), intercept.to(x.device)
-        objective, gap = certificate(x, labels, strength, weight, intercept)
-        yield Solution(strength, weight, intercept, objective, gap, 0, 0)
+        yield found
 
 
 def _reached(solution: Solution) -> dict[str, float]:
@@ -209,5 +217,5 @@ def _reached(solution: Solution) -> dict[str, float]:
 def _labels(cache: FeatureCache) -> _Ids:
     labels = np.asarray(cache.labels)
     if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0:
-        raise BadDataError(f"{cache.path}: the optimum needs one class for each sample; label them")
+        raise BadDataError(f"{cache.path}: the optimum needs one class per sample; label them")
     return labels.astype(np.int64)

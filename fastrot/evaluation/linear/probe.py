@@ -1,7 +1,7 @@
 """A linear probe from its rows to its scores, wherever the rows come from.
 
-Rows of a cache and rows that are made anew in every epoch go the same way: train all heads, score
-them on the test features after each epoch, remember the scores.
+Cached rows and rows made in every epoch are treated alike: train all heads, score them on the test
+features after each epoch, save the scores.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SAVE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class ProbeRows:
-    """What a probe is trained and scored on.
+    """The rows that a probe is trained and scored on.
 
     Attributes:
-        train: training rows, anew in every epoch.
+        train: source of the training rows of every epoch.
         test: features of the test transform.
-        mode: how training rows are made, as scores say it.
-        notes: more that each score is to say.
+        mode: how training rows are made, as recorded in scores.
+        notes: further details to record in each score.
     """
 
     train: Source
@@ -50,7 +50,7 @@ class ProbeRows:
 def training_ids(
     labels: NDArray[np.int64], config: EvalConfig
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """The samples that a probe trains on, and what its scores say about them."""
+    """Return the samples that a probe trains on, and what its scores record about them."""
     linear = config.linear
     if linear.subset is None:
         return np.arange(len(labels)), {}
@@ -69,17 +69,17 @@ def run_probe(
     device: str,
     save_seconds: float,
 ) -> list[Score]:
-    """Top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
+    """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
 
-    After a kill the same call goes on from the last saved step and gives the same bits.
+    After a kill the same call resumes from the last saved step and gives the same bits.
 
     Args:
         unit: name of the scores, and of the state, in ``parts``.
-        open_rows: opens the rows on a device; it is not called where the scores are there.
+        open_rows: opens the rows on a device; not called if the scores are already saved.
         classes: K.
         config: sections ``features`` and ``linear``.
-        parts: remembers the state and the scores.
-        say: shows a line.
+        parts: where the state and the scores are saved.
+        say: called with each line for the user.
         device: ``auto``, ``cpu`` or ``cuda``.
         save_seconds: least time between two saved states.
 

@@ -1,6 +1,6 @@
-"""What a linear probe demands of its data, and how rows reach the device.
+"""Rows of cached features for a linear probe, from the cache to the device.
 
-Shapes: n samples, K crops of each (0: one, the test transform), D features, B samples a batch.
+Shapes: n samples, K crops per sample (0: the test transform), D features, B samples per batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastrot.system.prefetch import Prefetcher
 _READ_DEADLINE = 600.0
 _AHEAD = 2
 _BLOCK_BYTES = 2**20
-_WINDOW = 4096  # blocks: an epoch of at most 4 GiB is shuffled as a whole
+_WINDOW = 4096  # blocks: an epoch of up to 4 GiB is shuffled as a whole
 _RESIDENT_SHARE = 0.5
 
 
@@ -29,16 +29,16 @@ class Features(Labelled, Protocol):
 
     @property
     def num_samples(self) -> int:
-        """How many: n."""
+        """Return n."""
         ...
 
     @property
     def crops(self) -> int:
-        """Of each sample: K, or 0."""
+        """Return the crops per sample: K, or 0."""
         ...
 
     def features(self, layer: str) -> NDArray[np.float16]:
-        """Of shape (n, D), or (n, K, D)."""
+        """Return a layer's features, of shape (n, D), or (n, K, D)."""
         ...
 
 
@@ -55,19 +55,19 @@ class FeatureBatch(NamedTuple):
 
 
 class RowReader:
-    """Batches of cached features, read ahead by a thread, or kept on a GPU that can hold them.
+    """Batches of cached features, read ahead by a thread, or kept on a GPU with enough memory.
 
     Args:
-        cache: what to read.
-        layers: which features of it.
-        ids: the samples that are meant, of shape (m,), int64.
-        batch: samples a batch.
-        seed: key of the order.
-        device: where batches go.
+        cache: cache to read.
+        layers: names of the layers to read.
+        ids: samples to read, of shape (m,), int64.
+        batch: samples per batch.
+        seed: seed of the order.
+        device: device of the batches.
 
     Raises:
         UsageError: a layer is unknown.
-        BadDataError: it has no row for each sample.
+        BadDataError: a layer does not have one row per sample and crop.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class RowReader:
         }
         row = sum(array.shape[1] * array.itemsize for array in self._maps.values())
         self._batch = batch
-        # Rows that lie side by side are read together, so that a cache larger than memory comes
-        # from the disk once an epoch. What is one window long or less is shuffled as a whole.
+        # Adjacent rows are read together, so that a cache larger than memory is read from disk
+        # once per epoch. Up to one window is shuffled as a whole.
         self._order = Sampler(
             len(ids),
             batch,
@@ -110,18 +110,18 @@ class RowReader:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch; the last may be short."""
+        """Return the number of batches per epoch; the last may be short."""
         return self._order.steps_per_epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Generator[FeatureBatch, None, None]:
-        """Every sample once, in the order of this epoch; crop ``epoch`` modulo K of each.
+        """Yield every sample once, in the order of this epoch: crop ``epoch`` modulo K of each.
 
-        The first ``start_step`` batches are left out.
+        The first ``start_step`` batches are skipped.
         """
         yield from self._ahead(self._shuffled(epoch, start_step))
 
     def once(self) -> Generator[FeatureBatch, None, None]:
-        """Every sample once, in the order of the data; the first crop of each."""
+        """Yield every sample once, in the order of the data: the first crop of each."""
         yield from self._ahead(
             (self._ids[at : at + self._batch], 0) for at in range(0, len(self._ids), self._batch)
         )
@@ -130,7 +130,7 @@ class RowReader:
         self, epoch: int, start_step: int
     ) -> Generator[tuple[NDArray[np.int64], int], None, None]:
         for chosen in self._order.batches(epoch, start_step):
-            # A batch is a set: in the order of the file it is read sooner.
+            # The order within a batch does not matter; reading in file order is faster.
             yield np.sort(self._ids[chosen]), epoch % self._crops
 
     def _ahead(
@@ -163,7 +163,7 @@ class RowReader:
 
 
 def _flat(array: NDArray[np.float16], cache: Features, layer: str) -> NDArray[np.float16]:
-    """The same memory of shape (n * K, D)."""
+    """Return the same memory in shape (n * K, D)."""
     crops = cache.crops
     expected = (cache.num_samples, crops) if crops else (cache.num_samples,)
     if array.shape[:-1] != expected:

@@ -1,4 +1,4 @@
-"""Features of one layer, standardised as the probes' batch norm does it.
+"""Features of one layer, standardised as by the probes' batch norm.
 
 Shapes: m samples, C channels, g rows of the pooled map, D = C g^2 features.
 """
@@ -17,11 +17,11 @@ EPSILON = 1e-5  # of batch norm
 
 
 class ChannelStatistics(NamedTuple):
-    """Of every channel over samples and places, each of shape (C,), float64.
+    """Statistics of every channel over samples and positions, each of shape (C,), float64.
 
     Attributes:
-        mean: of the values.
-        variance: divided by their number less one, as batch norm keeps it for evaluation.
+        mean: mean of the values.
+        variance: variance with the count minus one as divisor, as in batch norm's running variance.
     """
 
     mean: torch.Tensor
@@ -29,7 +29,7 @@ class ChannelStatistics(NamedTuple):
 
 
 def read_rows(cache: FeatureCache, layer: str, ids: NDArray[np.int64]) -> torch.Tensor:
-    """Features of some samples, of shape (m, D), float32; where there are crops, of the first.
+    """Read features of some samples, of shape (m, D), float32; with crops, those of the first.
 
     Raises:
         UsageError: there is no such layer.
@@ -41,7 +41,7 @@ def read_rows(cache: FeatureCache, layer: str, ids: NDArray[np.int64]) -> torch.
 
 
 def channel_statistics(rows: torch.Tensor, channels: int) -> ChannelStatistics:
-    """Statistics of rows of shape (m, D), channel-major."""
+    """Return the statistics of rows of shape (m, D), channel-major."""
     values = rows.view(len(rows), channels, -1)
     count = values.shape[0] * values.shape[2]
     mean = values.mean(dim=(0, 2), dtype=torch.float64)
@@ -50,7 +50,7 @@ def channel_statistics(rows: torch.Tensor, channels: int) -> ChannelStatistics:
 
 
 def standardise(rows: torch.Tensor, statistics: ChannelStatistics) -> torch.Tensor:
-    """(rows - mean) / sqrt(variance + 1e-5) of each channel, in place, of shape (m, D)."""
+    """Compute (rows - mean) / sqrt(variance + 1e-5) per channel, in place, of shape (m, D)."""
     values = rows.view(len(rows), len(statistics.mean), -1)
     values -= statistics.mean.to(values)[:, None]
     values *= (statistics.variance + EPSILON).rsqrt().to(values)[:, None]

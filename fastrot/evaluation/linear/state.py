@@ -1,4 +1,4 @@
-"""The state of a linear probe under way, in one file that is either whole or absent."""
+"""The state of an unfinished linear probe, in one file that is either complete or absent."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Curves = dict[str, list[list[float]]]
 
 @dataclass
 class Progress:
-    """How far a probe is.
+    """The progress of a probe.
 
     Attributes:
-        curves: of the epochs that are done.
-        step: how many steps of the next one are.
-        losses: mean training losses by layer, and samples, of the stretches of these steps.
+        curves: curves of the finished epochs.
+        step: number of finished steps in the next epoch.
+        losses: mean training losses by layer, and samples, of each stretch of these steps.
     """
 
     curves: Curves
@@ -34,11 +34,11 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are done."""
+        """Return the number of finished epochs."""
         return len(next(iter(self.curves.values())))
 
     def fits(self, layers: Mapping[str, object], steps: int) -> bool:
-        """Whether it is of these layers, and of epochs of so many steps."""
+        """Return whether it fits these layers and epochs of ``steps`` steps."""
         return (
             self.curves.keys() == layers.keys()
             and len({len(curve) for curve in self.curves.values()}) == 1
@@ -51,7 +51,7 @@ def save_state(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progre
     """Replace the file by this state.
 
     Raises:
-        StorageError: it cannot be written; the state before is untouched.
+        StorageError: it cannot be written; the previous state is untouched.
     """
     data = save(dict(tensors), metadata={"progress": json.dumps(asdict(progress))})
     try:
@@ -64,7 +64,7 @@ def save_state(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progre
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
-    """What ``save_state`` wrote; None: nothing.
+    """Load what ``save_state`` wrote; None: there is no file.
 
     Raises:
         BadDataError: the file is damaged.
@@ -78,5 +78,7 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
         losses = [(dict(means), int(samples)) for means, samples in saved["losses"]]
         progress = Progress(dict(saved["curves"]), int(saved["step"]), losses)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-        raise BadDataError(f"{path}: damaged; remove it, and the probe starts anew") from None
+        raise BadDataError(
+            f"{path}: damaged; remove it, and the probe starts from scratch"
+        ) from None
     return tensors, progress

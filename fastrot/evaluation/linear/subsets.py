@@ -1,7 +1,7 @@
-"""Balanced shares of the labels: 1 % and 10 % of the semi-supervised protocols.
+"""Balanced shares of the labels, such as the 1 % and 10 % of the semi-supervised protocols.
 
-The published numbers of these fine-tune the whole network; a probe on frozen features that uses
-the same share of labels is another, cheaper measurement, and its scores say so.
+The published numbers are from fine-tuning the whole network; a probe on frozen features with the
+same share of labels is a different, cheaper measurement, and its scores say so.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fastrot.data.sampling.philox import Stream, philox_u64
 
 
 def balanced_subset(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Ids of the same number of samples of every class, increasing, of shape (m,), int64.
+    """Return ids of equally many samples per class, increasing, of shape (m,), int64.
 
-    A class has ``share * n / classes`` of them, rounded, at least one and at most all that it
-    has. A pure function of its arguments; a smaller share is a subset of a larger one.
+    Each class gets ``share * n / classes`` samples, rounded, at least one and at most all it has.
+    A pure function of its arguments; a smaller share is a subset of a larger one.
 
     Args:
         labels: of shape (n,), int64, not negative.
-        share: of the samples, in (0, 1].
+        share: share of the samples, in (0, 1].
         seed: 64-bit key.
 
     Example:
@@ -41,7 +41,7 @@ def balanced_subset(labels: NDArray[np.int64], share: float, seed: int) -> NDArr
 def describe_subset(
     labels: NDArray[np.int64], ids: NDArray[np.int64], share: float, seed: int
 ) -> dict[str, Any]:
-    """What a score says about the labels it used: how many, and what that is not."""
+    """Return what a score records about its labels: how many, and what it must not be taken for."""
     counts = np.unique(labels[ids], return_counts=True)[1]
     return {
         "share": share,

@@ -1,4 +1,4 @@
-"""The schedule of a linear probe: epochs, scores, state; where rows come from is its caller's.
+"""The schedule of a linear probe: epochs, scores and state; the caller provides the rows.
 
 Shapes: B samples, K classes.
 """
@@ -21,21 +21,21 @@ from fastrot.evaluation.result import Score
 from fastrot.system.console import Say
 from fastrot.system.files import remove_temporaries
 
-_CHECK_STEPS = 100  # between two looks at the loss, each of which waits for the device
+_CHECK_STEPS = 100  # between two checks of the loss, each of which waits for the device
 _SAY_SECONDS = 5.0
 _TOP = 5
 
 
 class Source(Protocol):
-    """Where training rows come from."""
+    """A source of training rows."""
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         ...
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterable[FeatureBatch]:
-        """Every sample once, in batches; the first ``start_step`` of them are left out."""
+        """Yield every sample once, in batches, skipping the first ``start_step`` of them."""
         ...
 
 
@@ -52,12 +52,12 @@ def train_heads(
     """Train to the last epoch, from the saved state if there is one.
 
     Args:
-        heads: fresh.
-        source: of training rows.
-        test: every test sample once, at each call.
-        config: of the protocol.
+        heads: newly initialised heads.
+        source: source of training rows.
+        test: returns every test sample once, at each call.
+        config: settings of the protocol.
         state: file of the state; None: a kill loses everything.
-        say: shows a line.
+        say: called with each line for the user.
         save_seconds: least time between two saved states.
 
     Returns:
@@ -109,13 +109,13 @@ def train_heads(
 
 
 def learning_rate(config: LinearConfig, epoch: int) -> float:
-    """Of all steps of an epoch."""
+    """Return the learning rate of all steps of an epoch."""
     return config.learning_rate * config.gamma ** sum(epoch >= m for m in config.milestones)
 
 
 @torch.no_grad()
 def score_heads(heads: LinearHeads, test: Iterable[FeatureBatch]) -> dict[str, tuple[float, float]]:
-    """Top-1 and top-5 in percent, by layer; among equal logits the lower class wins."""
+    """Return top-1 and top-5 in percent, by layer; equal logits rank the lower class first."""
     hits = {layer: torch.zeros(2, dtype=torch.int64) for layer in heads.shapes}
     count = 0
     for rows in test:
@@ -128,7 +128,7 @@ def score_heads(heads: LinearHeads, test: Iterable[FeatureBatch]) -> dict[str, t
 
 
 def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many classes stand before the right one, of shape (B,), int64, for logits (B, K)."""
+    """Return the number of classes ranked before the right one, (B,), int64, for logits (B, K)."""
     own = logits.gather(1, labels[:, None])
     lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     return ((logits > own) | ((logits == own) & lower)).sum(1)
@@ -137,13 +137,13 @@ def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def scores_of(
     curves: Curves, config: LinearConfig, mode: str, notes: Mapping[str, Any]
 ) -> list[Score]:
-    """Top-1 and top-5 of every head at the epoch that the protocol reports.
+    """Return top-1 and top-5 of every head at the epoch that the protocol reports.
 
     Args:
-        curves: of the finished training.
-        config: of the protocol.
+        curves: curves of the finished training.
+        config: settings of the protocol.
         mode: how training rows were made.
-        notes: more that each score is to say.
+        notes: further details to record in each score.
     """
     scores = []
     for layer, curve in curves.items():
@@ -167,10 +167,10 @@ def scores_of(
 
 
 def mode_gap(augmented: Sequence[Score], cached: Sequence[Score]) -> dict[str, float]:
-    """What caching the features costs: augmented minus cached, in points, by "layer metric".
+    """Return the cost of caching features: augmented minus cached in points, by "layer metric".
 
     Raises:
-        BadDataError: the scores are not of these modes, or of other heads.
+        BadDataError: the scores are of other modes, or of different heads.
     """
     values = []
     for scores, wanted in ((augmented, "augmented"), (cached, "cached-")):
@@ -184,12 +184,14 @@ def mode_gap(augmented: Sequence[Score], cached: Sequence[Score]) -> dict[str, f
         values.append({f"{score.name} {score.metric}": score.value for score in probes})
     if values[0].keys() != values[1].keys():
         only = sorted(values[0].keys() ^ values[1].keys())
-        raise BadDataError(f"{', '.join(only)}: only in one of the two results; run both alike")
+        raise BadDataError(
+            f"{', '.join(only)}: only in one of the two results; run both with the same settings"
+        )
     return {name: values[0][name] - values[1][name] for name in values[0]}
 
 
 def _mean(losses: list[tuple[dict[str, float], int]], layer: str) -> float:
-    """Of an epoch, whose stretches are equally long but for the last."""
+    """Return the mean loss of an epoch from its stretches, weighted by their samples."""
     total = sum(samples for _, samples in losses)
     return sum(means[layer] * samples for means, samples in losses) / total
 
@@ -205,10 +207,10 @@ def _taken_up(
     steps: int,
     path: Path,
 ) -> Progress:
-    """A saved state, once it is known to be of these heads."""
+    """Load a saved state into these heads, after a check that it belongs to them."""
     if not progress.fits(heads.shapes, steps):
-        raise BadDataError(f"{path}: damaged; remove it, and the probe starts anew")
+        raise BadDataError(f"{path}: damaged; remove it, and the probe starts from scratch")
     heads.load(tensors, str(path))
-    # In the order of the heads, which JSON need not have kept.
+    # In the order of the heads, which JSON need not preserve.
     progress.curves = {layer: progress.curves[layer] for layer in heads.shapes}
     return progress

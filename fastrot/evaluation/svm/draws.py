@@ -1,9 +1,9 @@
-"""Low-shot draws: which images of a class and which others an SVM sees.
+"""Low-shot draws: the positive and negative images of a class that an SVM is trained on.
 
-As published (Goyal et al., 2019; MMSelfSup 0.x): for each draw, number of shots k and class apart,
-k positives and 19 k negatives of that class, never a difficult image. The tool that drew the
-published ones took no seed, so every installation has its own; FAIR gives away one fixed set of
-five, which ``read_targets`` reads.
+As published (Goyal et al., 2019; MMSelfSup 0.x): k positives and 19 k negatives, never a difficult
+image, drawn separately for each draw, number of shots k and class. The tool that drew the
+published ones took no seed, so every installation has its own; FAIR publishes one fixed set of
+five draws, which ``read_targets`` reads.
 
 Shapes: n training images, C classes.
 """
@@ -32,15 +32,15 @@ def draw_signs(
     seed: int,
     class_names: Sequence[str] | None = None,
 ) -> Signs:
-    """One draw of all classes: a pure function of its arguments.
+    """Return one draw for all classes, a pure function of the arguments.
 
-    Where a class has fewer than ``negatives * shots`` negatives, all are taken.
+    If a class has fewer than ``negatives * shots`` negatives, all are used.
 
     Args:
         labels: of shape (n, C): 1 present, -1 absent, 0 difficult.
-        shots: k positives a class.
-        draw: its number, from 0.
-        negatives: for each positive.
+        shots: k, positives per class.
+        draw: number of the draw, from 0.
+        negatives: negatives per positive.
         seed: 64-bit key.
         class_names: C names, for the message.
 
@@ -50,7 +50,7 @@ def draw_signs(
     signs = np.zeros(labels.shape, np.int8)
     classes = labels.shape[1]
     for c in range(classes):
-        # One counter a draw, class and number of shots: no two of them share a random number.
+        # One counter per draw, class and number of shots: no two share a random number.
         counter = (draw * 2**10 + shots) * classes + c
         keys = philox_u64(seed, counter, np.arange(len(labels)), Stream.LOW_SHOT)
         for sign, wanted in ((1, shots), (-1, negatives * shots)):
@@ -68,7 +68,7 @@ def draw_signs(
 
 
 def possible_shots(labels: NDArray[np.int8], shots: Sequence[int]) -> tuple[int, ...]:
-    """Those of ``shots`` for which every class has enough positives, and a negative at all.
+    """Return those of ``shots`` for which every class has enough positives, and any negative.
 
     Example:
         >>> possible_shots(np.array([[1], [1], [-1]], np.int8), [1, 2, 4])
@@ -81,49 +81,49 @@ def possible_shots(labels: NDArray[np.int8], shots: Sequence[int]) -> tuple[int,
 
 
 def read_targets(folder: Path, shots: int, draw: int, labels: NDArray[np.int8]) -> Signs:
-    """A fixed public draw: ``train_targets_sample{draw + 1}_k{shots}.npy``.
+    """Read a fixed public draw: ``train_targets_sample{draw + 1}_k{shots}.npy``.
 
     The file holds (n, C) integers in the order of the data set's list: 1 positive, 0 negative,
     -1 not drawn.
 
     Args:
-        folder: with the files.
+        folder: folder of the files.
         shots: k.
-        draw: its number, from 0.
-        labels: of the training images, as for ``draw_signs``.
+        draw: number of the draw, from 0.
+        labels: labels of the training images, as for ``draw_signs``.
 
     Raises:
-        UsageError: no such file.
-        BadDataError: not such an array.
-        MismatchError: other images, or the same ones in another order.
-        StorageError: it cannot be read.
+        UsageError: there is no such file.
+        BadDataError: the file does not hold such an array.
+        MismatchError: the draw is of other images, or of the same ones in another order.
+        StorageError: the file cannot be read.
     """
     path = folder / f"train_targets_sample{draw + 1}_k{shots}.npy"
     try:
         targets = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UsageError(
-            f"{path}: no such file; lowshot.targets must have one a draw and number of shots, or "
-            "set lowshot.shots and lowshot.draws to what there is"
+            f"{path}: no such file; lowshot.targets must have one per draw and number of shots, or "
+            "set lowshot.shots and lowshot.draws to those that exist"
         ) from None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError:
-        raise BadDataError(f"{path}: no array of numbers; download it again") from None
+        raise BadDataError(f"{path}: not an array of numbers; download it again") from None
     if targets.shape != labels.shape:
         raise MismatchError(
             f"{path}: shape {targets.shape}, but the training data has {labels.shape[0]} images of "
-            f"{labels.shape[1]} classes; give the data set that the draw is of (VOC2007 trainval)"
+            f"{labels.shape[1]} classes; give the data set of the draw (VOC2007 trainval)"
         )
     if not np.issubdtype(targets.dtype, np.integer) or not np.isin(targets, (-1, 0, 1)).all():
         raise BadDataError(f"{path}: values other than 1, 0 and -1; download it again")
     signs = np.where(targets == 1, 1, np.where(targets == 0, -1, 0)).astype(np.int8)
-    # Positives and negatives must agree with the labels; else the rows are of other images.
+    # If positives or negatives contradict the labels, the rows belong to other images.
     wrong = np.flatnonzero(((signs == 1) & (labels != 1) | (signs == -1) & (labels == 1)).any(1))
     if wrong.size:
         raise MismatchError(
             f"{path}: row {wrong[0]} contradicts the labels of training image {wrong[0]}; the draw "
-            "is in the order of the list of VOC2007 trainval, which a .beton file does not keep: "
+            "follows the order of VOC2007's list trainval, which a .beton file does not keep: "
             "read the data in place, --train VOCdevkit/VOC2007:trainval"
         )
     return signs

@@ -1,4 +1,4 @@
-"""Stratified folds without shuffling: how the published SVM protocol divides its training set.
+"""Stratified folds without shuffling, as the published SVM protocol divides its training set.
 
 Difficult images are negatives there (protocol voc07-svm), so a caller passes ``labels == PRESENT``.
 """
@@ -17,10 +17,10 @@ from fastrot.errors import TooFewImagesError, UsageError
 def stratified_folds(
     positive: NDArray[np.bool_], folds: int = 3, class_names: Sequence[str] | None = None
 ) -> NDArray[np.int8]:
-    """Return the fold in whose test part each sample is, of the shape of ``positive``.
+    """Return the fold whose test set contains each sample, of the shape of ``positive``.
 
-    scikit-learn only warns of a class with fewer positives than folds; then an SVM without a
-    positive cannot be fitted, or a fold has no AP, and the mean is NaN. Here it is an error.
+    A class with fewer positives than folds is an error: an SVM without a positive cannot be
+    fitted, or a fold has no AP, and the mean is NaN. scikit-learn only warns.
 
     Args:
         positive: of shape (n, C).
@@ -28,7 +28,7 @@ def stratified_folds(
         class_names: C names, for the message.
 
     Raises:
-        UsageError: another number of folds.
+        UsageError: the number of folds is out of range.
         TooFewImagesError: a class has fewer positives, or fewer negatives, than folds.
 
     Example:

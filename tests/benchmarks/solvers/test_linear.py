@@ -114,7 +114,7 @@ def test_a_ratio_is_over_the_strengths_that_the_baseline_reached() -> None:
 def test_wrong_arguments_are_named(cache) -> None:
     for options, message in (
         ({"rounds": 0}, "--rounds=0 must be more than 0"),
-        ({"strengths": ()}, "one at least"),
+        ({"strengths": ()}, "at least one"),
         ({"strengths": (-1.0,)}, "must be positive"),
         ({"baselines": ("liblinear",)}, r"\['liblinear'\] are not known; known: fastrot, cyanure"),
         ({"layer": "layer9"}, "no layer 'layer9'"),

@@ -236,7 +236,7 @@ def test_other_dimensions_and_crops_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"8 values in .* and 7 in"):
         run(train, other, config(1))
     crops = cache(tmp_path / "crops", np.ones((3, 2, 8)), [0, 1, 2])
-    with pytest.raises(BadDataError, match="2 random crops an image"):
+    with pytest.raises(BadDataError, match="2 random crops per image"):
         run(train, crops, config(1))
 
 

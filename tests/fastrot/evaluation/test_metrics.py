@@ -141,10 +141,10 @@ def test_only_positives_and_infinite_scores(value):
 @pytest.mark.parametrize(
     ("labels", "scores", "options", "error", "message"),
     [
-        ([True], [0.0], {"definition": "voc2012"}, UsageError, "'voc2012' is not known; choose of"),
+        ([True], [0.0], {"definition": "voc2012"}, UsageError, "'voc2012' is not known; known:"),
         ([True, False], [0.0], {}, UsageError, r"labels of shape \(2,\) and scores of shape \(1,"),
         ([1, 0, 0], [0.0] * 3, {}, UsageError, "hold 0 but no -1: absent, or not counted"),
-        ([1, 2], [0.0] * 2, {}, UsageError, "row 1: label 2 is none of 1"),
+        ([1, 2], [0.0] * 2, {}, UsageError, "row 1: label 2 is not 1"),
         ([1.0, 0.0], [0.0] * 2, {}, UsageError, "labels of float64: must be bool, or integers"),
         ([True, False], [0.0, np.nan], {}, BadDataError, "a score is NaN"),
         ([False, False], [0.0, np.nan], {}, BadDataError, "a score is NaN"),
@@ -204,8 +204,8 @@ def test_top_k_is_scikit_learns_without_ties_and_argmax_with_them(n, classes, k,
     ("labels", "scores", "k", "error", "message"),
     [
         ([0], [[1.0, 0.0]], 0, UsageError, "k=0 must be at least 1"),
-        ([0, 1], [[1.0, 0.0]], 1, UsageError, "one row a sample"),
-        ([2], [[1.0, 0.0]], 1, BadDataError, "sample 0: label 2 is none of the 2 classes"),
+        ([0, 1], [[1.0, 0.0]], 1, UsageError, "one row per sample"),
+        ([2], [[1.0, 0.0]], 1, BadDataError, "sample 0: label 2 is not one of the 2 classes"),
         ([-1], [[1.0, 0.0]], 1, BadDataError, "label -1"),
         ([0], [[1.0, np.nan]], 1, BadDataError, "a score is NaN"),
     ],

@@ -79,7 +79,7 @@ def test_another_identity_is_refused_by_its_fields(tmp_path):
     fails(
         MismatchError, r"seed: \(absent\) -> null", FeatureCache.open, tmp_path / "c", expect=more
     )
-    written(tmp_path / "c", features=arrays(1))  # the same fingerprint is written anew
+    written(tmp_path / "c", features=arrays(1))  # the same fingerprint is overwritten
     found = FeatureCache.open(tmp_path / "c").features("pool")
     assert np.array_equal(found, arrays(1)["pool"].astype(np.float16))
 

@@ -67,7 +67,7 @@ def bytes_of(cache: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def whole(backbone, samples, tmp_path_factory) -> FeatureCache:
-    """The features of all photos, seven images a batch."""
+    """The features of all photos, seven images per batch."""
     return extract(backbone, samples, tmp_path_factory.mktemp("whole") / "cache", batch=7)
 
 

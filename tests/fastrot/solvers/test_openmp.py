@@ -9,7 +9,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from fastrot.solvers.openmp import openmp_kept
-from fastrot.solvers.softmax_cyanure import solve_with_cyanure
+from fastrot.solvers.softmax_libraries import solve_with_cyanure
 
 
 def libraries() -> list[ctypes.CDLL]:

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import UsageError
 from fastrot.solvers.softmax import Solution, certificate, solve_path
-from fastrot.solvers.softmax_cyanure import solve_with_cyanure
+from fastrot.solvers.softmax_libraries import solve_with_cyanure
 
 STRENGTHS = (1e-2, 1e-3, 1e-4)
 

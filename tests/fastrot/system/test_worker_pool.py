@@ -118,7 +118,7 @@ def test_an_exception_of_the_function_is_raised_at_its_place():
         with pytest.raises(ZeroDivisionError) as caught:
             next(results)
         assert "in divide" in caught.value.__notes__[0], "a defect says where it is"
-        assert list(pool.map([25, 50])) == [4, 2], "the workers go on"
+        assert list(pool.map([25, 50])) == [4, 2], "the workers continue"
 
 
 def test_a_fastrot_error_travels_with_its_one_line():

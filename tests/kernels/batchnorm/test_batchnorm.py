@@ -263,7 +263,7 @@ def test_a_mean_far_from_zero_costs_no_variance(device: str) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_relu_hides_no_nan(device: str, training: bool) -> None:
-    """Or training would go on with zeros, and the loss would stay finite."""
+    """Or training would continue with zeros, and the loss would stay finite."""
     x = matrix(12, 8, torch.float32).view(3, 2, 2, 8).permute(0, 3, 1, 2).to(device).clone()
     x[1, 3, 0, 1] = torch.nan
     ones, zeros = torch.ones(8, device=device), torch.zeros(8, device=device)

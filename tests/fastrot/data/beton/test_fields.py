@@ -153,7 +153,7 @@ def test_fields_are_named_behind_the_file(masked):
     assert samples.path == masked
     other = open_dataset(f"{masked}:label=owner,image=photo")
     assert other.labels.tolist() == [7, 6, 5, 4]
-    # A run goes on with the same images; features are kept apart by their labels, too.
+    # A run resumes with the same images; features are also distinguished by their labels.
     assert samples.digest == other.digest != open_dataset(f"{masked}:image=mask").digest
     assert (samples.label_choice, other.label_choice) == ("-label=breed", "-label=owner")
     unlabelled = open_dataset(f"{masked}:image=mask")

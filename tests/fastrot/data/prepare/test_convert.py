@@ -407,7 +407,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(photos, tmp_p
 
 
 def interrupt_after(images, **arguments):
-    """Run ``prepare`` in a process that kills itself when so many images are written."""
+    """Run ``prepare`` in a process that kills itself when this many images are written."""
     script = SCRIPT.replace(
         "try:",
         "import os, signal, fastrot.data.prepare.convert as c\n"
@@ -513,7 +513,7 @@ def test_full_disk_leaves_no_file_and_says_so(photos, tmp_path):
     assert done.returncode == 74, done.stderr
     assert "--resume" in done.stderr and done.stderr.count("\n") == 1
     assert not out.exists()
-    # With room again, it goes on.
+    # With room again, it resumes.
     assert (
         prepare(PrepareRequest(photos, out, resume=True, page_size=PAGE, progress=False)).resumed
         > 0

@@ -185,7 +185,7 @@ def test_what_libjpeg_does_not_shrink_is_decoded_whole(small_cap):
 
 
 def test_a_cap_that_nobody_set_is_not_told():
-    """Conversions that an earlier version began or ended go on."""
+    """Conversions that an earlier version began or finished are resumed."""
     assert Encoding().settings() == {"copy": False, "max_side": None, "quality": None}
     assert Encoding(max_pixels=9).settings()["max_pixels"] == 9
 

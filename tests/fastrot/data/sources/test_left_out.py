@@ -260,7 +260,7 @@ def test_a_circle_is_named_by_its_link(tmp_path, kind):
         list_source(root)
     named = str(refused.value).partition(":")[0]
     assert os.path.islink(named)
-    os.unlink(named)  # what the message advises mends it, and loses no image
+    os.unlink(named)  # the message's advice repairs it without losing an image
     source = list_source(root)
     assert {os.path.realpath(source.file(i)) for i in range(len(source))} == {
         str(root / name) for name in ("a/1.jpg", "b/1.jpg", "b/deep/2.jpg")

@@ -123,7 +123,7 @@ def test_online_crops_teach_what_the_layers_hold(
     assert scores[0].detail["mode"] == "augmented"
     assert scores[0].detail["augment"] == "rrc_jitter_lighting"
     assert weights_digest(backbone.model) == before
-    assert said[0].startswith("linear probe: 200 images an epoch, decoded by the loader ")
+    assert said[0].startswith("linear probe: 200 images per epoch, decoded by the loader ")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["identity.json", "linear-augmented.json", "test-features"]
     assert online(backbone, two, settings(epochs=8, milestones=(6,)), tmp_path) == scores

@@ -155,7 +155,7 @@ def test_cyanure_finds_the_same_optimum(caches) -> None:
 
 def test_cyanure_that_is_not_installed_is_one_clear_error(caches, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cyanure.estimators", None)
-    with pytest.raises(UsageError, match=r"pip install cyanure, or take linear\.solver=fastrot"):
+    with pytest.raises(UsageError, match=r"pip install cyanure, or set linear\.solver=fastrot"):
         run(caches, solver="cyanure")
 
 
@@ -232,5 +232,5 @@ def test_several_labels_a_sample_are_refused(caches, tmp_path) -> None:
         labels=np.ones((3, 4), np.int8),
         fingerprint={},
     )
-    with pytest.raises(BadDataError, match="one class for each sample"):
+    with pytest.raises(BadDataError, match="one class per sample"):
         run((many, caches[1]))

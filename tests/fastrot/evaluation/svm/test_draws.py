@@ -71,5 +71,5 @@ def test_public_draws_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match="values other than 1, 0 and -1"):
         read_targets(tmp_path, 4, 0, LABELS)
     (tmp_path / "train_targets_sample1_k4.npy").write_bytes(b"<html>")
-    with pytest.raises(BadDataError, match="no array of numbers"):
+    with pytest.raises(BadDataError, match="not an array of numbers"):
         read_targets(tmp_path, 4, 0, LABELS)

@@ -46,7 +46,7 @@ def test_a_class_with_too_few_images_is_named():
         stratified_folds(positive, 3, CLASSES)
     with pytest.raises(BadDataError, match="class number 9"):
         stratified_folds(positive, 3)
-    with warnings.catch_warnings(record=True):  # what the published code would go on with
+    with warnings.catch_warnings(record=True):  # what the published code would continue with
         warnings.simplefilter("always")
         one = np.arange(30) == 4
         parts = [test for _, test in StratifiedKFold(3).split(one, one)]
