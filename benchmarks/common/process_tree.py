@@ -36,7 +36,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def busy_seconds(cores: Iterable[int]) -> float:
-    """Return how long some cores have been busy so far, including time taken by other guests."""
+    """Return the busy seconds of these cores so far, summed, including time of other guests."""
     wanted = {f"cpu{core}" for core in cores}
     ticks = 0
     with suppress(OSError):

@@ -11,7 +11,7 @@ from fastrot.benchmarks.plan.records import LinkRecord, OverlapRecord, Record
 _ASSUMED = {False: Link(3e-6, 200e9), True: Link(10e-6, 25e9)}
 """Cautious assumptions: False: GPUs linked by NVLink; True: nodes with 200 Gbit/s."""
 OVERLAP = {True: 0.8, False: 0.0}
-"""Assumed overlap: on a GPU (True), DDP hides all buckets except the last, which is 70 to 90 % of a
+"""Assumed overlap: on a GPU (True), DDP hides all buckets except the last, that is, 70 to 90 % of a
 ResNet's bytes; elsewhere the cores that compute also send."""
 
 

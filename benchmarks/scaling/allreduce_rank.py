@@ -1,6 +1,6 @@
 """One rank of ``fastrot bench allreduce``: times all-reduces, together with all other ranks.
 
-Calls follow each other without a pause, like the buckets of a backward pass.
+Calls follow each other without a pause, like the buckets of a backward pass, and do not overlap.
 """
 
 from __future__ import annotations

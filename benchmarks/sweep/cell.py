@@ -1,8 +1,8 @@
 """Measures one cell: starts its ranks, waits for them with a deadline, and writes its record.
 
 The same code runs in the process of a local sweep and in each task of Slurm's job array (one per
-node). The record says how the cell ended. Only if Slurm takes the machine away, there is no record,
-and Slurm starts the cell again.
+node). The record says how the cell ended. If Slurm takes the machine away, there is no record, and
+Slurm starts the cell again.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class StepSubject:
         return losses
 
     def table(self, trace: Path | None) -> TimeTable:
-        """Return where the time goes; for a CUDA graph, that of the same step without a graph.
+        """Return where the time goes; a CUDA graph is profiled as the same step without a graph.
 
         If memory does not suffice for that, the graph itself is profiled, without stages.
         """

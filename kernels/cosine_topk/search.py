@@ -162,7 +162,7 @@ def _full_float32(device: str) -> Iterator[None]:
 
 
 def _lengths(rows: torch.Tensor) -> torch.Tensor:
-    """Return an upper bound of the length of each row, (n,), float64."""
+    """Return an upper bound on the length of each row, (n,), float64."""
     lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1).double()
     return lengths * (1 + _sum_error(rows.shape[1] + 2))
 

@@ -75,7 +75,7 @@ class SourceFile:
     Args:
         descriptor: descriptor of the open file; it is duplicated.
         map_memory: map the file instead of reading by position. If the file is truncated while
-            mapped, the sample fails, and the process goes on.
+            mapped, the sample fails, but the process survives.
 
     Attributes:
         mapped: whether the file is mapped; one that cannot be mapped is read by position.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 SOS, APP1 = 0xDA, 0xE1
 _SOI, _EOI, _TEM = 0xD8, 0xD9, 0x01
 _RESTARTS = range(0xD0, 0xD8)
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC lie in between
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC are no frames
 _PROCESSES = {
     0xC3: "lossless",
     0xC5: "hierarchical",

@@ -307,7 +307,7 @@ void JpegDecoder::read_part(RowSink &sink, const JpegPart &part) {
   jpeg_start_decompress(&info_);
   if (part.left >= part.right || part.top >= part.bottom || part.right > info_.output_width ||
       part.bottom > info_.output_height) {
-    fail("the part lies outside of the image");
+    fail("the part is outside the image");
   }
   JDIMENSION column = part.left > kMargin ? part.left - kMargin : 0;
   JDIMENSION pixels = std::min(part.right + kMargin, info_.output_width) - column;
