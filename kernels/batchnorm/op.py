@@ -33,9 +33,9 @@ def batch_norm(
 ) -> torch.Tensor:
     """Compute relu(gamma (x - mean) / sqrt(var + eps) + beta + residual) in two passes over x.
 
-    The result and the running statistics are those of ``torch.nn.BatchNorm2d`` and the layers that
-    follow it in a ResNet. All arithmetic is in float32, with one rounding at the end. The backward
-    pass needs x and one bit per element.
+    The result is that of ``torch.nn.BatchNorm2d`` and what follows it in a ResNet, with the same
+    running statistics. All arithmetic is in float32, with one rounding at the end. Only x and one
+    bit per element are saved for the backward pass.
 
     Args:
         x: of shape (N, C, H, W), channels-last in memory (anything else is copied), float32,

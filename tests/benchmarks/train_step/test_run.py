@@ -103,7 +103,7 @@ def test_people_read_it_in_eighty_columns(report: TrainStepReport) -> None:
     tables = [line for line in text.splitlines() if not line.startswith(("eager:", "fused:"))]
     settled = [line for line in tables if not line.startswith(("model ", "this machine", "loss: "))]
     assert max(len(line.rstrip()) for line in settled) <= 80
-    for told in ("32 px, 3 source images", "p95 ms", "loss", "roofline: views/s at most",
+    for told in ("32 px, 3 source images", "p95 ms", "loss", "roofline: maximum views/s",
                  "cuDNN's Hopper set", "x as fast as eager", "layer4", "in percent"):  # fmt: skip
         assert told in text
     assert "…" not in text
