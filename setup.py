@@ -1,12 +1,12 @@
 """Build script: metadata, recipes as package data, and one optional compiled extension.
 
 ``fastrot/kernels``, ``fastrot/benchmarks`` and ``fastrot/configs`` are committed links to the
-top-level folders, so every path below goes through ``fastrot/`` and means the same in a checkout
-and in an unpacked source distribution.
+top-level folders, so every path below goes through ``fastrot/`` and is valid both in a checkout and
+in an unpacked source distribution.
 
-The extension is plain setuptools over nanobind's single-file build. When it does not compile,
-the installation goes on, and the compiler's words are kept in
-``fastrot/kernels/_native_error.txt``, where ``fastrot doctor`` finds them.
+The extension uses plain setuptools and nanobind's single-file build. If it does not compile, the
+installation continues, and the compiler's output is kept in
+``fastrot/kernels/_native_error.txt``, where ``fastrot doctor`` finds it.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ int main() {
 
 
 class OptionalBuildExt(build_ext):
-    """Build ``_native``; on failure record why, remove a stale one, and let the install go on."""
+    """Builds ``_native``; on failure it records why, removes a stale one, and does not stop."""
 
     def run(self) -> None:
-        """Build, remembering whether the result belongs into the source tree."""
+        """Build, and remember whether the result belongs in the source tree."""
         self.into_source = bool(self.inplace)  # super().run() clears it while it builds
-        self.force = True  # what is built also depends on the machine's packages
+        self.force = True  # the result also depends on the machine's packages
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
-        """Build, or record why not."""
+        """Build the extension, or record why it failed."""
         problem = None
         with captured_output() as output:
             try:
@@ -69,7 +69,7 @@ class OptionalBuildExt(build_ext):
         self._record(ext, None if problem is None else problem + output[0])
 
     def _complete(self, ext: Extension) -> None:
-        """Add nanobind, which is known only now, and the decoder if its libraries are there."""
+        """Add nanobind, which can be imported only now, and the decoder if its libraries exist."""
         import nanobind
 
         root = Path(nanobind.include_dir()).parent
@@ -82,10 +82,10 @@ class OptionalBuildExt(build_ext):
             ext.libraries.append("jpeg")
             ext.define_macros.append(("FASTROT_WITH_DECODE", None))
         else:
-            print("fastrot: built without JPEG decoding, Pillow will decode", flush=True)
+            print("fastrot: built without JPEG decoding; Pillow will decode", flush=True)
 
     def _finds_libraries(self) -> bool:
-        """Whether a program over a recent libjpeg-turbo and xxHash compiles and links."""
+        """Return whether a program with a recent libjpeg-turbo and xxHash compiles and links."""
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / "probe.cpp"
             probe.write_text(JPEG_PROBE)
@@ -108,20 +108,20 @@ class OptionalBuildExt(build_ext):
             if problem is None:
                 (folder / ERROR_FILE).unlink(missing_ok=True)
                 continue
-            # An extension of an earlier build would hide that this one failed.
+            # An extension from an earlier build would hide that this one failed.
             (folder / Path(self.get_ext_filename(ext.name)).name).unlink(missing_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ERROR_FILE).write_text(problem)
         if problem is not None:
-            print(f"fastrot: no compiled kernels, slower ones will serve; why: {ERROR_FILE}")
+            print(f"fastrot: no compiled kernels, slower ones replace them; why: {ERROR_FILE}")
 
 
 @contextmanager
 def captured_output() -> Iterator[list[str]]:
-    """Collect what this process and the compiler write meanwhile, and write it after all.
+    """Collect the output of this process and of the compiler, and print it at the end.
 
-    At the level of file descriptors, because the compiler is a child process, and setuptools has
-    changed the way in which it is started.
+    It works on file descriptors, because the compiler is a child process, and setuptools has
+    changed how it starts that.
     """
     output: list[str] = []
     sys.stdout.flush()
@@ -144,7 +144,7 @@ def captured_output() -> Iterator[list[str]]:
 
 
 def read_version() -> str:
-    """``__version__`` without importing the package."""
+    """Return ``__version__`` without importing the package."""
     text = Path("fastrot/__init__.py").read_text()
     match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if match is None:
@@ -209,7 +209,7 @@ setup(
         "ffcv": ["ffcv==1.0.2"],
         "slurm": ["submitit"],
         "wandb": ["wandb"],
-        # Without a server MLflow keeps its runs in a database, for which it needs the other two.
+        # Without a server, MLflow keeps its runs in a database, which requires the other two.
         "mlflow": ["mlflow-skinny", "sqlalchemy", "alembic"],
         "test": [
             "cyanure>=1.2",

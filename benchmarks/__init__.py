@@ -1,1 +1,1 @@
-"""Benchmarks, on the same code path as training."""
+"""Benchmarks that run the same code as training."""

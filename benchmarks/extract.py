@@ -1,12 +1,12 @@
-"""``fastrot bench extract``: the forward pass of an extraction, each engine beside the other.
+"""``fastrot bench extract``: compares the engines for the forward pass of a feature extraction.
 
-It is the code that ``fastrot extract`` runs: views, network, pooled float16 rows on the host. The
-pixels are random and already on the device; with data, the engine that ``fastrot extract`` takes is
-also fed by its loader, and what is lost to that is the loader's.
+It runs the code of ``fastrot extract``: views, network, pooled float16 rows on the host. The pixels
+are random and already on the device. With data, the engine that ``fastrot extract`` uses is also
+fed by its loader, and the difference is the cost of loading.
 
-How far each engine's features are from those of float32 stands next to its speed.
+The distance of each engine's features from those in float32 is reported next to its speed.
 
-Shapes: N images of a batch, S side of a crop, D values of a layer.
+Shapes: N images per batch, S side of a crop, D values per layer.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _FROM_DATA = "from data"
 
 @dataclass
 class EngineRates:
-    """One engine: images/s of each round, and how far its features are from float32's."""
+    """One engine: images/s in each round, and the distance of its features from float32."""
 
     name: str
     distance: float
@@ -66,10 +66,10 @@ class EngineRates:
 
 @dataclass(frozen=True)
 class ExtractReport(SavedReport):
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        points: the subject, the engine that ``fastrot extract`` takes here, first.
+        points: engines; the subject, which ``fastrot extract`` uses here, is first.
         settings: model, side, batch, precision, device, layers, rounds.
         record: the machine, the versions, the command.
     """
@@ -80,12 +80,12 @@ class ExtractReport(SavedReport):
     exit_code: int = field(default=0, init=False)
 
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each baseline the subject is."""
+        """Return how many times as fast as each baseline the subject is."""
         subject, *baselines = self.points
         return {baseline.name: ratios(subject.rates, baseline.rates) for baseline in baselines}
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values; ``ratios`` holds the medians."""
+        """Return one object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": "extract",
             **ratio_fields(self.ratios()),
@@ -102,7 +102,7 @@ class ExtractReport(SavedReport):
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """One object for each competitor that stands alone: for a results file."""
+        """Return one self-contained object per engine, for a results file."""
         ratios = self.ratios()
         return [
             {
@@ -121,7 +121,7 @@ class ExtractReport(SavedReport):
         ]
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the report for people."""
         line = "  ".join(f"{key} {value}" for key, value in self.settings.items())
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         table = Table(title="extract: medians of the rounds", title_justify="left")
@@ -146,18 +146,18 @@ class ExtractReport(SavedReport):
 
 @dataclass(frozen=True)
 class ExtractBenchRequest:
-    """What ``fastrot bench extract`` is asked to measure.
+    """Options of ``fastrot bench extract``.
 
     Attributes:
         checkpoint: as for ``fastrot extract``; None: ``model`` with random weights.
         model: name of an architecture.
         data: images to read as well, a .beton file or a folder.
         resolution: S in pixels.
-        batch: N; None: what an extraction takes.
+        batch: N; None: the batch of an extraction.
         precision: auto, fp32, bf16 or fp16, as for an extraction.
         device: auto, cpu or cuda.
-        rounds: in which each engine is measured once.
-        seconds: least length of a round of one engine.
+        rounds: number of rounds; each measures every engine once.
+        seconds: minimum length of one engine's measurement.
         progress: report progress on standard error.
 
     Raises:
@@ -185,7 +185,7 @@ def run_extract(request: ExtractBenchRequest) -> ExtractReport:
     """Measure the forward pass.
 
     Raises:
-        UsageError: the model, the device or the precision cannot be had.
+        UsageError: the model, the device or the precision is not available.
     """
     resolution, rounds, data = request.resolution, request.rounds, request.data
     target = pick_device(request.device, World())
@@ -230,7 +230,7 @@ def run_extract(request: ExtractBenchRequest) -> ExtractReport:
 
 
 class _Reader:
-    """Batches of a data set without end; each iteration goes on where the last one stopped."""
+    """Endless batches of a data set; each iteration continues where the last one stopped."""
 
     def __init__(self, data: str, plan: FeatureSpec, batch: int, device: torch.device) -> None:
         samples = open_dataset(data)
@@ -249,7 +249,7 @@ class _Reader:
             yield from self._loader
 
     def close(self) -> None:
-        """End the loader."""
+        """Close the loader."""
         self._loader.close()
 
 
@@ -291,15 +291,15 @@ def _features(network: FeatureNetwork, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def _distance(found: Mapping[str, torch.Tensor], truth: Mapping[str, torch.Tensor]) -> float:
-    """Of the worst layer, relative to its features' length."""
+    """Return the distance of the worst layer, relative to the norm of its features."""
     return max(float((found[name] - exact).norm() / exact.norm()) for name, exact in truth.items())
 
 
 def _rate(network: FeatureNetwork, batches: Iterator[Batch], seconds: float) -> float:
-    """Images/s, from batches to rows on the host, over so many seconds at least."""
+    """Return images/s, from batches to rows on the host, measured over at least ``seconds``."""
     with network:
         results = pipelined(network, batches)
-        next(results)  # algorithms are chosen, memory is allocated
+        next(results)  # warm-up: algorithms are chosen, memory is allocated
         images, started = 0, time.perf_counter()
         while True:
             _, features = next(results)

@@ -1,9 +1,9 @@
-"""How long it takes from opening a ``.beton`` file of very many samples to the first crop boxes.
+"""Time from opening a ``.beton`` file with very many samples to the first crop boxes.
 
     python -m fastrot.benchmarks.opening [--samples 1000000] [--rounds 7]
 
 prints one JSON object for each kind of file: medians in milliseconds. The images are tiny and
-raw, so nothing but the number of samples counts; what is decoded afterwards is one batch.
+raw, so only the number of samples matters.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def write_tiny(
     """Write a sound file of tiny raw images, a million of them in a fraction of a second.
 
     Args:
-        path: the file to make.
-        samples: n; sample i has label i modulo 1000.
-        side: of an image, in pixels.
-        shuffled: data and allocation table in a random order, as several processes of FFCV's
-            writer leave them; else in the order of the samples, as ours does.
-        with_manifest: with a manifest, which takes a second for a million samples.
+        path: file to write.
+        samples: number of samples; sample i has label i modulo 1000.
+        side: side of an image, in pixels.
+        shuffled: write data and allocation table in a random order, as FFCV's writer does with
+            several processes; otherwise in the order of the samples, as fastrot's writer does.
+        with_manifest: also write a manifest, which takes a second for a million samples.
     """
     size = 3 * side * side
     start = align_up(metadata_start(len(_FIELDS)) + 24 * samples, MIN_PAGE_SIZE)
@@ -110,7 +110,7 @@ def _write_manifest(path: Path) -> None:
 
 
 def first_boxes(path: Path) -> dict[str, float]:
-    """Open a file, order an epoch, cut the first batch: milliseconds of each, and in total."""
+    """Open a file, order an epoch, draw the first boxes; return milliseconds taken."""
     marks = [time.perf_counter()]
 
     def mark() -> None:
@@ -118,7 +118,7 @@ def first_boxes(path: Path) -> dict[str, float]:
 
     samples = BetonDataset(path)
     mark()
-    # A seed of its own each time: permutations are kept.
+    # A new seed each time, because permutations are cached.
     ids = Sampler(len(samples), _BATCH, seed=time.time_ns()).rank_ids(0, 0)
     mark()
     BatchDrawer(samples, Crop("random_resized", 224), seed=0).draw(0, ids)
@@ -129,7 +129,7 @@ def first_boxes(path: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Make one file of each kind, open each some times, print medians."""
+    """Write one file of each kind, open each several times, and print medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=7)

@@ -1,8 +1,8 @@
-"""``fastrot bench train``: the trainer itself on real images, loader beside loader.
+"""``fastrot bench train``: compares loaders in the trainer itself, on real images.
 
-In each round each loader gets a ``fastrot train`` of its own, as a user starts it, ended once it
-has run long enough; rates are those of its log. ``synthetic`` reads nothing: what a loader stays
-below it is what loading costs.
+In each round, each loader gets its own ``fastrot train``, started as by a user and stopped once it
+has run long enough; rates are those of its log. ``synthetic`` reads nothing, so the difference
+between it and a loader is the cost of loading.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from fastrot.system.jsonl import read_json_lines
 from fastrot.system.processes import Child, end_children, start_child
 
 CEILING = "synthetic"
-_START_SECONDS = 600.0  # to the first lines of the log: imports, compilation, recording
+_START_SECONDS = 600.0  # until the first log lines: imports, compilation, graph capture
 _POLL_SECONDS = 0.2
-_WARM_UP = 2  # lines of the log that are not counted
+_WARM_UP = 2  # log lines that are not counted
 
 
 class ShortRunError(FastrotError):
-    """A trainer that ended before it had run long enough."""
+    """A trainer that ended before it had run long enough to be measured."""
 
 
 @dataclass
 class LoaderRates:
-    """One loader: source images/s and share of the time that steps waited, of each round."""
+    """One loader: source images/s and the share of time that steps waited, in each round."""
 
     name: str
     rates: list[float] = field(default_factory=list)
@@ -59,15 +59,15 @@ class LoaderRates:
 
 @dataclass(frozen=True)
 class TrainReport(SavedReport):
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        points: the ceiling first.
-        views: of an image.
-        step: what the log says of how a step is computed.
+        points: loaders, the ceiling first.
+        views: views per image.
+        step: the log's line on how a step is computed.
         left_out: loaders that could not train, and why.
         settings: recipe, overrides, rounds.
-        data: what was read.
+        data: the data that was read.
         record: the machine, the versions, the command.
     """
 
@@ -81,12 +81,12 @@ class TrainReport(SavedReport):
     exit_code: int = field(default=0, init=False)
 
     def ratios(self) -> dict[str, Spread]:
-        """The share of the ceiling that each loader reaches."""
+        """Return the share of the ceiling that each loader reaches."""
         ceiling, *loaders = self.points
         return {point.name: ratios(point.rates, ceiling.rates) for point in loaders}
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values; ``ratios`` are shares of the ceiling."""
+        """Return one object of plain values; ``ratios`` are shares of the ceiling."""
         return {
             "bench": "train",
             **ratio_fields(self.ratios()),
@@ -107,7 +107,7 @@ class TrainReport(SavedReport):
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """One object for each loader that stands alone: for a results file."""
+        """Return one self-contained object per loader, for a results file."""
         shares = self.ratios()
         return [
             {
@@ -128,7 +128,7 @@ class TrainReport(SavedReport):
         ]
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the report for people."""
         for what in (self.data, self.settings):
             line = "  ".join(f"{key} {value}" for key, value in what.items())
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -161,16 +161,16 @@ class TrainReport(SavedReport):
 
 @dataclass(frozen=True)
 class TrainBenchRequest:
-    """What ``fastrot bench train`` is asked to measure.
+    """Options of ``fastrot bench train``.
 
     Attributes:
         data: a .beton file or a folder of images.
         recipe: as for ``fastrot train -c``.
         overrides: as for ``fastrot train --set``.
-        loaders: which; ``synthetic`` always takes part.
-        rounds: in which each trains once.
+        loaders: loaders to compare; ``synthetic`` is always included.
+        rounds: number of rounds; each trains once with every loader.
         seconds: length of a run after the warm-up.
-        repeat: copies of the data that are read; None: until there are 3,000 samples.
+        repeat: how many copies of the data to read; None: enough for 3,000 samples.
         progress: report progress on standard error.
 
     Raises:
@@ -193,11 +193,11 @@ class TrainBenchRequest:
 
 
 def run_train(request: TrainBenchRequest) -> TrainReport:
-    """Train with each loader for a while.
+    """Train with each loader for a while, and compare their rates.
 
     Raises:
         UsageError: the recipe or the data is wrong.
-        ShortRunError: nothing could be trained.
+        ShortRunError: training failed even without loading.
     """
     recipe, overrides, rounds = request.recipe, request.overrides, request.rounds
     config = load_config(recipe, list(overrides))
@@ -258,17 +258,17 @@ class _Trainer:
         self.step = ""
 
     def run(self, seconds: float, batch: int) -> tuple[float, float]:
-        """Source images/s and the share of the time that was waited, once it is warm.
+        """Return source images/s and the share of time spent waiting for data, after the warm-up.
 
         Raises:
-            ShortRunError: it ended, or hung, before.
+            ShortRunError: the trainer ended, or hung, too early.
         """
         with self._errors.open("wb") as log:
             process = start_child(self._command, output=log)
             try:
                 lines = self._wait(process, seconds)
             finally:
-                end_children([process])  # nothing of it is kept, so it need not end in order
+                end_children([process])  # its output is not kept, so it need not end cleanly
         text = self._errors.read_text(errors="replace")
         self.step = next((line for line in text.splitlines() if line.startswith("step: ")), "")
         first, *counted = lines[_WARM_UP - 1 :]
@@ -302,5 +302,5 @@ class _Trainer:
 
     def _last_words(self, ended: bool) -> str:
         words = self._errors.read_text(errors="replace").strip().splitlines()
-        last = words[-1].removeprefix("fastrot: ") if words else "it said nothing"
-        return last if ended else f"no {_WARM_UP + 1} lines in its log in time; its last: {last}"
+        last = words[-1].removeprefix("fastrot: ") if words else "no output"
+        return last if ended else f"fewer than {_WARM_UP + 1} log lines in time; output: {last}"

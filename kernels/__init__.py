@@ -1,1 +1,1 @@
-"""Compute kernels, one folder an operation; this package imports nothing of fastrot."""
+"""Compute kernels, one folder per operation; this package imports nothing else from fastrot."""

@@ -1,4 +1,4 @@
-"""The compiled extension; dtypes of arrays are exact, nothing is converted."""
+"""The compiled extension. Arrays must have exactly these dtypes; nothing is converted."""
 
 from typing import Any
 
@@ -6,52 +6,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 built_with_decode: bool
-"""Whether libjpeg-turbo's and xxHash's headers were there when the extension was built."""
+"""Whether the headers of libjpeg-turbo and xxHash were found when the extension was built."""
 
 libjpeg_version: str | None
-"""Version of libjpeg-turbo's headers, e.g. "2.1.5"; None without decode."""
+"""Version of libjpeg-turbo's headers, e.g. "2.1.5"; None: built without decoding."""
 
 simd: str | None
-"""Instructions of the resize on this processor: ``avx2`` or ``scalar``; None without decode."""
+"""Instruction set used for resizing, ``avx2`` or ``scalar``; None: built without decoding."""
 
 def rotate_views(images: Any, turns: Any, flips: Any, table: Any, views: Any, threads: int) -> None:
     """Fill ``views`` of shape (N*V, S, S, C); table and views both int16 or both int32 (bits)."""
 
 def scalar_products(queries: Any, bank: Any, rows: Any, products: Any, threads: int) -> None:
-    """Fill ``products`` (m, c), float32, with those of queries (m, D) and rows (m, c) of a bank.
+    """Fill ``products`` (m, c), float32, with queries (m, D) times the bank rows (m, c).
 
-    Sums are float64, rounded once; fastest where the rows of a query increase.
+    Sums are float64, rounded once; fastest where the rows of each query increase.
     """
 
 def decode_jpeg(data: Any, max_pixels: int, denominator: int) -> NDArray[np.uint8]:
-    """Pixels of shape (H, W, 3), both divided by 1, 2, 4 or 8 and rounded up.
+    """Return pixels of shape (H, W, 3); H and W are divided by 1, 2, 4 or 8 and rounded up.
 
-    ValueError with libjpeg's words for anything but a sound file.
+    Raises ValueError with libjpeg's message if the file is not sound.
     """
 
 def walk_jpeg(data: Any) -> tuple[int, int, int, int, int, int] | None:
-    """What kernels/decode/markers.py says of an ordinary file; None: of any other."""
+    """Return what kernels/decode/markers.py finds in an ordinary file; None for any other file."""
 
 def read_jpeg(path: bytes, size: int) -> tuple[bytes, tuple[int, int, int, int, int, int]] | None:
-    """The bytes of a file of exactly this size and what ``walk_jpeg`` says of them, or None."""
+    """Return the bytes of a file of exactly this size and what ``walk_jpeg`` returns, or None."""
 
 def announce_files(paths: list[bytes]) -> None:
-    """Tell the system that these files will be read soon, without the interpreter's lock."""
+    """Tell the system, without holding the GIL, that these files will be read soon."""
 
 class SourceFile:
-    """A file of samples; kernels/decode/crop.py says what these classes do."""
+    """A file of samples; kernels/decode/crop.py documents these classes."""
 
     mapped: bool
 
     def __init__(self, descriptor: int, map: bool) -> None: ...
 
 class CropSettings:
-    """What the crops of a batch have in common."""
+    """Settings shared by all crops of a batch."""
 
     def __init__(self, size: int, exact: bool, colour_only: bool, max_pixels: int) -> None: ...
 
 class Crops:
-    """Arrays of one row a sample."""
+    """Arrays with one row per sample."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Crops:
     ) -> None: ...
 
 class BatchTicket:
-    """A batch in a pool."""
+    """A batch that was submitted to a pool."""
 
 class DecodePool:
-    """Threads that crop."""
+    """Threads that decode and crop."""
 
     def __init__(self, threads: int) -> None: ...
     def submit_spans(

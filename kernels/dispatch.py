@@ -1,9 +1,9 @@
-"""Which implementation of an operation runs, and why.
+"""Choice of the implementation that runs an operation.
 
-Unforced, a CUDA tensor goes to Triton, host memory to the compiled extension, and where neither
-works to the reference. ``FASTROT_KERNELS=reference|cpp|cuda|triton`` forces one: if that one
-cannot run, the call fails and says why; nothing is put in its place. ``cuda`` and ``triton`` name
-kernels of the device, so they leave the operations of the host (JPEG decoding) as they are.
+By default Triton handles CUDA tensors, the compiled extension host memory, and the reference
+whatever neither can. ``FASTROT_KERNELS=reference|cpp|cuda|triton`` forces one: if it cannot run,
+the call fails and says why; nothing takes its place. ``cuda`` and ``triton`` name kernels of the
+device, so they do not affect operations on the host (JPEG decoding).
 
 Importing this module imports neither torch nor the extension.
 """
@@ -25,11 +25,11 @@ _OPERATIONS = {  # fastest first
     "rotate_views": ("triton", "cpp", "reference"),
     "decode_jpeg": ("cpp", "reference"),
     "walk_jpeg": ("cpp", "reference"),
-    "crop_decode": ("cpp",),  # whole batches; without it there are other loaders
-    "scalar_products": ("cpp", "reference"),  # of cosine_topk
+    "crop_decode": ("cpp",),  # whole batches; other loaders work without it
+    "scalar_products": ("cpp", "reference"),  # used by cosine_topk
     "batch_norm": ("triton", "reference"),
 }
-_DECODING = ("decode_jpeg", "walk_jpeg", "crop_decode")  # need libraries of the machine
+_DECODING = ("decode_jpeg", "walk_jpeg", "crop_decode")  # need system libraries
 _ERROR_FILE = Path(__file__).with_name("_native_error.txt")
 
 
@@ -39,13 +39,13 @@ class KernelUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs.
+    """The implementation chosen for an operation.
 
     Attributes:
         operation: e.g. ``rotate_views``.
         device: type of the device that holds the inputs, e.g. ``cpu`` or ``cuda``.
         implementation: one of NAMES.
-        reason: why this one, in words for ``fastrot doctor``.
+        reason: why this one was chosen, as ``fastrot doctor`` prints it.
     """
 
     operation: str
@@ -55,7 +55,7 @@ class Choice:
 
 
 def choose(operation: str, device: str = "cpu") -> Choice:
-    """The implementation of an operation for inputs on this type of device.
+    """Choose the implementation of an operation for inputs on this type of device.
 
     Args:
         operation: ``rotate_views``, ``decode_jpeg``, ``walk_jpeg``, ``crop_decode``,
@@ -63,14 +63,14 @@ def choose(operation: str, device: str = "cpu") -> Choice:
         device: ``torch.device.type`` of the inputs.
 
     Raises:
-        KernelUnavailableError: FASTROT_KERNELS has an unknown name, or one that cannot run; or
-            nothing can.
+        KernelUnavailableError: FASTROT_KERNELS holds an unknown name, or names an implementation
+            that cannot run; or no implementation can run.
     """
     known = _OPERATIONS[operation]
     name = os.environ.get(VARIABLE) or None
     if name is not None and name not in NAMES:
         raise KernelUnavailableError(
-            f"{VARIABLE}={name!r} is no implementation; known: {', '.join(NAMES)}"
+            f"{VARIABLE}={name!r} is not an implementation; known: {', '.join(NAMES)}"
         )
     host_only = not set(known) & set(_DEVICE_ONLY)
     if name is None or (host_only and name in _DEVICE_ONLY):
@@ -88,7 +88,7 @@ def choose(operation: str, device: str = "cpu") -> Choice:
 
 
 def plan() -> list[Choice | KernelUnavailableError]:
-    """What every operation would run, on the host and on a CUDA device, or why it could not."""
+    """Return, for each operation on host and CUDA device, what would run, or why nothing can."""
     lines: list[Choice | KernelUnavailableError] = []
     for operation, device in (
         ("decode_jpeg", "cpu"),
@@ -108,7 +108,7 @@ def plan() -> list[Choice | KernelUnavailableError]:
 
 
 def unavailable(operation: str, implementation: str, device: str) -> str | None:
-    """Why this implementation cannot take inputs on this device; None if it can."""
+    """Return why this implementation cannot take inputs on this device; None if it can."""
     if implementation == "cpp":
         if device != "cpu":
             return f"the inputs are on {device}, cpp takes host memory"
@@ -128,13 +128,13 @@ def unavailable(operation: str, implementation: str, device: str) -> str | None:
 
 
 def triton_interpreted() -> bool:
-    """Whether Triton runs its kernels in Python on the host (its own switch, for tests)."""
+    """Return whether Triton runs its kernels in Python on the host (its own switch, for tests)."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache
 def native_problem() -> str | None:
-    """Why the compiled extension cannot be used, with the compiler's words; None if it can."""
+    """Return why the extension cannot be used, with the compiler's output; None if it can."""
     try:
         importlib.import_module("fastrot.kernels._native")
     except ImportError as error:
@@ -146,7 +146,7 @@ def native_problem() -> str | None:
 
 
 def decode_problem() -> str | None:
-    """Why the extension cannot decode JPEG; None if it can."""
+    """Return why the extension cannot decode JPEG; None if it can."""
     if problem := native_problem():
         return problem
     native = importlib.import_module("fastrot.kernels._native")

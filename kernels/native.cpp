@@ -1,4 +1,4 @@
-// The module fastrot.kernels._native: one entry point per operation, no headers of torch.
+// The module fastrot.kernels._native: one entry point per operation, without torch's headers.
 
 #include <nanobind/nanobind.h>
 
@@ -13,7 +13,7 @@ void bind_markers(nb::module_ &module);
 #endif
 
 NB_MODULE(_native, module) {
-  nb::set_leak_warnings(false);  // a loader that lives until the interpreter ends is no fault
+  nb::set_leak_warnings(false);  // a loader may live until the interpreter exits
   bind_rotate(module);
   bind_cosine_topk(module);
 #ifdef FASTROT_WITH_DECODE

@@ -1,4 +1,4 @@
-// A loop whose rounds are shared out over threads.
+// A loop whose iterations are distributed over threads.
 
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace fastrot {
 
-// Runs body(0) ... body(count - 1) on up to `threads` threads, this one included. Threads live
-// for one call: a lasting pool would not survive the fork of a loader's workers. The body must
+// Runs body(0) ... body(count - 1) on up to `threads` threads, including this one. Threads live
+// for one call: a permanent pool would not survive when a loader forks its workers. The body must
 // not throw.
 template <typename Body>
 void parallel_for(std::size_t count, std::size_t threads, const Body &body) {
@@ -24,7 +24,7 @@ void parallel_for(std::size_t count, std::size_t threads, const Body &body) {
   try {
     while (others.size() + 1 < threads) others.emplace_back(work);
   } catch (const std::system_error &) {
-    // Out of threads: those that did start, and this one, do the work.
+    // No more threads are available: those that started, and this one, do the work.
   }
   work();
   for (std::thread &thread : others) thread.join();

@@ -1,1 +1,1 @@
-"""What every benchmark uses: rounds and records, rooflines, what this machine can do."""
+"""Code shared by all benchmarks: rounds and records, rooflines, the speed of the machine."""

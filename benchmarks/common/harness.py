@@ -1,8 +1,8 @@
-"""What every benchmark shares: rounds, medians with their spread, ratios, the record.
+"""Functions shared by all benchmarks: rounds, medians with their spread, ratios, records.
 
-Competitors are measured in rounds, each for a moment in every round and in another order each
-time, so that what else the machine does falls on all of them. A ratio is taken within each
-round and its median over the rounds is reported.
+Competitors are measured in rounds: each briefly in every round, and in a different order each time,
+so that other load on the machine affects all of them. Ratios are taken within each round, and their
+median over the rounds is reported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SIMD = ("sse4_2", "avx2", "avx512f", "avx512bw", "avx512_vbmi", "amx_int8", "as
 
 
 class Spread(NamedTuple):
-    """The median of some measurements, their extremes, and their number."""
+    """Median, extremes and number of some measurements."""
 
     median: float
     low: float
@@ -44,18 +44,18 @@ class Spread(NamedTuple):
     repeats: int
 
     def to_json(self) -> dict[str, float]:
-        """Plain values with five digits, more than any measurement has."""
+        """Return plain values with five digits, more than any measurement has."""
         rounded = {key: float(f"{value:.5g}") for key, value in self._asdict().items()}
         return {**rounded, "repeats": self.repeats}
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, least and largest of at least one value."""
+    """Return the median, the smallest and the largest of at least one value."""
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
 def ratios(subject: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """How many times the baseline the subject is, round by round.
+    """Return the spread of subject / baseline, taken round by round.
 
     Example:
         >>> ratios([300.0, 200.0, 330.0], [100.0, 100.0, 110.0])
@@ -65,7 +65,7 @@ def ratios(subject: Sequence[float], baseline: Sequence[float]) -> Spread:
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
-    """The names in the order of one round: each goes first once in a cycle.
+    """Return the names in the order of one round; each goes first once per cycle.
 
     Example:
         >>> rotated(["a", "b", "c"], 1)
@@ -76,11 +76,11 @@ def rotated(names: Sequence[str], number: int) -> list[str]:
 
 
 class Countdown:
-    """Say on standard error what was measured and how long the rest will take.
+    """Reports on a console what was measured and how long the rest will take.
 
     Args:
-        steps: how many steps there will be.
-        console: where to; None: nowhere.
+        steps: expected number of steps.
+        console: console to print to; None: print nothing.
     """
 
     def __init__(self, steps: int, *, console: Console | None) -> None:
@@ -90,7 +90,7 @@ class Countdown:
         self._said = -math.inf
 
     def step(self, text: str, *, every: float = 0.0) -> None:
-        """One step is done; nothing is said within ``every`` seconds of the last line."""
+        """Count a step as done; print nothing within ``every`` seconds of the last line."""
         self._done += 1
         if time.monotonic() - self._said < every:
             return
@@ -99,20 +99,20 @@ class Countdown:
         self.message(f"[{self._done}/{self._steps}] {text}  left {max(left, 0):.0f} s")
 
     def skip(self, steps: int) -> None:
-        """Steps that will not come."""
+        """Remove steps that will not be done."""
         self._steps -= steps
 
     def message(self, text: str) -> None:
-        """A line that is no step."""
+        """Print a line that is not a step."""
         if self._console is not None:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def machine_record() -> dict[str, Any]:
-    """What a number depends on besides the code: processor, versions, commit, command, date.
+    """Return what a result depends on besides the code: processor, versions, commit, command, date.
 
-    Without the names of host and folders: records are published, so of an absolute path in the
-    command only its last part stays.
+    Records are published, so names of host and folders are removed: of an absolute path in the
+    command only the last part remains.
     """
     record = environment_record()
     for private in ("host", "folder", "command"):
@@ -130,21 +130,21 @@ def machine_record() -> dict[str, Any]:
 
 
 def published_command() -> str:
-    """The command line of this process, without the folders of absolute paths."""
+    """Return the command line of this process, without the folders of absolute paths."""
     return shlex.join(["fastrot", *map(_published, sys.argv[1:])])
 
 
 def _published(argument: str) -> str:
-    """``/a/b`` as ``b``, also behind ``--option=``."""
+    """Return ``b`` for ``/a/b``, also after ``--option=``."""
     option, equals, value = argument.rpartition("=")
     return option + equals + (Path(value).name if value.startswith("/") else value)
 
 
 def check_positive(**numbers: float | None) -> None:
-    """Refuse what is not a positive, finite number; None was not given.
+    """Refuse options that are not positive, finite numbers; None: the option was not given.
 
     Raises:
-        UsageError: it names the option.
+        UsageError: an option is refused; the message names it.
     """
     for name, number in numbers.items():
         if number is not None and not (math.isfinite(number) and number > 0):
@@ -152,10 +152,10 @@ def check_positive(**numbers: float | None) -> None:
 
 
 def check_outputs(*paths: Path | None) -> None:
-    """Refuse a file that could not be written, before an hour is spent on what goes into it.
+    """Refuse output files that cannot be written, before an hour is spent on their contents.
 
     Raises:
-        UsageError: its folder does not exist or takes no files, or it is a folder.
+        UsageError: a file's folder does not exist or is not writable, or the file is a folder.
     """
     for path in paths:
         if path is None:
@@ -172,12 +172,12 @@ def check_outputs(*paths: Path | None) -> None:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write one object; what was there before stays until the new file is complete."""
+    """Write one object; an existing file remains until the new one is complete."""
     write_atomic(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def ratio_fields(ratios: Mapping[str, Spread]) -> dict[str, Any]:
-    """``ratios`` (medians) and ``ratio_spreads`` of a record."""
+    """Return ``ratios`` (medians) and ``ratio_spreads`` for a record."""
     return {
         "ratios": {name: float(f"{ratio.median:.4g}") for name, ratio in ratios.items()},
         "ratio_spreads": {name: ratio.to_json() for name, ratio in ratios.items()},
@@ -185,7 +185,7 @@ def ratio_fields(ratios: Mapping[str, Spread]) -> dict[str, Any]:
 
 
 def key_fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is looked for first in a results file, out of ``machine_record``."""
+    """Return the fields of ``machine_record`` that readers of a results file look for first."""
     return {
         "gpu": next(iter(record.get("gpus") or []), None),
         **{key: record.get(key) for key in ("driver", "cuda", "cudnn")},
@@ -195,18 +195,18 @@ def key_fields(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class SavedReport(ABC):
-    """A report that can be written to a file of its own, and to a results file."""
+    """A report that can be written to its own file, and to a results file."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Return one object of plain values."""
 
     def records(self) -> list[dict[str, Any]]:
-        """Return lines of a results file, each of which stands alone: one, unless overridden."""
+        """Return self-contained lines for a results file: one, unless overridden."""
         return [self.to_json()]
 
     def save(self, json: Path | None, append: Path | None) -> None:
-        """Write ``to_json`` into one file, and add ``records`` to another, where asked to."""
+        """Write ``to_json`` to the first path, if any, and append ``records`` to the second."""
         if json is not None:
             write_json(json, self.to_json())
         if append is not None:
@@ -215,12 +215,12 @@ class SavedReport(ABC):
 
 @contextmanager
 def limited(threads: int) -> Iterator[None]:
-    """So many threads for torch, and for every BLAS and OpenMP that is loaded or will be."""
+    """Limit the threads of torch and of every BLAS and OpenMP, loaded now or later."""
     import torch
 
     before = torch.get_num_threads()
     if find_spec("faiss") is not None:
-        importlib.import_module("faiss")  # or its BLAS would come after the limit
+        importlib.import_module("faiss")  # otherwise its BLAS would be loaded after the limit
     control: Any = importlib.import_module("threadpoolctl")
     with control.threadpool_limits(threads):
         torch.set_num_threads(threads)
@@ -231,7 +231,7 @@ def limited(threads: int) -> Iterator[None]:
 
 
 def _driver() -> str | None:
-    """Version of NVIDIA's driver, the kernel module's; None without one."""
+    """Return the version of NVIDIA's kernel module; None without one."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:

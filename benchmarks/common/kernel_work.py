@@ -1,11 +1,11 @@
-"""What every kernel of a training step must read, write and multiply, by level of fusion.
+"""Memory traffic and arithmetic of every kernel of a training step, by level of fusion.
 
-Counted is what a kernel must read and write once even with a perfect cache inside it; so halos,
-layout changes, workspaces and split reductions are left out, as are the views and the loss (0.1 %
-of the bytes). The levels are those of section 5 of ``reference/performance.md``; the layers come
-from running the network (``layer_shapes.py``).
+The traffic is what a kernel must read and write once even with a perfect cache. So halos, layout
+changes, workspaces and split reductions do not count, nor do the views and the loss (0.1 % of the
+bytes). The levels are those of section 5 of ``reference/performance.md``; the layers come from
+running the network (``layer_shapes.py``).
 
-Shapes: values are counted for one view; bytes of weights are divided by the batch.
+Shapes: values are counted per view; bytes of weights are divided by the batch.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 
 from fastrot.benchmarks.common.layer_shapes import VIEWS, Layer, consumers
 
-# A float32 weight and its momentum, each read and written (16), and the gradient read (4); under
-# autocast the weight is read and its half copy written before (6), the half gradient read and
-# written as float32 behind (6). Bytes a parameter and step.
+# Bytes per parameter and step. A float32 weight and its momentum are each read and written (16),
+# and the gradient is read (4). Under autocast the weight is read and its half copy written before
+# (6), and the half gradient is read and written as float32 afterwards (6).
 _UPDATE = 16 + 4 + 6 + 6
 
 
 @dataclass(frozen=True)
 class Level:
-    """How much is fused.
+    """A level of fusion.
 
     Attributes:
-        title: in words.
-        fused: ReLU, and the residual, are part of a batch norm.
+        title: name for people.
+        fused: ReLU and the residual addition are part of a batch norm.
         forward_reads: how often a batch norm reads x: for the statistics and to normalise (2), or
             once (kept on the chip, or the convolution has summed its own output).
         backward_reads: how often its gradient reads x and dy: for the sums and for dx (2).
-        prologue: a batch norm and ReLU between two convolutions is no pass: the second one
-            normalises what it reads, its gradient sums what batch norm's needs (cuDNN's Hopper
-            patterns); a shortcut's batch norm is part of the block's end.
-        perfect: no passes at all: block ends, and the gradients of batch norm too, are made by
-            the convolutions around them.
-        joint: both gradients of a convolution come from one kernel that reads dy once.
+        prologue: batch norm and ReLU between two convolutions are not a separate pass: the second
+            convolution normalises what it reads, and its gradient computes the sums for batch
+            norm's (cuDNN's Hopper patterns); a shortcut's batch norm is part of the block's end.
+        perfect: no separate passes at all: the surrounding convolutions also compute block ends
+            and the gradients of batch norm.
+        joint: one kernel computes both gradients of a convolution and reads dy once.
     """
 
     title: str
@@ -63,14 +63,14 @@ CONVS = "convs"  # the kernels of convolutions alone
 
 @dataclass(frozen=True)
 class Work:
-    """What one kernel does for one view.
+    """Work of one kernel for one view.
 
     Attributes:
-        layer: whose.
-        stage: of the layer.
-        kind: of the layer, or ``add`` (of gradients), or ``update``.
+        layer: name of the layer.
+        stage: stage of the layer.
+        kind: kind of the layer, or ``add`` (of gradients), or ``update``.
         phase: ``forward``, ``backward`` or ``update``.
-        nbytes: read and written.
+        nbytes: bytes read and written.
         flops: multiplications and additions, of convolutions and linear layers only.
     """
 
@@ -82,12 +82,12 @@ class Work:
     flops: float = 0.0
 
     def seconds(self, peak: float, bandwidth: float) -> float:
-        """The larger of the two times."""
+        """Return the time for the bytes or that for the arithmetic, whichever is longer."""
         return max(self.nbytes / bandwidth, self.flops / peak)
 
 
 def kernels(layers: list[Layer], level: str, *, batch: int, value_bytes: int = 2) -> list[Work]:
-    """All kernels of a training step of a level."""
+    """Return all kernels of a training step at a level of fusion."""
     if level == CONVS:
         step = _Passes(layers, LEVELS["a0"], batch, value_bytes)
         return [work for work in step.works() if work.kind == "conv"]
@@ -96,7 +96,7 @@ def kernels(layers: list[Layer], level: str, *, batch: int, value_bytes: int = 2
 
 
 class _Passes:
-    """Levels whose batch norms, additions and pools are passes of their own."""
+    """Levels whose batch norms, additions and pools are separate passes."""
 
     def __init__(self, layers: list[Layer], level: Level, batch: int, value_bytes: int) -> None:
         self.layers, self.level, self.batch, self.value_bytes = layers, level, batch, value_bytes
@@ -118,7 +118,7 @@ class _Passes:
         return self._works
 
     def add(self, layer: Layer, phase: str, values: float, *, more: float = 0, **work: Any) -> None:
-        """One kernel: values that it reads and writes, and bytes that are no values."""
+        """Add a kernel: values that it reads and writes, and bytes that are not values."""
         nbytes = values * self.value_bytes + more
         given = {"kind": layer.kind, **work}
         self._works.append(Work(layer.name, layer.stage, phase=phase, nbytes=nbytes, **given))
@@ -127,24 +127,24 @@ class _Passes:
         weights = layer.weights / self.batch
         x, y, flops = layer.touched, layer.size_out, layer.flops
         self.add(layer, "forward", x + weights + y, flops=flops)
-        if VIEWS not in layer.inputs:  # dy and weights to dx, all of which is written
+        if VIEWS not in layer.inputs:  # dy and weights give dx, all of which is written
             extra = self._epilogue(position, layer)
             self.add(layer, "backward", y + weights + layer.size_in + extra, flops=flops)
-        self.add(layer, "backward", x + y + weights, flops=flops)  # x and dy to dw
+        self.add(layer, "backward", x + y + weights, flops=flops)  # x and dy give dw
 
     def _epilogue(self, position: int, layer: Layer) -> int:
-        """What the gradient of a convolution's input reads for the batch norm before it: x."""
+        """Return how many values of x a convolution's input gradient reads for the batch norm."""
         return layer.size_in if self._prologue(layer.inputs[0]) else 0
 
     def _prologue(self, position: int) -> bool:
-        """Whether a convolution applies this batch norm to what it reads."""
+        """Return whether a convolution applies this batch norm to what it reads."""
         if not self.level.prologue or position == VIEWS or self.layers[position].kind != "norm":
             return False
         readers = [self.layers[reader].kind for reader in self.readers[position]]
         return readers == ["conv"] and not self.layers[position].residual
 
     def _shortcut(self, position: int) -> int | None:
-        """The batch norm of the shortcut that a block's end applies itself."""
+        """Return the batch norm of the shortcut, if the block's end applies it itself."""
         norm = self.layers[position]
         if not (self.level.prologue or self.level.perfect) or not norm.residual:
             return None
@@ -158,7 +158,7 @@ class _Passes:
                if self.layers[reader].residual):  # fmt: skip
             return  # part of the block's end
         if self._prologue(position):
-            self.add(layer, "backward", 3 * n)  # the masked dy and x to dx; the sums are there
+            self.add(layer, "backward", 3 * n)  # masked dy and x give dx; the sums are known
             return
         reads = level.backward_reads
         if not level.fused:
@@ -168,35 +168,35 @@ class _Passes:
                 self.add(layer, "forward", 3 * n, kind="add")
             if layer.relu:
                 self.add(layer, "forward", 2 * n, kind="relu")
-                self.add(layer, "backward", 3 * n, kind="relu")  # dy and y to dx
+                self.add(layer, "backward", 3 * n, kind="relu")  # dy and y give dx
             return
-        # Without a residual x tells the sign of what ReLU saw; with one, a bit a value does.
+        # Without a residual, x gives the sign of ReLU's input; with one, a bit per value does.
         bits = n / 8 if layer.residual and layer.relu else 0
         two = self._shortcut(position) is not None
         added = 1 if layer.residual else 0
         self.add(layer, "forward", (level.forward_reads + added + 1) * n, more=bits)
-        # dy and x, twice, to dx and the residual's gradient; two batch norms share their dy.
+        # dy and x, twice, give dx and the residual's gradient; two batch norms share their dy.
         self.add(layer, "backward", ((2 + two) * reads + 1 + added) * n, more=reads * bits)
 
     def _pool(self, position: int, layer: Layer) -> None:
         n = layer.size_in + layer.size_out
-        index = layer.size_out if layer.kind == "maxpool" else 0  # a byte says who was largest
+        index = layer.size_out if layer.kind == "maxpool" else 0  # a byte per output: its argmax
         self.add(layer, "forward", n, more=index)
         self.add(layer, "backward", n, more=index)
 
     def _accumulate(self, position: int, layer: Layer) -> None:
-        """Where several layers read one output, their gradients are added: two in, one out."""
+        """Add gradients where several layers read one output: each sum reads two, writes one."""
         for _ in self.readers[position][1:]:
             self.add(layer, "backward", 3 * layer.size_out, kind="add")
 
 
 class _Perfect(_Passes):
-    """Levels where all work is done by convolutions and pools while they read and write.
+    """Levels where convolutions and pools do all work while they read and write.
 
-    Who reads a batch norm's output reads x instead and normalises it. The first reader of a
-    block's end also adds the residual and writes the sum for the others. A convolution's gradients
-    read (dz, x) of the batch norm behind it in place of dy; the one of its input reads what the
-    batch norm before it needs, to mask and to sum, and the gradients of the other readers.
+    A layer that reads a batch norm's output reads x instead and normalises it. The first reader of
+    a block's end also adds the residual and writes the sum for the others. A convolution's
+    gradients read (dz, x) of the batch norm after it instead of dy; the gradient of its input also
+    reads what the batch norm before it needs, to mask and to sum, and the other readers' gradients.
     """
 
     def _norm(self, position: int, layer: Layer) -> None:
@@ -231,7 +231,7 @@ class _Perfect(_Passes):
         self.add(layer, "backward", n + values, more=index + more)
 
     def _before(self, position: int, source: int) -> tuple[int, float]:
-        """Values and bytes that the first reader of a block's end adds to its own."""
+        """Return the extra values and bytes for the first reader of a block's end."""
         if source == VIEWS or not self.layers[source].residual:
             return 0, 0.0
         if self.readers[source][0] != position:
@@ -240,7 +240,7 @@ class _Perfect(_Passes):
         return 2 * n, n / 8  # the residual, the sum, and the bits of ReLU
 
     def _behind(self, position: int, source: int) -> tuple[int, float]:
-        """Values and bytes that the gradient of the input reads in its epilogue."""
+        """Return the values and bytes that the gradient of the input reads in its epilogue."""
         layer, readers = self.layers[source], self.readers[source]
         if readers[0] != position:
             return 0, 0.0

@@ -1,10 +1,10 @@
 """The layers of a network with their shapes, found by running it without data.
 
-The network runs once on torch's ``meta`` device, which knows shapes and computes nothing; every
-operation is seen where torch dispatches it. So the list follows from the network itself, whatever
-it is made of, and what it feeds into what is known, too.
+The network runs once on torch's ``meta`` device, which knows shapes but computes nothing, and every
+operation is recorded when torch dispatches it. So the list, and which layer reads which, follows
+from the network itself, whatever it is made of.
 
-Shapes: of one view, (channels, height, width); the batch is left out.
+Shapes: those of one view, (channels, height, width), without the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Kind = Literal["conv", "norm", "relu", "add", "maxpool", "avgpool", "fc"]
 
-VIEWS = -1  # in ``Layer.inputs``: what the network is given
+VIEWS = -1  # in ``Layer.inputs``: the input of the network
 
 _KINDS: Mapping[str, Kind] = {
     "convolution": "conv",
@@ -44,22 +44,22 @@ _SAME = ("view", "_unsafe_view", "t", "detach", "alias", "reshape")
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network, as it treats one view.
+    """One layer of a network, applied to one view.
 
     Attributes:
-        name: of the module, ``layer1.0.conv1``.
-        stage: the first part of it: ``conv1`` and ``bn1`` are ``stem``.
-        kind: what it does. A ``norm`` is batch normalisation with the residual and the ReLU
-            that follow it, where they do.
-        inputs: positions in the list of what it reads, ``VIEWS`` or more; of a norm the second
-            one is the residual.
-        shape_in: of its first input.
-        shape_out: of its output.
+        name: name of the module, e.g. ``layer1.0.conv1``.
+        stage: first part of the name; that of ``conv1`` and ``bn1`` is ``stem``.
+        kind: operation; ``norm`` is batch normalisation with the residual addition and the ReLU
+            that follow it, if any.
+        inputs: positions, in the list, of the layers that it reads, ``VIEWS`` or more; the second
+            input of a norm is the residual.
+        shape_in: shape of its first input.
+        shape_out: shape of its output.
         kernel: side of the window of a convolution or pool.
-        stride: likewise.
+        stride: stride of the window.
         weights: number of parameters.
-        multiplications: of the forward pass of a convolution or linear layer.
-        relu: whether a norm ends in ReLU.
+        multiplications: number in the forward pass of a convolution or linear layer.
+        relu: whether a norm ends with ReLU.
     """
 
     name: str
@@ -76,43 +76,43 @@ class Layer:
 
     @property
     def size_in(self) -> int:
-        """Values of its first input."""
+        """Return the number of values of its first input."""
         return math.prod(self.shape_in)
 
     @property
     def size_out(self) -> int:
-        """Values of its output."""
+        """Return the number of values of its output."""
         return math.prod(self.shape_out)
 
     @property
     def touched(self) -> int:
-        """Values of its first input that it looks at: a 1x1 window with stride 2 skips most."""
+        """Return how many values of its first input it reads; 1x1 with stride 2 skips most."""
         if self.kernel >= self.stride:
             return self.size_in
         return self.shape_in[0] * math.prod(self.shape_out[1:])
 
     @property
     def flops(self) -> int:
-        """Of the forward pass; the gradient of the input takes as many, that of the weights too."""
+        """Return FLOPs of the forward pass; gradients of input and weights each take as many."""
         return 2 * self.multiplications
 
     @property
     def residual(self) -> bool:
-        """Whether a norm adds something."""
+        """Return whether the layer is a norm that adds a residual."""
         return self.kind == "norm" and len(self.inputs) == 2
 
 
 def trace(model: nn.Module, shape: tuple[int, int, int]) -> list[Layer]:
-    """The layers of a network in the order in which they run.
+    """Return the layers of a network in the order in which they run.
 
     Args:
-        model: on the meta device (build it under ``torch.device("meta")``).
-        shape: of one view, (channels, height, width).
+        model: network on the meta device (build it under ``torch.device("meta")``).
+        shape: shape of one view, (channels, height, width).
 
     Raises:
-        ValueError: it does something that this accounting does not know.
+        ValueError: the network has an operation that this accounting does not know.
     """
-    views = torch.empty((2, *shape), device="meta")  # batch norm wants more than one value
+    views = torch.empty((2, *shape), device="meta")  # batch norm requires more than one value
     recorder = _Recorder(views)
     with torch.no_grad(), _named(model, recorder), recorder:
         model.train()(views)
@@ -120,7 +120,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int]) -> list[Layer]:
 
 
 def consumers(layers: list[Layer]) -> dict[int, list[int]]:
-    """Who reads the output of each layer (and of ``VIEWS``), in the order of running."""
+    """Return, for each layer and ``VIEWS``, the layers that read its output, in running order."""
     found: dict[int, list[int]] = {position: [] for position in range(VIEWS, len(layers))}
     for position, layer in enumerate(layers):
         for source in layer.inputs:
@@ -129,14 +129,14 @@ def consumers(layers: list[Layer]) -> dict[int, list[int]]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Turns each operation into a layer, and knows which layer made a tensor."""
+    """Records each operation as a layer, and knows which layer made a tensor."""
 
     def __init__(self, views: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.layers: list[Layer] = []
         self.module = ""
         self._made = {id(views): VIEWS}
-        self._alive = [views]  # an id means something only as long as its object lives
+        self._alive = [views]  # an id is valid only as long as its object lives
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -213,26 +213,26 @@ def _named(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
 
 def stage_of(module: str) -> str:
-    """Stage of a module's name: its first part, or ``stem``."""
+    """Return the stage in a module's name: its first part, or ``stem``."""
     first = module.partition(".")[0]
     return "stem" if first in ("conv1", "bn1", "maxpool", "relu") else first
 
 
 def _folded(layers: list[Layer]) -> list[Layer]:
-    """The same without ``add`` and ``relu``, which become attributes of the norm before them.
+    """Return the layers without ``add`` and ``relu``, which become part of the norm before them.
 
     Raises:
-        ValueError: one follows something else.
+        ValueError: one of them does not follow a norm.
     """
     folded: list[Layer] = []
-    now: dict[int, int] = {VIEWS: VIEWS}  # where the output of an old position is found
+    now: dict[int, int] = {VIEWS: VIEWS}  # old positions to new ones
     for position, layer in enumerate(layers):
         inputs = tuple(now[source] for source in layer.inputs)
         if layer.kind not in ("add", "relu"):
             now[position] = len(folded)
             folded.append(replace(layer, inputs=inputs))
             continue
-        # The norm of the main branch is the one that ran first; the shortcut's may be a norm, too.
+        # Both summands may be norms; the residual is added to that of the main branch.
         norm = min(inputs) if layer.kind == "relu" else _main_branch(folded, inputs)
         if norm == VIEWS or folded[norm].kind != "norm":
             raise ValueError(f"{layer.name}: no accounting for {layer.kind} without a norm before")
@@ -246,9 +246,9 @@ def _folded(layers: list[Layer]) -> list[Layer]:
 
 
 def _main_branch(folded: list[Layer], inputs: tuple[int, ...]) -> int:
-    """Of the two summands the norm without ReLU that is no shortcut's: it has ``bn`` in its name.
+    """Return the summand that is a norm without ReLU and does not belong to a shortcut.
 
-    A shortcut without a convolution is the output of the block before, which ends in ReLU.
+    A shortcut without a convolution is the output of the block before, which ends with ReLU.
     """
     norms = [
         source

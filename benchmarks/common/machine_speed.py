@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured in the run that is compared with it."""
+"""Best speed of this machine, measured in the same run as the results compared with it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Two figures that no kernel beats for long.
+    """Two speeds that no kernel exceeds for long.
 
     Attributes:
         peak: FLOP/s of a large matrix product in the precision of the activations.
-        bandwidth: bytes/s of a large copy, read and written.
+        bandwidth: bytes/s of a large copy, counting both reads and writes.
     """
 
     peak: float
     bandwidth: float
 
     def to_json(self) -> dict[str, Any]:
-        """In TFLOP/s and GB/s."""
+        """Return the speeds in TFLOP/s and GB/s."""
         return {
             "tflops": float(f"{self.peak / 1e12:.5g}"),
             "gb_per_s": float(f"{self.bandwidth / 1e9:.5g}"),
@@ -36,13 +36,13 @@ class MachineSpeed:
 
 
 def measure_speed(device: torch.device, dtype: torch.dtype) -> MachineSpeed:
-    """The best of a few rounds of a product of square matrices and of a copy.
+    """Measure a product of square matrices and a copy; return the best of a few rounds.
 
-    On a CPU, whose caches hold small layers, a step can come out above a bound made of them.
+    On a CPU, whose caches hold small layers, a step can exceed a bound made of these speeds.
 
     Args:
-        device: a GPU multiplies 8192 x 8192 and copies 1 GiB; a CPU less.
-        dtype: of the matrices.
+        device: device to measure: a GPU multiplies 8192 x 8192 and copies 1 GiB, a CPU less.
+        dtype: dtype of the matrices.
     """
     side, size = (8192, 1 << 30) if device.type == "cuda" else (1024, 1 << 26)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -63,9 +63,9 @@ def _best(work: Callable[[], object], device: torch.device) -> float:
 
 
 def durations(work: Callable[[], object], count: int, device: torch.device) -> list[float]:
-    """Seconds of each of some repetitions, one right after the other.
+    """Return the seconds of each of ``count`` repetitions, one right after the other.
 
-    On a GPU between events of its stream, so the host's waiting for it is in none of them.
+    On a GPU, times are those between events of its stream, so they exclude waiting on the host.
     """
     if device.type != "cuda":
         times = [time.perf_counter()]
@@ -84,7 +84,7 @@ def durations(work: Callable[[], object], count: int, device: torch.device) -> l
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least value that so large a share of all does not exceed.
+    """Return the smallest value that at least this share of all values does not exceed.
 
     Example:
         >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5)

@@ -1,7 +1,7 @@
-"""What a process and everything it started have used so far, from /proc (Linux).
+"""Resources that a process and its descendants have used so far, from /proc (Linux).
 
-``getrusage`` would not do: it tells of children only when they have ended, and the workers of a
-data loader live as long as it does.
+``getrusage`` does not suffice: it includes children only after they have ended, and the workers of
+a data loader live as long as the loader.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ _PROC = Path("/proc")
 
 
 class Memory(NamedTuple):
-    """Bytes of memory of a process and its descendants, pages that they share counted once.
+    """Bytes of memory of a process and its descendants, with shared pages counted once.
 
     Attributes:
         total: proportional set size, summed over the processes.
-        file_pages: the part of it that is pages of mapped files: the kernel takes them back
-            when it needs room.
-        peak: largest resident set of the first process alone since it started.
+        file_pages: part of the total that is pages of mapped files, which the kernel can reclaim.
+        peak: largest resident set, since its start, of the first process alone.
     """
 
     total: int
@@ -31,13 +30,13 @@ class Memory(NamedTuple):
 
 
 def cpu_seconds(root: int) -> float:
-    """User and system time of a process, its living descendants, and those it waited for."""
+    """Return user and system time of a process, its living descendants, and those waited for."""
     ticks = sum(sum(int(field) for field in _stat(pid)[13:17]) for pid in _tree(root))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def busy_seconds(cores: Iterable[int]) -> float:
-    """What some cores have worked for anybody so far, other guests of the machine included."""
+    """Return the busy seconds of these cores so far, summed, including time of other guests."""
     wanted = {f"cpu{core}" for core in cores}
     ticks = 0
     with suppress(OSError):
@@ -50,12 +49,12 @@ def busy_seconds(cores: Iterable[int]) -> float:
 
 
 def storage_bytes(root: int) -> int:
-    """Bytes that the living processes of a tree fetched from storage: 0 when all is cached."""
+    """Return the bytes that the living processes of a tree read from storage; 0: all was cached."""
     return sum(_fields(pid, "io").get("read_bytes", 0) for pid in _tree(root))
 
 
 def memory(root: int) -> Memory:
-    """Memory of the living processes of a tree."""
+    """Return the memory of the living processes of a tree."""
     total = file_pages = 0
     for pid in _tree(root):
         pages = _fields(pid, "smaps_rollup")
@@ -65,7 +64,7 @@ def memory(root: int) -> Memory:
 
 
 def _tree(root: int) -> list[int]:
-    """The process and its living descendants."""
+    """Return the ids of the process and its living descendants."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit() and (stat := _stat(int(entry.name))):
@@ -77,18 +76,18 @@ def _tree(root: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat, counted from 0; empty when the process has gone."""
+    """Return the fields of /proc/PID/stat, from index 0; empty: the process has ended."""
     with suppress(OSError):
-        # The second field is the program's name in parentheses, and may hold anything.
+        # The second field is the program's name in parentheses, which may contain anything.
         before, _, after = (_PROC / str(pid) / "stat").read_text().rpartition(")")
         return [before.partition(" ")[0], "", *after.split()]
     return []
 
 
 def _fields(pid: int, name: str) -> dict[str, int]:
-    """The numbers of one of the files of /proc that have lines ``key: number ...``."""
+    """Return the numbers in a file of /proc/PID whose lines are ``key: number ...``."""
     found = {}
-    with suppress(OSError):  # gone meanwhile, or a kernel without that file
+    with suppress(OSError):  # the process has ended, or the kernel lacks that file
         for line in (_PROC / str(pid) / name).read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             number = value.split()[:1]

@@ -1,7 +1,7 @@
-"""The least time that a training step can take: every kernel at full bandwidth or full speed.
+"""Lower bound on the time of a training step: every kernel at full bandwidth or full speed.
 
-Kernels run one after another, so the bound of a step is the sum over its kernels of the larger of
-bytes / bandwidth and FLOPs / peak. Which kernels there are depends on what is fused
+Kernels run one after another, so the bound is the sum over all kernels of the larger of
+bytes / bandwidth and FLOPs / peak. Which kernels there are depends on the level of fusion
 (``kernel_work.py``).
 
 Example:
@@ -25,7 +25,7 @@ from fastrot.config import ModelConfig
 from fastrot.models.backbones import build_model
 
 REFERENCE = {"peak": 790e12, "bandwidth": 4.3e12}
-"""Of an H200: FLOP/s of half-precision matrices, bytes/s of a copy (``performance.md``)."""
+"""Speeds of an H200: FLOP/s of half-precision matrices, bytes/s of a copy (``performance.md``)."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Bound:
 
     Attributes:
         level: key of ``LEVELS``, or ``convs``.
-        title: in words.
-        seconds: for one view, at least.
-        nbytes: for one view.
-        flops: for one view.
-        memory_share: of the seconds, in kernels that bandwidth bounds.
+        title: name for people.
+        seconds: minimum time per view.
+        nbytes: bytes per view.
+        flops: FLOPs per view.
+        memory_share: share of the seconds in kernels that are limited by bandwidth.
     """
 
     level: str
@@ -50,11 +50,11 @@ class Bound:
 
     @property
     def views_per_second(self) -> float:
-        """At most."""
+        """Return the maximum rate."""
         return 1 / self.seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "level": self.level,
             "title": self.title,
@@ -66,14 +66,14 @@ class Bound:
 
 
 def layers_of(config: ModelConfig, resolution: int) -> list[Layer]:
-    """The layers of a rotation network for views of (3, resolution, resolution)."""
+    """Return the layers of a rotation network for views of (3, resolution, resolution)."""
     with torch.device("meta"):
         model = build_model(config, seed=0)
     return trace(model, (3, resolution, resolution))
 
 
 def step_flops(layers: Sequence[Layer]) -> int:
-    """Of one view in a training step: forward, and the gradients of inputs and weights."""
+    """Return the FLOPs per view of a training step: forward, gradients of inputs and weights."""
     return sum(layer.flops * (2 if VIEWS in layer.inputs else 3) for layer in layers)
 
 
@@ -86,14 +86,14 @@ def bounds(
     value_bytes: int = 2,
     levels: Sequence[str] = ("a0", "a2", "c", "b", CONVS),
 ) -> dict[str, Bound]:
-    """What no step of these levels can beat.
+    """Return the bounds of a training step at these levels.
 
     Args:
-        layers: of ``layers.trace``.
+        layers: result of ``layer_shapes.trace``.
         peak: FLOP/s of matrix multiplication in the precision of the activations.
-        bandwidth: bytes/s.
-        batch: views.
-        value_bytes: of an activation, of its gradient, and of the copy of a weight: 2 or 4.
+        bandwidth: bytes/s of memory.
+        batch: number of views.
+        value_bytes: bytes per activation, per gradient of one, and per copy of a weight: 2 or 4.
         levels: keys of ``LEVELS``, and ``convs``.
     """
     found = {}

@@ -1,1 +1,1 @@
-"""Interleaved rounds of competitors, each in a process of its own."""
+"""Interleaved rounds of competitors, each in its own process."""

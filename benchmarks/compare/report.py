@@ -1,4 +1,4 @@
-"""The outcome of a comparison of throughput: JSON, records for a results file, and a table."""
+"""Report on a comparison of throughput: JSON, records for a results file, and a table."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _QUIET_CORES = 0.1
 
 @dataclass(frozen=True)
 class ComparisonReport(SavedReport):
-    """What was measured.
+    """Results of the comparison.
 
     Attributes:
         bench: ``loader`` or ``prepare``.
-        subject: what it is all about.
-        compared: whose rate is divided by that of each baseline, by the baseline's name.
+        subject: name of the competitor that the benchmark is about.
+        compared: by name of each baseline, the competitor whose rate is divided by the baseline's.
         results: the measurements.
-        bytes_an_image: mean size of what is read of one.
-        settings: what was asked for.
-        data: what was read.
+        bytes_an_image: mean number of bytes read per image.
+        settings: settings of the benchmark.
+        data: the data that was read.
         record: the machine, the versions, the command.
     """
 
@@ -45,7 +45,7 @@ class ComparisonReport(SavedReport):
 
     @cached_property
     def ratios(self) -> dict[str, Spread]:
-        """How many times faster than each baseline what it is compared with is."""
+        """Return, for each baseline, how many times as fast its competitor is."""
         measured = self.results.measured
         return {
             baseline: ratios(measured[ours].rates(), measured[baseline].rates())
@@ -54,11 +54,11 @@ class ComparisonReport(SavedReport):
         }
 
     def points(self) -> dict[str, dict[str, Any]]:
-        """What was measured of each competitor, by name."""
+        """Return the results of each competitor, by name."""
         return {name: self._point(each) for name, each in self.results.measured.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values; ``ratios`` holds the medians."""
+        """Return one object of plain values; ``ratios`` holds the medians."""
         return {
             "bench": self.bench,
             **ratio_fields(self.ratios),
@@ -71,7 +71,7 @@ class ComparisonReport(SavedReport):
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """One object for each competitor that stands alone: for a results file."""
+        """Return one self-contained object per competitor, for a results file."""
         return [
             {
                 "bench": self.bench,
@@ -87,7 +87,7 @@ class ComparisonReport(SavedReport):
         ]
 
     def show(self, console: Console) -> None:
-        """Print it for people: settings, measurements, ratios last."""
+        """Print the report for people: settings, measurements, and finally ratios."""
         settings = "  ".join(f"{key} {value}" for key, value in self.settings.items())
         data = "  ".join(f"{key} {_short(value)}" for key, value in self.data.items())
         for line in (f"data: {data}", f"settings: {settings}"):
@@ -116,7 +116,7 @@ class ComparisonReport(SavedReport):
         )
         if foreign < _QUIET_CORES:
             return []
-        return [f"others used {foreign:.1f} of the cores meanwhile: repeat this on a quiet machine"]
+        return [f"other processes used {foreign:.1f} of the cores: repeat this on a quiet machine"]
 
     def _cells(self, measured: Measurements) -> list[str]:
         rate = spread(measured.rates())
@@ -153,12 +153,12 @@ class ComparisonReport(SavedReport):
 
 
 def _cpu_seconds(measured: Measurements) -> list[float]:
-    """Seconds of a core for 1,000 images, in each round."""
+    """Return core-seconds per 1,000 images, for each round."""
     return [1000 * each["cpu_seconds"] / each["images"] for each in measured.rounds]
 
 
 def _table(title: str, *heads: str) -> Table:
-    """Names to the left, numbers to the right, within 80 columns."""
+    """Return an empty table within 80 columns: names left-aligned, numbers right-aligned."""
     table = Table(
         title=title,
         title_justify="left",

@@ -1,7 +1,7 @@
-"""Competitors in processes of their own: start them, measure each in every round, end them.
+"""Runs competitors in separate processes: starts them, measures each in every round, ends them.
 
-A competitor that is not installed, refuses its job, dies or does not answer is left out with its
-reason; the others go on.
+A competitor that is not installed, refuses its job, dies or does not answer is left out, with the
+reason; the others continue.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _SAME_LEVELS = 4.0
 
 
 class CompetitorError(FastrotError):
-    """A competitor is left out, and why."""
+    """A competitor failed and is left out; the message says why."""
 
 
 @dataclass(frozen=True)
 class Competitor:
-    """One that takes part: a baseline, or one of ours.
+    """A competitor in the benchmark: a baseline, or part of fastrot.
 
     Attributes:
-        name: in the report.
+        name: name in the report.
         module: Python module with its ``open_stream``.
-        job: what that function gets, plain values.
-        imports: other modules to import before the clock of the first delivery starts.
+        job: argument of that function, plain values.
+        imports: other modules to import before the time to the first delivery is measured.
     """
 
     name: str
@@ -53,29 +53,29 @@ class Competitor:
 
 @dataclass
 class Measurements:
-    """What was measured of one competitor: one answer a fresh process, one a round."""
+    """Measurements of one competitor: one answer per fresh process, and one per round."""
 
     starts: list[dict[str, Any]] = field(default_factory=list)
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     def rates(self) -> list[float]:
-        """Images/s of each round."""
+        """Return the images/s of each round."""
         return [each["images"] / each["seconds"] for each in self.rounds]
 
 
 @dataclass
 class CompetitorResults:
-    """The outcome: what was measured, in the order of the competitors, and who was left out."""
+    """All measurements, in the order of the competitors, and those left out with the reasons."""
 
     measured: dict[str, Measurements] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def competitor_cores(workers: int | None) -> list[int]:
-    """Numbers of the cores that the competitors may use; None: all usable ones.
+    """Return the numbers of the cores that the competitors may use; None: all usable ones.
 
     Raises:
-        UsageError: there are not so many.
+        UsageError: there are fewer usable cores than workers.
     """
     usable = usable_cores()
     if workers is not None and not 1 <= workers <= usable:
@@ -92,18 +92,18 @@ def run_comparison(
     seconds: float,
     countdown: Countdown,
 ) -> CompetitorResults:
-    """Measure all competitors. The first is the subject: without it there is nothing to compare.
+    """Measure all competitors; the first is the subject, without which nothing can be compared.
 
     Args:
-        competitors: those that take part.
+        competitors: competitors to measure.
         cores: numbers of the processor cores that each of them may use.
-        starts: fresh processes of each, for the time to the first delivery.
-        rounds: of each.
-        seconds: least length of a round of one competitor.
-        countdown: told of every step; there are ``len(competitors) * (starts + rounds)``.
+        starts: fresh processes per competitor, to measure the time to the first delivery.
+        rounds: number of rounds.
+        seconds: minimum length of one competitor's measurement in a round.
+        countdown: reports every step; there are ``len(competitors) * (starts + rounds)``.
 
     Raises:
-        CompetitorError: the subject failed; with the exit code of its error.
+        CompetitorError: the subject failed; the exit code is that of its error.
     """
     results = CompetitorResults()
     with ExitStack() as stack:
@@ -155,9 +155,9 @@ def _leave_out(
 def _check_levels(
     competitor: Competitor, measured: Measurements, others: Mapping[str, Measurements]
 ) -> None:
-    """Check that the first batch shows what the subject's shows: same samples, same boxes.
+    """Check that the first batch shows the same samples and boxes as the subject's.
 
-    The resizes differ a little; another crop changes the mean of an image by tens of levels.
+    Resizing differs slightly; a different crop changes the mean of an image by tens of levels.
     """
     ours = next((m.starts[-1]["levels"] for m in others.values()), None)
     theirs = measured.starts[-1]["levels"]
@@ -173,7 +173,7 @@ def _check_levels(
 
 
 class _Process:
-    """One competitor's process; ends with the block, at the latest."""
+    """One competitor's process; it ends at the end of the ``with`` block at the latest."""
 
     def __init__(self, competitor: Competitor, cores: Sequence[int]) -> None:
         self._competitor, self._cores = competitor, list(cores)
@@ -191,7 +191,7 @@ class _Process:
         self._received = b""
 
     def start(self) -> dict[str, Any]:
-        """Hand over the job; the answer, with ``process_seconds`` since the process began."""
+        """Send the job; return the answer and ``process_seconds``, the time since the start."""
         competitor = self._competitor
         self._send(
             {
@@ -204,12 +204,12 @@ class _Process:
         return {**answer, "process_seconds": time.perf_counter() - self._started}
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Let it work for so long; the answer."""
+        """Let the competitor work this long; return its answer."""
         self._send({"seconds": seconds})
         return self._answer(_ROUND_SECONDS + seconds)
 
     def close(self, *, patience: float = _END_SECONDS) -> None:
-        """End the process, after so many seconds by force, and its workers; safe to call twice."""
+        """End the process and its workers, by force after ``patience``; may be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -234,7 +234,7 @@ class _Process:
 
     def _send(self, request: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it died: there will be no answer, which says why
+        with suppress(BrokenPipeError):  # it died: waiting for the answer reports why
             self._process.stdin.write(f"{json.dumps(request)}\n".encode())
             self._process.stdin.flush()
 

@@ -1,7 +1,7 @@
-"""What a competitor is: something that delivers images, and says how far it works ahead.
+"""Interface of a competitor, which delivers images and states how far it works ahead.
 
-One Python file for each competitor has a function ``open_stream(job)``. It runs in a process of
-its own (``worker.py``), so that its start-up, memory and processor time are its own.
+Each competitor is a Python file with a function ``open_stream(job)``. It runs in a separate process
+(``worker.py``), so its start-up, memory and processor time can be measured.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Delivery(NamedTuple):
-    """Work that was finished.
+    """A piece of finished work.
 
     Attributes:
-        images: how many.
+        images: number of images.
         pixels: of shape (N, S, S, 3), uint8, valid until the next delivery; None: not shown.
-        seconds: how long it took where the competitor knows better than the clock of who waits
-            for it (the decoder alone); None: the clock counts.
+        seconds: duration, if the competitor measures it more precisely than whoever waits for it
+            (the decoder alone); None: the time spent waiting counts.
     """
 
     images: int
@@ -34,11 +34,11 @@ class Stream:
     """An endless stream of deliveries.
 
     Attributes:
-        deliveries: without an end.
-        ahead: deliveries that may lie ready when nobody took one for a while. So many are
-            taken before the clock starts: else every round would begin with a gift.
-        group: deliveries that come together, as from several processes that each make a whole
-            batch: the clock stops only after a whole group.
+        deliveries: endless iterator.
+        ahead: number of deliveries that may be ready when none was taken for a while. This many
+            are taken before the clock starts; otherwise a round would count work done before it.
+        group: number of deliveries that arrive together, as from several processes that each make
+            a whole batch: the clock stops only after a whole group.
         notes: settings worth recording.
     """
 

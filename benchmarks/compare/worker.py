@@ -1,8 +1,8 @@
-"""The process that one competitor runs in; ``runner.py`` starts it and talks to it.
+"""Process that runs one competitor; ``runner.py`` starts it and talks to it.
 
-It reads one JSON object a line from standard input and answers with one on standard output:
-first the job, answered when the first delivery is in hand, then ``{"seconds": 3.0}`` for each
-round. It ends at the end of its input.
+It reads one JSON object per line from standard input and answers each with one on standard output:
+first the job, answered after the first delivery, then ``{"seconds": 3.0}`` for each round. It ends
+when its input ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
             _serve(request, answers)
     except FastrotError as error:
         _say(answers, {"failed": str(error), "exit_code": error.exit_code})
-    except Exception as error:  # whatever a baseline trips over is reported as its own
+    except Exception as error:  # any failure of a baseline is reported as such
         text = " ".join(str(error).split())
         _say(answers, {"failed": f"{type(error).__name__}: {text}", "exit_code": 70})
 
@@ -42,7 +42,7 @@ def _serve(request: dict[str, Any], answers: IO[str]) -> None:
     module = [importlib.import_module(name) for name in request["imports"]][-1]
     imported = time.perf_counter()
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # nothing here trains; the competitor is measured
+        sys.modules["torch"].set_num_threads(1)  # torch computes nothing here
     stream: Stream = module.open_stream(request["job"])
     first = next(stream.deliveries)
     _finish()
@@ -61,7 +61,7 @@ def _serve(request: dict[str, Any], answers: IO[str]) -> None:
 
 
 def _run(stream: Stream, seconds: float) -> dict[str, Any]:
-    """Take deliveries for at least so long; what they cost."""
+    """Take deliveries for at least this long; return what they cost."""
     for _ in range(stream.ahead + (stream.group if stream.ahead else 0)):
         next(stream.deliveries)
     _finish()
@@ -96,13 +96,13 @@ def _run(stream: Stream, seconds: float) -> dict[str, Any]:
 
 
 def _settle() -> None:
-    """Wait until what was begun ahead is done: another competitor is next."""
+    """Wait until work done ahead is finished, before the next competitor is measured."""
     me, end = os.getpid(), time.monotonic() + _SETTLE_SECONDS
     before = process_tree.cpu_seconds(me)
     while time.monotonic() < end:
         time.sleep(_IDLE_SECONDS)
         now = process_tree.cpu_seconds(me)
-        if now - before < _IDLE_SECONDS / 4:  # two ticks: looking costs some time, too
+        if now - before < _IDLE_SECONDS / 4:  # two ticks: measuring takes some time as well
             return
         before = now
 
@@ -115,7 +115,7 @@ def _finish() -> None:
 
 
 def _levels(delivery: Delivery) -> list[float] | None:
-    """The mean level of each image: enough to see that all competitors show the same crops."""
+    """Return the mean level of each image, which shows whether competitors make the same crops."""
     if delivery.pixels is None:
         return None
     means: list[float] = delivery.pixels.flatten(1).float().mean(dim=1).tolist()
@@ -123,7 +123,7 @@ def _levels(delivery: Delivery) -> list[float] | None:
 
 
 def _keep_for_answers() -> IO[str]:
-    """Standard output for the answers alone: what a library prints goes to standard error."""
+    """Return standard output, kept for answers: what libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers

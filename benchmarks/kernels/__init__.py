@@ -1,1 +1,1 @@
-"""Benchmarks of the kernels: every implementation beside its reference."""
+"""Benchmarks of the kernels: compare every implementation with its reference."""

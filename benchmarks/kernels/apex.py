@@ -1,4 +1,4 @@
-"""NVIDIA apex's fused batch normalisation, for ``fastrot bench kernels`` where it is installed."""
+"""NVIDIA apex's fused batch normalisation, for ``fastrot bench kernels`` if it is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MODULE = "apex.contrib.groupbn.batch_norm"
 
 
 def missing(case: Case) -> str | None:
-    """Why it cannot carry out this case; None if it can."""
+    """Return why apex cannot run this case; None if it can."""
     if case.op.kind == "rotate":
         return "apex has no such operation"
     if case.dtype != torch.float16:
@@ -27,11 +27,11 @@ def missing(case: Case) -> str | None:
 
 
 def layer_norm(inputs: Layer) -> Callable[[Layer, bool], torch.Tensor]:
-    """The layer of it, which takes (N, H, W, C), with our vectors as its own."""
+    """Return apex's layer, which takes (N, H, W, C), with the vectors of ``inputs``."""
     kind: Any = importlib.import_module(_MODULE).BatchNorm2d_NHWC
     norm = kind(len(inputs.weight), fuse_relu=True, bn_group=1).to(inputs.x.device)
     norm.momentum, norm.eps = MOMENTUM, EPS
-    del norm.weight, norm.bias  # parameters; plain tensors take their place
+    del norm.weight, norm.bias  # parameters, replaced by plain tensors
     norm.weight, norm.bias = inputs.weight, inputs.bias
     norm.running_mean, norm.running_var = inputs.running_mean, inputs.running_var
 

@@ -1,7 +1,8 @@
-"""What ``fastrot bench kernels`` measures: operations, the shapes that ResNet-50 has, their bytes.
+"""Cases of ``fastrot bench kernels``: operations, their shapes in ResNet-50, and their bytes.
 
-Bytes are those of the operation's definition, the same for whoever carries it out: each tensor as
-often as the definition must read or write it. Vectors of a value a channel do not count.
+Bytes follow from the operation's definition and are the same for every implementation: each tensor
+counts as often as the definition must read or write it. Vectors with one value per channel do not
+count.
 
 Shapes: N images, V = 4 views of each, C channels, S side, E = N V C S S elements.
 """
@@ -37,10 +38,10 @@ class Op:
     """An operation.
 
     Attributes:
-        kind: rotate: images to views; forward and backward of a training batch normalisation;
-            frozen: one that uses the running statistics; sgd: the optimizer's step.
-        residual: of a batch normalisation: whether something is added before ReLU.
-        channels: of the views of rotate.
+        kind: rotate: images to views; forward, backward: of batch normalisation in training;
+            frozen: batch normalisation with the running statistics; sgd: the optimizer's step.
+        residual: whether a batch normalisation adds a residual before ReLU.
+        channels: channels of the views of rotate.
     """
 
     kind: Kind
@@ -59,7 +60,7 @@ OPS = {
     "bn-add-relu-frozen": Op("frozen", residual=True),
     "sgd": Op("sgd"),
 }
-"""By name; every batch normalisation ends in ReLU, and sgd is torch's, for comparison."""
+"""Operations by name; every batch normalisation ends with ReLU; sgd is torch's, for comparison."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class Case:
     """An operation at a shape.
 
     Attributes:
-        name: of ``OPS``.
-        shape: of the images, (N, S, S, 3), of x, (N V, C, S, S), or of all parameters, (P,).
-        dtype: of views, of x, or of the parameters.
+        name: key of ``OPS``.
+        shape: shape of the images, (N, S, S, 3), of x, (N V, C, S, S), or of all parameters, (P,).
+        dtype: dtype of the views, of x, or of the parameters.
     """
 
     name: str
@@ -81,17 +82,17 @@ class Case:
 
     @property
     def op(self) -> Op:
-        """What it does."""
+        """Return the operation."""
         return OPS[self.name]
 
     @property
     def bytes(self) -> int:
-        """What must be moved.
+        """Return how many bytes must be moved.
 
-        Rotate: each byte of the images once, each view once. Forward: x twice, once for the
-        statistics, y, and a bit an element for the backward pass. Backward: dy, x and the bits
-        twice, dx. Frozen: x and y. A residual is one more tensor, its gradient too. SGD: the
-        gradient, and parameter and momentum, which are read and written.
+        Rotate: images once, views once. Forward: x twice, once for the statistics; y; and one bit
+        per element for the backward pass. Backward: dy, x and the bits twice; dx. Frozen: x and y.
+        A residual, and its gradient, is one more tensor. SGD: the gradient is read; parameter and
+        momentum are read and written.
         """
         elements, size = math.prod(self.shape), self.dtype.itemsize
         if self.op.kind == "sgd":
@@ -104,13 +105,13 @@ class Case:
 
 
 def cases(ops: Sequence[str], *, resolution: int, batch: int, dtype: str) -> list[Case]:
-    """Every operation at the shapes that it has in ResNet-50.
+    """Return every operation at the shapes that it has in ResNet-50.
 
     Args:
-        ops: names of ``OPS``.
+        ops: keys of ``OPS``.
         resolution: S of the images.
-        batch: N, images before rotation; a layer sees 4 N views.
-        dtype: name of ``DTYPES``.
+        batch: N, images before rotation; a layer gets 4 N views.
+        dtype: key of ``DTYPES``.
 
     Raises:
         UsageError: a name is not known, or a number is too small.
@@ -135,7 +136,7 @@ def _shapes(op: Op, resolution: int, batch: int) -> Sequence[tuple[int, ...]]:
     if op.kind == "rotate":
         return [(batch, resolution, resolution, 3)]
     sides = [resolution]
-    for _ in range(5):  # stem, pooling, stages 2 to 4 halve them, rounding up
+    for _ in range(5):  # the stem, the pooling and stages 2 to 4 halve the sides, rounding up
         sides.append(-(-sides[-1] // 2))
     layers = list(zip(_OUTER if op.residual else _INNER, sides[2:], strict=True))
     if not op.residual:

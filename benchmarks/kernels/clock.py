@@ -1,4 +1,4 @@
-"""How long one run of an operation takes whose inputs lie in memory, not in a cache."""
+"""Timing of single runs of an operation whose inputs are in memory, not in a cache."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 from fastrot.benchmarks.kernels.implementations import Implementation
 
-_LEAST_COPY = 2**28  # bytes moved: a copy of less would measure a GPU's cache and its launches
-_SLEEP_CYCLES = 4_000_000  # about 2 ms: Python prepares all launches of a run in less
+_LEAST_COPY = 2**28  # bytes moved: a smaller copy would measure a GPU's cache and its launches
+_SLEEP_CYCLES = 4_000_000  # about 2 ms: Python needs less to queue all launches of a run
 
 
 class Clock:
     """Times runs on one device.
 
-    On a GPU by events around the run. Before it the second-level cache is filled anew, and the
-    device is kept busy until all launches of the run are queued, so that what Python takes for
-    them does not count, as it does not in a step that is captured or runs ahead.
+    On a GPU, events around the run are used. Before it, the L2 cache is flushed, and the device is
+    kept busy until all launches of the run are queued. So Python's time for them does not count, as
+    in a training step that is captured or whose launches run ahead.
 
     Args:
-        device: where.
+        device: device to measure on.
         flush: bytes that are read before each run; more than any cache holds.
     """
 
@@ -31,9 +31,9 @@ class Clock:
         self._flushed = torch.zeros(flush, dtype=torch.uint8, device=device)
 
     def seconds(self, implementation: Implementation) -> float:
-        """Of one run; what it starts from is made before."""
+        """Return the seconds of one run, without those of ``begin``."""
         start = implementation.begin()
-        self._flushed.max()  # read, not written: lines to be written back would cost the run
+        self._flushed.max()  # read, not written: writing lines back would slow the run down
         if self._device.type != "cuda":
             began = time.perf_counter()
             implementation.run(start)
@@ -49,10 +49,10 @@ class Clock:
 
 
 def copying(moved: int, device: torch.device) -> tuple[Implementation, int]:
-    """A copy within memory that moves about so many bytes, half of them read, half written.
+    """Return a copy within memory that moves about this many bytes, half read and half written.
 
     Returns:
-        It, and the bytes that it really moves: on a GPU not so few that its cache holds them.
+        The copy, and the bytes that it moves: on a GPU more than its cache holds.
     """
     half = max(moved, _LEAST_COPY if device.type == "cuda" else 2) // 2
     source = torch.zeros(half, dtype=torch.uint8, device=device)

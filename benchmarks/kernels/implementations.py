@@ -1,7 +1,7 @@
-"""Who carries out the operations of ``fastrot bench kernels``: ours, our reference, torch, apex.
+"""Implementations that ``fastrot bench kernels`` compares: fastrot, its reference, torch, apex.
 
-An implementation of a case is a pair: what prepares one run, which is not timed, and the run
-itself. Preparing a backward pass is the forward pass.
+An implementation of a case is a pair: a function that prepares a run, which is not timed, and the
+run itself. For a backward pass, preparing is the forward pass.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from fastrot.kernels.dispatch import VARIABLE
 from fastrot.kernels.rotate.op import rotate_views
 
 NAMES = ("fastrot", "reference", "torch", "compiled", "apex")
-"""The first is the subject."""
+"""Names of the implementations; the first is the subject."""
 
 Norm = Callable[[Layer, bool], torch.Tensor]
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
 
 
 class Implementation(NamedTuple):
-    """How one runs.
+    """Functions of one implementation.
 
     Attributes:
-        begin: makes what a run starts from.
-        run: takes that; its result is what ``inputs.exact`` gives.
+        begin: returns the argument for ``run``.
+        run: the timed function; its result is that of ``inputs.exact``.
     """
 
     begin: Callable[[], Any]
@@ -42,14 +42,14 @@ class Implementation(NamedTuple):
 
 
 def missing(name: str, case: Case) -> str | None:
-    """Why a competitor cannot take part; None if it can."""
+    """Return why an implementation cannot run this case; None if it can."""
     if name != "apex":
         return None
     return apex_missing() if case.op.kind == "sgd" else apex.missing(case)
 
 
 def implementation(name: str, case: Case, inputs: Photos | Layer | Weights) -> Implementation:
-    """By name."""
+    """Return the implementation of this name."""
     if isinstance(inputs, Weights):
         return Implementation(lambda: None, OptimizerStep(name, inputs))
     if isinstance(inputs, Photos):
@@ -66,7 +66,7 @@ def implementation(name: str, case: Case, inputs: Photos | Layer | Weights) -> I
 
 
 def _normalisation(norm: Norm, forced: str | None, case: Case, inputs: Layer) -> Implementation:
-    """Forward: with all that is kept for a backward pass. Backward: all gradients."""
+    """Return a normalisation: forward keeps what backward needs, which makes all gradients."""
 
     def leaves() -> Layer:
         for tensor in (inputs.x, inputs.residual, inputs.weight, inputs.bias):
@@ -108,7 +108,7 @@ def _own_norm(given: Layer, training: bool) -> torch.Tensor:
 
 
 def _torch_norm(given: Layer, training: bool) -> torch.Tensor:
-    """As torchvision's ResNet does it."""
+    """Normalise as torchvision's ResNet does."""
     y = F.batch_norm(
         given.x,
         given.running_mean,
@@ -127,7 +127,7 @@ def _torch_norm(given: Layer, training: bool) -> torch.Tensor:
 def _rotation(name: str, inputs: Photos) -> Callable[[Any], torch.Tensor]:
     views = _compiled(_torch_views) if name == "compiled" else _torch_views
     forced = "reference" if name == "reference" else None
-    # Made once: in a run they would be copies that the host waits for.
+    # Made once: in a run the host would wait for these copies.
     mean, std = (torch.tensor(values, device=inputs.images.device) for values in (MEAN, STD))
 
     def run(_: Any) -> torch.Tensor:
@@ -151,7 +151,7 @@ def _torch_views(
     dtype: torch.dtype,
     channels: int,
 ) -> torch.Tensor:
-    """As one writes it: normalise, flip, and the four turns, which it takes for granted."""
+    """Write it the usual way: normalise, flip and make all four turns, whatever ``turns`` is."""
     pixels = ((images / 255 - mean) / std).to(dtype)
     pixels = torch.where(flips[:, None, None, None], pixels.flip(2), pixels)
     if channels > 3:
@@ -161,14 +161,14 @@ def _torch_views(
 
 
 def _compiled(function: Function) -> Function:
-    """For one shape: after several, torch.compile would go on without compiling."""
+    """Compile for one shape: after several, torch.compile would stop compiling."""
     torch.compiler.reset()
     return torch.compile(function, dynamic=False)  # type: ignore[return-value]
 
 
 @contextmanager
 def _forcing(name: str | None) -> Iterator[None]:
-    """Our own operations take this implementation."""
+    """Force fastrot's operations to use this implementation; None: do not force any."""
     before = os.environ.get(VARIABLE)
     if name is not None:
         os.environ[VARIABLE] = name

@@ -1,6 +1,6 @@
 """Inputs of the operations of ``fastrot bench kernels``, and their results in float64.
 
-Shapes: N images, V views of each, C channels, S side; x of (N V, C, S, S), channels-last.
+Shapes: N images, V views of each, C channels, S side; x is (N V, C, S, S), channels-last.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Photos:
-    """What ``rotate_views`` takes.
+    """Arguments of ``rotate_views``.
 
     Attributes:
         images: of shape (N, S, S, 3), uint8.
-        turns: of shape (N, V), uint8: 0, 1, 2, 3, which the baselines take for granted.
+        turns: of shape (N, V), uint8: always 0, 1, 2, 3, which the baselines assume.
         flips: of shape (N,), bool.
         table: of shape (256, 3).
-        channels: of a view.
+        channels: number of channels of a view.
     """
 
     images: torch.Tensor
@@ -39,7 +39,7 @@ class Photos:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a batch normalisation takes.
+    """Arguments of a batch normalisation.
 
     Attributes:
         x: of shape (N V, C, S, S), channels-last.
@@ -61,7 +61,7 @@ class Layer:
 
 
 def photos(case: Case, device: torch.device) -> Photos:
-    """Random pixels."""
+    """Return random pixels."""
     random = torch.Generator(device).manual_seed(0)
     n = case.shape[0]
     images = torch.randint(0, 256, case.shape, dtype=torch.uint8, device=device, generator=random)
@@ -75,7 +75,7 @@ def photos(case: Case, device: torch.device) -> Photos:
 
 
 def layer(case: Case, device: torch.device) -> Layer:
-    """Normal values; every channel has a mean, a spread, a weight and a bias of its own."""
+    """Return normal values; each channel has its own mean, scale, weight and bias."""
     random = torch.Generator(device).manual_seed(0)
     n, channels, height, width = case.shape
 
@@ -100,17 +100,17 @@ def layer(case: Case, device: torch.device) -> Layer:
 
 
 def make(case: Case, device: torch.device) -> Photos | Layer | Weights:
-    """What this case takes."""
+    """Return the arguments of this case's operation."""
     if case.op.kind == "sgd":
         return optimizer.weights(device)
     return photos(case, device) if case.op.kind == "rotate" else layer(case, device)
 
 
 def exact(case: Case, inputs: Photos | Layer | Weights) -> torch.Tensor:
-    """The result: views, y, or dx; in float64, views in their own dtype.
+    """Return the result, views, y or dx, in float64; views in their own dtype.
 
-    It agrees with every implementation, up to rounding, but for elements of dx so near the edge
-    of ReLU that rounding decides on which side they are.
+    Every implementation agrees with it up to rounding, except in elements of dx so close to ReLU's
+    edge that rounding decides on which side they are.
     """
     if isinstance(inputs, Weights):
         return optimizer.exact(inputs)

@@ -1,8 +1,8 @@
 """The optimizer's step in ``fastrot bench kernels``: SGD over all tensors of a ResNet-50.
 
-It is no kernel of ours: torch's fused one is what training uses, and NVIDIA apex has another.
+fastrot has no kernel for it: training uses torch's fused one, and NVIDIA apex has another.
 
-Shapes: P values, all parameters one behind the other, each of them beginning at a full cache line.
+Shapes: P values, all parameters one after the other, each beginning at a cache line.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from fastrot.config import ModelConfig, OptimConfig
 from fastrot.models.backbones import build_model
 from fastrot.training.optim import build_optimizer
 
-_LINE = 32  # float32 values of a cache line
+_LINE = 32  # float32 values per cache line
 _RATE, _DECAY, _MOMENTUM = 0.1, 1e-4, 0.9
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a step changes.
+    """Parameters and gradients of a step.
 
     Attributes:
         values: of shape (P,), float32.
         gradients: likewise.
-        shapes: of the parameters.
+        shapes: shapes of the parameters.
     """
 
     values: torch.Tensor
@@ -37,19 +37,19 @@ class Weights:
 
 
 def parameter_shapes() -> tuple[torch.Size, ...]:
-    """Those of a ResNet-50 with the rotation head."""
+    """Return the shapes of the parameters of a ResNet-50 with the rotation head."""
     with torch.device("meta"):
         model = build_model(ModelConfig(name="resnet50"), seed=0)
     return tuple(parameter.shape for parameter in model.parameters())
 
 
 def size(shapes: tuple[torch.Size, ...]) -> int:
-    """P, with what fills the cache lines up."""
+    """Return P, including the padding of cache lines."""
     return sum(_padded(shape) for shape in shapes)
 
 
 def weights(device: torch.device) -> Weights:
-    """Normal values."""
+    """Return normal values."""
     shapes = parameter_shapes()
     random = torch.Generator(device).manual_seed(0)
     values, gradients = (
@@ -59,7 +59,7 @@ def weights(device: torch.device) -> Weights:
 
 
 def exact(given: Weights) -> torch.Tensor:
-    """The values after one step from rest, in float64; what fills lines up stays as it is."""
+    """Return the values after one step without momentum, in float64; padding does not change."""
     values, after = given.values.double(), given.values.double()
     for place in _places(given.shapes):
         old = values[place]
@@ -68,13 +68,13 @@ def exact(given: Weights) -> torch.Tensor:
 
 
 def apex_missing() -> str | None:
-    """Why apex's FusedSGD cannot take part; None if it can."""
+    """Return why apex's FusedSGD cannot run; None if it can."""
     if not torch.cuda.is_available():
         return "apex's FusedSGD needs a GPU"
     try:
         importlib.import_module("apex.optimizers")  # PyPI's apex has none
         importlib.import_module("amp_C")
-    except Exception as error:  # a package of this name fails in ways of its own
+    except Exception as error:  # other packages of this name can fail in any way
         return f"apex with its CUDA extensions is not installed ({type(error).__name__}: {error})"
     return None
 
@@ -107,7 +107,7 @@ class OptimizerStep:
         return torch.optim.SGD(self._parameters, foreach=name != "reference", **settings)
 
     def __call__(self, _: Any) -> torch.Tensor:
-        """Another step."""
+        """Take another step and return all values."""
         self._step()
         return self._values
 

@@ -1,8 +1,8 @@
-"""``fastrot bench kernels``: our kernels beside torch, its compiler and apex, at a layer's sizes.
+"""``fastrot bench kernels``: compares fastrot's kernels with torch, its compiler and apex.
 
-Every operation is measured at the shapes that ResNet-50 gives it. A time is worth something only
-next to two others, so a copy of as many bytes is timed in the same rounds, as are the baselines;
-and only if the results agree, so they are compared with float64's first.
+Every operation is measured at its shapes in ResNet-50. A time means little on its own, so the
+baselines and a copy of as many bytes are timed in the same rounds. It also means little if results
+differ, so they are first compared with those in float64.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OF_SUMS = 2e-5  # relative error of a long sum in float32
 
 
 class DisagreementError(FastrotError):
-    """An implementation computes something else: its time would mean nothing (70)."""
+    """An implementation gives a different result, so its time would mean nothing (70)."""
 
 
 @dataclass
@@ -53,10 +53,10 @@ class ImplementationTimes:
     """One implementation of one case.
 
     Attributes:
-        name: of it.
-        worst: largest difference from float64's result.
+        name: name of the implementation.
+        worst: largest difference from the float64 result.
         mean: mean difference.
-        seconds: of each round: the median of its runs.
+        seconds: median of the runs of each round.
     """
 
     name: str
@@ -67,13 +67,13 @@ class ImplementationTimes:
 
 @dataclass
 class CaseTimes:
-    """One case.
+    """Times of one case.
 
     Attributes:
-        case: which.
-        copy: seconds of each round of a copy.
-        copy_bytes: what that copy moves.
-        points: of all who took part; the subject first.
+        case: the case.
+        copy: seconds of a copy in each round.
+        copy_bytes: bytes that the copy moves.
+        points: all implementations that ran, the subject first.
         left_out: the others, and why.
     """
 
@@ -84,7 +84,7 @@ class CaseTimes:
     left_out: dict[str, str]
 
     def point(self, each: ImplementationTimes) -> dict[str, Any]:
-        """Plain values; a share is taken round by round."""
+        """Return plain values for one implementation; shares are taken round by round."""
         moved = self.case.bytes
         rates = [moved / s for s in each.seconds]
         share = ratios(rates, [self.copy_bytes / s for s in self.copy])
@@ -105,11 +105,11 @@ class CaseTimes:
 
 @dataclass(frozen=True)
 class KernelsReport(SavedReport):
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        measured: by case.
-        settings: what was asked for.
+        measured: results per case.
+        settings: settings of the benchmark.
         record: the machine, the versions, the command.
     """
 
@@ -119,11 +119,11 @@ class KernelsReport(SavedReport):
     exit_code: int = field(default=0, init=False)
 
     def points(self) -> list[dict[str, Any]]:
-        """Of all cases."""
+        """Return the points of all cases."""
         return [each.point(point) for each in self.measured for point in each.points]
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return one object of plain values."""
         return {
             "bench": "kernels",
             "points": self.points(),
@@ -142,7 +142,7 @@ class KernelsReport(SavedReport):
         }  # fmt: skip
 
     def records(self) -> list[dict[str, Any]]:
-        """One object for each point that stands alone: for a results file."""
+        """Return one self-contained object per point, for a results file."""
         about = key_fields(self.record)
         return [
             {"bench": "kernels", **point, **about, "settings": dict(self.settings),
@@ -151,7 +151,7 @@ class KernelsReport(SavedReport):
         ]  # fmt: skip
 
     def show(self, console: Console) -> None:
-        """Print it for people, within 80 columns: a table for each operation."""
+        """Print the report for people, within 80 columns: one table per operation."""
         line = "  ".join(f"{key} {value}" for key, value in self.settings.items())
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print("medians of the rounds; GB/s of what an operation must move", highlight=False)
@@ -164,17 +164,17 @@ class KernelsReport(SavedReport):
 
 @dataclass(frozen=True)
 class KernelsBenchRequest:
-    """What ``fastrot bench kernels`` is asked to measure.
+    """Options of ``fastrot bench kernels``.
 
     Attributes:
-        ops: names of ``cases.OPS``; None: all.
-        resolution: side of the images.
+        ops: keys of ``cases.OPS``; None: all.
+        resolution: side of the images, in pixels.
         batch: images before rotation.
         dtype: float16, bfloat16 or float32.
         device: auto, cpu or cuda.
-        baselines: names of ``implementations.NAMES`` besides our own; None: all.
-        rounds: in which every implementation is measured once, in another order each time.
-        runs: of an implementation in a round; their median counts.
+        baselines: names of ``implementations.NAMES`` except fastrot's own; None: all.
+        rounds: number of rounds; each measures all implementations, in a different order.
+        runs: runs of each implementation per round; their median counts.
         progress: report progress on standard error.
 
     Raises:
@@ -205,8 +205,8 @@ def run_kernels(request: KernelsBenchRequest) -> KernelsReport:
     """Measure operations at the shapes of ResNet-50, one after another.
 
     Raises:
-        UsageError: an operation, a size or the device cannot be had.
-        DisagreementError: a result is not that of float64.
+        UsageError: an operation, a size or the device is not available.
+        DisagreementError: a result differs from that in float64.
     """
     device = request.device
     if device == "auto":
@@ -253,7 +253,7 @@ def _measure(
     everyone: dict[str, Implementation] = {**implementations, "copy": copy}
     seconds: dict[str, list[float]] = {name: [] for name in everyone}
     for each in everyone.values():
-        clock.seconds(each)  # warm
+        clock.seconds(each)  # warm-up
     for number in range(request.rounds):
         for name in rotated(list(everyone), number):
             times = [clock.seconds(everyone[name]) for _ in range(request.runs)]
@@ -268,13 +268,13 @@ def _measure(
 def _compared(
     name: str, case: Case, implementation: Implementation, expected: torch.Tensor
 ) -> ImplementationTimes:
-    """How far from float64 its result is: at most a rounding, on average."""
+    """Compare a result with float64's: on average they may differ by at most a rounding."""
     found = implementation.run(implementation.begin())
     if found.shape != expected.shape or found.dtype != case.dtype:
         raise DisagreementError(f"{name}: {case.name} gives {found.dtype} {tuple(found.shape)}")
     apart = (found.detach() - expected).abs_()
     point = ImplementationTimes(name, float(apart.max()), float(apart.mean()))
-    # Near ReLU's edge rounding decides, so only the mean is bounded.
+    # Near ReLU's edge, rounding decides which side a value is on, so only the mean is bounded.
     bound = max(torch.finfo(case.dtype).eps, _OF_SUMS) * max(1.0, float(expected.abs().mean()))
     if not point.mean <= bound:
         raise DisagreementError(
@@ -312,5 +312,5 @@ def _short(value: float) -> float:
 
 
 def _digits(value: float) -> str:
-    """Three of them, or the whole number."""
+    """Format a number with three digits, or as a whole number."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

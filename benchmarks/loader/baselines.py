@@ -1,4 +1,4 @@
-"""The competitors of ``fastrot bench loader`` by name. Importing this loads none of them."""
+"""The competitors of ``fastrot bench loader`` by name; importing this module loads none of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastrot.errors import UsageError
 
 @dataclass(frozen=True)
 class _Kind:
-    """Module in ``readers``, what it gets besides the job, the package it needs."""
+    """A competitor's module in ``readers``, its additions to the job, and the package it needs."""
 
     module: str
     job: Mapping[str, Any] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class _Kind:
 
 
 LOADERS = ("native", "ffcv", "dali", "reference")
-"""Our loaders, which can be the subject."""
+"""fastrot's loaders; each can be the subject."""
 
 BASELINES = {
     "ffcv": _Kind("ffcv", package="ffcv"),
@@ -37,15 +37,15 @@ BASELINES = {
     "fastrot-dali": _Kind("own", {"loader": "dali"}, "nvidia.dali"),
     "fastrot-reference": _Kind("own", {"loader": "reference"}),
 }
-"""What it can be compared with: other loaders, bare; variants of ours; our loaders around
-others."""
+"""Baselines: other loaders on their own, variants of fastrot's loaders, and fastrot's loaders that
+use others."""
 
 GPU_BASELINES = {
     "dali-gpu": _Kind("own", {"loader": "dali", "device": "cuda"}, "nvidia.dali"),
     "torchvision-gpu": _Kind("torchvision_gpu"),
     "host_to_device": _Kind("host_to_device"),
 }
-"""Added where there is an NVIDIA GPU."""
+"""Added on a machine with an NVIDIA GPU."""
 
 DEFAULT_BASELINES = ("ffcv", "dali", "torchvision")
 
@@ -53,10 +53,12 @@ DEFAULT_BASELINES = ("ffcv", "dali", "torchvision")
 def find_competitors(
     job: LoaderJob, baselines: tuple[str, ...], *, gpu: bool
 ) -> tuple[list[Competitor], dict[str, str]]:
-    """Return the competitors (the subject first, the decode limit always), and why others are not.
+    """Return the competitors and why others are missing; the decode limit is always included.
+
+    The subject is first.
 
     Raises:
-        UsageError: an unknown loader or baseline, or one twice.
+        UsageError: a loader or a baseline is unknown.
     """
     if job.loader not in LOADERS:
         raise UsageError(f"--loader={job.loader!r} is not known; choose {', '.join(LOADERS)}")
@@ -79,7 +81,7 @@ def find_competitors(
 
 def _competitor(name: str, kind: _Kind, job: LoaderJob) -> Competitor:
     given = {**asdict(job), **kind.job}
-    # build_loader imports the engine of its loader only when asked to: that is no loading.
+    # build_loader imports its loader's engine on first use; that import is not part of loading.
     engine = (f"fastrot.data.loaders.{given['loader']}",) if kind.module == "own" else ()
     return Competitor(name, f"fastrot.benchmarks.loader.readers.{kind.module}", given, engine)
 

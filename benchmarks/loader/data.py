@@ -1,7 +1,7 @@
-"""The data of a loader benchmark: repeated until there is enough of it, and in memory.
+"""The data of a loader benchmark, repeated until there is enough, and read into memory.
 
-A small file is repeated by writing a larger one: every competitor then reads the same file, has
-no more ends of epochs than with real data, and each copy of an image gets crops of its own.
+A small data set is repeated by writing a larger one. So every competitor reads the same file, has
+no more epoch ends than with real data, and draws different crops for each copy of an image.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _SIZES = 1_000  # images whose headers are read to describe a folder
 
 @dataclass(frozen=True)
 class BenchData:
-    """What is read.
+    """The data that competitors read.
 
     Attributes:
         path: the file or folder that the competitors open.
-        name: of what the user named.
-        samples: in it.
-        repeat: how often each image of the source is in it.
-        num_bytes: of all encoded images.
+        name: name of the file or folder that the user gave.
+        samples: number of samples in ``path``.
+        repeat: how often it contains each image of the source.
+        num_bytes: size of all encoded images.
         raw_share: share of the images that are stored as pixels.
-        mean_side: mean of the square roots of the images' pixels.
-        cached: whether it was read into the page cache before (else it is larger than half of
-            the memory, and what is measured includes the storage).
+        mean_side: mean square root of the number of pixels per image.
+        cached: whether it was read into the page cache before measuring; otherwise it is larger
+            than half of the memory, and measurements include the storage.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class BenchData:
     cached: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; without the path, which is this machine's affair."""
+        """Return plain values, without the path, which concerns only this machine."""
         return {
             "name": self.name,
             "samples": self.samples,
@@ -71,13 +71,13 @@ def prepare_data(source: Path, *, repeat: int | None, scratch: Path) -> BenchDat
 
     Args:
         source: a .beton file or a folder.
-        repeat: how often; None: until there are 3,000 samples.
-        scratch: where the repeated one is written.
+        repeat: number of copies; None: enough for 3,000 samples.
+        scratch: folder for the repeated data set.
 
     Raises:
-        UsageError: there is no such data.
-        BadDataError: it is damaged.
-        StorageError: it cannot be read, or ``scratch`` is full.
+        UsageError: ``source`` does not exist.
+        BadDataError: the data is damaged.
+        StorageError: the data cannot be read, or ``scratch`` is full.
     """
     samples = open_dataset(source, checksums=False)
     times = repeat or max(1, -(-ENOUGH_SAMPLES // len(samples)))
@@ -107,7 +107,7 @@ def prepare_data(source: Path, *, repeat: int | None, scratch: Path) -> BenchDat
 
 
 def repeated_folder(source: Path, times: int, out: Path) -> Path:
-    """The images of a folder so many times, under names of their own, as links where possible."""
+    """Repeat the images of a folder in ``out``, under new names, as links where possible."""
     listing = list_source(source, kind="folder")
     for name in listing.paths:
         original = listing.root / name
@@ -131,7 +131,7 @@ def _repeated_file(samples: BetonDataset, times: int, out: Path) -> Path:
                 image: Any = file.payload(sample, file.image_field.name)
                 if file.modes[sample] == RAW:
                     image = np.frombuffer(image, np.uint8).reshape(height, width, 3)
-                writer.add(image, 0)  # nobody looks at labels here
+                writer.add(image, 0)  # labels are not used here
         writer.commit()
     return out
 

@@ -1,4 +1,4 @@
-"""``fastrot bench loader --what prepare``: converting a folder, beside FFCV and the limits."""
+"""``fastrot bench loader --what prepare``: compares conversion of a folder with FFCV and limits."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from fastrot.data.sources.find import list_source
 from fastrot.errors import UsageError
 
 _ENOUGH_IMAGES = 1_000
-_ONE_CONVERSION = 1e-3  # seconds: a round ends after the first
+_ONE_CONVERSION = 1e-3  # seconds: a round ends after the first conversion
 
 BASELINES = ("ffcv", "limit", "file_copy")
-"""What ``prepare`` is compared with; ``prepare --copy`` is, with ``file_copy``."""
+"""Baselines of ``prepare``, except ``file_copy``, which is the baseline of ``prepare --copy``."""
 
 
 @dataclass(frozen=True)
 class PrepareBenchRequest:
-    """What ``fastrot bench loader --what prepare`` is asked to measure.
+    """Options of ``fastrot bench loader --what prepare``.
 
     Attributes:
         source: class folders, or a folder of images.
-        baselines: names of ``BASELINES``; None: all.
-        max_side: longest side of a stored image, in pixels; None: as it is.
-        quality: of the JPEGs.
-        workers: cores, and processes or threads of each competitor; None: all that may be used.
-        rounds: conversions by each competitor; one more warms up.
-        repeat: copies of the source; None: until there are 1,000 images.
+        baselines: names in ``BASELINES``; None: all.
+        max_side: longest side of a stored image, in pixels; None: unchanged.
+        quality: quality of the JPEGs, 1 to 100.
+        workers: cores, and processes or threads of each competitor; None: all usable cores.
+        rounds: conversions by each competitor, after one more as a warm-up.
+        repeat: copies of the source; None: enough for 1,000 images.
         progress: report progress on standard error.
 
     Raises:
@@ -68,12 +68,12 @@ class PrepareBenchRequest:
 
 
 def run_prepare(request: PrepareBenchRequest) -> ComparisonReport:
-    """Measure whole conversions: from the call to the finished file, from and to the page cache.
+    """Measure whole conversions, from the call to the finished file; data is in the page cache.
 
     Raises:
-        UsageError: there are not so many cores.
-        BadDataError: the source is no folder of images.
-        CompetitorError: our own conversion failed.
+        UsageError: there are fewer cores than workers.
+        BadDataError: the source is not a folder of images.
+        CompetitorError: fastrot's own conversion failed.
     """
     cores = competitor_cores(request.workers)
     names = BASELINES if request.baselines is None else request.baselines
@@ -128,7 +128,7 @@ def run_prepare(request: PrepareBenchRequest) -> ComparisonReport:
 def _competitors(
     job: ConversionJob, names: tuple[str, ...]
 ) -> tuple[list[Competitor], dict[str, str], dict[str, str]]:
-    """Return competitors, whom each baseline is compared with, and why some are missing."""
+    """Return competitors, what each baseline is compared with, and why some are missing."""
     found = [_competitor("prepare", "own", job)]
     compared: dict[str, str] = {}
     missing: dict[str, str] = {}

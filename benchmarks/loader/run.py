@@ -1,4 +1,4 @@
-"""``fastrot bench loader``: our loader beside its baselines, on the same file, crops and cores."""
+"""``fastrot bench loader``: compares loaders on the same file, with the same crops and cores."""
 
 from __future__ import annotations
 
@@ -30,28 +30,27 @@ _CROPS = ("random_resized", "center", "whole")
 
 @dataclass(frozen=True)
 class LoaderBenchRequest:
-    """What ``fastrot bench loader`` is asked to measure.
+    """Options of ``fastrot bench loader``.
 
     Attributes:
         data: a .beton file or a folder of images; to convert: class folders, or a folder of images.
-        what: ``load``: reading batches. ``prepare``: converting (``loader.prepare``); of what
-            follows only ``baselines``, ``max_side``, ``quality``, ``workers``, ``rounds`` and
-            ``repeat`` count then.
+        what: ``load``: read batches. ``prepare``: convert (``loader.prepare``); only ``baselines``,
+            ``max_side``, ``quality``, ``workers``, ``rounds`` and ``repeat`` are then used.
         baselines: names from ``loader.baselines``; None: ffcv, dali, torchvision.
-        loader: which of our loaders is the subject.
+        loader: which of fastrot's loaders is the subject.
         size: S, pixels.
         batch: N.
-        workers: cores, and threads or processes of each competitor; None: all that may be used.
-        rounds: in which each competitor is measured once.
-        seconds: least length of a round of one competitor.
-        starts: fresh processes of each, for the time to the first batch.
+        workers: cores, and threads or processes of each competitor; None: all usable cores.
+        rounds: number of rounds; each measures every competitor once.
+        seconds: minimum length of one competitor's measurement in a round.
+        starts: fresh processes per competitor, to measure the time to the first batch.
         crop: ``random_resized``, ``center`` or ``whole``.
-        exact: our native loader and the decode limit decode at full resolution.
-        checksums: our loaders compare the manifest's checksums.
-        repeat: copies of the data that are read; None: until there are 3,000 samples (to convert:
-            1,000 images).
-        max_side: longest side of an image that is converted, in pixels; None: as it is.
-        quality: of the JPEGs that are converted.
+        exact: the native loader and the decode limit decode at full resolution.
+        checksums: fastrot's loaders compare the manifest's checksums.
+        repeat: copies of the data to read; None: enough for 3,000 samples (to convert: 1,000
+            images).
+        max_side: longest side of a converted image, in pixels; None: unchanged.
+        quality: quality of the converted JPEGs, 1 to 100.
         progress: report progress on standard error.
 
     Raises:
@@ -80,7 +79,7 @@ class LoaderBenchRequest:
         if self.what not in _WHAT:
             raise UsageError(f"--what={self.what!r} is not known; choose {' or '.join(_WHAT)}")
         if self.what == "prepare":
-            return  # PrepareBenchRequest checks what counts then
+            return  # PrepareBenchRequest checks the options that are used then
         for flag, value, least in (
             ("--size", self.size, 8),
             ("--batch", self.batch, 1),
@@ -99,9 +98,9 @@ class LoaderBenchRequest:
 def run_loader(request: LoaderBenchRequest) -> ComparisonReport:
     """Measure a loader, or a conversion, and its baselines in one run.
 
-    Every competitor has a process of its own on the same cores, and is measured once in every
-    round, in another order each time. Batches are uint8 (N, S, S, 3) on the host, or on the GPU if
-    there is one; nobody normalises. Nothing else computes meanwhile: torch has one thread.
+    Every competitor has its own process on the same cores, and is measured once in every round, in
+    a different order each time. Batches are uint8 (N, S, S, 3), not normalised, on the host, or on
+    the GPU if there is one. Nothing else computes meanwhile: torch has one thread.
 
     Raises:
         UsageError: the request does not fit the data or the machine.
@@ -137,7 +136,7 @@ def run_loader(request: LoaderBenchRequest) -> ComparisonReport:
         exact=request.exact,
         device="cuda" if gpu else "cpu",
     )
-    find_competitors(job, names, gpu=gpu)  # wrong names are refused before the data is read
+    find_competitors(job, names, gpu=gpu)  # refuses wrong names before the data is read
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastrot-bench-")))
         data = prepare_data(request.data, repeat=request.repeat, scratch=scratch)

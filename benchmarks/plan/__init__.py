@@ -1,1 +1,1 @@
-"""What a run on many GPUs will take, predicted from what one GPU was measured to do."""
+"""Predictions of the time that a run takes on many GPUs, from measurements of one GPU."""

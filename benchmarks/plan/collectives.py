@@ -1,14 +1,14 @@
-"""How long collectives take: hops times latency plus bytes over bandwidth (Hockney's model).
+"""Duration of collectives: hops times latency plus bytes over bandwidth (Hockney's model).
 
 With n ranks on m nodes of k ranks each, an all-reduce of B bytes takes
 
-- as a ring: 2 (n - 1) hops, 2 m of them between nodes; every rank sends 2 (n - 1) / n B bytes, the
-  least there can be (Patarasuk and Yuan, 2009).
+- as a ring: 2 (n - 1) hops, 2 m of them between nodes; every rank sends 2 (n - 1) / n B bytes,
+  which is the minimum (Patarasuk and Yuan, 2009).
 - as a tree: a chain inside each node and two binary trees between the nodes, up and down:
   2 (k - 1) hops inside, 2 log2(m) between; every rank sends 2 B bytes (Sanders, Speck and Traeff,
   "Two-tree algorithms for full bandwidth broadcast, reduction and scan", 2009).
 
-NCCL computes such a figure for each algorithm and takes the least (``tuning.cc``); so does
+NCCL estimates the time of each algorithm in this way and uses the fastest (``tuning.cc``); so does
 ``all_reduce``. Units: seconds, bytes, bytes/s in one direction.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Link:
-    """What joins two neighbours: seconds of a hop besides its bytes, and bytes/s of one end."""
+    """Link between two neighbours: latency per hop in seconds, bandwidth of one end in bytes/s."""
 
     latency: float
     bandwidth: float
@@ -29,7 +29,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Fabric:
-    """What joins the ranks: GPUs inside a node, and nodes (all adapters of a node together)."""
+    """Links between ranks: between GPUs inside a node, and between nodes (all adapters of one)."""
 
     inside: Link
     between: Link
@@ -42,7 +42,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class Collective:
-    """What a collective costs: its time, and the bytes that a rank and a node send to others."""
+    """Cost of a collective: its time, and the bytes that each rank and each node send to others."""
 
     algorithm: str  # ``none`` (one rank), ``ring`` or ``tree``
     seconds: float = 0.0
@@ -84,10 +84,10 @@ def all_gather(world: int, nbytes: float, fabric: Fabric) -> Collective:
 
 
 def measured_link(times: Mapping[int, float], *, ranks: int, nodes: int = 1) -> Link:
-    """Return the link behind the measured seconds of all-reduces by their bytes.
+    """Return the link that explains the measured seconds of all-reduces, by bytes.
 
-    The smallest buffer tells the latency, the largest one the bandwidth; with several nodes both
-    are put down to the links between them.
+    The smallest buffer gives the latency, the largest the bandwidth. With several nodes, both are
+    attributed to the links between them.
 
     Example:
         >>> measured_link({1_000: 1e-4, 100_000_000: 0.1}, ranks=2)
@@ -102,7 +102,7 @@ def measured_link(times: Mapping[int, float], *, ranks: int, nodes: int = 1) -> 
 def _cost(
     name: str, world: int, fabric: Fabric, inside: int, between: int, sent: float
 ) -> Collective:
-    """Return the cost of hops and bytes, which pass the slowest link in use."""
+    """Return the cost of these hops and bytes; the slowest link in use limits the bandwidth."""
     several = fabric.nodes(world) > 1
     used = [fabric.inside] if min(world, fabric.gpus_per_node) > 1 else []
     used += [fabric.between] if several else []

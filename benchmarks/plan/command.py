@@ -1,4 +1,4 @@
-"""``fastrot plan``: gather what is known, predict each number of GPUs, state what it rests on."""
+"""``fastrot plan``: collects records, predicts each number of GPUs, and states the assumptions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _IMAGE_BYTES = 115_000.0
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What ``fastrot plan`` is asked to predict; None: measured, assumed, or not asked for.
+    """Options of ``fastrot plan``; None: measured, assumed, or not requested.
 
     Raises:
         UsageError: a value is wrong.
@@ -46,20 +46,20 @@ class PlanRequest:
     recipe: str  # a YAML file or the name of a shipped recipe
     gpus: tuple[int, ...] = (1, 2, 4, 8)  # one row each
     overrides: tuple[str, ...] = ()  # as for ``fastrot train --set``
-    records: tuple[Path, ...] = ()  # if no step is in them, those of the checkout count, too
+    records: tuple[Path, ...] = ()  # if they contain no step, those of the checkout count as well
     hardware: str | None = None  # part of its name in the records
-    roofline: str | None = None  # take the bound for this GPU in place of a record
+    roofline: str | None = None  # use the bound for this GPU instead of a record
     gpus_per_node: int = 8
     link: float | None = None  # GB/s between two GPUs of a node, in one direction
-    network: float | None = None  # GB/s of a node to the others, all adapters together
-    link_latency_us: float | None = None  # of a hop inside a node
-    latency_us: float | None = None  # of a hop between nodes
+    network: float | None = None  # GB/s from a node to the others, all adapters together
+    link_latency_us: float | None = None  # per hop inside a node
+    latency_us: float | None = None  # per hop between nodes
     overlap: float | None = None  # share of the all-reduce that is hidden, in [0, 1]
-    per_gpu: int | None = None  # source images per step of each GPU, whatever their number
-    data: str | None = None  # the images, for their number and bytes
-    images: int | None = None  # how many, without ``data`` (default: ImageNet's training set)
-    image_bytes: float | None = None  # mean of one, without ``data``
-    price: float | None = None  # of a GPU-hour
+    per_gpu: int | None = None  # source images per step and GPU, for any number of GPUs
+    data: str | None = None  # data set that determines the number and size of images
+    images: int | None = None  # number, without ``data`` (default: ImageNet's training set)
+    image_bytes: float | None = None  # mean bytes per image, without ``data``
+    price: float | None = None  # per GPU-hour
 
     def __post_init__(self) -> None:
         check_positive(
@@ -73,7 +73,7 @@ class PlanRequest:
             raise UsageError(f"--gpus {wrong[0]} must be between 1 and {MOST_GPUS:,}")
         if self.data is not None and (self.images is not None or self.image_bytes is not None):
             raise UsageError(
-                "--data says how many images there are and how large; leave out --images and "
+                "--data determines the number and size of images; leave out --images and "
                 "--image-bytes"
             )
 
@@ -82,8 +82,8 @@ def plan(request: PlanRequest) -> PlanReport:
     """Predict a run for several numbers of GPUs.
 
     Raises:
-        UsageError: the recipe is wrong, or there is no record that fits.
-        BadDataError: a record or the data are damaged.
+        UsageError: the recipe is wrong, or no record fits.
+        BadDataError: a record or the data is damaged.
     """
     recipe, per_gpu = request.recipe, request.per_gpu
     config = load_config(recipe, list(request.overrides))
@@ -94,7 +94,7 @@ def plan(request: PlanRequest) -> PlanReport:
     steps: dict[int, StepTimes] = {}
     for side in sides:
         steps[side] = first = _steps(known, config, side, request, hardware)
-        hardware = first.hardware  # of all sides
+        hardware = first.hardware  # all sides must use the same
     inside, of_inside = choose_link(
         known, first.hardware, request.link, request.link_latency_us, between_nodes=False
     )
@@ -122,7 +122,7 @@ def plan(request: PlanRequest) -> PlanReport:
     shared = (
         f"global batch {config.train.global_batch}"
         if per_gpu is None
-        else f"{per_gpu} images a GPU, whatever their number"
+        else f"{per_gpu} images per GPU"
     )
     return PlanReport(
         title=f"{Path(recipe).name}: {config.model.name}, {', '.join(map(str, sides))} px, "
@@ -133,7 +133,7 @@ def plan(request: PlanRequest) -> PlanReport:
             *dict.fromkeys(line for times in steps.values() for line in times.described),
             of_inside, of_between, of_overlap, *_method(inputs), read, loading,
             "not modelled: start, validation, checkpoints, jitter between ranks, other users of "
-            "the network, whatever sharing a node costs one GPU (clocks, memory of a CPU), and "
+            "the network, slowdown by other GPUs of the node (clocks, a CPU's memory), and "
             "that several ranks use no CUDA graph unless train.cuda_graph=true",
         ],
         settings={"recipe": Path(recipe).name, "set": list(request.overrides),
@@ -146,7 +146,7 @@ def plan(request: PlanRequest) -> PlanReport:
 def _steps(
     known: Sequence[Record], config: Config, side: int, request: PlanRequest, hardware: str | None
 ) -> StepTimes:
-    """Return the step of one GPU for crops of this side."""
+    """Return step times of one GPU for crops of this side."""
     config = with_values(config, {"data.resolution": side, "data.progressive": ()})
     if request.roofline is not None:
         return roofline_steps(request.roofline, config)
@@ -163,7 +163,7 @@ def _steps(
 
 
 def _loading(records: Sequence[Record], config: Config) -> tuple[float | None, str]:
-    """Return the rate of the fastest of our loaders at this resolution, and a line about it."""
+    """Return the rate of fastrot's fastest loader at this resolution, and a line about it."""
     from fastrot.data.loader import LOADERS
 
     found = [
@@ -176,49 +176,49 @@ def _loading(records: Sequence[Record], config: Config) -> tuple[float | None, s
     ]
     if not found:
         return None, (
-            "loading: taken to keep up (no record of a loader is named): /s/node is what it must "
-            "read; fastrot bench loader --append FILE measures it"
+            "loading: assumed to keep up (no record of a loader was given) with what a node loads; "
+            "fastrot bench loader --append FILE measures it"
         )
     best = max(found, key=lambda record: record.images_per_s)
     return best.images_per_s, (
-        f"loading: {best.loader}, {best.images_per_s:,.0f} images/s a node, measured on "
+        f"loading: {best.loader}, {best.images_per_s:,.0f} images/s per node, measured on "
         f"{best.hardware} ({best.source})"
     )
 
 
 def _data(request: PlanRequest) -> tuple[int, float, str]:
-    """Return the number of images, their mean bytes, and the line about them."""
+    """Return the number of images, their mean bytes, and a line about them."""
     if request.data is not None:
         samples = open_dataset(request.data)
         size = samples.stored_bytes / len(samples)
         stored = f"stored in {Path(request.data).name}"
-        return len(samples), size, f"bytes read: {size:,.0f} an image, {stored}"
+        return len(samples), size, f"bytes read: {size:,.0f} per image, {stored}"
     size, why = request.image_bytes or _IMAGE_BYTES, "given"
     if request.image_bytes is None:
-        why = "mean of ImageNet's training images as published, not re-encoded: assumed"
+        why = "assumed: mean of ImageNet's training images as published, not re-encoded"
     count = request.images or SIZES["imagenet", "train"]
-    return count, size, f"bytes read: {size:,.0f} an image ({why}), each once an epoch"
+    return count, size, f"bytes read: {size:,.0f} per image ({why}), each once per epoch"
 
 
 def _method(inputs: PlanInputs) -> list[str]:
-    """Return what the model takes for granted about sending and memory."""
+    """Return the model's assumptions about communication and memory."""
     network, steps = inputs.network, inputs.steps.values()
     megabytes = network.gradient_bytes / 1e6
     lines = [
         "all-reduce: hops times latency plus bytes over bandwidth; the faster of ring and tree "
-        f"({inputs.fabric.gpus_per_node} GPUs a node); gradients in fp32, {megabytes:.1f} MB"
+        f"({inputs.fabric.gpus_per_node} GPUs per node); gradients in fp32, {megabytes:.1f} MB"
     ]
     if inputs.config.model.sync_bn:
         lines.append(
             f"synchronised batch norm: {len(network.norms)} layers, each with an all-gather "
             "(ring) forward and an all-reduce backward that the computation waits for; on a CPU "
-            "several ranks also normalise by a slower kernel (model.sync_bn=false: they do not)"
+            "several ranks also use a slower kernel for it (model.sync_bn=false avoids both)"
         )
     measured = all(each.peaks for each in steps)
-    peak = "the record's peak, in proportion beyond its batches" if measured else "not measured"
+    peak = "the record's peak, scaled beyond its largest batch" if measured else "not measured"
     states = 3 if inputs.config.optim.momentum else 2
     lines.append(
         f"memory: {peak}; parameters, gradients and momentum take {states * megabytes:,.0f} MB; "
-        "buffers of NCCL are not in it"
+        "NCCL's buffers are not included"
     )
     return lines

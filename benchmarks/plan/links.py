@@ -1,4 +1,4 @@
-"""The links between GPUs, and how much of the sending is hidden: given, measured or assumed."""
+"""Links between GPUs, and how much of the all-reduce is hidden: given, measured or assumed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fastrot.benchmarks.plan.collectives import Link
 from fastrot.benchmarks.plan.records import LinkRecord, OverlapRecord, Record
 
 _ASSUMED = {False: Link(3e-6, 200e9), True: Link(10e-6, 25e9)}
-"""Cautious for GPUs joined by NVLink, and (True) for nodes with 200 Gbit/s."""
+"""Cautious assumptions: False: GPUs linked by NVLink; True: nodes with 200 Gbit/s."""
 OVERLAP = {True: 0.8, False: 0.0}
-"""Assumed: on a GPU, DDP hides all of its buckets but the last, which leaves 70 to 90 % of a
+"""Assumed overlap: on a GPU (True), DDP hides all buckets except the last, that is, 70 to 90 % of a
 ResNet's bytes; elsewhere the cores that compute also send."""
 
 
@@ -23,14 +23,14 @@ def choose_link(
     *,
     between_nodes: bool,
 ) -> tuple[Link, str]:
-    """Return a link and a line about it: what was given, else measured, else assumed.
+    """Return a link, given, otherwise measured, otherwise assumed, and a line about it.
 
     Args:
         records: the last link of this hardware counts.
-        hardware: of the steps.
-        bandwidth: GB/s in one direction, where it is given.
-        latency: microseconds of a hop, where it is given.
-        between_nodes: between two nodes; otherwise between two GPUs of one.
+        hardware: hardware of the steps.
+        bandwidth: GB/s in one direction; None: not given.
+        latency: microseconds per hop; None: not given.
+        between_nodes: the link is between two nodes; otherwise between two GPUs of one.
     """
     links = [r for r in records if isinstance(r, LinkRecord) and (r.nodes > 1) == between_nodes]
     link, source = _ASSUMED[between_nodes], "assumed"
@@ -50,7 +50,7 @@ def choose_link(
     )
     return link, (
         f"link {'of a node to the others' if between_nodes else 'inside a node'}: "
-        f"{link.bandwidth / 1e9:.4g} GB/s ({speed}), {1e6 * link.latency:.4g} us a hop ({hop})"
+        f"{link.bandwidth / 1e9:.4g} GB/s ({speed}), {1e6 * link.latency:.4g} us per hop ({hop})"
         f"{others}"
     )
 
@@ -62,8 +62,8 @@ def choose_overlap(
 
     Args:
         records: the median of the overlaps of this hardware counts.
-        hardware: of the steps.
-        given: in [0, 1]; None: measured or assumed.
+        hardware: hardware of the steps.
+        given: overlap in [0, 1]; None: measured or assumed.
         on_gpu: whether the hardware is a GPU.
     """
     ours = [r for r in records if isinstance(r, OverlapRecord) and hardware.startswith(r.hardware)]
@@ -75,6 +75,6 @@ def choose_overlap(
     else:
         overlap, source = OVERLAP[on_gpu], "assumed; fastrot bench plan-check measures it"
     return overlap, (
-        f"overlap: {100 * overlap:.0f} % of the all-reduce, or of the backward pass where that is "
+        f"overlap: {100 * overlap:.0f} % of the all-reduce, or of the backward pass if that is "
         f"shorter, is hidden ({source})"
     )

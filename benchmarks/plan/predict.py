@@ -1,4 +1,4 @@
-"""A run on several GPUs, from the step of one of them and the links between them."""
+"""Prediction of a run on several GPUs, from the step of one GPU and the links between them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from fastrot.errors import UsageError
 from fastrot.models.backbones import build_model
 from fastrot.training.resolve import plan_batch, with_values
 
-_VALUE_BYTES = 4  # of a gradient and of a statistic: autocast keeps both in float32
-_BACKWARD = 2 / 3  # of a step: two of its three matrix products per layer
+_VALUE_BYTES = 4  # per gradient and per statistic: autocast keeps both in float32
+_BACKWARD = 2 / 3  # share of a step: two of three matrix products per layer
 _LEAST_SURE: tuple[How, ...] = ("bound", "extrapolated", "interpolated", "measured")
-_FLAG_BYTES = 4  # every step the ranks agree that loss and gradients are finite
-_FLAGS = {True: 1, False: 3}  # on a CPU they also decide together, and tell which samples they saw
+_FLAG_BYTES = 4  # in every step the ranks agree that loss and gradients are finite
+_FLAGS = {True: 1, False: 3}  # on a CPU they also decide together, and report the samples they saw
 
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """What a network asks of the links: bytes of all gradients, channels of each batch norm."""
+    """Sizes that determine a network's traffic: bytes of gradients, channels per batch norm."""
 
     gradient_bytes: int
     norms: tuple[int, ...]
 
 
 def planned_network(config: ModelConfig) -> PlannedNetwork:
-    """Look at a rotation network without computing anything."""
+    """Return the sizes of a rotation network, without computing anything."""
     with torch.device("meta"):
         model = build_model(config, seed=0)
     return PlannedNetwork(
@@ -47,56 +47,56 @@ class PlanInputs:
 
     config: Config
     per_gpu: int | None  # images per step of each GPU; None: all share the global batch
-    images: int  # of the data set
-    image_bytes: float  # mean of what is stored
-    steps: Mapping[int, StepTimes]  # by side of the crops; one, unless crops grow
+    images: int  # in the data set
+    image_bytes: float  # mean stored bytes per image
+    steps: Mapping[int, StepTimes]  # by side of the crops; several only if crops grow
     network: PlannedNetwork
     fabric: Fabric
     overlap: float  # share of the all-reduce that the backward pass hides, in [0, 1]
-    loader_rate: float | None = None  # source images/s of a node; None: not known
-    price: float | None = None  # of a GPU-hour
+    loader_rate: float | None = None  # source images/s per node; None: unknown
+    price: float | None = None  # per GPU-hour
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One row of the table, in seconds, bytes and source images; a step is an optimizer step.
 
-    Where crops grow, times are means over all steps, and the memory is the largest.
+    If crops grow, times are means over all steps, and memory is the maximum.
     """
 
     gpus: int
     nodes: int
     global_batch: int
-    per_gpu: int  # images per step of one GPU
-    passes: int  # forward passes per step of one GPU (gradient accumulation)
-    how: How  # of the computing time: how it is known
-    compute: float  # of a step of one GPU
+    per_gpu: int  # images per step and GPU
+    passes: int  # forward passes per step and GPU (gradient accumulation)
+    how: How  # how the computing time is known
+    compute: float  # computing time of a step of one GPU
     exposed: float  # time that a step waits for gradients, statistics and flags
-    sync_bn: float  # of it for the statistics of batch norms
+    sync_bn: float  # part of it that is for the statistics of batch norms
     step: float
     bound: str  # ``compute``, ``network`` (more than half of the step) or ``loader``
-    algorithm: str  # of the all-reduce of the gradients
-    all_reduce: float  # of the gradients, hidden or not
+    algorithm: str  # of the gradients' all-reduce
+    all_reduce: float  # time of the gradients' all-reduce, hidden or not
     steps_per_epoch: int
     total_steps: int
-    views_per_s: float  # of all GPUs
-    efficiency: float  # share of the step that is computing, in (0, 1]
-    hours: float  # of the training steps
+    views_per_s: float  # of all GPUs together
+    efficiency: float  # share of computing in the step, in (0, 1]
+    hours: float  # of all training steps
     gpu_hours: float
     cost: float | None  # None: no price was given
-    epoch_bytes: float  # read by all nodes
-    read_bytes: float  # in the whole run
+    epoch_bytes: float  # read by all nodes per epoch
+    read_bytes: float  # read by all nodes in the whole run
     node_read_per_s: float  # bytes/s that a node must read
     node_images_per_s: float  # images/s that a node must load
-    gpu_sent: float  # per step by one GPU, over whichever link
-    network_sent: float  # per step by all nodes to each other
-    network_total: float  # the same in the whole run
-    memory: float | None  # of a GPU; None: not measured
-    fixed_memory: int  # of it for parameters, gradients and momentum
+    gpu_sent: float  # bytes per step and GPU, over any link
+    network_sent: float  # bytes per step between nodes
+    network_total: float  # bytes between nodes in the whole run
+    memory: float | None  # per GPU; None: not measured
+    fixed_memory: int  # part of it for parameters, gradients and momentum
 
 
 def crop_sizes(config: Config) -> dict[int, float]:
-    """Return the share of the epochs that each side of the crops has; mostly there is one."""
+    """Return the share of the epochs that use each side of the crops; usually there is one."""
     starts = config.data.progressive or ((0, config.data.resolution),)
     epochs = config.train.epochs
     ends = [*(epoch for epoch, _ in starts[1:]), epochs]
@@ -111,8 +111,8 @@ def predict(inputs: PlanInputs, gpus: int) -> Prediction:
     """Predict one run.
 
     Raises:
-        UsageError: the batch cannot be shared, the data hold no batch, or nothing was measured
-            near the batch of a GPU.
+        UsageError: the batch cannot be divided, the data has less than a batch, or nothing was
+            measured near the batch of a GPU.
     """
     config = inputs.config
     if inputs.per_gpu is not None:
@@ -166,7 +166,7 @@ def predict(inputs: PlanInputs, gpus: int) -> Prediction:
 def _messages(
     inputs: PlanInputs, gpus: int, passes: int
 ) -> tuple[Collective, list[Collective], list[Collective]]:
-    """Return what a step sends: gradients, statistics of batch norms, flags."""
+    """Return the collectives of a step: gradients, statistics of batch norms, flags."""
     fabric, norms = inputs.fabric, inputs.network.norms
     gradients = all_reduce(gpus, inputs.network.gradient_bytes, fabric)
     flags = _FLAGS[all(t.on_gpu for t in inputs.steps.values())] * [
@@ -174,7 +174,7 @@ def _messages(
     ]
     if not inputs.config.model.sync_bn:
         return gradients, [], flags
-    # Forward: mean and variance of each channel, and a count; backward: two sums a channel.
+    # Forward: mean and variance per channel, and a count; backward: two sums per channel.
     statistics = [all_gather(gpus, _VALUE_BYTES * (2 * c + 1), fabric) for c in norms]
     statistics += [all_reduce(gpus, _VALUE_BYTES * 2 * c, fabric) for c in norms]
     return gradients, passes * statistics, flags

@@ -1,4 +1,4 @@
-"""What was measured: steps of one rank, links, overlaps, loaders; from results files and sweeps."""
+"""Records of steps of one rank, links, overlaps and loaders, from results files and sweeps."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from fastrot.config import Config, load_config
 from fastrot.errors import BadDataError, UsageError
 
 RESULTS = Path(fastrot.benchmarks.__file__).parent / "results"
-"""Where the records of a checkout are."""
+"""Folder with the records of a checkout."""
 
 
 @dataclass(frozen=True)
 class StepRecord:
     """A step of one rank alone."""
 
-    source: str  # the file it is from
-    hardware: str  # the GPU, or the processor and torch's threads on it
+    source: str  # name of its file
+    hardware: str  # the GPU, or the processor and the number of torch threads
     on_gpu: bool
     commit: str
     model: tuple[str, int, str]  # name, width and stem
     resolution: int  # side of the views
-    views: int  # of an image
+    views: int  # per image
     precision: str  # fp32, bf16 or fp16
     step: str  # eager, compile, fused or apex
     batch: int  # source images
-    seconds: float  # the median over the rounds
+    seconds: float  # median over the rounds
     memory: int | None = None  # peak in bytes; None: not measured
 
 
 @dataclass(frozen=True)
 class LinkRecord:
-    """A link of ``fastrot bench allreduce``: between the ranks of a node, or between nodes."""
+    """A link measured by ``fastrot bench allreduce``, between ranks of a node or between nodes."""
 
     source: str
     hardware: str
@@ -52,7 +52,7 @@ class LinkRecord:
 
 @dataclass(frozen=True)
 class OverlapRecord:
-    """The share of the all-reduce that ``fastrot bench plan-check`` found hidden, in [0, 1]."""
+    """The hidden share of the all-reduce, in [0, 1], measured by ``fastrot bench plan-check``."""
 
     source: str
     hardware: str
@@ -76,11 +76,11 @@ Record = StepRecord | LinkRecord | OverlapRecord | LoaderRecord
 def read_records(paths: Sequence[Path]) -> list[Record]:
     """Read results files, files of one object, cells and folders of sweeps.
 
-    What is none of the four kinds is passed over.
+    Records of other kinds are skipped.
 
     Raises:
-        UsageError: there is no such file.
-        BadDataError: it is neither JSON nor lines of it.
+        UsageError: a file does not exist.
+        BadDataError: a file holds neither JSON nor lines of JSON.
     """
     found: list[Record] = []
     for path in paths:
@@ -113,7 +113,7 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
             trees = [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise BadDataError(
-            f"{path}: neither a JSON object nor lines of them ({error}); --record takes what "
+            f"{path}: neither a JSON object nor lines of them ({error}); --record takes files that "
             "fastrot bench wrote with --json or --append, and folders of sweeps"
         ) from None
     for tree in trees:
@@ -132,7 +132,7 @@ def _from_tree(tree: Mapping[str, Any], source: str) -> Iterator[Record]:
             case "train-step":
                 yield _train_step(tree, source)
             case "train" if tree.get("loader") == "synthetic":
-                with suppress(UsageError):  # of a recipe that is not here
+                with suppress(UsageError):  # its recipe is not here
                     yield _train(tree, source)
             case "allreduce":
                 yield LinkRecord(
@@ -165,7 +165,7 @@ def _train_step(tree: Mapping[str, Any], source: str) -> StepRecord:
 
 
 def _train(tree: Mapping[str, Any], source: str) -> StepRecord:
-    """Return the trainer's step without loading, if its recipe is still there under its name."""
+    """Return the trainer's step without loading, if a recipe of this name still exists."""
     settings = tree["settings"]
     config = load_config(str(settings["recipe"]).removesuffix(".yaml"), list(settings["set"]))
     rate = tree["images_per_second"]["median"]
@@ -173,7 +173,7 @@ def _train(tree: Mapping[str, Any], source: str) -> StepRecord:
 
 
 def _overlap(tree: Mapping[str, Any]) -> float:
-    """Return the measured overlap; records without one predicted none, which tells as much."""
+    """Return the measured overlap; without one, derive it, as the prediction then assumed none."""
     if "overlap" in tree:
         return float(tree["overlap"])
     alone, predicted, measured = (
@@ -207,7 +207,7 @@ def _of_config(
     step: str | None = None,
     memory: int | None = None,
 ) -> StepRecord:
-    """Return the step of a run at ``rate`` source images/s; ``step``: what auto became."""
+    """Return the step of a run at ``rate`` source images/s; ``step``: what auto resolved to."""
     train, model, on_gpu = config.train, config.model, bool(record.get("gpus"))
     automatic = ("bf16", "fused") if on_gpu else ("fp32", "eager")
     precision, backend = (
@@ -234,7 +234,7 @@ def _step(
 def _machine(
     record: Mapping[str, Any], *, threads: int | None = None, processor: bool = False
 ) -> str:
-    """Return what tells hardware apart: the GPU; or the processor, and its computing threads."""
+    """Return a name that identifies hardware: the GPU, or the processor and its threads."""
     gpus = record.get("gpus") or []
     if gpus and not processor:
         return str(gpus[0])

@@ -1,4 +1,4 @@
-"""The outcome of ``fastrot plan``: tables of 80 columns, every assumption, JSON."""
+"""Report of ``fastrot plan``: tables within 80 columns, all assumptions, JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastrot.benchmarks.common.harness import SavedReport
 from fastrot.benchmarks.plan.predict import Prediction
 
 _MARKS = {"measured": "", "interpolated": "~", "extrapolated": "?", "bound": "≥"}
-"""Before a step's time: how it is known."""
+"""Marks before a step's time: how it is known."""
 _WIDTH = 79
 _BYTES = {"PB": 1e15, "TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
 
@@ -56,13 +56,13 @@ _DATA: Columns = {
 
 @dataclass(frozen=True)
 class PlanReport(SavedReport):
-    """What is expected of a run."""
+    """Predictions of a run."""
 
     title: str
-    rows: Sequence[Prediction]  # one for each number of GPUs that can be planned
-    refused: Mapping[int, str]  # reason by number of GPUs for the others
-    assumptions: Sequence[str]  # what the rows rest on, one line or two each
-    settings: Mapping[str, Any]  # what was asked for
+    rows: Sequence[Prediction]  # one per number of GPUs that can be planned
+    refused: Mapping[int, str]  # for the other numbers of GPUs: the reason
+    assumptions: Sequence[str]  # assumptions of all rows, one or two lines each
+    settings: Mapping[str, Any]  # options of the command
     exit_code: int = 0  # 64 if there is no row
 
     def to_json(self) -> dict[str, Any]:
@@ -76,14 +76,14 @@ class PlanReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people, in at most 80 columns."""
+        """Print the report for people, in at most 80 columns."""
         _say(console, self.title)
         if self.rows:
             times = _table("time", _TIMES, self.rows)
             used = sorted({row.how for row in self.rows} - {"measured"})
             times.caption = ", ".join(f"{_MARKS[how]}: {how}" for how in used) or None
             console.print(times)
-            title = "network: bytes of a step, and of the whole run"
+            title = "network: bytes per step, and in the whole run"
             console.print(_table(title, _NETWORK, self.rows))
             console.print(_table("reading and memory", _DATA, self.rows))
         for gpus, reason in self.refused.items():
@@ -104,7 +104,7 @@ def _table(title: str, columns: Columns, rows: Sequence[Prediction]) -> Table:
 
 
 def _say(console: Console, text: str, indent: str = "") -> None:
-    """Wrap here, since a command must be cut at a space and not where a screen ends."""
+    """Print wrapped text; a command must break at a space, not where the screen ends."""
     lines = textwrap.wrap(
         text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ",
         break_long_words=False, break_on_hyphens=False,
@@ -119,7 +119,7 @@ def _bytes(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Return three digits, with k and M; what is very small is not spelled out."""
+    """Return three digits, with k and M; values below 0.01 are not spelled out."""
     if 0 < value < 0.01:
         return "<0.01"
     if value >= 1e4:
@@ -128,13 +128,13 @@ def _short(value: float) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    """Return four digits where three would hide what one more GPU costs."""
+    """Return four digits, because three could hide the cost of one more GPU."""
     value = 1e3 * seconds
     return f"{value:.4g}" if 0.01 <= value < 9999.5 else _short(value)
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Return three digits of the largest unit that is reached; nothing where none is."""
+    """Return three digits in the largest unit that fits; empty: the value is less than any unit."""
     for unit, size in units.items():
         if value >= size:
             shown = value / size

@@ -1,7 +1,7 @@
-"""The time of a step of one GPU at any batch: measured, or bounded by a roofline.
+"""Time of a step of one GPU at any batch: measured, or bounded by a roofline.
 
-Measured times are extended to other batches, never to other machines. The roofline is what no step
-can beat; it is asked for by name where nothing was measured.
+Measured times are extended to other batches, but never to other machines. No step can be faster
+than the roofline; it must be requested by name and needs no measurement.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fastrot.errors import UsageError
 How = Literal["measured", "interpolated", "extrapolated", "bound"]
 
 ROOFLINES = {"h200": REFERENCE}
-"""Speeds of GPUs that can be named where nothing was measured."""
+"""Speeds of GPUs whose roofline can be requested by name."""
 _REACH = 2.0  # how many times larger or smaller than a measured batch another one may be
-_AUTO_STEPS = {True: ("fused", "eager"), False: ("eager",)}  # on a GPU; what train.step=auto takes
+_AUTO_STEPS = {True: ("fused", "eager"), False: ("eager",)}  # by on_gpu; train.step=auto uses these
 _AUTO_PRECISIONS = {True: ("bf16", "fp16"), False: ("fp32",)}
 
 
 class NoRecordError(UsageError):
-    """No record fits that a plan could start from (64)."""
+    """No record fits, so there is nothing to plan with (64)."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class StepTimes:
 
     hardware: str
     on_gpu: bool
-    times: Mapping[int, float]  # seconds of a step by its source images
+    times: Mapping[int, float]  # seconds per step, by source images per step
     peaks: Mapping[int, int] = field(default_factory=dict)  # bytes of memory; empty: not measured
-    described: tuple[str, ...] = ()  # what the times are from, in lines for people
-    command: str = ""  # measures a batch that is missing, which ``{batch}`` stands for
-    bound: bool = False  # a roofline's, proportional to the batch
+    described: tuple[str, ...] = ()  # origin of the times, in lines for people
+    command: str = ""  # measures a missing batch, which replaces ``{batch}``
+    bound: bool = False  # times are a roofline's, proportional to the batch
 
     def seconds(self, batch: int) -> tuple[float, How]:
         """Return the seconds of a step of this many images, and how they are known.
 
-        Between two measured batches time is linear; beyond them the rate of the nearest one stays.
+        Time is linear between two measured batches; beyond them the rate is that of the nearest.
 
         Raises:
             NoRecordError: the batch is too far from what was measured.
@@ -56,7 +56,7 @@ class StepTimes:
             return found, "bound"
         if not nearest / _REACH <= batch <= nearest * _REACH:
             raise NoRecordError(
-                f"{batch} images a GPU: measured are {', '.join(map(str, sorted(self.times)))}; "
+                f"{batch} images per GPU: measured are {', '.join(map(str, sorted(self.times)))}; "
                 f"measure it: {self.command.format(batch=batch)}"
             )
         if batch in self.times:
@@ -64,7 +64,7 @@ class StepTimes:
         return found, "interpolated" if batch == nearest else "extrapolated"
 
     def memory(self, batch: int) -> float | None:
-        """Return the peak in bytes, rather too large than too small; None: not measured."""
+        """Return the peak in bytes, too large rather than too small; None: not measured."""
         if not self.peaks:
             return None
         nearest = _nearest(self.peaks, batch)
@@ -81,13 +81,13 @@ def choose_steps(
     """Choose the records that fit a configuration, all of one kind of hardware.
 
     Args:
-        records: all there are; of several of one batch the last one counts.
-        config: of the run.
-        batches: source images of a pass of one GPU that will be asked for.
+        records: all known records; if several have the same batch, the last one counts.
+        config: configuration of the run.
+        batches: source images per pass and GPU that will be needed.
         hardware: part of the name of the hardware; None: there must be only one kind.
 
     Raises:
-        NoRecordError: none fits, or they are of several kinds of hardware.
+        NoRecordError: no record fits, or those that fit are of several kinds of hardware.
     """
     fitting = [r for r in records if _fits(r, config)]
     if hardware is not None:
@@ -99,9 +99,9 @@ def choose_steps(
         model = config.model
         raise NoRecordError(
             f"no record of a step of {model.name} (width {model.width}, stem {model.stem}) at "
-            f"{config.data.resolution} px{where} in {len(records)} records; measure it on the GPU "
-            f"you mean: {command.format(batch=','.join(map(str, batches)))}; then name the "
-            "file with --record, or ask for a bound with --roofline h200"
+            f"{config.data.resolution} px{where} in {len(records)} records; measure it on your "
+            f"GPU: {command.format(batch=','.join(map(str, batches)))}; then name the file with "
+            "--record, or request a bound with --roofline h200"
         )
     if len(kinds) > 1:
         raise NoRecordError(
@@ -120,14 +120,14 @@ def choose_steps(
 
 
 def roofline_steps(name: str, config: Config) -> StepTimes:
-    """Return the bound of the fused step: what no step can beat on a GPU of these speeds.
+    """Return the bound of the fused step, which no step can beat on a GPU with these speeds.
 
     Args:
         name: key of ``ROOFLINES``, or ``PEAK:BANDWIDTH`` in TFLOP/s and TB/s.
-        config: of the run.
+        config: configuration of the run.
 
     Raises:
-        UsageError: the name says neither.
+        UsageError: the name is neither.
     """
     speeds = ROOFLINES.get(name.lower())
     if speeds is None:
@@ -138,8 +138,8 @@ def roofline_steps(name: str, config: Config) -> StepTimes:
             speeds = {"peak": 0.0, "bandwidth": 0.0}
         if not colon or not all(0 < value < float("inf") for value in speeds.values()):
             raise UsageError(
-                f"--roofline {name}: name {' or '.join(ROOFLINES)}, or TFLOP/s and TB/s of the "
-                "GPU, as in --roofline 790:4.3"
+                f"--roofline {name}: name {' or '.join(ROOFLINES)}, or give TFLOP/s and TB/s of "
+                "the GPU, as in --roofline 790:4.3"
             )
         name = f"{peak} TFLOP/s, {bandwidth} TB/s"
     precision = config.train.precision
@@ -159,7 +159,7 @@ def roofline_steps(name: str, config: Config) -> StepTimes:
 
 
 def _nearest(measured: Mapping[int, float], batch: int) -> int:
-    """Return the batch itself where it lies between measured ones, else the nearest of these."""
+    """Return the batch if it is between measured ones, otherwise the nearest of these."""
     return min(max(batch, min(measured)), max(measured))
 
 
@@ -206,14 +206,14 @@ def _fits(record: StepRecord, config: Config) -> bool:
 def _first_of(
     records: list[StepRecord], attribute: str, preferred: Sequence[str]
 ) -> list[StepRecord]:
-    """Return those with the first preferred value that occurs, else with the last value."""
+    """Return records with the first preferred value that occurs, otherwise with the last value."""
     values = [getattr(record, attribute) for record in records]
     chosen = next((value for value in preferred if value in values), values[-1])
     return [r for r, value in zip(records, values, strict=True) if value == chosen]
 
 
 def _command(config: Config) -> str:
-    """Return the command that measures a step of this configuration, batches left open."""
+    """Return a command that measures a step of this configuration, with ``{batch}`` left open."""
     model, train = config.model, config.train
     options = {
         "width": model.width if model.width != 64 else None,

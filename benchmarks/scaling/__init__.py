@@ -1,1 +1,1 @@
-"""Measurements of several ranks: the link between them, and predictions held against real runs."""
+"""Measurements of several ranks: the link between them, and predictions compared with real runs."""

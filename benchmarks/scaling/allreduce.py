@@ -1,7 +1,7 @@
-"""``fastrot bench allreduce``: the link between ranks, for ``fastrot plan --record``.
+"""``fastrot bench allreduce``: measures the link between ranks, for ``fastrot plan --record``.
 
-Ranks of this machine are started here (NCCL where each has a GPU, gloo else). Under torchrun or
-srun the ranks are those that were started, so that links between nodes are measured, too.
+It starts ranks on this machine (NCCL if each has a GPU, otherwise gloo). Under torchrun or srun it
+uses the ranks that these started, so that it can also measure links between nodes.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from fastrot.distributed.world import joined, pick_device, read_world
 from fastrot.errors import UsageError
 
 SIZES = (1024, 16 * 1024, 256 * 1024, 1024**2, 4 * 1024**2, 25 * 1024**2, 64 * 1024**2)
-_START_SECONDS = 180.0  # imports, rendezvous, NCCL's set-up
+_START_SECONDS = 180.0  # for imports, rendezvous and NCCL's set-up
 
 
 @dataclass(frozen=True)
 class AllReduceReport(SavedReport):
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        times: seconds by bytes of the buffer, one value a round.
-        ranks: that took part.
-        nodes: that they ran on.
+        times: seconds by bytes of the buffer, one value per round.
+        ranks: number of ranks.
+        nodes: number of nodes.
         backend: nccl or gloo.
         link: latency from the smallest buffer, bandwidth from the largest one.
         record: the machine, the versions, the command.
-        main: whether this process is to print: rank 0, or the one that started the ranks.
+        main: whether this process prints and saves: rank 0, or the one that started the ranks.
     """
 
     times: Mapping[int, Sequence[float]]
@@ -57,7 +57,7 @@ class AllReduceReport(SavedReport):
     exit_code: int = field(default=0, init=False)
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return one object of plain values."""
         return {
             "bench": "allreduce",
             "ranks": self.ranks,
@@ -74,17 +74,17 @@ class AllReduceReport(SavedReport):
         }
 
     def save(self, json: Path | None, append: Path | None) -> None:
-        """As every report; only the main rank writes."""
+        """Save as every report does, but only on the main rank."""
         if self.main:
             super().save(json, append)
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the report for people."""
         if not self.main:
             return
         where = f"{self.nodes} nodes" if self.nodes > 1 else "one machine"
         table = Table(
-            title=f"all-reduce, {self.ranks} ranks of {where}, {self.backend}: medians",
+            title=f"all-reduce, {self.ranks} ranks on {where}, {self.backend}: medians",
             title_justify="left",
         )
         for head in ("bytes", "ms", "of rounds", "GB/s", "model"):
@@ -103,22 +103,22 @@ class AllReduceReport(SavedReport):
             )
         console.print(table)
         console.print(
-            f"link: {1e6 * self.link.latency:,.1f} us a hop, {self.link.bandwidth / 1e9:,.3f} GB/s "
-            "(what one rank sends in a ring)",
+            f"link: {1e6 * self.link.latency:,.1f} us per hop, "
+            f"{self.link.bandwidth / 1e9:,.3f} GB/s (what one rank sends in a ring)",
             highlight=False,
         )
 
 
 @dataclass(frozen=True)
 class AllReduceBenchRequest:
-    """What ``fastrot bench allreduce`` is asked to measure.
+    """Options of ``fastrot bench allreduce``.
 
     Attributes:
-        ranks: processes that are started here; under torchrun there are as many as it started.
+        ranks: number of processes to start; under torchrun, those that it started are used.
         sizes: bytes of the buffer, rounded up to whole float32 values; None: ``SIZES``.
         device: auto, cpu or cuda.
-        rounds: in which each size is timed once.
-        seconds: for which a size is repeated in a round.
+        rounds: number of rounds; each times every size once.
+        seconds: how long each size is repeated in a round.
 
     Raises:
         UsageError: a value is wrong.
@@ -139,7 +139,7 @@ class AllReduceBenchRequest:
 
     @property
     def whole_sizes(self) -> list[int]:
-        """Bytes of whole float32 values, each size once, in ascending order."""
+        """Return the sizes as bytes of whole float32 values, without duplicates, ascending."""
         return sorted({-(-size // 4) * 4 for size in self.sizes or SIZES})
 
 
@@ -155,7 +155,7 @@ def run_allreduce(request: AllReduceBenchRequest) -> AllReduceReport:
     if "RANK" in os.environ:
         return _among_ranks(request)
     if ranks < 2:
-        raise UsageError(f"--ranks={ranks}: one rank has nobody to talk to; name two or more")
+        raise UsageError(f"--ranks={ranks}: a rank alone has no link to measure; use two or more")
     wanted = {"sizes": sizes, "device": device, "rounds": request.rounds,
               "seconds": request.seconds}  # fmt: skip
     said = run_ranks(
@@ -172,7 +172,7 @@ def run_allreduce(request: AllReduceBenchRequest) -> AllReduceReport:
 def _among_ranks(request: AllReduceBenchRequest) -> AllReduceReport:
     world = read_world()
     if world.size < 2:
-        raise UsageError("torchrun started one rank, which has nobody to talk to; start two")
+        raise UsageError("torchrun started one rank, which has no link to measure; start two")
     where = pick_device(request.device, world)
     with joined(world, where):
         times = measure(

@@ -1,6 +1,6 @@
-"""One rank of ``fastrot bench allreduce``: times all-reduces, all ranks at once.
+"""One rank of ``fastrot bench allreduce``: times all-reduces, together with all other ranks.
 
-Calls follow each other without a pause, as the buckets of a backward pass do; each is waited for.
+Calls follow each other without a pause, like the buckets of a backward pass, and do not overlap.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _MOST = 1000
 def measure(
     sizes: Sequence[int], *, rounds: int, seconds: float, device: torch.device
 ) -> dict[int, list[float]]:
-    """Seconds of an all-reduce by bytes of its float32 buffer, one value a round.
+    """Return the seconds of an all-reduce, by bytes of its float32 buffer, one value per round.
 
     Args:
         sizes: bytes, multiples of 4.
-        rounds: of each size, in another order each time.
-        seconds: for which a size is repeated in a round.
-        device: of this rank, which has joined the group.
+        rounds: number of rounds; the order of the sizes differs between rounds.
+        seconds: how long each size is repeated in a round.
+        device: device of this rank, which has joined the group.
     """
     buffers = {size: torch.zeros(size // 4, device=device) for size in sizes}
     counts = {}
     for size, buffer in buffers.items():
         _time(buffer, _WARM_UP)
-        # The same on all ranks, or they would wait for each other for ever.
+        # The count must be the same on all ranks, or they would wait for each other forever.
         each = torch.tensor(_time(buffer, _WARM_UP), dtype=torch.float64, device=device)
         dist.all_reduce(each, dist.ReduceOp.MAX)
         counts[size] = min(_MOST, max(_WARM_UP, int(seconds / float(each))))
@@ -49,7 +49,7 @@ def measure(
 
 
 def _time(buffer: torch.Tensor, count: int) -> float:
-    """Seconds of one, mean over so many."""
+    """Return the mean seconds of ``count`` all-reduces."""
     _wait(buffer)
     started = time.perf_counter()
     for _ in range(count):
@@ -64,7 +64,7 @@ def _wait(buffer: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Join, measure, print what rank 0 found."""
+    """Join the group, measure, and print the results of rank 0."""
     wanted = json.loads(sys.argv[1])
     world = read_world()
     device = pick_device(wanted["device"], world)

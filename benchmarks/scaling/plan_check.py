@@ -1,9 +1,9 @@
-"""``fastrot bench plan-check``: what ``fastrot plan`` predicts of two ranks, beside two real ranks.
+"""``fastrot bench plan-check``: compares predictions of ``fastrot plan`` with runs of real ranks.
 
-Each round measures, on this machine: the step of one rank alone while others like it, which it does
-not talk to, keep the other cores (or GPUs) busy; all-reduces between ranks; and the real run of all
-ranks. The prediction sees only the first two. Every other round goes backwards, so that what else
-the machine does falls on both sides.
+Each round measures, on this machine: the step of one rank, while independent ranks keep the other
+cores (or GPUs) busy; all-reduces between ranks; and a real run of all ranks. The prediction uses
+only the first two. Every second round measures in reverse order, so that other load on the machine
+affects both sides.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fastrot.config import Config, load_config
 from fastrot.distributed.world import World, pick_device
 from fastrot.errors import UsageError
 
-RECIPE = "digits"  # embedded: there is nothing to name; images are synthetic
+RECIPE = "digits"  # embedded, so it needs no data; images are synthetic
 CASES = ("resnet18:64:16", "resnet50:64:8")
 _TIMES = ("alone", "predicted", "measured")
 
@@ -52,10 +52,10 @@ class Case:
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """Read ``MODEL:RESOLUTION:BATCH``.
+        """Parse ``MODEL:RESOLUTION:BATCH``.
 
         Raises:
-            UsageError: it is not that.
+            UsageError: the text has another form.
         """
         try:
             model, resolution, batch = text.split(":")
@@ -66,19 +66,19 @@ class Case:
             ) from None
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.resolution} px, {self.batch} images a rank"
+        return f"{self.model}, {self.resolution} px, {self.batch} images per rank"
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round found: seconds of a step, and the conditions they were measured in."""
+    """Results of one round: seconds per step, and the conditions of the measurement."""
 
-    alone: float  # of a rank that talks to nobody
+    alone: float  # of a rank that communicates with no other
     predicted: float  # of the run
     measured: float  # of the run
     overlap: float  # share of the all-reduce that the run hid, in [0, 1]
     link: Link  # measured between the ranks
-    foreign: float  # share of the cores that others used, the larger of the two runs'
+    foreign: float  # share of the cores used by others, the larger of both runs
 
     @property
     def error(self) -> float:
@@ -89,7 +89,7 @@ class Round:
 def compare(
     case: Case, config: Config, alone: Steps, together: Steps, link: Link, *, ranks: int
 ) -> Round:
-    """Predict a run from the steps of one rank and the link, and hold it against the run's."""
+    """Predict a run from the steps of one rank and the link, and compare it with the real run."""
     one, measured = (statistics.median(each.seconds) for each in (alone, together))
     on_gpu = pick_device(config.train.device, World()).type == "cuda"
     inputs = PlanInputs(
@@ -108,7 +108,7 @@ def compare(
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case and its rounds, of which the median counts."""
+    """One case and its rounds, whose medians are reported."""
 
     case: Case
     rounds: list[Round] = field(default_factory=list)
@@ -136,7 +136,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class PlanCheckReport(SavedReport):
-    """What was predicted and measured: settings, results, and the record of the machine."""
+    """Predictions and measurements, with the settings and the record of the machine."""
 
     results: Sequence[CaseResult]
     settings: Mapping[str, Any]
@@ -144,7 +144,7 @@ class PlanCheckReport(SavedReport):
 
     @property
     def exit_code(self) -> int:
-        """Return 70 if a prediction is further off than the bound."""
+        """Return 70 if the error of a prediction exceeds the bound, otherwise 0."""
         bound = self.settings["bound"]
         return 70 if any(abs(each.spread("error").median) > bound for each in self.results) else 0
 
@@ -154,14 +154,14 @@ class PlanCheckReport(SavedReport):
         return {"bench": "plan-check", "points": points, **self._conditions()}
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one object for each case that stands alone."""
+        """Return one self-contained object per case."""
         rest = {**key_fields(self.record), **self._conditions()}
         return [{"bench": "plan-check", **result.to_json(), **rest} for result in self.results]
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the report for people."""
         ranks = self.settings["ranks"]
-        table = Table(title=f"a step of {ranks} ranks: medians of the rounds", title_justify="left")
+        table = Table(title=f"steps of {ranks} ranks: medians of the rounds", title_justify="left")
         for head in ("", "one rank", "predicted", "measured", "error", "of rounds"):
             table.add_column(head, justify="right" if head else "left")
         for result in self.results:
@@ -174,7 +174,7 @@ class PlanCheckReport(SavedReport):
             )
         console.print(table)
         hidden = ", ".join(f"{each.spread('overlap', 100).median:.0f} %" for each in self.results)
-        beside = "beside others like it" if self.settings["neighbours"] else "on its own"
+        beside = "next to others like it" if self.settings["neighbours"] else "on its own"
         busy = max(result.spread("foreign", 100).high for result in self.results)
         console.print(
             f"one rank: {beside}, {self.settings['threads']} torch thread(s) each; overlap: "
@@ -189,7 +189,7 @@ class PlanCheckReport(SavedReport):
 
 @dataclass(frozen=True)
 class PlanCheckRequest:
-    """What ``fastrot bench plan-check`` is asked to predict and to measure.
+    """Options of ``fastrot bench plan-check``.
 
     Raises:
         UsageError: a value is wrong.
@@ -197,15 +197,15 @@ class PlanCheckRequest:
 
     cases: tuple[str, ...] = CASES  # as ``Case.parse`` reads them
     ranks: int = 2  # of the real runs, on this machine
-    threads: int = 1  # of torch, for each rank
-    rounds: int = 3  # of each case
-    steps: int = 20  # of a run that are counted, at least, once it is warm
+    threads: int = 1  # of torch, per rank
+    rounds: int = 3  # per case
+    steps: int = 20  # minimum number of steps per run that count, after the warm-up
     neighbours: bool = True
-    """Measure one rank while as many others as there are ranks do the same, each for itself: what
-    the ranks of a machine share (bandwidth of its memory, clocks) slows the record as the run."""
+    """Run as many independent copies as there are ranks while measuring one rank, so that shared
+    resources (memory bandwidth, clocks) slow it down as much as they slow the run."""
     overrides: tuple[str, ...] = ()  # further settings of all runs
     bound: float = 15.0  # largest error, in percent
-    deadline: float = 600.0  # seconds of a run
+    deadline: float = 600.0  # seconds per run
     progress: bool = True  # report progress on standard error
 
     def __post_init__(self) -> None:
@@ -214,12 +214,12 @@ class PlanCheckRequest:
         )
         if self.ranks < 2 or self.steps < 5:
             raise UsageError(
-                f"--ranks={self.ranks} --steps={self.steps}: two ranks and five steps at least"
+                f"--ranks={self.ranks} --steps={self.steps}: must be at least 2 ranks and 5 steps"
             )
 
 
 def run_plan_check(request: PlanCheckRequest) -> PlanCheckReport:
-    """Predict and measure.
+    """Predict and measure all cases.
 
     Raises:
         UsageError: a case or a setting is wrong.

@@ -1,4 +1,4 @@
-"""Ranks of one machine as processes that meet in a file: no port is opened for the rendezvous."""
+"""Ranks of one machine as processes with a rendezvous in a file, so that no port is opened."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _POLL_SECONDS = 0.05
 
 
 def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: float) -> str:
-    """Run ``python -m module ARGUMENTS`` as so many ranks.
+    """Run one process per rank of ``python -m module ARGUMENTS`` and wait for all.
 
-    The file lies in a folder that no other user can enter. When one rank fails, or the time is
-    over, all are ended.
+    The rendezvous file is in a folder that no other user can enter. If a rank fails or the deadline
+    passes, all ranks are ended.
 
     Args:
-        module: joins with ``distributed.joined``.
-        arguments: the same for all.
-        ranks: how many.
+        module: module that joins the group with ``distributed.joined``.
+        arguments: arguments of every rank.
+        ranks: number of ranks.
         deadline: seconds.
 
     Returns:
-        What rank 0 printed, errors and warnings included.
+        The output of rank 0, including errors and warnings.
 
     Raises:
-        RankLostError: a rank failed, with the last line of what it said; or the deadline passed.
+        RankLostError: a rank failed (the message has its last line), or the deadline passed.
     """
     with tempfile.TemporaryDirectory(prefix="fastrot-ranks-") as scratch, ExitStack() as stack:
         store, logs = Path(scratch, "store"), [Path(scratch, f"{r}.log") for r in range(ranks)]
@@ -58,6 +58,6 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
             time.sleep(_POLL_SECONDS)
         for rank, process in enumerate(processes):
             if process.returncode:
-                last = (logs[rank].read_text().strip().splitlines() or ["it said nothing"])[-1]
+                last = (logs[rank].read_text().strip().splitlines() or ["no output"])[-1]
                 raise RankLostError(f"rank {rank} ended with {process.returncode}: {last}")
         return logs[0].read_text()

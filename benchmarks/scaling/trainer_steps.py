@@ -1,4 +1,4 @@
-"""Real runs of ``fastrot train``, alone, side by side or as ranks of one: seconds of each step."""
+"""Step times of real runs of ``fastrot train``: one run, independent copies, or several ranks."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from fastrot.system.jsonl import read_json_lines
 from fastrot.system.processes import Child, end_children, signal_children, start_child
 
 _POLL_SECONDS = 0.1
-_WARM_UP = 5  # steps that are not counted: allocation, DDP's buckets, the neighbour's start
-_END_SECONDS = 60.0  # a checkpoint is written
+_WARM_UP = 5  # steps that are not counted: allocation, DDP's buckets, start of the other copies
+_END_SECONDS = 60.0  # time to write a checkpoint
 
 
 class TrainerError(FastrotError):
-    """A trainer failed, or left too few steps."""
+    """A trainer failed or took too long."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What was measured.
+    """Measured steps.
 
     Attributes:
-        seconds: of each step.
+        seconds: seconds of each step.
         foreign: share of the cores that others used meanwhile, in [0, 1].
     """
 
@@ -44,9 +44,9 @@ class Trainers:
     """Trainers that run at the same time.
 
     Attributes:
-        settings: of all, ``section.key=value``; a step is logged by itself.
-        copies: runs that know nothing of each other.
-        ranks: of each.
+        settings: settings of all trainers, ``section.key=value``; every step is logged.
+        copies: number of independent runs.
+        ranks: ranks per run.
     """
 
     settings: Sequence[str]
@@ -54,16 +54,16 @@ class Trainers:
     ranks: int = 1
 
     def run(self, scratch: Path, *, recipe: str, steps: int, deadline: float) -> Steps:
-        """Train until each copy has taken ``steps`` steps while all the others trained, too.
+        """Train until each copy has taken ``steps`` steps while all others were training as well.
 
         Args:
             scratch: an empty folder.
             recipe: a YAML file or a shipped recipe.
-            steps: of each copy, once all are warm.
+            steps: steps of each copy after the warm-up of all.
             deadline: seconds for everything.
 
         Raises:
-            TrainerError: a trainer ended by itself, or it took too long.
+            TrainerError: a trainer ended on its own, or training took too long.
         """
         cores, began = os.sched_getaffinity(0), time.monotonic()
         before = busy_seconds(cores) - cpu_seconds(os.getpid())
@@ -110,7 +110,7 @@ class Trainers:
         ]  # fmt: skip
 
     def _ends(self, scratch: Path) -> list[list[float]]:
-        """Return when each copy ended its steps while all were warm, in seconds since 1970."""
+        """Return when each copy ended its steps after the warm-up of all, in seconds since 1970."""
         ends = [
             [
                 line["time"]
@@ -126,11 +126,11 @@ class Trainers:
 
 
 def _last_words(log: Path) -> str:
-    words = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    words = log.read_text(errors="replace").strip().splitlines() or ["no output"]
     return next((word for word in words if word.startswith("fastrot:")), words[-1])
 
 
 def _end(processes: Sequence[Child]) -> None:
-    """End them, by a signal first, which the launcher of ranks passes on to its ranks."""
+    """End the processes, first by a signal that the launcher of ranks forwards to its ranks."""
     signal_children(processes, signal.SIGTERM)
     end_children(processes, patience=_END_SECONDS)

@@ -1,8 +1,8 @@
-"""Measure one cell: start its ranks, wait for them with a deadline, and write its record.
+"""Measures one cell: starts its ranks, waits for them with a deadline, and writes its record.
 
-The same code runs in the process of a local sweep and in each task of Slurm's job array (one a
-node). Whatever ends a cell, its record says so; but a cell that Slurm takes the machine away from
-leaves none: Slurm starts it again.
+The same code runs in the process of a local sweep and in each task of Slurm's job array (one per
+node). The record says how the cell ended. If Slurm takes the machine away, there is no record, and
+Slurm starts the cell again.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from fastrot.errors import FastrotError, PreemptedError, RankLostError
 from fastrot.system.processes import Child, end_children, signals_noted
 
 _POLL_SECONDS = 0.1
-_FOLLOW_SECONDS = 15.0  # for the other ranks, once one has failed
+_FOLLOW_SECONDS = 15.0  # for the other ranks to end, once one has failed
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-_WARNING_SECONDS = 90.0  # so much earlier than asked Slurm may tell of the time limit
-_LAST_WORDS = 4096  # bytes of a log that are looked at
+_WARNING_SECONDS = 90.0  # Slurm may send the signal of the time limit this much too early
+_LAST_WORDS = 4096  # bytes at the end of a log that are read
 
 
 class TakenAway(Exception):
-    """Slurm ends this start, and starts the cell again or has cancelled it."""
+    """Slurm ends this attempt, and starts the cell again or has cancelled it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a start of a cell ended.
+    """How an attempt at a cell ended.
 
     Attributes:
-        reason: why it failed, one line; None: it did not.
+        reason: why it failed, one line; None: it did not fail.
         code: exit code of the first rank that failed; negative: a signal; None: none failed.
-        result: what the main rank left.
+        result: contents of the main rank's result file.
     """
 
     reason: str | None
@@ -77,14 +77,14 @@ def run_cell(path: str) -> None:
         outcome = _run(job, path, task, Path(folder), received)
     seconds = time.monotonic() - began
     if task is not None and task.node:
-        return  # the first node's process writes
+        return  # the process on the first node writes the record
     others = (busy_seconds(cores) - busy) - (cpu_seconds(os.getpid()) - own)
     share = min(max(others / (seconds * max(len(cores), 1)), 0.0), 1.0)
     save_record(job, outcome, seconds=seconds, busy=share, task=task)
 
 
 def run_task(path: str) -> None:
-    """``run_cell`` as a task of a job: submitit calls it."""
+    """Run ``run_cell`` as a task of a job; submitit calls this."""
     try:
         run_cell(path)
     except TakenAway as error:
@@ -95,7 +95,7 @@ def run_task(path: str) -> None:
 def save_record(
     job: CellJob, outcome: Outcome, *, seconds: float, busy: float | None, task: SlurmTask | None
 ) -> CellRecord:
-    """Write what became of a start of a cell on this machine."""
+    """Write the record of an attempt at a cell on this machine, and return it."""
     result = outcome.result
     measured = None
     if result:
@@ -160,7 +160,7 @@ def _run(
     if reason is not None:
         return Outcome(f"{reason}{_last_words(job)}", None, {})
     if failed:
-        # A rank that only lost another one is not the one to blame.
+        # A rank that only lost another one is not the cause.
         rank = min(failed, key=lambda each: (failed[each] == RankLostError.exit_code, each))
         return Outcome(_blame(job, scratch, rank, failed[rank]), failed[rank], {})
     if first:
@@ -175,10 +175,10 @@ def _wait(
     task: SlurmTask | None,
     began: float,
 ) -> str | None:
-    """Until all ranks have ended, or must be ended; then the reason, unless a rank has its own.
+    """Wait until all ranks have ended or must be ended; return why, unless a rank gives a reason.
 
     Raises:
-        TakenAway: by Slurm.
+        TakenAway: Slurm takes the machine away.
     """
     end = began + job.deadline_s
     while True:
@@ -195,10 +195,10 @@ def _wait(
 
 
 def _told(job: CellJob, number: int, task: SlurmTask | None, began: float) -> str:
-    """What a signal of Slurm means: before the time limit it is a reason to fail.
+    """Interpret a signal of Slurm; one before the time limit gives a reason to fail.
 
     Raises:
-        TakenAway: the machine is wanted for something else.
+        TakenAway: the machine is needed for something else.
     """
     ran = time.monotonic() - began
     if number == signal.SIGUSR2 and task is not None:
@@ -207,7 +207,7 @@ def _told(job: CellJob, number: int, task: SlurmTask | None, began: float) -> st
         if left <= job.signal_delay_s + _WARNING_SECONDS:
             return f"over its time limit: stopped {left:.0f} s before it, after {ran:.0f} s"
         if task.node == 0:
-            requeue(task)  # a job that ends in its time of grace would not be started again
+            requeue(task)  # a job that ends in its grace time would not be started again
     raise TakenAway(f"stopped by {signal.Signals(number).name} after {ran:.0f} s")
 
 
@@ -216,23 +216,21 @@ def _blame(job: CellJob, scratch: Path, rank: int, code: int) -> str:
     try:
         return who + " ".join(error_file(scratch, rank).read_text(encoding="utf-8").split())
     except FileNotFoundError:
-        why = (
-            " (by somebody, or by the kernel for want of memory)" if code == -signal.SIGKILL else ""
-        )
+        why = " (perhaps by the kernel, for lack of memory)" if code == -signal.SIGKILL else ""
         return f"{who}{describe_code(code)}{why}{_last_words(job)}"
 
 
 def _last_words(job: CellJob) -> str:
-    """The last line of the log, if the start that has just ended wrote any."""
+    """Return the last line of the log, if the attempt that has just ended wrote any."""
     text = job.log.read_bytes()[-_LAST_WORDS:].decode(errors="replace")
     words = text.rpartition("--- start ")[2].strip().splitlines()[1:]
-    return f"; its last words: {words[-1].strip()[:200]}" if words else "; it said nothing"
+    return f"; its last output: {words[-1].strip()[:200]}" if words else "; it had no output"
 
 
 def failed_record(
     job: CellJob, reason: str, *, code: int | None = None, job_id: str | None = None, host: str
 ) -> CellRecord:
-    """The record of a cell that could not write its own, already saved."""
+    """Save and return the record of a cell that could not write its own."""
     record = save_record(job, Outcome(reason, code, {}), seconds=0.0, busy=None, task=None)
     record = replace(record, job=job_id, host=host)
     record.save(Path(job.folder))
@@ -240,9 +238,10 @@ def failed_record(
 
 
 def debug_cell(path: str) -> None:
-    """Measure the cell that a job file describes; one of several ranks as ``run_cell`` does.
+    """Measure the cell that a job file describes in this process, if it has one rank.
 
-    There is no deadline, and an error that is no FastrotError is raised as it is.
+    There is no deadline, and an error that is not a FastrotError is raised unchanged. A cell of
+    several ranks is measured by ``run_cell``.
     """
     job = read_job(path)
     if job.ranks > 1:

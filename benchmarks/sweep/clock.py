@@ -1,4 +1,4 @@
-"""Time of training steps, taken around them: they train as they would without a clock."""
+"""Timing of training steps from outside, so that they train as they would without a clock."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Repeat:
     """One measurement.
 
     Attributes:
-        steps: seconds of each step, from the end of the step before it to its own.
-        waited: seconds for the loader, of the rank that waited longest.
+        steps: seconds of each step, from the end of the previous step to its own end.
+        waited: seconds that the rank that waited longest spent waiting for the loader.
     """
 
     steps: Sequence[float]
@@ -30,11 +30,11 @@ class Repeat:
 
 
 class LoaderClock:
-    """A loader that knows how long it was waited for.
+    """A loader that measures how long training waits for it.
 
     Attributes:
-        waited: seconds in ``next`` so far.
-        first: seconds from the start of the loader to its first batch; None before.
+        waited: seconds spent in ``next`` so far.
+        first: seconds from the start of the loader to its first batch; None: not yet.
         last: the last batch.
     """
 
@@ -67,18 +67,18 @@ class LoaderClock:
 
 
 class StepClock:
-    """A step that notes when each call ended; the main rank's asks for a stop when it is enough.
+    """A step that records when each call ended; that of the main rank finally requests a stop.
 
-    On a GPU the ends are events of its stream: the host does not wait for them.
+    On a GPU the ends are events of its stream, so the host does not wait for them.
 
     Args:
-        step: what trains.
-        loader: what was waited for meanwhile.
+        step: the training step.
+        loader: its clock gives the time spent waiting for data.
         world: the ranks; the main one decides when a repeat is over.
-        stop: asked for when all repeats are measured.
+        stop: requested when all repeats are measured.
         warm_up: steps before the first repeat.
-        repeats: of them.
-        seconds: length of each.
+        repeats: number of repeats.
+        seconds: length of each repeat.
 
     Attributes:
         last: the batches of the last step.
@@ -111,14 +111,14 @@ class StepClock:
         return getattr(self._step, name)
 
     def __call__(self, batches: Sequence[Batch]) -> None:
-        """Train one step."""
+        """Train one step and record its end."""
         self._step(batches)
         self.last = batches
         self._calls += 1
         if self._calls < self._warm_up:
             return
         if self._calls == self._warm_up:
-            if self._on_gpu:  # or the first repeat would begin with the queue of the warm-up
+            if self._on_gpu:  # otherwise the first repeat would include queued warm-up steps
                 torch.cuda.synchronize(self._step.device)
             self._round_began = time.perf_counter()
         self._ends.append(self._end())
@@ -142,7 +142,7 @@ class StepClock:
         return event
 
     def repeats(self) -> list[Repeat]:
-        """What was measured, once training has stopped; all ranks ask for it together."""
+        """Return the measurements, once training has stopped; all ranks must call this together."""
         if self._on_gpu:
             torch.cuda.synchronize(self._step.device)
         ends = torch.tensor((self._rounds + [0] * self._repeats)[: self._repeats])

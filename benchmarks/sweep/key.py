@@ -1,4 +1,4 @@
-"""What a measurement depends on besides its settings: the code, the machine, the data."""
+"""Keys of measurements: what they depend on besides settings, that is, code, machine and data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def code_hash() -> str:
-    """Hash of the sources, of fastrot and what it is compiled from, and of what they run on."""
+    """Return a hash of fastrot's sources, compiled ones included, and of the packages they use."""
     package = Path(fastrot.__file__).parent
     files = {
         path
@@ -36,7 +36,7 @@ def code_hash() -> str:
 
 
 def host_name() -> str:
-    """What tells this machine from others, without its name: processor, cores, GPUs."""
+    """Return what distinguishes this machine, without its name: processor, cores, GPUs."""
     record = environment_record()
     gpus = sorted(_gpus())
     kinds = ", ".join(f"{gpus.count(kind)} x {kind}" for kind in dict.fromkeys(gpus))
@@ -44,7 +44,7 @@ def host_name() -> str:
 
 
 def _gpus() -> Iterator[str]:
-    """Names of NVIDIA's GPUs, as their driver tells them: no reason to load torch."""
+    """Yield the names of NVIDIA GPUs from the driver, which does not require torch."""
     for path in _GPUS.glob("*/information"):
         for line in path.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -53,19 +53,19 @@ def _gpus() -> Iterator[str]:
 
 
 def slurm_place(slurm: SweepSlurmSettings) -> str:
-    """What is known of a cluster's machine before the job runs: what was asked for."""
+    """Return what is known of a cluster's machine before the job runs: what was requested."""
     keys = ("partition", "constraint", "cpus_per_task", "gpus_per_node", "mem_gb")
     return "slurm, " + ", ".join(f"{key} {getattr(slurm, key)}" for key in keys)
 
 
 def cell_key(sweep: SweepSettings, cell: Cell, *, code: str, place: str) -> str:
-    """Name of a cell's files: two cells have the same if their measurements mean the same.
+    """Return the name of a cell's files, which is the same for equivalent measurements.
 
     Args:
-        sweep: how it is measured.
-        cell: what is measured.
-        code: of ``code_hash``.
-        place: of ``host_name`` or ``slurm_place``.
+        sweep: how the cell is measured.
+        cell: the cell.
+        code: result of ``code_hash``.
+        place: result of ``host_name`` or ``slurm_place``.
     """
     tree: Mapping[str, Any] = {
         "kind": sweep.kind,
@@ -80,7 +80,7 @@ def cell_key(sweep: SweepSettings, cell: Cell, *, code: str, place: str) -> str:
 
 
 def _data_state(name: str | None) -> list[Any]:
-    """Size and time of a file: another file of the same name is measured anew."""
+    """Return size and time of a file, so that another file of the same name is measured again."""
     path = Path(name or "")
     if name is None or not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""One rank of a cell: the trainer itself for a while, then its loader alone and its step alone."""
+"""One rank of a cell: runs the trainer for a while, then its loader alone and its step alone."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from fastrot.training.step import TrainStep
 from fastrot.training.trainer import Trainer
 
 _ENDLESS_EPOCHS = 1e6
-_MOST_EPOCHS = 10**6  # as integers: a loader alone never comes to so many
+_MOST_EPOCHS = 10**6  # more than a loader alone ever reaches
 
 
 def measure(job: CellJob, scratch: Path) -> tuple[Measured, Config]:
-    """Measure a cell; every rank of it calls this, and all get the same.
+    """Measure a cell; all its ranks call this and get the same result.
 
     Args:
-        job: what to measure.
-        scratch: folder for what a run writes; removed afterwards by whoever made it.
+        job: the cell to measure.
+        scratch: folder for files of the run; its creator removes it afterwards.
 
     Returns:
         The measurements, and the configuration with every ``auto`` resolved.
 
     Raises:
-        FastrotError: it cannot run here.
+        FastrotError: the cell cannot run here.
     """
     config = validate(dict(job.config), f"cell {job.key}")
     config = with_values(config, {"train.epochs": _ENDLESS_EPOCHS})
@@ -66,7 +66,7 @@ def measure(job: CellJob, scratch: Path) -> tuple[Measured, Config]:
 
 
 def _loader(run: ResolvedRun, data: RunData) -> Loader:
-    """The loader of training images, as a run has it."""
+    """Return the loader of training images, as in a run."""
     config = run.config
     spec = LoaderSpec(
         dataset=data.train,
@@ -94,25 +94,25 @@ class _Losses:
         self._sum, self._steps = 0.0, 0
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers of an interval; those that began in the warm-up count from its end."""
+        """Add the loss of an interval; one that began in the warm-up counts from its end."""
         if step > self._last:
             self._sum += metrics["loss"] * (step - self._last)
             self._steps += step - self._last
             self._last = step
 
     def validating(self, *, step: int, batch: int, batches: int) -> None:
-        """Nothing is validated here."""
+        """Do nothing: there is no validation."""
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing is validated here."""
+        """Do nothing: there is no validation."""
 
     def message(self, text: str) -> None:
-        """One line."""
+        """Print a line."""
         _say(text)
 
     @property
     def mean(self) -> float | None:
-        """Over the measured steps."""
+        """Return the mean over the measured steps; None: there are none."""
         return self._sum / self._steps if self._steps else None
 
 
@@ -120,7 +120,7 @@ def _trainer(job: CellJob, parts: Trainer, world: World, device: torch.device) -
     from fastrot.benchmarks.common.roofline import layers_of, step_flops  # takes a second to load
 
     config = parts.config
-    stop = StopRequest()  # never entered: no signal sets it, only the clock of the main rank
+    stop = StopRequest()  # never entered, so only the clock of the main rank sets it, no signal
     loader = LoaderClock(parts.loader)
     clock = StepClock(parts.step, loader, world, stop, warm_up=job.warm_up_steps,
                       repeats=job.repeats, seconds=job.seconds)  # fmt: skip
@@ -132,9 +132,9 @@ def _trainer(job: CellJob, parts: Trainer, world: World, device: torch.device) -
                 report=losses, snapshot=parts.snapshot, validate=None)  # fmt: skip
     try:
         loop.run(stop)
-    except PreemptedError:  # how the loop ends when it is asked to
+    except PreemptedError:  # the loop ends in this way when a stop is requested
         pass
-    del loop  # with what it had drawn
+    del loop  # and the batches that it holds
     repeats = clock.repeats()
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device)
@@ -202,7 +202,7 @@ def _loader_rates(
     warm_up: int = 3,
     batches: list[float] | None = None,
 ) -> list[float]:
-    """Source images/s of this rank in each repeat, once what lay ready is used up."""
+    """Return source images/s of this rank in each repeat, after the batches prepared ahead."""
     stream = _endless(loader, epoch)
     for _ in range(warm_up):
         next(stream)
@@ -236,9 +236,9 @@ def _step_alone(
     world: World,
     device: torch.device,
 ) -> float:
-    """Source images/s over all ranks with batches that are there already.
+    """Return source images/s over all ranks, with batches that are already there.
 
-    All ranks take the same number of steps: they wait for each other in each.
+    All ranks take the same number of steps, because they wait for each other in each.
     """
     count = int(world.copy_from_main(torch.tensor([max(3.0, seconds / step_seconds)])))
     parts.step(batches)
@@ -258,13 +258,13 @@ def _settled(device: torch.device) -> None:
 
 
 def _worst(world: World, values: Sequence[float]) -> list[float]:
-    """The largest of each over the ranks."""
+    """Return the maximum of each value over the ranks."""
     worst: list[float] = world.max(torch.tensor(values, dtype=torch.float64)).tolist()
     return worst
 
 
 def _total(world: World, value: float) -> float:
-    """Over the ranks, which all work at the same time."""
+    """Return the sum over the ranks, which all work at the same time."""
     return float(world.sum(torch.tensor([value], dtype=torch.float64)))
 
 

@@ -1,4 +1,4 @@
-"""Which cells of a sweep are still to be measured, by what its folder already holds."""
+"""Decides which cells of a sweep must still be measured, from the records in its folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastrot.benchmarks.sweep.settings import Cell
 from fastrot.errors import BadDataError
 
 SUPERSEDED = "superseded"
-# Exit codes that tell of the machine or of other processes, not of the cell: a lost rank, a
-# failed disk, a preemption.
+# Exit codes whose cause is the machine or another process, not the cell: a lost rank, a failed
+# disk, a preemption.
 _CHANCE = {69, 74, 75}
 
 
@@ -23,10 +23,9 @@ class PendingCells:
 
     Attributes:
         cells: all of them, in the order of the grid.
-        done: records of those that are measured already.
-        known: records of those that failed by themselves, and would fail again.
-        missing: records of those that were tried and ended by chance; they are to be measured
-            again.
+        done: records of cells that are already measured.
+        known: records of cells that failed on their own and would fail again.
+        missing: records of cells that failed by chance and will be measured again.
     """
 
     cells: Mapping[str, Cell]
@@ -36,14 +35,14 @@ class PendingCells:
 
     @property
     def to_measure(self) -> list[str]:
-        """Keys of the cells that are left, in the order of the grid."""
+        """Return the keys of the cells still to be measured, in the order of the grid."""
         return [key for key in self.cells if key not in self.done and key not in self.known]
 
 
 def would_fail_again(record: CellRecord) -> bool:
-    """Whether a failure is the cell's own: it left with an exit code that says so.
+    """Return whether a failure is the cell's own, by its exit code.
 
-    One that was killed, or ran out of time, may have been unlucky.
+    A cell that was killed or ran out of time may succeed the next time.
     """
     return (record.exit_code or 0) > 0 and record.exit_code not in _CHANCE
 
@@ -51,13 +50,13 @@ def would_fail_again(record: CellRecord) -> bool:
 def find_pending(
     folder: Path, cells: Mapping[str, Cell], *, retry_failed: bool, look_only: bool
 ) -> PendingCells:
-    """Look what the folder holds; records of other code, settings or machines are put aside.
+    """Read the records in the folder; set those of other code, settings or machines aside.
 
     Args:
-        folder: of the sweep.
-        cells: by key.
-        retry_failed: measure again what failed by itself.
-        look_only: leave the folder as it is.
+        folder: folder of the sweep.
+        cells: all cells, by key.
+        retry_failed: also measure cells again that failed on their own.
+        look_only: do not change the folder.
     """
     if not look_only:
         _put_aside(folder, cells)
@@ -71,7 +70,7 @@ def find_pending(
         try:
             record = read_cell(path)
         except BadDataError:
-            continue  # damaged: measured anew, which replaces it
+            continue  # damaged: measuring the cell again replaces it
         if record.status == "done":
             done[key] = record
         elif would_fail_again(record) and not retry_failed:
@@ -82,7 +81,7 @@ def find_pending(
 
 
 def _put_aside(folder: Path, cells: Mapping[str, Cell]) -> None:
-    """A report reads all of ``cells``: what is no cell of this sweep now waits elsewhere."""
+    """Move records of other cells out of ``cells``, which reports read, and those of cells back."""
     inside, outside = folder / "cells", folder / "cells" / SUPERSEDED
     for path in inside.glob("*.json"):
         if path.stem not in cells:

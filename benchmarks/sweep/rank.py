@@ -1,6 +1,6 @@
-"""A rank of a cell as a process: ``python -m fastrot.benchmarks.sweep.rank JOB.json SCRATCH``.
+"""Process of one rank of a cell: ``python -m fastrot.benchmarks.sweep.rank JOB.json SCRATCH``.
 
-It leaves ``result.json`` (the main rank) or ``error-<rank>.txt`` in SCRATCH, and an exit code.
+It writes ``result.json`` (the main rank) or ``error-<rank>.txt`` to SCRATCH, and exits with a code.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from fastrot.benchmarks.sweep.record import read_job
 from fastrot.errors import FastrotError
 
 RESULT = "result.json"
-_FAILED = 1  # what Python leaves with after an error that nobody caught
+_FAILED = 1  # Python's exit code after an uncaught error
 
 
 def error_file(scratch: Path, rank: int) -> Path:
-    """Where a rank leaves its last words."""
+    """Return the file for a rank's error."""
     return scratch / f"error-{rank}.txt"
 
 
 def main(path: str, folder: str) -> int:
-    """Measure, and say how it went."""
+    """Measure, and return the exit code."""
     from fastrot.benchmarks.sweep.measure import measure
     from fastrot.distributed.world import read_world
     from fastrot.training.failures import translate_oom
@@ -39,7 +39,7 @@ def main(path: str, folder: str) -> int:
         )
         print(f"fastrot: {error}", file=sys.stderr)
         return error.exit_code
-    except Exception as error:  # whatever it is, the cell's record tells of it
+    except Exception as error:  # the cell's record reports any error
         line = (str(error).strip() or "no message").splitlines()[0]
         error_file(scratch, world.rank).write_text(
             f"{type(error).__name__}: {line}", encoding="utf-8"

@@ -1,14 +1,14 @@
-"""The files of each cell of a sweep: its job, and what it leaves, a record.
+"""The files of each cell of a sweep: its job and its record.
 
-Each is one JSON file, written at once or not at all.
+Each is one JSON file, written atomically.
 
 The folder of a sweep::
 
-    sweep.yaml            what was asked for, resolved; --data and --set; key and axes of each cell
-    cells/<key>.json      one record a cell, done or failed
-    cells/<key>.log       what its processes said
+    sweep.yaml            the sweep, resolved; --data and --set; key and axes of each cell
+    cells/<key>.json      one record per cell, done or failed
+    cells/<key>.log       output of its processes
     cells/superseded/     records of other code, settings or machines; not read by reports
-    jobs/                 what submitit keeps
+    jobs/                 jobs, and files of submitit
     report.html  report.csv  report.json
 """
 
@@ -30,22 +30,22 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """What a cell measured once it was warm; None where it could not be.
+    """Measurements of a cell after its warm-up; None: could not be measured.
 
     Attributes:
-        ranks: processes that trained together, one a GPU (or one a share of the CPU).
-        nodes: machines.
-        global_batch: source images a step over all ranks.
-        views: of an image.
-        images_per_s: source images/s over all ranks, one value a repeat.
+        ranks: processes that trained together, one per GPU (or per share of the CPU).
+        nodes: number of machines.
+        global_batch: source images per step over all ranks.
+        views: views per image.
+        images_per_s: source images/s over all ranks, one value per repeat.
         steps_ms: p50, p95 and p99 of a step, milliseconds, over all repeats.
-        data_wait: share of the time that steps waited for data, in [0, 1], one value a repeat.
+        data_wait: share of the time that steps waited for data, in [0, 1], one value per repeat.
         first_batch_s: seconds from the start of the loader to its first batch.
-        loader_images_per_s: of the loader alone over all ranks.
-        compute_images_per_s: of the step alone over all ranks, its batches made already.
-        flops_per_view: of a training step, multiply and add counted apart.
+        loader_images_per_s: rate of the loader alone, over all ranks.
+        compute_images_per_s: rate of the step alone, with ready batches, over all ranks.
+        flops_per_view: FLOPs of a training step; a multiply-add counts as two.
         peak_flops: dense peak of one rank's device in the precision used, FLOP/s.
-        memory_bytes: most of a rank: of the GPU, or resident without one.
+        memory_bytes: peak of the rank that used the most: on the GPU, or resident without one.
         loss: mean over the measured steps.
         busy: share of this machine's cores that other programs used meanwhile, in [0, 1].
     """
@@ -75,18 +75,18 @@ class CellRecord:
         key: hash of configuration, code and host: the name of its files.
         sweep: name of the sweep.
         kind: what is measured: ``train`` (the whole trainer) or ``loader`` (the loader alone).
-        axes: where in the grid it lies, e.g. ``{"data.workers": 2, "ranks": 1}``.
+        axes: its point in the grid, e.g. ``{"data.workers": 2, "ranks": 1}``.
         config: the whole resolved configuration of the run, as plain values.
         code: hash of the sources that ran, or the commit.
-        host: what tells machines apart, without their names: processor, cores, GPUs.
+        host: what distinguishes machines, without their names: processor, cores, GPUs.
         status: ``done`` or ``failed``.
-        reason: why it failed, one line; None if it did not.
-        exit_code: of the cell's process; negative: the signal that killed it.
-        attempts: times it was started, requeues included.
-        seconds: of the last attempt.
+        reason: why it failed, one line; None: it did not fail.
+        exit_code: exit code of the cell's process; negative: the signal that killed it.
+        attempts: number of starts, including requeues.
+        seconds: duration of the last attempt.
         job: id of the cluster's job, or None.
-        record: ``machine_record()`` of where it ran: fingerprint of the environment.
-        measured: None if it failed.
+        record: ``machine_record()`` of the machine: fingerprint of the environment.
+        measured: the measurements; None: it failed.
     """
 
     key: str
@@ -107,7 +107,7 @@ class CellRecord:
     format: int = field(default=FORMAT)
 
     def save(self, folder: Path) -> Path:
-        """Write it into the ``cells`` of a sweep's folder; an older record of the key goes."""
+        """Write the record to ``cells`` in a sweep's folder, replacing an older one of this key."""
         path = folder / "cells" / f"{self.key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(self))
@@ -121,7 +121,7 @@ def read_cell(path: Path) -> CellRecord:
     """Read one record.
 
     Raises:
-        BadDataError: the file is no record of a cell.
+        BadDataError: the file is not the record of a cell.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -131,20 +131,20 @@ def read_cell(path: Path) -> CellRecord:
 
 
 def cell_of_json(tree: Any, path: Path) -> CellRecord:
-    """Make a record out of the plain values that ``asdict`` made of it.
+    """Build a record from plain values, as made by ``asdict``.
 
     Args:
-        tree: of one record; fields that are not known are left out.
-        path: the file they are from.
+        tree: plain values of one record; unknown fields are ignored.
+        path: file that they come from, for errors.
 
     Raises:
-        BadDataError: a field is missing or of the wrong type, or the format is another.
+        BadDataError: a field is missing or of the wrong type, or the format is unknown.
     """
     if not isinstance(tree, dict):
         raise _no_record(path, "not an object")
     if (version := tree.get("format")) != FORMAT:
         raise BadDataError(
-            f"{path}: format {version}, and this fastrot reads format {FORMAT}; measure the cell "
+            f"{path}: format {version}, but this fastrot reads format {FORMAT}; measure the cell "
             "again"
         )
     try:
@@ -162,10 +162,10 @@ def _no_record(path: Path, why: str) -> BadDataError:
 
 
 def read_cells(folder: Path) -> list[CellRecord]:
-    """All records of a sweep's folder, in the order of their axes.
+    """Return all records in a sweep's folder, in the order of their axes.
 
     Raises:
-        BadDataError: one of them is damaged.
+        BadDataError: a record is damaged.
     """
     records = [read_cell(path) for path in sorted((folder / "cells").glob("*.json"))]
     return sorted(records, key=lambda record: json.dumps(record.axes, sort_keys=True))
@@ -179,20 +179,20 @@ class CellJob:
         key: name of its files.
         sweep: name of the sweep.
         kind: what is measured.
-        axes: where it lies in the grid.
-        config: of its run, resolved but for ``auto``.
-        ranks: processes over all machines.
-        nodes: machines.
-        repeats: measurements.
-        seconds: length of each.
-        warm_up_steps: before the first.
-        deadline_s: longest time of it all.
-        time_min: Slurm's limit.
-        signal_delay_s: so long before it Slurm sends its signal.
-        attempts: times that it was started before.
+        axes: its point in the grid.
+        config: configuration of its run, resolved except for ``auto``.
+        ranks: number of processes over all machines.
+        nodes: number of machines.
+        repeats: number of measurements.
+        seconds: length of each measurement.
+        warm_up_steps: steps before the first measurement.
+        deadline_s: maximum duration of the whole cell.
+        time_min: Slurm's time limit, minutes.
+        signal_delay_s: seconds before that limit at which Slurm sends its signal.
+        attempts: number of earlier starts.
         code: hash of the sources.
-        folder: of the sweep.
-        command: that asked for it, without private paths.
+        folder: folder of the sweep.
+        command: command that requested it, without private paths.
     """
 
     key: str
@@ -215,16 +215,16 @@ class CellJob:
 
     @property
     def log(self) -> Path:
-        """What its processes say."""
+        """Return the file for the output of its processes."""
         return Path(self.folder) / "cells" / f"{self.key}.log"
 
     def save(self) -> Path:
-        """Write it where the process that measures will look."""
+        """Write the job where the measuring process reads it, and return that path."""
         path = Path(self.folder) / "jobs" / f"{self.key}.json"
         write_json(path, asdict(self))
         return path
 
 
 def read_job(path: str | Path) -> CellJob:
-    """The job in a file that ``save`` has written."""
+    """Read a job from a file that ``save`` has written."""
     return CellJob(**json.loads(Path(path).read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""``fastrot bench sweep``: every cell of a grid measured once, here or on a cluster.
+"""``fastrot bench sweep``: measures every cell of a grid once, here or on a cluster.
 
-A cell that fails is recorded with its reason. What is recorded for the same settings, code and
-machine is not measured again, so the same command goes on with an interrupted sweep.
+A cell that fails is recorded with the reason. Cells already recorded for the same settings, code
+and machine are not measured again, so the same command resumes an interrupted sweep.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from fastrot.system.files import write_atomic
 from fastrot.system.lock import RunLock
 
 CLUSTERS = ("slurm", "local", "debug")
-_QUIET_SECONDS = 30.0  # between two lines about jobs that wait
+_QUIET_SECONDS = 30.0  # between two lines about waiting jobs
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What the user asked for.
+    """Options of ``fastrot bench sweep``.
 
     Attributes:
         sweep: YAML file, or name of a shipped sweep.
-        data: images in place of the recipe's.
+        data: images to use instead of the recipe's.
         out: folder of the sweep; None: ``runs/`` and its name.
-        cluster: ``slurm``: a job array. ``local``: here, one cell after the other, each rank a
-            process. ``debug``: in this process where a cell has one rank.
+        cluster: ``slurm``: a job array. ``local``: here, one cell after the other, one process per
+            rank. ``debug``: in this process, if a cell has one rank.
         overrides: ``key=value``.
         dry_run: measure nothing.
-        retry_failed: measure again what failed by itself.
-        progress: say on standard error how far it is.
+        retry_failed: also measure cells again that failed on their own.
+        progress: report progress on standard error.
     """
 
     sweep: str
@@ -66,12 +66,12 @@ class SweepRequest:
 
 
 def run_sweep(request: SweepRequest) -> SweepSummary:
-    """Measure what is missing of a sweep.
+    """Measure the missing cells of a sweep.
 
     Raises:
         UsageError: the sweep or an option is wrong.
-        MismatchError: another process measures into the same folder.
-        PreemptedError: a signal came; what is measured is kept.
+        MismatchError: another process is measuring into the same folder.
+        PreemptedError: a signal stopped the sweep; finished cells are kept.
     """
     if request.cluster not in CLUSTERS:
         raise UsageError(f"--cluster={request.cluster!r}: choose {', '.join(CLUSTERS)}")
@@ -92,7 +92,7 @@ def run_sweep(request: SweepRequest) -> SweepSummary:
 
 
 def _check_data(cells: Sequence[Cell]) -> None:
-    """Before the first cell: all would fail, one after the other."""
+    """Check that the data exists before the first cell; otherwise all would fail, one by one."""
     for named in dict.fromkeys(str(cell.config.data.train) for cell in cells):
         if not named.startswith("embedded:") and "{" not in named and not Path(named).exists():
             raise UsageError(f"{named}: no such file or folder; check --data")
@@ -104,7 +104,7 @@ def _check_gpus(settings: SweepSettings, cells: Sequence[Cell]) -> None:
         if most is not None and cell.ranks // cell.nodes > most:
             raise UsageError(
                 f"sweep {settings.name}: {cell.ranks} ranks on {cell.nodes} nodes need "
-                f"{cell.ranks // cell.nodes} GPUs each, and slurm.gpus_per_node={most}; raise it, "
+                f"{cell.ranks // cell.nodes} GPUs each, but slurm.gpus_per_node={most}; raise it, "
                 "or exclude the cell"
             )
 
@@ -132,7 +132,7 @@ class _Sweep:
         )
 
     def run(self) -> SweepSummary:
-        """Measure, and sum up."""
+        """Measure the cells, and return the summary."""
         pending, todo = self._pending, self._pending.to_measure
         self._countdown = Countdown(len(todo), console=self._console)
         self._tell(pending, todo)
@@ -151,7 +151,7 @@ class _Sweep:
         return self._summary(dry=False)
 
     def _write_sweep(self) -> None:
-        """``sweep.yaml``: the sweep, what the command gave, the cells: a report misses none."""
+        """Write ``sweep.yaml``: the sweep, the options, and all cells, for a complete report."""
         cells = [{"key": key, "axes": dict(cell.axes)} for key, cell in self._pending.cells.items()]
         request = self._request
         given = {
@@ -165,14 +165,14 @@ class _Sweep:
         say = self._countdown.message
         say(f"sweep {self._settings.name}: {len(pending.cells)} cells in {self._folder}")
         if pending.done:
-            say(f"{len(pending.done)} are measured already")
+            say(f"{len(pending.done)} are already measured")
         for key, record in pending.known.items():
             say(
-                "known to fail, not tried again (--retry-failed does): "
+                "known to fail, not tried again (--retry-failed tries again): "
                 f"{pending.cells[key].title}: {record.reason}"
             )
         for key, record in pending.missing.items():
-            say(f"to be tried again: {pending.cells[key].title}: {record.reason}")
+            say(f"will be tried again: {pending.cells[key].title}: {record.reason}")
         say(f"{len(todo)} to measure")
 
     def _job(self, key: str, cell: Cell) -> CellJob:
@@ -204,8 +204,8 @@ class _Sweep:
                 measure(str(self._folder / "jobs" / f"{key}.json"))
             except TakenAway as error:
                 raise PreemptedError(
-                    f"{error}: the cell at work has no record, all others are kept; the same "
-                    "command goes on"
+                    f"{error}: the current cell has no record, all others are kept; the same "
+                    "command continues"
                 ) from None
             yield read_cell(self._folder / "cells" / f"{key}.json")
 
@@ -214,9 +214,7 @@ class _Sweep:
         say = self._countdown.message
         living = slurm.attach(list(jobs))
         if living:
-            say(
-                f"{len(living)} wait or run since an earlier command: job {', '.join(slurm.arrays)}"
-            )
+            say(f"{len(living)} queued or running from before: job {', '.join(slurm.arrays)}")
         fresh = [key for key in jobs if key not in living]
         if fresh:
             yield from slurm.submit(fresh, self._settings.name, self._settings.slurm)
@@ -231,7 +229,7 @@ class _Sweep:
             yield from slurm.wait(_JobLines(say))
         except KeyboardInterrupt:
             say(
-                f"interrupted; jobs go on: {', '.join(slurm.arrays)} (scancel stops them); the "
+                f"interrupted; jobs continue: {', '.join(slurm.arrays)} (scancel stops them); the "
                 "same command waits for them again"
             )
             raise
@@ -255,7 +253,7 @@ class _Sweep:
 
 
 class _JobLines:
-    """A line about the jobs when they stand otherwise, or when nothing was said for long."""
+    """Prints a line about the jobs when their state changes, or after a long silence."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -263,7 +261,7 @@ class _JobLines:
         self._at = -math.inf
 
     def __call__(self, running: int, waiting: int, why: str) -> None:
-        """Jobs that run, jobs that wait, and Slurm's word why."""
+        """Report the number of running and of waiting jobs, and Slurm's reason."""
         line = f"{running} running, {waiting} waiting" + (f" ({why})" if why else "")
         if line != self._last or time.monotonic() - self._at > _QUIET_SECONDS:
             self._last, self._at = line, time.monotonic()

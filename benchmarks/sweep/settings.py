@@ -1,10 +1,10 @@
-"""What a sweep measures: a YAML file of axes, and the cells that they span.
+"""Settings of a sweep: a YAML file of axes, and the cells that they span.
 
 An axis is a key of the configuration (``data.workers``, ``train.precision``), or one of
 
-- ``ranks``: processes that train together, over all machines;
-- ``nodes``: machines, a divisor of ``ranks``;
-- ``batch_per_rank``: source images a step of each rank: ``train.global_batch`` is so many times
+- ``ranks``: number of processes that train together, over all machines;
+- ``nodes``: number of machines, a divisor of ``ranks``;
+- ``batch_per_rank``: source images per step and rank; ``train.global_batch`` is this times
   ``ranks``.
 """
 
@@ -30,10 +30,10 @@ Value = bool | int | float | str | None
 
 
 class SweepSettings(Section):
-    """A sweep."""
+    """Settings of a sweep."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-    """Of the sweep, and of its jobs."""
+    """Name of the sweep and of its jobs."""
     kind: Literal["train", "loader"] = "train"
     """train: the whole trainer. loader: the loader alone."""
     recipe: str | None = None
@@ -41,19 +41,19 @@ class SweepSettings(Section):
     set: dict[str, Any] = Field(default={})
     """Settings that all cells share, by key."""
     grid: dict[str, Annotated[list[Value], Field(min_length=1)]]
-    """The axes: a list of values for each key."""
+    """The axes: a list of values per key."""
     exclude: list[dict[str, Value]] = Field(default=[])
-    """Cells that are left out: those that have all the values of one of these."""
+    """Cells to leave out: those that have all the values of an entry."""
     repeats: Annotated[int, Field(ge=1)] = 3
-    """Measurements of a cell, one after the other, once it is warm."""
+    """Measurements per cell, one after the other, after the warm-up."""
     seconds: Annotated[float, Field(gt=0)] = 20.0
     """Length of a measurement, seconds."""
     warm_up_steps: Annotated[int, Field(ge=1)] = 20
-    """Steps before the first measurement: compilation, recording, caches."""
+    """Steps before the first measurement, for compilation, graph capture and caches."""
     deadline_s: Annotated[float, Field(gt=0)] = 900.0
-    """Longest time of a cell, start-up included, seconds."""
+    """Maximum duration of a cell, including start-up, seconds."""
     slurm: SweepSlurmSettings = SweepSlurmSettings()
-    """With --cluster slurm."""
+    """Settings for --cluster slurm."""
 
     @model_validator(mode="after")
     def _axes(self) -> SweepSettings:
@@ -62,16 +62,16 @@ class SweepSettings(Section):
         for key in (*self.grid, *self.set):
             if key not in (*_OWN_AXES, *known_keys()):
                 raise ValueError(
-                    f"{key!r} is no setting and none of {', '.join(_OWN_AXES)}; "
-                    "`fastrot train --help` tells of --set"
+                    f"{key!r} is neither a setting nor one of {', '.join(_OWN_AXES)}; "
+                    "`fastrot train --help` describes --set"
                 )
         for part in self.exclude:
             if unknown := [key for key in part if key not in self.grid]:
-                raise ValueError(f"exclude: {', '.join(unknown)} is no axis of the grid")
+                raise ValueError(f"exclude: {', '.join(unknown)} is not an axis of the grid")
             if not part:
                 raise ValueError("exclude: an empty entry would leave out every cell")
         if "batch_per_rank" in self.grid and "train.global_batch" in self.grid:
-            raise ValueError("batch_per_rank and train.global_batch say the same; keep one axis")
+            raise ValueError("batch_per_rank and train.global_batch conflict; keep only one axis")
         return self
 
 
@@ -80,10 +80,10 @@ class Cell:
     """One point of the grid.
 
     Attributes:
-        axes: where it lies.
-        config: of its run.
-        ranks: processes over all machines.
-        nodes: machines.
+        axes: its value on each axis.
+        config: configuration of its run.
+        ranks: number of processes over all machines.
+        nodes: number of machines.
     """
 
     axes: Mapping[str, Any]
@@ -93,7 +93,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """Its place in the grid, on one line."""
+        """Return its point in the grid, on one line."""
         return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.axes.items())
 
 
@@ -102,8 +102,7 @@ def load_sweep(name_or_path: str, overrides: Sequence[str] = ()) -> SweepSetting
 
     Args:
         name_or_path: as for a recipe.
-        overrides: ``key=value``; a key of the sweep (``seconds``, ``slurm.partition``) changes
-            the sweep, any other one is a setting of every cell.
+        overrides: ``key=value`` with keys of the sweep (``seconds``, ``slurm.partition``).
 
     Raises:
         UsageError: unknown file, unknown key, or a value that breaks a rule.
@@ -114,7 +113,7 @@ def load_sweep(name_or_path: str, overrides: Sequence[str] = ()) -> SweepSetting
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides of the sweep, and those of its cells."""
+    """Return the overrides of the sweep, and those of its cells."""
     own: list[str] = []
     cells: list[str] = []
     for override in overrides:
@@ -127,16 +126,16 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 def cells_of(
     sweep: SweepSettings, *, data: Path | None = None, overrides: Sequence[str] = ()
 ) -> list[Cell]:
-    """The cells in the order of the grid, the last axis changing fastest.
+    """Return the cells in the order of the grid, in which the last axis changes fastest.
 
     Args:
-        sweep: what spans them.
-        data: images in place of those that recipe and sweep name.
-        overrides: ``key=value``, stronger than the recipe and ``set``.
+        sweep: the sweep that they belong to.
+        data: images to use instead of those in the recipe and the sweep.
+        overrides: ``key=value``; they take precedence over the recipe and ``set``.
 
     Raises:
-        UsageError: a cell is impossible: a value that a setting refuses, ranks that cannot be
-            shared between nodes, no data.
+        UsageError: a cell is impossible: a setting refuses a value, ranks cannot be divided
+            equally between nodes, or there is no data.
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
@@ -155,7 +154,7 @@ def _cells(sweep: SweepSettings, data: Path | None, overrides: Sequence[str]) ->
     if data is not None:
         shared.append(("data.train", os.path.abspath(data)))
     shared += overrides
-    # A cell trains for as long as it is measured, and nothing else.
+    # A cell only trains, and only as long as it is measured.
     shared += [("data.val", None), ("train.max_steps", None), ("train.checkpoint_steps", None)]
     own = {key: value for key, value in sweep.set.items() if key in _OWN_AXES}
     for values in itertools.product(*sweep.grid.values()):
@@ -165,7 +164,7 @@ def _cells(sweep: SweepSettings, data: Path | None, overrides: Sequence[str]) ->
         ranks, nodes = (_count(name, {**own, **axes}.get(name, 1)) for name in ("ranks", "nodes"))
         if ranks % nodes:
             raise UsageError(
-                f"sweep {sweep.name}: {ranks} ranks on {nodes} nodes cannot be shared equally; "
+                f"sweep {sweep.name}: {ranks} ranks on {nodes} nodes cannot be divided equally; "
                 f"exclude {{ranks: {ranks}, nodes: {nodes}}}"
             )
         settings = [*shared, *((k, v) for k, v in axes.items() if k not in _OWN_AXES)]
@@ -177,8 +176,8 @@ def _cells(sweep: SweepSettings, data: Path | None, overrides: Sequence[str]) ->
             raise UsageError(f"sweep {sweep.name}: no images to read; add --data FILE.beton")
         if config.data.progressive:
             raise UsageError(
-                f"sweep {sweep.name}: with data.progressive the side of a cell would depend on how "
-                "long it runs; set data.progressive=[] and make data.resolution an axis"
+                f"sweep {sweep.name}: with data.progressive the resolution of a cell would depend "
+                "on how long it runs; set data.progressive=[] and make data.resolution an axis"
             )
         yield Cell(axes, config, ranks, nodes)
 

@@ -1,7 +1,7 @@
-"""The cells of a sweep as a job array of Slurm, through submitit; and what became of each.
+"""Runs the cells of a sweep as a job array of Slurm, through submitit, and collects their records.
 
-submitit keeps its own files in the sweep's ``jobs`` folder, among them a pickle of the name of
-each cell's job file. ``jobs/submitted.json`` tells a later command which cells wait or run.
+submitit keeps its files in the sweep's ``jobs`` folder, among them a pickle of the name of each
+cell's job file. ``jobs/submitted.json`` lists, for a later command, the cells that wait or run.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from fastrot.distributed.slurm_jobs import JobState, job_states
 from fastrot.errors import BadDataError
 
 _POLL_SECONDS = 1.0
-_ASK_SECONDS = 5.0  # between two questions to Slurm's controller, which many users share
-_GRACE_SECONDS = 10.0  # until a record written on another machine is seen here
+_ASK_SECONDS = 5.0  # between two queries of Slurm's controller, which many users share
+_GRACE_SECONDS = 10.0  # until a record written on another machine is visible here
 
 
 class SlurmSweep:
     """The jobs of a sweep.
 
     Args:
-        folder: of the sweep, on a file system that the nodes share.
-        jobs: by key, their files written.
-        place: what a cell's record names as its host if it never came to run.
+        folder: folder of the sweep, on a file system that all nodes share.
+        jobs: jobs by key; their files are already written.
+        place: host in the record of a cell that never ran.
     """
 
     def __init__(self, folder: Path, jobs: Mapping[str, CellJob], place: str) -> None:
@@ -48,10 +48,7 @@ class SlurmSweep:
             return {}
 
     def attach(self, keys: Sequence[str]) -> list[str]:
-        """Cells of an earlier command that wait or run: they are not submitted again.
-
-        Those of its jobs that have ended without a record get one.
-        """
+        """Return the cells of an earlier command that wait or run; they are not submitted again."""
         earlier = {key: self._ids[key] for key in keys if key in self._ids}
         states = job_states(earlier.values())
         living = [key for key, job in earlier.items() if job in states and states[job].lives]
@@ -61,10 +58,10 @@ class SlurmSweep:
     def submit(
         self, keys: Sequence[str], name: str, settings: SweepSlurmSettings
     ) -> list[CellRecord]:
-        """Submit cells: one array for each number of nodes, since an array's tasks are alike.
+        """Submit cells, one array per number of nodes, because tasks of an array are alike.
 
         Returns:
-            Records of those that Slurm refused.
+            Records of the cells that Slurm refused.
         """
         refused: list[CellRecord] = []
         by_nodes = sorted(keys, key=lambda key: self._jobs[key].nodes)
@@ -93,14 +90,15 @@ class SlurmSweep:
 
     @property
     def arrays(self) -> list[str]:
-        """Ids of the jobs that wait or run, without the tasks' numbers."""
+        """Return the ids of the jobs that wait or run, without task numbers."""
         return sorted({job.partition("_")[0] for job in self._ids.values()})
 
     def wait(self, waiting: Callable[[int, int, str], None]) -> Iterator[CellRecord]:
-        """The records of the submitted cells, as they come; the queue is waited for without end.
+        """Yield the records of the submitted cells as they arrive; waiting has no time limit.
 
         Args:
-            waiting: told now and then how many run, how many wait, and why.
+            waiting: called now and then with the numbers of running and waiting jobs, and why
+                they wait.
         """
         asked = 0.0
         while self._ids:
@@ -119,12 +117,12 @@ class SlurmSweep:
             try:
                 record = read_cell(self._folder / "cells" / f"{key}.json")
             except BadDataError:
-                continue  # there is none yet
+                continue  # not written yet
             if record.job == job:
                 yield self._forget(key, record)
 
     def _lost(self) -> Iterator[CellRecord]:
-        """Cells whose job has ended and left nothing."""
+        """Yield failures for cells whose job has ended without a record."""
         now = time.monotonic()
         for key, job in list(self._ids.items()):
             state = self.states.get(job)
@@ -133,11 +131,11 @@ class SlurmSweep:
                 continue
             if now - self._ended.setdefault(key, now) < _GRACE_SECONDS:
                 continue
-            reason = "Slurm does not know its job any more" if state is None else state.reason
+            reason = "Slurm no longer knows its job" if state is None else state.reason
             record = failed_record(
                 self._jobs[key],
-                f"{reason}; no record was left",
-                # Whatever it was, the cell itself would have left a record: it is tried again.
+                f"{reason}; there is no record",
+                # The cell itself would have written a record, so it is tried again.
                 code=state.code if state is not None and (state.code or 0) < 0 else None,
                 job_id=job,
                 host=self._place,

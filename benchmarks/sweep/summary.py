@@ -1,4 +1,4 @@
-"""What a sweep has measured so far, for people and programs; ``fastrot report`` tells more."""
+"""Summary of a sweep so far, for people and programs; ``fastrot report`` gives more details."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastrot.benchmarks.sweep.record import CellRecord
 
 
 def outcome(record: CellRecord) -> str:
-    """The rates of a cell, or why it has none."""
+    """Return the rates of a cell, or why it has none."""
     if record.measured is None:
         return f"failed: {record.reason}"
     images = statistics.median(record.measured.images_per_s)
@@ -24,17 +24,17 @@ def outcome(record: CellRecord) -> str:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """A sweep after a command.
+    """State of a sweep after a command.
 
     Attributes:
-        name: of it.
-        folder: with its records.
+        name: name of the sweep.
+        folder: folder with its records.
         cells: title of each cell, by key.
-        records: of those that have one.
-        skipped: cells that were measured before.
-        known: cells that had failed by themselves before, and were not tried again.
-        measured: cells that this command measured, or tried to.
-        dry_run: whether nothing was to be measured.
+        records: records by key, for cells that have one.
+        skipped: number of cells that were measured before.
+        known: number of cells that had failed on their own before and were not tried again.
+        measured: number of cells that this command measured, or tried to.
+        dry_run: whether the command was to measure nothing.
     """
 
     name: str
@@ -48,16 +48,16 @@ class SweepSummary:
 
     @property
     def failed(self) -> int:
-        """Cells whose record is a failure."""
+        """Return the number of cells that failed."""
         return sum(record.status == "failed" for record in self.records.values())
 
     @property
     def exit_code(self) -> int:
-        """1 where a cell failed, so that a script notices; else 0."""
+        """Return 1 if a cell failed, so that a script notices, otherwise 0."""
         return 1 if self.failed and not self.dry_run else 0
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return one object of plain values."""
         return {
             "sweep": self.name,
             "folder": str(self.folder),
@@ -72,7 +72,7 @@ class SweepSummary:
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people."""
+        """Print the summary for people."""
         table = Table(title=f"sweep {self.name}", title_justify="left")
         table.add_column("cell")
         table.add_column("outcome")

@@ -1,1 +1,1 @@
-"""The training step beside the hardware limit: rates, time by stage and kind, loss parity."""
+"""The training step compared with the hardware limit: rates, time per stage and kind, losses."""

@@ -1,4 +1,4 @@
-"""What a kernel or an operation does, told by its name."""
+"""Kinds of kernels and operations, recognised by name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ KINDS = (
     "other",
 )
 
-# The first pattern that is found decides, so the more telling ones come first: a fused kernel of
-# torch.compile is named after all that it does, and a convolution's layout change is a copy.
+# The first pattern that matches decides, so more specific ones come first: a fused kernel of
+# torch.compile is named after everything it does, and a convolution's layout change is a copy.
 _PATTERNS = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
@@ -39,7 +39,7 @@ _PATTERNS = tuple(
 
 
 def kind_of(name: str) -> str | None:
-    """One of ``KINDS``, or None where the name says nothing.
+    """Return one of ``KINDS``; None: the name gives no hint.
 
     Example:
         >>> kind_of("sm90_xmma_fprop_implicit_gemm_bf16"), kind_of("aten::empty")

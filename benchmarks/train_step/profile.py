@@ -1,8 +1,8 @@
 """A profiled training step as a tree of operations, with the device kernels that each started.
 
-Read from the Chrome trace that torch's profiler writes, which Perfetto shows, too. Operations
-nest by time within their thread. A kernel names, by its correlation, the call of the driver that
-started it, and that call lies inside an operation.
+It is read from the Chrome trace of torch's profiler, which Perfetto can show as well. Operations
+nest by time within their thread. A kernel's correlation id names the driver call that started it,
+and that call is inside an operation.
 
 Times are in microseconds, as in the trace.
 """
@@ -30,17 +30,17 @@ _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 @dataclass(eq=False)
 class Operation:
-    """One operation of the host.
+    """One operation on the host.
 
     Attributes:
-        name: as torch calls it.
+        name: torch's name for it.
         category: ``cpu_op``, ``user_annotation``, ``cuda_runtime`` or ``cuda_driver``.
-        thread: who ran it.
-        start: when.
-        end: when.
-        sequence: number of the autograd node that it makes or evaluates; None: neither.
-        parent: in which it lies.
-        inside: time of the operations that lie directly in it.
+        thread: thread that ran it.
+        start: start time.
+        end: end time.
+        sequence: number of the autograd node that it creates or evaluates; None: neither.
+        parent: operation that contains it.
+        inside: time of the operations directly inside it.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Operation:
 
     @property
     def own(self) -> float:
-        """Time outside of the operations in it."""
+        """Return its time without that of the operations inside it."""
         return max(self.end - self.start - self.inside, 0.0)
 
     def chain(self) -> list[Operation]:
-        """Itself, what it lies in, and so on outwards."""
+        """Return the operation itself and all operations around it, from the inside outwards."""
         found: list[Operation] = []
         here: Operation | None = self
         while here is not None:
@@ -72,8 +72,8 @@ class DeviceWork:
     """One kernel, copy or fill.
 
     Attributes:
-        name: of the kernel.
-        micros: how long it ran.
+        name: name of the kernel.
+        micros: its duration.
         launch: the call that started it; None: unknown.
     """
 
@@ -84,12 +84,12 @@ class DeviceWork:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """What was seen of one step.
+    """Profile of one step.
 
     Attributes:
-        step: the range around it, on the main thread.
-        operations: of all threads, in the order of starting.
-        device: what ran on the GPU; empty on a CPU.
+        step: the range around the step, on the main thread.
+        operations: operations of all threads, ordered by start.
+        device: work on the GPU; empty on a CPU.
     """
 
     step: Operation
@@ -101,15 +101,15 @@ def record_step(step: Callable[[], None], device: torch.device, written: Path) -
     """Run a step once under the profiler.
 
     Args:
-        step: has run before, so that nothing is compiled or allocated now.
-        device: where.
-        written: where the Chrome trace goes.
+        step: function that has run before, so that nothing is compiled or allocated now.
+        device: device that the step runs on.
+        written: file for the Chrome trace.
     """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
         torch.cuda.synchronize(device)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it tells the terminal that it begins
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise it prints when it starts
     with profile(activities=activities, acc_events=True) as profiler, record_function(STEP):
         step()
         if device.type == "cuda":
@@ -119,17 +119,17 @@ def record_step(step: Callable[[], None], device: torch.device, written: Path) -
 
 
 def keep_trace(written: Path, path: Path) -> None:
-    """Copy a trace; compressed if the new name ends in ``.gz``."""
+    """Copy a trace; compress it if the new name ends with ``.gz``."""
     opened = gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb")
     with written.open("rb") as source, opened as kept:
         shutil.copyfileobj(source, kept)
 
 
 def read_trace(document: dict[str, Any]) -> StepTrace:
-    """The step in a Chrome trace of torch's profiler.
+    """Return the step in a Chrome trace of torch's profiler.
 
     Raises:
-        ValueError: there is no step in it.
+        ValueError: the trace contains no step.
     """
     events = [event for event in document["traceEvents"] if event.get("ph") == "X"]
     operations, launches = [], {}
@@ -166,7 +166,7 @@ def read_trace(document: dict[str, Any]) -> StepTrace:
 
 
 def _nest(operations: list[Operation]) -> None:
-    """Find what each lies in, and sort them by their start."""
+    """Sort operations by start, and find the operation that contains each."""
     operations.sort(key=lambda each: (each.start, -each.end))
     open_ones: dict[Any, list[Operation]] = {}
     for operation in operations:
@@ -175,6 +175,6 @@ def _nest(operations: list[Operation]) -> None:
             stack.pop()
         if stack:
             operation.parent = stack[-1]
-            # Clocks of two sources may differ by a little: what hangs over counts only once.
+            # Clocks of two sources may differ slightly, so time beyond the parent's end is cut.
             stack[-1].inside += min(operation.end, stack[-1].end) - operation.start
         stack.append(operation)

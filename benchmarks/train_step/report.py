@@ -1,4 +1,4 @@
-"""The outcome of ``fastrot bench train-step``: JSON, records for a results file, and tables."""
+"""Report of ``fastrot bench train-step``: JSON, records for a results file, and tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastrot.benchmarks.common.roofline import Bound
 from fastrot.benchmarks.train_step.time_table import PHASES, TimeTable
 from fastrot.benchmarks.train_step.verdict import verdict
 
-_SHORT = {  # 14 columns of a table have four letters each
+_SHORT = {  # each of 14 columns of a table has four letters
     "forward": "fwd",
     "backward": "bwd",
     "update": "upd",
@@ -42,13 +42,13 @@ _SHORT = {  # 14 columns of a table have four letters each
 }
 
 INTERRUPTED = "the rest"
-"""What is left out after Ctrl-C."""
+"""Key, among those left out, of what Ctrl-C cut off."""
 
 _LOSSES_APART = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 _CHANCE = 4.0
-"""Mean distance of the first losses from those of eager: at most the first, or so many times what
-a rounding of the weights does to eager itself. (Gradients of an untrained ResNet-50 are so badly
-conditioned that float32's are 2 % off: single losses differ, whoever computes them.)"""
+"""The mean distance of the first losses from eager's may be at most ``_LOSSES_APART``, or this many
+times the effect on eager of rounding the weights. (Gradients of an untrained ResNet-50 are so badly
+conditioned that even float32's are 2 % off, so single losses always differ.)"""
 
 
 @dataclass
@@ -57,19 +57,19 @@ class StepPoint:
 
     Attributes:
         step: name of the implementation.
-        batchnorm: who normalises.
+        batchnorm: implementation of batch norm.
         cuda_graph: whether the step is one CUDA graph.
         resolution: S.
-        batch: N, source images a step.
-        views: of a step.
-        flops: of one view in a training step.
-        losses: of the first steps.
-        control: the same of one implementation of this size, from weights a rounding away.
-        memory: bytes at most.
-        measured: bounds at the speeds measured, by level.
-        reference: bounds at the speeds of an H200.
+        batch: N, source images per step.
+        views: views per step.
+        flops: FLOPs per view of a training step.
+        losses: losses of the first steps.
+        control: losses of one implementation at this size, from weights that differ by a rounding.
+        memory: peak, in bytes.
+        measured: bounds at the measured speeds, by level.
+        reference: bounds at the speeds of an H200, by level.
         rounds: seconds of every step, by round.
-        together: whether it was timed in rounds with the others, all of them built.
+        together: whether it was timed in rounds with all other implementations.
         table: where the time goes; None: not profiled.
     """
 
@@ -91,41 +91,41 @@ class StepPoint:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Resolution and batch."""
+        """Return resolution and batch."""
         return self.resolution, self.batch
 
     def rates(self) -> list[float]:
-        """Views a second, by round."""
+        """Return views/s, by round."""
         return [self.views * len(each) / sum(each) for each in self.rounds]
 
     @property
     def views_per_second(self) -> float:
-        """Median of the rounds."""
+        """Return the median of the rounds."""
         return spread(self.rates()).median
 
     @property
     def tflops(self) -> float:
-        """What the convolutions' and the linear layer's arithmetic comes to."""
+        """Return the rate of arithmetic in convolutions and the linear layer, in TFLOP/s."""
         return self.views_per_second * self.flops / 1e12
 
     def milliseconds(self, share: float) -> float:
-        """A percentile of all steps."""
+        """Return a percentile of all steps, in milliseconds."""
         return 1e3 * percentile([seconds for each in self.rounds for seconds in each], share)
 
     def verdict(self) -> str:
-        """What bounds it."""
+        """Return what limits it."""
         return verdict(self.table, self.milliseconds(0.5) / 1e3, self.views, self.measured)
 
 
 @dataclass(frozen=True)
 class TrainStepReport(SavedReport):
-    """What was measured.
+    """Results of the benchmark.
 
     Attributes:
-        points: one for each implementation and size.
+        points: one per implementation and size.
         left_out: what could not run, and why.
-        speed: of the machine.
-        settings: what was asked for.
+        speed: speed of the machine.
+        settings: settings of the benchmark.
         record: the machine, the versions, the command.
     """
 
@@ -137,35 +137,35 @@ class TrainStepReport(SavedReport):
 
     @property
     def exit_code(self) -> int:
-        """70 if an implementation did not train as the others; 130 if Ctrl-C cut it short."""
+        """Return 70 if an implementation trained differently, 130 after Ctrl-C, otherwise 0."""
         least = _LOSSES_APART[self.settings["precision"]]
         if not all(
             self.mean_loss_difference(point) <= max(least, _CHANCE * self.chance(point))
             for point in self.points
-        ):  # NaN is not
+        ):  # a comparison with NaN is false
             return 70
         return 130 if INTERRUPTED in self.left_out else 0
 
     def _same(self, point: StepPoint) -> list[StepPoint]:
-        """All points of its size."""
+        """Return all points of the same size."""
         return [other for other in self.points if other.size == point.size]
 
     def _first_of(self, point: StepPoint) -> StepPoint:
-        """What a point is compared with: the first one of its size, eager if that was asked."""
+        """Return the point to compare with: eager at the same size, otherwise the first one."""
         same = self._same(point)
         return next((other for other in same if other.step == "eager"), same[0])
 
     def loss_difference(self, point: StepPoint) -> float:
-        """The largest between its losses and those of eager, step by step; infinite for NaN."""
+        """Return the largest difference from eager's losses, step by step; infinite for NaN."""
         apart = [abs(difference) for difference in self._losses_apart(point)]
         return float("inf") if any(map(math.isnan, apart)) else max(apart)
 
     def mean_loss_difference(self, point: StepPoint) -> float:
-        """The mean distance between them."""
+        """Return the mean absolute difference from eager's losses."""
         return statistics.fmean(map(abs, self._losses_apart(point)))
 
     def chance(self, point: StepPoint) -> float:
-        """The same for eager itself, from weights that differ by a rounding."""
+        """Return this mean for eager itself, started from weights that differ by a rounding."""
         first = self._first_of(point)
         pairs = zip(first.control, first.losses, strict=True)
         return statistics.fmean(abs(control - loss) for control, loss in pairs)
@@ -175,7 +175,7 @@ class TrainStepReport(SavedReport):
         return [ours - theirs for ours, theirs in pairs]
 
     def ratios(self, point: StepPoint) -> dict[str, Spread]:
-        """How many times as fast as each other one of its size it is, round by round."""
+        """Return how many times as fast as each other point of its size it is, round by round."""
         return {
             other.step: ratios(point.rates(), other.rates())
             for other in self._same(point)
@@ -183,7 +183,7 @@ class TrainStepReport(SavedReport):
         }
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain values."""
+        """Return one object of plain values."""
         return {
             "bench": "train-step",
             "points": [self._point(point) for point in self.points],
@@ -194,7 +194,7 @@ class TrainStepReport(SavedReport):
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """One self-contained object for each point, as ``benchmarks/results`` keeps them."""
+        """Return one self-contained object per point, as in ``benchmarks/results``."""
         return [
             {
                 "bench": "train-step",
@@ -242,7 +242,7 @@ class TrainStepReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print it for people, in at most 80 columns."""
+        """Print the report for people, in at most 80 columns."""
         for line in self._head():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         for size in dict.fromkeys(point.size for point in self.points):
@@ -282,11 +282,11 @@ class TrainStepReport(SavedReport):
         if len(points) > 1:
             yield (
                 f"loss: mean distance from {self._first_of(points[0]).step} over the first "
-                f"{len(points[0].losses)} steps; its own, from weights a rounding away, is "
+                f"{len(points[0].losses)} steps; rounding the weights alone gives "
                 f"{self.chance(points[0]):.1e}"
             )
         if len(points) > 1 and not points[0].together:
-            yield "timed one after the other: the memory does not hold all of them at once"
+            yield "timed one after the other, because they do not fit into memory together"
 
     def _speeds(self, points: Sequence[StepPoint]) -> Table:
         side, batch = points[0].size
@@ -321,9 +321,9 @@ def _bounds(found: Mapping[str, Bound], rate: float) -> dict[str, Any]:
 
 
 def _roofline(points: Sequence[StepPoint]) -> Table:
-    """Bounds at the measured speeds with the share reached; then at those of an H200."""
+    """Return a table of bounds at the measured speeds, shares reached, and bounds of an H200."""
     names = [point.step for point in points]
-    table = _table("roofline: views/s at most, and what is reached of it", "fusion", "MB/view",
+    table = _table("roofline: maximum views/s, and the share reached", "fusion", "MB/view",
                    "here", *(f"{name} %" for name in names), "H200")  # fmt: skip
     for level, bound in points[0].measured.items():
         reached = (100 * point.views_per_second / bound.views_per_second for point in points)
@@ -338,7 +338,7 @@ def _roofline(points: Sequence[StepPoint]) -> Table:
 
 
 def _kernels(point: StepPoint, kernels: TimeTable) -> Table:
-    """Stages down, kinds of work across, in percent of the time."""
+    """Return a table of the time in percent, with stages as rows and kinds of work as columns."""
     what = "kernels" if kernels.device == "cuda" else "operations"
     kinds = kernels.kinds()
     phases = [phase for phase in PHASES if kernels.share(phase=phase)]
@@ -363,14 +363,14 @@ def _kernels(point: StepPoint, kernels: TimeTable) -> Table:
 
 
 def _percent(share: float) -> str:
-    """Two digits, or nothing: a table of so many columns has no room for more."""
+    """Return two digits, or nothing: the table has no room for more."""
     if not share:
         return ""
     return f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}"
 
 
 def _table(title: str, *heads: str) -> Table:
-    """Names to the left, numbers to the right."""
+    """Return an empty table: names left-aligned, numbers right-aligned."""
     table = Table(
         title=title,
         title_justify="left",

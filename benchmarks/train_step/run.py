@@ -1,12 +1,12 @@
-"""``fastrot bench train-step``: the implementations of the training step, side by side.
+"""``fastrot bench train-step``: compares the implementations of the training step.
 
-Each implementation trains the same model from the same start on the same random images; first the
-losses of its first steps are compared, since a speed means nothing without them. Then all are
-timed in rounds, each for a moment in every round and in another order each time. What they reach
-is set against the roofline of this model and size (``roofline.py``), at the speeds that this
-machine shows in the same run, and a profiled step says where the time goes.
+Each implementation trains the same model from the same start on the same random images. The losses
+of the first steps are compared first, because speed means nothing if they differ. Then all are
+timed in rounds, each briefly in every round and in a different order each time. Their rates are
+compared with the roofline of this model and size (``roofline.py``), at speeds measured on this
+machine in the same run, and a profiled step shows where the time goes.
 
-Shapes: N source images a step, 4 N views, S side.
+Shapes: N source images per step, 4 N views, S side.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from fastrot.models.precision import autocast_dtype, resolve_precision
 from fastrot.system.machine import usable_cores
 from fastrot.training.resolve import with_values
 
-_RATE = 0.001  # constant; a step costs the same at any rate, and the losses stay comparable
-_LEAST_WARM_UP = 5  # a CUDA graph is recorded in the fourth step
+_RATE = 0.001  # a step costs the same at any learning rate; with this, losses remain comparable
+_LEAST_WARM_UP = 5  # a CUDA graph is captured in the fourth step
 
 Missed = dict[str, str]  # what could not run, and why
 Profile = Callable[[StepPoint, StepSubject], TimeTable] | None
@@ -50,26 +50,26 @@ Profile = Callable[[StepPoint, StepSubject], TimeTable] | None
 
 @dataclass(frozen=True)
 class TrainStepBenchRequest:
-    """What ``fastrot bench train-step`` is asked to measure.
+    """Options of ``fastrot bench train-step``.
 
     Attributes:
         model: name of the backbone.
         width: channels of its first stage.
         stem: ``imagenet`` or ``small``.
-        steps: names of ``subject.STEPS``.
+        steps: keys of ``subject.STEPS``.
         resolution: S, one or more.
         batch: N, one or more.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu or cuda.
-        rounds: in which each implementation is timed once.
-        seconds: for which it runs in a round.
-        parity_steps: first steps whose losses are compared; they are not timed.
-        peak: TFLOP/s for the roofline; None: of a matrix product, measured.
-        bandwidth: TB/s for the roofline; None: of a copy, measured.
+        rounds: number of rounds; each times every implementation once.
+        seconds: how long each implementation runs in a round.
+        parity_steps: number of first steps whose losses are compared; they are not timed.
+        peak: TFLOP/s for the roofline; None: measured, of a matrix product.
+        bandwidth: TB/s for the roofline; None: measured, of a copy.
         kernels: profile one step of each, for the table of where the time goes.
-        trace: keep the profiler's traces (Perfetto shows them); with several points the name
-            of each is put before the ending. Compressed if the name ends in ``.gz``.
-        threads: of torch; None: all usable cores.
+        trace: file for the profiler's trace (Perfetto shows it); with several points, the name of
+            each is inserted before the extension. Compressed if the name ends with ``.gz``.
+        threads: number of torch threads; None: all usable cores.
         progress: report progress on standard error.
 
     Raises:
@@ -99,7 +99,7 @@ class TrainStepBenchRequest:
         if unknown := set(self.steps) - set(STEPS):
             raise UsageError(f"steps {sorted(unknown)} are not known; known: {', '.join(STEPS)}")
         if not self.steps:
-            raise UsageError(f"name one of --steps at least: {', '.join(STEPS)}")
+            raise UsageError(f"--steps is empty; name at least one of {', '.join(STEPS)}")
         numbers: dict[str, tuple[float, ...]] = {
             "resolution": self.resolution,
             "batch": self.batch,
@@ -109,11 +109,11 @@ class TrainStepBenchRequest:
         }
         for name, values in numbers.items():
             if not values or not all(math.isfinite(value) and value > 0 for value in values):
-                raise UsageError(f"--{name}={list(values)} must be positive, one at least")
+                raise UsageError(f"--{name}={list(values)} must be positive, with at least one")
 
     @property
     def warm_up(self) -> int:
-        """Steps that are not timed."""
+        """Return the number of steps that are not timed."""
         return max(self.parity_steps, _LEAST_WARM_UP)
 
 
@@ -121,8 +121,8 @@ def run_train_step(request: TrainStepBenchRequest) -> TrainStepReport:
     """Measure every implementation at every resolution and batch size.
 
     Raises:
-        UsageError: the device or the trace file cannot be had, or nothing could be measured.
-        KeyboardInterrupt: Ctrl-C before the first size was done; later ones keep what there is.
+        UsageError: the device or the trace file cannot be used, or nothing could be measured.
+        KeyboardInterrupt: Ctrl-C before the first size was done; later, the results are kept.
     """
     steps = list(dict.fromkeys(request.steps))
     trace = request.trace
@@ -203,10 +203,10 @@ class _Size:
         )
 
     def measure(self, steps: Sequence[str], profile: Profile) -> tuple[list[StepPoint], Missed]:
-        """What was measured; and what could not run, with the reason.
+        """Return the measured points, and what could not run, with the reasons.
 
-        Implementations are timed in rounds while all of them are built. Where the memory is too
-        small for that, one after the other.
+        All implementations are built and then timed in rounds. If they do not fit into memory
+        together, they are built and timed one after the other.
         """
         if len(steps) > 1:
             try:
@@ -240,7 +240,7 @@ class _Size:
                 left_out[f"{name}, {self.name}"] = _first(error)
                 self._countdown.skip(self._rounds + 2)
             if name not in built:
-                _free(self._device)  # what a half-built one still held
+                _free(self._device)  # memory that a partly built one held
         for number in range(self._rounds):
             for name in rotated(list(built), number):
                 self._time(*built[name], number)
@@ -254,8 +254,8 @@ class _Size:
         return [point for point, _ in built.values()], left_out
 
     def _moved(self, name: str) -> list[float]:
-        """Losses of one of them from weights that differ by a rounding: so far chance goes."""
-        self._countdown.message(f"{self.name}, {name}: the same from weights a rounding away")
+        """Return losses from weights that differ by a rounding, which show the effect of chance."""
+        self._countdown.message(f"{self.name}, {name}: control with slightly rounded weights")
         subject = StepSubject(name, self._config, self._device, moved=True)
         losses = subject.warm(self._warm_up)
         subject.release()
@@ -263,7 +263,7 @@ class _Size:
         return losses
 
     def _build(self, name: str) -> tuple[StepPoint, StepSubject]:
-        more = ", compiled before: a minute or more" if name == "compile" else ""
+        more = " after compiling for a minute or more" if name == "compile" else ""
         self._countdown.message(f"{self.name}, {name}: {self._warm_up} first steps{more}")
         subject = StepSubject(name, self._config, self._device)
         losses = subject.warm(self._warm_up)
@@ -293,7 +293,7 @@ class _Size:
 
 
 def _named(trace: Path, point: StepPoint) -> Path:
-    """``trace.json.gz`` as ``trace-fused-224px-64.json.gz``."""
+    """Return ``trace-fused-224px-64.json.gz``, for example, for ``trace.json.gz``."""
     stem, dot, ending = trace.name.partition(".")
     label = f"{point.step}-{point.resolution}px-{point.batch}"
     return trace.with_name(f"{stem}-{label}{dot}{ending}")
@@ -328,7 +328,7 @@ def _config(request: TrainStepBenchRequest, side: int, count: int, device: torch
 
 @contextmanager
 def _as_in_training(device: torch.device) -> Iterator[None]:
-    """What ``fastrot train`` sets for the whole process: it changes which kernels run."""
+    """Set what ``fastrot train`` sets for the whole process, as it determines which kernels run."""
     benchmark = torch.backends.cudnn.benchmark
     precision = torch.get_float32_matmul_precision()
     if device.type == "cuda":
@@ -348,5 +348,5 @@ def _free(device: torch.device) -> None:
 
 
 def _first(error: BaseException) -> str:
-    """The first line of a message."""
+    """Return the first line of an error's message."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""One implementation of the training step, built as ``fastrot train`` builds it, on random data."""
+"""One implementation of the training step, built as in ``fastrot train``, on random data."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ STEPS = {
 }
 """Settings of each implementation; ``apex`` is the fused step with NVIDIA apex's batch norm."""
 
-_BATCHES = 2  # that take turns
+_BATCHES = 2  # used alternately
 
 
 class StepSubject:
-    """Trains on random images that lie on the device; every call is one optimizer step.
+    """Trains on random images on the device; every call is one optimizer step.
 
     Args:
-        name: of ``STEPS``.
-        config: resolved; ``train.global_batch`` source images of ``data.resolution`` a step.
-        device: where.
-        moved: begin with weights that differ by about a rounding of the precision.
+        name: key of ``STEPS``.
+        config: resolved; ``train.global_batch`` source images of ``data.resolution`` per step.
+        device: device to train on.
+        moved: start from weights that differ by about a rounding in this precision.
 
     Attributes:
-        name: of it.
-        views: of one step.
-        backend: what ``choose_backend`` chose.
-        memory: bytes it took at most since it was built, after ``warm``: on a GPU what it
-            allocated, on a CPU the largest size of the process.
+        name: name of the implementation.
+        views: views per step.
+        backend: result of ``choose_backend``.
+        memory: peak in bytes since it was built, valid after ``warm``: on a GPU its allocations,
+            on a CPU the resident size of the process.
 
     Raises:
         FastrotError: this implementation cannot run here.
@@ -65,7 +65,7 @@ class StepSubject:
             self._before = torch.cuda.memory_allocated(device)
         self.backend = choose_backend(config, World(), device)
         if self.backend.step == "compile":
-            # What other models left: after eight of them torch would quietly stop compiling.
+            # Forget other models: after eight of them torch would silently stop compiling.
             torch.compiler.reset()
         self._dtype = autocast_dtype(config.train.precision)
         self._model = build_model(config.model, seed=config.train.seed)
@@ -105,7 +105,7 @@ class StepSubject:
         self._step([next(self._batches)])
 
     def warm(self, steps: int) -> list[float]:
-        """The first steps, with the loss of each; all that happens once happens here."""
+        """Run the first steps, in which everything one-off happens; return their losses."""
         losses = []
         for _ in range(steps):
             self()
@@ -117,9 +117,9 @@ class StepSubject:
         return losses
 
     def table(self, trace: Path | None) -> TimeTable:
-        """Where its time goes; a CUDA graph is told by stages as the same step without one.
+        """Return where the time goes; a CUDA graph is profiled as the same step without a graph.
 
-        With no memory left for that the graph itself is looked at, where stages are not known.
+        If memory does not suffice for that, the graph itself is profiled, without stages.
         """
         model = None if self.backend.step == "compile" else self._model
         if not self.backend.graph:
@@ -132,12 +132,12 @@ class StepSubject:
         return time_table(self, device=self._device, model=None, trace=trace)
 
     def release(self) -> None:
-        """Give the memory back; it cannot run any more."""
+        """Release the memory; the step cannot run afterwards."""
         del self._step, self._arranged, self._model, self._optimizer, self._batches
 
 
 def _rounding(dtype: torch.dtype | None, device: torch.device) -> float:
-    """Of the arithmetic, relative; convolutions in float32 on a GPU are done in TensorFloat."""
+    """Return the relative rounding of arithmetic; a GPU's float32 convolutions use TensorFloat."""
     if dtype is not None:
         return torch.finfo(dtype).eps / 2
     return 2.0**-12 if device.type == "cuda" else 2.0**-24
@@ -155,7 +155,7 @@ def _quiet(_: str) -> None:
 
 
 def _random_batches(config: Config, device: torch.device) -> list[Batch]:
-    """The same for every implementation."""
+    """Return random batches, the same for every implementation."""
     count, side = config.train.global_batch, config.data.resolution
     generator = torch.Generator().manual_seed(config.train.seed)
     batches = []

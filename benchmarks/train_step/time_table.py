@@ -1,11 +1,11 @@
-"""Where the time of one training step goes: by stage of the network, by phase, by kind of work.
+"""Breakdown of one training step's time by stage of the network, phase, and kind of work.
 
-On a GPU the times are those of the kernels; on a CPU an operation's own time counts. What belongs
-to which stage is known from ranges that hooks on the network's children put around them, for the
-backward pass from the number of the autograd node, which the forward operation has, too. A step
-that is compiled or replayed as a CUDA graph shows neither; then the names of its kernels tell the
-kind, and the stage is ``step``. Nothing is dropped: what cannot be told is ``other``, and the
-table sums to the time measured.
+On a GPU the times are those of the kernels; on a CPU an operation's own time counts. The stage of
+forward operations is known from ranges that hooks put around the network's children; that of
+backward operations, from the number of the autograd node, which they share with the forward
+operation. A step that is compiled or replayed as a CUDA graph has neither: then the names of
+kernels give the kind, and the stage is ``step``. Nothing is dropped: unknown parts are ``other``,
+and the table adds up to the measured time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TELLING = ("convolution", "batch norm", "pooling", "matmul", "optimizer", "rota
 
 
 class TimeSlot(NamedTuple):
-    """Where some time went."""
+    """A cell of the table."""
 
     stage: str
     phase: str
@@ -50,9 +50,9 @@ class TimeTable:
     """The time of one step.
 
     Attributes:
-        seconds: by stage, phase and kind, in the order of first use.
-        device: ``cuda``, or ``cpu``.
-        by_module: whether stages could be told.
+        seconds: seconds by stage, phase and kind, in the order of first use.
+        device: ``cuda`` or ``cpu``.
+        by_module: whether stages are known.
     """
 
     seconds: dict[TimeSlot, float]
@@ -61,17 +61,17 @@ class TimeTable:
 
     @property
     def total(self) -> float:
-        """Seconds of the step: of its kernels, or on a CPU of all."""
+        """Return the seconds of all kernels of the step, or, on a CPU, of all operations."""
         return sum(self.seconds.values())
 
     @property
     def attributed(self) -> float:
-        """Share of the time whose stage (or, where no stages are told, kind) is known."""
+        """Return the share of the time whose stage (or kind, without stages) is known."""
         column = "stage" if self.by_module else "kind"
         return 1 - self.share(**{column: "other"})
 
     def share(self, **columns: str) -> float:
-        """Share of the time in the cells that have these values, as ``kind="convolution"``."""
+        """Return the share of the time in cells with these values, as ``kind="convolution"``."""
         if not self.total:
             return 0.0
         chosen = (
@@ -82,19 +82,19 @@ class TimeTable:
         return sum(chosen) / self.total
 
     def stages(self) -> list[str]:
-        """Those that took any time, in the order of running, ``other`` last."""
+        """Return the stages that took any time, in running order, with ``other`` last."""
         names = list(dict.fromkeys(cell.stage for cell in self.seconds))
         order = ["views", "stem", *sorted(n for n in names if n[-1].isdigit()), HEAD, "loss",
                  "optimizer", "step", "other"]  # fmt: skip
         return sorted(names, key=order.index)
 
     def kinds(self) -> list[str]:
-        """Those that took any time."""
+        """Return the kinds that took any time."""
         found = {cell.kind for cell in self.seconds}
         return [kind for kind in KINDS if kind in found]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One object a cell."""
+        """Return one object per cell."""
         return [
             {**cell._asdict(), "ms": round(1e3 * seconds, 5)}
             for cell, seconds in self.seconds.items()
@@ -108,14 +108,14 @@ def time_table(
     model: nn.Module | None,
     trace: Path | None = None,
 ) -> TimeTable:
-    """Profile a few steps; the fastest counts, which was disturbed least.
+    """Profile a few steps, and return the table of the fastest, which was disturbed least.
 
     Args:
-        step: trains once; it has run before.
-        device: where.
-        model: whose ``backbone`` has the stages, and which the step calls as it is; None: it is
-            compiled or in a CUDA graph, so only kinds are told.
-        trace: keep the Chrome trace here (Perfetto shows it), compressed if it ends in ``.gz``.
+        step: function that trains one step; it has run before.
+        device: device that the step runs on.
+        model: model that the step calls, whose ``backbone`` has the stages; None: it is compiled
+            or in a CUDA graph, so only kinds are known.
+        trace: file for the Chrome trace (Perfetto shows it), compressed if it ends with ``.gz``.
     """
     with tempfile.TemporaryDirectory() as folder:
         written = [Path(folder) / f"{number}.json" for number in range(_PROFILED)]
@@ -129,7 +129,7 @@ def time_table(
 
 
 def tabulate(seen: StepTrace, *, by_module: bool) -> TimeTable:
-    """Add up a profiled step."""
+    """Add up the times of a profiled step."""
     where = _Attribution(seen, by_module=by_module)
     seconds: dict[TimeSlot, float] = defaultdict(float)
     if seen.device:
@@ -149,7 +149,7 @@ def tabulate(seen: StepTrace, *, by_module: bool) -> TimeTable:
 
 
 def _gaps(seen: StepTrace) -> Iterator[tuple[float, float]]:
-    """The time of the step in which the host was in no operation: kernels without a name."""
+    """Yield the intervals of the step outside any operation, in which unnamed kernels run."""
     now = seen.step.start
     for operation in seen.operations:
         if operation.parent is seen.step:
@@ -162,7 +162,7 @@ def _gaps(seen: StepTrace) -> Iterator[tuple[float, float]]:
 
 @contextmanager
 def _ranges(model: nn.Module) -> Iterator[None]:
-    """Ranges around the model and the children of its backbone, which end with the context."""
+    """Put ranges around the model and its backbone's children for the duration of the context."""
     open_ones: list[record_function] = []
 
     def enter(name: str) -> Callable[..., None]:
@@ -197,7 +197,7 @@ def _stage(child: str) -> str:
 
 
 class _Attribution:
-    """Which cell an operation belongs to."""
+    """Finds the cell that an operation belongs to."""
 
     def __init__(self, seen: StepTrace, *, by_module: bool) -> None:
         self._by_module = by_module
@@ -209,7 +209,7 @@ class _Attribution:
             self._nodes(seen)
 
     def _passes(self, seen: StepTrace) -> None:
-        """When what begins: a step is views, model, loss, backward pass, once or more; update."""
+        """Find when each part begins: views, model, loss and backward pass, repeated; update."""
         backward = [each for each in seen.operations if each.name.startswith(_BACKWARD)]
         models = [each for each in seen.operations if each.name == _MODEL]
         marks: list[tuple[float, str, str]] = [(seen.step.start, "views", "forward")]
@@ -232,13 +232,13 @@ class _Attribution:
         self._marks = [(stage, phase) for _, stage, phase in marks]
 
     def at(self, time: float) -> tuple[str, str]:
-        """Stage and phase of a moment, as the main thread's order tells it."""
+        """Return stage and phase at a time, from the order of the main thread."""
         return self._marks[max(bisect_right(self._starts, time) - 1, 0)]
 
     def _nodes(self, seen: StepTrace) -> None:
-        """The stage that made each autograd node; numbers grow with time.
+        """Find the stage that created each autograd node; numbers grow with time.
 
-        Before a node is made, several operations carry its number; the last one makes it.
+        Before a node is created, several operations have its number; the last one creates it.
         """
         made: dict[int, str] = {}
         for operation in seen.operations:
@@ -248,7 +248,7 @@ class _Attribution:
                     made[operation.sequence] = stage
         numbers = sorted(made)
         self._stage_of_node = (numbers, [made[number] for number in numbers])
-        # A leaf's gradient has no number; it is added right after the node that made it.
+        # A leaf's gradient has no number; it is added right after the node that computed it.
         latest: dict[Any, str] = {}
         for operation in seen.operations:
             if operation.name.startswith(_BACKWARD):
@@ -268,7 +268,7 @@ class _Attribution:
         return self.at(operation.start)
 
     def cell(self, operation: Operation | None, kernel: str | None) -> TimeSlot:
-        """Of an operation of the host, or of the kernel that it started."""
+        """Return the cell of an operation on the host, or of the kernel that it started."""
         kind = _kind(operation, kernel)
         if operation is None or _GRAPH in operation.name:
             return TimeSlot("other" if self._by_module else "step", "step", kind)
@@ -281,10 +281,10 @@ class _Attribution:
 
 
 def _kind(operation: Operation | None, kernel: str | None) -> str:
-    """What the operation around it says, but for copies in it and for what it leaves open.
+    """Return the kind of the operation around it, except for copies and if that is unknown.
 
-    A backward node is asked through what it runs: gradients that are added right inside its
-    evaluation are no part of its own work.
+    A backward node counts only through the operations it runs: gradients that are added directly in
+    its evaluation are not part of its own work.
     """
     chain = operation.chain() if operation is not None else []
     names = [o.name for o in chain if o is operation or not o.name.startswith(_BACKWARD)]

@@ -1,1 +1,1 @@
-"""Batch normalisation with what follows it: ReLU, or the sum of a residual block and ReLU."""
+"""Batch normalisation fused with what follows it: ReLU, or a residual addition and ReLU."""

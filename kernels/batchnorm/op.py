@@ -1,6 +1,6 @@
-"""``batch_norm``: batch normalisation, the residual and ReLU of a channels-last layer at once.
+"""``batch_norm``: batch normalisation, residual addition and ReLU of a channels-last layer, fused.
 
-Shapes: N images, C channels, H and W rows and columns, M = N H W, B = ceil(C / 8) bytes.
+Shapes: N images, C channels, H rows, W columns, M = N H W, B = ceil(C / 8) bytes.
 """
 
 from __future__ import annotations
@@ -31,34 +31,35 @@ def batch_norm(
     eps: float = 1e-5,
     group: torch.distributed.ProcessGroup | str | None = None,
 ) -> torch.Tensor:
-    """relu(gamma (x - mean) / sqrt(var + eps) + beta + residual), in two passes over x.
+    """Compute relu(gamma (x - mean) / sqrt(var + eps) + beta + residual) in two passes over x.
 
-    The same function, and the same running statistics, as ``torch.nn.BatchNorm2d`` and what
-    follows it in a ResNet, with all arithmetic in float32 and one rounding at the end. Saved for
-    the backward pass are x and one bit an element.
+    The result is that of ``torch.nn.BatchNorm2d`` and what follows it in a ResNet, with the same
+    running statistics. All arithmetic is in float32, with one rounding at the end. Only x and one
+    bit per element are saved for the backward pass.
 
     Args:
         x: of shape (N, C, H, W), channels-last in memory (anything else is copied), float32,
-            float16 or bfloat16; or float64, by the reference alone, all else being float64, too.
+            float16 or bfloat16; or float64 (only in the reference), with all other arguments
+            float64 as well.
         weight: gamma, of shape (C,), float32.
         bias: beta, likewise.
         running_mean: likewise; updated in training, used otherwise.
-        running_var: of the unbiased variance, likewise.
+        running_var: running mean of the unbiased variance, likewise.
         residual: of the shape and dtype of x, added before ReLU.
         relu: clamp at 0.
-        training: statistics of the batch; otherwise the running ones.
-        momentum: share of a batch in the running statistics.
+        training: use the statistics of the batch; otherwise the running ones.
+        momentum: weight of a batch in the running statistics.
         eps: added to the variance.
-        group: it or its name; statistics are those of all its ranks together, which may have
-            batches of different sizes, as with ``torch.nn.SyncBatchNorm``.
+        group: process group, or its name; statistics are taken over all its ranks, whose batches
+            may differ in size, as with ``torch.nn.SyncBatchNorm``.
 
     Returns:
-        Of the shape and dtype of x, channels-last.
+        Tensor of the shape and dtype of x, channels-last.
 
     Raises:
-        TypeError: a dtype is another one.
-        ValueError: shapes or devices do not fit; or training, with one value a channel only.
-        RuntimeError: a gradient is asked for of what the running statistics gave.
+        TypeError: an argument has an unsupported dtype.
+        ValueError: shapes or devices do not fit, or a training batch has one value per channel.
+        RuntimeError: a gradient is requested of a result that used the running statistics.
         KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
     """
     _check(x, weight, bias, running_mean, running_var, residual)
@@ -67,8 +68,8 @@ def batch_norm(
     if training:
         name = group if isinstance(group, str) else group.group_name if group else ""
         if len(rows) == 1 and (not name or _ranks(name).size() == 1):
-            raise ValueError(f"x of shape {tuple(x.shape)} has one value a channel: no variance")
-        with torch.no_grad():  # the gradient of the statistics is part of batch_norm's
+            raise ValueError(f"x of shape {tuple(x.shape)} has one value per channel: no variance")
+        with torch.no_grad():  # batch_norm's gradient includes that of the statistics
             statistics = torch.ops.fastrot.batch_norm_statistics(
                 rows, weight, bias, running_mean, running_var, momentum, eps, name
             )
@@ -82,7 +83,7 @@ def batch_norm(
     return back
 
 
-# An operation that changes an argument can have no gradient: torch.library wants two operations.
+# torch.library gives no gradient to an operation that changes an argument, so there are two.
 @torch.library.custom_op(
     "fastrot::batch_norm_statistics", mutates_args=("running_mean", "running_var")
 )
@@ -96,12 +97,12 @@ def _statistics(
     eps: float,
     group: str,
 ) -> torch.Tensor:
-    """Of ``reference.finish``, (5, C), over all ranks; moves the running ones."""
+    """Return ``reference.finish``'s statistics (5, C) over all ranks; update the running ones."""
     kernel = _kernel(x)
     parts = kernel.moments(x)
     if group:
         ranks, own = _ranks(group), kernel.merge(parts)
-        every = own.new_empty(ranks.size() * own.numel())  # gloo wants it flat
+        every = own.new_empty(ranks.size() * own.numel())  # gloo requires a flat tensor
         torch.distributed.all_gather_into_tensor(every, own.flatten(), group=ranks)
         parts = every.view(ranks.size(), *own.shape)
     result: torch.Tensor = kernel.finish(
@@ -134,7 +135,7 @@ def _forward(
     relu: bool,
     group: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Y (M, C) and mask (M, B). Weight and bias are in the statistics; here for their gradients."""
+    """Return y (M, C) and mask (M, B); weight and bias are passed only for their gradients."""
     y, mask = torch.empty_like(x), _mask(x, relu)
     _kernel(x).normalise(x, statistics, residual, relu, y, mask if relu else None)
     return y, mask
@@ -162,10 +163,10 @@ def _backward(
     has_residual: bool,
     group: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Dx (M, C), gradients of gamma and beta (C,), of the residual (M, C), or (0,) without one."""
+    """Return gradients: x (M, C), gamma (C,), beta (C,), residual (M, C), or (0,) without one."""
     kernel = _kernel(x)
     bits = mask if mask.numel() else None
-    # Of this rank's rows alone: gradients of parameters are averaged like all others.
+    # From this rank's rows alone: these gradients are averaged over ranks like all others.
     dbias, dweight = (statistics.new_empty(x.shape[1]) for _ in range(2))
     bent = kernel.coefficients(
         kernel.gradient_sums(dy, x, bits, statistics), statistics, dbias, dweight
@@ -224,7 +225,7 @@ def _frozen(
     relu: bool,
     eps: float,
 ) -> torch.Tensor:
-    """With the running statistics: y (M, C). It has no gradient."""
+    """Return y (M, C) from the running statistics; it has no gradient."""
     y = torch.empty_like(x)
     _kernel(x).normalise_frozen(x, weight, bias, running_mean, running_var, eps, residual, relu, y)
     return y
@@ -245,13 +246,13 @@ def _(
 
 
 def _ranks(name: str) -> torch.distributed.ProcessGroup:
-    """The group of a name: an operation's arguments can hold no more, here as in torch's own."""
+    """Return the process group of this name; operations take names, here as in torch itself."""
     group: torch.distributed.ProcessGroup = distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]
     return group
 
 
 def _kernel(x: torch.Tensor) -> ModuleType:
-    """Import only what runs: Triton may be missing."""
+    """Import and return the implementation that runs; Triton may be missing."""
     if x.dtype != torch.float64 and choose("batch_norm", x.device.type).implementation == "triton":
         from fastrot.kernels.batchnorm import triton_kernel
 
@@ -260,12 +261,12 @@ def _kernel(x: torch.Tensor) -> ModuleType:
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W) as the contiguous matrix (M, C), which a channels-last batch is already."""
+    """Return x as a contiguous matrix (M, C), which a channels-last batch already is."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
 
 
 def _mask(x: torch.Tensor, relu: bool) -> torch.Tensor:
-    """For one bit an element, or nothing."""
+    """Return an uninitialised mask with one bit per element; empty without ReLU."""
     shape = (len(x), -(-x.shape[1] // 8)) if relu else (0,)
     return x.new_empty(shape, dtype=torch.uint8)
 
@@ -281,7 +282,7 @@ def _check(
     if x.dtype not in _DTYPES:
         raise TypeError(f"x is {x.dtype}, must be float32, float16, bfloat16 or float64")
     if x.ndim != 4 or not x.numel():
-        raise ValueError(f"x of shape {tuple(x.shape)} must be (N, C, H, W), with a value at least")
+        raise ValueError(f"x of shape {tuple(x.shape)} must be (N, C, H, W) and not empty")
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     for name, vector in (
         ("weight", weight),
@@ -293,7 +294,7 @@ def _check(
             raise TypeError(f"{name} is {vector.dtype}, must be {str(wide)[6:]} as x is {x.dtype}")
         if vector.shape != (x.shape[1],):
             raise ValueError(
-                f"{name} of shape {tuple(vector.shape)} must be ({x.shape[1]},), a value a channel"
+                f"{name} of shape {tuple(vector.shape)} must be ({x.shape[1]},), one per channel"
             )
         if vector.device != x.device:
             raise ValueError(f"{name} is on {vector.device}, must be on {x.device}, as x is")

@@ -1,14 +1,14 @@
 """The definition of the fused batch normalisation, in plain torch.
 
 A layer is y = relu(gamma (x - mean) / sqrt(var + eps) + beta + residual), where ReLU and residual
-may be missing (Ioffe and Szegedy, 2015; the variance is the biased one). All arithmetic is in
-float32, whatever the dtype of x, and every result is rounded once; for a float64 x, which no
-kernel takes, it is in float64, and so are parameters and statistics.
+are optional (Ioffe and Szegedy, 2015; the variance is the biased one). All arithmetic is in
+float32, whatever the dtype of x, and every result is rounded once. For a float64 x, which no
+kernel accepts, arithmetic, parameters and statistics are float64.
 
 Rows are the N H W positions of a channels-last batch, so a batch is a matrix. A mask has one bit
-an element, 1 where ReLU let it pass: bit k of byte j is channel 8 j + k.
+per element, 1 where ReLU let it pass: bit k of byte j is channel 8 j + k.
 
-Shapes: M rows, C channels, B = ceil(C / 8) bytes, R parts of the rows.
+Shapes: M rows, C channels, B = ceil(C / 8) bytes, R groups of rows.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 
 
 def moments(x: torch.Tensor) -> torch.Tensor:
-    """Mean, sum of squared deviations from it, and number of rows, of every channel.
+    """Return each channel's mean, sum of squared deviations from it, and number of rows.
 
     Args:
         x: of shape (M, C), float32, float16 or bfloat16, M >= 1.
 
     Returns:
-        Those of R parts of the rows, (R, 3, C), float32; here R = 1.
+        Moments of R groups of rows, (R, 3, C), float32; here R = 1.
     """
     wide = _wide(x)
     mean = wide.mean(0)
@@ -31,7 +31,7 @@ def moments(x: torch.Tensor) -> torch.Tensor:
 
 
 def merge(parts: torch.Tensor) -> torch.Tensor:
-    """Moments (3, C) of all rows together, from those of parts, (R, 3, C)."""
+    """Return the moments (3, C) of all rows from those of groups of rows (R, 3, C)."""
     means, deviations, counts = parts.unbind(1)
     count = counts.sum(0)
     mean = (means * (counts / count)).sum(0)
@@ -48,15 +48,15 @@ def finish(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """All that one pass over the rows leaves for the other one; updates the running statistics.
+    """Return all that ``normalise`` needs from the first pass; update the running statistics.
 
     Args:
         parts: moments, of shape (R, 3, C), float32.
         weight: gamma, of shape (C,), float32.
         bias: beta, likewise.
-        running_mean: likewise; moved towards this batch's.
-        running_var: likewise, of the unbiased variance.
-        momentum: by which share of the way.
+        running_mean: likewise; moved towards this batch's mean.
+        running_var: likewise, towards the unbiased variance.
+        momentum: weight of this batch in the running statistics.
         eps: added to the variance.
 
     Returns:
@@ -68,7 +68,7 @@ def finish(
     rstd = torch.rsqrt(variance + eps)
     scale = weight * rstd
     running_mean.lerp_(mean, momentum)
-    # The unbiased variance; the biased one is what this batch is divided by.
+    # The unbiased variance; the batch itself is normalised with the biased one.
     running_var.lerp_(variance * (count / (count - 1)), momentum)
     return torch.stack([mean, rstd, scale, bias - mean * scale, count])
 
@@ -81,15 +81,15 @@ def normalise(
     y: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> None:
-    """Scale x + shift + residual, then ReLU.
+    """Compute scale x + shift + residual, then ReLU.
 
     Args:
         x: of shape (M, C).
-        statistics: of ``finish``.
+        statistics: from ``finish``.
         residual: of shape (M, C) and the dtype of x, or None.
         relu: whether ReLU is applied.
         y: of shape (M, C) and the dtype of x; overwritten.
-        mask: of shape (M, B), uint8, overwritten by what ReLU lets pass; None: nobody asks.
+        mask: of shape (M, B), uint8, overwritten by what ReLU lets pass; None: not needed.
     """
     _, _, scale, shift, _ = statistics
     wide = _wide(x) * scale + shift
@@ -111,7 +111,7 @@ def normalise_frozen(
     relu: bool,
     y: torch.Tensor,
 ) -> None:
-    """``normalise`` by the running statistics, which stay as they are; no mask."""
+    """Apply ``normalise`` with the running statistics, which do not change; write no mask."""
     rstd = torch.rsqrt(running_var + eps)
     scale = weight * rstd
     shift = bias - running_mean * scale
@@ -122,18 +122,18 @@ def normalise_frozen(
 def gradient_sums(
     dy: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None, statistics: torch.Tensor
 ) -> torch.Tensor:
-    """Sums over the rows of g and of g (x - mean) rstd, where g is dy where ReLU let it pass.
+    """Return the sums over rows of g and of g (x - mean) rstd; g is dy where ReLU let it pass.
 
-    They are the gradients of beta and gamma, and all that a row's gradient needs of the others.
+    They are the gradients of beta and gamma, and all that a row's gradient needs from other rows.
 
     Args:
         dy: of shape (M, C), the dtype of x.
         x: of shape (M, C).
         mask: of shape (M, B), uint8; None: no ReLU.
-        statistics: of ``finish``.
+        statistics: from ``finish``.
 
     Returns:
-        Those of R parts of the rows, (R, 2, C), float32; here R = 1.
+        Sums over R groups of rows, (R, 2, C), float32; here R = 1.
     """
     g, (mean, rstd, _, _, _) = _passed(dy, mask), statistics
     return torch.stack([g.sum(0), (g * ((_wide(x) - mean) * rstd)).sum(0)])[None]
@@ -142,14 +142,14 @@ def gradient_sums(
 def coefficients(
     parts: torch.Tensor, statistics: torch.Tensor, total: torch.Tensor, projected: torch.Tensor
 ) -> torch.Tensor:
-    """Sums over all parts, and what ``gradient`` needs of them.
+    """Add up the sums of all groups of rows, and return the coefficients for ``gradient``.
 
-    With s = gamma rstd, and the means over all rows, t of g and p of the projection,
+    With s = gamma rstd, t the mean over all rows of g, and p that of g (x - mean) rstd,
     dx = s (g - t - p (x - mean) rstd): slope s, bend -s p rstd, and offset s (p rstd mean - t).
 
     Args:
-        parts: of ``gradient_sums``.
-        statistics: of ``finish``.
+        parts: from ``gradient_sums``.
+        statistics: from ``finish``.
         total: sum of g, of shape (C,), float32; overwritten.
         projected: sum of g (x - mean) rstd, likewise.
 
@@ -172,14 +172,14 @@ def gradient(
     dx: torch.Tensor,
     dresidual: torch.Tensor | None,
 ) -> None:
-    """Dx = slope g + bend x + offset, and g itself, the gradient of the residual.
+    """Compute dx = slope g + bend x + offset, and g itself, the gradient of the residual.
 
     Args:
         dy: of shape (M, C), the dtype of x.
         x: of shape (M, C).
         mask: of shape (M, B), uint8; None: no ReLU.
-        statistics: of ``finish``, with the slope.
-        bent: bend and offset, of ``coefficients``.
+        statistics: from ``finish``; scale is the slope.
+        bent: bend and offset, from ``coefficients``.
         dx: of shape (M, C), the dtype of x; overwritten.
         dresidual: likewise, or None.
     """
@@ -190,7 +190,7 @@ def gradient(
 
 
 def pack(passed: torch.Tensor) -> torch.Tensor:
-    """Bits of shape (M, B), uint8, of a bool matrix (M, C)."""
+    """Pack a bool matrix (M, C) into bits of shape (M, B), uint8."""
     rows, channels = passed.shape
     padded = passed.new_zeros(rows, -(-channels // 8) * 8)
     padded[:, :channels] = passed
@@ -199,7 +199,7 @@ def pack(passed: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(mask: torch.Tensor, channels: int) -> torch.Tensor:
-    """The bool matrix (M, C) of bits (M, B)."""
+    """Unpack bits (M, B) into a bool matrix (M, C)."""
     bits = (mask[:, :, None] >> torch.arange(8, device=mask.device)) & 1
     return bits.flatten(1)[:, :channels].bool()
 

@@ -1,8 +1,8 @@
 """The fused batch normalisation in Triton: what ``reference`` defines, on one GPU.
 
-Two passes over the batch forward, two backward, and one small kernel between the two.
+The forward and the backward pass each read the batch twice, with one small kernel in between.
 
-Shapes: M rows, C channels, B = ceil(C / 8) bytes, R parts that the rows are dealt out in.
+Shapes: M rows, C channels, B = ceil(C / 8) bytes, R groups of rows, one per program.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from fastrot.kernels.batchnorm.triton_passes import (
 )
 
 # A thread moves 16 bytes at once: 8 channels of 16 bits. A tile of 128 channels has rows of two
-# cache lines; with fewer channels its rows lie one behind the other.
-_CHANNELS = 128  # a tile's at most; a power of two, 8 at least, for the mask's bytes
-# Triton loads a vector of fewer values than there are threads, and bytes that it cannot see to be
-# aligned, where they are used; others it sends through shared memory, behind barriers.
+# cache lines; with fewer channels its rows are adjacent in memory.
+_CHANNELS = 128  # at most, per tile; a power of two, at least 8, for the mask's bytes
+# A vector with fewer values than threads, or bytes whose alignment Triton cannot prove, are loaded
+# where they are used; other loads go through shared memory and wait at barriers.
 _WARPS = 8
-_ELEMENTS = 8192  # a tile's where nothing is summed: 4 loads of 16 bytes a thread and tensor
-_LANES = 2048  # running sums of a program: 8 channels a thread
-_DEPTH = 4  # rows that go into each of them in one step
-_STAGES = 3  # 2 steps are on their way to shared memory meanwhile: 32 KB a program at 16 bits
-# Programs that share a reduction. Each of an H200's 132 processors has registers for 2 that find
-# moments and for 4 that add up gradients: all are at work at once, with 64 KB or more on the way to
-# every processor.
+_ELEMENTS = 8192  # per tile where nothing is summed: 4 loads of 16 bytes per thread and tensor
+_LANES = 2048  # running sums per program: 8 channels per thread
+_DEPTH = 4  # rows that one step adds to each of them
+_STAGES = 3  # 2 steps are in flight to shared memory meanwhile: 32 KB per program at 16 bits
+# Programs that share a reduction. Each of an H200's 132 processors has registers for 2 programs
+# that find moments or 4 that sum gradients: all run at once, with at least 64 KB in flight to every
+# processor.
 _MOMENTS_PROGRAMS, _SUMS_PROGRAMS = 264, 396
-_MERGED = 8  # channels that a program merges: the 32 bytes that memory is read in
-_PARTS = 512  # that it merges at once, at most
+_MERGED = 8  # channels that a program merges: memory is read in units of 32 bytes
+_PARTS = 512  # groups of rows that it merges at once, at most
 
 
 def moments(x: torch.Tensor) -> torch.Tensor:
-    """As ``reference.moments``, of R parts."""
+    """Compute ``reference.moments`` of R groups of rows."""
     rows, channels = x.shape
     width, lanes = _width(channels)
     pieces, parts = _dealt(rows, channels, _DEPTH * lanes, _MOMENTS_PROGRAMS)
@@ -57,7 +57,7 @@ def moments(x: torch.Tensor) -> torch.Tensor:
 
 
 def merge(parts: torch.Tensor) -> torch.Tensor:
-    """As ``reference.merge``."""
+    """Compute ``reference.merge``."""
     count, _, channels = parts.shape
     merged = torch.empty_like(parts[0])
     merge_kernel[(-(-channels // _MERGED),)](parts, merged, channels, count, **_merging(count))
@@ -73,7 +73,7 @@ def finish(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """As ``reference.finish``."""
+    """Compute ``reference.finish``."""
     count, _, channels = parts.shape
     statistics = parts.new_empty((5, channels))
     finish_kernel[(-(-channels // _MERGED),)](
@@ -123,7 +123,7 @@ def normalise_frozen(
 def gradient_sums(
     dy: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None, statistics: torch.Tensor
 ) -> torch.Tensor:
-    """As ``reference.gradient_sums``, of R parts."""
+    """Compute ``reference.gradient_sums`` of R groups of rows."""
     rows, channels = x.shape
     width, lanes = _width(channels)
     pieces, parts = _dealt(rows, channels, _DEPTH // 2 * lanes, _SUMS_PROGRAMS)
@@ -140,7 +140,7 @@ def gradient_sums(
         -(-channels // 8),
         RELU=mask is not None,
         STAGES=_STAGES,
-        DEPTH=_DEPTH // 2,  # of two tensors
+        DEPTH=_DEPTH // 2,  # two tensors are read
         ROWS=lanes,
         CHANNELS=width,
         num_warps=_WARPS,
@@ -151,7 +151,7 @@ def gradient_sums(
 def coefficients(
     parts: torch.Tensor, statistics: torch.Tensor, total: torch.Tensor, projected: torch.Tensor
 ) -> torch.Tensor:
-    """As ``reference.coefficients``."""
+    """Compute ``reference.coefficients``."""
     count, _, channels = parts.shape
     bent = parts.new_empty((2, channels))
     coefficients_kernel[(-(-channels // _MERGED),)](
@@ -231,13 +231,13 @@ def _normalise(
 
 
 def _width(channels: int, elements: int = _LANES) -> tuple[int, int]:
-    """Channels of a tile, and rows."""
+    """Return the number of channels of a tile, and of rows."""
     width = min(_CHANNELS, max(8, triton.next_power_of_2(channels)))
     return width, elements // width
 
 
 def _dealt(rows: int, channels: int, step: int, programs: int) -> tuple[int, int]:
-    """Pieces of the channels, and parts that share the steps through the rows: a grid."""
+    """Return the grid: tiles across the channels, and groups that share the steps over rows."""
     pieces = -(-channels // _width(channels)[0])
     return pieces, min(-(-rows // step), max(1, programs // pieces))
 

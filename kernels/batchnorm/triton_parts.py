@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-"""Between two passes over a batch: the Triton kernels that merge what its parts have given.
+"""Triton kernels that run between two passes and merge the results of all groups of rows.
 
 Statistics are merged pairwise (Chan, Golub and LeVeque, 1983), so no square of a mean is ever
 subtracted from a mean of squares; and in a fixed order, so the same inputs give the same bits.
 
-Shapes: C channels, R parts.
+Shapes: C channels, R groups of rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def merged(mean, deviation, count):
-    """Moments of all rows of (rows, channels) together."""
+    """Merge moments of shape (rows, channels) over the rows."""
     total = tl.sum(count, 0)
     together = tl.sum(mean * count, 0) / tl.maximum(total, 1.0)
     apart = mean - together[None, :]
@@ -53,7 +53,7 @@ def merge_kernel(
     PARTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Moments of all rows together: with a group, of this rank."""
+    """Merge the moments of all rows of this rank; needed only with a process group."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     mean, deviation, count = _merged_parts(parts_ptr, channel, C, R, PARTS, CHANNELS)
     tl.store(merged_ptr + channel, mean, mask=channel < C)
@@ -76,7 +76,7 @@ def finish_kernel(
     PARTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The statistics of a batch, and the running ones moved towards them."""
+    """Compute the statistics of a batch and update the running ones."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
     mean, deviation, count = _merged_parts(parts_ptr, channel, C, R, PARTS, CHANNELS)
@@ -108,7 +108,7 @@ def coefficients_kernel(
     PARTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Sums over all parts, and the gradient's coefficients."""
+    """Add up the sums of all groups of rows and compute the coefficients of the gradient."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.full((CHANNELS,), 0.0, tl.float32)
     projected = tl.full((CHANNELS,), 0.0, tl.float32)

@@ -1,12 +1,12 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-"""The Triton kernels that pass over a whole batch.
+"""Triton kernels that pass over a whole batch.
 
-A reduction asks for its rows STAGES - 1 steps before it adds them up, as copies to shared memory:
-loads to registers would be moved down to where they are used. It walks through the rows from the
-first to the last, all programs side by side, and the pass after it from the last to the first: what
-was read last is still in the second-level cache.
+A reduction requests its rows STAGES - 1 steps before it adds them up, as copies to shared memory:
+loads to registers would be moved down to where they are used. All its programs together go from
+the first row to the last; the next pass goes from the last to the first, because the rows read
+last are still in the L2 cache.
 
-Shapes: M rows, C channels, B = ceil(C / 8) bytes, R parts that the rows are dealt out in.
+Shapes: M rows, C channels, B = ceil(C / 8) bytes, R groups of rows, one per program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastrot.kernels.batchnorm.triton_parts import merged
 
 @triton.jit
 def _passed(g, bits, A: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """A tile (A, ROWS, CHANNELS) where its bits, in bytes (A, ROWS, CHANNELS / 8), are 1."""
+    """Keep a tile (A, ROWS, CHANNELS) where its mask, (A, ROWS, CHANNELS / 8) bytes, has ones."""
     wide = tl.broadcast_to(bits[:, :, :, None].to(tl.int32), (A, ROWS, CHANNELS // 8, 8))
     wide = (wide >> tl.arange(0, 8)[None, None, None, :]) & 1
     return tl.where(tl.reshape(wide, (A, ROWS, CHANNELS)) != 0, g, 0.0)
@@ -27,9 +27,9 @@ def _passed(g, bits, A: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 
 @triton.jit
 def _tile(first, left, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
-    """Offsets of a tile (A, ROWS, channels) of a matrix (M, C), and which of them are inside.
+    """Return the offsets of a tile (A, ROWS, channels) of a matrix (M, C), and which are inside.
 
-    Only where the tile begins can be beyond 32 bits.
+    Only the offset of the tile's beginning can exceed 32 bits.
     """
     row = tl.arange(0, A)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
     offsets = tl.cast(first, tl.int64) * C + (row[:, :, None] * C + channel[None, None, :])
@@ -38,7 +38,7 @@ def _tile(first, left, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def _step(x_ptr, step, M, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
-    """The tile of a step."""
+    """Load the tile of a step."""
     first = step * A * ROWS
     offsets, inside = _tile(first, M - first, channel, C, A, ROWS)
     return tl.load(x_ptr + offsets, mask=inside, other=0)
@@ -46,9 +46,9 @@ def _step(x_ptr, step, M, channel, C, A: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def _backwards(M, C, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """First row and number of the piece of channels of this program's tile; the last comes first.
+    """Return the first row of this program's tile and its index across channels, last tile first.
 
-    One axis of the grid for both: the second one of a launch has 65,535 places, fewer than tiles.
+    The grid has one axis for both: the second axis of a launch is limited to 65,535 programs.
     """
     pieces = tl.cdiv(C, CHANNELS)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -66,12 +66,12 @@ def moments_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Moments of one part of the rows: every R-th step of DEPTH * ROWS of them."""
+    """Compute the moments of one group of rows: every R-th step of DEPTH * ROWS rows."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     lane = tl.arange(0, ROWS)
     row = tl.arange(0, DEPTH)[:, None] * ROWS + lane[None, :]
-    # Any row's value does as the first mean: what is subtracted from a sum of squares below is at
-    # most 3 of its 4 parts in the first step, half of it later.
+    # Any row serves as the first mean: what is subtracted from a sum of squares below is at most
+    # three quarters of it in the first step, half of it later.
     first = _step(x_ptr, tl.program_id(1) * DEPTH, M, channel, C, 1, ROWS)
     mean = tl.sum(first.to(tl.float32), 0)
     deviation = tl.full((ROWS, CHANNELS), 0.0, tl.float32)
@@ -83,7 +83,7 @@ def moments_kernel(
         left = M - step * DEPTH * ROWS
         inside = (row < left)[:, :, None] & (channel < C)[None, None, :]
         away = tl.where(inside, x - mean[None, :, :], 0.0)
-        # By arithmetic: a sum over `row < left` would go through shared memory.
+        # Computed, not summed: a sum over `row < left` would go through shared memory.
         count += tl.minimum(tl.maximum((left - lane + ROWS - 1) // ROWS, 0), DEPTH).to(tl.float32)
         total = tl.sum(away, 0)
         step_of_mean = total / tl.maximum(count, 1.0)[:, None]
@@ -117,7 +117,7 @@ def normalise_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Scale, shift, residual, ReLU of one tile, and which elements ReLU let pass."""
+    """Apply scale, shift, residual and ReLU to one tile; store which elements ReLU let pass."""
     first, piece = _backwards(M, C, ROWS, CHANNELS)
     channel = piece * CHANNELS + tl.arange(0, CHANNELS)
     offsets, inside = _tile(first, M - first, channel, C, 1, ROWS)
@@ -133,14 +133,14 @@ def normalise_kernel(
     if RESIDUAL:
         y += residual.to(tl.float32)
     if MASK:
-        bits = (y > 0).to(tl.int32)  # what is outside is not stored, or is 0 in a last byte
+        bits = (y > 0).to(tl.int32)  # those outside are not stored, or are 0 in a last byte
         bits = tl.where(inside, bits, 0) << (channel % 8)[None, None, :]
         bytes_ = tl.sum(tl.reshape(bits, (1, ROWS, CHANNELS // 8, 8)), 3)
         byte = piece * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
         where, there = _tile(first, M - first, byte, B, 1, ROWS)
         tl.store(mask_ptr + where, bytes_.to(tl.uint8), mask=there)
     if RELU:
-        y = tl.where(y < 0, 0.0, y)  # a NaN stays one; a maximum on a GPU would hide it
+        y = tl.where(y < 0, 0.0, y)  # keeps a NaN, which a maximum on a GPU would hide
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -161,7 +161,7 @@ def sums_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Gradients of bias and weight from one part of the rows."""
+    """Compute the gradients of bias and weight from one group of rows."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     byte = tl.program_id(0) * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
     mean = tl.load(mean_ptr + channel, mask=channel < C, other=0)
@@ -200,7 +200,7 @@ def gradient_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Gradients of x and of the residual in one tile."""
+    """Compute the gradients of x and of the residual in one tile."""
     first, piece = _backwards(M, C, ROWS, CHANNELS)
     channel = piece * CHANNELS + tl.arange(0, CHANNELS)
     byte = piece * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)

@@ -1,4 +1,4 @@
-"""``cosine_topk``: the k most similar rows of a bank for every query, exactly.
+"""``cosine_topk``: exact search for the k rows of a bank most similar to each query.
 
 Shapes: m queries, b bank rows, D dimensions, k neighbours.
 """
@@ -20,25 +20,25 @@ def cosine_topk(
     first_row: int = 0,
     best: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k bank rows of greatest scalar product with each query, greatest first.
+    """Return the k bank rows with the greatest scalar product with each query, greatest first.
 
-    The result is exact: similarities are those of ``reference.cosine_topk``, whatever runs, and
-    of equal ones the lower row comes first. A bank larger than memory is given block by block, in
-    the order of its rows, each time with what the blocks before gave.
+    The result is exact: every implementation gives the similarities of ``reference.cosine_topk``,
+    and among equal ones the lower row comes first. To search a bank larger than memory, pass it
+    block by block, in the order of its rows, each time with the result of the blocks before.
 
     Args:
-        queries: of shape (m, D), float32, finite, rows no longer than 1 (up to rounding).
+        queries: of shape (m, D), float32, finite, of length at most 1 (up to rounding).
         bank: of shape (b, D), likewise, on the same device.
-        k: neighbours, at least 1.
+        k: number of neighbours, at least 1.
         first_row: index of the bank's row 0.
-        best: of the blocks before: similarities (m, k) and indices (m, k).
+        best: result of the blocks before: similarities (m, k) and indices (m, k).
 
     Returns:
         Similarities of shape (m, k), float32, decreasing, and indices of shape (m, k), int64.
         Where fewer than k rows were seen: -inf and -1.
 
     Raises:
-        TypeError: an argument has another dtype.
+        TypeError: an argument has the wrong dtype.
         ValueError: shapes or devices do not fit.
         KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
 
@@ -56,7 +56,7 @@ def cosine_topk(
         )
     elif best[0].shape[-1] != k:
         raise ValueError(f"best holds {best[0].shape[-1]} neighbours, must be k={k}")
-    # The registered operation is for graphs. Calling it loads torch's compiler, for seconds.
+    # The registered operation is for graphs; calling it loads torch's compiler, for seconds.
     run = _operation if torch.compiler.is_compiling() else _merge
     similarities, indices = run(queries, bank, best[0], best[1], first_row)
     return similarities, indices
@@ -101,7 +101,7 @@ def _check(
     indices: torch.Tensor,
     first_row: int,
 ) -> None:
-    """Everything a kernel relies on, before anything is allocated."""
+    """Check everything that a kernel relies on, before anything is allocated."""
     for name, tensor, dtype in (
         ("queries", queries, torch.float32),
         ("bank", bank, torch.float32),
@@ -128,6 +128,6 @@ def _check(
             f"{tuple(indices.shape)} must be (m, k) with m = {len(queries)}"
         )
     if similarities.shape[1] < 1:
-        raise ValueError("similarities of 0 neighbours must have at least one column")
+        raise ValueError("similarities have no column, must have one per neighbour, at least one")
     if first_row < 0:
         raise ValueError(f"first_row={first_row} must not be negative")

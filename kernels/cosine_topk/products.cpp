@@ -17,20 +17,20 @@ namespace nb = nanobind;
 
 namespace {
 
-// Compiled for several processors; the one that runs is chosen when the extension is loaded. All
-// give the same bits: products of two floats are exact in double, and the order of sums is fixed.
+// Compiled for several instruction sets; loading the extension selects one. All give the same bits:
+// products of two floats are exact in double, and the order of the sums is fixed.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
 #define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define CLONES
 #endif
 
-constexpr std::size_t kLanes = 32;           // partial sums of a scalar product
-constexpr std::size_t kLineFloats = 16;      // of a cache line
-constexpr std::size_t kTileBytes = 1 << 23;  // of bank rows that stay in the cache
+constexpr std::size_t kLanes = 32;           // partial sums per scalar product
+constexpr std::size_t kLineFloats = 16;      // floats per cache line
+constexpr std::size_t kTileBytes = 1 << 23;  // bytes of bank rows that stay in the cache
 constexpr std::size_t kQueries = 64;         // queries that a thread takes at a time
 
-// Reads `next` ahead, as long as b: rows lie far apart, and memory is slower than the sum.
+// Prefetches `next`, also `dims` floats: rows are far apart, and memory is slower than the sum.
 CLONES double dot(const float *a, const float *b, const float *next, std::size_t dims) {
   double sums[kLanes] = {};
   std::size_t i = 0;
@@ -68,11 +68,11 @@ void scalar_products(const Matrix<const float> &queries, const Matrix<const floa
   }
   const std::size_t pieces = (m + kQueries - 1) / kQueries;
   const std::size_t tile = std::max<std::size_t>(1, kTileBytes / (sizeof(float) * dims));
-  std::vector<std::size_t> next(m, 0);  // the first of a query's rows that is not done
+  std::vector<std::size_t> next(m, 0);  // index of each query's first row that is not done
 
   const nb::gil_scoped_release unlocked;
-  // All queries meet one tile of the bank after the other: it is read from memory once. Rows in
-  // another order than the bank's are done late, but done.
+  // All queries are multiplied with one tile of the bank after the other, so the bank is read from
+  // memory once. Rows that are not in the bank's order are done with a later tile.
   for (std::size_t stop = std::min(tile, b); m * chosen > 0; stop = std::min(stop + tile, b)) {
     fastrot::parallel_for(pieces, std::clamp<std::size_t>(threads, 1, pieces), [&](std::size_t at) {
       for (std::size_t i = at * kQueries; i < std::min(m, (at + 1) * kQueries); ++i) {

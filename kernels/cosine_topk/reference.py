@@ -1,9 +1,9 @@
 """The definition of ``cosine_topk`` in plain torch.
 
-A similarity is the scalar product of two float32 rows, added up in float64 and rounded once to
-float32. The sum's own error, about 1e-16, seldom moves that rounding, so every implementation
-gives the same numbers, and ties mean the same in all of them: copies of a row tie, and rows that
-differ by more than float32 shows do not.
+A similarity is the scalar product of two float32 rows, summed in float64 and rounded once to
+float32. The error of the sum, about 1e-16, rarely changes that rounding, so all implementations
+give the same numbers and agree on ties: copies of a row tie, and rows whose similarities differ in
+float32 do not.
 
 Shapes: m queries, b bank rows, D dimensions, k neighbours.
 """
@@ -22,12 +22,12 @@ def cosine_topk(
     similarities: torch.Tensor,
     indices: torch.Tensor,
 ) -> None:
-    """Merge the rows of a bank into the nearest ones so far; any device.
+    """Merge the rows of a bank into the nearest ones so far, on any device.
 
     Args:
         queries: of shape (m, D), float32, rows of unit length, or zero.
         bank: of shape (b, D), likewise.
-        first_row: index of the bank's row 0; indices so far are lower.
+        first_row: index of the bank's row 0; all indices so far are lower.
         similarities: of shape (m, k), float32, decreasing; overwritten.
         indices: of shape (m, k), int64; overwritten; -1 where there is no row yet.
     """
@@ -40,7 +40,7 @@ def cosine_topk(
         fresh = (queries[part].double() @ columns).float()
         candidates = torch.cat([similarities[part], fresh], dim=1)
         names = torch.cat([indices[part], rows.expand(len(fresh), -1)], dim=1)
-        # A stable sort: of equal similarities the row that came first, the lower one, wins.
+        # A stable sort: among equal similarities the row that came first, the lower one, wins.
         ranked, order = candidates.sort(dim=1, descending=True, stable=True)
         similarities[part] = ranked[:, :k]
         indices[part] = names.gather(1, order[:, :k])

@@ -1,12 +1,11 @@
-"""The k nearest rows by float32 products, proven exact with float64 sums of the few best.
+"""Find the k nearest rows by float32 products, and prove them with float64 sums of the best few.
 
-A float32 sum of n products, in whatever order, is off by at most g(n) |a| |b| with
-g(n) = n u / (1 - n u), u = 2^-24. So a matrix product orders all rows up to a slack that is known.
-Of each query some more rows than k are kept, and their similarities are computed as the
-definition says. If the lowest product kept, plus the slack, is below the k-th best similarity, no
-other row can be among the nearest. Otherwise (ties, or rows too close to each other for float32)
-the query is searched again with more rows kept; in the end with all of them, which is the
-definition.
+A float32 sum of n products, in any order, is off by at most g(n) |a| |b| with
+g(n) = n u / (1 - n u), u = 2^-24. So a matrix product orders all rows up to a known slack. For each
+query a few more rows than k are kept, and their similarities are computed by the definition. If
+the lowest product kept, plus the slack, is below the k-th best similarity, no other row can be
+among the nearest. Otherwise (ties, or rows too close to each other for float32) the query is
+searched again with more rows kept, and finally with all of them, which is the definition.
 
 Shapes: m queries, b bank rows, D dimensions, k neighbours, c rows kept for each query.
 """
@@ -19,15 +18,15 @@ from contextlib import contextmanager
 import torch
 
 Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Similarities (m, c) float32 of queries (m, D) with rows (m, c) of a bank (b, D)."""
+"""Function of queries (m, D), a bank (b, D) and rows (m, c): similarities (m, c), float32."""
 
-_MARGIN = 32  # rows kept besides k
-_GROWTH = 4  # times as many in the next search
-_UNIT = 2.0**-24  # of float32
+_MARGIN = 32  # rows kept in addition to k
+_GROWTH = 4  # factor on the rows kept in the next search
+_UNIT = 2.0**-24  # unit roundoff of float32
 _PRODUCT_BYTES = 2**27  # of products at a time
-_KEPT = 2**24  # rows kept at a time
-_TILE = 5120  # bank rows of a matrix product: its result is still in the cache when it is read
-_GROUPS = 10  # of bank rows, of which only the best one is looked at first
+_KEPT = 2**24  # rows kept at a time, over all queries
+_TILE = 5120  # bank rows per matrix product: its result is still in the cache when it is read
+_GROUPS = 10  # columns per group; the best of each group decides which groups are searched
 
 
 def cosine_topk(
@@ -38,10 +37,10 @@ def cosine_topk(
     indices: torch.Tensor,
     score: Score,
 ) -> int:
-    """Merge as ``reference.cosine_topk`` does; tensors contiguous, on one device.
+    """Merge as ``reference.cosine_topk`` does; tensors must be contiguous and on one device.
 
     Returns:
-        How many similarities were computed in full.
+        Number of similarities computed in float64.
     """
     kept = min(len(bank), similarities.shape[1] + _MARGIN)
     pending = torch.arange(len(queries), device=queries.device)
@@ -68,7 +67,7 @@ def cosine_topk(
 
 
 def product_slack(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    """Return what a similarity may be above the float32 product, of shape (m,), float64."""
+    """Return by how much a similarity may exceed the float32 product, of shape (m,), float64."""
     error = _sum_error(queries.shape[1]) + 3 * _UNIT  # the similarity is rounded as well
     return error * _lengths(queries) * _lengths(bank).max()
 
@@ -118,10 +117,10 @@ def _highest_products(
 
 
 def _highest(products: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what ``topk`` does, in any order; it is slow where there are many columns.
+    """Return the result of ``topk``, in any order, faster than it for many columns.
 
-    The best value of a group of columns is found for all groups first: the values looked for are
-    in as many groups as there are of them.
+    The best value of each group of columns is found first: the ``kept`` highest values are in the
+    ``kept`` groups with the highest best values.
     """
     width = products.shape[1] // _GROUPS
     if width < 2 * kept:
@@ -141,9 +140,9 @@ def _highest(products: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Ten
 def _merged(
     similarities: torch.Tensor, indices: torch.Tensor, exact: torch.Tensor, rows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the nearest of those so far and of others, whose rows are higher and increase."""
+    """Return the nearest among those so far and new ones, whose rows are higher and increase."""
     k = similarities.shape[1]
-    # A stable sort: of equal similarities the lower row wins.
+    # A stable sort: among equal similarities the lower row wins.
     values, order = torch.cat([similarities, exact], dim=1).sort(
         dim=1, descending=True, stable=True
     )
@@ -152,7 +151,7 @@ def _merged(
 
 @contextmanager
 def _full_float32(device: str) -> Iterator[None]:
-    """Multiply in float32, though training may have allowed less: the slack counts on it."""
+    """Multiply in full float32, though training may have allowed less: the slack relies on it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -163,11 +162,11 @@ def _full_float32(device: str) -> Iterator[None]:
 
 
 def _lengths(rows: torch.Tensor) -> torch.Tensor:
-    """Return the length of each row, (n,) float64, never too short."""
+    """Return an upper bound on the length of each row, (n,), float64."""
     lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1).double()
     return lengths * (1 + _sum_error(rows.shape[1] + 2))
 
 
 def _sum_error(terms: int) -> float:
-    """Return g(n)."""
+    """Return g(n) for n terms."""
     return terms * _UNIT / (1 - terms * _UNIT)

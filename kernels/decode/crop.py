@@ -1,15 +1,15 @@
-"""``CropDecoder``: batches of JPEG or raw samples to uint8 crops, in threads of its own.
+"""``CropDecoder``: turns batches of JPEG or raw samples into uint8 crops, in its own threads.
 
-One thread decodes one sample at a time: the rows and columns of the box (and where ``exact`` is
-off, shrunk in the DCT domain if the box is at least twice as large as the crop), antialiased
-bilinear resize, straight into the batch. No thread holds the interpreter's lock, and none
-allocates memory once it has seen an image of the largest size.
+Each thread handles one sample at a time: it decodes the rows and columns of the box (without
+``exact``, shrunk in the DCT domain if the box is at least twice as large as the crop) and resizes
+them, antialiased and bilinear, straight into the batch. No thread holds the GIL, and none allocates
+memory once it has seen an image of the largest size.
 
 The definition is ``crop_reference.py`` on the pixels of ``op.decode_jpeg``: with ``exact`` no
 value differs from it by more than one level. Mirroring or turning an image by quarter turns
 mirrors or turns its crop, bit for bit.
 
-Shapes: N samples of a batch, S side of a crop, F fields with data of a sample.
+Shapes: N samples per batch, S side of a crop, F data fields per sample.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from fastrot.kernels.dispatch import choose
 
 _STOP_SECONDS = 10.0
 
-# Arrays that a thread may still write to, because it hangs in a read that never returns.
+# Keeps arrays alive that a thread may still write to, because its read never returns.
 _left_behind: list[Any] = []
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What is to be cut out of each sample.
+    """Boxes to cut out of each sample.
 
     Attributes:
-        boxes: of shape (N, 4), int32: left, top, width, height in the upright image; what lies
-            outside of it is black.
+        boxes: of shape (N, 4), int32: left, top, width, height in the upright image; pixels
+            outside the image are black.
         sizes: of shape (N, 2), int32: width and height of the upright images.
         orientation: of shape (N,), uint8: EXIF orientation, 1 to 8.
-        raw: of shape (N,), bool: rows of RGB instead of a JPEG.
-        to_end: of shape (N,), bool: read a JPEG also behind its box, so that damage there shows.
+        raw: of shape (N,), bool: the sample is rows of RGB instead of a JPEG.
+        to_end: of shape (N,), bool: read a JPEG beyond its box as well, to find damage there.
     """
 
     boxes: NDArray[np.int32]
@@ -52,14 +52,14 @@ class Crops:
 
 @dataclass(frozen=True)
 class Spans:
-    """Where the samples of a batch are in a file, and what their checksums cover.
+    """Locations of a batch's samples in a file, and what their checksums cover.
 
     Attributes:
         offsets: of shape (N, F), uint64, bytes.
         sizes: of shape (N, F), uint64, bytes; 0: the field is empty.
-        image: which field is the image.
-        records: of shape (N, R), uint8: what a checksum covers ahead of the fields.
-        checksums: of shape (N,), uint64, xxh3_64; None: none are compared.
+        image: index of the image field.
+        records: of shape (N, R), uint8: bytes that a checksum covers before the fields.
+        checksums: of shape (N,), uint64, xxh3_64; None: do not compare checksums.
     """
 
     offsets: NDArray[np.uint64]
@@ -70,18 +70,18 @@ class Spans:
 
 
 class SourceFile:
-    """A file to read samples from, until it is no longer referred to.
+    """A file to read samples from; it stays open as long as anything refers to it.
 
     Args:
-        descriptor: of the open file; it is duplicated.
-        map_memory: map it instead of reading by position. A file that is cut while it is mapped
-            is a failed sample, not the end of the process.
+        descriptor: descriptor of the open file; it is duplicated.
+        map_memory: map the file instead of reading by position. If the file is truncated while
+            mapped, the sample fails, but the process survives.
 
     Attributes:
-        mapped: whether it is; a file that cannot be mapped is read by position.
+        mapped: whether the file is mapped; one that cannot be mapped is read by position.
 
     Raises:
-        OSError: the descriptor is not that of an open file.
+        OSError: the descriptor does not belong to an open file.
     """
 
     def __init__(self, descriptor: int, *, map_memory: bool) -> None:
@@ -92,20 +92,20 @@ class SourceFile:
 
 
 class CropJob:
-    """A batch on its way."""
+    """A batch that was submitted to a decoder."""
 
     def __init__(self, decoder: CropDecoder, ticket: Any, keep: Any) -> None:
         self._decoder, self._ticket, self._keep = decoder, ticket, keep
 
     def wait(self, seconds: float) -> bool:
-        """Whether it is finished, after at most so many seconds."""
+        """Wait at most this many seconds; return whether the batch is finished."""
         if not self._decoder.native.wait(self._ticket, seconds):
             return False
         self._decoder.finished(self)
         return True
 
     def failures(self) -> list[tuple[int, str]]:
-        """Rows that could not be decoded, and why; their part of the batch means nothing."""
+        """Return the rows that could not be decoded, and why; their pixels are undefined."""
         return sorted(self._decoder.native.failures(self._ticket))
 
 
@@ -113,11 +113,11 @@ class CropDecoder:
     """Threads that decode, crop and resize.
 
     Args:
-        threads: number of them.
+        threads: number of threads.
         size: S, pixels.
         exact: never shrink in the DCT domain.
-        colour_only: refuse a JPEG that has not three components or does not end with its end
-            marker, as FFCV would need it.
+        colour_only: refuse a JPEG that does not have three components or does not end with its end
+            marker; FFCV requires both.
         max_pixels: refuse larger images, before anything is allocated.
 
     Raises:
@@ -153,11 +153,11 @@ class CropDecoder:
         """Queue a batch of samples of a file.
 
         Args:
-            out: of shape (N, S, S, 3), C-contiguous, to be filled; None: decode and resize
-                nothing, which measures what decoding alone costs.
-            crops: what to cut out.
-            file: where from.
-            spans: where in it.
+            out: of shape (N, S, S, 3), C-contiguous, to be filled; None: decode but do not resize,
+                to measure the cost of decoding alone.
+            crops: boxes to cut out.
+            file: file to read from.
+            spans: locations of the samples in the file.
             announce: tell the system now what will be read.
         """
         ticket = self.native.submit_spans(
@@ -177,17 +177,17 @@ class CropDecoder:
     def submit_memory(
         self, out: NDArray[np.uint8] | None, crops: Crops, samples: Sequence[Any]
     ) -> CropJob:
-        """Queue a batch of samples in memory: as ``submit``, with N objects that hold bytes."""
+        """Queue a batch of N samples in memory, bytes-like objects; otherwise as ``submit``."""
         buffers = [np.frombuffer(sample, np.uint8) for sample in samples]
         ticket = self.native.submit_memory(out, self._native_crops(crops), self._settings, buffers)
         return self._begun(ticket, (out, buffers))
 
     def discard(self) -> bool:
-        """Forget all jobs.
+        """Discard all jobs.
 
         Returns:
-            Whether no thread writes to their arrays any more. One that hangs in a read may still;
-            the arrays are then kept for as long as the process lives.
+            Whether all threads have stopped writing to their arrays. A thread that hangs in a read
+            may still write; the arrays are then kept for as long as the process lives.
         """
         stopped = self.native.discard(_STOP_SECONDS)
         if not stopped:
@@ -196,7 +196,7 @@ class CropDecoder:
         return stopped
 
     def finished(self, job: CropJob) -> None:
-        """Let go of what a job needed."""
+        """Release what a job needed."""
         self._jobs.discard(job)
 
     def _begun(self, ticket: Any, keep: Any) -> CropJob:

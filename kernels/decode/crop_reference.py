@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 
 def cut(pixels: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """The part of an image (H, W, 3) inside a box; zeros where the box leaves the image."""
+    """Return the part of an image (H, W, 3) inside a box; zeros where the box leaves the image."""
     left, top, width, height = (int(value) for value in box)
     image_h, image_w = pixels.shape[:2]
     x0, y0 = min(max(left, 0), image_w), min(max(top, 0), image_h)
@@ -26,7 +26,7 @@ def cut(pixels: NDArray[np.uint8], box: NDArray[np.int32]) -> NDArray[np.uint8]:
 def crop_and_resize(
     pixels: NDArray[np.uint8], box: NDArray[np.int32], size: int
 ) -> NDArray[np.uint8]:
-    """One crop of shape (S, S, 3), uint8: torchvision's antialiased bilinear resize of a box."""
+    """Return a crop (S, S, 3), uint8: torchvision's antialiased bilinear resize of a box."""
     part = cut(pixels, box)
     if part.shape[:2] == (size, size):
         return part

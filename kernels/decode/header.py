@@ -1,7 +1,7 @@
-"""What a JPEG file says about itself, read without decoding it.
+"""Header of a JPEG file, read without decoding its pixels.
 
-A bounds-checked walk over the markers of ITU-T T.81 (annex B): nothing is allocated that depends
-on the file's claims, and every length is held against the bytes that are there.
+A bounds-checked walk over the markers of ITU-T T.81 (annex B): no allocation depends on the file's
+claims, and every length is checked against the bytes that are there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 SOS, APP1 = 0xDA, 0xE1
 _SOI, _EOI, _TEM = 0xD8, 0xD9, 0x01
 _RESTARTS = range(0xD0, 0xD8)
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC lie in between
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC are no frames
 _PROCESSES = {
     0xC3: "lossless",
     0xC5: "hierarchical",
@@ -31,11 +31,11 @@ _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
 class JpegError(ValueError):
-    """The bytes are no JPEG, or not one that decodes without doubt; the message says why."""
+    """The bytes are not a JPEG, or not one with reliable pixels; the message says why."""
 
 
 class JpegCutShortError(JpegError):
-    """The bytes end before what they announce; more of the file may mend that."""
+    """The bytes end earlier than they announce; more bytes of the file may fix that."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class JpegHeader:
     """The frame header.
 
     Attributes:
-        width: pixels a row, before EXIF orientation.
+        width: pixels per row, before EXIF orientation.
         height: rows, before EXIF orientation.
         components: 1 grey, 3 colour, 4 CMYK or YCCK.
         progressive: whether the image is stored in successive refinements.
-        precision: bits a sample.
-        process: "" for the processes that every decoder knows (baseline, extended Huffman,
-            progressive), else the name of the one used, e.g. "arithmetic-coded".
+        precision: bits per sample.
+        process: "" for the processes that every decoder supports (baseline, extended Huffman,
+            progressive), otherwise the name of the process, e.g. "arithmetic-coded".
         ends_with_eoi: whether the last two bytes of the file are the end-of-image marker; a sound
-            file may carry more bytes behind it (``jpeg_end`` finds it then).
+            file may have more bytes after it (``jpeg_end`` then finds the marker).
     """
 
     width: int
@@ -64,25 +64,25 @@ class JpegHeader:
 
 
 def jpeg_header(data: bytes | memoryview) -> JpegHeader:
-    """Read the frame header, which lies before the first scan.
+    """Read the frame header, which comes before the first scan.
 
     Args:
         data: the file; the walk stops at the frame header.
 
     Raises:
-        JpegError: not a JPEG, cut short, or its header contradicts itself.
+        JpegError: the data is not a JPEG, is cut short, or its header contradicts itself.
     """
     for marker, start, stop in segments(data):
         if marker in FRAMES:
             return frame_header(data, marker, start, stop)
-    raise JpegError("no frame header before the first scan: the file is cut short or no image")
+    raise JpegError("no frame header before the first scan: the file is cut short or not an image")
 
 
 def jpeg_end(data: bytes | memoryview) -> int | None:
-    """Offset behind the end-of-image marker, None where the file has none (it is cut short).
+    """Return the offset after the end-of-image marker; None: no marker, the file is cut short.
 
     Raises:
-        JpegError: not a JPEG, or a segment reaches beyond the file.
+        JpegError: the data is not a JPEG, or a segment extends beyond the file.
     """
     end = None
     for marker, _, stop in segments(data):
@@ -92,10 +92,10 @@ def jpeg_end(data: bytes | memoryview) -> int | None:
 
 
 def scan_count(data: bytes | memoryview) -> int:
-    """Number of scans up to the end of the image (or of the file).
+    """Count the scans up to the end of the image (or of the file).
 
     Raises:
-        JpegError: not a JPEG, or a segment reaches beyond the file.
+        JpegError: the data is not a JPEG, or a segment extends beyond the file.
     """
     return sum(marker == SOS for marker, _, _ in segments(data))
 
@@ -103,11 +103,11 @@ def scan_count(data: bytes | memoryview) -> int:
 def segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, stop) of each segment's payload, up to the end of the image.
 
-    Entropy-coded data are skipped, so what follows a scan is the next marker.
+    Entropy-coded data is skipped, so a scan is followed by the next marker.
 
     Raises:
-        JpegCutShortError: a segment reaches beyond ``data``.
-        JpegError: not a JPEG.
+        JpegCutShortError: a segment extends beyond ``data``.
+        JpegError: the data is not a JPEG.
     """
     if len(data) == 0:
         raise JpegError("the file is empty")
@@ -129,7 +129,7 @@ def segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
         if marker in _RESTARTS or marker == _TEM:
             continue
         if marker in (0x00, _SOI):
-            raise JpegError(f"byte {at - 1} is {marker:#04x}, which is no marker between segments")
+            raise JpegError(f"byte {at - 1} is {marker:#04x}, not a marker that begins a segment")
         length = int.from_bytes(data[at : at + 2], "big")
         if at + 2 > len(data) or at + length > len(data):
             raise JpegCutShortError(
@@ -151,7 +151,7 @@ def frame_header(data: bytes | memoryview, marker: int, start: int, stop: int) -
     """Read the segment that ``segments`` yielded for a marker in ``FRAMES``.
 
     Raises:
-        JpegError: it contradicts itself.
+        JpegError: the segment contradicts itself.
     """
     if stop - start < 6:
         raise JpegError(f"the frame header is {stop - start} bytes long, must be at least 6")

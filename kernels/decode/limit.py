@@ -1,4 +1,4 @@
-"""What decoding alone costs: the rate that no loader over this decoder can exceed."""
+"""Cost of decoding alone: the upper limit for every loader that uses this decoder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def decode_crops(
     size: int,
     exact: bool = True,
 ) -> float:
-    """Seconds for decoding the rows and columns of boxes, with no resize and no batch.
+    """Return the seconds it takes to decode the rows and columns of boxes, without resizing.
 
     Args:
         files: N JPEGs, upright.
         boxes: of shape (N, 4), int32, inside the images.
         threads: number of threads.
-        size: S, which decides, unless ``exact``, about shrinking in the DCT domain.
+        size: S, which determines shrinking in the DCT domain, unless ``exact``.
         exact: never shrink.
 
     Raises:
-        ValueError: a file cannot be decoded, or it took longer than ten minutes.
+        ValueError: a file cannot be decoded, or decoding took longer than ten minutes.
     """
     headers = [jpeg_header(file) for file in files]
     crops = Crops(

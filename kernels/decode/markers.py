@@ -1,7 +1,7 @@
-"""``walk_jpeg``: what all markers of a JPEG say, from the first to the end of the image.
+"""``walk_jpeg``: reads all markers of a JPEG, from the first to the end of the image.
 
-This finds a file that is cut short or whose segments contradict each other, at the speed at which
-memory is searched. Damage inside the coded pixels it cannot find: nothing is decoded.
+This finds a file that is cut short or whose segments contradict each other, as fast as memory can
+be searched. It cannot find damage inside the coded pixels, because it decodes nothing.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from fastrot.kernels.dispatch import choose
 
 _EOI = 0xD9
 _EXIF = b"Exif\0"
-_EXIF_HEAD = 6  # bytes ahead of the TIFF block
+_EXIF_HEAD = 6  # bytes before the TIFF block
 
 
 @dataclass(frozen=True)
 class JpegWalk:
-    """What the markers say.
+    """Contents of a file's markers.
 
     Attributes:
         frame: size, components, precision, process.
-        exif: the TIFF block of the first EXIF segment ahead of the scans; empty: there is none.
-        scans: how many there are.
-        end: offset behind the end-of-image marker; None: it has none, the file is cut short.
+        exif: the TIFF block of the first EXIF segment before the scans; empty: there is none.
+        scans: number of scans.
+        end: offset after the end-of-image marker; None: no marker, the file is cut short.
     """
 
     frame: JpegHeader
@@ -47,8 +47,8 @@ def walk_jpeg(data: bytes) -> JpegWalk:
     """Walk over the markers of a whole JPEG file.
 
     Raises:
-        JpegError: no JPEG, no frame or more than one, no scan, or a segment that contradicts the
-            file.
+        JpegError: the data is not a JPEG, has no frame or more than one, has no scan, or a segment
+            contradicts the file.
         KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
     """
     if choose("walk_jpeg").implementation == "cpp":
@@ -64,12 +64,12 @@ def read_jpeg(path: str, size: int) -> tuple[bytes, JpegWalk]:
     """Read a JPEG file and walk over its markers.
 
     Args:
-        path: of the file.
-        size: its bytes, as far as is known; another size only costs time.
+        path: path of the file.
+        size: its expected size in bytes; a wrong size only costs time.
 
     Raises:
         JpegError: as ``walk_jpeg``.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
     """
     if choose("walk_jpeg").implementation == "cpp":
@@ -84,7 +84,7 @@ def read_jpeg(path: str, size: int) -> tuple[bytes, JpegWalk]:
 
 
 def announce_files(paths: Sequence[str]) -> None:
-    """Tell the system that these files will be read soon; without the extension nothing is told."""
+    """Tell the system that these files will be read soon; without the extension, do nothing."""
     if choose("walk_jpeg").implementation == "cpp":
         from fastrot.kernels import _native
 
@@ -99,7 +99,7 @@ def _built(
 
 
 def _walk(data: bytes) -> JpegWalk:
-    """The definition; also what has the words for a file that is not as it should be."""
+    """Walk in Python: this is the definition, and it raises the errors for damaged files."""
     frame: JpegHeader | None = None
     exif: bytes | None = None
     scans, end = 0, None

@@ -1,8 +1,7 @@
-"""JPEG decoding by Pillow: the definition of the pixels, and the path without the extension.
+"""JPEG decoding by Pillow: the definition of the pixels, and the fallback without the extension.
 
-Pillow refuses a file that ends early, but it drops libjpeg's warnings, so damage in the middle of
-a scan gives wrong pixels without a word. Only the compiled decoder, or a checksum of the bytes,
-finds that.
+Pillow refuses a file that ends early, but it ignores libjpeg's warnings, so damage in the middle of
+a scan silently gives wrong pixels. Only the compiled decoder, or a checksum of the bytes, finds it.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from PIL.JpegImagePlugin import JpegImageFile
 from fastrot.kernels.decode.header import JpegError, jpeg_end, scan_count
 
 MAX_SCANS = 100
-"""As in decode.cpp: every scan visits each block, so many empty ones keep a core busy."""
+"""As in jpeg.cpp: every scan visits each block, so many empty ones would keep a core busy."""
 
 
 def decode_jpeg(
     data: bytes | memoryview, max_pixels: int, denominator: int = 1
 ) -> NDArray[np.uint8]:
-    """Pixels of shape (H, W, 3), RGB, without EXIF orientation.
+    """Return pixels of shape (H, W, 3), RGB; EXIF orientation is not applied.
 
     Args:
         data: the file; its header has been checked against ``max_pixels``.
-        max_pixels: unused, since the caller checked; it keeps the signature of the compiled one.
+        max_pixels: unused, since the caller has checked; matches the compiled decoder's signature.
         denominator: 1, 2, 4 or 8: shrink in the DCT domain.
 
     Raises:
@@ -43,5 +42,5 @@ def decode_jpeg(
                 image.draft(None, (image.width // denominator, image.height // denominator))
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error) as error:
-        # what Pillow's parsers raise on damaged metadata and pixels
+        # Pillow's parsers raise all of these on damaged metadata and pixels.
         raise JpegError(f"Pillow: {' '.join(str(error).split())}") from None

@@ -1,1 +1,1 @@
-"""Images to normalised, turned views."""
+"""Normalised, rotated views of images."""

@@ -1,4 +1,4 @@
-"""``rotate_views`` by the compiled extension: host threads, words moved as bits."""
+"""``rotate_views`` in the compiled extension: threads on the host move words as bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rotate_views(
     table: torch.Tensor,
     views: torch.Tensor,
 ) -> None:
-    """Fill ``views`` as ``reference.rotate_views`` does; tensors contiguous, in host memory."""
+    """Fill ``views`` as ``reference.rotate_views`` does; tensors are contiguous, in host memory."""
     bits = torch.int16 if table.itemsize == 2 else torch.int32
     _native.rotate_views(
         images,

@@ -1,4 +1,4 @@
-"""``rotate_views``: a batch of images to normalised, turned views, in one pass.
+"""``rotate_views``: makes normalised, turned views of a batch of images in one pass.
 
 Shapes: N images, V views of each, S side, C = 3 or 4 channels.
 """
@@ -22,11 +22,11 @@ def rotate_views(
     table: torch.Tensor,
     channels: int = 3,
 ) -> torch.Tensor:
-    """Flip, turn and normalise: row n*V + v is image n, turned turns[n, v] quarter turns.
+    """Flip, turn and normalise images: row n*V + v is image n after turns[n, v] quarter turns.
 
-    An image is first mirrored left to right if ``flips`` says so, then turned COUNTER-clockwise
-    (``torch.rot90`` over height and width), then every byte is looked up in
-    ``table[byte, channel]``. No implementation computes anything, so all give the same bits.
+    An image is first mirrored left to right if its flag in ``flips`` is set, then turned
+    COUNTER-clockwise (``torch.rot90`` over height and width), then each byte is looked up in
+    ``table[byte, channel]``. No implementation does arithmetic, so all give the same bits.
 
     Args:
         images: of shape (N, S, S, 3), uint8, RGB; N may be 0.
@@ -39,7 +39,7 @@ def rotate_views(
         Views of shape (N*V, channels, S, S), channels-last in memory, dtype of ``table``.
 
     Raises:
-        TypeError: an argument has another dtype.
+        TypeError: an argument has the wrong dtype.
         ValueError: shapes or devices do not fit.
         KernelUnavailableError: FASTROT_KERNELS forces an implementation that cannot run.
 
@@ -51,7 +51,7 @@ def rotate_views(
         tensor([[ 51, 153],
                 [  0, 102]], dtype=torch.int32)
     """
-    # The registered operation is for graphs. Calling it loads torch's compiler, for seconds.
+    # The registered operation is for graphs; calling it loads torch's compiler, for seconds.
     run = _operation if torch.compiler.is_compiling() else _views
     views: torch.Tensor = run(images, turns, flips, table, channels)
     return views
@@ -88,7 +88,7 @@ def _(
 
 
 def _implementation(name: str) -> Callable[..., None]:
-    """Import only what runs: the extension and Triton may be missing."""
+    """Import and return the implementation; the extension and Triton may be missing."""
     if name == "cpp":
         from fastrot.kernels.rotate import cpp
 
@@ -115,7 +115,7 @@ def _check(
     table: torch.Tensor,
     channels: int,
 ) -> None:
-    """Everything a kernel relies on, before anything is allocated."""
+    """Check everything that a kernel relies on, before anything is allocated."""
     for name, tensor, dtype in (
         ("images", images, torch.uint8),
         ("turns", turns, torch.uint8),

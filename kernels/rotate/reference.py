@@ -1,9 +1,9 @@
-"""The definition of ``rotate_views`` in plain torch, and the table that it looks up.
+"""The definition of ``rotate_views`` in plain torch, and its lookup table.
 
-Direction: a view is turned counter-clockwise, as ``torch.rot90`` and ``numpy.rot90`` turn. RotNet
-and MMSelfSup 0.x (class k = k turns) do too, while ``mmcv.imrotate`` turns clockwise: a head
-trained with it has classes 1 and 3 exchanged. Views are image-major: row n*V + v is image n.
-A view is turned after crop and flip (VISSL turns before them).
+Direction: views are turned counter-clockwise, as by ``torch.rot90`` and ``numpy.rot90``, and as in
+RotNet and MMSelfSup 0.x (class k = k turns). ``mmcv.imrotate`` turns clockwise: a head trained with
+it has classes 1 and 3 swapped. Views are image-major: row n*V + v is image n. Views are turned
+after crop and flip (VISSL turns before them).
 
 Shapes: N images, V views of each, S side, C = 3 or 4 channels.
 """
@@ -18,10 +18,10 @@ import torch
 def normalisation_table(
     mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> torch.Tensor:
-    """Normalised value of every byte in every channel, of shape (256, 3).
+    """Return the normalised value of every byte in every channel, of shape (256, 3).
 
-    Computed in float32 in torchvision's order of operations (ToTensor, Normalize), then rounded
-    once to ``dtype``; a float32 table therefore equals torchvision's pixels bit for bit.
+    Values are computed in float32, in torchvision's order of operations (ToTensor, Normalize), then
+    rounded once to ``dtype``; a float32 table therefore equals torchvision's pixels bit for bit.
 
     Args:
         mean: per channel, in [0, 1].
@@ -41,7 +41,7 @@ def rotate_views(
     table: torch.Tensor,
     views: torch.Tensor,
 ) -> None:
-    """Fill ``views``: flip, turn, look up; any device.
+    """Fill ``views``: flip, turn, look up, on any device.
 
     Args:
         images: of shape (N, S, S, 3), uint8.
@@ -52,7 +52,7 @@ def rotate_views(
     """
     n, side = images.shape[:2]
     channel = torch.arange(3, device=images.device)
-    # Looking up before the turn gives the same words and is V times less work.
+    # Looking up before the turn gives the same words with V times less work.
     pixels_NSSC = table[images.int(), channel]
     pixels_NSSC = torch.where(flips[:, None, None, None], pixels_NSSC.flip(2), pixels_NSSC)
     quarter_NV = turns & 3

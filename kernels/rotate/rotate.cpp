@@ -1,4 +1,4 @@
-// views = look_up(turn(flip(image))): bytes to words of a table, nothing is computed.
+// views = look_up(turn(flip(image))): bytes become words of a table, without arithmetic.
 //
 // Shapes: N images, V views of each, S side, C = 3 or 4 channels.
 
@@ -16,13 +16,13 @@ namespace nb = nanobind;
 
 namespace {
 
-// A tile's source and destination stay in the first-level cache while a turn walks across rows.
+// A tile's source and destination stay in the L1 cache while a turn walks across rows.
 constexpr std::ptrdiff_t kTile = 32;
 
-// A thread costs about as much to start as this many written pixels.
+// Starting a thread costs about as much as writing this many pixels.
 constexpr std::size_t kPixelsPerThread = 32768;
 
-// Where the pixel at (row i, column j) of a view comes from: byte start + i * down + j * right.
+// The pixel at (row i, column j) of a view comes from byte start + i * down + j * right.
 struct Walk {
   std::ptrdiff_t start, down, right;
 };
@@ -37,7 +37,7 @@ Walk walk_of(unsigned turn, bool flip, std::ptrdiff_t side) {
     default: walk = {last * row, pixel, -row}; break;                     // (last - j, i)
   }
   if (!flip) return walk;
-  // The flip comes first, so what the turn reads at column c lies at column last - c.
+  // The flip comes first, so what the turn reads at column c is at column last - c.
   const bool down_is_column = walk.down == pixel || walk.down == -pixel;
   std::ptrdiff_t &step = down_is_column ? walk.down : walk.right;
   walk.start += step * last;

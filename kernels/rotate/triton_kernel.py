@@ -1,8 +1,8 @@
-"""``rotate_views`` in Triton: one pass, every output word is one byte looked up in the table.
+"""``rotate_views`` in Triton: in one pass, every output word is one byte looked up in the table.
 
-Words are moved as bits, four of 16 at a time where that is a pixel, and nothing is computed, so
-the result is the reference's bit for bit, also under TRITON_INTERPRET=1, whose float conversions
-round differently from a GPU's.
+Words are moved as bits, four words of 16 bits at a time where these are a pixel, without
+arithmetic. So the result equals the reference's bit for bit, even under TRITON_INTERPRET=1, whose
+float conversions round differently from a GPU's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-# A tile of output rows x words: 256-byte stores at 16 bits a word, and when a turn walks down the
-# columns of the source, its 32 source rows of about 43 pixels stay in the first-level cache.
+# A tile of output rows x words: stores are 256 bytes at 16 bits per word, and where a turn reads
+# down the source's columns, the 32 source rows of about 43 pixels stay in the L1 cache.
 _ROWS, _WORDS = 32, 128
 
 # The same for whole pixels of four 16-bit words: one store each, and a quarter of the arithmetic.
@@ -21,7 +21,7 @@ _PIXEL_ROWS, _PIXELS = 32, 32
 
 @triton.jit
 def _source(i, j, turn, flip, S):
-    """Which pixel of the image comes to row i and column j by a counter-clockwise turn."""
+    """Return the index of the pixel that a counter-clockwise turn moves to row i and column j."""
     # (i, j), (j, S-1-i), (S-1-i, S-1-j), (S-1-j, i)
     last = S - 1
     row = tl.where(turn == 0, i, tl.where(turn == 1, j, tl.where(turn == 2, last - i, last - j)))
@@ -97,7 +97,7 @@ def rotate_views(
     table: torch.Tensor,
     views: torch.Tensor,
 ) -> None:
-    """Fill ``views`` as ``reference.rotate_views`` does; tensors contiguous, on one GPU."""
+    """Fill ``views`` as ``reference.rotate_views`` does; tensors are contiguous, on one GPU."""
     side, channels = views.shape[1], views.shape[3]
     if table.itemsize == 2 and channels == 4:
         grid = (len(views), -(-side // _PIXEL_ROWS), -(-side // _PIXELS))

@@ -1,1 +1,1 @@
-"""The competitors of ``fastrot bench loader --what prepare``: a delivery is a whole conversion."""
+"""Competitors of ``fastrot bench loader --what prepare``: each delivery is a whole conversion."""

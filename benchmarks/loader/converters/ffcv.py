@@ -1,7 +1,7 @@
-"""FFCV's DatasetWriter over a data set that Pillow decodes, as FFCV's documentation has it.
+"""FFCV's DatasetWriter with a data set that Pillow decodes, as FFCV's documentation recommends.
 
-It shrinks with OpenCV's INTER_AREA, where ours filters with Lanczos. It checks nothing, keeps the
-order of the folder, writes no checksums, and does not wait for the disk.
+It shrinks with OpenCV's INTER_AREA, while fastrot uses a Lanczos filter. It checks nothing, keeps
+the order of the folder, writes no checksums, and does not sync to disk.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from PIL import Image
 from fastrot.benchmarks.compare.stream import Stream
 from fastrot.benchmarks.loader.converters.job import ConversionJob, conversions
 
-_CHUNK = 16  # images a worker takes at a time: the usual 100 leaves workers idle at the end
+_CHUNK = 16  # images that a worker takes at a time: the default of 100 leaves some idle at the end
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Conversions by FFCV."""
+    """Return conversions by FFCV."""
     asked = ConversionJob(**job)
     images = _Images(asked.files)
 
@@ -38,7 +38,7 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
 
 
 class _Images:
-    """Pillow images and a label."""
+    """Data set of Pillow images, each with a label."""
 
     def __init__(self, files: list[Path]) -> None:
         self._files = files

@@ -1,4 +1,4 @@
-"""The bytes of all files into one, and on to the disk: the limit of ``fastrot prepare --copy``."""
+"""Copies all files into one and syncs it to disk: the limit of ``fastrot prepare --copy``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK = 2**20
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Plain copies."""
+    """Return plain copies."""
     asked = ConversionJob(**job)
 
     def convert() -> int:

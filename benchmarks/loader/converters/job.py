@@ -1,4 +1,4 @@
-"""What all converters are given: the same folder of images and the same settings."""
+"""The job of all converters: the same folder of images and the same settings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fastrot.data.sources.find import list_source
 
 @dataclass(frozen=True)
 class ConversionJob:
-    """One job for all.
+    """One job for all converters.
 
     Attributes:
         source: folder of images.
         out: file to write; replaced by every conversion.
-        max_side: longest side of a stored image, in pixels; None: as it is.
-        quality: of the JPEGs.
-        workers: processes or threads.
-        copy: of our own: keep the bytes of the JPEGs.
+        max_side: longest side of a stored image, in pixels; None: unchanged.
+        quality: quality of the JPEGs, 1 to 100.
+        workers: number of processes or threads.
+        copy: fastrot's converter keeps the bytes of the JPEGs.
     """
 
     source: str
@@ -33,13 +33,13 @@ class ConversionJob:
 
     @cached_property
     def files(self) -> list[Path]:
-        """All images, in the order of their names."""
+        """Return the paths of all images, ordered by name."""
         listing = list_source(self.source, kind="folder")
         return [Path(listing.root) / name for name in listing.paths]
 
 
 def conversions(convert: Callable[[], int]) -> Stream:
-    """A stream of conversions; ``convert`` returns how many images it stored."""
+    """Return a stream of conversions; ``convert`` returns the number of images that it stored."""
     return Stream(_again(convert))
 
 

@@ -1,7 +1,7 @@
-"""Decoding, shrinking and encoding alone, by OpenCV in threads: nothing is checked or written.
+"""Decodes, shrinks and encodes with OpenCV in threads, and neither checks nor writes anything.
 
-What FFCV's writer does to an image, without its processes; OpenCV decodes and encodes with
-libjpeg-turbo. A converter that shrinks with a longer filter has more to do than this.
+This is what FFCV's writer does to an image, without its processes. OpenCV decodes and encodes with
+libjpeg-turbo. A converter that shrinks with a longer filter has more work to do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastrot.errors import MismatchError
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Conversions to nowhere.
+    """Return conversions whose results are discarded.
 
     Raises:
         MismatchError: OpenCV is not installed.

@@ -13,7 +13,7 @@ from fastrot.data.prepare.options import PrepareRequest
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Conversions by ``prepare``, re-encoding or, with ``job["copy"]``, keeping the bytes."""
+    """Return conversions by ``prepare``, which re-encodes, or keeps bytes with ``job["copy"]``."""
     asked = ConversionJob(**job)
 
     def convert() -> int:

@@ -1,1 +1,1 @@
-"""The competitors of ``fastrot bench loader``, one file each: bare, in their best set-up."""
+"""Competitors of ``fastrot bench loader``, one file each, in the fastest configuration found."""

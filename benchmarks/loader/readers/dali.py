@@ -1,12 +1,12 @@
-"""NVIDIA DALI on the CPU, in the fastest set-up that was found, with our boxes.
+"""NVIDIA DALI on the CPU, in the fastest configuration found, with fastrot's boxes.
 
-Tried on two cores, 128 a batch, 500 px photos, in rounds (rates relative to the one below; the
-machine was busy, so a few per cent mean nothing): a queue of 3 or 4 instead of 2: 1.0; 3 or 4
-threads on two cores: 1.0; reading in a process of its own (``parallel=True``): 1.0; copying the
-bytes (``no_copy=False``): 1.0; reading by ``pread`` instead of a mapping: 0.9;
+Alternatives tried on two cores with 500 px photos, 128 per batch (rates relative to the code below;
+the machine was busy, so a few per cent mean nothing): a queue of 3 or 4 instead of 2: 1.0; 3 or 4
+threads on two cores: 1.0; reading in a separate process (``parallel=True``): 1.0; copying the
+bytes (``no_copy=False``): 1.0; reading with ``pread`` instead of a mapping: 0.9;
 ``image_random_crop``, which draws other boxes: 0.8; decoding whole images and ``fn.slice``: 0.75;
 ``fn.random_resized_crop``: 0.8. Without the antialiasing filter it would be 1.1 times as fast, but
-then its crops are not the same any more.
+its crops would no longer be the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Arrays = list[NDArray[Any]]
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Batches of a DALI pipeline whose inputs come from Python."""
+    """Return batches of a DALI pipeline whose inputs come from Python."""
     asked = LoaderJob(**job)
     stored = Stored(asked.data)
     pipeline = Pipeline(
@@ -42,8 +42,9 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
     )
     with pipeline:
         if stored.raw:
-            # Cut while copied: DALI gets no byte outside the boxes. Whole images without a copy
-            # and fn.slice, or the region arguments of fn.resize, were no faster: it is the resize.
+            # Images are cut while copied, so DALI gets no byte outside the boxes. Whole images
+            # without a copy, with fn.slice or the region arguments of fn.resize, were no faster:
+            # the resize takes the time.
             (images,) = fn.external_source(
                 source=_pixels(asked, stored), num_outputs=1, layout="HWC", dtype=types.UINT8
             )
@@ -74,7 +75,7 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
 
 
 def _files(job: LoaderJob, stored: Stored) -> Iterator[tuple[_Arrays, Any, Any]]:
-    """Files, and their boxes as (left, top) and (width, height)."""
+    """Yield batches of files, and their boxes as (left, top) and (width, height)."""
     for ids, boxes in job.batches(stored.samples):
         start, shape = np.ascontiguousarray(boxes[:, :2]), np.ascontiguousarray(boxes[:, 2:])
         yield [stored[sample] for sample in ids.tolist()], start, shape

@@ -1,7 +1,7 @@
-"""The decoder alone: what no loader can exceed.
+"""The decoder alone, which no loader can exceed.
 
-libjpeg-turbo decodes the rows and columns of each box into a scratch buffer, on as many threads;
-no file is read, nothing is resized, no batch is made.
+libjpeg-turbo decodes the rows and columns of each box into a scratch buffer, with as many threads
+as a loader has. No file is read, nothing is resized, and no batch is made.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fastrot.benchmarks.loader.readers.job import LoaderJob, Stored
 from fastrot.errors import MismatchError
 
 _BATCHES_A_CALL = 4
-"""At the end of a call threads wait for the last one: a call should be long."""
+"""At the end of a call, threads wait for the slowest one, so calls should be long."""
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Calls of the decoder; its own clock counts, not the gathering of the bytes.
+    """Return calls of the decoder; its own clock counts, which excludes gathering the bytes.
 
     Raises:
         MismatchError: there is nothing to decode, or the kernels are not built.

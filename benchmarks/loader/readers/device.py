@@ -1,4 +1,4 @@
-"""Host batches to where they are wanted: left as they are, or copied to a GPU."""
+"""Delivery of host batches to a device: left on the host, or copied to a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BUFFERS = 3
 
 
 def delivered(batches: Iterator[Delivery], device: str) -> Iterator[Delivery]:
-    """The batches on the device; on a GPU through pinned buffers, copied without a wait."""
+    """Yield the batches on the device; copies to a GPU use pinned buffers and do not block."""
     if device == "cpu":
         yield from batches
         return
@@ -24,7 +24,7 @@ def delivered(batches: Iterator[Delivery], device: str) -> Iterator[Delivery]:
         slot = number % _BUFFERS
         if slot == len(pinned):
             pinned.append(torch.empty_like(batch.pixels, pin_memory=True))
-        copied[slot].synchronize()  # of the copy that used this buffer; none: returns at once
+        copied[slot].synchronize()  # waits for the copy that used this buffer, if any
         pinned[slot].copy_(batch.pixels)
         with torch.cuda.stream(stream):
             images = pinned[slot].to(device, non_blocking=True)

@@ -1,7 +1,8 @@
-"""FFCV 1.0.2: its own Loader and compiled pipeline with our boxes, nothing checked.
+"""FFCV 1.0.2: its own Loader and compiled pipeline with fastrot's boxes and without checks.
 
-``os_cache=True`` (the file is mapped and in memory), one thread a core, FFCV's usual three
-batches ahead. Its JPEG decoder and INTER_AREA resize; no copy: batches are FFCV's buffers.
+``os_cache=True`` (the file is mapped and in memory), one thread per core, and FFCV's default of
+three batches ahead; its own JPEG decoder and INTER_AREA resize. Batches are FFCV's buffers, not
+copies.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from fastrot.data.loaders.ffcv_stream import FfcvStream
 from fastrot.data.open import open_dataset
 from fastrot.errors import MismatchError
 
-_BATCHES_AHEAD = 5  # three in FFCV's queue, one at work, one in hand
+_BATCHES_AHEAD = 5  # three in FFCV's queue, one in progress, one already taken
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Batches of FFCV's pipeline.
+    """Return batches of FFCV's pipeline.
 
     Raises:
-        MismatchError: FFCV cannot read such data.
+        MismatchError: FFCV cannot read this data or draw these crops.
     """
     asked = LoaderJob(**job)
     samples = open_dataset(asked.data, checksums=False)

@@ -1,4 +1,4 @@
-"""What a copy from pinned host memory to the GPU can deliver: the same batch again and again."""
+"""Rate of copies from pinned host memory to the GPU: the same batch again and again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from fastrot.benchmarks.compare.stream import Delivery, Stream
 from fastrot.benchmarks.loader.readers.job import LoaderJob
 
-_COPIES = 16  # between two looks at the clock
+_COPIES = 16  # copies per delivery
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Copies of one batch of uint8 on a side stream."""
+    """Return copies of one uint8 batch on a side stream."""
     return Stream(_copies(LoaderJob(**job)))
 
 

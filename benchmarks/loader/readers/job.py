@@ -1,6 +1,6 @@
-"""What all competitors of ``fastrot bench loader`` are given: the same samples, boxes and order.
+"""The job of all competitors of ``fastrot bench loader``: the same samples, boxes and order.
 
-Shapes: N images of a batch.
+Shapes: N images per batch.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class LoaderJob:
-    """One job for all.
+    """One job for all competitors.
 
     Attributes:
         data: a .beton file or a folder.
-        loader: of ``readers.own``: which of our loaders.
+        loader: for ``readers.own``: which of fastrot's loaders.
         size: S, pixels.
         batch: N.
-        workers: threads or processes.
+        workers: number of threads or processes.
         crop: how crops are drawn.
-        checksums: our loaders compare checksums while reading.
-        exact: our native loader, and the decoder alone, decode at full resolution.
+        checksums: fastrot's loaders compare checksums while reading.
+        exact: the native loader and the decoder alone decode at full resolution.
         device: ``cpu`` or ``cuda``: where batches are delivered.
     """
 
@@ -52,19 +52,19 @@ class LoaderJob:
 
     @property
     def seed(self) -> int:
-        """Of order and crops."""
+        """Return the seed of order and crops."""
         return _SEED
 
     def crops(self) -> Crop:
-        """How crops are drawn."""
+        """Return the rule by which crops are drawn."""
         return Crop(self.crop, self.size)
 
     def order(self, num_samples: int) -> Sampler:
-        """Which samples make up which batch."""
+        """Return the sampler, which decides the samples of every batch."""
         return Sampler(num_samples, self.batch, seed=_SEED)
 
     def batches(self, samples: Dataset) -> Iterator[tuple[NDArray[np.int64], Boxes]]:
-        """Ids (N,) and boxes (N, 4) of batch after batch, epoch after epoch, without an end."""
+        """Yield ids (N,) and boxes (N, 4) of each batch, epoch after epoch, endlessly."""
         crops, order = self.crops(), self.order(len(samples))
         for epoch in itertools.count():
             for ids in order.batches(epoch):
@@ -73,19 +73,19 @@ class LoaderJob:
 
 
 class Stored:
-    """The stored bytes of every image, unchecked, as fast as they can be had.
+    """The stored bytes of every image, unchecked, read as fast as possible.
 
-    A .beton file is mapped: its bytes are not copied. The files of a folder are read.
+    A .beton file is mapped, so its bytes are not copied. The files of a folder are read.
 
     Args:
-        path: the data.
+        path: path of the data.
 
     Attributes:
         samples: the data set.
         raw: whether the images are stored as pixels.
 
     Raises:
-        MismatchError: a .beton file with both kinds; no baseline reads that.
+        MismatchError: a .beton file has both JPEGs and raw images, which no baseline can read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -97,13 +97,13 @@ class Stored:
             raw = file.modes == RAW
             self.raw = bool(raw.any())
             if self.raw and not raw.all():
-                raise MismatchError(f"{path}: JPEGs and raw images in one file; prepare it anew")
-            self._mapped = np.memmap(path, np.uint8, mode="c")  # private: torch wants it writable
+                raise MismatchError(f"{path}: JPEGs and raw images in one file; prepare it again")
+            self._mapped = np.memmap(path, np.uint8, mode="c")  # torch requires writable memory
             self._starts = file.data_pointers.astype(np.int64)
             self._ends = self._starts + file.data_sizes.astype(np.int64)
 
     def __getitem__(self, sample: int) -> NDArray[np.uint8]:
-        """Bytes of a file, of shape (n,), or, where ``raw``, pixels of shape (H, W, 3)."""
+        """Return the bytes of a file, of shape (n,), or, if ``raw``, pixels of shape (H, W, 3)."""
         if self._mapped is None:
             return np.fromfile(self.samples.name(sample), np.uint8)
         data = self._mapped[self._starts[sample] : self._ends[sample]]

@@ -1,4 +1,4 @@
-"""Our own loaders, exactly as training uses them."""
+"""fastrot's own loaders, exactly as training uses them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fastrot.data.loader import Loader, LoaderSpec, build_loader
 from fastrot.data.open import open_dataset
 
 _BATCHES_AHEAD, _IMAGES_AHEAD = 4, 128
-"""No loader holds more batches ready, or, with small batches, more images a thread; but for the
-reference: a batch a worker, twice."""
+"""No loader prepares more batches, or, with small batches, more images per thread, except the
+reference, which prepares two batches per worker."""
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Batches of the loader ``job["loader"]``."""
+    """Return batches of the loader ``job["loader"]``."""
     asked = LoaderJob(**job)
     samples = open_dataset(asked.data, checksums=asked.checksums)
     spec = LoaderSpec(

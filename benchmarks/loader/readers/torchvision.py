@@ -1,9 +1,9 @@
-"""torchvision's transforms in a DataLoader with one worker process a core.
+"""torchvision's transforms in a DataLoader with one worker process per core.
 
 The box is a view of the decoded image in channels-last memory, which is torchvision's fast path
-for bytes. ``decode_jpeg`` is 1.1 to 1.3 times as fast as Pillow in all (1.7 times in decoding
-alone). A copy of the box before the resize, cropping in Pillow and Pillow's own resize were
-tried: none is faster. The sampler has no end: no epoch begins anew.
+for bytes. ``decode_jpeg`` is 1.1 to 1.3 times as fast as Pillow overall (1.7 times in decoding
+alone). Copying the box before the resize, cropping in Pillow, and Pillow's own resize are no
+faster. The sampler is endless, so the time between epochs does not count.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from fastrot.benchmarks.compare.stream import Delivery, Stream
 from fastrot.benchmarks.loader.readers.device import delivered
 from fastrot.benchmarks.loader.readers.job import LoaderJob, Stored
 
-_PREFETCH = 2  # batches a worker holds ready: the default
+_PREFETCH = 2  # batches that each worker prepares ahead: the default
 
 _Item = tuple[int, NDArray[np.int32]]
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Batches of a DataLoader; ``job["decoder"]``: ``torchvision`` (default) or ``pillow``."""
+    """Return batches of a DataLoader; ``job["decoder"]``: ``torchvision`` (default), ``pillow``."""
     options = dict(job)
     decoder = options.pop("decoder", "torchvision")
     asked = LoaderJob(**options)
@@ -50,7 +50,7 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
 
 
 class _Items:
-    """Lists of (sample, box), without an end."""
+    """Endless lists of (sample, box)."""
 
     def __init__(self, job: LoaderJob, stored: Stored) -> None:
         self._job, self._stored = job, stored
@@ -61,7 +61,7 @@ class _Items:
 
 
 class _Crops(Dataset[torch.Tensor]):
-    """Decode, cut, resize one image: (S, S, 3), uint8."""
+    """Crops: each decodes, cuts and resizes one image to (S, S, 3), uint8."""
 
     def __init__(self, stored: Stored, size: int, decoder: str) -> None:
         self._stored, self._size, self._decoder = stored, size, decoder
@@ -79,7 +79,7 @@ class _Crops(Dataset[torch.Tensor]):
         return chw.permute(1, 2, 0)
 
     def _pixels(self, sample: int) -> torch.Tensor:
-        """The whole image, of shape (3, H, W), in channels-last memory."""
+        """Return the whole image, of shape (3, H, W), in channels-last memory."""
         data = self._stored[sample]
         exif = self._stored.samples.applies_exif
         if self._stored.raw:

@@ -1,4 +1,4 @@
-"""torchvision's batched decoder on an NVIDIA GPU (nvJPEG), crops cut and resized there."""
+"""torchvision's batched decoder on an NVIDIA GPU (nvJPEG); crops are cut and resized there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _DEADLINE_SECONDS = 300.0
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Batches decoded whole by nvJPEG; a thread gathers the bytes of the next ones.
+    """Return batches decoded as a whole by nvJPEG; a thread gathers the bytes of later batches.
 
     Raises:
-        MismatchError: raw images, or folders, whose files may be no JPEGs.
+        MismatchError: images are raw, or in a folder, whose files may not be JPEGs.
     """
     asked = LoaderJob(**job)
     stored = Stored(asked.data)

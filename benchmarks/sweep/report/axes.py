@@ -20,14 +20,14 @@ def short_names(axes: Iterable[str]) -> dict[str, str]:
 
 
 def place(axes: Axes, only: Collection[str] | None = None) -> str:
-    """Return where a cell lies, as ``workers 2, ranks 1``; None: by all axes."""
+    """Return a cell's point in the grid, as ``workers 2, ranks 1``; ``only`` None: all axes."""
     names = short_names(axes)
     shown = [axis for axis in axes if only is None or axis in only]
     return ", ".join(f"{names[axis]} {value_text(axes[axis])}" for axis in shown)
 
 
 def values_of(places: Sequence[Axes], axis: str) -> list[Any]:
-    """Return the values that an axis takes, each once, in their order."""
+    """Return the distinct values of an axis, in their order."""
     found = {plain(axes[axis]): axes[axis] for axes in places if axis in axes}
     return sorted(found.values(), key=rank)
 
@@ -38,7 +38,7 @@ def value_text(value: Any) -> str:
 
 
 def rank(value: Any) -> tuple[int, float, str]:
-    """Return where a value of an axis stands among others: numbers first, as numbers."""
+    """Return a sort key for values of an axis: numbers come first, in numerical order."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (0, float(value), "")
     return (1, 0.0, plain(value))

@@ -1,4 +1,4 @@
-"""The cells of a sweep: measured, failed, damaged, or expected and not there."""
+"""The cells of a sweep: measured, failed, damaged, or expected but missing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fastrot.errors import BadDataError, UsageError
 from fastrot.report.html.text import clean
 
 FORMAT = 1
-"""Of ``report.json``."""
+"""Format of ``report.json``."""
 
 
 @dataclass(frozen=True)
 class ReportCell:
     """One cell, as a report shows it.
 
-    ``reason`` says why it has no figures; ``is_expected``, whether ``sweep.yaml`` asks for it;
-    ``environment`` is the name of the one it was measured in, empty if it was not.
+    ``reason`` says why it has no figures; ``is_expected``, whether ``sweep.yaml`` lists it;
+    ``environment`` is the name of the environment it was measured in, empty if it was not.
     """
 
     key: str
@@ -42,7 +42,7 @@ class ReportCell:
 
     @property
     def views_per_s(self) -> float:
-        """Return the median rate over all ranks, 0 if it was not measured."""
+        """Return the median rate over all ranks; 0: it was not measured."""
         return 0.0 if self.figures is None else self.figures.views_per_s.median
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class ReportCell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All cells of a sweep, in the order of their axes, and what of it could not be read."""
+    """All cells of a sweep, in the order of their axes, and notes on what could not be read."""
 
     name: str
     cells: Sequence[ReportCell]
@@ -70,13 +70,13 @@ class Sweep:
 
     @cached_property
     def axes(self) -> dict[str, list[Any]]:
-        """Return the values that each axis takes, in their order."""
+        """Return the values of each axis, in their order."""
         places = [cell.axes for cell in self.cells]
         return {axis: values_of(places, axis) for axis in _names(places)}
 
     @cached_property
     def varying(self) -> list[str]:
-        """Return the axes that take several values."""
+        """Return the axes that have several values."""
         return [axis for axis, values in self.axes.items() if len(values) > 1]
 
     @cached_property
@@ -85,12 +85,12 @@ class Sweep:
         return [(cell, cell.figures) for cell in self.cells if cell.figures is not None]
 
     def label(self, cell: ReportCell) -> str:
-        """Return the name of a cell for people, with its environment where there are several."""
+        """Return the name of a cell for people, with its environment if there are several."""
         name = place(cell.axes, self.varying or None) or f"cell {clean(cell.key, 12)}"
         return name + self.where(cell)
 
     def where(self, cell: ReportCell) -> str:
-        """Return what tells environments apart behind a name; nothing where there is only one."""
+        """Return the suffix that names the environment; empty if there is only one."""
         return f" [{cell.environment}]" * (len(self.environments) > 1 and bool(cell.environment))
 
 
@@ -101,18 +101,18 @@ class _Expected:
 
 
 def is_sweep(path: Path) -> bool:
-    """Return whether a folder is one of a sweep, and not of a run."""
+    """Return whether a folder is that of a sweep, not of a run."""
     return (path / "cells").is_dir() or (path / "sweep.yaml").is_file()
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep's folder; a damaged record is a cell, not a failure.
+    """Read a sweep's folder; a damaged record becomes a damaged cell, not an error.
 
     Raises:
-        UsageError: it is no such folder.
+        UsageError: the path is not the folder of a sweep.
     """
     if not is_sweep(path):
-        what = "no folder of a sweep" if path.exists() else "no such folder"
+        what = "not the folder of a sweep" if path.exists() else "no such folder"
         raise UsageError(
             f"{path}: {what}; name a folder that `fastrot bench sweep` has written, with "
             "sweep.yaml or cells/ in it"
@@ -133,13 +133,13 @@ def read_report(path: Path) -> Sweep:
     """Read the cells of a ``report.json``.
 
     Raises:
-        UsageError: there is no such file.
-        BadDataError: it is no such report.
+        UsageError: the file cannot be read.
+        BadDataError: the file is not such a report.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["format"] != FORMAT:
-            raise ValueError(f"format {tree['format']!r}, and this fastrot reads {FORMAT}")
+            raise ValueError(f"format {tree['format']!r}, but this fastrot reads {FORMAT}")
         kept = [cell["record"] for cell in tree["cells"] if cell["record"] is not None]
         expected = {cell["key"]: cell["axes"] for cell in tree["cells"] if cell["expected"]}
         return build_sweep(tree["sweep"], [cell_of_json(each, path) for each in kept], expected)
@@ -159,13 +159,13 @@ def build_sweep(
     damaged: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Sweep:
-    """Put together what is known of the cells.
+    """Build a sweep from everything that is known about its cells.
 
     Args:
-        name: of the sweep.
-        records: of cells.
-        expected: axes by key; None: it is not known which cells there should be.
-        damaged: what is wrong with a record, by key.
+        name: name of the sweep.
+        records: records of cells.
+        expected: axes by key; None: the expected cells are unknown.
+        damaged: what is wrong with damaged records, by key.
         notes: what could not be read.
     """
     damaged, figures = dict(damaged or {}), {}
@@ -212,7 +212,7 @@ def _names(places: Sequence[Axes]) -> list[str]:
 
 
 def _expected(path: Path) -> tuple[dict[str, Axes] | None, Sequence[str]]:
-    """Return axes by key of the cells that a sweep asks for, and what is wrong with the file."""
+    """Return the expected cells, axes by key, and what is wrong with the file."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         cells = TypeAdapter(list[_Expected]).validate_python(tree["cells"])

@@ -1,4 +1,4 @@
-"""The pictures of a sweep: how it scales, and heat maps over its two largest axes."""
+"""Charts of a sweep: its scaling, and heat maps over its two largest axes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MOST_MAPS, _MOST_COLUMNS = 6, 10
 
 
 def scaling_section(sweep: Sweep, series: Sequence[Series]) -> Section:
-    """Return one chart of the longest series, and the numbers of all."""
+    """Return a section with one chart of the longest series, and the numbers of all."""
     section = Section(
         "scaling",
         "Scaling",
-        "Weak: as many images per step for each rank; strong: as many for all together. Efficiency "
-        "is the rate per rank over that of the fewest ranks. Only cells are compared that differ "
-        "in ranks and nodes, and in nothing else that was set.",
+        "Weak: the same number of images per step for each rank; strong: for all ranks together. "
+        "Efficiency is the rate per rank divided by that of the fewest ranks. Cells are compared "
+        "only if their settings differ in nothing but ranks and nodes.",
     )
     if not series:
         why = obstacle(sweep)
         section.missing.append(
-            "scaling: no two measured cells differ in their ranks alone" + (why and f": {why}")
+            "scaling: no two measured cells differ only in their ranks" + (why and f": {why}")
         )
         return section
     ordered = sorted(series, key=lambda each: -len(each.cells))
@@ -81,15 +81,15 @@ def _name(sweep: Sweep, series: Series) -> str:
 
 
 def map_section(sweep: Sweep) -> Section:
-    """Return heat maps over the two axes with the most values, one for each value of the others."""
+    """Return heat maps over the two axes with the most values, one per value of the others."""
     section = Section(
-        "map", "Map", "Median views/s over all ranks; the more colour, the faster within its map."
+        "map", "Map", "Median views/s over all ranks; a stronger colour is faster within its map."
     )
     row, column = sorted(sweep.varying, key=lambda axis: -len(sweep.axes[axis]))[:2]
     others = [axis for axis in sweep.varying if axis not in (row, column)]
     groups: dict[tuple[str, ...], list[ReportCell]] = {}
     for cell in sweep.cells:
-        if row in cell.axes and column in cell.axes:  # one without environment: with most cells
+        if row in cell.axes and column in cell.axes:  # without environment: that of most cells
             where = cell.environment or next((each.name for each in sweep.environments), "")
             at = [plain(cell.axes.get(axis)) for axis in others]
             groups.setdefault((where, *at), []).append(cell)
@@ -104,7 +104,7 @@ def map_section(sweep: Sweep) -> Section:
 
 
 def _is_grid(cells: Sequence[ReportCell], row: str, column: str) -> bool:
-    """Return whether the axes span a grid, and do not go together, and a figure is in it."""
+    """Return whether the axes span a grid, vary independently, and have a figure."""
     rows, columns = (len(values_of([c.axes for c in cells], axis)) for axis in (row, column))
     fits = 2 <= columns <= _MOST_COLUMNS and 2 <= rows
     return fits and 2 * len(cells) > rows * columns and any(cell.figures for cell in cells)

@@ -1,4 +1,4 @@
-"""Which measurements may be compared: those of one environment; how two configurations differ."""
+"""Decides which measurements may be compared (one environment), and how configurations differ."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ EXECUTION = frozenset(
     f"train.{name}"
     for name in ("threads", "micro_batch", "step", "batchnorm", "cuda_graph", "deadline_seconds")
 ) | {"data.workers"}
-"""Settings of how a step is carried out, not of what is trained: fastrot chooses them by the
-machine and the ranks, and newer code may choose better."""
+"""Settings for how a step is executed, not for what is trained: fastrot chooses them by machine and
+ranks, and newer code may choose better."""
 _DECIDING = ("system", "python", "processor", "driver", "cuda", "cudnn", "dali", "libjpeg_turbo")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What the cells measured in one environment have in common.
+    """An environment in which cells were measured.
 
     Attributes:
         name: a letter.
-        fields: what decides, as text: host, code, GPUs, versions.
-        cells: keys.
-        commits: of fastrot, as recorded; one hash of the code may have several.
-        dates: of the measurements.
+        fields: properties that must be equal, as text: host, code, GPUs, versions.
+        cells: keys of its cells.
+        commits: recorded commits of fastrot; one hash of the code may have several.
+        dates: dates of the measurements.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Environment:
 
 
 def fingerprint(record: CellRecord) -> dict[str, str]:
-    """Return what has to be the same for two measurements to be comparable.
+    """Return what must be equal for two measurements to be comparable.
 
-    Cores, threads and memory are not part of it: a cell of more ranks is given more of them.
+    Cores, threads and memory are not part of it, because cells with more ranks get more of them.
     """
     known = record.record
     gpus, packages = known.get("gpus"), known.get("packages")
@@ -56,7 +56,7 @@ def fingerprint(record: CellRecord) -> dict[str, str]:
 
 
 def environments(records: Sequence[CellRecord]) -> list[Environment]:
-    """Return the environments of measured cells, that of most cells first."""
+    """Return the environments of measured cells, the one with the most cells first."""
     groups: dict[tuple[tuple[str, str], ...], list[CellRecord]] = {}
     for record in records:
         groups.setdefault(tuple(fingerprint(record).items()), []).append(record)
@@ -74,9 +74,9 @@ def environments(records: Sequence[CellRecord]) -> list[Environment]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return a configuration as text by dotted key, of an absolute path only its last part.
+    """Return a configuration as text by dotted key; absolute paths keep only their last part.
 
-    Machines keep the same file in different folders.
+    The same file may be in different folders on different machines.
     """
     found: dict[str, str] = {}
     for key, value in tree.items():

@@ -1,4 +1,4 @@
-"""A sweep beside an earlier one: what became slower, beyond the spread of its repeats."""
+"""Comparison of a sweep with an earlier one: what became slower, beyond the spread of repeats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastrot.report.html.text import clean, short
 NO_DIFFERENCE = "no difference beyond the spread"
 AS_BEFORE = ("within the threshold", NO_DIFFERENCE, "not measured in either")
 REGRESSIONS = ("slower", "failed now", "missing now", "other settings")
-"""Outcomes that end the command with a failure: what cannot be compared did not pass."""
+"""Outcomes for which the command fails: a cell that cannot be compared has not passed."""
 
 Pair = tuple[ReportCell | None, ReportCell | None]
 
@@ -38,7 +38,7 @@ class Compared:
     note: str | None = None
 
     def row(self) -> list[str]:
-        """Return cell, outcome, ratio, its spread, views/s now and then, and note, as text."""
+        """Return cell, outcome, ratio, its spread, views/s now and before, and note, as text."""
         ratio, rates = self.ratio, (self.views_per_s, self.baseline_views_per_s)
         return [
             place(self.axes),
@@ -52,7 +52,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A sweep beside its baseline: the cells of either, and what to know of the whole."""
+    """A sweep compared with its baseline: the cells of both, and remarks on the whole."""
 
     baseline: str
     threshold: float
@@ -61,22 +61,22 @@ class Comparison:
 
     @property
     def regressions(self) -> int:
-        """Return for how many cells the command fails."""
+        """Return the number of cells for which the command fails."""
         return sum(cell.outcome in REGRESSIONS for cell in self.cells)
 
     @property
     def exit_code(self) -> int:
-        """Return that of the command."""
+        """Return the exit code of the command."""
         return SLOWER if self.regressions else 0
 
     @property
     def summary(self) -> str:
-        """Return how many cells there are of each outcome."""
+        """Return the number of cells with each outcome, as text."""
         counts = Counter(cell.outcome for cell in self.ordered())
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
     def ordered(self) -> list[Compared]:
-        """Return the cells, regressions first, the slowest before the others."""
+        """Return the cells, regressions first, each group from slow to fast."""
 
         def order(cell: Compared) -> tuple[bool, float]:
             ratio = math.inf if cell.ratio is None else cell.ratio.median
@@ -96,17 +96,17 @@ class Comparison:
 
 
 def read_baseline(path: Path) -> Sweep:
-    """Read an earlier sweep: its folder, or the ``report.json`` that was kept of it.
+    """Read an earlier sweep from its folder or from its ``report.json``.
 
     Raises:
-        UsageError: there is nothing of that name, or nothing was measured.
+        UsageError: the path does not exist, or no cell was measured.
         BadDataError: the file is damaged.
     """
     sweep = read_sweep(path) if path.is_dir() else read_report(path)
     if not sweep.measured:
         raise UsageError(
-            f"--baseline {path}: no cell of it was measured, so nothing can be compared with it; "
-            "name another sweep"
+            f"--baseline {path}: none of its cells was measured, so nothing can be compared with "
+            "it; name another sweep"
         )
     return sweep
 
@@ -114,15 +114,15 @@ def read_baseline(path: Path) -> Sweep:
 def compare(now: Sweep, then: Sweep, threshold: float, baseline: str) -> Comparison:
     """Compare the cells of two sweeps that have the same axes and settings.
 
-    A cell is slower if its median fell by more than the threshold, in percent, and its spread
-    lies wholly below that of the baseline. What was measured then and failed, is missing, or was
-    measured with other settings now counts as a regression too.
+    A cell is slower if its median fell by more than the threshold, in percent, and its spread is
+    entirely below that of the baseline. A cell that was measured in the baseline, but now failed,
+    is missing or has other settings, also counts as a regression.
 
     Raises:
-        UsageError: the threshold is not from 0 to below 100.
+        UsageError: the threshold is below 0, or 100 or more.
     """
     if not (0 <= threshold < 100):
-        raise UsageError(f"--threshold={threshold:g} must be a percentage from 0 to below 100")
+        raise UsageError(f"--threshold={threshold:g} must be a percentage from 0 to less than 100")
     mine = _by_place(now, set())
     theirs = _by_place(then, {cell.record.host for cell in now.cells if cell.record is not None})
     pairs = [(mine.get(at), theirs.get(at)) for at in dict.fromkeys([*mine, *theirs])]
@@ -135,7 +135,7 @@ def compare(now: Sweep, then: Sweep, threshold: float, baseline: str) -> Compari
 
 
 def _by_place(sweep: Sweep, hosts: set[str]) -> dict[str, ReportCell]:
-    """Return one cell per place: of several, one that was measured, on one of the hosts."""
+    """Return one cell per place; if there are several, prefer one measured on one of the hosts."""
 
     def worth(cell: ReportCell) -> tuple[bool, bool, bool]:
         is_near = cell.record is not None and cell.record.host in hosts
@@ -149,12 +149,12 @@ def _by_place(sweep: Sweep, hosts: set[str]) -> dict[str, ReportCell]:
 
 
 def _has_place(cell: ReportCell) -> bool:
-    """Return whether its axes are known: a damaged record may not tell them."""
+    """Return whether the cell's axes are known; a damaged record may lack them."""
     return bool(cell.axes) or cell.record is not None
 
 
 def _compared(now: ReportCell | None, then: ReportCell | None, step: float) -> Compared:
-    """Compare two cells of one place, of which one may be missing; ``step`` is the threshold."""
+    """Compare two cells of one place, one of which may be missing; ``step`` is the threshold."""
     axes = (now or then or ReportCell("", {}, "not measured")).axes
     mine, theirs = (None if each is None else each.figures for each in (now, then))
     rate, old = (None if each is None else each.views_per_s for each in (mine, theirs))
@@ -174,7 +174,7 @@ def _compared(now: ReportCell | None, then: ReportCell | None, step: float) -> C
     ratio = quotient(rate, old)
     execution = ", ".join(changes(before, after))
     notes = [f"now {execution}"] if execution else []
-    notes += ["1 repeat: its spread is not known"] if ratio.repeats < 2 else []
+    notes += ["1 repeat: its spread is unknown"] if ratio.repeats < 2 else []
     for when, each in (("now", mine), ("then", theirs)):
         if each.contaminated:
             share = 100 * (each.busy or 0)
@@ -190,7 +190,7 @@ def _compared(now: ReportCell | None, then: ReportCell | None, step: float) -> C
 
 
 def _differences(pairs: Sequence[Pair]) -> Iterator[str]:
-    """Say how the environments of the two differ."""
+    """Yield lines on how the two environments differ."""
     both = [
         (fingerprint(one.record), fingerprint(other.record))
         for one, other in pairs

@@ -1,4 +1,4 @@
-"""``report.csv``: one row per cell, the unit of every column in its name."""
+"""``report.csv``: one row per cell; each column has its unit in its name."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ weak_efficiency_vs_1_rank weak_efficiency_vs_1_node
 strong_efficiency_vs_1_rank strong_efficiency_vs_1_node
 attempts seconds exit_code job host code commit
 """.split()
-"""What others read: never renamed. The axes follow as ``axis.NAME``."""
+"""Columns that other programs read, so they are never renamed. Axes follow as ``axis.NAME``."""
 _RENAMED = {
     "data_wait": "data_wait_fraction",
     "share_of_peak": "share_of_peak_fraction",
     "memory_bytes": "memory_bytes_per_rank",
     "busy": "busy_fraction",
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows what it should compute
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates text with these
 
 
 def to_csv(sweep: Sweep, found: Sequence[Efficiency]) -> str:
-    """Return the table as text; what a spreadsheet would take for a formula has an apostrophe."""
+    """Return the table as text; text that a spreadsheet would evaluate gets an apostrophe."""
     scaling: dict[str, dict[str, float]] = {}
     for each in found:
         name = f"{each.mode}_efficiency_vs_{each.against.replace(' ', '_')}"
@@ -55,7 +55,7 @@ def to_csv(sweep: Sweep, found: Sequence[Efficiency]) -> str:
 
 
 def _row(cell: ReportCell) -> dict[str, Any]:
-    """Return what is known of a cell, by column."""
+    """Return what is known about a cell, by column."""
     row = {f"axis.{axis}": value for axis, value in cell.axes.items()}
     if cell.record is not None:
         row |= vars(cell.record) | {"commit": cell.record.record.get("commit")}
@@ -77,7 +77,7 @@ def _figures(figures: Figures) -> dict[str, Any]:
 
 
 def _safe(value: Any) -> str | int:
-    """Return a value as a spreadsheet may have it."""
+    """Return a value in a form that is safe in a spreadsheet."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, float):

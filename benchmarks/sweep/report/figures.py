@@ -1,4 +1,4 @@
-"""Figures of a cell: what follows from its measurements, and what bounds it."""
+"""Figures of a cell, derived from its measurements, and what limits its rate."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fastrot.benchmarks.common.harness import Spread, spread
 from fastrot.benchmarks.sweep.record import CellRecord
 
 BUSY = 0.1
-"""Share of the cores from which on other programs contaminate a measurement."""
-_LIKE = 0.1  # ceilings closer than this bound together: each was measured only once
-_REACHED = 0.75  # a ceiling bounds only what comes this close to it
-_MOST = 10**12  # no sound record counts more of anything
+"""Share of the cores above which other programs contaminate a measurement."""
+_LIKE = 0.1  # ceilings closer than this limit together: each was measured only once
+_REACHED = 0.75  # a ceiling limits only rates of at least this share of it
+_MOST = 10**12  # no sound record has a larger count
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one measured cell, under the names that ``report.json`` has for them.
+    """The figures of one measured cell, under their names in ``report.json``.
 
-    Rates and ceilings are of all ranks where nothing else is said; ``step_ms`` holds p50, p95 and
-    p99; ``data_wait``, ``share_of_peak`` and ``busy`` are shares; memory is that of the rank that
-    took the most.
+    Rates and ceilings are of all ranks unless the name says otherwise; ``step_ms`` holds p50, p95
+    and p99; ``data_wait``, ``share_of_peak`` and ``busy`` are shares; memory is that of the rank
+    that used the most.
     """
 
     kind: str
@@ -64,11 +64,11 @@ def figures_of(record: CellRecord) -> Figures | None:
     ranks, views = measured.ranks, measured.views
     for name in ("ranks", "nodes", "global_batch", "views"):
         if not 1 <= getattr(measured, name) <= _MOST:
-            raise ValueError(f"{name} {getattr(measured, name)} is no count")
+            raise ValueError(f"{name} {getattr(measured, name)} is not a count")
     if not measured.images_per_s or not all(1 / _MOST < r < _MOST for r in measured.images_per_s):
-        raise ValueError("images_per_s has to hold rates")
+        raise ValueError("images_per_s must hold rates")
     if not all(0 <= wait <= 1 + 1e-6 for wait in measured.data_wait):
-        raise ValueError("data_wait has to hold shares")
+        raise ValueError("data_wait must hold shares")
     rates, waits = spread(measured.images_per_s), measured.data_wait
     loader = _positive(measured.loader_images_per_s)
     compute = _positive(measured.compute_images_per_s)
@@ -109,16 +109,16 @@ def scaled(values: Spread, factor: float) -> Spread:
 
 
 def quotient(above: Spread, below: Spread) -> Spread:
-    """Return how many times ``below`` is ``above``, from the least to the most that is possible.
+    """Return ``above`` / ``below``, from the smallest to the largest possible ratio.
 
-    The repeats of two cells do not belong together in pairs, so the extremes are of any two.
+    The repeats of two cells are not pairs, so the extremes are those of any two repeats.
     """
     low, high = above.low / below.high, above.high / below.low
     return Spread(above.median / below.median, low, high, min(above.repeats, below.repeats))
 
 
 def overlap(one: Spread, other: Spread) -> bool:
-    """Return whether two spreads share a value, so that neither cell is known to be faster."""
+    """Return whether two spreads overlap, so that neither cell is known to be faster."""
     return one.low <= other.high and other.low <= one.high
 
 
@@ -128,7 +128,7 @@ def to_plain(fields: object) -> dict[str, Any]:
 
 
 def _bound(kind: str, rate: float, loader: float | None, compute: float | None) -> tuple[str, str]:
-    """Return what bounds a rate, in one word and in words: the lower ceiling, if it is reached."""
+    """Return what limits a rate, as a keyword and as text: the lower ceiling, if it is reached."""
     if kind == "loader":
         return "loader", "the loader alone was measured"
     if loader is None or compute is None:

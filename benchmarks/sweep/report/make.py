@@ -1,4 +1,4 @@
-"""``fastrot report SWEEP``: read the cells, compare them, write a page, a CSV and a JSON."""
+"""``fastrot report SWEEP``: reads the cells, compares them, and writes a page, a CSV and a JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THRESHOLD = 5.0
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What was written about a sweep: the page, the CSV and the JSON."""
+    """The report on a sweep, and its files: the page, the CSV and the JSON."""
 
     paths: tuple[Path, Path, Path]
     sweep: Sweep
@@ -40,7 +40,7 @@ class SweepReport:
         return 0 if self.comparison is None else self.comparison.exit_code
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``report.json`` holds: all that is known."""
+        """Return the contents of ``report.json``: everything that is known."""
         tree: dict[str, Any] = _finite(
             {
                 "format": FORMAT,
@@ -56,7 +56,7 @@ class SweepReport:
         return tree
 
     def show(self, console: Console) -> None:
-        """Print the cells, the comparison, and where the files are."""
+        """Print the cells, the comparison, and the paths of the files."""
         show_cells(self.sweep, console)
         for note in notes(self.sweep):
             say(console, f"note: {note}")
@@ -76,16 +76,16 @@ def make_sweep_report(
 ) -> SweepReport:
     """Write ``report.html``, ``report.csv`` and ``report.json``: the same bytes for the same cells.
 
-    A sweep that is going on is only read: what is not recorded yet is not measured.
+    A running sweep is only read; cells that are not recorded yet are shown as not measured.
 
     Args:
-        folder: of the sweep.
+        folder: folder of the sweep.
         out: folder for the files, or name of the page; None: the sweep's folder.
         baseline: folder or ``report.json`` of an earlier sweep.
-        threshold: percent by which a cell may be slower than there, ``5`` or ``5%``; None: 5.
+        threshold: allowed slowdown of a cell in percent, ``5`` or ``5%``; None: 5.
 
     Raises:
-        UsageError: a folder or file is not what it should be, or a package is missing.
+        UsageError: a folder or file is not as expected, or a package is missing.
         BadDataError: the baseline is damaged.
         StorageError: a file cannot be written.
     """
@@ -125,7 +125,7 @@ def make_sweep_report(
 
 
 def _finite(tree: Any) -> Any:
-    """Return plain values with null for what JSON has no number for: a loss may be NaN."""
+    """Return plain values with None for numbers that JSON lacks: a loss may be NaN."""
     if isinstance(tree, dict):
         return {str(key): _finite(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -139,5 +139,5 @@ def _percent(threshold: str | None) -> float:
     try:
         return float(threshold.strip().removesuffix("%"))
     except ValueError:
-        message = f"--threshold={threshold} must be a number in percent, as 5 or 5%"
+        message = f"--threshold={threshold} must be a number in percent, such as 5 or 5%"
         raise UsageError(message) from None

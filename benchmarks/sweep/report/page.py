@@ -1,4 +1,4 @@
-"""The page of a sweep: its summary, its notes and its sections, in their order."""
+"""The page of a sweep: its summary, notes and sections, in their order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_page(
     found: Sequence[Efficiency],
     comparison: Comparison | None,
 ) -> Page:
-    """Return what is known of a sweep, of how it scales and of its baseline, as a page."""
+    """Return a page about a sweep, its scaling and its baseline."""
     sections = [_baseline_section(comparison)] if comparison else []
     sections.append(_cells_section(sweep, found))
     if len({figures.ranks for _, figures in sweep.measured}) > 1:
@@ -44,14 +44,14 @@ def build_page(
 
 
 def counts(sweep: Sweep) -> str:
-    """Return how many cells there are of each status."""
+    """Return the number of cells with each status, as text."""
     found = Counter({"done": 0})
     found.update(cell.status for cell in sweep.cells)
     return ", ".join(f"{number} {status}" for status, number in found.items())
 
 
 def notes(sweep: Sweep) -> Iterator[str]:
-    """Say what to know before comparing cells."""
+    """Yield notes to read before comparing cells."""
     yield from (f"{note}." for note in sweep.notes)
     if len(sweep.environments) > 1:
         first, *others = sweep.environments
@@ -73,7 +73,7 @@ def notes(sweep: Sweep) -> Iterator[str]:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things."""
+    """Return a number with its noun, in the plural if needed."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
@@ -91,13 +91,13 @@ def _tiles(sweep: Sweep, comparison: Comparison | None) -> list[Tile]:
 
 
 def _baseline_section(comparison: Comparison) -> Section:
-    """Return the sweep beside its baseline, regressions first."""
+    """Return the comparison with the baseline, regressions first."""
     section = Section(
         "baseline",
-        "Beside the baseline",
+        "Comparison with the baseline",
         f"{clean(comparison.baseline, 200)}: {comparison.summary or 'no cell in either'}. A cell "
         f"is slower if its median fell by more than {short(comparison.threshold)} % and its spread "
-        "lies below that of the baseline.",
+        "is below that of the baseline.",
         warnings=list(comparison.lines),
     )
     heads = ["cell", "outcome", "ratio", "spread", "views/s now", "views/s then", "notes"]
@@ -111,13 +111,13 @@ def _cells_section(sweep: Sweep, found: Sequence[Efficiency]) -> Section:
     section = Section(
         "cells",
         "Cells",
-        "A rank is one process, on one GPU where there are any. Rates are medians over the "
-        "repeats, ± half the distance from the least to the largest; weak and strong are scaling "
-        "efficiencies against one rank; memory is that of the rank that took the most. report.csv "
-        "has every figure.",
+        "A rank is one process, on one GPU if there are any. Rates are medians over the repeats, "
+        "± half the distance from the smallest to the largest; weak and strong are scaling "
+        "efficiencies relative to one rank; memory is that of the rank that used the most. "
+        "report.csv has every figure.",
     )
     if not sweep.cells:
-        section.missing.append("cells: none is recorded, and sweep.yaml names none")
+        section.missing.append("cells: none is recorded, and sweep.yaml lists none")
         return section
     rows = cell_rows(sweep, found)
     place, known = columns(sweep, rows)
@@ -134,8 +134,8 @@ def _environment_section(sweep: Sweep) -> Section:
     section = Section(
         "environment",
         "Environment",
-        "What decides whether two measurements may be compared. Cores, threads and memory are in "
-        "the records of the cells (report.json): more ranks are given more of them.",
+        "Measurements may be compared only if all of this is equal. Cores, threads and memory are "
+        "in the records of the cells (report.json), because more ranks get more of them.",
     )
     for each in sweep.environments:
         dated = {"commit": plain(each.commits), "measured on": plain(each.dates)}

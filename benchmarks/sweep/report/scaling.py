@@ -1,4 +1,4 @@
-"""Scaling efficiency: between cells that differ in ranks and nodes, and in nothing else."""
+"""Scaling efficiency between cells that differ only in ranks and nodes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fastrot.benchmarks.sweep.report.comparable import changes, flat
 from fastrot.benchmarks.sweep.report.figures import Figures, quotient, scaled
 
 COUNTS = ("ranks", "nodes", "batch_per_rank", "train.global_batch")
-"""Axes that ranks, nodes and the batch that was measured stand for."""
+"""Axes that ranks, nodes and the measured batch represent."""
 _FOLLOW = {"train.global_batch", "data.workers", "train.threads", "train.micro_batch"}
-"""Settings that follow from the number of ranks where they are no axis."""
+"""Settings that follow from the number of ranks unless they are an axis."""
 
 Member = tuple[ReportCell, Figures]
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """How well a cell scales from a smaller one, its base; the names are those of ``report.json``.
+    """Scaling of a cell relative to a smaller one, its base; names are those of ``report.json``.
 
-    ``mode`` is ``weak`` (as many images per step and rank) or ``strong`` (as many per step);
-    ``against`` is ``1 rank``, or ``1 node`` that is as full; an ``efficiency`` of 1 is ideal.
+    ``mode`` is ``weak`` (equal images per step and rank) or ``strong`` (equal images per step);
+    ``against`` is ``1 rank``, or ``1 node`` with as many ranks; an ``efficiency`` of 1 is ideal.
     """
 
     mode: str
@@ -88,7 +88,7 @@ def efficiency(mode: str, against: str, large: Member, small: Member) -> Efficie
 
 
 def obstacle(sweep: Sweep) -> str:
-    """Return in what else cells of other ranks differ; nothing if there are none."""
+    """Return what else differs between cells with different ranks; empty: nothing."""
     firsts: dict[tuple[Any, ...], ReportCell] = {}
     for cell, _ in sweep.measured:
         first = firsts.setdefault((cell.environment, _other_axes(cell)), cell)
@@ -114,7 +114,7 @@ def _is_one_node_of(small: Figures, large: Figures) -> bool:
 
 
 def _alike(cell: ReportCell) -> tuple[Any, ...]:
-    """Return what has to be the same besides the batch."""
+    """Return what must be equal besides the batch."""
     assert cell.record is not None
     follow = _FOLLOW - set(cell.axes) | {"train.global_batch"}
     config = {key: value for key, value in flat(cell.record.config).items() if key not in follow}

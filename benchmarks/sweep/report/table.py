@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 def cell_rows(sweep: Sweep, found: Sequence[Efficiency]) -> list[dict[str, str]]:
-    """Return the text of each cell by column; what is not known has none."""
+    """Return the text of each cell by column; unknown values are missing."""
     names, several = short_names(sweep.axes), len(sweep.environments) > 1
     scaling: dict[str, dict[str, str]] = {}
     for each in found:
@@ -42,7 +42,7 @@ def cell_rows(sweep: Sweep, found: Sequence[Efficiency]) -> list[dict[str, str]]
 
 
 def columns(sweep: Sweep, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
-    """Return the columns in which anything stands: those of the place, and those of figures."""
+    """Return the columns that are not empty: those of the place, and those of figures."""
     place = [*short_names(sweep.axes).values(), "cell", "in"]
     used = {head for row in rows for head in row}
     return [head for head in place if head in used], [head for head in _COLUMNS if head in used]
@@ -61,11 +61,11 @@ def _figures(cell: ReportCell) -> dict[str, str]:
     if figures.contaminated:
         notes.append(f"contaminated: others used {100 * (figures.busy or 0):.0f} % of the cores")
     if figures.repeats < 2:
-        notes.append("one repeat: its spread is not known")
+        notes.append("one repeat: its spread is unknown")
     if cell.record is not None and cell.record.attempts > 1:
         notes.append(f"{cell.record.attempts} attempts")
     if not cell.is_expected:
-        notes.append("no longer asked for: of other code, settings or data")
+        notes.append("no longer in the sweep: other code, settings or data")
     row = {
         "views/s": short(rate.median),
         "±": "?" if figures.repeats < 2 else percent(half),

@@ -1,4 +1,4 @@
-"""A sweep on the terminal, within 80 columns: its cells, and what differs from a baseline."""
+"""A sweep on the terminal, within 80 columns: its cells, and differences from a baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERS = ("views/s", "±", "data wait")
 
 
 def show_cells(sweep: Sweep, console: Console) -> None:
-    """Print the cells; of many, the fastest."""
+    """Print the cells; if there are too many, the fastest."""
     fastest = sorted(sweep.cells, key=lambda cell: -cell.views_per_s)[:_MOST_ROWS]
     keys = {cell.key for cell in fastest}
     rows = [row for cell, row in zip(sweep.cells, cell_rows(sweep, []), strict=True)
@@ -36,11 +36,11 @@ def show_cells(sweep: Sweep, console: Console) -> None:
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
-    """Print what is not as in a baseline, regressions first, and how many cells are."""
+    """Print what differs from a baseline, regressions first, and the number of cells."""
     for line in comparison.lines:
         say(console, line)
     changed = [cell.row() for cell in comparison.ordered() if cell.outcome not in AS_BEFORE]
-    heads = ["beside the baseline", "ratio", "spread", "outcome", "notes"]
+    heads = ["vs. baseline", "ratio", "spread", "outcome", "notes"]
     texts = [[name, ratio, spread, outcome, clean(note, 160)]
              for name, outcome, ratio, spread, *_, note in changed[:_MOST_ROWS]]  # fmt: skip
     _show(console, heads, ("ratio", "spread"), texts)
@@ -49,7 +49,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
+    """Print a line without markup or wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

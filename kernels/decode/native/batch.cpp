@@ -1,4 +1,4 @@
-// The Python face of the pool: kernels/decode/crop.py checks shapes and keeps the arrays alive.
+// Python bindings of the pool; kernels/decode/crop.py keeps the arrays alive.
 
 #include <optional>
 #include <stdexcept>
@@ -24,7 +24,7 @@ using Ticket = std::shared_ptr<Batch>;
 
 constexpr std::int32_t kLargestSide = 1 << 26;
 
-// What the crops of a batch have in common.
+// Settings shared by all crops of a batch.
 struct Settings {
   int size;
   bool exact;
@@ -87,7 +87,7 @@ Ticket new_batch(const std::optional<Images> &out, const Crops &crops, const Set
   return batch;
 }
 
-// Spans of one file: (N, F) offsets and sizes, of which field `image` is the one to be decoded.
+// Submits spans of one file: offsets and sizes (N, F); field `image` is the one to decode.
 Ticket submit_spans(Pool &pool, const std::optional<Images> &out, const Crops &crops,
                     const Settings &settings, const std::shared_ptr<SourceFile> &file,
                     const Array<std::uint64_t, 2> &offsets, const Array<std::uint64_t, 2> &sizes,
@@ -120,11 +120,11 @@ Ticket submit_spans(Pool &pool, const std::optional<Images> &out, const Crops &c
   return batch;
 }
 
-// Whole files or raw pixels in memory, which the caller keeps until the batch is finished.
+// Submits whole files or raw pixels in memory; the caller keeps them until the batch is finished.
 Ticket submit_memory(Pool &pool, const std::optional<Images> &out, const Crops &crops,
                      const Settings &settings, const nb::list &buffers) {
   const Ticket batch = new_batch(out, crops, settings);
-  require(nb::len(buffers) == batch->places.size(), "one buffer a row");
+  require(nb::len(buffers) == batch->places.size(), "buffers must be one per row");
   for (std::size_t i = 0; i < batch->places.size(); ++i) {
     const auto bytes = nb::cast<Bytes>(buffers[i], false);
     batch->places[i].memory = bytes.data();

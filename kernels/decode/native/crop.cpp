@@ -15,8 +15,8 @@ bool is_mirrored(int orientation) {
   return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
 }
 
-// Where a box of the upright image lies in the stored one (CIPA DC-008: stored pixels become
-// upright by a transposition, then an exchange of the rows, then of the columns).
+// Maps a box of the upright image to the stored one (CIPA DC-008: a transposition, then a reversal
+// of the rows, then one of the columns, make stored pixels upright).
 Box stored_box(const CropRequest &request) {
   Box box = request.box;
   const auto width = static_cast<std::int32_t>(request.width);
@@ -114,7 +114,7 @@ bool Cropper::run(const std::uint8_t *data, std::size_t size, const CropRequest 
   return true;
 }
 
-// With restart markers, take the part of the JPEG that the box needs for the whole.
+// If the JPEG has restart markers, replaces it by the part that the box needs.
 void Cropper::leave_out_what_lies_around(const std::uint8_t **data, std::size_t *size,
                                          std::uint32_t *width, std::uint32_t *height) {
   const auto within = [](std::int64_t value, std::uint32_t most) {
@@ -141,7 +141,7 @@ bool Cropper::choose(std::uint32_t width, std::uint32_t height, JpegPart *part) 
     part->top = resizer_.top();
     part->bottom = resizer_.bottom();
     if (part->left >= part->right || part->top >= part->bottom) {
-      // The box holds nothing of the image: one pixel is decoded, so that damage is still seen.
+      // The box is outside the image: one pixel is decoded, so that damage is still found.
       *part = JpegPart{0, 0, 1, 1};
     }
     window_ = resizer_.window() + 1;
@@ -154,7 +154,7 @@ bool Cropper::choose(std::uint32_t width, std::uint32_t height, JpegPart *part) 
 }
 
 std::uint8_t *Cropper::row(std::uint32_t y, std::uint32_t column, std::uint32_t) {
-  // Where the box holds nothing of the image, left() may lie before the column.
+  // If the box is outside the image, left() may be less than the column.
   skip_ = resizer_.left() > column ? (resizer_.left() - column) * std::size_t{3} : 0;
   return rows_.data() + (y % window_) * stride_;
 }

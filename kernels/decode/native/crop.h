@@ -1,4 +1,4 @@
-// One sample to one crop: JPEG or raw pixels, a box, a square of size x size RGB pixels.
+// Crops one sample: a box of a JPEG or of raw pixels becomes a square of size x size RGB pixels.
 
 #pragma once
 
@@ -16,28 +16,28 @@ struct CropRequest {
   Box box;                    // in the upright image
   std::uint32_t width = 0;    // of the upright image
   std::uint32_t height = 0;
-  int orientation = 1;        // EXIF: how the stored pixels become upright
+  int orientation = 1;        // EXIF, 1 to 8: how the stored pixels become upright
   int size = 0;
   bool raw = false;           // rows of RGB instead of a JPEG
-  bool colour_only = false;   // refuse a JPEG without three components, or with bytes at its end
-  bool to_end = true;         // also read a JPEG behind the box
+  bool colour_only = false;   // refuse a JPEG without three components or with bytes after its end
+  bool to_end = true;         // read a JPEG beyond the box as well
   bool exact = true;          // never shrink in the DCT domain
   std::uint64_t max_pixels = 0;
 };
 
-// Crops sample after sample on one thread; keeps its memory in between.
+// Crops samples on one thread, and keeps its memory from one to the next.
 class Cropper : RowSink {
  public:
-  // Whether `out`, (size, size, 3), was filled; if not, `message()` says why. Throws
+  // Fills `out`, (size, size, 3), and returns true; if it cannot, `message()` says why. Throws
   // std::bad_alloc.
   bool crop(const std::uint8_t *data, std::size_t size, const CropRequest &request,
             std::uint8_t *out);
   const char *message() const { return message_; }
 
-  // Decode what `crop` would decode, and throw it away: the limit of any loader over this decoder.
+  // Decodes what `crop` would decode and discards it: the limit of any loader with this decoder.
   bool only_decode(const std::uint8_t *data, std::size_t size, const CropRequest &request);
 
-  // Give up a sample whose cropping was left by a jump.
+  // Gives up a sample whose cropping was left by a longjmp.
   void abandon() { decoder_.abandon(); }
 
  private:
@@ -53,7 +53,7 @@ class Cropper : RowSink {
   JpegDecoder decoder_;
   Resizer resizer_;
   RestartCutter cutter_;
-  Box stored_{};             // the box in the stored image
+  Box stored_{};             // box in the stored image
   int size_ = 0;
   unsigned denominator_ = 1;
   bool resizes_ = true;

@@ -1,4 +1,4 @@
-// One whole JPEG to RGB pixels, for kernels/decode/op.py.
+// Decodes one whole JPEG to RGB pixels, for kernels/decode/op.py.
 
 #include <cstdlib>
 #include <new>
@@ -15,7 +15,7 @@ namespace {
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pixels = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<3>, nb::c_contig>;
 
-// Rows one below the other in memory of their own.
+// Stores all rows, one after the other, in its own memory.
 class WholeImage : public fastrot::RowSink {
  public:
   ~WholeImage() override { std::free(pixels_); }

@@ -10,18 +10,18 @@ namespace fastrot {
 
 namespace {
 
-// Every scan of a progressive image visits each of its blocks, so a small file with thousands of
-// empty scans could keep a core busy for hours. Encoders write about ten.
+// Every scan of a progressive image visits all its blocks, so a small file with thousands of empty
+// scans could keep a core busy for hours. Encoders write about ten.
 constexpr int kMaxScans = 100;
 
-// Columns beside the part that chroma's smoothing looks at; more than it needs.
+// Columns on either side of the part, for chroma smoothing; more than it needs.
 constexpr std::uint32_t kMargin = 2;
 
 #define FASTROT_STRING_(x) #x
 #define FASTROT_STRING(x) FASTROT_STRING_(x)
 
-// Whether libjpeg can skip rows and columns of an image with these samplings, and shrink it: those
-// that encoders use. With others it loses its place, or runs in circles.
+// Returns whether libjpeg can shrink an image with these sampling factors and skip its rows and
+// columns. It can for those that encoders use; with others it loses its place or never returns.
 bool is_ordinary(const jpeg_decompress_struct &info) {
   for (int k = 1; k < info.num_components; ++k) {
     const jpeg_component_info &component = info.comp_info[k];
@@ -34,23 +34,23 @@ bool is_ordinary(const jpeg_decompress_struct &info) {
   return (v == 1 && (h == 1 || h == 2 || h == 4)) || (v == 2 && (h == 1 || h == 2));
 }
 
-// Of libjpeg's warnings (the other messages are traces), those after which every pixel is right:
-// NOT_SEQUENTIAL  spectral selection in the scan header of a sequential JPEG, which nobody reads;
+// Returns whether all pixels are correct despite this warning (other messages are traces):
+// NOT_SEQUENTIAL  spectral selection in the scan header of a sequential JPEG, which is ignored;
 //                 cameras write zeros there
-// JFIF_MAJOR      an unknown revision of JFIF, of which only the density and a thumbnail depend
-// After all others they may be wrong, or are a guess:
-// ADOBE_XFORM        an unknown colour transform, YCbCr is guessed
-// BOGUS_PROGRESSION  coefficients refined before they are there, or twice
-// EXTRANEOUS_DATA    bytes ahead of a marker: most often the rest of a scan in which the decoder
-//                    lost its place; zeros as well as text. Behind the end marker nothing is read.
+// JFIF_MAJOR      an unknown revision of JFIF, which affects only the density and a thumbnail
+// After all other warnings pixels may be wrong, or are a guess:
+// ADOBE_XFORM        an unknown colour transform; YCbCr is guessed
+// BOGUS_PROGRESSION  coefficients that are refined before they exist, or twice
+// EXTRANEOUS_DATA    bytes before a marker: most often the rest of a scan in which the decoder lost
+//                    its place, zeros as well as text. Nothing after the end marker is read.
 // HIT_MARKER, JPEG_EOF, HUFF_BAD_CODE, ARITH_BAD_CODE   missing or damaged data, shown as grey
-// MUST_RESYNC        a restart marker missing or out of turn: which blocks are lost is guessed
-// TOO_MUCH_DATA, BOGUS_ICC   answers to calls that are not made here
+// MUST_RESYNC        a missing or misplaced restart marker: which blocks are lost is guessed
+// TOO_MUCH_DATA, BOGUS_ICC   results of calls that are not made here
 bool touches_no_pixel(int warning) {
   return warning == JWRN_NOT_SEQUENTIAL || warning == JWRN_JFIF_MAJOR;
 }
 
-// Rows of CMYK as Adobe stores them (255 is no ink) to RGB, by Pillow's integer rule.
+// Converts a row of CMYK as Adobe stores it (255 is no ink) to RGB, by Pillow's integer rule.
 void cmyk_row_to_rgb(const JSAMPLE *cmyk, std::size_t width, std::uint8_t *rgb) {
   for (std::size_t x = 0; x < width; ++x, cmyk += 4, rgb += 3) {
     const unsigned light = cmyk[3];
@@ -65,8 +65,8 @@ void cmyk_row_to_rgb(const JSAMPLE *cmyk, std::size_t width, std::uint8_t *rgb) 
 
 const char *const kJpegVersion = FASTROT_STRING(LIBJPEG_TURBO_VERSION);
 
-// With the address sanitizer every piece of memory is a block of its own, so that it sees an
-// access beyond its end.
+// With the address sanitizer, each allocation is a separate block, so that accesses beyond its end
+// are detected.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kOneBlock = false;
 #elif defined(__has_feature)
@@ -79,18 +79,18 @@ constexpr bool kOneBlock = true;
 constexpr bool kOneBlock = true;
 #endif
 
-// libjpeg asks for the memory of every image anew and gives it back after. These functions take
-// the place of its own for that pool: a block that only grows, and is used again for the next
-// image. Its virtual arrays (coefficients of progressive images) stay as they are.
+// libjpeg allocates the memory of each image and frees it afterwards. These functions replace its
+// own for that pool with a block that only grows and is reused for the next image. Its virtual
+// arrays (coefficients of progressive images) are not affected.
 struct JpegDecoder::Arena {
   static constexpr std::size_t kAlign = 64;      // libjpeg's SIMD needs 32
   static constexpr std::size_t kFirst = 1 << 20;  // enough for most baseline images
 
   std::uint8_t *block = nullptr;
   std::size_t capacity = 0, used = 0;
-  std::size_t wanted = 0;                // of the image at hand, also what did not fit
-  bool begun = false;  // what libjpeg calls permanent is now only the tables of the image at hand
-  std::uint8_t *overflow = nullptr;      // list of single blocks, next one at their start
+  std::size_t wanted = 0;                // bytes this image asked for, including what did not fit
+  bool begun = false;  // libjpeg's permanent allocations are now only the tables of this image
+  std::uint8_t *overflow = nullptr;      // linked list of blocks; each begins with the next pointer
   jpeg_memory_mgr original;              // libjpeg's own functions
 
   ~Arena() {
@@ -115,7 +115,7 @@ struct JpegDecoder::Arena {
 
   void clear() {
     free_overflow();
-    if (kOneBlock && wanted > capacity) {  // next time it fits; a failure only means overflowing again
+    if (kOneBlock && wanted > capacity) {  // fits next time; if this fails, it overflows again
       std::free(block);
       capacity = std::max(wanted, kFirst);
       block = static_cast<std::uint8_t *>(std::aligned_alloc(kAlign, capacity));
@@ -150,7 +150,7 @@ struct JpegDecoder::Arena {
 
   static JSAMPARRAY alloc_rows(j_common_ptr info, int pool, JDIMENSION width, JDIMENSION rows) {
     if (pool != JPOOL_IMAGE) return of(info).original.alloc_sarray(info, pool, width, rows);
-    // SIMD code writes whole vectors, so a row ends no sooner than a vector behind its width.
+    // SIMD code writes whole vectors, so a row has room for at least one more after its width.
     const std::size_t row = (std::size_t{width} + 2 * kAlign - 1) / kAlign * kAlign;
     auto *array = static_cast<JSAMPARRAY>(take_or_fail(info, rows * sizeof(JSAMPROW)));
     auto *samples = static_cast<JSAMPROW>(take_or_fail(info, rows * row));
@@ -232,7 +232,7 @@ void JpegDecoder::abandon() {
 
 bool JpegDecoder::decode(const std::uint8_t *data, std::size_t size, const JpegRequest &request,
                          RowSink &sink) {
-  // No object with a destructor may live in here or below: errors leave by longjmp.
+  // No object with a destructor may live in here or in callees: errors leave by longjmp.
   out_of_memory_ = false;
   std::memset(component_seen_, 0, sizeof component_seen_);
   if (!arena_) arena_ = new Arena;
@@ -271,7 +271,7 @@ bool JpegDecoder::decode(const std::uint8_t *data, std::size_t size, const JpegR
   return true;
 }
 
-// libjpeg keeps the tables of an image for a next one that has none. Here such an image is damaged.
+// libjpeg keeps an image's tables for a later image that has none. Here such an image is damaged.
 void JpegDecoder::forget_tables() {
   for (JQUANT_TBL *&table : info_.quant_tbl_ptrs) table = nullptr;
   for (JHUFF_TBL *&table : info_.dc_huff_tbl_ptrs) table = nullptr;
@@ -282,7 +282,7 @@ void JpegDecoder::read_header(const JpegRequest &request) {
   jpeg_read_header(&info_, TRUE);
   const std::uint64_t pixels = std::uint64_t{info_.image_width} * info_.image_height;
   if (pixels > request.max_pixels) fail("more pixels than the cap");
-  if (info_.data_precision != 8) fail("not 8 bits a sample");
+  if (info_.data_precision != 8) fail("not 8 bits per sample");
   if (info_.arith_code) fail("arithmetic coding");
   if (info_.num_components != 3) {
     if (request.colour_only) fail("not three components");
@@ -292,12 +292,12 @@ void JpegDecoder::read_header(const JpegRequest &request) {
   }
   if ((request.width && request.width != info_.image_width) ||
       (request.height && request.height != info_.image_height)) {
-    fail("not the width and height that were announced");
+    fail("not the expected width and height");
   }
   if (request.in_part && !is_ordinary(info_)) fail("an unusual sampling of its colours");
   info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : JCS_RGB;
   info_.dct_method = JDCT_ISLOW;
-  // It would guess the details that a progressive image lacks, and from other neighbours in a part.
+  // Smoothing would guess missing details of a progressive image, and differently within a part.
   info_.do_block_smoothing = FALSE;
   info_.scale_num = 1;
   info_.scale_denom = request.denominator;
@@ -307,7 +307,7 @@ void JpegDecoder::read_part(RowSink &sink, const JpegPart &part) {
   jpeg_start_decompress(&info_);
   if (part.left >= part.right || part.top >= part.bottom || part.right > info_.output_width ||
       part.bottom > info_.output_height) {
-    fail("the part lies outside of the image");
+    fail("the part is outside the image");
   }
   JDIMENSION column = part.left > kMargin ? part.left - kMargin : 0;
   JDIMENSION pixels = std::min(part.right + kMargin, info_.output_width) - column;
@@ -331,7 +331,7 @@ void JpegDecoder::read_part(RowSink &sink, const JpegPart &part) {
   }
 }
 
-// Read what lies behind the part, so that damage there is seen, and on to the end marker.
+// Reads what follows the part, up to the end marker, so that damage there is found.
 void JpegDecoder::read_rest(const JpegPart &part) {
   const JDIMENSION rest = info_.output_height - part.bottom;
   if (rest > 0) {

@@ -1,9 +1,9 @@
-// Strict JPEG decoding over libjpeg-turbo: sound pixels or an error, never something in between.
+// Strict JPEG decoding with libjpeg-turbo: sound pixels or an error, never anything in between.
 //
-// libjpeg only warns when data are missing or damaged and then makes pixels up; here such a warning
-// is an error (jpeg.cpp says which). Pixels equal those of Pillow: slow integer DCT, fancy
-// upsampling, its CMYK rule; only in a progressive image without its last scans nothing is guessed
-// in their place.
+// When data is missing or damaged, libjpeg only warns and then makes pixels up; here such a warning
+// is an error (jpeg.cpp lists which). Pixels equal Pillow's: slow integer DCT, fancy upsampling,
+// its CMYK rule. There is one exception: if a progressive image lacks its last scans, the details
+// that they would have added are not guessed.
 
 #pragma once
 
@@ -16,14 +16,14 @@
 
 namespace fastrot {
 
-// What an image must be, and which part of it is wanted.
+// Requirements on an image, and how it is to be decoded.
 struct JpegRequest {
   std::uint64_t max_pixels = 0;
   std::uint32_t width = 0;   // as stored; 0: any
   std::uint32_t height = 0;  // as stored; 0: any
-  bool colour_only = false;  // three components, nothing else
+  bool colour_only = false;  // it must have three components
   bool in_part = false;      // the sink may choose a part, or the image is shrunk
-  bool to_end = true;        // also read what lies behind the part, up to the end marker
+  bool to_end = true;        // also read what follows the part, up to the end marker
   unsigned denominator = 1;  // 1, 2, 4 or 8: shrink in the DCT domain
 };
 
@@ -32,19 +32,19 @@ struct JpegPart {
   std::uint32_t left, top, right, bottom;
 };
 
-// Where rows go. Functions of a sink must not throw: they are called from within libjpeg's frame.
+// Receives rows. Its functions must not throw: they are called between libjpeg's stack frames.
 class RowSink {
  public:
   virtual ~RowSink() = default;
-  // The header is read: of a shrunk image of this size, which part? False: none, give up.
+  // Chooses a part, once the header is read, of the shrunk image of this size. False: give up.
   virtual bool choose(std::uint32_t width, std::uint32_t height, JpegPart *part) = 0;
-  // Memory for row y, RGB, `pixels` wide; its first pixel lies in column `column`.
+  // Returns memory for row y, RGB, `pixels` wide; its first pixel is in column `column`.
   virtual std::uint8_t *row(std::uint32_t y, std::uint32_t column, std::uint32_t pixels) = 0;
-  // Row y is there.
+  // Is called when row y is complete.
   virtual void done(std::uint32_t y) = 0;
 };
 
-// A decoder that one thread uses for image after image; it keeps its memory in between.
+// Decodes images on one thread, and keeps its memory from one to the next.
 class JpegDecoder {
  public:
   JpegDecoder();
@@ -52,17 +52,17 @@ class JpegDecoder {
   JpegDecoder(const JpegDecoder &) = delete;
   JpegDecoder &operator=(const JpegDecoder &) = delete;
 
-  // Whether the rows were delivered; if not, `message()` says why.
+  // Returns whether all rows were delivered; if not, `message()` says why.
   bool decode(const std::uint8_t *data, std::size_t size, const JpegRequest &request,
               RowSink &sink);
   const char *message() const { return message_; }
   bool out_of_memory() const { return out_of_memory_; }
 
-  // Give up an image whose decoding was left by a jump out of `decode`.
+  // Gives up an image whose decoding was left by a longjmp out of `decode`.
   void abandon();
 
  private:
-  struct Arena;  // memory of one image, handed out without calls of malloc
+  struct Arena;  // memory of one image, handed out without calling malloc
 
   void forget_tables();
   void read_header(const JpegRequest &request);

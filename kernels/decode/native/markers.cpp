@@ -1,7 +1,7 @@
-// A walk over the markers of a whole JPEG file, for files whose bytes are kept as they are.
+// Walks over the markers of a whole JPEG file, for files whose bytes are kept unchanged.
 //
-// kernels/decode/markers.py is the definition, and says the words: here anything but an ordinary
-// file is an empty answer. Entropy-coded data is searched by memchr, so this is as fast as memory.
+// kernels/decode/markers.py is the definition and raises the errors; here the result is empty for
+// any file that is not ordinary. memchr searches entropy-coded data, so this is as fast as memory.
 
 #include <cerrno>
 #include <cstddef>
@@ -33,12 +33,12 @@ bool is_frame(std::uint8_t marker) {
 struct Walk {
   std::size_t frame = 0;  // offset of the frame header's payload; 0: none yet
   std::uint8_t frame_marker = 0;
-  std::size_t exif_start = 0, exif_stop = 0;  // of the first EXIF block ahead of the scans
+  std::size_t exif_start = 0, exif_stop = 0;  // of the first EXIF block before the scans
   std::size_t scans = 0;
-  std::size_t end = 0;  // behind the end-of-image marker
+  std::size_t end = 0;  // offset after the end-of-image marker
 };
 
-// Offset of the 0xff of the next marker within or behind a scan; `size`: there is none.
+// Returns the offset of the 0xff of the next marker in or after a scan; `size`: there is none.
 std::size_t next_marker(const std::uint8_t *data, std::size_t size, std::size_t at) {
   while (at + 1 < size) {
     const void *found = std::memchr(data + at, 0xff, size - 1 - at);
@@ -56,7 +56,7 @@ std::size_t next_marker(const std::uint8_t *data, std::size_t size, std::size_t 
   return size;
 }
 
-// Whether the file is whole and ordinary.
+// Returns whether the file is complete and ordinary.
 bool walk(const std::uint8_t *data, std::size_t size, Walk *result) {
   if (size < 4 || data[0] != 0xff || data[1] != kSoi) return false;
   std::size_t at = 2;
@@ -92,7 +92,7 @@ bool walk(const std::uint8_t *data, std::size_t size, Walk *result) {
   return false;
 }
 
-// (frame marker, offset of its payload, EXIF start, EXIF stop, scans, end).
+// Returns (frame marker, offset of its payload, EXIF start, EXIF stop, scans, end).
 nb::tuple answer(const Walk &found) {
   return nb::make_tuple(found.frame_marker, found.frame, found.exif_start, found.exif_stop,
                         found.scans, found.end);
@@ -104,7 +104,7 @@ nb::object walk_jpeg(const Bytes &data) {
   return answer(found);
 }
 
-// Whether the file has exactly `size` bytes, which then are in `buffer`.
+// Reads a file into `buffer`; returns whether it has exactly `size` bytes.
 bool read_whole(const char *path, char *buffer, std::size_t size) {
   const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return false;
@@ -122,8 +122,8 @@ bool read_whole(const char *path, char *buffer, std::size_t size) {
   }
 }
 
-// The bytes of a file of `size` bytes and what `walk_jpeg` says of them; None: it is not so.
-// Without the interpreter's lock, which would change hands at each of these calls.
+// Returns the bytes of a file of `size` bytes and the result of `walk_jpeg`; None: another size, or
+// not ordinary. Runs without the GIL, which would otherwise change hands at each of these calls.
 nb::object read_jpeg(const nb::bytes &path, std::size_t size) {
   nb::object data = nb::steal(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
   if (!data.is_valid()) throw nb::python_error();
@@ -139,7 +139,7 @@ nb::object read_jpeg(const nb::bytes &path, std::size_t size) {
   return nb::make_tuple(data, answer(found));
 }
 
-// Tell the system that these files will be read soon; one that cannot be opened is passed over.
+// Tells the system that these files will be read soon; skips those that cannot be opened.
 void announce_files(const nb::list &paths) {
   std::vector<std::string> names;
   names.reserve(nb::len(paths));

@@ -16,7 +16,7 @@ namespace fastrot {
 namespace {
 
 constexpr double kPatienceSeconds = 10.0;
-constexpr double kLongestWaitSeconds = 1e6;  // what the clock can add
+constexpr double kLongestWaitSeconds = 1e6;  // small enough to add to the clock
 
 // What one thread keeps from row to row.
 struct Worker {
@@ -24,7 +24,7 @@ struct Worker {
   std::vector<std::uint8_t> buffer, field;
 };
 
-// One row; `message` stays null where it went well.
+// One row; `message` stays null on success.
 struct Row {
   Worker &worker;
   const Batch &batch;
@@ -90,7 +90,7 @@ struct Pool::Shared {
 };
 
 Pool::Pool(int threads) : shared_(std::make_shared<Shared>()), process_(getpid()) {
-  // Signals are for the interpreter's main thread; those of a fault cannot go elsewhere.
+  // Signals are for the interpreter's main thread, except faults, which the faulting thread gets.
   sigset_t blocked, before;
   sigfillset(&blocked);
   for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGABRT}) sigdelset(&blocked, fault);
@@ -116,7 +116,7 @@ Pool::Pool(int threads) : shared_(std::make_shared<Shared>()), process_(getpid()
 }
 
 Pool::~Pool() {
-  if (process_ != getpid()) {  // a fork has no threads to wait for, only their handles
+  if (process_ != getpid()) {  // a forked process has no threads to wait for, only their handles
     for (std::thread &thread : threads_) thread.detach();
     return;
   }

@@ -1,4 +1,4 @@
-// Threads that crop the rows of batches, in the order in which these were submitted.
+// Threads that crop the rows of batches, in the order of submission.
 
 #pragma once
 
@@ -19,16 +19,16 @@
 
 namespace fastrot {
 
-// Where the bytes of a row are: in a file, with what its checksum covers, or in memory.
+// Location of a row's bytes: in a file or in memory.
 struct Place {
   const SourceFile *file = nullptr;
   std::uint64_t offset = 0, size = 0;
   const std::uint8_t *memory = nullptr;
 };
 
-// The checksums of a batch: xxh3_64 of a row's record, then of all its spans in the file.
+// Checksums of a batch: each is xxh3_64 over a row's record and then all its spans in the file.
 struct Checks {
-  const std::uint64_t *wanted = nullptr;  // null: none are compared
+  const std::uint64_t *wanted = nullptr;  // null: do not compare
   const std::uint8_t *records = nullptr;
   std::size_t record_bytes = 0;
   const std::uint64_t *offsets = nullptr, *sizes = nullptr;  // (rows, fields)
@@ -51,22 +51,22 @@ struct Batch {
 class Pool {
  public:
   explicit Pool(int threads);
-  // Waits for the rows at work; a thread that hangs in a dead file system is left behind.
+  // Waits for the rows in progress; a thread that hangs in a dead file system is left behind.
   ~Pool();
   Pool(const Pool &) = delete;
   Pool &operator=(const Pool &) = delete;
 
-  // In a forked process, where the threads do not exist, these two throw std::runtime_error.
+  // `submit` and `wait` throw std::runtime_error in a forked process, which has no threads.
   void submit(const std::shared_ptr<Batch> &batch);
-  // Whether all rows are finished after at most so many seconds.
+  // Waits at most this many seconds; returns whether all rows are finished.
   bool wait(const Batch &batch, double seconds);
-  // Forget the rows that nobody has begun. Whether the others are finished in time.
+  // Discards the rows that no thread has begun; returns whether the others finish in time.
   bool discard(double seconds);
 
  private:
   void check_process() const;
 
-  struct Shared;  // outlives the pool where a thread is left behind
+  struct Shared;  // outlives the pool if a thread is left behind
   static void run(const std::shared_ptr<Shared> &shared);
 
   std::shared_ptr<Shared> shared_;

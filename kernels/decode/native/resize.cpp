@@ -31,7 +31,7 @@ void horizontal(const std::int32_t *in, const std::int32_t *first, const std::in
     std::int32_t sum[3] = {kRound, kRound, kRound};
     for (int t = 0; t < taps; ++t, at += 3, weight += 8) {
       for (int c = 0; c < 3; ++c) {
-        // The low half is never negative here, though a faster pass may leave it so.
+        // The low half is never negative here, but it may be after a faster vertical pass.
         sum[c] += (static_cast<std::int16_t>(at[c] & 0xffff) * 16 + (at[c] >> 16)) * (*weight >> 16);
       }
     }
@@ -65,11 +65,11 @@ std::int64_t Axis::taps_of(std::int64_t length, std::int64_t size, std::int64_t 
 void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
                 std::int64_t denominator, int bits) {
   const std::int32_t one = 1 << bits;
-  // In units of 1 / (2 * size) of a full pixel everything is an integer. Pixel j, seen from
-  // output i: distance |(2j+1) d S - 2 start S - (2i+1) length|, and the triangle ends at `reach`.
+  // In units of 1 / (2 * size) of a full pixel everything is an integer. The distance of pixel j is
+  // |(2j+1) d S - 2 start S - (2i+1) length| from output i, and the triangle ends at `reach`.
   const std::int64_t pixel = denominator * size;
   const std::int64_t reach = 2 * std::max(pixel, length);
-  // Pixels with their centres in the box: (2j+1) d from 2 start to 2 (start + length).
+  // Pixels whose centres are in the box: (2j+1) d from 2 start to 2 (start + length).
   const auto first_from = [&](std::int64_t edge) {  // smallest j with (2j+1) d >= edge
     const std::int64_t x = edge - denominator, step = 2 * denominator;
     return x >= 0 ? (x + step - 1) / step : -((-x) / step);
@@ -100,7 +100,7 @@ void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
       const std::int64_t distance = (2 * j + 1) * pixel - centre;
       return reach - (distance < 0 ? -distance : distance);
     };
-    // The first pixel with a positive share, from a guess that is at most a little early.
+    // Find the first pixel with a positive share, from a guess that is at most slightly too early.
     std::int64_t j = std::max(begin_, (centre - reach) / (2 * pixel) - 1);
     while (j + 1 < end_ && share(j) <= 0) ++j;
     first_[static_cast<std::size_t>(i)] = j;
@@ -109,13 +109,13 @@ void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
     for (; j < end_ && count < taps_ && share(j) > 0; ++j, ++count) {
       total += shares_[static_cast<std::size_t>(count)] = share(j);
     }
-    if (count == 0) {  // a shrunk image whose only pixel lies beside the box
+    if (count == 0) {  // a shrunk image whose only pixel is outside the box
       shares_[0] = total = 1;
       count = 1;
     }
     count_[static_cast<std::size_t>(i)] = count;
-    // Rounded sums, not rounded shares: the weights then add up to one however many they are. The
-    // middle output is its own mirror image and must stay that: one half, and the rest between.
+    // Round sums, not shares, so that any number of weights adds up to one. The middle output must
+    // remain its own mirror image: round one half of it, and put the rest in its middle.
     const bool middle = symmetric && 2 * i + 1 == size;
     const int until = middle ? count / 2 : count;
     std::int64_t shares = 0;
@@ -135,7 +135,7 @@ void Axis::plan(std::int64_t start, std::int64_t length, std::int64_t size,
 
 void Resizer::begin(const Box &box, int size, unsigned denominator, std::uint32_t width,
                     std::uint32_t height, std::uint8_t *out) {
-  // Both sides alike, or a turned box would be resized differently.
+  // The same for both sides, or a turned box would be resized differently.
   wide_ = std::max(Axis::taps_of(box.width, size, denominator),
                    Axis::taps_of(box.height, size, denominator)) > kManyTaps;
   const int bits = wide_ ? kWideWeightBits : kWeightBits;
@@ -159,7 +159,7 @@ void Resizer::begin(const Box &box, int size, unsigned denominator, std::uint32_
   row_weights_.resize(window_ + 1);
   wide_weights_.resize(window_ + 1);
 
-  // The line between the passes: black left and right of the image, and room for surplus taps.
+  // The line between the passes: black left and right of the image, with room for surplus taps.
   const std::int64_t columns = across_.end() - across_.begin();
   const auto values = static_cast<std::size_t>(columns + across_.taps()) * 3 + 8;
   line_.assign(values, 0);
@@ -197,7 +197,7 @@ void Resizer::emit(int i) {
     row_weights_[static_cast<std::size_t>(taps++)] = static_cast<std::int16_t>(weights[t]);
   }
   const std::size_t n = std::size_t{right_ - left_} * 3;
-  // Where the box holds nothing of the image, left_ may lie before its first column.
+  // If the box is outside the image, left_ may be less than the box's first column.
   const auto black = n > 0 ? static_cast<std::size_t>(left_ - across_.begin()) * 3 : 0;
   std::uint8_t *out = out_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(size_) * 3;
   if (wide_) return emit_wide(taps, n, black, out);

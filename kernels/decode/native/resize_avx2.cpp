@@ -1,5 +1,5 @@
-// The two passes of resize.h for processors with AVX2. Compiled for every x86-64 machine, run only
-// where the processor has it; equal to the portable ones bit for bit.
+// The two passes of resize.h for processors with AVX2. Compiled on every x86-64 machine, but run
+// only if the processor supports AVX2; results equal those of the portable passes bit for bit.
 
 #include "resize.h"
 
@@ -17,23 +17,23 @@ namespace {
 
 constexpr std::int32_t kRound = 1 << (2 * kWeightBits - 1);
 
-// More taps could overflow the sum of the low parts of the weights: 16 * 8 * 255 < 2^15.
+// With more taps the sum of the weights' low parts could overflow: 16 * 8 * 255 < 2^15.
 constexpr int kMostTaps = 16;
 
 AVX2 inline __m256i load(const std::uint8_t *from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
 }
 
-// Store 32-bit values that a lane-wise operation left in two lanes, `apart` values from each other.
+// Stores the 32-bit values of two lanes, `apart` values from each other.
 AVX2 inline void store_lanes(std::int32_t *to, int apart, __m256i values) {
   _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_castsi256_si128(values));
   _mm_storeu_si128(reinterpret_cast<__m128i *>(to + apart), _mm256_extracti128_si256(values, 1));
 }
 
-// Weights of two rows, ready for multiplication. A weight is 16 * high + low, |low| <= 8, so that
-// both parts are signed bytes: sums of high and of low products are the two halves of the result.
+// Weights of two rows, ready for multiplication. A weight is 16 * high + low, |low| <= 8, so both
+// parts are signed bytes: the sums of the high and of the low products are the result's two halves.
 struct WeightPair {
-  std::int32_t high, low;  // (byte of the one row, byte of the other), twice
+  std::int32_t high, low;  // (byte of the first row, byte of the second), twice
 };
 
 WeightPair split(std::int16_t first, std::int16_t second) {
@@ -45,7 +45,7 @@ WeightPair split(std::int16_t first, std::int16_t second) {
   return {twice(high0, high1), twice(first - 16 * high0, second - 16 * high1)};
 }
 
-// 32 values. The number of pairs is known to the compiler, which keeps all weights in registers.
+// Computes 32 values. The compiler knows the number of pairs and keeps all weights in registers.
 template <int kPairs>
 AVX2 inline void vertical32(const std::uint8_t *const *rows, const WeightPair *weights,
                             std::size_t k, std::int32_t *out) {
@@ -76,7 +76,7 @@ AVX2 void vertical_of(const std::uint8_t *const *rows, const WeightPair *weights
   for (int p = 0; p < kPairs; ++p) weight[p] = weights[p];
   std::size_t k = 0;
   for (; k + 32 <= n; k += 32) vertical32<kPairs>(row, weight, k, out);
-  if (k < n) vertical32<kPairs>(row, weight, n - 32, out);  // some once more
+  if (k < n) vertical32<kPairs>(row, weight, n - 32, out);  // overlaps the last
 }
 
 AVX2 void vertical(const std::uint8_t *const *rows, const std::int16_t *weights, int taps,
@@ -99,8 +99,8 @@ AVX2 void vertical(const std::uint8_t *const *rows, const std::int16_t *weights,
   }
 }
 
-// Two output pixels, each in a lane: red, green, blue, and one value of no meaning. kTaps is the
-// number of taps, or 0 where only `taps` knows it.
+// Computes two output pixels, one per lane: red, green, blue and a meaningless value. kTaps is the
+// number of taps, or 0 if it is known only at run time, as `taps`.
 template <int kTaps>
 AVX2 inline __m256i two_pixels(const std::int32_t *in, const std::int32_t *first,
                                const std::int32_t *pairs, int taps) {
@@ -136,7 +136,7 @@ AVX2 void horizontal_of(const std::int32_t *in, const std::int32_t *first,
     const __m128i bytes =
         _mm_packus_epi16(_mm_unpacklo_epi64(even, odd), _mm_unpackhi_epi64(even, odd));
     const __m128i pixels = _mm_shuffle_epi8(bytes, drop_fourth);
-    if (i + 6 <= size) {  // what is written beyond is written again
+    if (i + 6 <= size) {  // four bytes too many, which later outputs overwrite
       _mm_storeu_si128(reinterpret_cast<__m128i *>(out + i * 3), pixels);
     } else {
       alignas(16) std::uint8_t four[16];

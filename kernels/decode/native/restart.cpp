@@ -30,7 +30,7 @@ bool RestartCutter::cut(const std::uint8_t *data, std::size_t size, std::uint32_
   Layout layout;
   if (!read_layout(data, size, &layout)) return false;
   if (layout.width != width || layout.height != height) return false;
-  // One block more on each side: chroma is smoothed across their borders.
+  // One more block on each side: chroma is smoothed across their borders.
   const auto first = [](std::int64_t pixel, std::uint32_t block) {
     return static_cast<std::uint32_t>(std::max<std::int64_t>(0, pixel / block - 1));
   };
@@ -39,16 +39,16 @@ bool RestartCutter::cut(const std::uint8_t *data, std::size_t size, std::uint32_
   };
   const std::uint32_t row0 = first(region.top, layout.block_h);
   const std::uint32_t row1 = behind(region.bottom, layout.block_h, layout.down);
-  const std::uint32_t across = layout.across / layout.interval;  // intervals a row
+  const std::uint32_t across = layout.across / layout.interval;  // intervals per row
   const std::uint32_t column0 = first(region.left, layout.block_w) / layout.interval;
   const std::uint32_t column1 =
       blocks(behind(region.right, layout.block_w, layout.across), layout.interval);
   const std::uint64_t kept = std::uint64_t{row1 - row0} * (column1 - column0);
-  // The whole image would be read to the last row, too; what is saved must be worth the copy.
+  // The whole image would also be read only to row1; the saving must be worth the copy.
   if (kept * 20 > std::uint64_t{row1} * across * 19) return false;
   if (!find_intervals(data, size, layout)) return false;
 
-  const std::uint32_t columns = layout.interval * layout.block_w;  // pixels an interval
+  const std::uint32_t columns = layout.interval * layout.block_w;  // pixels per interval
   left_ = column0 * columns;
   top_ = row0 * layout.block_h;
   width_ = std::min(column1 * columns, layout.width) - left_;
@@ -65,7 +65,7 @@ bool RestartCutter::cut(const std::uint8_t *data, std::size_t size, std::uint32_
     for (std::uint32_t column = column0; column < column1; ++column) {
       const std::size_t interval = std::size_t{row} * across + column;
       copy(data + starts_[interval], starts_[interval + 1] - starts_[interval]);
-      // Each ends with its marker, which is numbered anew; the last one's becomes the end.
+      // Each ends with its marker, which gets a new number; the last becomes the end marker.
       out_[size_ - 1] = static_cast<std::uint8_t>(kRst0 + number++ % 8);
     }
   }
@@ -86,7 +86,7 @@ bool RestartCutter::read_layout(const std::uint8_t *data, std::size_t size, Layo
       if (components || length < 8 || body[0] != 8) return false;
       components = body[5];
       if (length != 8 + 3 * static_cast<std::size_t>(components)) return false;
-      // A single component has blocks of its own size, whatever its sampling says.
+      // A single component has its own block size, whatever its sampling factors are.
       if (components != 3) return false;
       layout->frame = at + 5;
       layout->height = two_bytes(body + 1);
@@ -116,7 +116,7 @@ bool RestartCutter::read_layout(const std::uint8_t *data, std::size_t size, Layo
              layout->interval < layout->across * std::uint64_t{layout->down};
     } else if (marker != kDht && marker != kDqt && marker != kCom &&
                !(marker >= kApp0 && marker <= kApp15)) {
-      return false;  // another process, or something that this code knows nothing of
+      return false;  // another process, or a segment that this code does not know
     }
     at += 2 + length;
   }

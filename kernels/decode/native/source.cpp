@@ -20,8 +20,8 @@ struct sigaction previous;
 
 void on_bus_error(int, siginfo_t *, void *) {
   if (guard) siglongjmp(*guard, 1);
-  // Not ours: the handler that was there before gets the same fault again. Should that one lead
-  // back here (faulthandler does), there is nobody left to ask.
+  // Not ours: the previous handler gets the same fault again. If that leads back here (as with
+  // faulthandler), no other handler is left.
   static volatile std::sig_atomic_t passed_on = 0;
   if (passed_on++) {
     ::signal(SIGBUS, SIG_DFL);
@@ -75,8 +75,8 @@ SourceFile::SourceFile(int descriptor, bool map) : descriptor_(-1) {
   size_ = static_cast<std::uint64_t>(status.st_size);
   if (!map || size_ == 0) return;
   void *mapping = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0);
-  if (mapping == MAP_FAILED) return;  // reading by position serves as well
-  madvise(mapping, size_, MADV_RANDOM);  // what is wanted is announced
+  if (mapping == MAP_FAILED) return;  // the file is then read by position
+  madvise(mapping, size_, MADV_RANDOM);  // what will be read is announced
   mapping_ = static_cast<std::uint8_t *>(mapping);
 }
 
@@ -89,7 +89,7 @@ const std::uint8_t *SourceFile::read(std::uint64_t offset, std::uint64_t size,
                                      std::vector<std::uint8_t> &buffer,
                                      const char **message) const {
   if (offset > size_ || size > size_ - offset) {
-    *message = "its bytes lie beyond the end of the file";
+    *message = "its bytes are beyond the end of the file";
     return nullptr;
   }
   if (mapping_) return mapping_ + offset;

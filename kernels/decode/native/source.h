@@ -18,10 +18,10 @@ class SourceFile {
   SourceFile(const SourceFile &) = delete;
   SourceFile &operator=(const SourceFile &) = delete;
 
-  // The bytes, in the mapping or in `buffer`; null: they cannot be read, `*message` says why.
+  // Returns the bytes, in the mapping or in `buffer`; null: cannot be read, `*message` says why.
   const std::uint8_t *read(std::uint64_t offset, std::uint64_t size,
                            std::vector<std::uint8_t> &buffer, const char **message) const;
-  // Tell the system that these bytes will be wanted.
+  // Tells the system that these bytes will be read soon.
   void announce(std::uint64_t offset, std::uint64_t size) const;
   bool mapped() const { return mapping_ != nullptr; }
 
@@ -31,12 +31,12 @@ class SourceFile {
   std::uint8_t *mapping_ = nullptr;
 };
 
-// A file that is cut while it is mapped makes the system send SIGBUS to whoever reads the lost
-// part. Within `guarded`, on the thread that calls it, that is a result instead of the end of the
-// process; a signal outside of it goes to the handler that was there before.
+// If a file is truncated while mapped, whoever reads the lost part gets SIGBUS. On a thread within
+// `guarded` that becomes a return value instead of the end of the process; elsewhere the signal
+// goes to the previous handler.
 void catch_bus_errors();
 
-// Whether `work(context)` ran to its end; no object with a destructor may live in it across reads.
+// Returns whether `work(context)` completed; no object with a destructor may live across its reads.
 bool guarded(void (*work)(void *), void *context);
 
 }  // namespace fastrot

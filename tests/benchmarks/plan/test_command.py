@@ -63,10 +63,10 @@ def test_a_plan_states_everything_it_rests_on(measured: Path) -> None:
     said = " ".join(text.split())
     for words in (
         "measured on GPU A (gpu.jsonl; commit abc)", "16: 16 ms, 64: 51.2 ms",
-        "180 GB/s (measured: 8 ranks, nccl, gpu.jsonl), 4.5 us a hop (measured",
-        "25 GB/s (assumed), 10 us a hop (assumed)", "the faster of ring and tree", "94.1 MB",
+        "180 GB/s (measured: 8 ranks, nccl, gpu.jsonl), 4.5 us per hop (measured",
+        "25 GB/s (assumed), 10 us per hop (assumed)", "the faster of ring and tree", "94.1 MB",
         "overlap: 80 % of the all-reduce", "synchronised batch norm: 53 layers",
-        "native, 9,000 images/s a node", "not modelled:", "64GB", "115,000",
+        "native, 9,000 images/s per node", "not modelled:", "64GB", "115,000",
     ):  # fmt: skip
         assert words in said, words
     assert [row.gpus for row in report.rows] == [1, 8, 64, 1024]
@@ -82,8 +82,8 @@ def test_what_is_given_goes_before_what_was_measured(measured: Path) -> None:
         gpus_per_node=4, link=50.0, network=12.5, latency_us=20.0, overlap=0.5,
     ))  # fmt: skip
     said = "\n".join(report.assumptions)
-    assert "50 GB/s (given), 4.5 us a hop (measured" in said
-    assert "12.5 GB/s (given), 20 us a hop (given)" in said
+    assert "50 GB/s (given), 4.5 us per hop (measured" in said
+    assert "12.5 GB/s (given), 20 us per hop (given)" in said
     assert "overlap: 50 %" in said and "(given)" in said
     assert report.rows[0].nodes == 4
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_planned_is_refused_line_by_line(measured: Path) -> None:
     assert [row.gpus for row in report.rows] == [4, 8]
     assert "multiple of the 3 ranks" in report.refused[3]
     assert "fastrot bench train-step" in report.refused[128]
-    assert "128 GPUs: not planned: 1 images a GPU" in " ".join(shown(report).split())
+    assert "128 GPUs: not planned: 1 images per GPU" in " ".join(shown(report).split())
     none = plan(PlanRequest(RECIPE, gpus=(3,), records=(measured,)))
     assert none.exit_code == 64 and "Assumptions" in shown(none)
 

@@ -33,7 +33,7 @@ def test_only_links_of_the_same_hardware_and_kind_count() -> None:
     between, _ = choose_link(records, "GPU A", None, None, between_nodes=True)
     assert between == Link(9e-6, 3e9)
     given, line = choose_link(records, "GPU A", 50.0, None, between_nodes=False)
-    assert given == Link(7e-6, 50e9) and "50 GB/s (given), 7 us a hop (measured" in line
+    assert given == Link(7e-6, 50e9) and "50 GB/s (given), 7 us per hop (measured" in line
     assert "assumed" in choose_link(records, "GPU C", None, None, between_nodes=True)[1]
 
 

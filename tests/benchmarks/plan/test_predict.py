@@ -110,7 +110,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         predict(inputs(per_gpu=None), 3)
     with pytest.raises(UsageError, match="more than the 1,000 images"):
         predict(inputs(images=1000), 16)
-    with pytest.raises(NoRecordError, match="4 images a GPU"):
+    with pytest.raises(NoRecordError, match="4 images per GPU"):
         predict(inputs(per_gpu=None), 32)
 
 

@@ -30,13 +30,13 @@ def test_two_ranks_are_measured_and_recorded(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(report.to_json())
     console = Console(width=80, record=True)
     report.show(console)
-    assert "us a hop" in console.export_text()
+    assert "us per hop" in console.export_text()
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"ranks": 1}, "nobody to talk to"),
+        ({"ranks": 1}, "no link to measure"),
         ({"sizes": [4]}, "two sizes or more"),
         ({"sizes": [-4, 8]}, "in bytes above 0"),
         ({"rounds": 0}, "--rounds=0"),

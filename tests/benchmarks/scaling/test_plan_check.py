@@ -52,7 +52,7 @@ def test_two_ranks_take_about_as_long_as_predicted(tmp_path: Path) -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(UsageError, match="resnet18:64:16"):
         Case.parse("resnet18")
-    with pytest.raises(UsageError, match="two ranks and five steps"):
+    with pytest.raises(UsageError, match="at least 2 ranks and 5 steps"):
         run_plan_check(PlanCheckRequest(ranks=1))
 
 
@@ -86,5 +86,5 @@ def test_the_median_of_the_rounds_counts() -> None:
     console = Console(width=100, record=True)
     report.show(console)
     said = console.export_text()
-    for words in ("resnet18, 64 px, 8 images a rank", "+5.0 %", "-90 to +10 %", "overlap: 0 %"):
+    for words in ("resnet18, 64 px, 8 images per rank", "+5.0 %", "-90 to +10 %", "overlap: 0 %"):
         assert words in said, words

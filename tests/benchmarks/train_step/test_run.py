@@ -103,7 +103,7 @@ def test_people_read_it_in_eighty_columns(report: TrainStepReport) -> None:
     tables = [line for line in text.splitlines() if not line.startswith(("eager:", "fused:"))]
     settled = [line for line in tables if not line.startswith(("model ", "this machine", "loss: "))]
     assert max(len(line.rstrip()) for line in settled) <= 80
-    for told in ("32 px, 3 source images", "p95 ms", "loss", "roofline: views/s at most",
+    for told in ("32 px, 3 source images", "p95 ms", "loss", "roofline: maximum views/s",
                  "cuDNN's Hopper set", "x as fast as eager", "layer4", "in percent"):  # fmt: skip
         assert told in text
     assert "…" not in text
@@ -191,14 +191,14 @@ def test_the_verdict_says_what_bounds_a_step() -> None:
     assert (
         "batch norm 48 %" in told
         and "elementwise 12 %" in told
-        and "bound above all by passes over memory" in told
+        and "limited mostly by passes over memory" in told
     )
     assert "the convolutions alone run at 25,600 views/s, 105 % of their roofline" in told
-    assert "no kernel runs in 50 % of the step: bound by the host" in verdict(
+    assert "no kernel runs in 50 % of the step: limited by the host" in verdict(
         table, 0.050, 256, found
     )
     cells[TimeSlot("layer1", "forward", "convolution")] = 0.050
-    assert "bound above all by the convolutions" in verdict(table, 0.066, 256, found)
+    assert "limited mostly by the convolutions" in verdict(table, 0.066, 256, found)
 
 
 def test_the_machine_is_measured() -> None:
@@ -214,7 +214,7 @@ def test_the_machine_is_measured() -> None:
     ("options", "message"),
     [
         ({"steps": ["eager", "turbo"]}, r"\['turbo'\] are not known; known: eager, compile"),
-        ({"steps": []}, "name one of --steps at least"),
+        ({"steps": []}, "--steps is empty; name at least one"),
         ({"batch": [0]}, r"--batch=\[0\] must be positive"),
         ({"trace": Path("/nowhere/trace.json")}, "name a file in a folder that exists"),
         ({"device": "tpu"}, "--device=tpu must be auto, cpu or cuda"),

@@ -337,7 +337,7 @@ def test_bad_arguments_are_named() -> None:
     four = torch.ones(4)
     with pytest.raises(TypeError, match=r"x is torch.int64, must be float32"):
         batch_norm(x.long(), four, four, four, four)
-    with pytest.raises(ValueError, match=r"bias of shape \(3,\) must be \(4,\), a value a channel"):
+    with pytest.raises(ValueError, match=r"bias of shape \(3,\) must be \(4,\), one per channel"):
         batch_norm(x, four, torch.ones(3), four, four)
     with pytest.raises(TypeError, match=r"weight is torch.float16, must be float32"):
         batch_norm(x, four.half(), four, four, four)
@@ -345,7 +345,7 @@ def test_bad_arguments_are_named() -> None:
         batch_norm(x, four, four, four, four, residual=x.half())
     with pytest.raises(ValueError, match=r"residual of shape \(1, 4, 1, 1\)"):
         batch_norm(x, four, four, four, four, residual=x[:1])
-    with pytest.raises(ValueError, match="has one value a channel: no variance"):
+    with pytest.raises(ValueError, match="has one value per channel: no variance"):
         batch_norm(x[:1], four, four, four, four)
     with pytest.raises(ValueError, match=r"must be \(N, C, H, W\)"):
         batch_norm(x[0], four, four, four, four)

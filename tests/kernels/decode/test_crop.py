@@ -488,7 +488,7 @@ def test_an_image_without_tables_does_not_take_those_of_the_image_before(photo):
 
 @pytest.mark.parametrize(
     ("sizes", "why"),
-    [([(401, 300)], "announced"), ([(300, 400)], "announced")],
+    [([(401, 300)], "expected width"), ([(300, 400)], "expected width")],
 )
 def test_another_size_than_announced(photo, sizes, why):
     _, failed = crop([photo], crops_of([(0, 0, 50, 50)], sizes))

@@ -291,7 +291,7 @@ def with_frame(marker: int = 0xC0, precision: int = 8) -> bytes:
         (with_frame(0xC3), "lossless JPEG is not supported"),
         (with_frame(0xC9), "arithmetic-coded JPEG is not supported"),
         (with_frame(0xC5), "hierarchical JPEG is not supported"),
-        (with_frame(0xC1, precision=12), "12 bits a sample are not supported"),
+        (with_frame(0xC1, precision=12), "12 bits per sample are not supported"),
     ],
 )
 def test_rare_kinds_are_named(implementation: str, data: bytes, reason: str) -> None:

@@ -114,7 +114,7 @@ def test_environments_are_told_apart_and_failures_make_none(cell: Make) -> None:
 def test_a_run_is_no_sweep(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     assert not is_sweep(tmp_path)
-    with pytest.raises(UsageError, match="no folder of a sweep"):
+    with pytest.raises(UsageError, match="not the folder of a sweep"):
         read_sweep(tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
         read_sweep(tmp_path / "none")

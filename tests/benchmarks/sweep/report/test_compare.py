@@ -156,7 +156,7 @@ def test_damaged_baselines_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_baseline_without_measurements_is_refused(cell: Make, tmp_path: Path) -> None:
     cell(failed="x").save(tmp_path)
-    with pytest.raises(UsageError, match="no cell of it was measured"):
+    with pytest.raises(UsageError, match="none of its cells was measured"):
         read_baseline(tmp_path)
     with pytest.raises(UsageError, match="cannot be read"):
         read_baseline(tmp_path / "none.json")

@@ -161,7 +161,7 @@ def test_the_command_line(cell: Make, tmp_path: Path) -> None:
     assert max(map(len, slower.stdout.splitlines()[:8])) <= 80
     assert make_sweep_report(new, baseline=kept, threshold="25").exit_code == 0
     page = (new / "report.html").read_text()
-    assert "Beside the baseline" in page and "0.801" in page
+    assert "Comparison with the baseline" in page and "0.801" in page
 
 
 def test_what_cannot_be_meant_is_refused(cell: Make, tmp_path: Path) -> None:
