@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import run_python
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -78,8 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], 
     shutil.copytree(test_data("voc-mini") / "VOCdevkit", root / "VOCdevkit")
     shutil.copytree(test_data("coco-mini"), root / "coco")
     fastrot = [sys.executable, "-m", "fastrot", "prepare", "imagenet"]
-    subprocess.run([*fastrot, "imagenette.beton", "--split", "train"], cwd=root, check=True)
-    subprocess.run([*fastrot, "imagenette-val.beton", "--split", "val"], cwd=root, check=True)
+    run_python([*fastrot, "imagenette.beton", "--split", "train"], cwd=root, check=True)
+    run_python([*fastrot, "imagenette-val.beton", "--split", "val"], cwd=root, check=True)
     shutil.copy(root / "imagenette.beton", root / "imagenet.beton")
     (sweep,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (root / "first_look.yaml").write_text(sweep.replace("workers: [1, 2]", "workers: [1]"))
@@ -122,14 +124,7 @@ def run(words: list[str], folder: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
     else:
         command = [sys.executable, "-m", *command]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    done = run_python(command, cwd=folder, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 0, (shlex.join(words), done.stderr[-3000:])
 
 

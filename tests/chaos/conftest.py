@@ -15,7 +15,7 @@ from fastrot.data.digits import write_digits
 from fastrot.runs.checkpoint import newest_checkpoint
 from tests.chaos.calls import CALLS, changes
 from tests.chaos.photos import Photos
-from tests.chaos.program import Ended, Server, need_strace, pairs
+from tests.program import Ended, Server, need_strace, pairs
 
 
 class TinyRun:

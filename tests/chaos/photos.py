@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.chaos.program import Server, pairs
+from tests.program import Server, pairs
 
 
 class Photos:

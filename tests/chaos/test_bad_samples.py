@@ -15,8 +15,8 @@ import pytest
 
 from fastrot.data.beton.dataset import BetonDataset
 from tests.chaos.photos import Photos, train_on
-from tests.chaos.program import Ended, Server, need_strace, pairs
 from tests.conftest import FaultLog
+from tests.program import Ended, Server, need_strace, pairs
 
 CHAOS = pytest.mark.chaos
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import TinyRun, pairs
-from tests.chaos.program import need_strace
 from tests.conftest import FaultLog
 from tests.fastrot.runs.test_checkpoint import rewrite_commit
+from tests.program import need_strace
 
 CHAOS = pytest.mark.chaos
 

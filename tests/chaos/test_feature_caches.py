@@ -13,8 +13,8 @@ from fastrot.features.cache import FeatureCache
 from tests.chaos.calls import CALLS, changes
 from tests.chaos.conftest import TinyRun
 from tests.chaos.photos import Photos
-from tests.chaos.program import need_strace
 from tests.conftest import FaultLog
+from tests.program import need_strace
 
 
 def extract(tiny: TinyRun, photos: Photos, out: Path, step: int = 2) -> list[str]:

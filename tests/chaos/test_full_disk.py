@@ -10,8 +10,8 @@ import pytest
 
 from tests.chaos.conftest import TinyRun, leftovers, pairs
 from tests.chaos.mounted import mounted
-from tests.chaos.program import Ended
 from tests.conftest import FaultLog
+from tests.program import Ended
 
 MANY = pairs("train.max_steps=100")
 

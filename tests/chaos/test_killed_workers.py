@@ -13,9 +13,9 @@ import pytest
 from fastrot.data.beton.verify import verify
 from tests.chaos.mounted import mounted
 from tests.chaos.photos import Photos, train_on
-from tests.chaos.program import Program, Server
 from tests.chaos.test_bad_samples import logged
 from tests.conftest import FaultLog
+from tests.program import Program, Server
 
 ENDLESS = ("train.epochs=100000", "train.checkpoint_steps=1000000", "data.workers=2")
 CHAOS = pytest.mark.chaos

@@ -8,8 +8,8 @@ import pytest
 
 from tests.chaos.mounted import mounted
 from tests.chaos.photos import Photos, train_on
-from tests.chaos.program import Server
 from tests.conftest import FaultLog
+from tests.program import Server
 
 CHAOS = pytest.mark.chaos
 

@@ -19,8 +19,8 @@ import pytest
 from fastrot.errors import StorageError
 from fastrot.runs.checkpoint import newest_checkpoint
 from tests.chaos.children import RUN_ID
-from tests.chaos.program import Server, need_strace
 from tests.conftest import FaultLog
+from tests.program import Server, need_strace
 
 CALLS = "openat,creat,mkdir,rename,renameat,renameat2,unlink,unlinkat,rmdir,write,pwrite64,fsync"
 WHERE = re.compile(r"\d+<([^>]*)>")  # strace -y: a descriptor and its path

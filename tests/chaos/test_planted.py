@@ -18,11 +18,11 @@ from PIL import Image
 
 from tests.chaos.conftest import SMALL, TinyRun, pairs
 from tests.chaos.listeners import listening
-from tests.chaos.program import Ended, poll
 from tests.chaos.test_bit_rot import newest_folder, rewrite_commit
 from tests.conftest import FaultLog
 from tests.fastrot.features.test_cache import written
 from tests.fastrot.weights.test_load import Bomb
+from tests.program import Ended, poll
 
 CHAOS = pytest.mark.chaos
 MORE_MEMORY = {"AS_MORE": 2**30}  # of address space, beyond what the program begins with

@@ -17,8 +17,8 @@ import pytest
 
 from fastrot.runs.checkpoint import newest_checkpoint
 from tests.chaos.conftest import TinyRun, pairs
-from tests.chaos.program import ROOT, Ended, Server, poll
 from tests.conftest import FaultLog
+from tests.program import ROOT, Ended, Server, poll
 
 ENDLESS = pairs("train.max_steps=100000000", "train.epochs=1000000")
 

@@ -12,8 +12,8 @@ import pytest
 from fastrot.data.beton.verify import verify
 from fastrot.system.process_identity import ProcessIdentity
 from tests.chaos.conftest import TinyRun, pairs
-from tests.chaos.program import poll
 from tests.conftest import FaultLog
+from tests.program import poll
 
 HOLD = "tests.chaos.children:hold_run"
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests.chaos.conftest import TinyRun, final_tensors
-from tests.chaos.program import ROOT, pairs
 from tests.conftest import FaultLog
+from tests.program import ROOT, pairs
 
 
 @pytest.mark.parametrize("rate", ["1e30", pytest.param("3e4", marks=pytest.mark.chaos)])

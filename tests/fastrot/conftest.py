@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.program import run_python
 
 SETTINGS = (
     *("model.name=resnet18", "model.width=16", "data.resolution=64", "train.global_batch=20"),
@@ -34,6 +34,5 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     out = tmp_path_factory.mktemp("small") / "run"
     command = [sys.executable, "-m", "fastrot", "train", "--data", str(photos), "--out", str(out)]
     command += [word for setting in SETTINGS for word in ("--set", setting)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL, timeout=300)
+    run_python(command, check=True)
     return out

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fastrot.distributed.rank_environment import rank_environment
-from tests.chaos.program import Ended, Hang, Program, Server, poll, process_state
+from tests.program import Ended, Hang, Program, Server, poll, process_state
 
 SMALL = (
     *("model.width=8", "train.threads=1", "sinks.tensorboard=false", "train.sample_log=ids"),

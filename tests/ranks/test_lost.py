@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.chaos.listeners import listening
-from tests.chaos.program import poll
+from tests.program import poll
 from tests.ranks.faulty import BEGUN
 
 STEPS = 30

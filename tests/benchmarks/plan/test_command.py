@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from fastrot.benchmarks.plan.report import PlanReport
 from fastrot.benchmarks.plan.step_times import NoRecordError
 from fastrot.data.digits import write_digits
 from fastrot.errors import UsageError
+from tests.program import run_python
 
 RECIPE = "resnet50_8xb16-steplr-70e"
 MACHINE = {"processor": "Some CPU", "cores": 8, "gpus": ["GPU A"] * 8, "commit": "abc"}
@@ -162,10 +162,9 @@ def test_wrong_numbers(wrong: dict[str, Any], message: str) -> None:
 
 def test_the_command_line(measured: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
-    done = subprocess.run(
+    done = run_python(
         [sys.executable, "-m", "fastrot", "plan", RECIPE, "--gpus", "8", "--record", str(measured),
-         "--price", "2", "--set", "train.epochs=1", "--json", str(out)],
-        capture_output=True, text=True,
+         "--price", "2", "--set", "train.epochs=1", "--json", str(out)]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text())

@@ -16,6 +16,7 @@ from fastrot.benchmarks.solvers.svm_baselines import fit_all
 from fastrot.benchmarks.solvers.svm_problems import sample_problems
 from fastrot.evaluation.protocol import load_protocol
 from tests.fastrot.evaluation.photo_caches import photo_cache, several, thumbnails
+from tests.program import run_python
 
 CLASSES, EACH = 4, 30
 
@@ -42,9 +43,7 @@ def bench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         "--test",
         "test",
     ]
-    return subprocess.run(
-        [*command, *words], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    return run_python([*command, *words], cwd=folder)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.spec import FeatureSpec
 from fastrot.weights.load import load_backbone
+from tests.program import run_python
 
 FASTROT = [sys.executable, "-m", "fastrot"]
 RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -26,8 +26,7 @@ LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
 
 
 def call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    return run_python(command)
 
 
 def extract(run: Path, data: Path, out: Path, *options: str) -> list[str]:

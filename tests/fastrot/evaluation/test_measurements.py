@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from fastrot.evaluation.suite import SuiteReport
 from fastrot.evaluation.tables import EvalReport
 from fastrot.models.backbones import build_model
 from fastrot.report.run.names import name_measurements
+from tests.program import run_python
 
 SMALL = ("model.width=8", "features.layers=[pool]", "features.resolution=16", "knn.k=[1]")
 SHORT = (*SMALL, "features.resize=18", "linear.epochs=1", "linear.milestones=[]")
@@ -263,12 +262,9 @@ def kill(folder: Path, every: int, *names: str) -> int:
         for part in ("train", "test"):
             write_images(folder / name / part, 2 * seed + (part == "test"))
     write_weights(folder / "weights.safetensors", seed=5)
-    done = subprocess.run(
+    done = run_python(
         [sys.executable, "-m", "tests.fastrot.evaluation.kill_eval", folder, str(every), *names],
         cwd=Path(__file__).parents[3],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 0, done.stderr
     *lines, last = map(json.loads, done.stdout.splitlines())

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import run_python
+
 FASTROT = [sys.executable, "-m", "fastrot"]
 SHORT = ["model.width=8", "model.name=resnet18", "data.resolution=32", "train.global_batch=32"]
 SHORT += ["train.max_steps=2", "train.threads=1", "sinks.tensorboard=false", "data.workers=0"]
@@ -22,11 +24,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], 
     voc = test_data("voc-mini") / "VOCdevkit"
     for split in ("trainval", "test"):
         prepare = [*FASTROT, "prepare", str(voc), f"{split}.beton", "--split", split]
-        subprocess.run([*prepare, "--max-side", "64", "--follow-symlinks"], cwd=root, check=True)
+        run_python([*prepare, "--max-side", "64", "--follow-symlinks"], cwd=root, check=True)
     train = [*FASTROT, "train", "--data", "trainval.beton", "--out", "run"]
     for setting in SHORT:
         train += ["--set", setting]
-    subprocess.run(train, cwd=root, check=True)
+    run_python(train, cwd=root, check=True)
     return root
 
 
@@ -36,7 +38,7 @@ def evaluate(
     command = [*launcher, "eval", "voc07-svm", "run", "--train", "trainval.beton"]
     command += ["--test", "test.beton", "--set", "features.layers=[layer1,layer3]"]
     command += ["--set", "features.resolution=32", *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return run_python(command, cwd=folder)
 
 
 @pytest.mark.slow
@@ -117,7 +119,7 @@ def photos(folder: Path, test_data: Callable[[str], Path]) -> Path:
             for image in sorted(source.iterdir())[:count]:
                 (target / image.name).symlink_to(image)
         command = [*FASTROT, "prepare", f"photos/{part}", f"{part}.beton", "--follow-symlinks"]
-        subprocess.run(command, cwd=folder, check=True)
+        run_python(command, cwd=folder, check=True)
     return folder
 
 
@@ -126,7 +128,7 @@ def of_photos(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedP
     for setting in PHOTO_SETTINGS:  # of two settings the later one holds
         command += ["--set", setting]
     command += words
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    done = run_python(command, cwd=folder, timeout=600)
     assert done.returncode == code, done.stderr
     return done
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from fastrot.features.forward import FeatureNetwork
 from fastrot.features.pooling import pool
 from fastrot.features.spec import FeatureSpec
 from fastrot.weights.load import Backbone, load_backbone
+from tests.program import run_python
 
 LAYERS = ("stem", "layer1", "layer2", "layer3", "layer4", "pool")
 CENTER = Crop("center", 64, resize=73)
@@ -232,10 +232,10 @@ def test_killed_at_any_moment_the_rerun_gives_the_same_bytes(
     small_run, photos, backbone, samples, tmp_path
 ):
     """Each start is killed a little later than the one before; the last one ends the work."""
-    done = subprocess.run(
+    done = run_python(
         [sys.executable, "-m", "tests.fastrot.features.kill_extract", str(small_run), str(photos),
          str(tmp_path), "0", "2"],
-        cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=600,
+        cwd=Path(__file__).parents[3], timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(line) for line in done.stdout.splitlines()]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image
 from fastrot.data.digits import digits
 from fastrot.evaluation.result import Result, Score
 from tests.browser import browser  # noqa: F401
+from tests.program import run_python
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -48,8 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "fastrot", "train", "--out", str(out)]
     command += ["--data", str(folder / "train"), "--val", str(folder / "val")]
     command += [word for setting in _SETTINGS for word in ("--set", setting)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(command)
     assert done.returncode == 0, done.stderr
     return out
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.program import run_python
 
 STEPS = 20
 SETTINGS = (
@@ -27,9 +28,7 @@ SETTINGS = (
 
 
 def fastrot(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fastrot", *arguments], capture_output=True, text=True, timeout=300
-    )
+    done = run_python([sys.executable, "-m", "fastrot", *arguments])
     assert done.returncode == 0, done.stderr[-3000:]
 
 

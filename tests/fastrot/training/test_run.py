@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,11 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.program import Process, pairs, run_python, start_python
+
 STEPS = 36
-
-
-def pairs(*settings: str) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 # One thread: at this size a second one costs more than it brings, beside other work far more.
@@ -37,7 +34,7 @@ def command(out: Path, *arguments: str) -> list[str]:
 
 
 def train(out: Path, *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(command(out, *arguments), capture_output=True, text=True, timeout=300)
+    done = run_python(command(out, *arguments))
     assert done.returncode == code, done.stderr
     return done.stderr
 
@@ -77,7 +74,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bits(
     chance = random.Random(os.environ.get("FASTROT_KILL_SEED", "20261122"))
     kills = 0
     while kills < 4:
-        process = subprocess.Popen(command(out, "--resume", *settings()), stderr=subprocess.DEVNULL)
+        process = start_python(command(out, "--resume", *settings()))
         wait_for_training(process, out)
         time.sleep(chance.uniform(0, 1.5))
         process.send_signal(signal.SIGKILL)
@@ -89,7 +86,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bits(
     assert_same_end(out, uninterrupted)
 
 
-def wait_for_training(process: subprocess.Popen[bytes], out: Path) -> None:
+def wait_for_training(process: Process, out: Path) -> None:
     """Until this process has taken the lock and logged a step (or has ended)."""
     before = (out / "samples.jsonl").stat().st_size if (out / "samples.jsonl").exists() else 0
     deadline = time.monotonic() + 600
@@ -103,9 +100,7 @@ def wait_for_training(process: subprocess.Popen[bytes], out: Path) -> None:
 @pytest.mark.slow
 def test_signal_writes_a_checkpoint_and_leaves_with_75(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        command(out, *settings("train.checkpoint_steps=1000")), stderr=subprocess.PIPE, text=True
-    )
+    process = start_python(command(out, *settings("train.checkpoint_steps=1000")))
     wait_for_training(process, out)
     process.send_signal(signal.SIGTERM)
     _, text = process.communicate(timeout=600)
@@ -124,7 +119,7 @@ def test_a_stop_before_a_validation_loses_no_validation(tmp_path: Path) -> None:
     """One step an epoch: the signal always finds a validation that is due."""
     out = tmp_path / "run"
     slow = ("model.width=32", "train.global_batch=1400", "train.max_steps=1", "train.epochs=2")
-    process = subprocess.Popen(command(out, *pairs(*slow)), stderr=subprocess.PIPE, text=True)
+    process = start_python(command(out, *pairs(*slow)))
     deadline = time.monotonic() + 600
     while not (out / "checkpoints" / "step-00000000").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -138,7 +133,7 @@ def test_a_stop_before_a_validation_loses_no_validation(tmp_path: Path) -> None:
 
 def test_signal_before_the_first_step_is_told_in_the_status(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True)
+    process = start_python(command(out))
     deadline = time.monotonic() + 600
     while not (out / "status.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -208,7 +203,7 @@ def test_existing_run_needs_resume_and_resume_needs_the_same_model(
 def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     endless = settings("train.max_steps=1000000", "train.epochs=1000000")
-    process = subprocess.Popen(command(out, *endless), stderr=subprocess.DEVNULL)
+    process = start_python(command(out, *endless))
     try:
         wait_for_training(process, out)
         assert process.poll() is None

@@ -19,6 +19,7 @@ from rich.console import Console
 from fastrot.benchmarks.sweep.record import CellRecord
 from fastrot.benchmarks.sweep.report.make import SweepReport, make_sweep_report
 from fastrot.errors import StorageError, UsageError
+from tests.program import run_python
 
 Make = Callable[..., CellRecord]
 
@@ -147,7 +148,7 @@ def test_efficiencies_and_environments_stand_in_all_files(cell: Make, tmp_path: 
 def fastrot(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fastrot", "report", *map(str, words)]
     environment = os.environ | {"COLUMNS": "80"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return run_python(command, env=environment)
 
 
 def test_the_command_line(cell: Make, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
 from fastrot.features.manifest import LayerInfo
+from tests.program import start_python
 
 LAYERS = {"layer1": LayerInfo(8, 2, 32, "test"), "pool": LayerInfo(16, 1, 16, "test")}
 CLASSES = 10
@@ -127,7 +127,7 @@ def test_killed_between_epochs_it_goes_on_to_the_same_bits(tmp_path: Path) -> No
     whole = run(train, test, tmp_path / "whole", epochs=30)
     state = tmp_path / "out" / "linear.safetensors"
     code = KILLED.format(here=str(Path(__file__).parent), root=str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = start_python([sys.executable, "-c", code])
     try:
         end = time.monotonic() + 600
         while epochs_in(state) < 3:

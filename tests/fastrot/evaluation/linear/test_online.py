@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.spec import FeatureSpec
 from fastrot.models.backbones import build_model
 from fastrot.weights.load import Backbone, load_backbone, weights_digest
+from tests.program import start_python
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(name="resnet18", width=8)
@@ -194,7 +194,7 @@ def test_killed_it_goes_on_to_the_same_bits(
     whole = online(backbone, two, settings(epochs=9), tmp_path / "whole")
     data, here = str(test_data("imagenette-128")), str(Path(__file__).parent)
     code = KILLED.format(here=here, root=str(tmp_path), data=data)
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = start_python([sys.executable, "-c", code])
     state = tmp_path / "out" / "linear-augmented.safetensors"
     try:
         end = time.monotonic() + 600

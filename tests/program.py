@@ -1,7 +1,14 @@
-"""A client of ``server.py``: start fastrot, do something to it, see how it ends."""
+"""A client of ``server.py``: start a program, do something to it, see how it ends.
+
+``run_python`` and ``start_python`` take a Python command as ``subprocess`` does and save it the
+seconds of CPU time that importing torch takes. Tests of the start itself, or of an environment
+that libraries read when they are imported, take ``subprocess``.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -10,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +26,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 HANG_SECONDS = 300.0
 """Ten times what a start takes on a slow machine beside other work: what lasts longer hangs."""
 TAG = "FASTROT_CHAOS_TAG"
@@ -103,11 +111,15 @@ class Program:
 
     Args:
         server: that forks it.
-        arguments: of the command line, or ``module:function`` and its arguments.
+        arguments: of fastrot's command line; or ``module:function`` and its arguments; or an
+            interpreter's: ``-m MODULE ...``, ``-c CODE ...``, ``FILE.py ...``.
         strace: options of strace, which is attached before the program begins.
         limits: resource limits by name, e.g. ``{"AS": 2**31}``.
         namespace: a mount namespace to enter.
         environment: variables to set.
+        whole_environment: it has no other variables.
+        folder: working directory; the server's unless given.
+        apart: standard error goes to a file of its own, ``errors``.
     """
 
     def __init__(
@@ -119,11 +131,17 @@ class Program:
         limits: dict[str, int] | None = None,
         namespace: str = "",
         environment: dict[str, str] | None = None,
+        whole_environment: bool = False,
+        folder: str | Path | None = None,
+        apart: bool = False,
     ) -> None:
         self.server = server
         self._tag = secrets.token_hex(8)
         self.output = server.folder / f"{self._tag}.txt"
+        self.errors = server.folder / f"{self._tag}.err"
         self.output.touch()
+        if not re.search(r"^-|\.py$|:", arguments[0]):
+            arguments = ("-m", "fastrot", *arguments)
         self._trace = server.folder / f"{self._tag}.trace"
         self._strace: subprocess.Popen[bytes] | None = None
         self._started = time.time()
@@ -131,8 +149,10 @@ class Program:
             op="start",
             arguments=list(arguments),
             output=str(self.output),
-            folder=str(server.folder),
+            errors=str(self.errors) if apart else "",
+            folder=str(folder or server.folder),
             environment={**(environment or {}), TAG: self._tag},
+            whole_environment=whole_environment,
             limits=limits or {},
             namespace=namespace,
             stopped=bool(strace),
@@ -183,6 +203,8 @@ class Program:
             self._strace.wait(30)
         orphans = self._orphans()
         text = self.output.read_text(errors="replace")
+        if self.errors.exists():
+            text += self.errors.read_text(errors="replace")
         if hangs:
             raise Hang(f"no end within {seconds:.0f} s; it said: {text[-2000:]}")
         trace = self._trace.read_text(errors="replace") if self._strace else ""
@@ -212,6 +234,97 @@ class Program:
                 if int(session) == self.pid:
                     found.append(int(entry.name))
         return found
+
+
+class Process:
+    """A Python program that the shared server forked, with the methods of ``subprocess.Popen``.
+
+    Attributes:
+        returncode: exit code; -N where signal N ended it; None while it runs.
+    """
+
+    def __init__(self, command: Sequence[str], cwd: Path | None, env: dict[str, str] | None):
+        assert command[0] == sys.executable, command
+        self.args = list(command)
+        self.returncode: int | None = None
+        self._program = Program(
+            _shared_server(),
+            command[1:],
+            environment=dict(os.environ if env is None else env),
+            whole_environment=True,
+            folder=cwd or os.getcwd(),
+            apart=True,
+        )
+        self.pid = self._program.pid
+
+    def send_signal(self, number: int) -> None:
+        self._program.signal(number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        if self.returncode is None:
+            status = self._program.server.ask(op="wait", pid=self.pid, seconds=0)
+            self.returncode = status["code"]
+        return self.returncode
+
+    def wait(self, timeout: float = HANG_SECONDS) -> int:
+        """Wait for the end and return the exit code.
+
+        Raises:
+            Hang: it did not come; the program was killed.
+        """
+        if self.returncode is None:
+            self.returncode = self._program.end(timeout).code
+        return self.returncode
+
+    def communicate(self, timeout: float = HANG_SECONDS) -> tuple[str, str]:
+        """Wait for the end and return what was printed: standard output, standard error."""
+        self.wait(timeout)
+        return self._program.output.read_text(), self._program.errors.read_text()
+
+
+def start_python(
+    command: Sequence[str], cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Process:
+    """Start a Python command."""
+    return Process(command, cwd, env)
+
+
+def run_python(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = HANG_SECONDS,
+    check: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python command to its end, as ``subprocess.run(..., capture_output=True, text=True)``.
+
+    Raises:
+        Hang: it did not end in time.
+        subprocess.CalledProcessError: ``check``, and its exit code was not 0.
+    """
+    process = Process(command, cwd, env)
+    output, errors = process.communicate(timeout)
+    assert process.returncode is not None
+    done = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+    if check and done.returncode:
+        sys.stderr.write(errors)
+        done.check_returncode()
+    return done
+
+
+@functools.cache
+def _shared_server() -> Server:
+    """Return the server of this test process, which ends with it."""
+    folder = tempfile.TemporaryDirectory()
+    server = Server(Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(server.close)
+    return server
 
 
 def pairs(*settings: str) -> list[str]:
