@@ -11,8 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # The folder's name may contain spaces, so every path below is relative to it.
 run := .venv/bin/python -m
 
-# Grids that take too long for `make test` and are not rows of the fault table.
-generated := $(addprefix tests/fastrot/,data/test_generated_sets.py evaluation/test_measurements.py training/test_memory.py)
+# Files with grids and installations that take too long for `make test`.
+grids := $(addprefix tests/,fastrot/data/test_generated_sets.py fastrot/evaluation/test_measurements.py fastrot/training/test_memory.py kernels/test_compiled.py test_build.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos setup-test check lint types imports gpu clean
@@ -36,7 +36,7 @@ test: setup-test  ## set up with FFCV and DALI, check the sources, run all tests
 
 chaos: setup-test  ## test every row of the fault matrix and 10,000 generated data sets; print the fault table
 	@rm -rf .chaos
-	@FASTROT_FAULT_LOG="$(CURDIR)/.chaos" $(run) pytest tests/chaos tests/slurm tests/ranks tests/fastrot/runs/test_checkpoint.py tests/fastrot/distributed/test_rank_monitor.py $(generated) -m "chaos or not chaos" -n auto --maxprocesses 4 --dist worksteal; tests=$$?; \
+	@FASTROT_FAULT_LOG="$(CURDIR)/.chaos" $(run) pytest tests/chaos tests/slurm tests/ranks tests/fastrot/runs/test_checkpoint.py tests/fastrot/distributed/test_rank_monitor.py $(grids) -m "chaos or not chaos" -n auto --maxprocesses 4 --dist worksteal; tests=$$?; \
 	.venv/bin/python tests/chaos/fault_table.py .chaos --json chaos-report.json --markdown chaos-report.md && exit $$tests
 
 check: lint types imports  ## check style, types and import layers

@@ -106,6 +106,7 @@ def look(target: Path) -> dict[str, object]:
     return report
 
 
+@pytest.mark.chaos
 def test_a_broken_compiler_is_survived_and_quoted(sdist: Path, tmp_path: Path) -> None:
     environment = compiler(tmp_path, "echo 'the linker is on holiday' >&2", "exit 1")
     report = look(install(sdist, tmp_path, environment))
@@ -120,7 +121,7 @@ def test_a_missing_compiler_is_survived_and_named(sdist: Path, tmp_path: Path) -
     assert "no-such-compiler" in str(report["native"])
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_without_libjpeg_the_rest_is_compiled(sdist: Path, tmp_path: Path) -> None:
     headers = tmp_path / "headers"
     headers.mkdir()
@@ -133,7 +134,7 @@ def test_without_libjpeg_the_rest_is_compiled(sdist: Path, tmp_path: Path) -> No
     assert report["forced"] == "cpp"
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_an_editable_install_builds_and_mends_in_place(source: Path, tmp_path: Path) -> None:
     kernels = source / "kernels"

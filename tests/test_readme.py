@@ -31,7 +31,7 @@ SHORT_BENCH = {
     "linear": ["--peers", "cyanure", "--rounds", "1"],
     "train-step": [
         *("--model", "resnet18", "--width", "8", "--resolution", "32,64", "--batch", "2"),
-        *("--rounds", "1", "--seconds", "0.1", "--steps", "eager,fused"),
+        *("--rounds", "1", "--seconds", "0.1", "--steps", "eager,fused", "--parity-steps", "1"),
     ],
     "kernels": [
         *("--ops", "rotate-4,bn-relu-forward", "--resolution", "32", "--batch", "1"),
@@ -39,7 +39,7 @@ SHORT_BENCH = {
     ],
     "train": [
         *("-c", "photos_cpu", "--loaders", "native", "--repeat", "20", "--rounds", "1"),
-        *("--seconds", "1", "--set", "model.width=8", "--set", "train.global_batch=8"),
+        *("--seconds", "0.1", "--set", "model.width=8", "--set", "train.global_batch=8"),
     ],
     "sweep": [
         *("--set", "seconds=0.3", "--set", "repeats=1", "--set", "warm_up_steps=1"),
@@ -47,11 +47,11 @@ SHORT_BENCH = {
         *("--set", "train.global_batch=8"),
     ],
     "extract": ["--resolution", "32", "--batch", "4", "--rounds", "1", "--seconds", "0.1"],
+    "loader": [  # tests/benchmarks/loader runs all the others
+        *("--rounds", "1", "--seconds", "0.2", "--starts", "1", "--repeat", "4", "--batch", "16"),
+    ],
 }
-SHORT_BENCH_OTHERWISE = [
-    *("--rounds", "1", "--seconds", "0.2", "--starts", "1"),
-    *("--repeat", "4", "--batch", "16"),
-]
+SHORT_PEERS = {"load": "torchvision", "prepare": "file_copy"}
 
 
 def test_readme_has_the_commands_that_matter() -> None:
@@ -114,7 +114,7 @@ def run(words: list[str], folder: Path) -> None:
     if words[1] in ("eval", "extract"):
         command += [word for setting in SHORT_EVAL for word in ("--set", setting)]
     if words[1] == "bench":
-        short = SHORT_BENCH.get(words[2], SHORT_BENCH_OTHERWISE)
+        short = SHORT_BENCH[words[2]]
         given = {word for word in short if word.startswith("-")} - {"--set"}
         command = without_options(command, given) + short
     if "--gpus" in command and command[1] == "train":

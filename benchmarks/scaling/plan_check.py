@@ -66,7 +66,7 @@ class Case:
             ) from None
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.resolution} px, {self.batch} images per rank"
+        return f"{self.model}, {self.resolution} px, {self.batch} images/rank"
 
 
 @dataclass(frozen=True)

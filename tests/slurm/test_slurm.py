@@ -177,6 +177,7 @@ TRAIN = [
 ]
 
 
+@pytest.mark.chaos  # Slurm lets a job that was requeued wait two minutes
 @pytest.mark.fault(4)
 def test_a_preempted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     alone, out = tmp_path / "alone", tmp_path / "out"
