@@ -41,7 +41,7 @@ class Ended:
         text: everything that it printed.
         at: time of its end, in seconds since 1970.
         seconds: from its start to its end.
-        orphans: processes that it had started and that outlived it by two seconds.
+        orphans: processes that it had started and that outlived it by 20 seconds.
         trace: what strace saw; each line begins with the time of the call.
     """
 
@@ -95,7 +95,7 @@ class Server:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(300)
 
     def start(self, *arguments: str, **options: Any) -> Program:
         """As ``Program``."""
@@ -200,7 +200,7 @@ class Program:
             os.kill(self.pid, signal.SIGKILL)
             status = self.server.ask(op="wait", pid=self.pid, seconds=HANG_SECONDS)
         if self._strace is not None:
-            self._strace.wait(30)
+            self._strace.wait(300)
         orphans = self._orphans()
         text = self.output.read_text(errors="replace")
         if self.errors.exists():
@@ -213,7 +213,7 @@ class Program:
 
     def _orphans(self) -> list[int]:
         """Processes with this program's tag that do not end by themselves; they are ended."""
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 20
         while found := [pid for pid in self.family() if process_state(pid) != "Z"]:
             if time.monotonic() > deadline:
                 for pid in found:
@@ -279,6 +279,18 @@ class Process:
         if self.returncode is None:
             self.returncode = self._program.end(timeout).code
         return self.returncode
+
+    def line(self, number: int) -> str:
+        """Wait for a line of standard output, counted from 0, and return it."""
+        lines: list[str] = []
+
+        def came() -> bool:
+            lines[:] = self._program.output.read_text().splitlines(keepends=True)
+            return len(lines) > number and lines[number].endswith("\n")
+
+        poll(lambda: came() or self.poll() is not None, f"line {number} is printed")
+        assert came(), self.communicate()
+        return lines[number]
 
     def communicate(self, timeout: float = HANG_SECONDS) -> tuple[str, str]:
         """Wait for the end and return what was printed: standard output, standard error."""

@@ -156,7 +156,7 @@ class Launched(Folder):
         if self.process.poll() is None:
             self.process.terminate()
             self.process.communicate(timeout=60)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 100
         while (left := _processes(str(self.out))) and time.monotonic() < end:
             time.sleep(0.1)
         assert not left, "processes were left behind"

@@ -21,7 +21,7 @@ def test_what_our_processes_do_is_ours_and_counted_once() -> None:
             cores, began = os.sched_getaffinity(0), time.monotonic()
             all_before, before = busy_seconds(cores), cpu_seconds(os.getpid())
             ours = 0.0
-            while ours <= 0.6 and time.monotonic() < began + 30:
+            while ours <= 0.6 and time.monotonic() < began + 600:
                 time.sleep(0.05)
                 ours = cpu_seconds(os.getpid()) - before
             every = busy_seconds(cores) - all_before

@@ -86,12 +86,12 @@ def test_a_signal_reaches_every_rank_once(tmp_path: Path) -> None:
         f"sys.exit(launch([sys.executable, '-c', {RANK + code!r}], 2, restarts=5))"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while not all((tmp_path / f"ready{rank}").exists() for rank in range(2)):
         assert time.monotonic() < end
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR2)
-    assert process.wait(30) == 75
+    assert process.wait(300) == 75
 
 
 def test_a_rank_that_stays_is_killed_with_what_it_started(
@@ -106,9 +106,9 @@ def test_a_rank_that_stays_is_killed_with_what_it_started(
     )
     began = time.monotonic()
     assert launch(python(code), 2) == 65
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 300  # it would sleep 600
     child = (tmp_path / "pid").read_text()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 300
     while os.path.exists(f"/proc/{child}") and time.monotonic() < end:
         if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
             break

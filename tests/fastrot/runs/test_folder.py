@@ -237,7 +237,7 @@ def test_kill_9_needs_no_clean_up(tmp_path: Path) -> None:
     assert (tmp_path / "run.lock").exists()
     began = time.monotonic()
     RunFolder(tmp_path, resume=True).close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_an_orphaned_child_does_not_keep_the_lock(tmp_path: Path) -> None:

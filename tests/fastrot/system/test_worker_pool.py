@@ -178,7 +178,7 @@ def test_a_dead_worker_ends_the_wait_at_once(function, error, message):
     ):
         list(pool.map(range(1000)))
     assert type(caught.value) is error
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 def test_a_silent_worker_ends_at_the_deadline(monkeypatch):
@@ -186,7 +186,7 @@ def test_a_silent_worker_ends_at_the_deadline(monkeypatch):
     start = time.monotonic()
     with pytest.raises(StorageError, match="stalls"), WorkerPool(sleep_at_40, workers=2) as pool:
         list(pool.map(range(1000)))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 PARENT = """
@@ -204,7 +204,7 @@ def test_workers_die_with_a_killed_parent():
     assert len(pids) == 3
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 25  # they would sleep for a minute
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.02)
@@ -226,10 +226,10 @@ if sys.argv[1] == "close":
 def test_a_stopped_worker_delays_neither_close_nor_exit(end):
     start = time.monotonic()
     parent = subprocess.run(
-        [sys.executable, "-c", STOPPED, end], capture_output=True, text=True, timeout=20
+        [sys.executable, "-c", STOPPED, end], capture_output=True, text=True, timeout=300
     )
     assert (parent.returncode, parent.stderr) == (0, "")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert not any(alive(int(pid)) for pid in parent.stdout.split())
 
 
