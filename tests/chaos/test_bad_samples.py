@@ -135,7 +135,7 @@ def test_a_flipped_byte_is_refused_or_does_not_matter(
         position = chance.randrange(4096 if head else min(used, size))
         original = flip_byte(path, position, chance.randrange(1, 256))
         with fault_log(8) as trial:
-            ended = server.run("tests.chaos.children:read_all", str(path), seconds=60,
+            ended = server.run("tests.chaos.children:read_all", str(path),
                                limits={"AS_MORE": 2**31})  # fmt: skip
             trial.seconds = ended.seconds
             trial.wrong = int(ended.code == 0 and ended.line != whole.line)

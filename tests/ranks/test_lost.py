@@ -134,7 +134,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(
         run = train("run", settings=SETTINGS)
         run.reached(step)
         sent = run.ranks[rank].signal(number)
-        main, other = run.end(75, 75, seconds=60)
+        main, other = run.end(75, 75)
         trial.seconds = max(main.at, other.at) - sent
         assert run.status["state"] == "preempted" and step <= run.status["step"] < STEPS
         assert f"after step {run.status['step']}" in main.text and not other.text
@@ -154,7 +154,7 @@ def test_a_stop_does_not_wait_for_the_end_of_a_validation(
                     program="tests.ranks.faulty:long_validation")  # fmt: skip
         poll(begun.exists, "a validation begins")
         sent = run.ranks[rank].signal(signal.SIGTERM)
-        ended = run.end(*[75] * size, seconds=60)
+        ended = run.end(*[75] * size)
         trial.seconds = max(each.at for each in ended) - sent
         step = run.status["step"]
         assert 0 < step and f"during the validation after step {step}" in ended[0].text
@@ -187,7 +187,7 @@ def test_a_rank_that_never_comes_is_named(train: Callable[..., Any], fault_log: 
     with fault_log(25) as trial:
         began = time.time()
         run = train("run", program="tests.ranks.faulty:impatient", size=3, present=(0, 2))
-        main, other = run.end(69, 69, seconds=60)
+        main, other = run.end(69, 69)
         trial.seconds = main.at - began
         assert "waited 2 s for ranks 1 of 3" in main.text
         assert "Traceback" not in main.text + other.text
