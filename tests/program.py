@@ -243,13 +243,15 @@ class Process:
         returncode: exit code; -N where signal N ended it; None while it runs.
     """
 
-    def __init__(self, command: Sequence[str], cwd: Path | None, env: dict[str, str] | None):
+    def __init__(
+        self, command: Sequence[str | Path], cwd: Path | None, env: dict[str, str] | None
+    ) -> None:
         assert command[0] == sys.executable, command
-        self.args = list(command)
+        self.args = [str(word) for word in command]
         self.returncode: int | None = None
         self._program = Program(
             _shared_server(),
-            command[1:],
+            self.args[1:],
             environment=dict(os.environ if env is None else env),
             whole_environment=True,
             folder=cwd or os.getcwd(),
@@ -299,14 +301,14 @@ class Process:
 
 
 def start_python(
-    command: Sequence[str], cwd: Path | None = None, env: dict[str, str] | None = None
+    command: Sequence[str | Path], cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> Process:
     """Start a Python command."""
     return Process(command, cwd, env)
 
 
 def run_python(
-    command: Sequence[str],
+    command: Sequence[str | Path],
     *,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,

@@ -16,7 +16,7 @@ from tests.ranks.faulty import RANK, STEP
 SETTINGS = ("train.max_steps=6", "train.global_batch=32", "train.checkpoint_steps=1")
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("value", ["nan", pytest.param("inf", marks=pytest.mark.chaos)])
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both(
     train: Callable[..., Any], fault_log: Any, value: str
 ) -> None:

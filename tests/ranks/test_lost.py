@@ -83,7 +83,7 @@ def test_a_stopped_rank_is_named_at_the_deadline(
         assert_same_end(resumed, undisturbed)
 
 
-@pytest.mark.parametrize("launcher", ["own", "torchrun"])
+@pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.chaos)])
 def test_a_launcher_restarts_all_ranks(
     launch: Callable[..., Any], undisturbed: Any, fault_log: Any, launcher: str
 ) -> None:
