@@ -30,14 +30,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Callable[[str], Path]:
+def test_data() -> Iterator[Callable[[str], Path]]:
     """Folder of a real data set by name, e.g. ``test_data("imagenette-128")``.
 
     Looks in FASTROT_TEST_DATA (unpacked sets), else unpacks ``../shared/data`` once into
-    ``.test-data``; skips, saying so, where there is neither.
+    ``.test-data``; skips, saying so, where there is neither. Other tests read the same files, so
+    at the end they must be as they were.
     """
+    states: dict[Path, int] = {}
 
     def find(name: str) -> Path:
+        folder = locate(name)
+        if folder not in states:
+            states[folder] = state(folder)
+        return folder
+
+    def locate(name: str) -> Path:
         given = os.environ.get("FASTROT_TEST_DATA")
         if given:
             if (Path(given) / name).is_dir():
@@ -56,7 +64,15 @@ def test_data() -> Callable[[str], Path]:
                 done.touch()
         return done.parent / name
 
-    return find
+    yield find
+    changed = [str(folder) for folder, before in states.items() if state(folder) != before]
+    assert not changed, f"a test wrote into {changed}"
+
+
+def state(folder: Path) -> int:
+    """A number that changes when a file in the folder is written, added, removed or renamed."""
+    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return hash(tuple((path, found.st_size, found.st_mtime_ns) for path, found in files))
 
 
 @dataclass
