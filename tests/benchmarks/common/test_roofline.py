@@ -116,9 +116,12 @@ def test_the_batch_spreads_the_weights_only() -> None:
 def test_an_unknown_operation_is_named() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sigmoid())
-    with pytest.raises(ValueError, match="1: no accounting for the operation sigmoid"):
+    with pytest.raises(ValueError, match=r"1: no accounting for the operation .*Sigmoid"):
         trace(model, (3, 8, 8))
-    with torch.device("meta"):
-        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())
-    with pytest.raises(ValueError, match="no accounting for relu without a norm before"):
-        trace(model, (3, 8, 8))
+
+    class Squared(nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return torch.square(views)
+
+    with pytest.raises(ValueError, match=r"square: no accounting for the operation .*square"):
+        trace(Squared(), (3, 8, 8))
