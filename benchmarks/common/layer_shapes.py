@@ -37,35 +37,23 @@ _SAME = ("flatten", nn.Identity)
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network, applied to one view.
+    """One layer of a network, applied to one view."""
 
-    Attributes:
-        name: name of the module, e.g. ``layer1.0.conv1``.
-        stage: first part of the name; that of ``conv1`` and ``bn1`` is ``stem``.
-        kind: operation; ``norm`` is batch normalisation with the residual addition and the ReLU
-            that follow it, if any.
-        inputs: positions, in the list, of the layers that it reads, ``VIEWS`` or more; the second
-            input of a norm is the residual.
-        shape_in: shape of its first input.
-        shape_out: shape of its output.
-        kernel: side of the window of a convolution or pool.
-        stride: stride of the window.
-        weights: number of parameters.
-        multiplications: number in the forward pass of a convolution or linear layer.
-        relu: whether a norm ends with ReLU.
-    """
-
-    name: str
-    stage: str
+    name: str  # name of the module, e.g. ``layer1.0.conv1``
+    stage: str  # first part of the name; that of ``conv1`` and ``bn1`` is ``stem``
     kind: Kind
+    """Operation; ``norm`` is batch normalisation with the residual addition and the ReLU that
+    follow it, if any."""
     inputs: tuple[int, ...]
-    shape_in: tuple[int, ...]
-    shape_out: tuple[int, ...]
-    kernel: int = 1
-    stride: int = 1
-    weights: int = 0
-    multiplications: int = 0
-    relu: bool = False
+    """Positions, in the list, of the layers that it reads, ``VIEWS`` or more; the second input of a
+    norm is the residual."""
+    shape_in: tuple[int, ...]  # shape of its first input
+    shape_out: tuple[int, ...]  # shape of its output
+    kernel: int = 1  # side of the window of a convolution or pool
+    stride: int = 1  # stride of the window
+    weights: int = 0  # number of parameters
+    multiplications: int = 0  # number in the forward pass of a convolution or linear layer
+    relu: bool = False  # whether a norm ends with ReLU
 
     @property
     def size_in(self) -> int:
