@@ -21,22 +21,20 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    SavedReport,
     Spread,
     check_positive,
-    key_fields,
     machine_record,
     ratio_fields,
     ratios,
     rotated,
     spread,
 )
+from fastrot.benchmarks.common.points_report import PointsReport, empty_table, say
 from fastrot.config import DataConfig, load_config
-from fastrot.data.loader import Batch, LoaderSpec, build_loader
+from fastrot.data.loader import Batch, Loader, LoaderSpec, build_loader
 from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
@@ -65,68 +63,42 @@ class EngineRates:
 
 
 @dataclass(frozen=True)
-class ExtractReport(SavedReport):
-    """Results of the benchmark.
+class ExtractReport(PointsReport):
+    """Results of the benchmark: engines; the subject, which ``fastrot extract`` uses, is first."""
 
-    Attributes:
-        points: engines; the subject, which ``fastrot extract`` uses here, is first.
-        settings: model, side, batch, precision, device, layers, rounds.
-        record: the machine, the versions, the command.
-    """
-
+    bench = "extract"
     points: Sequence[EngineRates]
-    settings: Mapping[str, Any]
-    record: Mapping[str, Any]
-    exit_code: int = field(default=0, init=False)
 
     def ratios(self) -> dict[str, Spread]:
         """Return how many times as fast as each baseline the subject is."""
         subject, *baselines = self.points
         return {baseline.name: ratios(subject.rates, baseline.rates) for baseline in baselines}
 
-    def to_json(self) -> dict[str, Any]:
-        """Return one object of plain values; ``ratios`` holds the medians."""
-        return {
-            "bench": "extract",
-            **ratio_fields(self.ratios()),
-            "points": [self._point(point) for point in self.points],
-            "settings": dict(self.settings),
-            "record": dict(self.record),
-        }
+    def summary(self) -> dict[str, Any]:
+        """Return the ratios."""
+        return ratio_fields(self.ratios())
 
-    def _point(self, point: EngineRates) -> dict[str, Any]:
-        return {
-            "point": point.name,
-            "images_per_second": spread(point.rates).to_json(),
-            "distance": float(f"{point.distance:.3g}"),
-        }
-
-    def records(self) -> list[dict[str, Any]]:
-        """Return one self-contained object per engine, for a results file."""
+    def plain_points(self) -> list[dict[str, Any]]:
+        """Return one object per engine."""
         ratios = self.ratios()
         return [
             {
-                "bench": "extract",
+                "point": point.name,
                 **{key: self.settings[key] for key in ("model", "resolution", "batch")},
                 "views_per_s": float(f"{spread(point.rates).median:.5g}"),
-                **key_fields(self.record),
-                **self._point(point),
+                "images_per_second": spread(point.rates).to_json(),
+                "distance": float(f"{point.distance:.3g}"),
                 "subject_is_faster": (
                     ratios[point.name].to_json() if point.name in ratios else None
                 ),
-                "settings": dict(self.settings),
-                "record": dict(self.record),
             }
             for point in self.points
         ]
 
-    def show(self, console: Console) -> None:
-        """Print the report for people."""
-        line = "  ".join(f"{key} {value}" for key, value in self.settings.items())
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-        table = Table(title="extract: medians of the rounds", title_justify="left")
-        for head in ("", "images/s", "of rounds", "from float32"):
-            table.add_column(head, justify="right" if head else "left")
+    def show_points(self, console: Console) -> None:
+        """Print the engines and the ratios."""
+        table = empty_table("extract: medians of the rounds", "", "images/s", "of rounds",
+                            "from float32")  # fmt: skip
         for point in self.points:
             rate = spread(point.rates)
             table.add_row(
@@ -137,10 +109,10 @@ class ExtractReport(SavedReport):
             )
         console.print(table)
         for name, ratio in self.ratios().items():
-            console.print(
+            say(
+                console,
                 f"{self.points[0].name} is {ratio.median:.2f} x as fast as {name} "
                 f"({ratio.low:.2f} - {ratio.high:.2f})",
-                highlight=False,
             )
 
 
@@ -148,32 +120,21 @@ class ExtractReport(SavedReport):
 class ExtractBenchRequest:
     """Options of ``fastrot bench extract``.
 
-    Attributes:
-        checkpoint: as for ``fastrot extract``; None: ``model`` with random weights.
-        model: name of an architecture.
-        data: images to read as well, a .beton file or a folder.
-        resolution: S in pixels.
-        batch: N; None: the batch of an extraction.
-        precision: auto, fp32, bf16 or fp16, as for an extraction.
-        device: auto, cpu or cuda.
-        rounds: number of rounds; each measures every engine once.
-        seconds: minimum length of one engine's measurement.
-        progress: report progress on standard error.
-
     Raises:
         UsageError: a value is wrong.
     """
 
     checkpoint: Path | None = None
-    model: str = "resnet50"
-    data: str | None = None
-    resolution: int = 224
-    batch: int | None = None
-    precision: str = "auto"
-    device: str = "auto"
-    rounds: int = 3
-    seconds: float = 3.0
-    progress: bool = True
+    """As for ``fastrot extract``; None: ``model`` with random weights."""
+    model: str = "resnet50"  # name of an architecture
+    data: str | None = None  # images to read as well, a .beton file or a folder
+    resolution: int = 224  # S in pixels
+    batch: int | None = None  # N; None: the batch of an extraction
+    precision: str = "auto"  # auto, fp32, bf16 or fp16, as for an extraction
+    device: str = "auto"  # auto, cpu or cuda
+    rounds: int = 3  # number of rounds; each measures every engine once
+    seconds: float = 3.0  # minimum length of one engine's measurement
+    progress: bool = True  # report progress on standard error
 
     def __post_init__(self) -> None:
         check_positive(rounds=self.rounds, seconds=self.seconds, batch=self.batch)
@@ -205,11 +166,11 @@ def run_extract(request: ExtractBenchRequest) -> ExtractReport:
         for engine, network in networks.items()
     }
     feeds: dict[str, Iterable[Batch]] = {engine: itertools.repeat(pixels) for engine in engines}
-    reader = None if data is None else _Reader(data, plan, count, target)
+    reader = None if data is None else _reader(data, plan, count, target)
     with nullcontext() if reader is None else closing(reader):
         if reader is not None:
             points[_FROM_DATA] = EngineRates(_FROM_DATA, points[subject].distance)
-            feeds[_FROM_DATA] = reader
+            feeds[_FROM_DATA] = _endless(reader)
         console = Console(stderr=True) if request.progress else None
         say = Countdown(len(points) * rounds, console=console)
         for number in range(rounds):
@@ -229,28 +190,19 @@ def run_extract(request: ExtractBenchRequest) -> ExtractReport:
     )  # fmt: skip
 
 
-class _Reader:
-    """Endless batches of a data set; each iteration continues where the last one stopped."""
+def _reader(data: str, plan: FeatureSpec, batch: int, device: torch.device) -> Loader:
+    """Return the loader of an extraction."""
+    samples = open_dataset(data)
+    order = Sampler(len(samples), batch, mode="sequential", drop_last=False)
+    workers = decoding_workers(on_gpu=device.type == "cuda")
+    spec = LoaderSpec(samples, order, plan.crop, 0, device, workers, exact=True)
+    return build_loader("auto", spec)
 
-    def __init__(self, data: str, plan: FeatureSpec, batch: int, device: torch.device) -> None:
-        samples = open_dataset(data)
-        order = Sampler(len(samples), batch, mode="sequential", drop_last=False)
-        workers = decoding_workers(on_gpu=device.type == "cuda")
-        spec = LoaderSpec(samples, order, plan.crop, 0, device, workers, exact=True)
-        self._loader = build_loader("auto", spec)
-        self._batches = self._endless()
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self._batches
-
-    def _endless(self) -> Iterator[Batch]:
-        while True:
-            self._loader.set_epoch(0)
-            yield from self._loader
-
-    def close(self) -> None:
-        """Close the loader."""
-        self._loader.close()
+def _endless(loader: Loader) -> Iterator[Batch]:
+    while True:
+        loader.set_epoch(0)
+        yield from loader
 
 
 def _engine(name: str) -> Engine:

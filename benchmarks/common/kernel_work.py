@@ -24,62 +24,41 @@ _UPDATE = 16 + 4 + 6 + 6
 
 @dataclass(frozen=True)
 class Level:
-    """A level of fusion.
+    """A level of fusion."""
 
-    Attributes:
-        title: name for people.
-        fused: ReLU and the residual addition are part of a batch norm.
-        forward_reads: how often a batch norm reads x: for the statistics and to normalise (2), or
-            once (kept on the chip, or the convolution has summed its own output).
-        backward_reads: how often its gradient reads x and dy: for the sums and for dx (2).
-        prologue: batch norm and ReLU between two convolutions are not a separate pass: the second
-            convolution normalises what it reads, and its gradient computes the sums for batch
-            norm's (cuDNN's Hopper patterns); a shortcut's batch norm is part of the block's end.
-        perfect: no separate passes at all: the surrounding convolutions also compute block ends
-            and the gradients of batch norm.
-        joint: one kernel computes both gradients of a convolution and reads dy once.
-    """
-
-    title: str
-    fused: bool = True
+    title: str  # name for people
+    fused: bool = True  # ReLU and the residual addition are part of a batch norm
     forward_reads: int = 2
-    backward_reads: int = 2
+    """How often a batch norm reads x: for the statistics and to normalise (2), or once (the
+    convolution has summed its own output)."""
     prologue: bool = False
+    """Batch norm and ReLU between two convolutions are not a separate pass: the second convolution
+    normalises what it reads, and its gradient computes the sums for batch norm's (cuDNN's Hopper
+    patterns); a shortcut's batch norm is part of the block's end."""
     perfect: bool = False
-    joint: bool = False
+    """No separate passes at all: the surrounding convolutions also compute block ends and the
+    gradients of batch norm."""
 
 
 LEVELS: Mapping[str, Level] = {
     "a0": Level("unfused", fused=False),
-    "a1": Level("unfused, batch norm reads once", fused=False, forward_reads=1, backward_reads=1),
     "a2": Level("BN (+ add) + ReLU fused"),
-    "a3": Level("a2, statistics summed by the convolution", forward_reads=1),
     "c": Level("cuDNN's Hopper set", forward_reads=1, prologue=True),
     "b": Level("perfect fusion", perfect=True),
-    "b2": Level("b, both gradients in one kernel", perfect=True, joint=True),
 }
 CONVS = "convs"  # the kernels of convolutions alone
 
 
 @dataclass(frozen=True)
 class Work:
-    """Work of one kernel for one view.
+    """Work of one kernel for one view."""
 
-    Attributes:
-        layer: name of the layer.
-        stage: stage of the layer.
-        kind: kind of the layer, or ``add`` (of gradients), or ``update``.
-        phase: ``forward``, ``backward`` or ``update``.
-        nbytes: bytes read and written.
-        flops: multiplications and additions, of convolutions and linear layers only.
-    """
-
-    layer: str
-    stage: str
-    kind: str
-    phase: str
-    nbytes: float
-    flops: float = 0.0
+    layer: str  # name of the layer
+    stage: str  # stage of the layer
+    kind: str  # kind of the layer, or ``add`` (of gradients), or ``update``
+    phase: str  # ``forward``, ``backward`` or ``update``
+    nbytes: float  # bytes read and written
+    flops: float = 0.0  # multiplications and additions, of convolutions and linear layers only
 
     def seconds(self, peak: float, bandwidth: float) -> float:
         """Return the time for the bytes or that for the arithmetic, whichever is longer."""
@@ -160,10 +139,9 @@ class _Passes:
         if self._prologue(position):
             self.add(layer, "backward", 3 * n)  # masked dy and x give dx; the sums are known
             return
-        reads = level.backward_reads
         if not level.fused:
-            self.add(layer, "forward", (level.forward_reads + 1) * n)
-            self.add(layer, "backward", (2 * reads + 1) * n)
+            self.add(layer, "forward", 3 * n)
+            self.add(layer, "backward", 5 * n)
             if layer.residual:
                 self.add(layer, "forward", 3 * n, kind="add")
             if layer.relu:
@@ -176,7 +154,7 @@ class _Passes:
         added = 1 if layer.residual else 0
         self.add(layer, "forward", (level.forward_reads + added + 1) * n, more=bits)
         # dy and x, twice, give dx and the residual's gradient; two batch norms share their dy.
-        self.add(layer, "backward", ((2 + two) * reads + 1 + added) * n, more=reads * bits)
+        self.add(layer, "backward", (2 * (2 + two) + 1 + added) * n, more=2 * bits)
 
     def _pool(self, position: int, layer: Layer) -> None:
         n = layer.size_in + layer.size_out
@@ -212,15 +190,11 @@ class _Perfect(_Passes):
         self.add(layer, "forward", x + weights + y + values, more=more, flops=flops)
         behind = [self.layers[reader].kind for reader in self.readers[position]]
         dy = 2 * y if behind == ["norm"] else y
-        both = x + dy + weights
         if VIEWS not in layer.inputs:
             values, more = self._behind(position, layer.inputs[0])
             to_input = weights + layer.size_in + values
-            if self.level.joint:
-                self.add(layer, "backward", both + to_input, more=more, flops=2 * flops)
-                return
             self.add(layer, "backward", dy + to_input, more=more, flops=flops)
-        self.add(layer, "backward", both, flops=flops)
+        self.add(layer, "backward", x + dy + weights, flops=flops)
 
     def _pool(self, position: int, layer: Layer) -> None:
         n = layer.size_in + layer.size_out

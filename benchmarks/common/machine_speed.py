@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from fastrot.errors import UsageError
+
 _ROUNDS = 5
 
 
@@ -33,6 +35,21 @@ class MachineSpeed:
             "tflops": float(f"{self.peak / 1e12:.5g}"),
             "gb_per_s": float(f"{self.bandwidth / 1e9:.5g}"),
         }
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device of this name; auto: a GPU if there is one.
+
+    Raises:
+        UsageError: the name is unknown, or torch can use no GPU here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device=cuda: there is no GPU that torch can use here; see doctor")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"--device={name} must be auto, cpu or cuda")
+    return torch.device(name)
 
 
 def measure_speed(device: torch.device, dtype: torch.dtype) -> MachineSpeed:

@@ -30,23 +30,14 @@ REFERENCE = {"peak": 790e12, "bandwidth": 4.3e12}
 
 @dataclass(frozen=True)
 class Bound:
-    """The bound of one level.
+    """The bound of one level."""
 
-    Attributes:
-        level: key of ``LEVELS``, or ``convs``.
-        title: name for people.
-        seconds: minimum time per view.
-        nbytes: bytes per view.
-        flops: FLOPs per view.
-        memory_share: share of the seconds in kernels that are limited by bandwidth.
-    """
-
-    level: str
-    title: str
-    seconds: float
-    nbytes: float
-    flops: float
-    memory_share: float
+    level: str  # key of ``LEVELS``, or ``convs``
+    title: str  # name for people
+    seconds: float  # minimum time per view
+    nbytes: float  # bytes per view
+    flops: float  # FLOPs per view
+    memory_share: float  # share of the seconds in kernels that are limited by bandwidth
 
     @property
     def views_per_second(self) -> float:

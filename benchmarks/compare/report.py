@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from fastrot.benchmarks.common.harness import SavedReport, Spread, ratio_fields, ratios, spread
+from fastrot.benchmarks.common.harness import Spread, ratio_fields, ratios, spread
+from fastrot.benchmarks.common.points_report import PointsReport, empty_table, say
 from fastrot.benchmarks.compare.runner import CompetitorResults, Measurements
 
 _QUIET_CORES = 0.1
 
 
 @dataclass(frozen=True)
-class ComparisonReport(SavedReport):
+class ComparisonReport(PointsReport):
     """Results of the comparison.
 
     Attributes:
@@ -28,20 +27,13 @@ class ComparisonReport(SavedReport):
         compared: by name of each baseline, the competitor whose rate is divided by the baseline's.
         results: the measurements.
         bytes_an_image: mean number of bytes read per image.
-        settings: settings of the benchmark.
-        data: the data that was read.
-        record: the machine, the versions, the command.
     """
 
-    bench: str
+    bench: str  # type: ignore[misc]
     subject: str
     compared: Mapping[str, str]
     results: CompetitorResults
     bytes_an_image: float
-    settings: Mapping[str, Any]
-    data: Mapping[str, Any]
-    record: Mapping[str, Any]
-    exit_code: int = field(default=0, init=False)
 
     @cached_property
     def ratios(self) -> dict[str, Spread]:
@@ -53,70 +45,51 @@ class ComparisonReport(SavedReport):
             if baseline in measured and ours in measured
         }
 
-    def points(self) -> dict[str, dict[str, Any]]:
-        """Return the results of each competitor, by name."""
-        return {name: self._point(each) for name, each in self.results.measured.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return one object of plain values; ``ratios`` holds the medians."""
-        return {
-            "bench": self.bench,
-            **ratio_fields(self.ratios),
-            "subject": self.subject,
-            "points": self.points(),
-            "left_out": self.results.left_out,
-            "settings": dict(self.settings),
-            "data": dict(self.data),
-            "record": dict(self.record),
-        }
-
-    def records(self) -> list[dict[str, Any]]:
-        """Return one self-contained object per competitor, for a results file."""
+    def plain_points(self) -> list[dict[str, Any]]:
+        """Return one object per competitor."""
         return [
             {
-                "bench": self.bench,
                 "point": name,
                 "subject": self.subject,
                 "ratio": self.ratios[name].to_json() if name in self.ratios else None,
-                **point,
-                "settings": dict(self.settings),
-                "data": dict(self.data),
-                "record": dict(self.record),
+                **self._point(each),
             }
-            for name, point in self.points().items()
+            for name, each in self.results.measured.items()
         ]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the ratios, whose medians are in ``ratios``, and the subject."""
+        return {**ratio_fields(self.ratios), "subject": self.subject}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one object of plain values; ``points`` holds an object per name."""
+        points = {name: self._point(each) for name, each in self.results.measured.items()}
+        return super().to_json() | {"points": points}
 
     def show(self, console: Console) -> None:
         """Print the report for people: settings, measurements, and finally ratios."""
-        settings = "  ".join(f"{key} {value}" for key, value in self.settings.items())
-        data = "  ".join(f"{key} {_short(value)}" for key, value in self.data.items())
-        for line in (f"data: {data}", f"settings: {settings}"):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        table = _table(f"{self.bench}: medians of the rounds", "", "images/s", "of rounds",
-                       "CPU s/1k", "first s", "import s", "peak MB")  # fmt: skip
-        for name, measured in self.results.measured.items():
-            table.add_row(name, *self._cells(measured))
-        console.print(table)
-        for line in (*self._left_out(), *self._disturbed()):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        versus = _table("ratios: how many times faster", "", "ratio", "of rounds")
+        super().show(console)
+        measured = self.results.measured.values()
+        rounds = [each["foreign_cores"] for point in measured for each in point.rounds]
+        foreign = statistics.fmean(rounds)
+        if foreign >= _QUIET_CORES:
+            say(
+                console,
+                f"other processes used {foreign:.1f} of the cores: repeat this on a quiet machine",
+            )
+        versus = empty_table("ratios: how many times faster", "", "ratio", "of rounds")
         for name, ratio in self.ratios.items():
             pair = f"{self.compared[name]} / {name}"
             versus.add_row(pair, f"{ratio.median:.2f}", f"{ratio.low:.2f}-{ratio.high:.2f}")
         console.print(versus)
 
-    def _left_out(self) -> list[str]:
-        return [f"left out: {name}: {why}" for name, why in self.results.left_out.items()]
-
-    def _disturbed(self) -> list[str]:
-        foreign = statistics.fmean(
-            each["foreign_cores"]
-            for measured in self.results.measured.values()
-            for each in measured.rounds
-        )
-        if foreign < _QUIET_CORES:
-            return []
-        return [f"other processes used {foreign:.1f} of the cores: repeat this on a quiet machine"]
+    def show_points(self, console: Console) -> None:
+        """Print the measurements."""
+        table = empty_table(f"{self.bench}: medians of the rounds", "", "images/s", "of rounds",
+                            "CPU s/1k", "first s", "import s", "peak MB")  # fmt: skip
+        for name, measured in self.results.measured.items():
+            table.add_row(name, *self._cells(measured))
+        console.print(table)
 
     def _cells(self, measured: Measurements) -> list[str]:
         rate = spread(measured.rates())
@@ -155,21 +128,3 @@ class ComparisonReport(SavedReport):
 def _cpu_seconds(measured: Measurements) -> list[float]:
     """Return core-seconds per 1,000 images, for each round."""
     return [1000 * each["cpu_seconds"] / each["images"] for each in measured.rounds]
-
-
-def _table(title: str, *heads: str) -> Table:
-    """Return an empty table within 80 columns: names left-aligned, numbers right-aligned."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", no_wrap=True)
-    return table
-
-
-def _short(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

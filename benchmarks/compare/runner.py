@@ -36,19 +36,13 @@ class CompetitorError(FastrotError):
 
 @dataclass(frozen=True)
 class Competitor:
-    """A competitor in the benchmark: a baseline, or part of fastrot.
+    """A competitor in the benchmark: a baseline, or part of fastrot."""
 
-    Attributes:
-        name: name in the report.
-        module: Python module with its ``open_stream``.
-        job: argument of that function, plain values.
-        imports: other modules to import before the time to the first delivery is measured.
-    """
-
-    name: str
-    module: str
-    job: Mapping[str, Any]
+    name: str  # name in the report
+    module: str  # Python module with its ``open_stream``
+    job: Mapping[str, Any]  # argument of that function, plain values
     imports: tuple[str, ...] = ()
+    """Other modules to import before the time to the first delivery is measured."""
 
 
 @dataclass

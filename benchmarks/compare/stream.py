@@ -31,18 +31,13 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """An endless stream of deliveries.
+    """An endless stream of deliveries."""
 
-    Attributes:
-        deliveries: endless iterator.
-        ahead: number of deliveries that may be ready when none was taken for a while. This many
-            are taken before the clock starts; otherwise a round would count work done before it.
-        group: number of deliveries that arrive together, as from several processes that each make
-            a whole batch: the clock stops only after a whole group.
-        notes: settings worth recording.
-    """
-
-    deliveries: Iterator[Delivery]
+    deliveries: Iterator[Delivery]  # endless iterator
     ahead: int = 0
+    """Number of deliveries that may be ready when none was taken for a while. This many are taken
+    before the clock starts; otherwise a round would count work done before it."""
     group: int = 1
-    notes: dict[str, Any] = field(default_factory=dict)
+    """Number of deliveries that arrive together, as from several processes that each make a whole
+    batch: the clock stops only after a whole group."""
+    notes: dict[str, Any] = field(default_factory=dict)  # settings worth recording

@@ -35,18 +35,13 @@ Kind = Literal["rotate", "forward", "backward", "frozen", "sgd"]
 
 @dataclass(frozen=True)
 class Op:
-    """An operation.
-
-    Attributes:
-        kind: rotate: images to views; forward, backward: of batch normalisation in training;
-            frozen: batch normalisation with the running statistics; sgd: the optimizer's step.
-        residual: whether a batch normalisation adds a residual before ReLU.
-        channels: channels of the views of rotate.
-    """
+    """An operation."""
 
     kind: Kind
-    residual: bool = False
-    channels: int = 0
+    """Rotate: images to views; forward, backward: of batch normalisation in training; frozen: batch
+    normalisation with the running statistics; sgd: the optimizer's step."""
+    residual: bool = False  # whether a batch normalisation adds a residual before ReLU
+    channels: int = 0  # channels of the views of rotate
 
 
 OPS = {
@@ -65,17 +60,12 @@ OPS = {
 
 @dataclass(frozen=True)
 class Case:
-    """An operation at a shape.
+    """An operation at a shape."""
 
-    Attributes:
-        name: key of ``OPS``.
-        shape: shape of the images, (N, S, S, 3), of x, (N V, C, S, S), or of all parameters, (P,).
-        dtype: dtype of the views, of x, or of the parameters.
-    """
-
-    name: str
+    name: str  # key of ``OPS``
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    """Shape of the images, (N, S, S, 3), of x, (N V, C, S, S), or of all parameters, (P,)."""
+    dtype: torch.dtype  # dtype of the views, of x, or of the parameters
 
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))}"

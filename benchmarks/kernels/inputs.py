@@ -20,44 +20,26 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Photos:
-    """Arguments of ``rotate_views``.
+    """Arguments of ``rotate_views``."""
 
-    Attributes:
-        images: of shape (N, S, S, 3), uint8.
-        turns: of shape (N, V), uint8: always 0, 1, 2, 3, which the baselines assume.
-        flips: of shape (N,), bool.
-        table: of shape (256, 3).
-        channels: number of channels of a view.
-    """
-
-    images: torch.Tensor
-    turns: torch.Tensor
-    flips: torch.Tensor
-    table: torch.Tensor
-    channels: int
+    images: torch.Tensor  # of shape (N, S, S, 3), uint8
+    turns: torch.Tensor  # of shape (N, V), uint8: always 0, 1, 2, 3, which the baselines assume
+    flips: torch.Tensor  # of shape (N,), bool
+    table: torch.Tensor  # of shape (256, 3)
+    channels: int  # number of channels of a view
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Arguments of a batch normalisation.
+    """Arguments of a batch normalisation."""
 
-    Attributes:
-        x: of shape (N V, C, S, S), channels-last.
-        residual: likewise, or None.
-        dy: likewise, the gradient of the result.
-        weight: of shape (C,), float32.
-        bias: likewise.
-        running_mean: likewise.
-        running_var: likewise.
-    """
-
-    x: torch.Tensor
-    residual: torch.Tensor | None
-    dy: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
+    x: torch.Tensor  # of shape (N V, C, S, S), channels-last
+    residual: torch.Tensor | None  # likewise, or None
+    dy: torch.Tensor  # likewise, the gradient of the result
+    weight: torch.Tensor  # of shape (C,), float32
+    bias: torch.Tensor  # likewise
+    running_mean: torch.Tensor  # likewise
+    running_var: torch.Tensor  # likewise
 
 
 def photos(case: Case, device: torch.device) -> Photos:

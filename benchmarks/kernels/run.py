@@ -8,24 +8,23 @@ differ, so they are first compared with those in float64.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    SavedReport,
-    key_fields,
     machine_record,
     ratios,
     rotated,
     spread,
 )
+from fastrot.benchmarks.common.machine_speed import usable_device
+from fastrot.benchmarks.common.points_report import PointsReport, empty_table, say
 from fastrot.benchmarks.kernels.cases import OPS, Case, cases
 from fastrot.benchmarks.kernels.clock import Clock, copying
 from fastrot.benchmarks.kernels.implementations import (
@@ -50,38 +49,23 @@ class DisagreementError(FastrotError):
 
 @dataclass
 class ImplementationTimes:
-    """One implementation of one case.
+    """One implementation of one case."""
 
-    Attributes:
-        name: name of the implementation.
-        worst: largest difference from the float64 result.
-        mean: mean difference.
-        seconds: median of the runs of each round.
-    """
-
-    name: str
-    worst: float
-    mean: float
-    seconds: list[float] = field(default_factory=list)
+    name: str  # name of the implementation
+    worst: float  # largest difference from the float64 result
+    mean: float  # mean difference
+    seconds: list[float] = field(default_factory=list)  # median of the runs of each round
 
 
 @dataclass
 class CaseTimes:
-    """Times of one case.
+    """Times of one case."""
 
-    Attributes:
-        case: the case.
-        copy: seconds of a copy in each round.
-        copy_bytes: bytes that the copy moves.
-        points: all implementations that ran, the subject first.
-        left_out: the others, and why.
-    """
-
-    case: Case
-    copy: list[float]
-    copy_bytes: int
-    points: list[ImplementationTimes]
-    left_out: dict[str, str]
+    case: Case  # the case
+    copy: list[float]  # seconds of a copy in each round
+    copy_bytes: int  # bytes that the copy moves
+    points: list[ImplementationTimes]  # all implementations that ran, the subject first
+    left_out: dict[str, str]  # the others, and why
 
     def point(self, each: ImplementationTimes) -> dict[str, Any]:
         """Return plain values for one implementation; shares are taken round by round."""
@@ -104,92 +88,53 @@ class CaseTimes:
 
 
 @dataclass(frozen=True)
-class KernelsReport(SavedReport):
-    """Results of the benchmark.
+class KernelsReport(PointsReport):
+    """Results of the benchmark: those of each case."""
 
-    Attributes:
-        measured: results per case.
-        settings: settings of the benchmark.
-        record: the machine, the versions, the command.
-    """
-
+    bench = "kernels"
     measured: Sequence[CaseTimes]
-    settings: Mapping[str, Any]
-    record: Mapping[str, Any]
-    exit_code: int = field(default=0, init=False)
 
-    def points(self) -> list[dict[str, Any]]:
+    def plain_points(self) -> list[dict[str, Any]]:
         """Return the points of all cases."""
         return [each.point(point) for each in self.measured for point in each.points]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return one object of plain values."""
+    def summary(self) -> dict[str, Any]:
+        """Return the copies, and what was left out, by case."""
+        about = [({"op": e.case.name, "shape": list(e.case.shape)}, e) for e in self.measured]
         return {
-            "bench": "kernels",
-            "points": self.points(),
             "copies": [
-                {"op": each.case.name, "shape": list(each.case.shape), "bytes": each.copy_bytes,
+                {**case, "bytes": each.copy_bytes,
                  "microseconds": spread([1e6 * s for s in each.copy]).to_json()}
-                for each in self.measured
+                for case, each in about
             ],
-            "left_out": [
-                {"op": each.case.name, "shape": list(each.case.shape), **each.left_out}
-                for each in self.measured
-                if each.left_out
-            ],
-            "settings": dict(self.settings),
-            "record": dict(self.record),
+            "left_out": [{**case, **each.left_out} for case, each in about if each.left_out],
         }  # fmt: skip
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return one self-contained object per point, for a results file."""
-        about = key_fields(self.record)
-        return [
-            {"bench": "kernels", **point, **about, "settings": dict(self.settings),
-             "record": dict(self.record)}
-            for point in self.points()
-        ]  # fmt: skip
-
-    def show(self, console: Console) -> None:
-        """Print the report for people, within 80 columns: one table per operation."""
-        line = "  ".join(f"{key} {value}" for key, value in self.settings.items())
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-        console.print("medians of the rounds; GB/s of what an operation must move", highlight=False)
+    def show_points(self, console: Console) -> None:
+        """Print one table per operation."""
+        say(console, "medians of the rounds; GB/s of what an operation must move")
         for op in dict.fromkeys(each.case.name for each in self.measured):
             console.print(_table(op, [each for each in self.measured if each.case.name == op]))
-        reasons = {(name, why) for each in self.measured for name, why in each.left_out.items()}
-        for name, why in sorted(reasons):
-            console.print(f"left out: {name}: {why}", markup=False, highlight=False)
 
 
 @dataclass(frozen=True)
 class KernelsBenchRequest:
     """Options of ``fastrot bench kernels``.
 
-    Attributes:
-        ops: keys of ``cases.OPS``; None: all.
-        resolution: side of the images, in pixels.
-        batch: images before rotation.
-        dtype: float16, bfloat16 or float32.
-        device: auto, cpu or cuda.
-        baselines: names of ``implementations.NAMES`` except fastrot's own; None: all.
-        rounds: number of rounds; each measures all implementations, in a different order.
-        runs: runs of each implementation per round; their median counts.
-        progress: report progress on standard error.
-
     Raises:
         UsageError: a value is wrong.
     """
 
-    ops: tuple[str, ...] | None = None
-    resolution: int = 224
-    batch: int = 64
-    dtype: str = "bfloat16"
-    device: str = "auto"
+    ops: tuple[str, ...] | None = None  # keys of ``cases.OPS``; None: all
+    resolution: int = 224  # side of the images, in pixels
+    batch: int = 64  # images before rotation
+    dtype: str = "bfloat16"  # float16, bfloat16 or float32
+    device: str = "auto"  # auto, cpu or cuda
     baselines: tuple[str, ...] | None = None
-    rounds: int = 5
-    runs: int = 20
-    progress: bool = True
+    """Names of ``implementations.NAMES`` except fastrot's own; None: all."""
+    rounds: int = 5  # number of rounds; each measures all implementations, in a different order
+    runs: int = 20  # runs of each implementation per round; their median counts
+    progress: bool = True  # report progress on standard error
 
     def __post_init__(self) -> None:
         for name, number in (("rounds", self.rounds), ("runs", self.runs)):
@@ -208,12 +153,7 @@ def run_kernels(request: KernelsBenchRequest) -> KernelsReport:
         UsageError: an operation, a size or the device is not available.
         DisagreementError: a result differs from that in float64.
     """
-    device = request.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in _FLUSH or (device == "cuda" and not torch.cuda.is_available()):
-        raise UsageError(f"--device={device} cannot be used here; use cpu, or cuda with a GPU")
-    where = torch.device(device)
+    where = usable_device(request.device)
     wanted = cases(
         request.ops or tuple(OPS),
         resolution=request.resolution,
@@ -223,8 +163,10 @@ def run_kernels(request: KernelsBenchRequest) -> KernelsReport:
     console = Console(stderr=True) if request.progress else None
     countdown = Countdown(len(wanted) * request.rounds, console=console)
     clock = Clock(where, flush=_FLUSH[where.type])
+    measured = [_measure(case, request, clock, where, countdown) for case in wanted]
     return KernelsReport(
-        measured=[_measure(case, request, clock, where, countdown) for case in wanted],
+        measured=measured,
+        left_out={name: why for each in measured for name, why in each.left_out.items()},
         settings={"device": where.type, "resolution": request.resolution, "batch": request.batch,
                   "dtype": request.dtype, "rounds": request.rounds, "runs": request.runs},
         record=machine_record(),
@@ -285,10 +227,8 @@ def _compared(
 
 
 def _table(op: str, cases: Sequence[CaseTimes]) -> Table:
-    table = Table(title=op, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    heads = ("shape", "", "us", "of rounds", "GB/s", "of copy", "x ours", "mean diff.")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number > 1 else "left", no_wrap=True)
+    table = empty_table(op, "shape", "", "us", "of rounds", "GB/s", "of copy", "x ours",
+                        "mean diff.", names=2)  # fmt: skip
     for each in cases:
         shape = "x".join(map(str, each.case.shape))
         for point in map(each.point, each.points):

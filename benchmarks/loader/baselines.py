@@ -1,13 +1,14 @@
-"""The competitors of ``fastrot bench loader`` by name; importing this module loads none of them."""
+"""Loaders and converters of ``fastrot bench loader`` by name; importing this loads none of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
 from fastrot.benchmarks.compare.runner import Competitor
+from fastrot.benchmarks.loader.converters import ConversionJob
 from fastrot.benchmarks.loader.readers.job import LoaderJob
 from fastrot.errors import UsageError
 
@@ -49,6 +50,9 @@ GPU_BASELINES = {
 
 DEFAULT_BASELINES = ("ffcv", "dali", "torchvision")
 
+CONVERTER_BASELINES = ("ffcv", "limit", "file_copy")
+"""Baselines of ``prepare``, except ``file_copy``, which is the baseline of ``prepare --copy``."""
+
 
 def find_competitors(
     job: LoaderJob, baselines: tuple[str, ...], *, gpu: bool
@@ -77,6 +81,30 @@ def find_competitors(
             continue
         found.append(_competitor(name, kind, job))
     return found, missing
+
+
+def find_converters(
+    job: ConversionJob, baselines: tuple[str, ...]
+) -> tuple[list[Competitor], dict[str, str], dict[str, str]]:
+    """Return converters, fastrot's first, why others are missing, and what each is compared with.
+
+    Args:
+        job: what to convert, and how.
+        baselines: names in ``CONVERTER_BASELINES``.
+    """
+    names = ["prepare"]
+    missing: dict[str, str] = {}
+    compared: dict[str, str] = {}
+    for name in dict.fromkeys(baselines):
+        if name == "ffcv" and not _installed(name):
+            missing[name] = "the package ffcv is not installed"
+            continue
+        compared[name] = "prepare --copy" if name == "file_copy" else "prepare"
+        names += [compared[name], name]
+    module = "fastrot.benchmarks.loader.converters"
+    found = [Competitor(name, module, asdict(replace(job, converter=name))) for name in
+             dict.fromkeys(names)]  # fmt: skip
+    return found, missing, compared
 
 
 def _competitor(name: str, kind: _Kind, job: LoaderJob) -> Competitor:

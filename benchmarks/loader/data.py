@@ -30,28 +30,18 @@ _SIZES = 1_000  # images whose headers are read to describe a folder
 
 @dataclass(frozen=True)
 class BenchData:
-    """The data that competitors read.
+    """The data that competitors read."""
 
-    Attributes:
-        path: the file or folder that the competitors open.
-        name: name of the file or folder that the user gave.
-        samples: number of samples in ``path``.
-        repeat: how often it contains each image of the source.
-        num_bytes: size of all encoded images.
-        raw_share: share of the images that are stored as pixels.
-        mean_side: mean square root of the number of pixels per image.
-        cached: whether it was read into the page cache before measuring; otherwise it is larger
-            than half of the memory, and measurements include the storage.
-    """
-
-    path: Path
-    name: str
-    samples: int
-    repeat: int
-    num_bytes: int
-    raw_share: float
-    mean_side: float
+    path: Path  # the file or folder that the competitors open
+    name: str  # name of the file or folder that the user gave
+    samples: int  # number of samples in ``path``
+    repeat: int  # how often it contains each image of the source
+    num_bytes: int  # size of all encoded images
+    raw_share: float  # share of the images that are stored as pixels
+    mean_side: float  # mean square root of the number of pixels per image
     cached: bool
+    """Whether it was read into the page cache before measuring; otherwise it is larger than half of
+    the memory, and measurements include the storage."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without the path, which concerns only this machine."""

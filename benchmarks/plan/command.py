@@ -17,7 +17,6 @@ from fastrot.benchmarks.plan.predict import (
     predict,
 )
 from fastrot.benchmarks.plan.records import (
-    LoaderRecord,
     Record,
     StepRecord,
     read_records,
@@ -104,13 +103,12 @@ def plan(request: PlanRequest) -> PlanReport:
     overlap, of_overlap = choose_overlap(
         known, first.hardware, request.overlap, on_gpu=first.on_gpu
     )
-    loader_rate, loading = _loading(known if request.records else [], config)
     count, size, read = _data(request)
     inputs = PlanInputs(
         config=config, per_gpu=per_gpu, images=count, image_bytes=size, steps=steps,
         network=planned_network(config.model),
         fabric=Fabric(inside, between, request.gpus_per_node), overlap=overlap,
-        loader_rate=loader_rate, price=request.price,
+        price=request.price,
     )  # fmt: skip
     rows: list[Prediction] = []
     refused: dict[int, str] = {}
@@ -131,7 +129,8 @@ def plan(request: PlanRequest) -> PlanReport:
         refused=refused,
         assumptions=[
             *dict.fromkeys(line for times in steps.values() for line in times.described),
-            of_inside, of_between, of_overlap, *_method(inputs), read, loading,
+            of_inside, of_between, of_overlap, *_method(inputs), read,
+            "loading: assumed to keep up with what a node loads; fastrot bench loader measures it",
             "not modelled: start, validation, checkpoints, jitter between ranks, other users of "
             "the network, slowdown by other GPUs of the node (clocks, a CPU's memory), and "
             "that several ranks use no CUDA graph unless train.cuda_graph=true",
@@ -159,30 +158,6 @@ def _steps(
         config,
         hardware=hardware,
         batches=sorted(min(each, most or each) for each in batches),
-    )
-
-
-def _loading(records: Sequence[Record], config: Config) -> tuple[float | None, str]:
-    """Return the rate of fastrot's fastest loader at this resolution, and a line about it."""
-    from fastrot.data.loader import LOADERS
-
-    found = [
-        record
-        for record in records
-        if isinstance(record, LoaderRecord)
-        and record.resolution == config.data.resolution
-        and record.loader in LOADERS
-        and record.loader != "synthetic"
-    ]
-    if not found:
-        return None, (
-            "loading: assumed to keep up (no record of a loader was given) with what a node loads; "
-            "fastrot bench loader --append FILE measures it"
-        )
-    best = max(found, key=lambda record: record.images_per_s)
-    return best.images_per_s, (
-        f"loading: {best.loader}, {best.images_per_s:,.0f} images/s per node, measured on "
-        f"{best.hardware} ({best.source})"
     )
 
 

@@ -53,7 +53,6 @@ class PlanInputs:
     network: PlannedNetwork
     fabric: Fabric
     overlap: float  # share of the all-reduce that the backward pass hides, in [0, 1]
-    loader_rate: float | None = None  # source images/s per node; None: unknown
     price: float | None = None  # per GPU-hour
 
 
@@ -74,7 +73,7 @@ class Prediction:
     exposed: float  # time that a step waits for gradients, statistics and flags
     sync_bn: float  # part of it that is for the statistics of batch norms
     step: float
-    bound: str  # ``compute``, ``network`` (more than half of the step) or ``loader``
+    bound: str  # ``compute`` or ``network`` (more than half of the step)
     algorithm: str  # of the gradients' all-reduce
     all_reduce: float  # time of the gradients' all-reduce, hidden or not
     steps_per_epoch: int
@@ -135,9 +134,6 @@ def predict(inputs: PlanInputs, gpus: int) -> Prediction:
     step, bound = compute + exposed, "network" if exposed > compute else "compute"
     nodes = inputs.fabric.nodes(gpus)
     on_a_node = min(gpus, inputs.fabric.gpus_per_node) * total / gpus
-    if inputs.loader_rate is not None and on_a_node / inputs.loader_rate > step:
-        step, bound = on_a_node / inputs.loader_rate, "loader"
-
     hours = steps * step / 3600
     messages = [gradients, *statistics, *flags]
     network_sent = nodes * sum(each.node_bytes for each in messages)

@@ -1,4 +1,4 @@
-"""Records of steps of one rank, links, overlaps and loaders, from results files and sweeps."""
+"""Records of steps of one rank, links and overlaps, from results files and sweeps."""
 
 from __future__ import annotations
 
@@ -59,18 +59,7 @@ class OverlapRecord:
     overlap: float
 
 
-@dataclass(frozen=True)
-class LoaderRecord:
-    """A loader alone: source images/s of one machine."""
-
-    source: str
-    hardware: str
-    loader: str
-    resolution: int
-    images_per_s: float
-
-
-Record = StepRecord | LinkRecord | OverlapRecord | LoaderRecord
+Record = StepRecord | LinkRecord | OverlapRecord
 
 
 def read_records(paths: Sequence[Path]) -> list[Record]:
@@ -141,11 +130,6 @@ def _from_tree(tree: Mapping[str, Any], source: str) -> Iterator[Record]:
                 )  # fmt: skip
             case "plan-check":
                 yield OverlapRecord(source, _machine(tree["record"]), _overlap(tree))
-            case "loader" if tree["settings"].get("size"):
-                yield LoaderRecord(
-                    source, _machine(tree["record"], processor=True), str(tree["point"]),
-                    int(tree["settings"]["size"]), float(tree["images_per_second"]["median"]),
-                )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadDataError(
             f"{source}: a record of bench {tree.get('bench')} lacks what is needed "
@@ -183,19 +167,14 @@ def _overlap(tree: Mapping[str, Any]) -> float:
 
 
 def _from_cell(cell: CellRecord, source: str) -> Iterator[Record]:
+    """Yield the step of a trainer of one rank, without loading if that was measured."""
     measured = cell.measured
-    if measured is None:
+    if measured is None or cell.kind != "train" or measured.ranks != 1:
         return
-    config = Config.model_validate(cell.config)
-    rate = statistics.median(measured.images_per_s) if measured.images_per_s else None
-    if cell.kind == "loader" and rate:
-        machine = _machine(cell.record, processor=True)
-        yield LoaderRecord(source, machine, config.data.loader, config.data.resolution, rate)
-    if cell.kind != "train" or measured.ranks != 1:
-        return
-    if rate := measured.compute_images_per_s or rate:
-        memory = measured.memory_bytes
-        yield _of_config(config, source, cell.record, rate=rate, memory=memory)
+    rate = measured.compute_images_per_s or statistics.median(measured.images_per_s or [0.0])
+    if rate:
+        config = Config.model_validate(cell.config)
+        yield _of_config(config, source, cell.record, rate=rate, memory=measured.memory_bytes)
 
 
 def _of_config(
@@ -231,12 +210,10 @@ def _step(
     )  # fmt: skip
 
 
-def _machine(
-    record: Mapping[str, Any], *, threads: int | None = None, processor: bool = False
-) -> str:
+def _machine(record: Mapping[str, Any], *, threads: int | None = None) -> str:
     """Return a name that identifies hardware: the GPU, or the processor and its threads."""
     gpus = record.get("gpus") or []
-    if gpus and not processor:
+    if gpus:
         return str(gpus[0])
     name = str(record["processor"])
     return name if threads is None else f"{name}, {threads} thread{'s' if threads > 1 else ''}"

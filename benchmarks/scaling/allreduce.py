@@ -8,52 +8,49 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from rich.console import Console
-from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     SavedReport,
     check_positive,
     key_fields,
     machine_record,
+    rotated,
     spread,
 )
+from fastrot.benchmarks.common.points_report import empty_table, say
 from fastrot.benchmarks.plan.collectives import Fabric, Link, measured_link, ring
-from fastrot.benchmarks.scaling.allreduce_rank import measure
 from fastrot.benchmarks.scaling.rank_processes import run_ranks
 from fastrot.distributed.world import joined, pick_device, read_world
 from fastrot.errors import UsageError
 
 SIZES = (1024, 16 * 1024, 256 * 1024, 1024**2, 4 * 1024**2, 25 * 1024**2, 64 * 1024**2)
 _START_SECONDS = 180.0  # for imports, rendezvous and NCCL's set-up
+_WARM_UP = 3
+_MOST = 1000
 
 
 @dataclass(frozen=True)
 class AllReduceReport(SavedReport):
-    """Results of the benchmark.
+    """Results of the benchmark."""
 
-    Attributes:
-        times: seconds by bytes of the buffer, one value per round.
-        ranks: number of ranks.
-        nodes: number of nodes.
-        backend: nccl or gloo.
-        link: latency from the smallest buffer, bandwidth from the largest one.
-        record: the machine, the versions, the command.
-        main: whether this process prints and saves: rank 0, or the one that started the ranks.
-    """
-
-    times: Mapping[int, Sequence[float]]
-    ranks: int
-    nodes: int
-    backend: str
-    link: Link
-    record: Mapping[str, Any]
+    times: Mapping[int, Sequence[float]]  # seconds by bytes of the buffer, one value per round
+    ranks: int  # number of ranks
+    nodes: int  # number of nodes
+    backend: str  # nccl or gloo
+    link: Link  # latency from the smallest buffer, bandwidth from the largest one
+    record: Mapping[str, Any]  # the machine, the versions, the command
     main: bool = True
+    """Whether this process prints and saves: rank 0, or the one that started the ranks."""
     exit_code: int = field(default=0, init=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,12 +80,8 @@ class AllReduceReport(SavedReport):
         if not self.main:
             return
         where = f"{self.nodes} nodes" if self.nodes > 1 else "one machine"
-        table = Table(
-            title=f"all-reduce, {self.ranks} ranks on {where}, {self.backend}: medians",
-            title_justify="left",
-        )
-        for head in ("bytes", "ms", "of rounds", "GB/s", "model"):
-            table.add_column(head, justify="right")
+        title = f"all-reduce, {self.ranks} ranks on {where}, {self.backend}: medians"
+        table = empty_table(title, "bytes", "ms", "of rounds", "GB/s", "model", names=0)
         fabric = Fabric(self.link, self.link, 1 if self.nodes > 1 else self.ranks)
         for size, values in self.times.items():
             time = spread(values)
@@ -102,10 +95,10 @@ class AllReduceReport(SavedReport):
                 f"{100 * (predicted / time.median - 1):+.0f} %",
             )
         console.print(table)
-        console.print(
+        say(
+            console,
             f"link: {1e6 * self.link.latency:,.1f} us per hop, "
             f"{self.link.bandwidth / 1e9:,.3f} GB/s (what one rank sends in a ring)",
-            highlight=False,
         )
 
 
@@ -113,22 +106,16 @@ class AllReduceReport(SavedReport):
 class AllReduceBenchRequest:
     """Options of ``fastrot bench allreduce``.
 
-    Attributes:
-        ranks: number of processes to start; under torchrun, those that it started are used.
-        sizes: bytes of the buffer, rounded up to whole float32 values; None: ``SIZES``.
-        device: auto, cpu or cuda.
-        rounds: number of rounds; each times every size once.
-        seconds: how long each size is repeated in a round.
-
     Raises:
         UsageError: a value is wrong.
     """
 
-    ranks: int = 2
+    ranks: int = 2  # number of processes to start; under torchrun, those that it started are used
     sizes: tuple[int, ...] | None = None
-    device: str = "auto"
-    rounds: int = 5
-    seconds: float = 0.3
+    """Bytes of the buffer, rounded up to whole float32 values; None: ``SIZES``."""
+    device: str = "auto"  # auto, cpu or cuda
+    rounds: int = 5  # number of rounds; each times every size once
+    seconds: float = 0.3  # how long each size is repeated in a round
 
     def __post_init__(self) -> None:
         check_positive(rounds=self.rounds, seconds=self.seconds)
@@ -151,16 +138,15 @@ def run_allreduce(request: AllReduceBenchRequest) -> AllReduceReport:
         MismatchError: there are fewer GPUs than ranks.
         RankLostError: a rank failed.
     """
-    ranks, sizes, device = request.ranks, request.whole_sizes, request.device
+    ranks, device = request.ranks, request.device
     if "RANK" in os.environ:
         return _among_ranks(request)
     if ranks < 2:
         raise UsageError(f"--ranks={ranks}: a rank alone has no link to measure; use two or more")
-    wanted = {"sizes": sizes, "device": device, "rounds": request.rounds,
-              "seconds": request.seconds}  # fmt: skip
     said = run_ranks(
-        "fastrot.benchmarks.scaling.allreduce_rank", [json.dumps(wanted)], ranks=ranks,
-        deadline=_START_SECONDS + 4 * len(sizes) * (request.rounds + 1) * request.seconds,
+        "fastrot.benchmarks.scaling.allreduce", [json.dumps(asdict(request))], ranks=ranks,
+        deadline=_START_SECONDS
+        + 4 * len(request.whole_sizes) * (request.rounds + 1) * request.seconds,
     )  # fmt: skip
     line = next(line for line in reversed(said.splitlines()) if line.startswith("{"))
     times = {int(size): values for size, values in json.loads(line).items()}
@@ -170,6 +156,7 @@ def run_allreduce(request: AllReduceBenchRequest) -> AllReduceReport:
 
 
 def _among_ranks(request: AllReduceBenchRequest) -> AllReduceReport:
+    """Measure as one of the ranks that torchrun, srun or ``run_ranks`` started."""
     world = read_world()
     if world.size < 2:
         raise UsageError("torchrun started one rank, which has no link to measure; start two")
@@ -195,3 +182,56 @@ def _report(
     medians = {size: spread(values).median for size, values in times.items()}
     link = measured_link(medians, ranks=ranks, nodes=nodes)
     return AllReduceReport(times, ranks, nodes, backend, link, record, main)
+
+
+def measure(
+    sizes: Sequence[int], *, rounds: int, seconds: float, device: torch.device
+) -> dict[int, list[float]]:
+    """Return the seconds of an all-reduce, by bytes of its float32 buffer, one value per round.
+
+    Calls follow each other without a pause, like the buckets of a backward pass, and do not
+    overlap.
+
+    Args:
+        sizes: bytes, multiples of 4.
+        rounds: number of rounds; the order of the sizes differs between rounds.
+        seconds: how long each size is repeated in a round.
+        device: device of this rank, which has joined the group.
+    """
+    buffers = {size: torch.zeros(size // 4, device=device) for size in sizes}
+    counts = {}
+    for size, buffer in buffers.items():
+        _time(buffer, _WARM_UP)
+        # The count must be the same on all ranks, or they would wait for each other forever.
+        each = torch.tensor(_time(buffer, _WARM_UP), dtype=torch.float64, device=device)
+        dist.all_reduce(each, dist.ReduceOp.MAX)
+        counts[size] = min(_MOST, max(_WARM_UP, int(seconds / float(each))))
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    names = [str(size) for size in sizes]
+    for number in range(rounds):
+        for name in rotated(names, number):
+            dist.barrier()
+            found[int(name)].append(_time(buffers[int(name)], counts[int(name)]))
+    return found
+
+
+def _time(buffer: torch.Tensor, count: int) -> float:
+    """Return the mean seconds of ``count`` all-reduces."""
+    _wait(buffer)
+    started = time.perf_counter()
+    for _ in range(count):
+        dist.all_reduce(buffer)
+    _wait(buffer)
+    return (time.perf_counter() - started) / count
+
+
+def _wait(buffer: torch.Tensor) -> None:
+    if buffer.is_cuda:
+        torch.cuda.synchronize(buffer.device)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = _among_ranks(AllReduceBenchRequest(**json.loads(sys.argv[1])))
+    if found.main:
+        print(json.dumps(found.times))

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
-    SavedReport,
     Spread,
     check_positive,
-    key_fields,
     machine_record,
     spread,
 )
+from fastrot.benchmarks.common.points_report import PointsReport, empty_table, say
 from fastrot.benchmarks.plan.collectives import Fabric, Link
 from fastrot.benchmarks.plan.links import OVERLAP
 from fastrot.benchmarks.plan.predict import PlanInputs, planned_network, predict
@@ -135,12 +133,11 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
-class PlanCheckReport(SavedReport):
-    """Predictions and measurements, with the settings and the record of the machine."""
+class PlanCheckReport(PointsReport):
+    """Predictions and measurements, by case."""
 
+    bench = "plan-check"
     results: Sequence[CaseResult]
-    settings: Mapping[str, Any]
-    record: Mapping[str, Any]
 
     @property
     def exit_code(self) -> int:
@@ -148,22 +145,14 @@ class PlanCheckReport(SavedReport):
         bound = self.settings["bound"]
         return 70 if any(abs(each.spread("error").median) > bound for each in self.results) else 0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return one object of plain values."""
-        points = [result.to_json() for result in self.results]
-        return {"bench": "plan-check", "points": points, **self._conditions()}
+    def plain_points(self) -> list[dict[str, Any]]:
+        """Return one object per case."""
+        return [result.to_json() for result in self.results]
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return one self-contained object per case."""
-        rest = {**key_fields(self.record), **self._conditions()}
-        return [{"bench": "plan-check", **result.to_json(), **rest} for result in self.results]
-
-    def show(self, console: Console) -> None:
-        """Print the report for people."""
-        ranks = self.settings["ranks"]
-        table = Table(title=f"steps of {ranks} ranks: medians of the rounds", title_justify="left")
-        for head in ("", "one rank", "predicted", "measured", "error", "of rounds"):
-            table.add_column(head, justify="right" if head else "left")
+    def show_points(self, console: Console) -> None:
+        """Print the predictions beside the measurements."""
+        table = empty_table("steps of all ranks: medians of the rounds", "", "one rank",
+                            "predicted", "measured", "error", "of rounds")  # fmt: skip
         for result in self.results:
             error = result.spread("error", 100)
             table.add_row(
@@ -174,17 +163,8 @@ class PlanCheckReport(SavedReport):
             )
         console.print(table)
         hidden = ", ".join(f"{each.spread('overlap', 100).median:.0f} %" for each in self.results)
-        beside = "next to others like it" if self.settings["neighbours"] else "on its own"
         busy = max(result.spread("foreign", 100).high for result in self.results)
-        console.print(
-            f"one rank: {beside}, {self.settings['threads']} torch thread(s) each; overlap: "
-            f"{hidden}; others used up to {busy:.0f} % of the cores; bound: "
-            f"{100 * self.settings['bound']:.0f} %",
-            highlight=False,
-        )
-
-    def _conditions(self) -> dict[str, Any]:
-        return {"settings": dict(self.settings), "record": dict(self.record)}
+        say(console, f"overlap: {hidden}; others used up to {busy:.0f} % of the cores")
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastrot.benchmarks.common.harness import machine_record
 from fastrot.benchmarks.common.process_tree import busy_seconds, cpu_seconds
 from fastrot.benchmarks.sweep.key import host_name
-from fastrot.benchmarks.sweep.rank import RESULT, error_file
+from fastrot.benchmarks.sweep.rank import RESULT, error_file, measured_result
 from fastrot.benchmarks.sweep.record import CellJob, CellRecord, Measured, read_job
 from fastrot.distributed.rank_process import rendezvous_of, start_rank
 from fastrot.distributed.slurm_jobs import (
@@ -47,17 +47,12 @@ class TakenAway(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt at a cell ended.
+    """How an attempt at a cell ended."""
 
-    Attributes:
-        reason: why it failed, one line; None: it did not fail.
-        code: exit code of the first rank that failed; negative: a signal; None: none failed.
-        result: contents of the main rank's result file.
-    """
-
-    reason: str | None
+    reason: str | None  # why it failed, one line; None: it did not fail
     code: int | None
-    result: Mapping[str, Any]
+    """Exit code of the first rank that failed; negative: a signal; None: none failed."""
+    result: Mapping[str, Any]  # contents of the main rank's result file
 
 
 def run_cell(path: str) -> None:
@@ -68,7 +63,7 @@ def run_cell(path: str) -> None:
     """
     job = read_job(path)
     task = slurm_task() if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else None
-    cores = _cores()
+    cores = os.sched_getaffinity(0)
     began, busy, own = time.monotonic(), busy_seconds(cores), cpu_seconds(os.getpid())
     with (
         signals_noted(_SIGNALS) as received,
@@ -79,7 +74,7 @@ def run_cell(path: str) -> None:
     if task is not None and task.node:
         return  # the process on the first node writes the record
     others = (busy_seconds(cores) - busy) - (cpu_seconds(os.getpid()) - own)
-    share = min(max(others / (seconds * max(len(cores), 1)), 0.0), 1.0)
+    share = min(max(others / (seconds * len(cores)), 0.0), 1.0)
     save_record(job, outcome, seconds=seconds, busy=share, task=task)
 
 
@@ -105,8 +100,8 @@ def save_record(
         measured = Measured(**values)
     record = CellRecord(
         key=job.key,
-        sweep=job.sweep,
-        kind=job.kind,
+        sweep=job.settings.name,
+        kind=job.settings.kind,
         axes=job.axes,
         config=result.get("config", job.config),
         code=job.code,
@@ -122,11 +117,6 @@ def save_record(
     )
     record.save(Path(job.folder))
     return record
-
-
-def _cores() -> Sequence[int]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
 
 
 def _run(
@@ -180,7 +170,7 @@ def _wait(
     Raises:
         TakenAway: Slurm takes the machine away.
     """
-    end = began + job.deadline_s
+    end = began + job.settings.deadline_s
     while True:
         codes = [child.poll() for child in ranks.values()]
         if None not in codes:
@@ -190,7 +180,9 @@ def _wait(
         if any(codes):
             end = min(end, time.monotonic() + _FOLLOW_SECONDS)
         if time.monotonic() > end:
-            return None if any(codes) else f"not done within deadline_s={job.deadline_s:g} s"
+            return (
+                None if any(codes) else f"not done within deadline_s={job.settings.deadline_s:g} s"
+            )
         time.sleep(_POLL_SECONDS)
 
 
@@ -203,8 +195,8 @@ def _told(job: CellJob, number: int, task: SlurmTask | None, began: float) -> st
     ran = time.monotonic() - began
     if number == signal.SIGUSR2 and task is not None:
         left = seconds_left(task)
-        left = 60 * job.time_min - ran if left is None else left
-        if left <= job.signal_delay_s + _WARNING_SECONDS:
+        left = 60 * job.settings.slurm.time_min - ran if left is None else left
+        if left <= job.settings.slurm.signal_delay_s + _WARNING_SECONDS:
             return f"over its time limit: stopped {left:.0f} s before it, after {ran:.0f} s"
         if task.node == 0:
             requeue(task)  # a job that ends in its grace time would not be started again
@@ -247,21 +239,10 @@ def debug_cell(path: str) -> None:
     if job.ranks > 1:
         run_cell(path)
         return
-    from fastrot.benchmarks.sweep.measure import measure
-    from fastrot.training.failures import translate_oom
-
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fastrot-cell-") as folder:
         try:
-            with translate_oom():
-                measured, config = measure(job, Path(folder))
+            outcome = Outcome(None, 0, measured_result(path, Path(folder)))
         except FastrotError as error:
             outcome = Outcome(" ".join(str(error).split()), error.exit_code, {})
-        else:
-            result = {
-                "measured": asdict(measured),
-                "config": config.model_dump(mode="json"),
-                "record": machine_record(),
-            }
-            outcome = Outcome(None, 0, result)
     save_record(job, outcome, seconds=time.monotonic() - began, busy=None, task=None)

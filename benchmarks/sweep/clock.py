@@ -35,14 +35,12 @@ class LoaderClock:
     Attributes:
         waited: seconds spent in ``next`` so far.
         first: seconds from the start of the loader to its first batch; None: not yet.
-        last: the last batch.
     """
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self.waited = 0.0
         self.first: float | None = None
-        self.last: Batch | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -55,14 +53,14 @@ class LoaderClock:
         batches = iter(self._loader)
         while True:
             try:
-                self.last = next(batches)
+                batch = next(batches)
             except StopIteration:
                 return
             now = time.perf_counter()
             self.waited += now - started
             if self.first is None:
                 self.first = now - started
-            yield self.last
+            yield batch
             started = time.perf_counter()
 
 

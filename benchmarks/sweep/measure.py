@@ -56,7 +56,7 @@ def measure(job: CellJob, scratch: Path) -> tuple[Measured, Config]:
         data = open_data(config, scratch, world, device, _say)
         run = resolve(config, platform, data, _say)
         prepare_torch(run)
-        if job.kind == "loader":
+        if job.settings.kind == "loader":
             loader = stack.enter_context(closing(_loader(run, data)))
             return _loader_alone(job, run.config, loader, world, device), run.config
         if device.type == "cuda":
@@ -122,9 +122,9 @@ def _trainer(job: CellJob, parts: Trainer, world: World, device: torch.device) -
     config = parts.config
     stop = StopRequest()  # never entered, so only the clock of the main rank sets it, no signal
     loader = LoaderClock(parts.loader)
-    clock = StepClock(parts.step, loader, world, stop, warm_up=job.warm_up_steps,
-                      repeats=job.repeats, seconds=job.seconds)  # fmt: skip
-    losses = _Losses(job.warm_up_steps)
+    clock = StepClock(parts.step, loader, world, stop, warm_up=job.settings.warm_up_steps,
+                      repeats=job.settings.repeats, seconds=job.settings.seconds)  # fmt: skip
+    losses = _Losses(job.settings.warm_up_steps)
     schedule = replace(
         parts.schedule(), validation_steps=None, sample_log="none", checkpoint_seconds=1e9
     )
@@ -142,8 +142,10 @@ def _trainer(job: CellJob, parts: Trainer, world: World, device: torch.device) -
         memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     every = list(itertools.chain(*(repeat.steps for repeat in repeats)))
     batch = config.train.global_batch
-    compute = _step_alone(parts, clock.last, statistics.median(every), job.seconds, world, device)
-    alone = _loader_rates(parts.loader, 1, job.seconds, device, epoch=1)
+    compute = _step_alone(
+        parts, clock.last, statistics.median(every), job.settings.seconds, world, device
+    )
+    alone = _loader_rates(parts.loader, 1, job.settings.seconds, device, epoch=1)
     speed = measure_speed(device, autocast_dtype(config.train.precision) or _dtype(config))
     return Measured(
         ranks=world.size,
@@ -167,10 +169,10 @@ def _trainer(job: CellJob, parts: Trainer, world: World, device: torch.device) -
 def _loader_alone(
     job: CellJob, config: Config, loader: Loader, world: World, device: torch.device
 ) -> Measured:
-    clock = LoaderClock(loader)
+    clock, settings = LoaderClock(loader), job.settings
     batches: list[float] = []
-    rates = _loader_rates(cast(Loader, clock), job.repeats, job.seconds, device, epoch=0,
-                          warm_up=job.warm_up_steps, batches=batches)  # fmt: skip
+    rates = _loader_rates(cast(Loader, clock), settings.repeats, settings.seconds, device, epoch=0,
+                          warm_up=settings.warm_up_steps, batches=batches)  # fmt: skip
     totals = tuple(_total(world, rate) for rate in rates)
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Measured(

@@ -19,19 +19,14 @@ _CHANCE = {69, 74, 75}
 
 @dataclass(frozen=True)
 class PendingCells:
-    """The cells of a sweep, by key.
+    """The cells of a sweep, by key."""
 
-    Attributes:
-        cells: all of them, in the order of the grid.
-        done: records of cells that are already measured.
-        known: records of cells that failed on their own and would fail again.
-        missing: records of cells that failed by chance and will be measured again.
-    """
-
-    cells: Mapping[str, Cell]
-    done: Mapping[str, CellRecord]
+    cells: Mapping[str, Cell]  # all of them, in the order of the grid
+    done: Mapping[str, CellRecord]  # records of cells that are already measured
     known: Mapping[str, CellRecord]
+    """Records of cells that failed on their own and would fail again."""
     missing: Mapping[str, CellRecord]
+    """Records of cells that failed by chance and will be measured again."""
 
     @property
     def to_measure(self) -> list[str]:

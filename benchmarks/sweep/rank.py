@@ -9,6 +9,7 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fastrot.benchmarks.common.harness import machine_record, write_json
 from fastrot.benchmarks.sweep.record import read_job
@@ -23,16 +24,27 @@ def error_file(scratch: Path, rank: int) -> Path:
     return scratch / f"error-{rank}.txt"
 
 
+def measured_result(path: str, scratch: Path) -> dict[str, Any]:
+    """Measure the cell that a job file describes as one rank; return the result as plain values."""
+    from fastrot.benchmarks.sweep.measure import measure
+    from fastrot.training.failures import translate_oom
+
+    with translate_oom():
+        measured, config = measure(read_job(path), scratch)
+    return {
+        "measured": asdict(measured),
+        "config": config.model_dump(mode="json"),
+        "record": machine_record(),
+    }
+
+
 def main(path: str, folder: str) -> int:
     """Measure, and return the exit code."""
-    from fastrot.benchmarks.sweep.measure import measure
     from fastrot.distributed.world import read_world
-    from fastrot.training.failures import translate_oom
 
     scratch, world = Path(folder), read_world()
     try:
-        with translate_oom():
-            measured, config = measure(read_job(path), scratch)
+        result = measured_result(path, scratch)
     except FastrotError as error:
         error_file(scratch, world.rank).write_text(
             str(error), encoding="utf-8", errors="backslashreplace"
@@ -47,14 +59,7 @@ def main(path: str, folder: str) -> int:
         traceback.print_exc()
         return _FAILED
     if world.is_main:
-        write_json(
-            scratch / RESULT,
-            {
-                "measured": asdict(measured),
-                "config": config.model_dump(mode="json"),
-                "record": machine_record(),
-            },
-        )
+        write_json(scratch / RESULT, result)
     return 0
 
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from fastrot.benchmarks.common.harness import write_json
+from fastrot.benchmarks.sweep.settings import SweepSettings
 from fastrot.errors import BadDataError
 
 FORMAT = 1
@@ -30,80 +31,48 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of a cell after its warm-up; None: could not be measured.
+    """Measurements of a cell after its warm-up; None: could not be measured."""
 
-    Attributes:
-        ranks: processes that trained together, one per GPU (or per share of the CPU).
-        nodes: number of machines.
-        global_batch: source images per step over all ranks.
-        views: views per image.
-        images_per_s: source images/s over all ranks, one value per repeat.
-        steps_ms: p50, p95 and p99 of a step, milliseconds, over all repeats.
-        data_wait: share of the time that steps waited for data, in [0, 1], one value per repeat.
-        first_batch_s: seconds from the start of the loader to its first batch.
-        loader_images_per_s: rate of the loader alone, over all ranks.
-        compute_images_per_s: rate of the step alone, with ready batches, over all ranks.
-        flops_per_view: FLOPs of a training step; a multiply-add counts as two.
-        peak_flops: dense peak of one rank's device in the precision used, FLOP/s.
-        memory_bytes: peak of the rank that used the most: on the GPU, or resident without one.
-        loss: mean over the measured steps.
-        busy: share of this machine's cores that other programs used meanwhile, in [0, 1].
-    """
-
-    ranks: int
-    nodes: int
-    global_batch: int
-    views: int
-    images_per_s: tuple[float, ...]
-    steps_ms: Mapping[str, float]
+    ranks: int  # processes that trained together, one per GPU (or per share of the CPU)
+    nodes: int  # number of machines
+    global_batch: int  # source images per step over all ranks
+    views: int  # views per image
+    images_per_s: tuple[float, ...]  # source images/s over all ranks, one value per repeat
+    steps_ms: Mapping[str, float]  # p50, p95 and p99 of a step, milliseconds, over all repeats
     data_wait: tuple[float, ...]
-    first_batch_s: float | None
-    loader_images_per_s: float | None
-    compute_images_per_s: float | None
-    flops_per_view: float | None
-    peak_flops: float | None
+    """Share of the time that steps waited for data, in [0, 1], one value per repeat."""
+    first_batch_s: float | None  # seconds from the start of the loader to its first batch
+    loader_images_per_s: float | None  # rate of the loader alone, over all ranks
+    compute_images_per_s: float | None  # rate of the step alone, with ready batches, over all ranks
+    flops_per_view: float | None  # FLOPs of a training step; a multiply-add counts as two
+    peak_flops: float | None  # dense peak of one rank's device in the precision used, FLOP/s
     memory_bytes: int | None
-    loss: float | None
+    """Peak of the rank that used the most: on the GPU, or resident without one."""
+    loss: float | None  # mean over the measured steps
     busy: float | None
+    """Share of this machine's cores that other programs used meanwhile, in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class CellRecord:
-    """One cell of a sweep.
+    """One cell of a sweep."""
 
-    Attributes:
-        key: hash of configuration, code and host: the name of its files.
-        sweep: name of the sweep.
-        kind: what is measured: ``train`` (the whole trainer) or ``loader`` (the loader alone).
-        axes: its point in the grid, e.g. ``{"data.workers": 2, "ranks": 1}``.
-        config: the whole resolved configuration of the run, as plain values.
-        code: hash of the sources that ran, or the commit.
-        host: what distinguishes machines, without their names: processor, cores, GPUs.
-        status: ``done`` or ``failed``.
-        reason: why it failed, one line; None: it did not fail.
-        exit_code: exit code of the cell's process; negative: the signal that killed it.
-        attempts: number of starts, including requeues.
-        seconds: duration of the last attempt.
-        job: id of the cluster's job, or None.
-        record: ``machine_record()`` of the machine: fingerprint of the environment.
-        measured: the measurements; None: it failed.
-    """
-
-    key: str
-    sweep: str
+    key: str  # hash of configuration, code and host: the name of its files
+    sweep: str  # name of the sweep
     kind: Literal["train", "loader"]
-    axes: Mapping[str, Any]
-    config: Mapping[str, Any]
-    code: str
-    host: str
-    status: Literal["done", "failed"]
-    reason: str | None
-    exit_code: int | None
-    attempts: int
-    seconds: float
-    job: str | None
-    record: Mapping[str, Any]
-    measured: Measured | None
+    """What is measured: ``train`` (the whole trainer) or ``loader`` (the loader alone)."""
+    axes: Mapping[str, Any]  # its point in the grid, e.g. ``{"data.workers": 2, "ranks": 1}``
+    config: Mapping[str, Any]  # the whole resolved configuration of the run, as plain values
+    code: str  # hash of the sources that ran, or the commit
+    host: str  # what distinguishes machines, without their names: processor, cores, GPUs
+    status: Literal["done", "failed"]  # ``done`` or ``failed``
+    reason: str | None  # why it failed, one line; None: it did not fail
+    exit_code: int | None  # exit code of the cell's process; negative: the signal that killed it
+    attempts: int  # number of starts, including requeues
+    seconds: float  # duration of the last attempt
+    job: str | None  # id of the cluster's job, or None
+    record: Mapping[str, Any]  # ``machine_record()`` of the machine: fingerprint of the environment
+    measured: Measured | None  # the measurements; None: it failed
     format: int = field(default=FORMAT)
 
     def save(self, folder: Path) -> Path:
@@ -173,45 +142,18 @@ def read_cells(folder: Path) -> list[CellRecord]:
 
 @dataclass(frozen=True)
 class CellJob:
-    """One cell to be measured.
+    """One cell to be measured."""
 
-    Attributes:
-        key: name of its files.
-        sweep: name of the sweep.
-        kind: what is measured.
-        axes: its point in the grid.
-        config: configuration of its run, resolved except for ``auto``.
-        ranks: number of processes over all machines.
-        nodes: number of machines.
-        repeats: number of measurements.
-        seconds: length of each measurement.
-        warm_up_steps: steps before the first measurement.
-        deadline_s: maximum duration of the whole cell.
-        time_min: Slurm's time limit, minutes.
-        signal_delay_s: seconds before that limit at which Slurm sends its signal.
-        attempts: number of earlier starts.
-        code: hash of the sources.
-        folder: folder of the sweep.
-        command: command that requested it, without private paths.
-    """
-
-    key: str
-    sweep: str
-    kind: Literal["train", "loader"]
-    axes: Mapping[str, Any]
-    config: Mapping[str, Any]
-    ranks: int
-    nodes: int
-    repeats: int
-    seconds: float
-    warm_up_steps: int
-    deadline_s: float
-    time_min: int
-    signal_delay_s: int
-    attempts: int
-    code: str
-    folder: str
-    command: str
+    key: str  # name of its files
+    settings: SweepSettings  # the sweep, which says how its cells are measured
+    axes: Mapping[str, Any]  # its point in the grid
+    config: Mapping[str, Any]  # configuration of its run, resolved except for ``auto``
+    ranks: int  # number of processes over all machines
+    nodes: int  # number of machines
+    attempts: int  # number of earlier starts
+    code: str  # hash of the sources
+    folder: str  # folder of the sweep
+    command: str  # command that requested it, without private paths
 
     @property
     def log(self) -> Path:
@@ -221,10 +163,11 @@ class CellJob:
     def save(self) -> Path:
         """Write the job where the measuring process reads it, and return that path."""
         path = Path(self.folder) / "jobs" / f"{self.key}.json"
-        write_json(path, asdict(self))
+        write_json(path, {**vars(self), "settings": self.settings.model_dump(mode="json")})
         return path
 
 
 def read_job(path: str | Path) -> CellJob:
     """Read a job from a file that ``save`` has written."""
-    return CellJob(**json.loads(Path(path).read_text(encoding="utf-8")))
+    tree = json.loads(Path(path).read_text(encoding="utf-8"))
+    return CellJob(**{**tree, "settings": SweepSettings.model_validate(tree["settings"])})

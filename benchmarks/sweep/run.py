@@ -41,28 +41,18 @@ _QUIET_SECONDS = 30.0  # between two lines about waiting jobs
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """Options of ``fastrot bench sweep``.
+    """Options of ``fastrot bench sweep``."""
 
-    Attributes:
-        sweep: YAML file, or name of a shipped sweep.
-        data: images to use instead of the recipe's.
-        out: folder of the sweep; None: ``runs/`` and its name.
-        cluster: ``slurm``: a job array. ``local``: here, one cell after the other, one process per
-            rank. ``debug``: in this process, if a cell has one rank.
-        overrides: ``key=value``.
-        dry_run: measure nothing.
-        retry_failed: also measure cells again that failed on their own.
-        progress: report progress on standard error.
-    """
-
-    sweep: str
-    data: Path | None = None
-    out: Path | None = None
+    sweep: str  # YAML file, or name of a shipped sweep
+    data: Path | None = None  # images to use instead of the recipe's
+    out: Path | None = None  # folder of the sweep; None: ``runs/`` and its name
     cluster: str = "local"
-    overrides: Sequence[str] = ()
-    dry_run: bool = False
-    retry_failed: bool = False
-    progress: bool = True
+    """``slurm``: a job array. ``local``: here, one cell after the other, one process per rank.
+    ``debug``: in this process, if a cell has one rank."""
+    overrides: Sequence[str] = ()  # ``key=value``
+    dry_run: bool = False  # measure nothing
+    retry_failed: bool = False  # also measure cells again that failed on their own
+    progress: bool = True  # report progress on standard error
 
 
 def run_sweep(request: SweepRequest) -> SweepSummary:
@@ -176,21 +166,14 @@ class _Sweep:
         say(f"{len(todo)} to measure")
 
     def _job(self, key: str, cell: Cell) -> CellJob:
-        settings, earlier = self._settings, self._pending.missing.get(key)
+        earlier = self._pending.missing.get(key)
         return CellJob(
             key=key,
-            sweep=settings.name,
-            kind=settings.kind,
+            settings=self._settings,
             axes=dict(cell.axes),
             config=cell.config.model_dump(mode="json"),
             ranks=cell.ranks,
             nodes=cell.nodes,
-            repeats=settings.repeats,
-            seconds=settings.seconds,
-            warm_up_steps=settings.warm_up_steps,
-            deadline_s=settings.deadline_s,
-            time_min=settings.slurm.time_min,
-            signal_delay_s=settings.slurm.signal_delay_s,
             attempts=earlier.attempts if earlier else 0,
             code=self._code,
             folder=str(self._folder),

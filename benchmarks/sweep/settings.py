@@ -77,19 +77,12 @@ class SweepSettings(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid.
+    """One point of the grid."""
 
-    Attributes:
-        axes: its value on each axis.
-        config: configuration of its run.
-        ranks: number of processes over all machines.
-        nodes: number of machines.
-    """
-
-    axes: Mapping[str, Any]
-    config: Config
-    ranks: int
-    nodes: int
+    axes: Mapping[str, Any]  # its value on each axis
+    config: Config  # configuration of its run
+    ranks: int  # number of processes over all machines
+    nodes: int  # number of machines
 
     @property
     def title(self) -> str:

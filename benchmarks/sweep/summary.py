@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fastrot.benchmarks.common.points_report import say
 from fastrot.benchmarks.sweep.record import CellRecord
 
 
@@ -24,27 +25,16 @@ def outcome(record: CellRecord) -> str:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """State of a sweep after a command.
+    """State of a sweep after a command."""
 
-    Attributes:
-        name: name of the sweep.
-        folder: folder with its records.
-        cells: title of each cell, by key.
-        records: records by key, for cells that have one.
-        skipped: number of cells that were measured before.
-        known: number of cells that had failed on their own before and were not tried again.
-        measured: number of cells that this command measured, or tried to.
-        dry_run: whether the command was to measure nothing.
-    """
-
-    name: str
-    folder: Path
-    cells: Mapping[str, str]
-    records: Mapping[str, CellRecord]
-    skipped: int
-    known: int
-    measured: int
-    dry_run: bool
+    name: str  # name of the sweep
+    folder: Path  # folder with its records
+    cells: Mapping[str, str]  # title of each cell, by key
+    records: Mapping[str, CellRecord]  # records by key, for cells that have one
+    skipped: int  # number of cells that were measured before
+    known: int  # number of cells that had failed on their own before and were not tried again
+    measured: int  # number of cells that this command measured, or tried to
+    dry_run: bool  # whether the command was to measure nothing
 
     @property
     def failed(self) -> int:
@@ -73,10 +63,7 @@ class SweepSummary:
 
     def show(self, console: Console) -> None:
         """Print the summary for people."""
-        table = Table(title=f"sweep {self.name}", title_justify="left")
-        table.add_column("cell")
-        table.add_column("outcome")
-        table.add_column("starts", justify="right")
+        table = Table("cell", "outcome", "starts", title=f"sweep {self.name}")
         for key, title in self.cells.items():
             record = self.records.get(key)
             table.add_row(
@@ -85,10 +72,8 @@ class SweepSummary:
                 str(record.attempts) if record else "",
             )
         console.print(table)
-        console.print(
+        say(
+            console,
             f"{len(self.cells)} cells: {len(self.records) - self.failed} done, {self.failed} "
             f"failed; report: fastrot report {self.folder}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )

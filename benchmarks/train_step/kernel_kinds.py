@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 
-KINDS = (
-    "convolution",
-    "batch norm",
-    "elementwise",
-    "pooling",
-    "matmul",
-    "copy/cast",
-    "optimizer",
-    "rotate",
-    "other",
-)
+KINDS = {
+    "convolution": "conv",
+    "batch norm": "norm",
+    "elementwise": "elem",
+    "pooling": "pool",
+    "matmul": "gemm",
+    "copy/cast": "copy",
+    "optimizer": "opt",
+    "rotate": "rot",
+    "other": "else",
+}
+"""Kinds of work, each with a short name: every column of a table of 14 has four letters."""
 
 # The first pattern that matches decides, so more specific ones come first: a fused kernel of
 # torch.compile is named after everything it does, and a convolution's layout change is a copy.

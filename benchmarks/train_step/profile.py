@@ -30,27 +30,16 @@ _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 @dataclass(eq=False)
 class Operation:
-    """One operation on the host.
+    """One operation on the host."""
 
-    Attributes:
-        name: torch's name for it.
-        category: ``cpu_op``, ``user_annotation``, ``cuda_runtime`` or ``cuda_driver``.
-        thread: thread that ran it.
-        start: start time.
-        end: end time.
-        sequence: number of the autograd node that it creates or evaluates; None: neither.
-        parent: operation that contains it.
-        inside: time of the operations directly inside it.
-    """
-
-    name: str
-    category: str
-    thread: Any
-    start: float
-    end: float
-    sequence: int | None
-    parent: Operation | None = None
-    inside: float = field(default=0.0)
+    name: str  # torch's name for it
+    category: str  # ``cpu_op``, ``user_annotation``, ``cuda_runtime`` or ``cuda_driver``
+    thread: Any  # thread that ran it
+    start: float  # start time
+    end: float  # end time
+    sequence: int | None  # number of the autograd node that it creates or evaluates; None: neither
+    parent: Operation | None = None  # operation that contains it
+    inside: float = field(default=0.0)  # time of the operations directly inside it
 
     @property
     def own(self) -> float:
@@ -69,32 +58,20 @@ class Operation:
 
 @dataclass(frozen=True)
 class DeviceWork:
-    """One kernel, copy or fill.
+    """One kernel, copy or fill."""
 
-    Attributes:
-        name: name of the kernel.
-        micros: its duration.
-        launch: the call that started it; None: unknown.
-    """
-
-    name: str
-    micros: float
-    launch: Operation | None
+    name: str  # name of the kernel
+    micros: float  # its duration
+    launch: Operation | None  # the call that started it; None: unknown
 
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Profile of one step.
+    """Profile of one step."""
 
-    Attributes:
-        step: the range around the step, on the main thread.
-        operations: operations of all threads, ordered by start.
-        device: work on the GPU; empty on a CPU.
-    """
-
-    step: Operation
-    operations: list[Operation]
-    device: list[DeviceWork]
+    step: Operation  # the range around the step, on the main thread
+    operations: list[Operation]  # operations of all threads, ordered by start
+    device: list[DeviceWork]  # work on the GPU; empty on a CPU
 
 
 def record_step(step: Callable[[], None], device: torch.device, written: Path) -> StepTrace:

@@ -8,38 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
-    SavedReport,
     Spread,
-    key_fields,
     ratio_fields,
     ratios,
     spread,
 )
 from fastrot.benchmarks.common.machine_speed import MachineSpeed, percentile
+from fastrot.benchmarks.common.points_report import PointsReport, empty_table, say
 from fastrot.benchmarks.common.roofline import Bound
+from fastrot.benchmarks.train_step.kernel_kinds import KINDS
 from fastrot.benchmarks.train_step.time_table import PHASES, TimeTable
 from fastrot.benchmarks.train_step.verdict import verdict
-
-_SHORT = {  # each of 14 columns of a table has four letters
-    "forward": "fwd",
-    "backward": "bwd",
-    "update": "upd",
-    "step": "step",
-    "convolution": "conv",
-    "batch norm": "norm",
-    "elementwise": "elem",
-    "pooling": "pool",
-    "matmul": "gemm",
-    "copy/cast": "copy",
-    "optimizer": "opt",
-    "rotate": "rot",
-    "other": "else",
-}
 
 INTERRUPTED = "the rest"
 """Key, among those left out, of what Ctrl-C cut off."""
@@ -53,41 +36,24 @@ conditioned that even float32's are 2 % off, so single losses always differ.)"""
 
 @dataclass
 class StepPoint:
-    """One implementation at one size.
+    """One implementation at one size."""
 
-    Attributes:
-        step: name of the implementation.
-        batchnorm: implementation of batch norm.
-        cuda_graph: whether the step is one CUDA graph.
-        resolution: S.
-        batch: N, source images per step.
-        views: views per step.
-        flops: FLOPs per view of a training step.
-        losses: losses of the first steps.
-        control: losses of one implementation at this size, from weights that differ by a rounding.
-        memory: peak, in bytes.
-        measured: bounds at the measured speeds, by level.
-        reference: bounds at the speeds of an H200, by level.
-        rounds: seconds of every step, by round.
-        together: whether it was timed in rounds with all other implementations.
-        table: where the time goes; None: not profiled.
-    """
-
-    step: str
-    batchnorm: str
-    cuda_graph: bool
-    resolution: int
-    batch: int
-    views: int
-    flops: int
-    losses: list[float]
+    step: str  # name of the implementation
+    batchnorm: str  # implementation of batch norm
+    cuda_graph: bool  # whether the step is one CUDA graph
+    resolution: int  # S
+    batch: int  # N, source images per step
+    views: int  # views per step
+    flops: int  # FLOPs per view of a training step
+    losses: list[float]  # losses of the first steps
     control: list[float]
-    memory: int
-    measured: Mapping[str, Bound]
-    reference: Mapping[str, Bound]
-    rounds: list[list[float]] = field(default_factory=list)
-    together: bool = False
-    table: TimeTable | None = None
+    """Losses of one implementation at this size, from weights that differ by a rounding."""
+    memory: int  # peak, in bytes
+    measured: Mapping[str, Bound]  # bounds at the measured speeds, by level
+    reference: Mapping[str, Bound]  # bounds at the speeds of an H200, by level
+    rounds: list[list[float]] = field(default_factory=list)  # seconds of every step, by round
+    together: bool = False  # whether it was timed in rounds with all other implementations
+    table: TimeTable | None = None  # where the time goes; None: not profiled
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,22 +84,17 @@ class StepPoint:
 
 
 @dataclass(frozen=True)
-class TrainStepReport(SavedReport):
+class TrainStepReport(PointsReport):
     """Results of the benchmark.
 
     Attributes:
         points: one per implementation and size.
-        left_out: what could not run, and why.
         speed: speed of the machine.
-        settings: settings of the benchmark.
-        record: the machine, the versions, the command.
     """
 
+    bench = "train-step"
     points: Sequence[StepPoint]
-    left_out: Mapping[str, str]
     speed: MachineSpeed
-    settings: Mapping[str, Any]
-    record: Mapping[str, Any]
 
     @property
     def exit_code(self) -> int:
@@ -182,31 +143,14 @@ class TrainStepReport(SavedReport):
             if other is not point
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """Return one object of plain values."""
-        return {
-            "bench": "train-step",
-            "points": [self._point(point) for point in self.points],
-            "left_out": dict(self.left_out),
-            "measured": self.speed.to_json(),
-            "settings": dict(self.settings),
-            "record": dict(self.record),
-        }
+    def summary(self) -> dict[str, Any]:
+        """Return the speed of the machine."""
+        return {"measured": self.speed.to_json()}
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return one self-contained object per point, as in ``benchmarks/results``."""
-        return [
-            {
-                "bench": "train-step",
-                "model": self.settings["model"],
-                **self._point(point),
-                **key_fields(self.record),
-                "measured": self.speed.to_json(),
-                "settings": dict(self.settings),
-                "record": dict(self.record),
-            }
-            for point in self.points
-        ]
+    def plain_points(self) -> list[dict[str, Any]]:
+        """Return one object per point, as in ``benchmarks/results``."""
+        shared = {"model": self.settings["model"], **self.summary()}
+        return [{**shared, **self._point(point)} for point in self.points]
 
     def _point(self, point: StepPoint) -> dict[str, Any]:
         rate = point.views_per_second
@@ -241,34 +185,25 @@ class TrainStepReport(SavedReport):
             "kernels": None if point.table is None else point.table.to_json(),
         }
 
-    def show(self, console: Console) -> None:
-        """Print the report for people, in at most 80 columns."""
-        for line in self._head():
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def show_points(self, console: Console) -> None:
+        """Print rates, rooflines and where the time goes, size by size."""
+        say(
+            console,
+            f"this machine: {self.speed.peak / 1e12:,.4g} TFLOP/s of a matrix product, "
+            f"{self.speed.bandwidth / 1e9:,.4g} GB/s of a copy",
+        )
         for size in dict.fromkeys(point.size for point in self.points):
             points = [point for point in self.points if point.size == size]
             console.print(self._speeds(points))
             for line in self._versus(points):
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                say(console, line)
             console.print(_roofline(points))
             for point in points:
                 if point.table is not None:
                     console.print(_kernels(point, point.table))
-                line = f"{point.step}: {point.verdict()}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-        for name, why in self.left_out.items():
-            console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+                say(console, f"{point.step}: {point.verdict()}")
         if self.exit_code == 70:
-            console.print(
-                "the losses differ: not all of these steps train the same", highlight=False
-            )
-
-    def _head(self) -> Iterator[str]:
-        yield "  ".join(f"{key} {value}" for key, value in self.settings.items())
-        yield (
-            f"this machine: {self.speed.peak / 1e12:,.4g} TFLOP/s of a matrix product, "
-            f"{self.speed.bandwidth / 1e9:,.4g} GB/s of a copy"
-        )
+            say(console, "the losses differ: not all of these steps train the same")
 
     def _versus(self, points: Sequence[StepPoint]) -> Iterator[str]:
         for position, point in enumerate(points):
@@ -290,9 +225,9 @@ class TrainStepReport(SavedReport):
 
     def _speeds(self, points: Sequence[StepPoint]) -> Table:
         side, batch = points[0].size
-        table = _table(f"{side} px, {batch} source images: medians of the rounds", "", "views/s",
-                       "of rounds", "img/s", "TF/s", "peak", "p50 ms", "p95 ms", "GB",
-                       "loss")  # fmt: skip
+        title = f"{side} px, {batch} source images: medians of the rounds"
+        table = empty_table(title, "", "views/s", "of rounds", "img/s", "TF/s", "peak", "p50 ms",
+                            "p95 ms", "GB", "loss", padding=0)  # fmt: skip
         for point in points:
             rate = spread(point.rates())
             table.add_row(
@@ -323,8 +258,9 @@ def _bounds(found: Mapping[str, Bound], rate: float) -> dict[str, Any]:
 def _roofline(points: Sequence[StepPoint]) -> Table:
     """Return a table of bounds at the measured speeds, shares reached, and bounds of an H200."""
     names = [point.step for point in points]
-    table = _table("roofline: maximum views/s, and the share reached", "fusion", "MB/view",
-                   "here", *(f"{name} %" for name in names), "H200")  # fmt: skip
+    table = empty_table("roofline: maximum views/s, and the share reached", "fusion", "MB/view",
+                        "here", *(f"{name} %" for name in names), "H200",
+                        padding=0)  # fmt: skip
     for level, bound in points[0].measured.items():
         reached = (100 * point.views_per_second / bound.views_per_second for point in points)
         table.add_row(
@@ -342,9 +278,10 @@ def _kernels(point: StepPoint, kernels: TimeTable) -> Table:
     what = "kernels" if kernels.device == "cuda" else "operations"
     kinds = kernels.kinds()
     phases = [phase for phase in PHASES if kernels.share(phase=phase)]
-    table = _table(
+    table = empty_table(
         f"{point.step}: {1e3 * kernels.total:.2f} ms of {what}, in percent", "stage", "all",
-        *(_SHORT[phase] for phase in phases), *(_SHORT[kind] for kind in kinds),
+        *(PHASES[phase] for phase in phases), *(KINDS[kind] for kind in kinds),
+        padding=0,
     )  # fmt: skip
     for stage in kernels.stages():
         table.add_row(
@@ -367,17 +304,3 @@ def _percent(share: float) -> str:
     if not share:
         return ""
     return f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.1f}"
-
-
-def _table(title: str, *heads: str) -> Table:
-    """Return an empty table: names left-aligned, numbers right-aligned."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", no_wrap=True)
-    return table

@@ -30,7 +30,12 @@ from fastrot.benchmarks.common.harness import (
     machine_record,
     rotated,
 )
-from fastrot.benchmarks.common.machine_speed import MachineSpeed, durations, measure_speed
+from fastrot.benchmarks.common.machine_speed import (
+    MachineSpeed,
+    durations,
+    measure_speed,
+    usable_device,
+)
 from fastrot.benchmarks.common.roofline import REFERENCE, bounds, layers_of, step_flops
 from fastrot.benchmarks.train_step.report import INTERRUPTED, StepPoint, TrainStepReport
 from fastrot.benchmarks.train_step.subject import STEPS, StepSubject
@@ -52,47 +57,29 @@ Profile = Callable[[StepPoint, StepSubject], TimeTable] | None
 class TrainStepBenchRequest:
     """Options of ``fastrot bench train-step``.
 
-    Attributes:
-        model: name of the backbone.
-        width: channels of its first stage.
-        stem: ``imagenet`` or ``small``.
-        steps: keys of ``subject.STEPS``.
-        resolution: S, one or more.
-        batch: N, one or more.
-        precision: auto, fp32, bf16 or fp16.
-        device: auto, cpu or cuda.
-        rounds: number of rounds; each times every implementation once.
-        seconds: how long each implementation runs in a round.
-        parity_steps: number of first steps whose losses are compared; they are not timed.
-        peak: TFLOP/s for the roofline; None: measured, of a matrix product.
-        bandwidth: TB/s for the roofline; None: measured, of a copy.
-        kernels: profile one step of each, for the table of where the time goes.
-        trace: file for the profiler's trace (Perfetto shows it); with several points, the name of
-            each is inserted before the extension. Compressed if the name ends with ``.gz``.
-        threads: number of torch threads; None: all usable cores.
-        progress: report progress on standard error.
-
     Raises:
         UsageError: a value is wrong.
     """
 
-    model: str = "resnet50"
-    width: int = 64
-    stem: str = "imagenet"
-    steps: tuple[str, ...] = ("eager", "compile", "fused")
-    resolution: tuple[int, ...] = (224,)
-    batch: tuple[int, ...] = (64,)
-    precision: str = "auto"
-    device: str = "auto"
-    rounds: int = 5
-    seconds: float = 2.0
-    parity_steps: int = 20
-    peak: float | None = None
-    bandwidth: float | None = None
-    kernels: bool = True
+    model: str = "resnet50"  # name of the backbone
+    width: int = 64  # channels of its first stage
+    stem: str = "imagenet"  # ``imagenet`` or ``small``
+    steps: tuple[str, ...] = ("eager", "compile", "fused")  # keys of ``subject.STEPS``
+    resolution: tuple[int, ...] = (224,)  # S, one or more
+    batch: tuple[int, ...] = (64,)  # N, one or more
+    precision: str = "auto"  # auto, fp32, bf16 or fp16
+    device: str = "auto"  # auto, cpu or cuda
+    rounds: int = 5  # number of rounds; each times every implementation once
+    seconds: float = 2.0  # how long each implementation runs in a round
+    parity_steps: int = 20  # number of first steps whose losses are compared; they are not timed
+    peak: float | None = None  # TFLOP/s for the roofline; None: measured, of a matrix product
+    bandwidth: float | None = None  # TB/s for the roofline; None: measured, of a copy
+    kernels: bool = True  # profile one step of each, for the table of where the time goes
     trace: Path | None = None
-    threads: int | None = None
-    progress: bool = True
+    """File for the profiler's trace (Perfetto shows it); with several points, the name of each is
+    inserted before the extension. Compressed if the name ends with ``.gz``."""
+    threads: int | None = None  # number of torch threads; None: all usable cores
+    progress: bool = True  # report progress on standard error
 
     def __post_init__(self) -> None:
         check_positive(peak=self.peak, bandwidth=self.bandwidth)
@@ -127,7 +114,7 @@ def run_train_step(request: TrainStepBenchRequest) -> TrainStepReport:
     steps = list(dict.fromkeys(request.steps))
     trace = request.trace
     check_outputs(trace)
-    where = _device(request.device)
+    where = usable_device(request.device)
     console = Console(stderr=True) if request.progress else None
     points: list[StepPoint] = []
     left_out: Missed = {}
@@ -297,16 +284,6 @@ def _named(trace: Path, point: StepPoint) -> Path:
     stem, dot, ending = trace.name.partition(".")
     label = f"{point.step}-{point.resolution}px-{point.batch}"
     return trace.with_name(f"{stem}-{label}{dot}{ending}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device=cuda: there is no GPU that torch can use here; see doctor")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"--device={name} must be auto, cpu or cuda")
-    return torch.device(name)
 
 
 def _config(request: TrainStepBenchRequest, side: int, count: int, device: torch.device) -> Config:

@@ -27,7 +27,7 @@ from fastrot.benchmarks.common.layer_shapes import stage_of
 from fastrot.benchmarks.train_step.kernel_kinds import KINDS, kind_of
 from fastrot.benchmarks.train_step.profile import Operation, StepTrace, keep_trace, record_step
 
-PHASES = ("forward", "backward", "update", "step")
+PHASES = {"forward": "fwd", "backward": "bwd", "update": "upd", "step": "step"}  # short names
 HEAD = "pool+head"
 
 _MODEL, _STAGE = "fastrot.model", "fastrot.stage:"
@@ -47,17 +47,11 @@ class TimeSlot(NamedTuple):
 
 @dataclass(frozen=True)
 class TimeTable:
-    """The time of one step.
+    """The time of one step."""
 
-    Attributes:
-        seconds: seconds by stage, phase and kind, in the order of first use.
-        device: ``cuda`` or ``cpu``.
-        by_module: whether stages are known.
-    """
-
-    seconds: dict[TimeSlot, float]
-    device: str
-    by_module: bool
+    seconds: dict[TimeSlot, float]  # seconds by stage, phase and kind, in the order of first use
+    device: str  # ``cuda`` or ``cpu``
+    by_module: bool  # whether stages are known
 
     @property
     def total(self) -> float:

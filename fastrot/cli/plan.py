@@ -27,7 +27,7 @@ def plan_run(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Records of bench train-step, train, allreduce, plan-check, loader or sweep.",
+            help="Records of bench train-step, train, allreduce, plan-check or sweep.",
         ),
     ] = None,
     hardware: Annotated[

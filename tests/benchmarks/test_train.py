@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastrot.benchmarks.train import ShortRunError, TrainBenchRequest, run_train
+from fastrot.benchmarks.common.trainers import TrainerError
+from fastrot.benchmarks.train import TrainBenchRequest, run_train
 from fastrot.data.digits import write_digits
 from fastrot.errors import UsageError
 
@@ -45,7 +46,7 @@ def test_loaders_are_told_as_shares_of_the_rate_without_loading(digits: Path) ->
 
 @pytest.mark.slow
 def test_what_ends_a_trainer_is_passed_on(digits: Path) -> None:
-    with pytest.raises(ShortRunError, match="batch=5000 is larger than the data set") as raised:
+    with pytest.raises(TrainerError, match="batch=5000 is larger than the data set") as raised:
         run_train(TrainBenchRequest(
             digits, recipe="digits", overrides=[*SMALL, "train.global_batch=5000"], loaders=(),
             rounds=1, seconds=1.0, repeat=1, progress=False,

@@ -26,29 +26,17 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class LoaderJob:
-    """One job for all competitors.
+    """One job for all competitors."""
 
-    Attributes:
-        data: a .beton file or a folder.
-        loader: for ``readers.own``: which of fastrot's loaders.
-        size: S, pixels.
-        batch: N.
-        workers: number of threads or processes.
-        crop: how crops are drawn.
-        checksums: fastrot's loaders compare checksums while reading.
-        exact: the native loader and the decoder alone decode at full resolution.
-        device: ``cpu`` or ``cuda``: where batches are delivered.
-    """
-
-    data: str
-    loader: str = "native"
-    size: int = 224
-    batch: int = 128
-    workers: int = 1
-    crop: CropKind = "random_resized"
-    checksums: bool = True
-    exact: bool = False
-    device: str = "cpu"
+    data: str  # a .beton file or a folder
+    loader: str = "native"  # for ``readers.own``: which of fastrot's loaders
+    size: int = 224  # S, pixels
+    batch: int = 128  # N
+    workers: int = 1  # number of threads or processes
+    crop: CropKind = "random_resized"  # how crops are drawn
+    checksums: bool = True  # fastrot's loaders compare checksums while reading
+    exact: bool = False  # the native loader and the decoder alone decode at full resolution
+    device: str = "cpu"  # ``cpu`` or ``cuda``: where batches are delivered
 
     @property
     def seed(self) -> int:

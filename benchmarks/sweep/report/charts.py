@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fastrot.benchmarks.sweep.report.axes import place, short_names, value_text, values_of
 from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
-from fastrot.benchmarks.sweep.report.scaling import COUNTS, Series, efficiency, obstacle
+from fastrot.benchmarks.sweep.report.figures import Figures
+from fastrot.benchmarks.sweep.report.scaling import COUNTS, Efficiency, efficiency
 from fastrot.report.charts.heat import Heat, heat_chart
 from fastrot.report.charts.lines import Line, line_chart
 from fastrot.report.html.blocks import Figure, Key, Section, Table
@@ -16,7 +17,7 @@ _STYLES = ("s1", "s2", "s3", "s4")
 _MOST_MAPS, _MOST_COLUMNS = 6, 10
 
 
-def scaling_section(sweep: Sweep, series: Sequence[Series]) -> Section:
+def scaling_section(sweep: Sweep, found: Sequence[Efficiency]) -> Section:
     """Return a section with one chart of the longest series, and the numbers of all."""
     section = Section(
         "scaling",
@@ -25,33 +26,34 @@ def scaling_section(sweep: Sweep, series: Sequence[Series]) -> Section:
         "Efficiency is the rate per rank divided by that of the fewest ranks. Cells are compared "
         "only if their settings differ in nothing but ranks and nodes.",
     )
+    members = {cell.key: (cell, figures) for cell, figures in sweep.measured}
+    series: dict[tuple[str, str], list[Efficiency]] = {}
+    for each in found:
+        if each.against != "1 node":
+            base = members[each.base]
+            first = [efficiency(each.mode, each.against, base, base)]
+            series.setdefault((each.mode, each.base), first).append(each)
     if not series:
-        why = obstacle(sweep)
-        section.missing.append(
-            "scaling: no two measured cells differ only in their ranks" + (why and f": {why}")
-        )
+        section.missing.append("scaling: no two measured cells differ only in their ranks")
         return section
-    ordered = sorted(series, key=lambda each: -len(each.cells))
-    shown = [each for each in ordered if 2 * len(each.cells) > len(ordered[0].cells)]
-    shown = shown[: len(_STYLES)]
+    ordered = sorted(series.values(), key=lambda each: -len(each))
+    shown = [each for each in ordered if 2 * len(each) > len(ordered[0])][: len(_STYLES)]
     if len(shown) < len(series):
         section.missing.append(f"{len(series) - len(shown)} more series: their numbers are below")
-    counts = sorted({(figures.ranks, figures.nodes) for s in shown for _, figures in s.cells})
+    counts = sorted({(each.ranks, each.nodes) for line in shown for each in line})
     has_nodes = any(nodes > 1 for _, nodes in counts)
     lines: list[Line] = []
     rows = []
-    for each in ordered:
-        name, xs, ys = _name(sweep, each), [], []
-        for cell, figures in each.cells:
-            found = efficiency(each.mode, "the fewest ranks", (cell, figures), each.cells[0])
-            low, median, high = (percent(100 * found.efficiency[i]) for i in (1, 0, 2))
-            rate, followed = short(figures.views_per_s.median), found.settings_that_followed or ""
-            row = [name, str(figures.ranks), str(figures.nodes), rate, median, f"{low} to {high}"]
-            rows.append([*row, followed])
-            if each in shown:
-                xs.append(float(counts.index((figures.ranks, figures.nodes))))
-                ys.append(100 * found.efficiency.median)
-        if xs:
+    for line in ordered:
+        name = _name(sweep, line[0].mode, *members[line[0].base])
+        for each in line:
+            low, median, high = (percent(100 * each.efficiency[i]) for i in (1, 0, 2))
+            rate = short(members[each.cell][1].views_per_s.median)
+            row = [name, str(each.ranks), str(each.nodes), rate, median, f"{low} to {high}"]
+            rows.append([*row, each.settings_that_followed or ""])
+        if line in shown:
+            xs = [float(counts.index((each.ranks, each.nodes))) for each in line]
+            ys = [100 * each.efficiency.median for each in line]
             style, dashed = _STYLES[len(lines)], len(lines) % 2 == 1
             lines.append(Line(name, style, xs, ys, dashed=dashed, points=True))
     chart = line_chart(
@@ -71,13 +73,12 @@ def scaling_section(sweep: Sweep, series: Sequence[Series]) -> Section:
     return section
 
 
-def _name(sweep: Sweep, series: Series) -> str:
-    cell, figures = series.cells[0]
+def _name(sweep: Sweep, mode: str, cell: ReportCell, figures: Figures) -> str:
     batch = figures.global_batch_images
     per_rank = f"{short(batch / figures.ranks)} images per rank"
-    images = per_rank if series.mode == "weak" else f"{batch:,} images"
+    images = per_rank if mode == "weak" else f"{batch:,} images"
     others = place(cell.axes, set(sweep.varying) - set(COUNTS))
-    return f"{series.mode}, {images}{others and f', {others}'}{sweep.where(cell)}"
+    return f"{mode}, {images}{others and f', {others}'}{sweep.where(cell)}"
 
 
 def map_section(sweep: Sweep) -> Section:

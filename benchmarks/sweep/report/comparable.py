@@ -22,21 +22,13 @@ _DECIDING = ("system", "python", "processor", "driver", "cuda", "cudnn", "dali",
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment in which cells were measured.
+    """An environment in which cells were measured."""
 
-    Attributes:
-        name: a letter.
-        fields: properties that must be equal, as text: host, code, GPUs, versions.
-        cells: keys of its cells.
-        commits: recorded commits of fastrot; one hash of the code may have several.
-        dates: dates of the measurements.
-    """
-
-    name: str
-    fields: Mapping[str, str]
-    cells: tuple[str, ...]
-    commits: tuple[str, ...]
-    dates: tuple[str, ...]
+    name: str  # a letter
+    fields: Mapping[str, str]  # properties that must be equal, as text: host, code, GPUs, versions
+    cells: tuple[str, ...]  # keys of its cells
+    commits: tuple[str, ...]  # recorded commits of fastrot; one hash of the code may have several
+    dates: tuple[str, ...]  # dates of the measurements
 
 
 def fingerprint(record: CellRecord) -> dict[str, str]:

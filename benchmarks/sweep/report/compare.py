@@ -141,11 +141,8 @@ def _by_place(sweep: Sweep, hosts: set[str]) -> dict[str, ReportCell]:
         is_near = cell.record is not None and cell.record.host in hosts
         return cell.is_expected, cell.figures is not None, is_near
 
-    found: dict[str, ReportCell] = {}
-    for cell in filter(_has_place, sweep.cells):
-        at = json.dumps(dict(cell.axes), sort_keys=True, default=str)
-        found[at] = max(found.get(at, cell), cell, key=worth)
-    return found
+    ordered = sorted(filter(_has_place, sweep.cells), key=worth)
+    return {json.dumps(dict(each.axes), sort_keys=True, default=str): each for each in ordered}
 
 
 def _has_place(cell: ReportCell) -> bool:

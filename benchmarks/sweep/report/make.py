@@ -11,13 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from fastrot import __version__
+from fastrot.benchmarks.common.points_report import say
 from fastrot.benchmarks.sweep.report.cells import FORMAT, Sweep, read_sweep
 from fastrot.benchmarks.sweep.report.compare import Comparison, compare, read_baseline
 from fastrot.benchmarks.sweep.report.csv_rows import to_csv
 from fastrot.benchmarks.sweep.report.figures import to_plain
 from fastrot.benchmarks.sweep.report.page import build_page, counts, notes
-from fastrot.benchmarks.sweep.report.scaling import Efficiency, efficiencies, scaling_series
-from fastrot.benchmarks.sweep.report.terminal import say, show_cells, show_comparison
+from fastrot.benchmarks.sweep.report.scaling import Efficiency, efficiencies
+from fastrot.benchmarks.sweep.report.terminal import show_comparison
 from fastrot.errors import StorageError, UsageError
 from fastrot.report.html.page import render
 from fastrot.system.files import write_atomic
@@ -56,8 +57,7 @@ class SweepReport:
         return tree
 
     def show(self, console: Console) -> None:
-        """Print the cells, the comparison, and the paths of the files."""
-        show_cells(self.sweep, console)
+        """Print the notes, the comparison, and the paths of the files."""
         for note in notes(self.sweep):
             say(console, f"note: {note}")
         if self.comparison is not None:
@@ -104,11 +104,10 @@ def make_sweep_report(
             )
         name = baseline.name if baseline.is_absolute() else str(baseline)
         comparison = compare(sweep, read_baseline(baseline), _percent(threshold), name)
-    series = scaling_series(sweep)
-    found = tuple(efficiencies(series))
+    found = tuple(efficiencies(sweep))
     report = SweepReport(paths, sweep, found, comparison)
     texts = (
-        render(build_page(sweep, series, found, comparison)),
+        render(build_page(sweep, found, comparison)),
         to_csv(sweep, found),
         json.dumps(report.to_json(), allow_nan=False, default=str, indent=1) + "\n",
     )

@@ -10,36 +10,30 @@ from fastrot.benchmarks.sweep.report.cells import Sweep
 from fastrot.benchmarks.sweep.report.charts import map_section, scaling_section
 from fastrot.benchmarks.sweep.report.comparable import changes
 from fastrot.benchmarks.sweep.report.compare import Comparison
-from fastrot.benchmarks.sweep.report.scaling import Efficiency, Series
-from fastrot.benchmarks.sweep.report.table import WHY, cell_rows, columns
-from fastrot.report.html.blocks import Section, Table, Tile
+from fastrot.benchmarks.sweep.report.scaling import Efficiency
+from fastrot.benchmarks.sweep.report.table import cells_table, counted
+from fastrot.report.html.blocks import Section, Table
 from fastrot.report.html.page import Page
 from fastrot.report.html.text import clean, plain, short
 
 
-def build_page(
-    sweep: Sweep,
-    series: Sequence[Series],
-    found: Sequence[Efficiency],
-    comparison: Comparison | None,
-) -> Page:
+def build_page(sweep: Sweep, found: Sequence[Efficiency], comparison: Comparison | None) -> Page:
     """Return a page about a sweep, its scaling and its baseline."""
     sections = [_baseline_section(comparison)] if comparison else []
     sections.append(_cells_section(sweep, found))
     if len({figures.ranks for _, figures in sweep.measured}) > 1:
-        sections.append(scaling_section(sweep, series))
+        sections.append(scaling_section(sweep, found))
     if len(sweep.varying) > 1:
         sections.append(map_section(sweep))
-    sections.append(_environment_section(sweep))
     sections = [section for section in sections if section.blocks or section.missing]
     name = clean(sweep.name, 80)
     return Page(
         title=name,
         subtitle=f"Sweep of {counted(len(sweep.cells), 'cell')}: {counts(sweep)}",
-        tiles=_tiles(sweep, comparison),
+        tiles=[],
         notes=list(notes(sweep)),
         sections=sections,
-        footer=f"Written by fastrot {__version__} about the sweep {name}.",
+        footer=f"Written by fastrot {__version__} about the sweep {name}. {_environments(sweep)}",
     )
 
 
@@ -72,22 +66,14 @@ def notes(sweep: Sweep) -> Iterator[str]:
         )
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural if needed."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _tiles(sweep: Sweep, comparison: Comparison | None) -> list[Tile]:
-    tiles = [Tile(f"{len(sweep.measured)} of {len(sweep.cells)}", "cells measured")]
-    if comparison is not None:
-        of = f"of {counted(len(comparison.cells), 'cell')}"
-        tiles.append(Tile(str(comparison.regressions), "regressions", of))
-    if sweep.measured:
-        cell, figures = max(sweep.measured, key=lambda each: each[0].views_per_s)
-        rate, busy = figures.views_per_s, "; contaminated" * figures.contaminated
-        note = f"{short(rate.low)} to {short(rate.high)}; {sweep.label(cell)}{busy}"
-        tiles.append(Tile(short(rate.median), "views/s, highest median", note))
-    return tiles
+def _environments(sweep: Sweep) -> str:
+    """Return what was equal for the cells that may be compared, as text."""
+    texts = []
+    for each in sweep.environments:
+        known = {**each.fields, "commit": plain(each.commits), "date": plain(each.dates)}
+        fields = ", ".join(f"{name} {clean(text, 300)}" for name, text in known.items())
+        texts.append(f"Environment {each.name}: {fields}.")
+    return " ".join(texts)
 
 
 def _baseline_section(comparison: Comparison) -> Section:
@@ -119,29 +105,5 @@ def _cells_section(sweep: Sweep, found: Sequence[Efficiency]) -> Section:
     if not sweep.cells:
         section.missing.append("cells: none is recorded, and sweep.yaml lists none")
         return section
-    rows = cell_rows(sweep, found)
-    place, known = columns(sweep, rows)
-    texts = []
-    for row in rows:
-        shown = [*place, *known] if WHY not in row else [*place, WHY]
-        texts.append([row.get(head, "–") for head in shown])
-    table = Table([*place, *known], texts, counted(len(texts), "cell"), open=True, noted=True)
-    section.blocks.append(table)
-    return section
-
-
-def _environment_section(sweep: Sweep) -> Section:
-    section = Section(
-        "environment",
-        "Environment",
-        "Measurements may be compared only if all of this is equal. Cores, threads and memory are "
-        "in the records of the cells (report.json), because more ranks get more of them.",
-    )
-    for each in sweep.environments:
-        dated = {"commit": plain(each.commits), "measured on": plain(each.dates)}
-        rows = [[name, clean(text, 300)] for name, text in {**each.fields, **dated}.items()]
-        title = f"Environment {each.name}: {counted(len(each.cells), 'cell')}"
-        section.blocks.append(Table(["", "recorded"], rows, title, numeric=False))
-    if not sweep.environments:
-        section.missing.append("environment: no cell was measured")
+    section.blocks.append(cells_table(sweep, found))
     return section

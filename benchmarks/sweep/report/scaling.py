@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,8 @@ class Efficiency:
     """Scaling of a cell relative to a smaller one, its base; names are those of ``report.json``.
 
     ``mode`` is ``weak`` (equal images per step and rank) or ``strong`` (equal images per step);
-    ``against`` is ``1 rank``, or ``1 node`` with as many ranks; an ``efficiency`` of 1 is ideal.
+    ``against`` is ``1 rank`` (or the fewest ranks, as ``4 ranks``), or ``1 node`` with as many
+    ranks; an ``efficiency`` of 1 is ideal.
     """
 
     mode: str
@@ -39,32 +39,27 @@ class Efficiency:
     settings_that_followed: str | None
 
 
-@dataclass(frozen=True)
-class Series:
-    """At least two cells of one mode of scaling, the fewest ranks first."""
-
-    mode: str
-    cells: Sequence[Member]
-
-
-def scaling_series(sweep: Sweep) -> list[Series]:
-    """Return all families of cells that scale."""
+def efficiencies(sweep: Sweep) -> list[Efficiency]:
+    """Return the efficiency of every cell against the fewest ranks, and against one node."""
     families: dict[tuple[Any, ...], dict[tuple[int, int], Member]] = {}
     for cell, figures in sorted(sweep.measured, key=lambda member: not member[0].is_expected):
         batch = figures.global_batch_images
         for mode, images in (("weak", batch / figures.ranks), ("strong", batch)):
             family = families.setdefault((mode, images, *_alike(cell)), {})
             family.setdefault((figures.ranks, figures.nodes), (cell, figures))
-    return [
-        Series(key[0], [family[place] for place in sorted(family)])
-        for key, family in families.items()
-        if len({ranks for ranks, _ in family}) > 1
-    ]
-
-
-def efficiencies(series: Sequence[Series]) -> list[Efficiency]:
-    """Return the efficiency of every cell against one rank, and against one node."""
-    return [found for each in series for found in _efficiencies(each)]
+    found = []
+    for (mode, *_), family in families.items():
+        smallest, *others = [family[place] for place in sorted(family)]
+        fewest = smallest[1].ranks
+        if all(figures.ranks == fewest for _, figures in others):
+            continue
+        for large in others:
+            against = "1 rank" if fewest == 1 else f"{fewest} ranks"
+            found.append(efficiency(mode, against, large, smallest))
+            nodes = [each for each in family.values() if _is_one_node_of(each[1], large[1])]
+            if nodes and (fewest > 1 or nodes[0] is not smallest):
+                found.append(efficiency(mode, "1 node", large, nodes[0]))
+    return found
 
 
 def efficiency(mode: str, against: str, large: Member, small: Member) -> Efficiency:
@@ -85,28 +80,6 @@ def efficiency(mode: str, against: str, large: Member, small: Member) -> Efficie
         scaled(speedup, base_figures.ranks / figures.ranks),
         ", ".join(followed) or None,
     )
-
-
-def obstacle(sweep: Sweep) -> str:
-    """Return what else differs between cells with different ranks; empty: nothing."""
-    firsts: dict[tuple[Any, ...], ReportCell] = {}
-    for cell, _ in sweep.measured:
-        first = firsts.setdefault((cell.environment, _other_axes(cell)), cell)
-        assert first.record is not None and cell.record is not None
-        found = changes(first.record.config, cell.record.config, _FOLLOW - set(first.axes))
-        if found:
-            return f"{sweep.label(first)} and {sweep.label(cell)} differ in {', '.join(found)}"
-    return ""
-
-
-def _efficiencies(series: Series) -> Iterator[Efficiency]:
-    one_rank = next((each for each in series.cells if each[1].ranks == 1), None)
-    for large in series.cells:
-        one_node = next((each for each in series.cells if _is_one_node_of(each[1], large[1])), None)
-        if one_rank is not None and large[1].ranks > 1:
-            yield efficiency(series.mode, "1 rank", large, one_rank)
-        if one_node is not None and one_node is not one_rank:
-            yield efficiency(series.mode, "1 node", large, one_node)
 
 
 def _is_one_node_of(small: Figures, large: Figures) -> bool:

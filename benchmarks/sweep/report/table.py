@@ -1,30 +1,40 @@
-"""The table of a sweep: one row per cell, for the page and for the terminal."""
+"""The table of a sweep: one row per cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fastrot.benchmarks.sweep.report.axes import short_names, value_text
 from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
 from fastrot.benchmarks.sweep.report.scaling import Efficiency
+from fastrot.report.html.blocks import Table
 from fastrot.report.html.text import clean, percent, short
 
-WHY = "why it was not measured"
-_COLUMNS = (
-    *(
-        "views/s",
-        "±",
-        "views/s per rank",
-        "weak",
-        "strong",
-        "data wait",
-        "step p50 / p95 / p99, ms",
-    ),
-    *("of peak", "memory, GiB", "bound by", "notes"),
-)
+_WHY = "why it was not measured"
+_COLUMNS = ("views/s", "±", "views/s per rank", "weak", "strong", "data wait",
+            "step p50 / p95 / p99, ms", "of peak", "memory, GiB", "bound by", "notes")  # fmt: skip
 
 
-def cell_rows(sweep: Sweep, found: Sequence[Efficiency]) -> list[dict[str, str]]:
+def cells_table(sweep: Sweep, found: Sequence[Efficiency]) -> Table:
+    """Return a table of all cells; columns without any value are left out."""
+    rows = _rows(sweep, found)
+    used = {head for row in rows for head in row}
+    place = [head for head in (*short_names(sweep.axes).values(), "cell", "in") if head in used]
+    known = [head for head in _COLUMNS if head in used]
+    texts = [
+        [row.get(head, "–") for head in (*place, *([_WHY] if _WHY in row else known))]
+        for row in rows
+    ]
+    title = counted(len(texts), "cell")
+    return Table([*place, *known], texts, title, open=True, noted=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if needed."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _rows(sweep: Sweep, found: Sequence[Efficiency]) -> list[dict[str, str]]:
     """Return the text of each cell by column; unknown values are missing."""
     names, several = short_names(sweep.axes), len(sweep.environments) > 1
     scaling: dict[str, dict[str, str]] = {}
@@ -41,19 +51,12 @@ def cell_rows(sweep: Sweep, found: Sequence[Efficiency]) -> list[dict[str, str]]
     return rows
 
 
-def columns(sweep: Sweep, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
-    """Return the columns that are not empty: those of the place, and those of figures."""
-    place = [*short_names(sweep.axes).values(), "cell", "in"]
-    used = {head for row in rows for head in row}
-    return [head for head in place if head in used], [head for head in _COLUMNS if head in used]
-
-
 def _figures(cell: ReportCell) -> dict[str, str]:
     figures = cell.figures
     if figures is None:
         mark = "–" if cell.status == "not measured" else "✗"
         why = "" if cell.reason == cell.status else f": {clean(cell.reason, 400)}"
-        return {WHY: f"{mark} {cell.status}{why}"}
+        return {_WHY: f"{mark} {cell.status}{why}"}
     rate, wait = figures.views_per_s, figures.data_wait
     share, memory = figures.share_of_peak, figures.memory_bytes
     half = 50 * (rate.high - rate.low) / rate.median

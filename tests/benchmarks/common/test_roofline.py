@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -16,12 +18,9 @@ from fastrot.models.backbones import build_model
 # Section 5 of reference/performance.md: ResNet-50, 224 px, a batch of 256.
 PUBLISHED = {
     "a0": (471, 8214),
-    "a1": (404, 9413),
     "a2": (365, 10293),
-    "a3": (343, 10871),
     "c": (309, 12021),
     "b": (229, 16090),
-    "b2": (186, 18369),
     CONVS: (125, 24164),
 }
 
@@ -72,15 +71,13 @@ def test_flops_are_those_that_torch_counts(name: str, resolution: int) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "resnet101", "rotnet_nin"])
 def test_more_fusion_is_never_slower(name: str) -> None:
     layers = layers_of(ModelConfig(name=name, width=32), 64)
-    order = ["a0", "a1", "a2", "a3", "c", "b", "b2", CONVS]
+    order = ["a0", "a2", "c", "b", CONVS]
     found = bounds(layers, **REFERENCE, batch=64, levels=order)
     sizes = {level: bound.nbytes for level, bound in found.items()}
-    # one read against fusion: neither contains the other
-    for more, less in (("a0", "a1"), ("a0", "a2"), ("a2", "a3"), ("a3", "c"), ("c", "b"),
-                       ("b", "b2"), ("b2", CONVS)):  # fmt: skip
+    for more, less in pairwise(order):
         assert sizes[more] > sizes[less], (more, less)
         assert found[more].seconds > found[less].seconds, (more, less)
-    assert found["a0"].flops == pytest.approx(found["b2"].flops) == step_flops(layers)
+    assert found["a0"].flops == pytest.approx(found["b"].flops) == step_flops(layers)
 
 
 def test_every_level_multiplies_alike_and_names_its_kernels() -> None:
@@ -116,9 +113,12 @@ def test_the_batch_spreads_the_weights_only() -> None:
 def test_an_unknown_operation_is_named() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sigmoid())
-    with pytest.raises(ValueError, match="1: no accounting for the operation sigmoid"):
+    with pytest.raises(ValueError, match=r"1: no accounting for the operation .*Sigmoid"):
         trace(model, (3, 8, 8))
-    with torch.device("meta"):
-        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())
-    with pytest.raises(ValueError, match="no accounting for relu without a norm before"):
-        trace(model, (3, 8, 8))
+
+    class Squared(nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return torch.square(views)
+
+    with pytest.raises(ValueError, match=r"square: no accounting for the operation .*square"):
+        trace(Squared(), (3, 8, 8))

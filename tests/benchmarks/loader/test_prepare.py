@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrot.benchmarks.loader.converters import file_copy, limit, own
-from fastrot.benchmarks.loader.converters.job import ConversionJob
+from fastrot.benchmarks.loader.converters import ConversionJob, open_stream
 from fastrot.cli.app import main
 from fastrot.data.beton import BetonFile
 
@@ -24,24 +23,17 @@ def photos(test_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def job(photos: Path, out: Path, *, copy: bool = False) -> ConversionJob:
-    return ConversionJob(str(photos), str(out), max_side=100, quality=80, workers=1, copy=copy)
-
-
 def test_each_converter_converts_everything(photos: Path, tmp_path: Path) -> None:
-    for name, module, copy in (
-        ("own", own, False),
-        ("copied", own, True),
-        ("limit", limit, False),
-        ("plain", file_copy, False),
-    ):
-        stream = module.open_stream(asdict(job(photos, tmp_path / name, copy=copy)))
+    for name in ("prepare", "prepare --copy", "limit", "file_copy"):
+        job = ConversionJob(str(photos), str(tmp_path / name), 100, 80, workers=1, converter=name)
+        stream = open_stream(asdict(job))
         assert [next(stream.deliveries).images for _ in range(2)] == [12, 12]
-    with BetonFile.open(tmp_path / "own") as small, BetonFile.open(tmp_path / "copied") as whole:
+    small, whole = (BetonFile.open(tmp_path / name) for name in ("prepare", "prepare --copy"))
+    with small, whole:
         assert max(small.widths.max(), small.heights.max()) == 100
         assert max(whole.widths.max(), whole.heights.max()) > 100
     originals = b"".join(path.read_bytes() for path in sorted(photos.iterdir()))
-    assert (tmp_path / "plain").read_bytes() == originals
+    assert (tmp_path / "file_copy").read_bytes() == originals
     assert not (tmp_path / "limit").exists()
 
 

@@ -97,14 +97,6 @@ def test_laws(overlap: float) -> None:
             assert predict(inputs(overlap=overlap, fabric=wide), world).step <= found.step
 
 
-def test_a_slow_loader_bounds_the_step() -> None:
-    found = predict(inputs(loader_rate=1000.0), 16)
-    assert found.bound == "loader"
-    assert found.step == pytest.approx(8 * 64 / 1000)
-    assert found.node_images_per_s == pytest.approx(1000)
-    assert predict(inputs(loader_rate=1e6), 16).bound == "compute"
-
-
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UsageError, match="multiple of the 3 ranks"):
         predict(inputs(per_gpu=None), 3)

@@ -49,9 +49,9 @@ def test_wrong_arguments(wrong: dict[str, object], message: str) -> None:
 
 def test_a_rank_that_fails_is_named() -> None:
     with pytest.raises(RankLostError, match=r"rank \d ended with 1: .*JSONDecodeError"):
-        run_ranks("fastrot.benchmarks.scaling.allreduce_rank", ["not json"], ranks=2, deadline=60)
+        run_ranks("fastrot.benchmarks.scaling.allreduce", ["not json"], ranks=2, deadline=60)
 
 
 def test_ranks_that_take_too_long_are_ended() -> None:
     with pytest.raises(RankLostError, match=r"did not end in 0\.2 s"):
-        run_ranks("fastrot.benchmarks.scaling.allreduce_rank", ["{}"], ranks=2, deadline=0.2)
+        run_ranks("fastrot.benchmarks.scaling.allreduce", ["{}"], ranks=2, deadline=0.2)

@@ -81,7 +81,7 @@ def test_the_median_of_the_rounds_counts() -> None:
     assert result.spread("error").median == pytest.approx(0.05)
     settings = {"ranks": 2, "threads": 1, "neighbours": True}
     for bound, code in ((0.051, 0), (0.049, 70)):
-        report = PlanCheckReport([result], {**settings, "bound": bound}, {})
+        report = PlanCheckReport([result], settings={**settings, "bound": bound}, record={})
         assert report.exit_code == code
     console = Console(width=100, record=True)
     report.show(console)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fastrot.benchmarks.common.process_tree import busy_seconds, cpu_seconds
-from fastrot.benchmarks.scaling.trainer_steps import TrainerError, Trainers
+from fastrot.benchmarks.common.trainers import TrainerError
+from fastrot.benchmarks.scaling.trainer_steps import Trainers
 
 
 def test_what_our_processes_do_is_ours_and_counted_once() -> None:
@@ -35,3 +36,8 @@ def test_a_trainer_that_fails_is_passed_on(tmp_path: Path) -> None:
     trainers = Trainers(["train.global_batch=0"])
     with pytest.raises(TrainerError, match=r"ended with 64.*global_batch=0"):
         trainers.run(tmp_path, recipe="digits", steps=10, deadline=60)
+
+
+def test_trainers_that_take_too_long_are_ended(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match=r"too few steps in 0\.1 s: "):
+        Trainers([]).run(tmp_path, recipe="digits", steps=10, deadline=0.1)

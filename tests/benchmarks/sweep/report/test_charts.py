@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fastrot.benchmarks.sweep.record import CellRecord
 from fastrot.benchmarks.sweep.report.cells import build_sweep
 from fastrot.benchmarks.sweep.report.charts import map_section, scaling_section
-from fastrot.benchmarks.sweep.report.scaling import scaling_series
+from fastrot.benchmarks.sweep.report.scaling import efficiencies
 from fastrot.report.html.blocks import Figure, Section
 
 Make = Callable[..., CellRecord]
@@ -16,7 +16,7 @@ Make = Callable[..., CellRecord]
 
 def scaling(*records: CellRecord) -> Section:
     sweep = build_sweep("tried", records)
-    return scaling_section(sweep, scaling_series(sweep))
+    return scaling_section(sweep, efficiencies(sweep))
 
 
 def maps(*records: CellRecord, expected: dict[str, dict[str, int]] | None = None) -> list[Figure]:
@@ -62,10 +62,10 @@ def test_places_are_ranks_and_nodes(cell: Make) -> None:
     assert all(f">{r} / {n}<" in figure.drawing for r, n in places)
 
 
-def test_why_nothing_scales(cell: Make) -> None:
+def test_it_is_told_that_nothing_scales(cell: Make) -> None:
     two = cell({"ranks": 2}, settings={"train.step": "eager"})
     (line,) = scaling(cell({"ranks": 1}), two).missing
-    assert "differ in train.step none -> eager" in line
+    assert line == "scaling: no two measured cells differ only in their ranks"
 
 
 def test_two_axes_make_one_map(cell: Make) -> None:

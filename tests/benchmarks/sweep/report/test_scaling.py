@@ -9,18 +9,13 @@ import pytest
 from fastrot.benchmarks.common.harness import Spread
 from fastrot.benchmarks.sweep.record import CellRecord
 from fastrot.benchmarks.sweep.report.cells import build_sweep
-from fastrot.benchmarks.sweep.report.scaling import (
-    Efficiency,
-    efficiencies,
-    obstacle,
-    scaling_series,
-)
+from fastrot.benchmarks.sweep.report.scaling import Efficiency, efficiencies
 
 Make = Callable[..., CellRecord]
 
 
 def found(records: Sequence[CellRecord]) -> list[Efficiency]:
-    return efficiencies(scaling_series(build_sweep("tried", records)))
+    return efficiencies(build_sweep("tried", records))
 
 
 def test_weak_scaling_by_hand(cell: Make) -> None:
@@ -97,20 +92,15 @@ def test_more_cores_for_more_ranks_is_the_same_environment(cell: Make) -> None:
     assert len(found([cell({"ranks": 1}), two])) == 1
 
 
-def test_without_one_rank_there_is_a_curve_and_no_efficiency(cell: Make) -> None:
-    sweep = build_sweep("tried", [cell({"ranks": 2}), cell({"ranks": 4})])
-    (series,) = scaling_series(sweep)
-    assert [figures.ranks for _, figures in series.cells] == [2, 4]
-    assert efficiencies([series]) == []
-
-
-def test_what_stands_in_the_way_is_told(cell: Make) -> None:
-    two = cell({"ranks": 2}, settings={"train.step": "eager"})
-    one = cell({"ranks": 1}, settings={"train.step": "fused"})
-    sweep = build_sweep("tried", [one, two])
-    assert efficiencies(scaling_series(sweep)) == []
-    assert obstacle(sweep) == "ranks 1 and ranks 2 differ in train.step fused -> eager"
-    assert obstacle(build_sweep("tried", [one])) == ""
+def test_without_one_rank_the_fewest_are_the_base(cell: Make) -> None:
+    places = ((2, 1, 200.0), (4, 1, 380.0), (4, 2, 360.0))
+    records = [cell({"ranks": r, "nodes": n}, (rate,)) for r, n, rate in places]
+    pairs = {(e.ranks, e.nodes, e.against): e.efficiency.median for e in found(records)}
+    assert pairs == {
+        (4, 1, "2 ranks"): pytest.approx(0.95),
+        (4, 2, "2 ranks"): pytest.approx(0.9),
+        (4, 2, "1 node"): pytest.approx(0.9),
+    }
 
 
 def test_failed_cells_scale_nothing(cell: Make) -> None:

@@ -1,1 +1,0 @@
-"""Competitors of ``fastrot bench loader --what prepare``: each delivery is a whole conversion."""
