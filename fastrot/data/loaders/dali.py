@@ -247,7 +247,7 @@ def _known_to_decode(dataset: Dataset) -> NDArray[np.bool_]:
 def _is_plain_jpeg(encoded: Encoded) -> bool:
     """Return whether DALI decodes these bytes as the reference does."""
     try:
-        header = read_jpeg_header(io.BytesIO(encoded.data))
+        header, _ = read_jpeg_header(io.BytesIO(encoded.data))
     except ValueError:
         return False
-    return header.components in (1, 3) and header.bits == 8
+    return header.components in (1, 3) and header.precision == 8

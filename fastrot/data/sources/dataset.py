@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.dataset import BadSampleError, Encoded
-from fastrot.data.images.decode import DecodeError, decode_image, image_size, measure
+from fastrot.data.images.decode import DecodeError, decode_image, measure
 from fastrot.data.sources.cifar import SIDE as CIFAR_SIDE
 from fastrot.data.sources.find import SourceKind, list_source
 from fastrot.errors import StorageError
@@ -79,7 +79,7 @@ class FolderDataset:
         for sample in samples[self._sizes[samples, 0] == 0]:
             try:
                 with open(self._source.file(int(sample)), "rb") as file:
-                    self._sizes[sample] = image_size(file, apply_exif=True)
+                    self._sizes[sample] = measure(file)[:2]
             except (DecodeError, OSError) as error:
                 raise self._bad(int(sample), error) from None
         return self._sizes[samples]

@@ -5,7 +5,6 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from fastrot.data.images.decode import (
     JPEG_SIGNATURE,
     DecodeError,
     decode_image,
-    image_size,
     measure,
 )
 from fastrot.data.labels import Labels
@@ -141,10 +139,10 @@ class TarDataset:
             start = self._bytes(sample, _HEADER_BYTES)
             if start.startswith(JPEG_SIGNATURE):
                 try:
-                    return image_size(start, apply_exif=True)
+                    return measure(start)[:2]
                 except DecodeError:
                     pass
-        return image_size(io.BytesIO(self._bytes(sample)), apply_exif=True)
+        return measure(self._bytes(sample))[:2]
 
     def _bytes(self, sample: int, limit: int | None = None) -> bytes:
         shards = self._shards
