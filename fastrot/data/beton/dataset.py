@@ -13,7 +13,7 @@ from fastrot.data.beton import manifest
 from fastrot.data.beton.fields import UNNAMED, NamedFields
 from fastrot.data.beton.format import MAX_PIXELS, RAW, Kind
 from fastrot.data.beton.labels import checked_labels
-from fastrot.data.beton.reader import BetonFile
+from fastrot.data.beton.reader import BetonFile, sample_name
 from fastrot.data.dataset import BadSampleError, Encoded
 from fastrot.data.images.decode import DecodeError, decode_image
 from fastrot.kernels.decode.crop import Spans
@@ -132,7 +132,7 @@ class BetonDataset:
 
     def name(self, sample: int) -> str:
         """Return the name of a sample, ``FILE.beton sample 17``."""
-        return f"{self.path} sample {sample}"
+        return sample_name(self.path, sample)
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return widths and heights, of shape (N, 2)."""
