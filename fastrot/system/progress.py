@@ -65,7 +65,7 @@ class Meter:
             self._bar.stop()
             self._bar = None
 
-    def advance(self, *, images: int = 1, size: int = 0) -> None:
+    def advance(self, images: int = 1, size: int = 0) -> None:
         """Count finished images and their bytes."""
         self._done += images
         self._size += size
@@ -78,10 +78,6 @@ class Meter:
         elif now >= self._next_line or self._done == self._total:
             self._next_line = now + self._interval
             self._console.print(self._line(now), highlight=False, markup=False, soft_wrap=True)
-
-    def count(self, images: int, size: int) -> None:
-        """Call ``advance`` with positional arguments."""
-        self.advance(images=images, size=size)
 
     def message(self, text: str) -> None:
         """Print a line at once, above the bar if there is one."""
