@@ -18,7 +18,6 @@ from fastrot.system.yaml_config import (
     Section,
     keys_of,
     load_settings,
-    shipped_names,
     validate_tree,
 )
 
@@ -246,11 +245,6 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     sinks: SinksConfig = SinksConfig()
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the shipped recipes."""
-    return shipped_names()
 
 
 def load_config(

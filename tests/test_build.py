@@ -25,7 +25,7 @@ import io, json, os
 import numpy as np
 from PIL import Image
 import fastrot
-from fastrot.config import recipe_names
+from fastrot.system.yaml_config import shipped_names
 from fastrot.kernels import dispatch
 from fastrot.kernels.decode.op import decode_jpeg
 
@@ -34,7 +34,7 @@ Image.fromarray(np.full((9, 7, 3), 90, np.uint8)).save(file, "JPEG")
 report = {
     "where": fastrot.__file__,
     "version": fastrot.__version__,
-    "recipes": recipe_names(),
+    "recipes": shipped_names(),
     "pixel": decode_jpeg(file.getvalue())[8, 6].tolist(),
     "native": dispatch.native_problem(),
     "decode": dispatch.decode_problem(),

@@ -10,6 +10,7 @@ import typer
 from fastrot.cli.options import (
     Append,
     Json,
+    LabelledFeatures,
     Limit,
     Overrides,
     Peers,
@@ -32,7 +33,7 @@ def bench_loader(
     what: Annotated[
         str, typer.Option(metavar="load|prepare", help="Load batches, or convert a data set.")
     ] = "load",
-    peers: Peers = None,
+    baselines: Peers = None,
     loader: Annotated[
         str, typer.Option(metavar="native|ffcv|dali|reference", help="fastrot loader to compare.")
     ] = "native",
@@ -62,27 +63,10 @@ def bench_loader(
     append: Append = None,
 ) -> None:
     """Compare loading or conversion with FFCV, DALI and torchvision."""
+    options = locals()
     from fastrot.benchmarks.loader.run import LoaderBenchRequest, run_loader
 
-    request = LoaderBenchRequest(
-        data=data,
-        what=what,
-        baselines=names(peers) or None,
-        loader=loader,
-        size=size,
-        batch=batch,
-        crop=crop,
-        exact=exact,
-        checksums=checksums,
-        max_side=max_side,
-        quality=quality,
-        workers=workers,
-        rounds=rounds,
-        seconds=seconds,
-        starts=starts,
-        repeat=repeat,
-    )
-    run_benchmark(run_loader, request, json, append)
+    run_benchmark(run_loader, LoaderBenchRequest, options, baselines=names(baselines) or None)
 
 
 @app.command("svm")
@@ -93,7 +77,7 @@ def bench_svm(
     protocol: Annotated[
         str, typer.Option(metavar="voc07-svm|voc07-lowshot", help="Protocol to solve.")
     ] = "voc07-svm",
-    peers: Peers = None,
+    baselines: Peers = None,
     each: Annotated[
         int, typer.Option(help="Tasks that others solve for each cost (and number of shots).")
     ] = 1,
@@ -106,27 +90,15 @@ def bench_svm(
     append: Append = None,
 ) -> None:
     """Compare a whole SVM protocol on one layer with LinearSVC, cyanure and liblinear."""
+    options = locals()
     from fastrot.benchmarks.solvers.svm import SvmBenchRequest, run_svm
 
-    request = SvmBenchRequest(
-        train=train,
-        test=test,
-        layer=layer,
-        protocol=protocol,
-        baselines=names(peers),
-        each=each,
-        limit=limit,
-        rounds=rounds,
-        threads=threads,
-        seed=seed,
-        overrides=tuple(overrides or ()),
-    )
-    run_benchmark(run_svm, request, json, append)
+    run_benchmark(run_svm, SvmBenchRequest, options, baselines=names(baselines))
 
 
 @app.command("knn")
 def bench_knn(
-    data: Annotated[Path, typer.Option(help="A feature cache with labels.")],
+    features: LabelledFeatures,
     layer: Annotated[str, typer.Option(help="Layer of the features.")] = "pool",
     bank: Annotated[int, typer.Option(help="Number of rows to search.")] = 50_000,
     queries: Annotated[int, typer.Option(help="Number of rows to look up.")] = 10_000,
@@ -134,37 +106,27 @@ def bench_knn(
         int | None, typer.Option(help="Use only the first N dimensions (default: all).")
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Number of neighbours.")] = 200,
-    peers: Peers = None,
+    baselines: Peers = None,
     rounds: Rounds = 3,
     threads: Threads = None,
     json: Json = None,
     append: Append = None,
 ) -> None:
     """Compare exact nearest-neighbour search with faiss, scikit-learn and plain torch."""
+    options = locals()
     from fastrot.benchmarks.solvers.knn import KnnBenchRequest, run_knn
 
-    request = KnnBenchRequest(
-        features=data,
-        layer=layer,
-        bank=bank,
-        queries=queries,
-        dims=dims,
-        k=k,
-        baselines=names(peers),
-        rounds=rounds,
-        threads=threads,
-    )
-    run_benchmark(run_knn, request, json, append)
+    run_benchmark(run_knn, KnnBenchRequest, options, baselines=names(baselines))
 
 
 @app.command("linear")
 def bench_linear(
-    data: Annotated[Path, typer.Option(help="A feature cache with labels.")],
+    features: LabelledFeatures,
     layer: Annotated[str, typer.Option(help="Layer of the features.")] = "layer3",
     samples: Annotated[
         int | None, typer.Option(help="Number of images to use (default: all).")
     ] = None,
-    peers: Peers = None,
+    baselines: Peers = None,
     rounds: Rounds = 3,
     limit: Limit = 300.0,
     threads: Threads = None,
@@ -172,15 +134,7 @@ def bench_linear(
     append: Append = None,
 ) -> None:
     """Compare solving a linear probe to its optimum with cyanure, scikit-learn and torch."""
+    options = locals()
     from fastrot.benchmarks.solvers.linear import LinearBenchRequest, run_linear
 
-    request = LinearBenchRequest(
-        features=data,
-        layer=layer,
-        samples=samples,
-        baselines=names(peers),
-        rounds=rounds,
-        limit=limit,
-        threads=threads,
-    )
-    run_benchmark(run_linear, request, json, append)
+    run_benchmark(run_linear, LinearBenchRequest, options, baselines=names(baselines))

@@ -38,26 +38,19 @@ def bench_kernels(
         str, typer.Option(metavar="bfloat16|float16|float32", help="Data type of the tensors.")
     ] = "bfloat16",
     device: Device = "auto",
-    peers: Peers = None,
+    baselines: Peers = None,
     rounds: Rounds = 5,
     runs: Annotated[int, typer.Option(help="Runs per competitor and round.")] = 20,
     json: Json = None,
     append: Append = None,
 ) -> None:
     """Compare each kernel with its reference, torch, torch.compile, apex and a plain copy."""
+    options = locals()
     from fastrot.benchmarks.kernels.run import KernelsBenchRequest, run_kernels
 
-    request = KernelsBenchRequest(
-        ops=names(ops),
-        resolution=resolution,
-        batch=batch,
-        dtype=dtype,
-        device=device,
-        baselines=names(peers),
-        rounds=rounds,
-        runs=runs,
+    run_benchmark(
+        run_kernels, KernelsBenchRequest, options, ops=names(ops), baselines=names(baselines)
     )
-    run_benchmark(run_kernels, request, json, append)
 
 
 @app.command("train-step")
@@ -101,27 +94,17 @@ def bench_train_step(
     append: Append = None,
 ) -> None:
     """Compare the step modes with each other and with the roofline of the model."""
+    options = locals()
     from fastrot.benchmarks.train_step.run import TrainStepBenchRequest, run_train_step
 
-    request = TrainStepBenchRequest(
-        model=model,
-        width=width,
-        stem=stem,
+    run_benchmark(
+        run_train_step,
+        TrainStepBenchRequest,
+        options,
         steps=names(steps) or (),
         resolution=integers(resolution, "--resolution"),
         batch=integers(batch, "--batch"),
-        precision=precision,
-        device=device,
-        rounds=rounds,
-        seconds=seconds,
-        parity_steps=parity_steps,
-        peak=peak,
-        bandwidth=bandwidth,
-        kernels=kernels,
-        trace=trace,
-        threads=threads,
     )
-    run_benchmark(run_train_step, request, json, append)
 
 
 @app.command("train")
@@ -146,18 +129,10 @@ def bench_train(
     append: Append = None,
 ) -> None:
     """Measure fastrot train on real images with each loader, and without any loading."""
+    options = locals()
     from fastrot.benchmarks.train import TrainBenchRequest, run_train
 
-    request = TrainBenchRequest(
-        data=data,
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
-        loaders=names(loaders) or (),
-        rounds=rounds,
-        seconds=seconds,
-        repeat=repeat,
-    )
-    run_benchmark(run_train, request, json, append)
+    run_benchmark(run_train, TrainBenchRequest, options, loaders=names(loaders) or ())
 
 
 @app.command("extract")
@@ -183,17 +158,7 @@ def bench_extract(
     append: Append = None,
 ) -> None:
     """Measure the forward pass of fastrot extract, fused and in plain torch."""
+    options = locals()
     from fastrot.benchmarks.extract import ExtractBenchRequest, run_extract
 
-    request = ExtractBenchRequest(
-        checkpoint=checkpoint,
-        model=model,
-        data=data,
-        resolution=resolution,
-        batch=batch,
-        precision=precision,
-        device=device,
-        rounds=rounds,
-        seconds=seconds,
-    )
-    run_benchmark(run_extract, request, json, append)
+    run_benchmark(run_extract, ExtractBenchRequest, options)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fastrot.cli.options import AsJson, FollowSymlinks, SkipOrFail
-from fastrot.cli.show import INTERRUPTED, leave, show
+from fastrot.cli.show import INTERRUPTED, fill, leave, show
 
 app = typer.Typer()
 
@@ -61,27 +61,13 @@ def prepare_file(
     json: AsJson = False,
 ) -> None:
     """Convert a data set to a .beton file with a manifest of checksums."""
+    options = locals()
     from fastrot.data.prepare.convert import prepare
     from fastrot.data.prepare.options import PrepareRequest
 
-    request = PrepareRequest(
-        source,
-        out,
-        kind=kind,
-        split=split,
-        max_side=max_side,
-        max_pixels=max_pixels,
-        quality=quality,
-        copy=copy,
-        workers=workers,
-        resume=resume,
-        overwrite=overwrite,
-        seed=seed,
-        page_size=page_size,
-        follow_symlinks=follow_symlinks,
-        on_bad_sample=on_bad_sample or "fail",
-        dry_run=dry_run,
-        progress=not json,
+    del options["json"]
+    request = fill(
+        PrepareRequest, options, on_bad_sample=on_bad_sample or "fail", progress=not json
     )
     try:
         show(prepare(request), json)

@@ -27,7 +27,6 @@ from rich.text import Text
 
 from fastrot import __version__
 from fastrot.kernels import dispatch
-from fastrot.system.console import to_a_reader
 from fastrot.system.machine import dali_version, git_commit, usable_cores, usable_memory, version
 
 Verdict = Literal["good", "absent", "problem"]
@@ -65,17 +64,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Report:
-    """All lines, in order."""
+    """All lines, in order; a missing package is not an error."""
 
     items: tuple[Item, ...]
+    exit_code: int = 0
 
     def __getitem__(self, name: str) -> Item:
         return next(item for item in self.items if item.name == name)
 
-    def to_json(self) -> str:
-        """Return one JSON object with ``problems`` (their number) and ``items``."""
+    def to_json(self) -> dict[str, Any]:
+        """Return ``problems`` (their number) and ``items`` as plain JSON values."""
         problems = sum(item.verdict == "problem" for item in self.items)
-        return json.dumps({"problems": problems, "items": [asdict(item) for item in self.items]})
+        return {"problems": problems, "items": [asdict(item) for item in self.items]}
 
     def show(self, console: Console) -> None:
         """Print the table, then the commands below it, where they can be copied whole."""
@@ -99,29 +99,16 @@ class Report:
             console.print(Text(f"    {item.fix}", style="cyan"), soft_wrap=True)
 
 
-def doctor(*, as_json: bool = False) -> Report:
-    """Examine this machine and print what was found; a missing package is not an error.
-
-    Args:
-        as_json: print one JSON object instead of a table.
-    """
-    with Console(stderr=True).status("importing the installed packages to see whether they work"):
-        report = examine()
-    with to_a_reader():
-        if as_json:
-            print(report.to_json())
-        else:
-            report.show(Console())
-    return report
-
-
 def examine() -> Report:
-    """Run all checks and return their report; the slow ones (imports) run in parallel."""
+    """Examine this machine and return what was found; slow checks (imports) run in parallel."""
     checks: tuple[Callable[[], list[Item]], ...] = (
         _fastrot, _torch, _kernels, _triton, _ffcv, _dali, _apex, _turbojpeg,
         _machine, _limits, _sinks,
     )  # fmt: skip
-    with ThreadPoolExecutor(max_workers=max(2, min(4, usable_cores()))) as pool:
+    with (
+        Console(stderr=True).status("importing the installed packages to see whether they work"),
+        ThreadPoolExecutor(max_workers=max(2, min(4, usable_cores()))) as pool,
+    ):
         found = list(pool.map(lambda check: check(), checks))
     return Report(tuple(item for items in found for item in items))
 

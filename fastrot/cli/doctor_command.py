@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fastrot.cli.options import AsJson
+from fastrot.cli.show import show
 
 app = typer.Typer()
 
@@ -12,6 +13,6 @@ app = typer.Typer()
 @app.command("doctor")
 def doctor_command(json: AsJson = False) -> None:
     """Show what is installed, what that means, and what to type."""
-    from fastrot.cli.doctor import doctor
+    from fastrot.cli.doctor import examine
 
-    doctor(as_json=json)
+    show(examine(), json)

@@ -20,7 +20,7 @@ from fastrot.cli.options import (
     Ranks,
     Weights,
 )
-from fastrot.cli.show import show
+from fastrot.cli.show import fill, show
 from fastrot.errors import UsageError
 
 app = typer.Typer()
@@ -50,23 +50,16 @@ def extract(
     json: AsJson = False,
 ) -> None:
     """Write the features of all images to a cache; the same command resumes after a kill."""
-    on_ranks(gpus)
+    options = locals()
+    on_ranks(options.pop("gpus"))
     from fastrot.distributed.world import read_world
     from fastrot.evaluation import extract as extraction
 
-    request = extraction.ExtractRequest(
-        checkpoint=checkpoint,
-        data=data,
-        out=out,
+    del options["json"]
+    request = fill(
+        extraction.ExtractRequest,
+        options,
         layers=tuple(layers.split(",")) if layers else None,
-        protocol=protocol,
-        crops=crops,
-        channel_order=channel_order,
-        model=model,
-        weights=weights,
-        follow_symlinks=follow_symlinks,
-        random_init=random_init,
-        overrides=tuple(overrides or ()),
         progress=not json,
     )
     report = extraction.extract(request)
@@ -125,28 +118,15 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Run a published protocol; finished work is not repeated."""
-    on_ranks(gpus)
+    options = locals()
+    on_ranks(options.pop("gpus"))
     from fastrot.evaluation import command
     from fastrot.evaluation.run import EvalRequest
 
-    sets = {"voc07": voc07, "imagenet": imagenet, "places205": places205, "inat18": inat18}
-    request = EvalRequest(
-        protocol=protocol,
-        checkpoint=checkpoint,
-        train=train,
-        test=test,
-        sets={kind: pair for kind, pair in sets.items() if pair is not None},
-        mode=mode,
-        beside_random=beside_random,
-        out=out,
-        channel_order=channel_order,
-        model=model,
-        weights=weights,
-        follow_symlinks=follow_symlinks,
-        random_init=random_init,
-        overrides=tuple(overrides or ()),
-        progress=not json,
-    )
+    del options["json"]
+    sets = {kind: options.pop(kind) for kind in ("voc07", "imagenet", "places205", "inat18")}
+    given = {kind: pair for kind, pair in sets.items() if pair is not None}
+    request = fill(EvalRequest, options, sets=given, progress=not json)
     report = command.evaluate(request, lambda text: typer.echo(text, err=True))
     if report is not None:
         show(report, json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,13 +36,16 @@ Weights = Annotated[
 RandomInit = Annotated[
     bool, typer.Option("--random-init", help="Use the random weights that training started from.")
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the protocol."),
-]
-TrainOverrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe."),
+
+
+def _overrides(of: str) -> Any:
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"Override a setting of {of}.")
+
+
+Overrides = Annotated[list[str] | None, _overrides("the protocol")]
+TrainOverrides = Annotated[list[str] | None, _overrides("the recipe, e.g. train.epochs=10")]
+SweepOverrides = Annotated[
+    list[str] | None, _overrides("the sweep (seconds, slurm.partition) or of all its cells")
 ]
 Pair = Annotated[
     tuple[Path, Path] | None,
@@ -72,8 +75,9 @@ Wait = Annotated[bool, typer.Option("--wait", help="slurm: wait until the run ha
 
 Peers = Annotated[
     str | None,
-    typer.Option(metavar="NAME,...", help="Baselines (default: all that apply)."),
+    typer.Option("--peers", metavar="NAME,...", help="Baselines (default: all that apply)."),
 ]
+LabelledFeatures = Annotated[Path, typer.Option("--data", help="A feature cache with labels.")]
 Threads = Annotated[
     int | None, typer.Option(help="Cores per competitor (default: all usable cores).")
 ]

@@ -16,16 +16,17 @@ bench = typer.Typer()
 
 @app.command("plan")
 def plan_run(
-    config: Annotated[
+    recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A YAML file or a shipped recipe.")
     ] = "resnet50_8xb16-steplr-70e",
     gpus: Annotated[
         str, typer.Option(metavar="N,...", help="Numbers of GPUs, up to 1,024.")
     ] = "1,2,4,8",
     price: Annotated[float | None, typer.Option(help="Price per GPU-hour.")] = None,
-    record: Annotated[
+    records: Annotated[
         list[Path] | None,
         typer.Option(
+            "--record",
             metavar="FILE",
             help="Records of bench train-step, train, allreduce, plan-check or sweep.",
         ),
@@ -37,9 +38,11 @@ def plan_run(
         str | None,
         typer.Option(metavar="h200|TFLOPS:TB", help="Use this GPU's bound instead of a record."),
     ] = None,
-    batch_per_gpu: Annotated[
+    per_gpu: Annotated[
         int | None,
-        typer.Option(help="Source images per GPU (default: the global batch is shared)."),
+        typer.Option(
+            "--batch-per-gpu", help="Source images per GPU (default: the global batch is shared)."
+        ),
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(help="GPUs per node.")] = 8,
     link: Annotated[
@@ -70,28 +73,12 @@ def plan_run(
     json: Json = None,
 ) -> None:
     """Predict hours, cost, reading, network and memory of a run on 1 to 1,024 GPUs."""
+    options = locals()
     from fastrot.benchmarks.plan.command import PlanRequest, plan
 
-    request = PlanRequest(
-        recipe=config,
-        gpus=integers(gpus, "--gpus"),
-        overrides=tuple(overrides or ()),
-        records=tuple(record or ()),
-        hardware=hardware,
-        roofline=roofline,
-        gpus_per_node=gpus_per_node,
-        link=link,
-        network=network,
-        link_latency_us=link_latency_us,
-        latency_us=latency_us,
-        overlap=overlap,
-        per_gpu=batch_per_gpu,
-        data=data,
-        images=images,
-        image_bytes=image_bytes,
-        price=price,
+    run_benchmark(
+        plan, PlanRequest, options, gpus=integers(gpus, "--gpus"), records=tuple(records or ())
     )
-    run_benchmark(plan, request, json)
 
 
 @bench.command("allreduce")
@@ -109,16 +96,15 @@ def bench_allreduce(
     append: Append = None,
 ) -> None:
     """Measure the link between ranks, for fastrot plan --record."""
+    options = locals()
     from fastrot.benchmarks.scaling.allreduce import AllReduceBenchRequest, run_allreduce
 
-    request = AllReduceBenchRequest(
-        ranks=ranks,
+    run_benchmark(
+        run_allreduce,
+        AllReduceBenchRequest,
+        options,
         sizes=None if sizes is None else integers(sizes, "--sizes"),
-        device=device,
-        rounds=rounds,
-        seconds=seconds,
     )
-    run_benchmark(run_allreduce, request, json, append)
 
 
 @bench.command("plan-check")
@@ -139,16 +125,7 @@ def bench_plan_check(
     append: Append = None,
 ) -> None:
     """Predict a run of two ranks from one rank and the link, then measure the run."""
+    options = locals()
     from fastrot.benchmarks.scaling.plan_check import PlanCheckRequest, run_plan_check
 
-    request = PlanCheckRequest(
-        cases=names(cases) or (),
-        ranks=ranks,
-        threads=threads,
-        rounds=rounds,
-        steps=steps,
-        neighbours=neighbours,
-        bound=bound,
-        overrides=tuple(overrides or ()),
-    )
-    run_benchmark(run_plan_check, request, json, append)
+    run_benchmark(run_plan_check, PlanCheckRequest, options, cases=names(cases) or ())

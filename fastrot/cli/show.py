@@ -61,17 +61,18 @@ def show(report: Report, as_json: bool) -> None:
 
 def run_benchmark(
     run: Callable[[Request], SavedReport],
-    request: Request,
-    json: Path | None,
-    append: Path | None = None,
+    request: Callable[..., Request],
+    options: dict[str, Any],
+    **parsed: Any,
 ) -> None:
     """Run a benchmark, save its report where asked to, print it, and exit with its code.
 
     Args:
         run: the benchmark.
-        request: what to measure.
-        json: file for one JSON object; None: not written.
-        append: results file to append records to; None: not written.
+        request: what to measure; its fields have the names of the command's parameters.
+        options: the parameters of the command, with ``json`` and ``append``: the file for one JSON
+            object, and the results file to append records to; None: not written.
+        parsed: fields that differ from the text of their option.
 
     Raises:
         UsageError: one of the files cannot be written; this is checked before the run.
@@ -79,10 +80,24 @@ def run_benchmark(
     """
     from fastrot.benchmarks.common.harness import check_outputs
 
+    json, append = options.pop("json"), options.pop("append", None)
     check_outputs(json, append)
-    report = run(request)
+    report = run(fill(request, options, **parsed))
     report.save(json, append)
     show(report, as_json=False)
+
+
+def fill(request: Callable[..., Request], options: dict[str, Any], **parsed: Any) -> Request:
+    """Return a request whose fields have the names of a command's parameters.
+
+    Args:
+        request: the type of the request.
+        options: the parameters of the command; ``overrides`` may be None.
+        parsed: fields that differ from their parameter, or that have none.
+    """
+    if "overrides" in options:
+        parsed["overrides"] = tuple(options["overrides"] or ())
+    return request(**options | parsed)
 
 
 def leave(line: str, code: int) -> NoReturn:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fastrot.cli.options import AsJson
-from fastrot.cli.show import INTERRUPTED, show
+from fastrot.cli.options import AsJson, SweepOverrides
+from fastrot.cli.show import INTERRUPTED, fill, show
 
 app = typer.Typer()
 
@@ -30,14 +30,7 @@ def bench_sweep(
     cluster: Annotated[
         str, typer.Option(metavar="slurm|local|debug", help="Where to run the cells.")
     ] = "local",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a setting of the sweep (seconds, slurm.partition) or of all its cells.",
-        ),
-    ] = None,
+    overrides: SweepOverrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also retry cells that are known to fail.")
@@ -45,18 +38,11 @@ def bench_sweep(
     json: AsJson = False,
 ) -> None:
     """Measure every cell of a grid that has no record yet; fastrot report shows them."""
+    options = locals()
     from fastrot.benchmarks.sweep.run import SweepRequest, run_sweep
 
-    request = SweepRequest(
-        sweep=sweep,
-        data=data,
-        out=out,
-        cluster=cluster,
-        overrides=tuple(overrides or ()),
-        dry_run=dry_run,
-        retry_failed=retry_failed,
-        progress=not json,
-    )
+    del options["json"]
+    request = fill(SweepRequest, options, progress=not json)
     try:
         summary = run_sweep(request)
     except KeyboardInterrupt:

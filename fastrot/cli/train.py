@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from fastrot.cli.launch import on_ranks, resume_option, submit_if_asked
-from fastrot.cli.options import Cluster, FollowSymlinks, Gpus, Nodes, SkipOrFail, Slurm, Wait
+from fastrot.cli.options import (
+    Cluster,
+    FollowSymlinks,
+    Gpus,
+    Nodes,
+    SkipOrFail,
+    Slurm,
+    TrainOverrides,
+    Wait,
+)
 
 app = typer.Typer()
 
@@ -46,12 +55,7 @@ def train(
     restarts: Annotated[
         int, typer.Option(min=0, help="With --gpus: maximum number of restarts after a lost rank.")
     ] = 0,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=10."
-        ),
-    ] = None,
+    overrides: TrainOverrides = None,
     cluster: Cluster = "local",
     nodes: Nodes = 1,
     slurm: Slurm = None,

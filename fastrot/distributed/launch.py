@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from fastrot.distributed.rank_process import start_rank
+from fastrot.distributed.slurm_jobs import describe_code
 from fastrot.errors import PreemptedError, RankLostError
 from fastrot.system.processes import Child, end_children, signal_children
 
@@ -125,7 +126,7 @@ class _RankGroup:
         if code < 0 and -code in self._signals:
             return PreemptedError.exit_code, f"rank {rank} was stopped while it started"
         if code < 0:
-            return RankLostError.exit_code, f"rank {rank} was killed by {_signal_name(-code)}"
+            return RankLostError.exit_code, f"rank {rank} was {describe_code(code)}"
         return code, f"rank {rank} exited with {code}"
 
     def forward(self, number: int, frame: FrameType | None) -> None:
@@ -138,13 +139,6 @@ class _RankGroup:
     def kill(self) -> None:
         """Kill the remaining ranks, even stopped ones, with the processes that they started."""
         end_children(self._processes)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def fastrot_command(arguments: Sequence[str]) -> list[str]:

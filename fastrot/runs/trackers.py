@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from fastrot.config import SinksConfig
@@ -92,12 +91,7 @@ class Trackers:
     def __enter__(self) -> Trackers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *exc: object) -> None:
         self.close(ok=kind is None)
 
     def _open(self, name: str, make: Callable[[], Tracker]) -> None:

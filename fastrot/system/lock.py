@@ -20,7 +20,6 @@ import time
 import weakref
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from fastrot.errors import MismatchError
 from fastrot.system.files import remove_temporaries, temporary_path
@@ -96,12 +95,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.release()
 
     def _acquire(self) -> int:

@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from fastrot.errors import StorageError
@@ -46,12 +45,7 @@ class Prefetcher(Generic[T], Iterator[T]):
     def __enter__(self) -> Prefetcher[T]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __next__(self) -> T:

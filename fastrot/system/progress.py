@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -61,17 +60,12 @@ class Meter:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def advance(self, *, images: int = 1, size: int = 0) -> None:
+    def advance(self, images: int = 1, size: int = 0) -> None:
         """Count finished images and their bytes."""
         self._done += images
         self._size += size
@@ -84,10 +78,6 @@ class Meter:
         elif now >= self._next_line or self._done == self._total:
             self._next_line = now + self._interval
             self._console.print(self._line(now), highlight=False, markup=False, soft_wrap=True)
-
-    def count(self, images: int, size: int) -> None:
-        """Call ``advance`` with positional arguments."""
-        self.advance(images=images, size=size)
 
     def message(self, text: str) -> None:
         """Print a line at once, above the bar if there is one."""

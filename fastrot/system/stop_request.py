@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from fastrot.errors import PreemptedError
@@ -68,12 +68,7 @@ class StopRequest:
         if not isinstance(failure.exc_value, PreemptedError):
             self._previous_hook(failure)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._wakeup_fd >= 0:
             signal.set_wakeup_fd(self._previous_wakeup_fd)
             os.close(self._wakeup_fd)  # the listener ends

@@ -46,18 +46,16 @@ class JpegHeader:
         width: pixels per row, before EXIF orientation.
         height: rows, before EXIF orientation.
         components: 1 grey, 3 colour, 4 CMYK or YCCK.
-        progressive: whether the image is stored in successive refinements.
         precision: bits per sample.
         process: "" for the processes that every decoder supports (baseline, extended Huffman,
             progressive), otherwise the name of the process, e.g. "arithmetic-coded".
         ends_with_eoi: whether the last two bytes of the file are the end-of-image marker; a sound
-            file may have more bytes after it (``jpeg_end`` then finds the marker).
+            file may have more bytes after it (``markers.walk_markers`` then finds the marker).
     """
 
     width: int
     height: int
     components: int
-    progressive: bool
     precision: int
     process: str
     ends_with_eoi: bool
@@ -76,28 +74,6 @@ def jpeg_header(data: bytes | memoryview) -> JpegHeader:
         if marker in FRAMES:
             return frame_header(data, marker, start, stop)
     raise JpegError("no frame header before the first scan: the file is cut short or not an image")
-
-
-def jpeg_end(data: bytes | memoryview) -> int | None:
-    """Return the offset after the end-of-image marker; None: no marker, the file is cut short.
-
-    Raises:
-        JpegError: the data is not a JPEG, or a segment extends beyond the file.
-    """
-    end = None
-    for marker, _, stop in segments(data):
-        if marker == _EOI:
-            end = stop
-    return end
-
-
-def scan_count(data: bytes | memoryview) -> int:
-    """Count the scans up to the end of the image (or of the file).
-
-    Raises:
-        JpegError: the data is not a JPEG, or a segment extends beyond the file.
-    """
-    return sum(marker == SOS for marker, _, _ in segments(data))
 
 
 def segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
@@ -169,7 +145,6 @@ def frame_header(data: bytes | memoryview, marker: int, start: int, stop: int) -
         width=width,
         height=height,
         components=components,
-        progressive=marker == 0xC2,
         precision=data[start],
         process=_PROCESSES.get(marker, ""),
         ends_with_eoi=bytes(data[-2:]) == b"\xff\xd9",

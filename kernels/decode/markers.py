@@ -57,7 +57,7 @@ def walk_jpeg(data: bytes) -> JpegWalk:
         found = _native.walk_jpeg(data)
         if found is not None:
             return _built(data, *found)
-    return _walk(data)
+    return walk_markers(data)
 
 
 def read_jpeg(path: str, size: int) -> tuple[bytes, JpegWalk]:
@@ -98,8 +98,8 @@ def _built(
     return JpegWalk(frame, data[exif_start:exif_stop], scans, end)
 
 
-def _walk(data: bytes) -> JpegWalk:
-    """Walk in Python: this is the definition, and it raises the errors for damaged files."""
+def walk_markers(data: bytes) -> JpegWalk:
+    """Walk in Python: the definition of ``walk_jpeg``, and the errors for damaged files."""
     frame: JpegHeader | None = None
     exif: bytes | None = None
     scans, end = 0, None

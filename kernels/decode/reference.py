@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
-from fastrot.kernels.decode.header import JpegError, jpeg_end, scan_count
+from fastrot.kernels.decode.header import JpegError
+from fastrot.kernels.decode.markers import walk_markers
 
 MAX_SCANS = 100
 """As in jpeg.cpp: every scan visits each block, so many empty ones would keep a core busy."""
@@ -32,9 +33,10 @@ def decode_jpeg(
     Raises:
         JpegError: the file ends early, or Pillow refuses it.
     """
-    if jpeg_end(data) is None:
+    walk = walk_markers(bytes(data))
+    if walk.end is None:
         raise JpegError("the file ends before its end-of-image marker")
-    if scan_count(data) > MAX_SCANS:
+    if walk.scans > MAX_SCANS:
         raise JpegError(f"more than {MAX_SCANS} scans, which only a hostile file has")
     try:
         with JpegImageFile(io.BytesIO(data)) as image:  # Image.open has a cap of its own

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fastrot.benchmarks.opening import first_boxes, write_tiny
+from fastrot.data.beton.damage import find_damage
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.reader import BetonFile
 from fastrot.data.loader import LoaderSpec
@@ -28,7 +29,8 @@ def test_the_files_are_sound(shuffled, with_manifest, tmp_path):
     """Pages of 43,690 images, so that these have two."""
     path = tmp_path / "x.beton"
     write_tiny(path, 50_000, shuffled=shuffled, with_manifest=with_manifest)
-    BetonFile.open(path, deep=True).close()
+    with BetonFile.open(path) as file:
+        assert find_damage(file, None, workers=0) == {}
     samples = BetonDataset(path)
     assert samples.has_checksums == with_manifest
     increasing = np.all(np.diff(samples.file.data_pointers.astype(np.int64)) > 0)

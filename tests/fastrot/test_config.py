@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from fastrot.config import Config, known_keys, load_config, recipe_names
+from fastrot.config import Config, known_keys, load_config
 from fastrot.errors import UsageError
+from fastrot.system.yaml_config import shipped_names
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", shipped_names())
 def test_shipped_recipe_loads_and_says_how_to_run_it(name: str) -> None:
     load_config(name)
     head = (Path(__file__).parents[2] / "configs" / f"{name}.yaml").read_text()

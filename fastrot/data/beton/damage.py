@@ -81,7 +81,7 @@ def bad_samples(dataset: BetonDataset, *, workers: int = 0) -> dict[int, BadSamp
             dataset.checksums,
             decode=not dataset.checksums_suffice,
             workers=workers,
-            advance=None if meter is None else meter.count,
+            advance=None if meter is None else meter.advance,
         )
     dataset.check_unchanged()
     _write_note(_identity(file, dataset.digest, dataset.checksums_suffice), dataset.path, reasons)

@@ -13,7 +13,7 @@ from fastrot.data.beton import manifest
 from fastrot.data.beton.fields import UNNAMED, NamedFields
 from fastrot.data.beton.format import MAX_PIXELS, RAW, Kind
 from fastrot.data.beton.labels import checked_labels
-from fastrot.data.beton.reader import BetonFile
+from fastrot.data.beton.reader import BetonFile, sample_name
 from fastrot.data.dataset import BadSampleError, Encoded
 from fastrot.data.images.decode import DecodeError, decode_image
 from fastrot.kernels.decode.crop import Spans
@@ -31,23 +31,10 @@ class BetonDataset:
         max_pixels: refuse larger images.
         named: the fields of images and labels, if their names are unusual.
 
-    Attributes:
-        path: the file.
-        labels: read-only; of shape (n,), int64, -1 for a missing label; or, from an array field,
-            of shape (n, K), int8.
-        unlabelled: why there are no labels, when that may be unexpected; else empty.
-        fields: the fields that are read, if the file has others as well; else empty.
-        left_out: what was left out when the file was made, from the manifest; else empty.
-        class_names: class names from the manifest, or None.
-        digest: digest of the manifest, which covers every byte; without one, of everything but
-            the image data. It also identifies an image field other than the first.
+    Attributes beyond the ``Dataset`` contract:
+        image_field: name of the image field; if it is not the first, the digest identifies it.
         label_choice: identifies a label field other than the first; else empty.
-        origin: digest of the folder that ``fastrot prepare`` made it from; else its own digest.
-        byte_sizes: stored size of each image in bytes, of shape (n,), int64.
-        stored_bytes: stored size of all images together.
-        applies_exif: False: FFCV ignores EXIF orientation, so it was applied on writing.
-        has_checksums: whether ``read`` compares checksums.
-        checksums_suffice: whether the bytes that ``read`` returns are known to decode.
+        checksums: those that ``read`` compares with, of shape (n,), uint64, or None.
 
     Raises:
         UsageError: there is no such file.
@@ -80,7 +67,7 @@ class BetonDataset:
             self.unlabelled = file.label_field.why_not
             self.fields = _fields_read(file)
             self.left_out = "" if described is None else described.left_out
-            self._checksums = described.checksums if described is not None and checksums else None
+            self.checksums = described.checksums if described is not None and checksums else None
             self._decoded = described is not None and described.pixels_decoded
             self.labels = checked_labels(file, self.class_names)
             self.byte_sizes = file.data_sizes.astype(np.int64)
@@ -112,12 +99,7 @@ class BetonDataset:
     @property
     def has_checksums(self) -> bool:
         """Return whether ``read`` compares checksums."""
-        return self._checksums is not None
-
-    @property
-    def checksums(self) -> NDArray[np.uint64] | None:
-        """Return the checksums that ``read`` compares with, of shape (n,), or None."""
-        return self._checksums
+        return self.checksums is not None
 
     @property
     def checksums_suffice(self) -> bool:
@@ -132,7 +114,7 @@ class BetonDataset:
 
     def name(self, sample: int) -> str:
         """Return the name of a sample, ``FILE.beton sample 17``."""
-        return f"{self.path} sample {sample}"
+        return sample_name(self.path, sample)
 
     def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return widths and heights, of shape (N, 2)."""
@@ -149,7 +131,7 @@ class BetonDataset:
             image=[f.name for f in file.fields if not f.is_scalar].index(self.image_field),
             # As bytes, since a copy of records would omit the padding between their fields.
             records=file.metadata.view(np.uint8).reshape(len(file), -1)[samples],
-            checksums=None if self._checksums is None else self._checksums[samples],
+            checksums=None if self.checksums is None else self.checksums[samples],
         )
 
     def read(self, sample: int) -> Encoded:
@@ -161,11 +143,11 @@ class BetonDataset:
             StorageError: the system cannot read it.
         """
         file = self.file
-        if self._checksums is None:
+        if self.checksums is None:
             data = file.payload(sample, self.image_field)
         else:
             payloads = file.payloads(sample)
-            if file.checksum(sample, payloads) != self._checksums[sample]:
+            if file.checksum(sample, payloads) != self.checksums[sample]:
                 raise BadSampleError(
                     sample, self.name(sample), "its bytes do not have the manifest's checksum"
                 )

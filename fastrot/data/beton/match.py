@@ -189,73 +189,36 @@ def _look_up(
             offset = start + sample * stride + columns[str(field)][1]
             refuse(path, offset, f"sample {sample}, field {fields[field].name!r}: {rule}")
 
-    unclaimed = _Unclaimed(entries)
+    filled = entries[entries["size"] > 0]
+    last = np.array([(2**64 - 1, 2**64 - 1, 0)], ALLOCATION)  # so that every search finds an entry
+    ordered = np.append(filled[np.argsort(filled["ptr"])], last)
+    owners, starts, lengths = (
+        np.ascontiguousarray(ordered[column]) for column in ("sample", "ptr", "size")
+    )
+    claimed = np.zeros(len(ordered), bool)
+    samples = np.arange(len(metadata), dtype=np.uint64)
+    # FFCV gives an empty byte string the pointer of whatever comes next, so these entries are
+    # kept separate: they own no bytes and prove nothing.
+    empty: list[tuple[int, int]] = []
     sizes: dict[int, U64] = {}
-    empty: list[tuple[U64, U64]] = []
     for i, field in fields.items():
         column = metadata[str(i)]
         pointers: U64 = np.ascontiguousarray(column["ptr"])
-        is_empty = column["size"] == 0 if field.kind is Kind.BYTES else np.False_
-        size, good = unclaimed.claim(pointers, ~is_empty)
-        refuse_first(i, ~(good | is_empty), "its pointer has no entry of this sample in the table")
-        if field.kind in _SIZED:
-            size = np.where(is_empty, np.uint64(0), size)
-            refuse_first(i, column["size"] != size, "its size is not that of its table entry")
+        is_empty = np.zeros(len(column), bool)
         if field.kind is Kind.BYTES:
-            samples: U64 = np.flatnonzero(is_empty).astype(np.uint64)
-            empty.append((samples, pointers[is_empty]))
-        sizes[i] = size
-    none: U64 = np.zeros(0, np.uint64)
-    if not unclaimed.has_empty(
-        np.concatenate([none, *(samples for samples, _ in empty)]),
-        np.concatenate([none, *(pointers for _, pointers in empty)]),
-    ):
+            is_empty = column["size"] == 0
+            empty += zip(samples[is_empty].tolist(), pointers[is_empty].tolist(), strict=True)
+        place = np.searchsorted(starts, pointers)
+        good = (starts[place] == pointers) & (owners[place] == samples)
+        good &= ~claimed[place] & ~is_empty
+        claimed[place[good]] = True
+        refuse_first(i, ~(good | is_empty), "its pointer has no entry of this sample in the table")
+        sizes[i] = np.where(is_empty, np.uint64(0), lengths[place])
+        if field.kind in _SIZED:
+            refuse_first(i, column["size"] != sizes[i], "its size is not that of its table entry")
+    if sorted(empty) != sorted(entries[["sample", "ptr"]][entries["size"] == 0].tolist()):
         refuse(path, table, "empty entries that the metadata does not have")
     return sizes
-
-
-class _Unclaimed:
-    """The entries by pointer, each of which can be claimed once."""
-
-    def __init__(self, entries: NDArray[Any]) -> None:
-        filled = entries[entries["size"] > 0]
-        ordered = filled[np.argsort(filled["ptr"])]
-        self._ptr: U64 = np.ascontiguousarray(ordered["ptr"])
-        self._size: U64 = np.ascontiguousarray(ordered["size"])
-        self._sample: U64 = np.ascontiguousarray(ordered["sample"])
-        self._used = np.zeros(len(ordered), bool)
-        # FFCV gives an empty byte string the pointer of whatever comes next, so these entries are
-        # kept separate: they own no bytes and prove nothing.
-        self._empty = entries[entries["size"] == 0]
-
-    def claim(
-        self, pointers: U64, wanted: NDArray[np.bool_] | np.bool_
-    ) -> tuple[U64, NDArray[np.bool_]]:
-        """Return the sizes of the data of samples 0 to n-1 in one field, and which are valid.
-
-        Args:
-            pointers: the pointers in the metadata, of shape (n,).
-            wanted: which samples claim an entry, of shape (n,) or one for all; the others are not
-                valid.
-        """
-        if not len(self._ptr):
-            return np.zeros(len(pointers), np.uint64), np.zeros(len(pointers), bool)
-        place = np.minimum(np.searchsorted(self._ptr, pointers), len(self._ptr) - 1)
-        good = (self._ptr[place] == pointers) & ~self._used[place]
-        good &= wanted
-        good &= self._sample[place] == np.arange(len(pointers), dtype=np.uint64)
-        self._used[place[good]] = True
-        return self._size[place], good
-
-    def has_empty(self, samples: U64, pointers: U64) -> bool:
-        """Return whether metadata and table have the same empty byte strings."""
-        listed = np.sort(self._empty[["sample", "ptr"]], order=["sample", "ptr"])
-        order = np.lexsort((pointers, samples))
-        return (
-            len(samples) == len(listed)
-            and np.array_equal(listed["sample"], samples[order])
-            and np.array_equal(listed["ptr"], pointers[order])
-        )
 
 
 def blocks(count: int) -> Iterator[slice]:

@@ -7,10 +7,9 @@ sample. Nothing here decodes pixels or imports torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,6 @@ class BetonFile:
         cls,
         path: str | Path,
         *,
-        deep: bool = False,
         max_pixels: int = MAX_PIXELS,
         named: NamedFields = UNNAMED,
     ) -> BetonFile:
@@ -87,7 +85,6 @@ class BetonFile:
 
         Args:
             path: the file.
-            deep: also read all data and check the header of every JPEG.
             max_pixels: refuse larger images.
             named: the image and label fields; those not given are chosen by name.
 
@@ -96,12 +93,7 @@ class BetonFile:
             BadDataError: it breaks a rule of the format; the message says where.
             StorageError: the system cannot read it.
         """
-        file = cls(Path(path), max_pixels, named)
-        if deep:
-            for bad in file.bad_payloads():
-                file.close()
-                raise bad
-        return file
+        return cls(Path(path), max_pixels, named)
 
     def _load(self, max_pixels: int) -> None:
         size = self.identity.size
@@ -184,11 +176,6 @@ class BetonFile:
         column: NDArray[np.int64] = self.metadata[str(self._position(name, Kind.INT))]
         return column
 
-    def floats(self, name: str) -> NDArray[np.float64]:
-        """Return all values of a Float field, of shape (n,)."""
-        column: NDArray[np.float64] = self.metadata[str(self._position(name, Kind.FLOAT))]
-        return column
-
     def arrays(self, name: str) -> NDArray[Any]:
         """Return all values of an array field, of shape (n, *shape), with one read per value.
 
@@ -247,7 +234,7 @@ class BetonFile:
                         f"{row['width']} x {row['height']}"
                     )
             except ValueError as error:
-                raise BadSampleError(sample, self.name(sample), str(error)) from None
+                raise BadSampleError(sample, sample_name(self.path, sample), str(error)) from None
         return data
 
     def payloads(self, sample: int) -> dict[str, bytes]:
@@ -288,23 +275,7 @@ class BetonFile:
             return json.loads(data[:-1].decode("utf-8"))
         except (ValueError, RecursionError) as error:  # also JSON and Unicode errors
             reason = f"field {field!r} is not a JSON text: {error}"
-            raise BadSampleError(sample, self.name(sample), reason) from None
-
-    def name(self, sample: int) -> str:
-        """Return the location of a sample, for messages."""
-        return f"{self.path} sample {sample}"
-
-    def bad_payloads(self) -> Iterator[BadSampleError]:
-        """Read all data once, in the order of the samples; yield an error for each bad sample."""
-        for sample in range(self.num_samples):
-            try:
-                for field in self.fields:
-                    if field.kind is not Kind.IMAGE:
-                        self.value(sample, field.name)
-                    else:
-                        self.payload(sample, field.name)
-            except BadSampleError as error:
-                yield error
+            raise BadSampleError(sample, sample_name(self.path, sample), reason) from None
 
     def check_unchanged(self, since: FileIdentity | None = None) -> None:
         """Check that the path still leads to the file that was opened, and that it is unchanged.
@@ -324,12 +295,7 @@ class BetonFile:
     def __enter__(self) -> BetonFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -351,6 +317,11 @@ class BetonFile:
         if not 0 <= sample < self.num_samples:
             raise IndexError(f"sample {sample} is not in [0, {self.num_samples})")
         return sample
+
+
+def sample_name(path: Path, sample: int) -> str:
+    """Return the name of a sample for messages, ``FILE.beton sample 17``."""
+    return f"{path} sample {sample}"
 
 
 def check_jpeg(data: bytes | memoryview) -> tuple[int, int]:

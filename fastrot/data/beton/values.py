@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrot.data.beton.format import JPEG, MAX_PIXELS, MAX_SIDE, RAW, Field, Kind
 from fastrot.data.beton.reader import check_jpeg
+
+POINTER = struct.Struct("<Q")
 
 
 class SoundJpeg(NamedTuple):
@@ -37,6 +40,40 @@ class Stored(NamedTuple):
 
     record: bytes
     data: memoryview | None
+
+
+def encode_sample(
+    fields: Sequence[Field], offsets: Sequence[int], values: Sequence[Any], record: bytearray
+) -> tuple[list[memoryview], list[int]]:
+    """Check the values of a sample and fill in its metadata record, except for the pointers.
+
+    Args:
+        fields: the fields of the file.
+        offsets: offset of each field in the record.
+        values: one for each field, as for ``encode_value``.
+        record: the record, of zeros.
+
+    Returns:
+        The data for pages, and the offset in the record of the pointer to each piece of it.
+
+    Raises:
+        ValueError: a value does not fit its field; the message says which and why.
+    """
+    data: list[memoryview] = []
+    pointers: list[int] = []
+    for field, offset, value in zip(fields, offsets, values, strict=True):
+        try:
+            stored = encode_value(field, value)
+        except (ValueError, TypeError, OverflowError, struct.error) as error:
+            raise ValueError(f"field {field.name!r}: {error}") from None
+        if stored.data is not None:
+            # The pointer comes last in the record of an image, and first in any other.
+            last = field.kind is Kind.IMAGE
+            pointers.append(offset + len(stored.record) if last else offset)
+            data.append(stored.data)
+            offset += 0 if last else POINTER.size
+        record[offset : offset + len(stored.record)] = stored.record
+    return data, pointers
 
 
 def encode_value(field: Field, value: Any) -> Stored:

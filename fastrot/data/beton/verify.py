@@ -116,7 +116,7 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
         checksums = None if described is None else described.checksums
         with Meter("verify", total=len(file)) if progress else nullcontext() as meter:
             found = find_damage(
-                file, checksums, workers=count, advance=None if meter is None else meter.count
+                file, checksums, workers=count, advance=None if meter is None else meter.advance
             )
         if problem is None:
             try:

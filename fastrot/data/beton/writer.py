@@ -22,10 +22,8 @@ import contextlib
 import os
 import re
 import socket
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -39,7 +37,6 @@ from fastrot.data.beton.format import (
     MAX_FIELDS,
     VERSION,
     Field,
-    Kind,
     align_up,
     check_page_size,
     metadata_start,
@@ -51,12 +48,11 @@ from fastrot.data.beton.labels import check_label_numbers
 from fastrot.data.beton.manifest import Manifest
 from fastrot.data.beton.pages import Pages, PageWriter
 from fastrot.data.beton.reader import BetonFile, sample_checksum
-from fastrot.data.beton.values import encode_value
+from fastrot.data.beton.values import POINTER, encode_sample
 from fastrot.errors import BadDataError, FastrotError, MismatchError, StorageError, UsageError
 from fastrot.system.files import sync_folder
 from fastrot.system.lock import RunLock
 
-_POINTER = struct.Struct("<Q")
 _UNTOUCHED = (
     "free space or check permissions and try again; a file that was there before is untouched"
 )
@@ -148,11 +144,17 @@ class BetonWriter:
             raise UsageError(f"{self.path}: this writer is closed; make a new one")
         if sample == self._capacity:
             raise UsageError(f"{self.path}: more than capacity={sample} samples; raise capacity")
-        record, data, columns = self._encode(values)
+        record = bytearray(self._record_size)
+        try:
+            data, columns = encode_sample(self.fields, self._offsets, values, record)
+        except ValueError as error:
+            raise BadDataError(
+                f"{self.path}: sample {sample}, {error}; correct or leave out this sample"
+            ) from None
         self._make_room(data)
         pointers = self._pages.place(data)
         for column, pointer in zip(columns, pointers, strict=True):
-            _POINTER.pack_into(record, column, pointer)
+            POINTER.pack_into(record, column, pointer)
         row = self._rows[sample]
         row["record"] = np.frombuffer(record, np.uint8)
         row["ptr"] = pointers
@@ -234,12 +236,7 @@ class BetonWriter:
     def __enter__(self) -> BetonWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _check_arguments(
@@ -321,28 +318,6 @@ class BetonWriter:
         os.ftruncate(self._descriptor, self._pages.offset if self._pages.index else 0)
         self._journal = recovered.reopen(self._journal_path)
         return True
-
-    def _encode(self, values: Sequence[Any]) -> tuple[bytearray, list[memoryview], list[int]]:
-        """Return the metadata record without pointers, the data for pages, pointer positions."""
-        record = bytearray(self._record_size)
-        data: list[memoryview] = []
-        columns: list[int] = []
-        for field, offset, value in zip(self.fields, self._offsets, values, strict=True):
-            try:
-                stored = encode_value(field, value)
-            except (ValueError, TypeError, OverflowError, struct.error) as error:
-                raise BadDataError(
-                    f"{self.path}: sample {self.num_samples}, field {field.name!r}: {error}; "
-                    "correct or leave out this sample"
-                ) from None
-            if stored.data is not None:
-                # The pointer comes last in the record of an image, and first in any other.
-                last = field.kind is Kind.IMAGE
-                columns.append(offset + len(stored.record) if last else offset)
-                data.append(stored.data)
-                offset += 0 if last else _POINTER.size
-            record[offset : offset + len(stored.record)] = stored.record
-        return record, data, columns
 
     def _make_room(self, data: Sequence[memoryview]) -> None:
         """Begin a new page if the data of the next sample does not fit into the current one."""

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.images.file_type import PNM_BLANKS, looks_like
-from fastrot.data.images.jpeg_header import JpegHeader, read_jpeg_header
+from fastrot.data.images.jpeg_header import read_jpeg_header
 from fastrot.data.images.pillow_image import ImageError, PillowImage, upright
 from fastrot.errors import BadDataError
+from fastrot.kernels.decode.header import JpegHeader
 from fastrot.kernels.decode.op import JpegError, decode_jpeg
 
 MAX_PIXELS = 64 * 2**20
@@ -83,9 +84,8 @@ def decode_image(
             decoder (for a JPEG, a warning is enough).
     """
     if (kind := _format(data[:_SNIFF_BYTES])) == "JPEG":
-        header = _jpeg_header(io.BytesIO(data))
+        header, turn = _jpeg_header(io.BytesIO(data))
         pixels = _jpeg_pixels(data, header, max_pixels, max_side)
-        turn = header.orientation
     else:
         cap = MAX_PIXELS if max_pixels is None else max_pixels
         image = _open(io.BytesIO(data), kind, cap)
@@ -97,45 +97,36 @@ def decode_image(
     return upright(pixels, turn) if apply_exif else pixels
 
 
-def image_size(
-    source: bytes | memoryview | BinaryIO, *, apply_exif: bool, max_pixels: int = MAX_PIXELS
-) -> tuple[int, int]:
-    """Read the width and height in pixels from the header alone.
-
-    Args:
-        source: a file's bytes, or the file opened for reading at its start.
-        apply_exif: swap the two if the EXIF orientation turns the image on its side.
-        max_pixels: refuse larger images.
-
-    Raises:
-        DecodeError: the header cannot be read, or the image is too large.
-    """
-    width, height, turn = _measure(source, max_pixels)
-    return (height, width) if apply_exif and turn >= 5 else (width, height)
-
-
 def measure(
     source: bytes | memoryview | BinaryIO, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int, int]:
-    """Return the width and height in pixels after EXIF orientation, and the orientation (1 to 8).
-
-    Raises:
-        DecodeError: the header cannot be read, or the image is too large.
-    """
-    width, height, turn = _measure(source, max_pixels)
-    return (height, width, turn) if turn >= 5 else (width, height, turn)
-
-
-def orientation(source: bytes | memoryview | BinaryIO) -> int:
-    """Return the EXIF orientation, 1 to 8, or 1 if there is none or its block is broken.
+    """Read width, height and EXIF orientation from the header alone.
 
     In a JPEG, only an EXIF block before the pixels counts. XMP and the raw-profile texts of a PNG
     are ignored, because most decoders do not read them.
 
+    Args:
+        source: a file's bytes, or the file opened for reading at its start.
+        max_pixels: refuse larger images.
+
+    Returns:
+        The width and height in pixels after EXIF orientation, and the orientation, 1 to 8; 1 if
+        there is none or its block is broken.
+
     Raises:
-        DecodeError: the header cannot be read.
+        DecodeError: the header cannot be read, or the image is too large.
     """
-    return _measure(source, MAX_PIXELS)[2]
+    file = io.BytesIO(source) if isinstance(source, bytes | memoryview) else source
+    start = file.read(_SNIFF_BYTES)
+    file.seek(0)
+    if (kind := _format(start)) == "JPEG":
+        header, turn = _jpeg_header(file)
+        width, height = header.width, header.height
+        _check_pixels(width, height, max_pixels, is_jpeg=True)
+    else:
+        image = _open(file, kind, max_pixels)
+        width, height, turn = image.width, image.height, image.orientation
+    return (height, width, turn) if turn >= 5 else (width, height, turn)
 
 
 def _jpeg_pixels(
@@ -172,19 +163,6 @@ def _denominator(width: int, height: int, max_side: int) -> int:
     return 1
 
 
-def _measure(source: bytes | memoryview | BinaryIO, max_pixels: int) -> tuple[int, int, int]:
-    """Return the stored width, the stored height and the orientation."""
-    file = io.BytesIO(source) if isinstance(source, bytes | memoryview) else source
-    start = file.read(_SNIFF_BYTES)
-    file.seek(0)
-    if (kind := _format(start)) == "JPEG":
-        header = _jpeg_header(file)
-        _check_pixels(header.width, header.height, max_pixels, is_jpeg=True)
-        return header.width, header.height, header.orientation
-    image = _open(file, kind, max_pixels)
-    return image.width, image.height, image.orientation
-
-
 def _format(start: bytes | memoryview) -> str:
     """Return Pillow's name for the format that these first bytes announce."""
     start = bytes(start)
@@ -201,7 +179,7 @@ def _format(start: bytes | memoryview) -> str:
     raise DecodeError(f"{what}, not a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or PNM image")
 
 
-def _jpeg_header(file: BinaryIO) -> JpegHeader:
+def _jpeg_header(file: BinaryIO) -> tuple[JpegHeader, int]:
     try:
         return read_jpeg_header(file)
     except ValueError as error:

@@ -7,7 +7,6 @@ nothing that depends on the image size. EXIF orientation: CIPA DC-008 (tag 0x011
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from fastrot.kernels.decode.header import (
@@ -16,6 +15,7 @@ from fastrot.kernels.decode.header import (
     SOS,
     JpegCutShortError,
     JpegError,
+    JpegHeader,
     frame_header,
     segments,
 )
@@ -25,27 +25,11 @@ _ORIENTATION_TAG = 0x0112
 _INTEGER_TYPES = (3, 4)  # SHORT; LONG is wrong but some tools write it
 
 
-@dataclass(frozen=True)
-class JpegHeader:
-    """Frame header of a JPEG.
-
-    Attributes:
-        width: pixels as stored, before orientation.
-        height: pixels as stored, before orientation.
-        components: 1 for grey, 3 for colour, 4 for CMYK or YCCK.
-        bits: bits per sample.
-        orientation: EXIF orientation, 1 to 8; 1 if the block is missing or broken.
-    """
-
-    width: int
-    height: int
-    components: int
-    bits: int
-    orientation: int
-
-
-def read_jpeg_header(file: BinaryIO) -> JpegHeader:
+def read_jpeg_header(file: BinaryIO) -> tuple[JpegHeader, int]:
     """Read the markers from the start of ``file`` to its first scan.
+
+    Returns:
+        The frame header, and the EXIF orientation, 1 to 8; 1 if the block is missing or broken.
 
     Raises:
         JpegError: it is not a JPEG or its header is incomplete; the message says what is missing.
@@ -61,7 +45,7 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
             data += more
 
 
-def _parse(data: bytes) -> JpegHeader:
+def _parse(data: bytes) -> tuple[JpegHeader, int]:
     frame = None
     orientation: int | None = None
     for marker, start, stop in segments(data):
@@ -78,9 +62,7 @@ def _parse(data: bytes) -> JpegHeader:
         raise JpegCutShortError("the file ends before its first scan")
     if frame is None:
         raise JpegError("JPEG has no frame header")
-    return JpegHeader(
-        frame.width, frame.height, frame.components, frame.precision, orientation or 1
-    )
+    return frame, orientation or 1
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -54,14 +54,6 @@ _KEPT = 8  # batches whose bytes a GPU may still be reading after they were deli
 _Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A stored sample: a JPEG that DALI decodes correctly, or else pixels (H, W, 3)."""
-
-    file: _Bytes | None = None
-    pixels: _Bytes | None = None
-
-
 @dataclass
 class _Read:
     """A batch that was read and is being processed: some rows are files, others pixels.
@@ -130,16 +122,15 @@ class DaliLoader(BaseLoader):
                         self._drawer.replace(drawn, row, error)
                         (found[row],) = self._find_all(drawn.ids[row : row + 1])
                 for row, sample in enumerate(found):
-                    assert isinstance(sample, _Found)
-                    if sample.file is not None:
-                        batch.files[row] = sample.file
-                    elif sample.pixels is not None:
-                        pixels = cut(sample.pixels, drawn.boxes[row])
-                        batch.pixels[row] = np.ascontiguousarray(pixels)
+                    assert isinstance(sample, np.ndarray)
+                    if sample.ndim == 1:
+                        batch.files[row] = sample
+                    else:
+                        batch.pixels[row] = np.ascontiguousarray(cut(sample, drawn.boxes[row]))
                 yield batch
 
-    def _find_all(self, ids: NDArray[np.int64]) -> list[_Found | BadSampleError]:
-        found: list[_Found | BadSampleError] = []
+    def _find_all(self, ids: NDArray[np.int64]) -> list[_Bytes | BadSampleError]:
+        found: list[_Bytes | BadSampleError] = []
         for sample in ids.tolist():
             try:
                 found.append(self._find(sample))
@@ -147,7 +138,8 @@ class DaliLoader(BaseLoader):
                 found.append(error)
         return found
 
-    def _find(self, sample: int) -> _Found:
+    def _find(self, sample: int) -> _Bytes:
+        """Return a JPEG file that DALI decodes correctly, or else pixels of shape (H, W, 3)."""
         dataset = self.spec.dataset
         if not self._good[sample]:
             dataset.decode(sample)  # raises if the sample is bad
@@ -155,10 +147,10 @@ class DaliLoader(BaseLoader):
         encoded = dataset.read(sample)
         if encoded.kind == "raw":
             shape = (encoded.height, encoded.width, 3)
-            return _Found(pixels=np.frombuffer(encoded.data, np.uint8).reshape(shape))
+            return np.frombuffer(encoded.data, np.uint8).reshape(shape)
         if self._is_beton or _is_plain_jpeg(encoded):  # a .beton has only plain JPEGs
-            return _Found(file=np.frombuffer(encoded.data, np.uint8))
-        return _Found(pixels=decode_sample(dataset, sample))
+            return np.frombuffer(encoded.data, np.uint8)
+        return decode_sample(dataset, sample)
 
     # In the caller's thread
 
@@ -247,7 +239,7 @@ def _known_to_decode(dataset: Dataset) -> NDArray[np.bool_]:
 def _is_plain_jpeg(encoded: Encoded) -> bool:
     """Return whether DALI decodes these bytes as the reference does."""
     try:
-        header = read_jpeg_header(io.BytesIO(encoded.data))
+        header, _ = read_jpeg_header(io.BytesIO(encoded.data))
     except ValueError:
         return False
-    return header.components in (1, 3) and header.bits == 8
+    return header.components in (1, 3) and header.precision == 8

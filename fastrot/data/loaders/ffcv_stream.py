@@ -1,8 +1,8 @@
 """FFCV's Loader as a stream of decoded rows that can fail, stop and start again.
 
 FFCV provides the reader, the page lookup, the compiled pipeline, the JPEG decoder and the resize.
-The ids, the boxes and the thread's main loop are implemented here, because in FFCV's own loop an
-exception ends the thread silently, and the consumer then waits forever.
+The ids, the boxes and the main loop are implemented here, because in FFCV's own thread an exception
+ends the loop silently, and the consumer then waits forever.
 
 Importing this module imports FFCV, which sets the thread counts of torch and numba: import it
 within ``thread_counts_kept``.
@@ -10,12 +10,9 @@ within ``thread_counts_kept``.
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
@@ -28,10 +25,8 @@ from numpy.typing import NDArray
 from fastrot.data.loader import READ_DEADLINE_SECONDS
 from fastrot.data.loaders.ffcv_decoder import DECODED, BoxDecoder
 from fastrot.data.loaders.thread_counts import thread_counts_kept
-from fastrot.errors import FastrotError, StorageError
-
-_POLL_SECONDS = 0.5
-_STOP_SECONDS = 60.0
+from fastrot.errors import FastrotError
+from fastrot.system.prefetch import Prefetcher
 
 # numba's simplest threading layer aborts the process if two threads run parallel code at the same
 # time, as the training and validation loaders would. They compete for the same cores anyway, so
@@ -53,57 +48,30 @@ class _GivenOrder(TraversalOrder):  # type: ignore[misc]
 
 
 class _Epoch(EpochIterator):  # type: ignore[misc]
-    """FFCV's producer thread; its results and exceptions all go through the queue."""
+    """FFCV's producer of batches, without its thread: a ``Prefetcher`` runs ``batches``."""
 
-    def run(self) -> None:
-        """Decode batch after batch until the order ends or ``stop`` is called."""
-        try:
-            numba.set_num_threads(self.loader.num_workers)  # applies to this thread only
-            slots = self.loader.batches_ahead + 2
-            for number, ids in enumerate(self.iter_ixes):
-                with _ONE_AT_A_TIME:
-                    (rows,) = self.run_pipeline(number, ids, number % slots, None)
-                if not self._put((ids, rows)):
-                    return
-            self._put(None)
-        except BaseException as error:  # the consumer raises it, so that none is lost
-            self._put(error)
+    def start(self) -> None:
+        """Start no thread."""
 
-    def _put(self, item: object) -> bool:
-        while not self.terminate_event.is_set():
-            try:
-                self.output_queue.put(item, timeout=_POLL_SECONDS)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def take(self) -> Any:
-        """Return the next item.
+    def batches(self) -> Generator[tuple[NDArray[np.int64], NDArray[np.uint8]], None, None]:
+        """Decode batch after batch, in the order of the ids.
 
         Raises:
-            StorageError: none came within the deadline.
+            FastrotError: FFCV failed.
         """
-        end = time.monotonic() + READ_DEADLINE_SECONDS
-        while time.monotonic() < end and (self.is_alive() or not self.output_queue.empty()):
+        numba.set_num_threads(self.loader.num_workers)  # applies to this thread only
+        slots = self.loader.batches_ahead + 2
+        for number, ids in enumerate(self.iter_ixes):
             try:
-                return self.output_queue.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
-        raise StorageError(
-            f"FFCV gave no batch for {READ_DEADLINE_SECONDS:.0f} s: the storage of the data set "
-            "stalls; or try --loader reference"
-        )
-
-    def stop(self) -> None:
-        """Stop the thread, whether or not its batches were taken."""
-        self.terminate_event.set()
-        end = time.monotonic() + _STOP_SECONDS
-        while self.is_alive() and time.monotonic() < end:
-            try:
-                self.output_queue.get_nowait()
-            except queue.Empty:
-                self.join(timeout=_POLL_SECONDS / 5)
+                with _ONE_AT_A_TIME:
+                    (rows,) = self.run_pipeline(number, ids, number % slots, None)
+            except Exception as error:  # of any type
+                first_line = next(iter(str(error).splitlines()), "")
+                raise FastrotError(
+                    f"FFCV failed: {type(error).__name__}: {first_line}; "
+                    "try --loader reference or dali"
+                ) from error
+            yield ids, rows
 
 
 class FfcvStream:
@@ -163,18 +131,10 @@ class FfcvStream:
         self._decoder.status[:] = 0
         self._order.ids = np.ascontiguousarray(ids, dtype=np.int64)
         epoch = _Epoch(self._loader, self._loader.next_traversal_order())
-        try:
-            while (item := epoch.take()) is not None:
-                if isinstance(item, BaseException):
-                    first_line = next(iter(str(item).splitlines()), "")
-                    raise FastrotError(
-                        f"FFCV failed: {type(item).__name__}: {first_line}; "
-                        "try --loader reference or dali"
-                    ) from item
-                chunk, rows = item
+        ahead = self._loader.batches_ahead
+        with Prefetcher(epoch.batches(), depth=ahead, deadline=READ_DEADLINE_SECONDS) as batches:
+            for chunk, rows in batches:
                 yield chunk, rows, self._decoder.status[chunk] != DECODED
-        finally:
-            epoch.stop()
 
     def close(self) -> None:
         """Release the file and the buffers; safe to call twice."""

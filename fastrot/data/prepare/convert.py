@@ -101,39 +101,8 @@ def prepare(request: PrepareRequest) -> PrepareReport:
         page_size=page_size,
         settings=settings,
     )
-    processes = usable_cores() if request.workers is None else request.workers
-    if len(listing) < 2 * _MIN_IMAGES_A_WORKER:
-        processes = 0
-    identity = json.dumps({"source": listing.digest, **settings})
-    # The workers start first, so that they do not keep the writer's files open.
-    with (
-        _pool(listing, encoding, processes) as pool,
-        BetonWriter(
-            out,
-            fields_of(listing),
-            capacity=len(listing),
-            page_size=page_size,
-            journal=identity,
-            resume=request.resume,
-        ) as writer,
-    ):
-        resumed = writer.num_samples
-        try:
-            tally = _convert(job, pool, writer)
-            lost = _lost_classes(listing, writer.path)
-        except (StorageError, OutOfMemoryError) as error:
-            raise type(error)(f"{error}; then continue with --resume") from None
-    return replace(
-        report,
-        num_samples=writer.num_samples,
-        file_bytes=out.stat().st_size,
-        seconds=time.monotonic() - started,
-        resumed=resumed,
-        kept=tally.kept,
-        reencoded=dict(tally.reencoded),
-        skipped=tuple(tally.skipped),
-        lost_classes=lost,
-    )
+    done = _run(job, report)
+    return replace(done, seconds=time.monotonic() - started)
 
 
 _Pool = WorkerPool[int, Payload | Skipped] | ReadAhead[int, Payload | Skipped]
@@ -157,6 +126,43 @@ class _Tally:
     kept: int = 0
     reencoded: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
+
+
+def _run(job: _Job, report: PrepareReport) -> PrepareReport:
+    """Write the file, from where an interrupted run stopped, and return the complete report."""
+    request, listing = job.request, job.listing
+    processes = usable_cores() if request.workers is None else request.workers
+    if len(listing) < 2 * _MIN_IMAGES_A_WORKER:
+        processes = 0
+    identity = json.dumps({"source": listing.digest, **job.settings})
+    # The workers start first, so that they do not keep the writer's files open.
+    with (
+        _pool(listing, request.encoding, processes) as pool,
+        BetonWriter(
+            request.out,
+            fields_of(listing),
+            capacity=len(listing),
+            page_size=job.page_size,
+            journal=identity,
+            resume=request.resume,
+        ) as writer,
+    ):
+        resumed = writer.num_samples
+        try:
+            tally = _convert(job, pool, writer)
+            lost = _lost_classes(listing, writer.path)
+        except (StorageError, OutOfMemoryError) as error:
+            raise type(error)(f"{error}; then continue with --resume") from None
+    return replace(
+        report,
+        num_samples=writer.num_samples,
+        file_bytes=request.out.stat().st_size,
+        resumed=resumed,
+        kept=tally.kept,
+        reencoded=dict(tally.reencoded),
+        skipped=tuple(tally.skipped),
+        lost_classes=lost,
+    )
 
 
 def _pool(listing: Source, encoding: Encoding, workers: int) -> _Pool:

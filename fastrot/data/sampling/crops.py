@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,12 @@ CropKind = Literal["random_resized", "padded", "center_random", "center", "whole
 Boxes = NDArray[np.int32]
 
 _ATTEMPTS = 10
+
+
+class _Images(NamedTuple):
+    ids: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    heights: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,15 @@ class Crop:
             widths: image widths after EXIF orientation of shape (N,), pixels.
             heights: image heights after EXIF orientation of shape (N,), pixels.
         """
-        ids = np.asarray(ids, dtype=np.int64)
-        w = np.asarray(widths, dtype=np.int64)
-        h = np.asarray(heights, dtype=np.int64)
+        images = _Images(*(np.asarray(each, dtype=np.int64) for each in (ids, widths, heights)))
         if self.kind == "random_resized":
-            return self._random_resized(seed, epoch, ids, w, h)
+            return self._random_resized(seed, epoch, images)
         if self.kind == "padded":
-            return self._padded(seed, epoch, ids, w, h)
+            return self._padded(seed, epoch, images)
         if self.kind in ("center", "center_random"):
-            return self._centred(seed, epoch, ids, w, h)
-        return _stack(np.zeros_like(w), np.zeros_like(h), w, h)
+            return self._centred(seed, epoch, images)
+        zero = np.zeros_like(images.widths)
+        return _stack(zero, zero, images.widths, images.heights)
 
     def flips(self, seed: int, epoch: int, ids: ArrayLike) -> NDArray[np.bool_]:
         """Return whether to mirror each image left to right, of shape (N,)."""
@@ -87,14 +92,8 @@ class Crop:
         """Return whether a box may extend beyond the image."""
         return self.kind == "padded" and self.padding > 0
 
-    def _random_resized(
-        self,
-        seed: int,
-        epoch: int,
-        ids: NDArray[np.int64],
-        w: NDArray[np.int64],
-        h: NDArray[np.int64],
-    ) -> Boxes:
+    def _random_resized(self, seed: int, epoch: int, images: _Images) -> Boxes:
+        ids, w, h = images
         boxes = self._largest_centred(w, h)
         open_rows = np.arange(len(ids))
         log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -121,14 +120,8 @@ class Crop:
         box_h = np.minimum(h, np.rint(w / self.ratio[0]).astype(np.int64))
         return _stack((w - box_w) // 2, (h - box_h) // 2, box_w, box_h)
 
-    def _padded(
-        self,
-        seed: int,
-        epoch: int,
-        ids: NDArray[np.int64],
-        w: NDArray[np.int64],
-        h: NDArray[np.int64],
-    ) -> Boxes:
+    def _padded(self, seed: int, epoch: int, images: _Images) -> Boxes:
+        ids, w, h = images
         side = np.minimum(w, h)
         margin = np.rint(self.padding * side / self.size).astype(np.int64)
         bits = draw(seed, epoch, ids, Stream.CROP)
@@ -136,14 +129,8 @@ class Crop:
         top = below(bits[1], h - side + 2 * margin + 1) - margin
         return _stack(left, top, side, side)
 
-    def _centred(
-        self,
-        seed: int,
-        epoch: int,
-        ids: NDArray[np.int64],
-        w: NDArray[np.int64],
-        h: NDArray[np.int64],
-    ) -> Boxes:
+    def _centred(self, seed: int, epoch: int, images: _Images) -> Boxes:
+        ids, w, h = images
         side, short = min(self.size, self.resize), np.minimum(w, h)
         outer, words = side, (np.zeros(len(ids), np.uint32),) * 2
         if self.kind == "center_random":

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrot.data.dataset import BadSampleError, Encoded
-from fastrot.data.images.decode import DecodeError, decode_image, image_size, measure
+from fastrot.data.image_files import ImageFiles
+from fastrot.data.images.decode import measure
 from fastrot.data.sources.cifar import SIDE as CIFAR_SIDE
 from fastrot.data.sources.find import SourceKind, list_source
-from fastrot.errors import StorageError
 
 
-class FolderDataset:
+class FolderDataset(ImageFiles):
     """The images of a folder; see the ``Dataset`` contract. EXIF orientation is applied.
 
     The digest covers names, sizes in bytes, labels and class names, so opening a million files
@@ -38,8 +37,6 @@ class FolderDataset:
         StorageError: the folder cannot be read.
     """
 
-    applies_exif = True
-
     def __init__(
         self,
         path: str | Path,
@@ -57,67 +54,21 @@ class FolderDataset:
         self.digest = self.origin = source.digest
         self.byte_sizes, self.stored_bytes = source.sizes, int(source.sizes.sum())
         self._source = source
-        # 0: header not read yet. CIFAR's binary version has no headers.
+        # CIFAR's binary version has no headers.
         known = CIFAR_SIDE if source.kind == "cifar" else 0
-        self._sizes = np.full((len(source), 2), known, dtype=np.int32)
-
-    def __len__(self) -> int:
-        return len(self._source)
+        super().__init__(np.full((len(source), 2), known, np.int32))
 
     def name(self, sample: int) -> str:
         """Return the path of the file, escaped if it would not print on one line."""
         path = self._source.file(sample)
         return path if path.isprintable() else repr(path)
 
-    def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Return widths and heights, shape (N, 2); each header is read once.
-
-        Raises:
-            BadSampleError: a header cannot be read.
-            StorageError: permission to read a file is denied.
-        """
-        for sample in samples[self._sizes[samples, 0] == 0]:
-            try:
-                with open(self._source.file(int(sample)), "rb") as file:
-                    self._sizes[sample] = image_size(file, apply_exif=True)
-            except (DecodeError, OSError) as error:
-                raise self._bad(int(sample), error) from None
-        return self._sizes[samples]
-
-    def read(self, sample: int) -> Encoded:
-        """Read the bytes of the file, or the pixels of a record in CIFAR's binary version.
-
-        Raises:
-            BadSampleError: the file or its header cannot be read.
-            StorageError: permission to read it is denied.
-        """
-        try:
-            data = self._source.load(sample)
-            if isinstance(data, np.ndarray):
-                return Encoded(data.tobytes(), "raw", data.shape[1], data.shape[0])
-            width, height, orientation = measure(data)
-        except (DecodeError, OSError) as error:
-            raise self._bad(sample, error) from None
-        return Encoded(data, "file", width, height, orientation)
-
-    def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Decode to RGB pixels of shape (H, W, 3), uint8, after EXIF orientation.
-
-        Raises:
-            BadSampleError: it cannot be read, or the decoder refuses it or warns about it.
-            StorageError: permission to read it is denied.
-        """
-        try:
-            data = self._source.load(sample)
-            return data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=True)
-        except (DecodeError, OSError) as error:
-            raise self._bad(sample, error) from None
-
     def check_unchanged(self) -> None:
         """Do nothing: every read opens its file again."""
 
-    def _bad(self, sample: int, error: DecodeError | OSError) -> BadSampleError | StorageError:
-        if isinstance(error, PermissionError):  # the image itself may be fine
-            return StorageError(f"{self.name(sample)}: may not be read; ask for permission")
-        reason = error.reason if isinstance(error, DecodeError) else error.strerror or str(error)
-        return BadSampleError(sample, self.name(sample), reason)
+    def _load(self, sample: int) -> bytes | NDArray[np.uint8]:
+        return self._source.load(sample)
+
+    def _measure(self, sample: int) -> tuple[int, int]:
+        with open(self._source.file(sample), "rb") as file:
+            return measure(file)[:2]

@@ -14,9 +14,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from fastrot.data.sources import cifar, coco, imagenet, inat18, places205, voc
-from fastrot.data.sources.folders import list_folder, scan_folder
+from fastrot.data.sources.folders import list_folder
 from fastrot.data.sources.listing import Kind, Source, make_source, size_note
-from fastrot.errors import BadDataError, StorageError, UsageError
+from fastrot.errors import StorageError, UsageError
 
 __all__ = ["KINDS", "Kind", "Source", "SourceKind", "find_layout", "list_source", "size_note"]
 
@@ -40,9 +40,9 @@ def list_source(
         path: the folder.
         kind: its layout; ``auto`` detects it. ``folder``: ``root/CLASS/**/x.jpg`` (the first folder
             is the class), ``root/SPLIT/CLASS/...``, or ``root/x.jpg`` (no labels). ``cifar``: the
-            binary version, or its images unpacked to ``train/CLASS/`` and ``test/CLASS/``. For the
-            others see the modules of the same name. ``imagenet``, ``places205`` and ``inat18`` must
-            have all of their classes; a part of one is read as class folders (``folder``).
+            binary version. For the others see the modules of the same name. ``imagenet``,
+            ``places205`` and ``inat18`` must have all of their classes; a part of one is read as
+            class folders (``folder``).
         split: which part to list, if the data set has parts (train, val, test ...).
         follow_symlinks: also follow links that lead out of the folder.
 
@@ -66,7 +66,8 @@ def list_source(
         raise UsageError(f"{root}: a file, not a folder of images; name the folder that holds it")
     boundary = None if follow_symlinks else Path(os.path.realpath(root))
     try:
-        return _lister(root, find_layout(root) if kind == "auto" else kind)(root, split, boundary)
+        _, list_layout = _LAYOUTS[find_layout(root) if kind == "auto" else kind]
+        return list_layout(root, split, boundary)
     except OSError as error:
         raise StorageError(f"{root}: cannot be listed: {error}") from None
 
@@ -78,46 +79,15 @@ def find_layout(root: Path) -> Kind:
         BadDataError: it is CIFAR's python version, a pickle.
         OSError: as the system reports it.
     """
-    if cifar.find(root) is not None:
-        return "cifar"
-    if voc.find(root) is not None:
-        return "voc07"
-    if coco.find(root) is not None:
-        return "coco"
-    if places205.find(root) is not None:
-        return "places205"
-    if inat18.find(root) is not None:
-        return "inat18"
-    if imagenet.has_flat_val(root):
-        return "imagenet"
-    return "folder"
-
-
-def _lister(root: Path, kind: Kind) -> _Lister:
-    if kind == "cifar":
-        return _list_cifar
-    if kind == "voc07":
-        return voc.list_voc
-    if kind == "coco":
-        return coco.list_coco
-    if kind == "places205":
-        return places205.list_places
-    if kind == "inat18":
-        return inat18.list_inaturalist
-    if kind == "imagenet":
-        return imagenet.list_imagenet
-    return list_folder
+    return next(kind for kind, (find, _) in _LAYOUTS.items() if find(root))
 
 
 def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
     binary = cifar.find(root)
     if binary is None:
-        if _has_cifar_folders(root):
-            _check_cifar_classes(root)
-            return list_folder(root, split, boundary)
         raise UsageError(
-            f"{root}: neither CIFAR's binary version (.bin files) nor its images in "
-            "train/CLASS/ and test/CLASS/; leave --kind out to read it as it is"
+            f"{root}: not CIFAR's binary version, which has .bin files; leave --kind out to read "
+            "folders of its images"
         )
     records = cifar.list_records(binary, split)
     return make_source(
@@ -131,24 +101,13 @@ def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
     )
 
 
-def _check_cifar_classes(root: Path) -> None:
-    train, test = (scan_folder(root / part, ".", None).folders for part in ("train", "test"))
-    if train != test:
-        only = sorted(set(train) ^ set(test))[0]
-        raise BadDataError(
-            f"{root}: class folder {only!r} is only in one of train/ and test/; unpack it again"
-        )
-    if len(train) not in (10, 100):
-        raise BadDataError(
-            f"{root}: {len(train)} classes, CIFAR has 10 or 100; unpack it again, or leave --kind "
-            "out"
-        )
-
-
-def _has_cifar_folders(root: Path) -> bool:
-    """Return whether ``root`` holds only ``train`` and ``test``, and these only class folders."""
-    top = scan_folder(root, ".", None)
-    if top.images or top.folders != ["test", "train"]:
-        return False
-    parts = [scan_folder(root / name, ".", None) for name in top.folders]
-    return all(part.folders and not part.images for part in parts)
+_LAYOUTS: dict[Kind, tuple[Callable[[Path], Path | bool | None], _Lister]] = {
+    "cifar": (cifar.find, _list_cifar),
+    "voc07": (voc.find, voc.list_voc),
+    "coco": (coco.find, coco.list_coco),
+    "places205": (places205.find, places205.list_places),
+    "inat18": (inat18.find, inat18.list_inaturalist),
+    "imagenet": (imagenet.has_flat_val, imagenet.list_imagenet),
+    "folder": (Path.exists, list_folder),
+}
+"""How each layout is recognised and listed, in the order in which they are tried."""

@@ -20,7 +20,7 @@ import numpy as np
 from fastrot.data.left_out import LeftOut
 from fastrot.data.sources.folders import scan_folder, walk_folder
 from fastrot.data.sources.image_lists import NUM_CLASSES, LabelList, find_list, read_list
-from fastrot.data.sources.listing import Source, listed_source, make_source
+from fastrot.data.sources.listing import Source, check_split, listed_source, make_source
 from fastrot.errors import BadDataError, UsageError
 
 _SPLITS = ("train", "val")
@@ -61,9 +61,7 @@ def list_imagenet(root: Path, split: str | None, boundary: Path | None) -> Sourc
             "name the folder with both, or choose another --kind"
         )
     there = [name for name in _SPLITS if (base / name).is_dir()]
-    if split not in there:
-        asked = "has several parts" if split is None else f"has no split {split!r}"
-        raise UsageError(f"{base} {asked}: choose --split {' or '.join(there)}")
+    split = check_split(base, split, there)
     left_out = LeftOut()
     top = scan_folder(base / split, ".", boundary, left_out)
     wnids = _wnids(base)

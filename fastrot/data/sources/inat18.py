@@ -17,7 +17,7 @@ from fastrot.data.sources.class_folders import (
     one_folder_a_class,
 )
 from fastrot.data.sources.coco import read_annotations
-from fastrot.data.sources.listing import Source, listed_source
+from fastrot.data.sources.listing import Source, check_split, listed_source
 from fastrot.errors import BadDataError, UsageError
 
 NUM_CLASSES = 8142
@@ -50,9 +50,7 @@ def list_inaturalist(root: Path, split: str | None, boundary: Path | None) -> So
             f"{root}: not iNaturalist 2018, which has train2018.json, val2018.json and "
             "train_val2018/; name the folder with them, or choose another --kind"
         )
-    if split not in there:
-        asked = "has one split per list" if split is None else f"has no split {split!r}"
-        raise UsageError(f"{root} {asked}: choose --split {' or '.join(there)}")
+    split = check_split(root, split, there)
     read = {part: _read(root / _LISTS[part]) for part in there}
     (path, names, labels), categories = read[split]
     for listed, others in read.values():

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fastrot.data.labels import Labels
 from fastrot.data.left_out import UNLISTED, LeftOut
 from fastrot.data.sources import cifar
-from fastrot.errors import BadDataError
+from fastrot.errors import BadDataError, UsageError
 
 Kind = Literal["folder", "cifar", "voc07", "coco", "imagenet", "places205", "inat18"]
 
@@ -181,6 +181,19 @@ def count_unlisted(folder: Path, listed: Iterable[str]) -> LeftOut:
             if entry.name not in known:
                 left_out.add(UNLISTED, entry.name)
     return left_out
+
+
+def check_split(folder: Path, split: str | None, there: Sequence[str]) -> str:
+    """Return the split that was asked for, if it is among those that are there.
+
+    Raises:
+        UsageError: it is not, or none was asked for.
+    """
+    if split is not None and split in there:
+        return split
+    asked = "has several splits" if split is None else f"has no split {split!r}"
+    choices = " or ".join(there) or "(none found)"
+    raise UsageError(f"{folder} {asked}: choose --split {choices}")
 
 
 def check_link(path: str, boundary: Path | None) -> None:

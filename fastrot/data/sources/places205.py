@@ -17,7 +17,7 @@ from fastrot.data.sources.class_folders import (
     one_folder_a_class,
 )
 from fastrot.data.sources.image_lists import read_labelled_list
-from fastrot.data.sources.listing import Source, listed_source
+from fastrot.data.sources.listing import Source, check_split, listed_source
 from fastrot.errors import UsageError
 
 NUM_CLASSES = 205
@@ -55,9 +55,7 @@ def list_places(root: Path, split: str | None, boundary: Path | None) -> Source:
             "name the folder with it, or choose another --kind"
         )
     there = [name for name in _SPLITS if _list(lists, name).is_file()]
-    if split not in there:
-        asked = "has one split per list" if split is None else f"has no split {split!r}"
-        raise UsageError(f"{lists} {asked}: choose --split {' or '.join(there)}")
+    split = check_split(lists, split, there)
     images = next((root / name for name in _FOLDERS if (root / name).is_dir()), root)
     read = {
         part: ImageList(path, *read_labelled_list(path, num_classes=NUM_CLASSES))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.labels import ABSENT, PRESENT, UNCOUNTED
-from fastrot.data.sources.listing import Source, count_unlisted, listed_source
+from fastrot.data.sources.listing import Source, check_split, count_unlisted, listed_source
 from fastrot.errors import BadDataError, UsageError
 
 CLASSES = (
@@ -81,9 +81,7 @@ def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]
     """Return ids in the order of the split's list, and their labels of shape (n, 20)."""
     lists = base / "ImageSets" / "Main"
     there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
-    if split not in there:
-        asked = "has several splits" if split is None else f"has no split {split!r}"
-        raise UsageError(f"{base} {asked}: choose --split {' or '.join(there) or '(none found)'}")
+    split = check_split(base, split, there)
     ids = _read_lines(lists / f"{split}.txt")
     if len(set(ids)) < len(ids):
         twice = next(name for i, name in enumerate(ids) if name in ids[:i])

@@ -5,7 +5,6 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,16 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastrot.data.dataset import BadSampleError, Encoded
-from fastrot.data.images.decode import (
-    JPEG_SIGNATURE,
-    DecodeError,
-    decode_image,
-    image_size,
-    measure,
-)
+from fastrot.data.image_files import ImageFiles
+from fastrot.data.images.decode import JPEG_SIGNATURE, DecodeError, measure
 from fastrot.data.labels import Labels
 from fastrot.data.tar.shards import Shards, count_beside, find_shards, list_shards
 from fastrot.system.pread_file import PreadFile
@@ -32,7 +24,7 @@ _OPEN_FILES = 128  # of the 1,024 that a process may usually have
 _HEADER_BYTES = 2**14
 
 
-class TarDataset:
+class TarDataset(ImageFiles):
     """The images of tar shards; see the ``Dataset`` contract and ``shards.py``.
 
     EXIF orientation is applied. The digest covers names, offsets, sizes and labels, so opening
@@ -51,8 +43,6 @@ class TarDataset:
         StorageError: the system cannot read them.
     """
 
-    applies_exif = True
-
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._shards: Shards = list_shards(find_shards(path))
@@ -66,60 +56,14 @@ class TarDataset:
         self.digest = self.origin = self._shards.digest
         self.byte_sizes = self._shards.sizes
         self.stored_bytes = int(self.byte_sizes.sum())
-        self._sizes = np.zeros((len(self), 2), dtype=np.int32)  # 0: header not read yet
+        super().__init__(np.zeros((len(self._shards.names), 2), np.int32))
         self._files = _OpenFiles(self._shards)
-
-    def __len__(self) -> int:
-        return len(self._shards.names)
 
     def name(self, sample: int) -> str:
         """Return ``SHARD.tar: MEMBER``, escaped if it would not print on one line."""
         shards = self._shards
         name = f"{shards.paths[shards.shard[sample]]}: {shards.names[sample]}"
         return name if name.isprintable() else repr(name)
-
-    def sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Return widths and heights, shape (N, 2); each header is read once.
-
-        Raises:
-            BadSampleError: a header cannot be read.
-            BadDataError: a shard changed while in use.
-            StorageError: the system cannot read it.
-        """
-        for sample in samples[self._sizes[samples, 0] == 0].tolist():
-            try:
-                self._sizes[sample] = self._measure(sample)
-            except DecodeError as error:
-                raise self._bad(sample, error) from None
-        return self._sizes[samples]
-
-    def read(self, sample: int) -> Encoded:
-        """Read the bytes of the member.
-
-        Raises:
-            BadSampleError: its header cannot be read.
-            BadDataError: the shard changed while in use.
-            StorageError: the system cannot read it.
-        """
-        data = self._bytes(sample)
-        try:
-            width, height, orientation = measure(data)
-        except DecodeError as error:
-            raise self._bad(sample, error) from None
-        return Encoded(data, "file", width, height, orientation)
-
-    def decode(self, sample: int) -> NDArray[np.uint8]:
-        """Decode to RGB pixels of shape (H, W, 3), uint8, after EXIF orientation.
-
-        Raises:
-            BadSampleError: the decoder refuses it or warns about it.
-            BadDataError: the shard changed while in use.
-            StorageError: the system cannot read it.
-        """
-        try:
-            return decode_image(self._bytes(sample), apply_exif=True)
-        except DecodeError as error:
-            raise self._bad(sample, error) from None
 
     def check_unchanged(self) -> None:
         """Check that the shards have not changed since opening; loaders do this once per epoch.
@@ -138,22 +82,19 @@ class TarDataset:
         """
         size = int(self._shards.sizes[sample])
         if size > _HEADER_BYTES:
-            start = self._bytes(sample, _HEADER_BYTES)
+            start = self._load(sample, _HEADER_BYTES)
             if start.startswith(JPEG_SIGNATURE):
                 try:
-                    return image_size(start, apply_exif=True)
+                    return measure(start)[:2]
                 except DecodeError:
                     pass
-        return image_size(io.BytesIO(self._bytes(sample)), apply_exif=True)
+        return measure(self._load(sample))[:2]
 
-    def _bytes(self, sample: int, limit: int | None = None) -> bytes:
+    def _load(self, sample: int, limit: int | None = None) -> bytes:
         shards = self._shards
         size = int(shards.sizes[sample])
         with self._files.borrow(int(shards.shard[sample])) as file:
             return file.read(int(shards.offsets[sample]), min(size, limit or size))
-
-    def _bad(self, sample: int, error: DecodeError) -> BadSampleError:
-        return BadSampleError(sample, self.name(sample), error.reason)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_files"}

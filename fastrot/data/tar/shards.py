@@ -176,6 +176,7 @@ def list_shards(paths: Sequence[Path]) -> Shards:
         listed = list(pool.map(_list_shard, paths))
     counts = [len(shard.members) for shard in listed]
     members = [member for shard in listed for member in shard.members]
+    labels = [label for shard in listed for label in shard.labels]
     return Shards(
         paths=tuple(paths),
         identities=tuple(shard.identity for shard in listed),
@@ -183,8 +184,8 @@ def list_shards(paths: Sequence[Path]) -> Shards:
         offsets=np.fromiter((member.offset for member in members), np.int64, len(members)),
         sizes=np.fromiter((member.size for member in members), np.int64, len(members)),
         names=tuple(member.name for member in members),
-        labels=np.concatenate([shard.labels for shard in listed]),
-        unlabelled=_unlabelled(listed, len(members)),
+        labels=np.array([label if type(label) is int else -1 for label in labels], np.int64),
+        unlabelled=_unlabelled(labels),
         left_out=_left_out(paths, listed),
     )
 
@@ -196,21 +197,20 @@ def _left_out(paths: Sequence[Path], listed: Sequence[_Shard]) -> LeftOut:
     return left_out
 
 
-def _unlabelled(listed: Sequence[_Shard], images: int) -> str:
-    strange = sum(shard.strange for shard in listed)
+def _unlabelled(labels: Sequence[int | _Strange]) -> str:
+    strange = [label for label in labels if isinstance(label, _Strange)]
     if not strange:
         return ""
-    first = next(shard.first_strange for shard in listed if shard.strange)
-    return f"{strange:,} of {images:,} labels are not class numbers, the first {first}"
+    return (
+        f"{len(strange):,} of {len(labels):,} labels are not class numbers, the first {strange[0]}"
+    )
 
 
 @dataclass(frozen=True)
 class _Shard:
     identity: FileIdentity
     members: list[Member]
-    labels: NDArray[np.int64]
-    strange: int
-    first_strange: str
+    labels: list[int | _Strange]
     left_out: LeftOut
 
 
@@ -250,10 +250,7 @@ def _list_shard(path: Path) -> _Shard:
     _check_members(path, images)
     known = labels["json"] | labels["cls"]
     found = [known.get(key, -1) for key in images]
-    strange = [label for label in found if isinstance(label, _Strange)]
-    numbers = np.array([-1 if isinstance(label, _Strange) else label for label in found], np.int64)
-    first = str(strange[0]) if strange else ""
-    return _Shard(file.identity, list(images.values()), numbers, len(strange), first, left_out)
+    return _Shard(file.identity, list(images.values()), found, left_out)
 
 
 def _check_members(path: Path, keys: Iterable[str]) -> None:

@@ -19,18 +19,21 @@ from fastrot.kernels import dispatch
 def run(
     paths: Path | None = None, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    code = f"from fastrot.cli.doctor import doctor; doctor({', '.join(arguments)})"
     variables = {**os.environ, **environment}
     if paths is not None:
         variables["PYTHONPATH"] = str(paths)
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=variables, check=False
+        [sys.executable, "-m", "fastrot", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        env=variables,
+        check=False,
     )
 
 
 @pytest.mark.slow
 def test_it_reports_this_machine_and_leaves_with_0() -> None:
-    done = run(None, "as_json=True")
+    done = run(None, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     items = {item["name"]: item for item in report["items"]}
@@ -66,7 +69,7 @@ def test_broken_packages_are_lines_of_the_report_and_not_its_end(tmp_path: Path)
     ffcv.mkdir()
     (ffcv / "METADATA").write_text("Metadata-Version: 2.1\nName: ffcv\nVersion: 1.0.2\n")
 
-    done = run(tmp_path, "as_json=True", FASTROT_KERNELS="no-such")
+    done = run(tmp_path, "--json", FASTROT_KERNELS="no-such")
     assert done.returncode == 0, done.stderr
     items = {item["name"]: item for item in json.loads(done.stdout)["items"]}
     assert "libcudart.so.99" in items["torch"]["found"]

@@ -628,5 +628,6 @@ def test_writer_takes_of_the_bad_inputs_only_what_the_reader_reads(tmp_path, rea
             writer.commit()
         with Image.open(source) as image:
             oriented = ImageOps.exif_transpose(image).size
-            with BetonFile.open(tmp_path / "x.beton", deep=True) as file:
+            with BetonFile.open(tmp_path / "x.beton") as file:
+                assert file.payloads(0)
                 assert (file.widths[0], file.heights[0]) in (image.size, oriented)

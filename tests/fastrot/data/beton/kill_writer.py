@@ -48,7 +48,7 @@ def state(path: Path) -> str:
     if not path.exists():
         return "absent"
     digest = hashlib.sha256()
-    with BetonFile.open(path, deep=True) as file:
+    with BetonFile.open(path) as file:
         described = manifest.load(file)
         if described is None:
             return "without manifest"

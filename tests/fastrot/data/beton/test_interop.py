@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fastrot.data.beton import JPEG, RAW, BetonFile, BetonWriter, Field, Kind
+from fastrot.data.beton.damage import find_damage
 from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import record_dtype
 from fastrot.errors import BadDataError
@@ -116,7 +117,7 @@ def _too_slow(number, frame):
 def copy(source: Path, path: Path) -> Path:
     """Write the contents of a file again, with our writer."""
     with (
-        BetonFile.open(source, deep=True) as file,
+        BetonFile.open(source) as file,
         BetonWriter(path, file.fields, capacity=len(file), page_size=PAGE) as writer,
     ):
         for i in range(len(file)):
@@ -181,9 +182,10 @@ def test_every_image_mode_of_their_writer_is_read(tmp_path, folder, image, modes
 def test_every_field_type_of_their_writer_is_read(tmp_path, folder, page_size, workers):
     photos = Photos(folder, list(OURS))
     path = write_theirs(tmp_path / "x.beton", photos, page_size=page_size, workers=workers)
-    with BetonFile.open(path, deep=True) as file:
+    with BetonFile.open(path) as file:
         assert file.page_size == page_size
         assert file.fields == tuple(OURS.values())
+        assert find_damage(file, None, workers=0) == {}
         for i in range(COUNT):
             for name in photos.names[1:]:
                 expected = photos.value(i, name)
@@ -197,8 +199,9 @@ def test_their_empty_byte_strings_are_read(tmp_path, folder, names):
     sizes = [0, 0, 3, 0, 2**20] * (COUNT // 5)
     photos = Photos(folder, names, blob_sizes=sizes)
     path = write_theirs(tmp_path / "x.beton", photos)
-    with BetonFile.open(path, deep=True) as file:
+    with BetonFile.open(path) as file:
         assert file.sizes("blob").tolist() == sizes
+        assert find_damage(file, None, workers=0) == {}
         for i in range(COUNT):
             assert file.value(i, "blob") == bytes(photos.value(i, "blob"))
 

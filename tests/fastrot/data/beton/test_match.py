@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fastrot.data.beton.format import ALLOCATION, HEADER, MIN_PAGE_SIZE, Field, Kind, record_dtype
@@ -67,6 +67,7 @@ lengths = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
 
 @given(subsets, lengths, st.sampled_from(LAYOUTS), st.integers(0, 99))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_sound_files_have_the_sizes_of_their_samples(kinds, sizes, layout, seed):
     metadata, stored, entries = make(kinds, sizes, layout, seed)
     checked(entries, len(sizes))
@@ -78,7 +79,7 @@ def test_sound_files_have_the_sizes_of_their_samples(kinds, sizes, layout, seed)
 
 
 @given(subsets, lengths, st.sampled_from(LAYOUTS), st.integers(0, 99), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_damage_is_judged_alike(kinds, sizes, layout, seed, data):
     """A number changed in the table or in the metadata: the same error, word for word."""
     metadata, stored, entries = make(kinds, sizes, layout, seed)

@@ -166,40 +166,15 @@ def test_digest_is_of_names_sizes_and_classes(tmp_path):
 
 
 def test_cifar10_folders(test_data):
-    source = list_source(test_data("cifar10"), split="train", kind="cifar")
+    source = list_source(test_data("cifar10"), split="train")
     assert np.bincount(source.labels).tolist() == [5000] * 10
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("cat/1.jpg", "dog/2.jpg"),
-        ("train/cat/1.jpg", "val/cat/2.jpg"),
-        ("train/1.jpg", "test/2.jpg"),
-        ("train/cat/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg"),
-    ],
-)
+@pytest.mark.parametrize("names", [("cat/1.jpg",), ("train/cat/1.jpg", "test/cat/2.jpg")])
 def test_what_is_no_cifar_is_refused_as_cifar(tmp_path, names):
     tree(tmp_path, *names)
-    with pytest.raises(UsageError, match=r"neither CIFAR's binary version .* leave --kind out"):
+    with pytest.raises(UsageError, match=r"not CIFAR's binary version.* leave --kind out"):
         list_source(tmp_path, kind="cifar", split="train")
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "message"),
-    [
-        (9, 9, "9 classes, CIFAR has 10 or 100"),
-        (11, 11, "11 classes, CIFAR has 10 or 100"),
-        (10, 9, "class folder 'c9' is only in one of train/ and test/"),
-        (9, 10, "class folder 'c9' is only in one of train/ and test/"),
-    ],
-)
-def test_cifar_folders_of_another_number_of_classes(tmp_path, train, test, message):
-    tree(tmp_path, *(f"train/c{i}/1.jpg" for i in range(train)))
-    tree(tmp_path, *(f"test/c{i}/1.jpg" for i in range(test)))
-    with pytest.raises(BadDataError, match=message):
-        list_source(tmp_path, split="train", kind="cifar")
-    assert len(list_source(tmp_path, split="train")) == train, "as plain folders they will do"
 
 
 def test_cifar10_binary(tmp_path, write_cifar10):
