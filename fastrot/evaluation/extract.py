@@ -23,6 +23,7 @@ from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.features.cache import FeatureCache
 from fastrot.features.extract import ExtractOptions, extract_features
 from fastrot.features.spec import FeatureSpec
+from fastrot.system.console import print_lines
 from fastrot.system.machine import usable_cores
 from fastrot.system.yaml_config import Override, override_key
 from fastrot.weights.load import Backbone, load_backbone
@@ -177,13 +178,9 @@ class ExtractReport:
         """Print the outcome for people."""
         cache, made = self.cache, self.cache.manifest["made_by"]
         crops = f", {cache.crops} crops each" if cache.crops else ""
-        console.print(
-            f"{cache.path}: {cache.num_samples:,} samples{crops} of {made.get('data', 'arrays')}\n"
-            f"weights: {made.get('source', cache.fingerprint.get('weights', 'unknown'))}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        samples = f"{cache.num_samples:,} samples{crops} of {made.get('data', 'arrays')}"
+        source = made.get("source", cache.fingerprint.get("weights", "unknown"))
+        print_lines(console, [f"{cache.path}: {samples}", f"weights: {source}"])
         table = Table("layer", "values", "pooling", "MB")
         for name, info in cache.layers.items():
             shape = f"{info.channels} x {info.grid} x {info.grid} = {info.dim:,}"

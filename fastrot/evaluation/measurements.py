@@ -26,13 +26,13 @@ from fastrot.errors import StorageError
 from fastrot.evaluation.identity import key_of_earlier_versions, without
 from fastrot.evaluation.result import Result
 from fastrot.system.files import make_folder, write_atomic
+from fastrot.system.jsonl import read_object
 
 RESULT = "result.json"
 INDEX = "index.json"
 
 _LOCK = ".index.lock"
 _LOCK_SECONDS = 20.0
-_MOST_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -247,22 +247,16 @@ def _scores(result: Result) -> list[tuple[str, str, float]]:
 
 def _read(file: Path) -> Measurement | str:
     """Read a result; return what is wrong with its file if that fails."""
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            return f"{file.name} is larger than {_MOST_BYTES >> 20} MiB"
-        tree, written = json.loads(file.read_bytes()), modified(file)
-    except OSError as error:
-        return f"{file.name} cannot be read ({error.strerror or error})"
-    except (ValueError, RecursionError):
-        return f"{file.name} is damaged: not JSON"
-    if not isinstance(tree, dict):
-        return f"{file.name} is damaged: not an object"
+    tree = read_object(file)
+    if isinstance(tree, str):
+        return tree
     try:
         result = _checked(Result.from_json(tree))
         key = result.key or key_of_earlier_versions(result, file.parent.name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        when = result.time or modified(file)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         return f"not a result ({type(error).__name__}: {error})"
-    return Measurement(file, result, key, result.time or written)
+    return Measurement(file, result, key, when)
 
 
 def _checked(result: Result) -> Result:

@@ -2,21 +2,18 @@
 
 Pure functions of numpy arrays; they return fractions from 0 to 1.
 
-Average precision has three common definitions, which differ by points on the same scores:
+Average precision has two definitions here, which differ by points on the same scores:
 
 ``voc2010``
     Area under the precision-recall curve after each precision is raised to the largest one at
     the same or a higher recall. VOC has used it since 2010, and so does the published SVM
     protocol (Goyal et al., 2019; MMSelfSup 0.x), even on VOC 2007.
-``voc2007``
-    Mean of those raised precisions at the recalls 0, 0.1 ... 1 (Everingham et al., 2010). Recalls
-    are compared as whole numbers: 3 of 10 positives reach a recall of 0.3.
 ``sklearn``
     Sum of precision times the step in recall, as in ``sklearn.metrics.average_precision_score``.
     The published protocol chooses its costs by it.
 
 Rows with equal scores: ``sklearn`` treats them as one threshold, so their order does not matter.
-The VOC definitions rank row by row, and the LATER of two equal rows comes first, because the public
+``voc2010`` ranks row by row, and the LATER of two equal rows comes first, because the public
 code reverses an ascending sort. That sort is not stable, so the order among many equal scores
 depends on the machine there; here it does not.
 """
@@ -31,18 +28,14 @@ from numpy.typing import NDArray
 
 from fastrot.errors import BadDataError, TooFewImagesError, UsageError
 
-Definition = Literal["voc2010", "voc2007", "sklearn"]
+Definition = Literal["voc2010", "sklearn"]
 
 _Floats = NDArray[np.floating[Any]]
 _BLOCK_BYTES = 2**26  # scores copied and sorted at a time
 
 
 def average_precision(
-    labels: NDArray[Any],
-    scores: NDArray[Any],
-    definition: Definition,
-    *,
-    counted: NDArray[np.bool_] | None = None,
+    labels: NDArray[Any], scores: NDArray[Any], definition: Definition
 ) -> NDArray[np.float64]:
     """Return the average precision of one class for each of P columns of scores, of shape (P,).
 
@@ -52,7 +45,6 @@ def average_precision(
             and refused.
         scores: of shape (n, P), or (n,) for P = 1.
         definition: one of the definitions above.
-        counted: of shape (n,): rows that count; None: all.
 
     Returns:
         Values; NaN in all columns if no counted row is positive, because recall is undefined then.
@@ -76,17 +68,11 @@ def average_precision(
             f"labels of shape {labels.shape} and scores of shape {scores.shape}: must be (n,) and "
             "(n, P), one row per sample"
         )
-    positive, takes_part = _positives(labels)
-    if counted is not None:
-        if counted.shape != labels.shape or counted.dtype != np.bool_:
-            raise UsageError(
-                f"counted of shape {counted.shape}, {counted.dtype}: must be bool, {labels.shape}"
-            )
-        takes_part = takes_part & counted
-    if not takes_part.any():
+    positive, counted = _positives(labels)
+    if not counted.any():
         raise BadDataError(f"none of {len(labels)} rows is counted; average precision needs one")
-    present = np.flatnonzero(positive & takes_part)
-    absent = np.flatnonzero(~positive & takes_part)
+    present = np.flatnonzero(positive & counted)
+    absent = np.flatnonzero(~positive & counted)
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)
     results = np.empty(scores.shape[1])
@@ -98,42 +84,32 @@ def average_precision(
 
 
 def mean_over_classes(
-    values: NDArray[np.float64],
-    class_names: Sequence[str] | None = None,
-    *,
-    undefined: Literal["fail", "skip"] = "fail",
+    values: NDArray[np.float64], class_names: Sequence[str] | None = None
 ) -> NDArray[np.float64]:
     """Return the mean over the first axis, C classes, of values of shape (C, ...): mAP from AP.
 
     Args:
         values: NaN for a class without a value, as from ``average_precision`` without a positive.
         class_names: C names, for the message.
-        undefined: fail: such a class is an error. skip: the mean is over the others; the caller
-            reports which were left out.
 
     Returns:
         Means of shape ``values.shape[1:]``; of shape () for one value per class.
 
     Raises:
         TooFewImagesError: a class is undefined.
-        BadDataError: there is no class, or (with skip) none is defined.
+        BadDataError: there is no class.
     """
     if len(values) == 0:
         raise BadDataError("a mean over no classes; give values of at least one class")
-    missing = np.isnan(values)
-    lacking = missing.reshape(len(values), -1).any(axis=1)
-    if undefined == "fail" and lacking.any():
-        names = [
-            class_names[i] if class_names else str(i) for i in np.flatnonzero(lacking).tolist()
-        ]
+    lacking = np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(axis=1)).tolist()
+    if lacking:
+        names = [class_names[i] if class_names else str(i) for i in lacking]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         raise TooFewImagesError(
             f"{len(names)} of {len(values)} classes have no counted positive, so their AP is "
             f"undefined: {shown}; give test data that contains them, or leave them out by name"
         )
-    if missing.all(axis=0).any():
-        raise BadDataError("no class has a counted positive, so no mean is defined")
-    return np.asarray(np.nanmean(values, axis=0))
+    return np.asarray(np.mean(values, axis=0))
 
 
 def top_k_accuracy(labels: NDArray[np.int64], scores: NDArray[Any], k: int = 1) -> float:
@@ -239,11 +215,7 @@ def _of_block(
     if definition == "sklearn":
         return np.asarray(precision.mean(axis=1))
     raised = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    if definition == "voc2010":
-        return np.asarray(raised.mean(axis=1))
-    # The first positive at which recall reaches j / 10: the smallest i with 10 i >= j * count.
-    firsts = np.maximum(-(-np.arange(11) * count // 10) - 1, 0)
-    return np.asarray(raised[:, firsts].mean(axis=1))
+    return np.asarray(raised.mean(axis=1))
 
 
 def _before_in_order(

@@ -35,7 +35,7 @@ from fastrot.evaluation.protocol import (
     load_protocol,
     protocol_names,
 )
-from fastrot.evaluation.result import Result, Score
+from fastrot.evaluation.result import Result
 from fastrot.evaluation.svm.lowshot import evaluate_lowshot
 from fastrot.evaluation.svm.voc07 import evaluate_svm
 from fastrot.features.cache import FeatureCache
@@ -181,45 +181,24 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
         shared[f"this start, features on {world.size} ranks"] = time.monotonic() - began
         if not world.is_main:
             return None
-    backbone = what.request.load_backbone()
-    measured = _run(what, backbone, match, say)
-    seconds, random = dict(measured.seconds), None
+    result, name = _measure(what, what.request.load_backbone(), match, say)
+    seconds = dict(result.seconds)
     if what.beside_random and not what.request.random_init:
         say(f"{config.protocol}: the same for the random initialisation")
         other = what.at_random
-        random = _run(other, other.request.load_backbone(), match, say)
+        random, _ = _measure(other, other.request.load_backbone(), match, say)
         seconds |= {f"random {part}": value for part, value in random.seconds.items()}
-    shipped = config.protocol in protocol_names()
-    own = load_protocol(config.protocol) if shipped else config
-    result = Result(
-        protocol=config.protocol,
-        label=what.mode.label,
-        scores=measured.scores,
-        random=None if random is None else random.scores,
-        settings=config.model_dump(mode="json"),
-        changed=differing_fields(relevant_settings(own), relevant_settings(config)),
-        weights={
-            "source": backbone.source,
-            "digest": backbone.digest,
-            "model": backbone.config.model_dump(mode="json"),
-            "random_init": what.request.random_init,
-            "key": backbone.key,
-        },
-        data={"train": str(what.train.path), "test": str(what.test.path)},
-        caches=measured.features,
+        result = replace(result, random=random.scores, random_time=random.time)
+    result = replace(
+        result,
         seconds={**seconds, **shared, "this start": time.monotonic() - began},
-        record=environment_record(),
         notes=[*notes, *size_notes(config.data, what.train, what.test)],
-        key=measured.key,
-        earlier_key=measured.earlier_key,
-        time=measured.time,
-        random_time=None if random is None else random.time,
     )
     folder = what.request.folder
-    result, count = save_measurement(folder, measured.name, result)
+    result, count = save_measurement(folder, name, result)
     if count > 1:
         say(f"{folder / INDEX}: lists {count} measurements")
-    return result, folder / measured.name
+    return result, folder / name
 
 
 def _extract_on_all_ranks(what: ProtocolRun, world: World, say: Say) -> None:
@@ -234,31 +213,10 @@ def _silent(_: str) -> None:
     """Say nothing."""
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Scores, with the identity of the measurement.
-
-    Attributes:
-        scores: scores in the order of the protocol.
-        features: fingerprints of the features, by part.
-        key: key of the measurement.
-        earlier_key: the key as earlier versions computed it.
-        name: name of the measurement's folder.
-        seconds: wall times by part.
-        time: time when the scores were computed.
-    """
-
-    scores: list[Score]
-    features: dict[str, Any]
-    key: str
-    earlier_key: str
-    name: str
-    seconds: Mapping[str, float]
-    time: str
-
-
-def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> _Measured:
-    """Measure a backbone; finished parts are not repeated."""
+def _measure(
+    what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say
+) -> tuple[Result, str]:
+    """Return the result of one backbone, and the name of its folder; repeat no finished part."""
     config = what.config
     name = config.protocol
     if what.mode != TEST_TRANSFORM:
@@ -307,7 +265,31 @@ def _run(what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say) -> 
         )
         spent, extracted = {}, 0.0
     spent["evaluation"] = time.monotonic() - began - extracted
-    return _Measured(scores, features, keys[0], keys[1], own, *_when(parts, spent))
+    seconds, finished = _when(parts, spent)
+    shipped = load_protocol(config.protocol) if config.protocol in protocol_names() else config
+    result = Result(
+        protocol=config.protocol,
+        label=what.mode.label,
+        scores=scores,
+        random=None,
+        settings=config.model_dump(mode="json"),
+        changed=differing_fields(relevant_settings(shipped), relevant_settings(config)),
+        weights={
+            "source": backbone.source,
+            "digest": backbone.digest,
+            "model": backbone.config.model_dump(mode="json"),
+            "random_init": random,
+            "key": backbone.key,
+        },
+        data={"train": str(what.train.path), "test": str(what.test.path)},
+        caches=features,
+        seconds=seconds,
+        record=environment_record(),
+        key=keys[0],
+        earlier_key=keys[1],
+        time=finished,
+    )
+    return result, own
 
 
 def _when(parts: PartialResults, spent: dict[str, float]) -> tuple[dict[str, float], str]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 from rich.console import Console
-from rich.table import Table
 
 from fastrot.errors import StorageError, TooFewImagesError, UsageError
 from fastrot.evaluation.linear.training import mode_gap
@@ -26,38 +24,29 @@ from fastrot.evaluation.result import Result
 from fastrot.evaluation.run import EvalRequest, ProtocolRun, open_data, run_protocol
 from fastrot.evaluation.svm.draws import possible_shots
 from fastrot.evaluation.tables import (
-    number_cells,
-    number_heads,
+    show_rows,
     shown_rows,
     suite_csv,
     suite_markdown,
     suite_notes,
     suite_rows,
 )
-from fastrot.system.console import Say
+from fastrot.system.console import Say, print_lines
 from fastrot.system.files import make_folder, write_atomic
 from fastrot.system.fingerprint import fingerprint_digest
 
-PROTOCOLS: Mapping[str, tuple[str, ...]] = {
-    "voc07": ("voc07-svm", "voc07-lowshot"),
-    "imagenet": ("in1k-linear-mhead", "in1k-linear-avgpool", "in1k-knn"),
-    "places205": ("places205-linear",),
-    "inat18": ("inat18-linear",),
-    "any": ("linear", "knn"),
+PROTOCOLS: Mapping[str, str] = {
+    "voc07-svm": "voc07",
+    "voc07-lowshot": "voc07",
+    "in1k-linear-mhead": "imagenet",
+    "in1k-linear-avgpool": "imagenet",
+    "places205-linear": "places205",
+    "inat18-linear": "inat18",
+    "in1k-knn": "imagenet",
+    "linear": "any",
+    "knn": "any",
 }
-"""Protocols for each kind of data, in the order of the published page."""
-
-_ORDER = (
-    "voc07-svm",
-    "voc07-lowshot",
-    "in1k-linear-mhead",
-    "in1k-linear-avgpool",
-    "places205-linear",
-    "inat18-linear",
-    "in1k-knn",
-    "linear",
-    "knn",
-)
+"""The kind of data of each protocol, in the order of the published page."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +78,7 @@ class SuiteReport:
 
     def show(self, console: Console) -> None:
         """Print measured beside published numbers, then what to know before comparing."""
-        rows = shown_rows(suite_rows(self.results))
-        for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
-            table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
-            for column in ("", "metric", *number_heads(rows)):
-                table.add_column(column, justify="left" if column in ("", "metric") else "right")
-            for row in group:
-                table.add_row(row.name, row.metric, *number_cells(row, rows))
-            console.print(table)
+        show_rows(console, shown_rows(suite_rows(self.results)))
         lines = [
             f"{protocol}, augmented minus cached: {name} {value:+.2f} points"
             for protocol, gap in self.gaps.items()
@@ -105,8 +87,7 @@ class SuiteReport:
         lines += [f"not run: {name}: {why}" for name, why in self.left_out.items()]
         lines += suite_notes(self.results)
         lines += [f"{self.folder / name}" for name in ("suite.json", "suite.md", "suite.csv")]
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_lines(console, lines)
 
 
 def run_suite(
@@ -115,7 +96,7 @@ def run_suite(
     """Run every protocol whose data is given.
 
     Args:
-        request: its ``sets`` by kind, keys of ``PROTOCOLS``, and its training and test data for
+        request: its ``sets`` by kind, values of ``PROTOCOLS``, and its training and test data for
             protocols without published numbers; its overrides apply to every protocol.
         modes: modes of the linear probes; each is run, and the gap between them is reported.
         say: called with each line for the user.
@@ -128,8 +109,9 @@ def run_suite(
     data = dict(request.sets)
     if request.train is not None and request.test is not None:
         data["any"] = (request.train, request.test)
-    if unknown := [kind for kind in data if kind not in PROTOCOLS]:
-        raise UsageError(f"data of kind {unknown[0]!r} is not known; known: {', '.join(PROTOCOLS)}")
+    kinds = list(dict.fromkeys(PROTOCOLS.values()))
+    if unknown := [kind for kind in data if kind not in kinds]:
+        raise UsageError(f"data of kind {unknown[0]!r} is not known; known: {', '.join(kinds)}")
     if not data:
         raise UsageError(
             "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, or "
@@ -202,8 +184,7 @@ def _runs(
     paths = (path for pair in data.values() for path in pair)
     opened = open_data(*paths, follow_symlinks=request.follow_symlinks)
     runs = []
-    for name in _ORDER:
-        kind = next(kind for kind, names in PROTOCOLS.items() if name in names)
+    for name, kind in PROTOCOLS.items():
         if kind not in data:
             continue
         train, test = (opened[path] for path in data[kind])

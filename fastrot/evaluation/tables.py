@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from fastrot.evaluation.measurements import RESULT
 from fastrot.evaluation.published import PublishedRow, lookup, published
 from fastrot.evaluation.result import Result, Score
+from fastrot.system.console import print_lines
 
 BEST = "best layer"
 
@@ -39,29 +41,13 @@ class EvalReport:
     def show(self, console: Console) -> None:
         """Print a table and what to know before comparing."""
         result = self.result
-        table = Table(title=f"{result.protocol} ({result.label})", title_justify="left")
-        columns = ["", "metric", "measured", "random init", "published"]
-        if result.random is None:
-            columns.remove("random init")
-        for column in columns:
-            table.add_column(column, justify="left" if column in ("", "metric") else "right")
-        random = {(s.name, s.metric): s.value for s in result.random or ()}
-        for score in result.scores:
-            row = lookup(result.protocol, score.name, score.metric)
-            other = random.get((score.name, score.metric))
-            cells = [score.name, score.metric, f"{score.value:.2f}"]
-            if result.random is not None:
-                cells.append("" if other is None else f"{other:.2f}")
-            table.add_row(*cells, "" if row is None else f"{row.value:.2f}")
-        console.print(table)
+        show_rows(console, suite_rows([result]))
         lines = [f"weights: {result.weights['source']}"]
         lines += [f"not the protocol's own setting: {change}" for change in result.changed]
         lines += [f"data: {result.data['train']}, tested on {result.data['test']}"]
         if result.random is not None and result.random_time is not None:
             lines += [f"random init: measured {result.random_time}"]
-        lines += [*result.notes, f"{self.folder / RESULT}"]
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_lines(console, [*lines, *result.notes, f"{self.folder / RESULT}"])
 
 
 class SuiteRow(NamedTuple):
@@ -141,6 +127,17 @@ def number_cells(row: SuiteRow, rows: Sequence[SuiteRow]) -> list[str]:
     values = {"measured": row.measured, "random init": row.random, "published": row.published}
     numbers = [values[head] for head in number_heads(rows)]
     return ["" if value is None else f"{value:.2f}" for value in numbers]
+
+
+def show_rows(console: Console, rows: Sequence[SuiteRow]) -> None:
+    """Print one table for each protocol and mode."""
+    for (protocol, mode), group in groupby(rows, key=lambda row: (row.protocol, row.mode)):
+        table = Table(title=f"{protocol} ({mode})", title_justify="left", min_width=60)
+        for column in ("", "metric", *number_heads(rows)):
+            table.add_column(column, justify="left" if column in ("", "metric") else "right")
+        for row in group:
+            table.add_row(row.name, row.metric, *number_cells(row, rows))
+        console.print(table)
 
 
 def suite_csv(results: Sequence[Result]) -> str:

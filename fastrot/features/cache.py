@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from fastrot import __version__
 from fastrot.data.classes import ClassMatch
-from fastrot.errors import BadDataError, NonFiniteError, StorageError, UsageError
-from fastrot.features.manifest import FORMAT, MANIFEST, check_fingerprint, layer_name, read_manifest
+from fastrot.errors import BadDataError, StorageError, UsageError
+from fastrot.features.manifest import FORMAT, MANIFEST, check_fingerprint, read_manifest
 from fastrot.features.manifest import LayerInfo as LayerInfo
 from fastrot.system.files import write_atomic
-from fastrot.system.fingerprint import fingerprint_digest, plain
+from fastrot.system.fingerprint import fingerprint_digest
 
 LABELS = "labels.npy"
 
@@ -129,71 +129,6 @@ class FeatureCache:
         """Return a sample's name for messages, such as ``FOLDER sample 17``."""
         return f"{self.path} sample {sample}"
 
-    @staticmethod
-    def write_arrays(
-        path: Path,
-        *,
-        features: Mapping[str, NDArray[Any]],
-        labels: NDArray[Any],
-        fingerprint: Mapping[str, Any],
-        layers: Mapping[str, LayerInfo] | None = None,
-        class_names: tuple[str, ...] | None = None,
-    ) -> FeatureCache:
-        """Make a complete cache from arrays, for example from features computed elsewhere.
-
-        Args:
-            path: the folder; it is created. A cache with the same fingerprint is overwritten.
-            features: by layer, of shape (n, D), or (n, K, D) for K crops per sample.
-            labels: of shape (n,) or (n, C).
-            fingerprint: plain values that the features depend on.
-            layers: layout of the values; None: D channels.
-            class_names: one per class.
-
-        Raises:
-            UsageError: shapes do not fit.
-            NonFiniteError: a value is not finite as float16.
-            MismatchError: the folder holds a cache with another fingerprint.
-            StorageError: it cannot be written.
-        """
-        path = Path(path)
-        shapes = {array.shape[:-1] for array in features.values()}
-        if len(shapes) != 1 or len(next(iter(shapes))) not in (1, 2):
-            raise UsageError(f"features of shapes {shapes}: all must be (n, D), or all (n, K, D)")
-        count, *crops = next(iter(shapes))
-        if len(labels) != count:
-            raise UsageError(f"{len(labels)} labels for {count} samples; each sample needs one")
-        if labels.ndim > 2 or labels.dtype.kind not in "iu":
-            raise UsageError(
-                f"labels of shape {labels.shape}, {labels.dtype}: must be integers, (n,) or (n, C)"
-            )
-        infos = layers or {
-            name: LayerInfo(array.shape[-1], 1, array.shape[-1], "as given")
-            for name, array in features.items()
-        }
-        for name, array in features.items():
-            if layer_name(name) not in infos or infos[name].dim != array.shape[-1]:
-                raise UsageError(
-                    f"layer {name!r}: {array.shape[-1]} values, but `layers` says otherwise"
-                )
-        fingerprint = plain(fingerprint)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if (path / MANIFEST).exists():
-                check_fingerprint(path, read_manifest(path)["identity"], fingerprint)
-                (path / MANIFEST).unlink()
-            for name, array in features.items():
-                write_atomic(path / f"{name}.npy", _npy(to_half(array, name, path)))
-            return commit(
-                path,
-                fingerprint=fingerprint,
-                layers={name: infos[name] for name in features},
-                crops=crops[0] if crops else 0,
-                labels=labels,
-                class_names=class_names,
-            )
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from None
-
 
 def commit(
     path: Path,
@@ -244,19 +179,6 @@ def array_header(shape: tuple[int, ...]) -> bytes:
         file, {"descr": "<f2", "fortran_order": False, "shape": shape}
     )
     return file.getvalue()
-
-
-def to_half(values: NDArray[Any], layer: str, path: Path) -> Features:
-    """Return values as float16.
-
-    Raises:
-        NonFiniteError: a value is not finite, or is too large for float16.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = np.ascontiguousarray(values, "<f2")
-    if not np.isfinite(half).all():
-        raise NonFiniteError(f"{path}: {what_is_wrong(values, layer, first_sample=0)}")
-    return half
 
 
 def what_is_wrong(values: NDArray[Any], layer: str, *, first_sample: int) -> str:

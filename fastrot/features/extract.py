@@ -34,7 +34,6 @@ from fastrot.features.manifest import MANIFEST
 from fastrot.features.pooling import layer_infos
 from fastrot.features.spec import FeatureSpec
 from fastrot.features.writer import LOCK, FeatureWriter, remove_plan
-from fastrot.system.console import Say
 from fastrot.system.lock import RunLock
 from fastrot.system.machine import decoding_workers
 from fastrot.system.progress import Meter
@@ -73,7 +72,6 @@ def extract_features(
     options: ExtractOptions | None = None,
     *,
     world: World | None = None,
-    say: Say | None = None,
 ) -> FeatureCache:
     """Extract the features of all samples, resume an extraction, or open a finished cache.
 
@@ -84,7 +82,6 @@ def extract_features(
         spec: what to extract, settled for this backbone, these samples and the options' device.
         options: how to extract; None: chosen for this machine.
         world: the joined ranks (``distributed.world.joined``); None: only this process.
-        say: called with each line for the user.
 
     Raises:
         UsageError: the specification was made for another backbone or other samples.
@@ -93,7 +90,7 @@ def extract_features(
         NonFiniteError: a feature is not finite as float16; the message names layer and sample.
         StorageError: there is too little space, or writing failed.
     """
-    world, say = world or World(), say or (lambda _: None)
+    world = world or World()
     options = options or ExtractOptions()
     if not spec.is_of(backbone, samples):
         raise UsageError(f"{out}: the specification was made for another backbone or other samples")
@@ -102,7 +99,6 @@ def extract_features(
         cache = FeatureCache.open(out, expect=spec.fingerprint)
         if world.is_main:
             remove_plan(out)  # left by a process that was killed at the very end
-            say(f"{out}: all features are already there")
         return cache
     with ExitStack() as stack:
         if world.is_main:

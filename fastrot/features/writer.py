@@ -299,11 +299,6 @@ def remove_plan(path: Path) -> None:
         (path / DONE).unlink(missing_ok=True)
 
 
-def bytes_needed(layers: Mapping[str, LayerInfo], samples: int, crops: int) -> int:
-    """Return the size of a cache's arrays in bytes."""
-    return sum(map(_bytes, _shapes(layers, samples, crops).values()))
-
-
 def _shapes(
     layers: Mapping[str, LayerInfo], samples: int, crops: int
 ) -> dict[str, tuple[int, ...]]:

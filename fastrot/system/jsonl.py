@@ -1,4 +1,4 @@
-"""JSON Lines files that survive a kill at any moment."""
+"""JSON Lines files that survive a kill at any moment, and JSON files that are not trusted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 
 from fastrot.errors import StorageError
 from fastrot.system.files import open_regular
+
+_MOST_OBJECT_BYTES = 16 * 2**20
 
 _logger = logging.getLogger(__name__)
 
@@ -113,6 +115,21 @@ def append_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         _append(descriptor, map(json.dumps, records))
     finally:
         os.close(descriptor)
+
+
+def read_object(path: Path) -> dict[str, Any] | str:
+    """Return the JSON object of a file, or a line that says what is wrong with it."""
+    try:
+        if path.stat().st_size > _MOST_OBJECT_BYTES:
+            return f"{path.name} is larger than {_MOST_OBJECT_BYTES >> 20} MiB"
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return f"there is no {path.name}"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror or error})"
+    except (ValueError, RecursionError):
+        return f"{path.name} is damaged: not JSON"
+    return tree if isinstance(tree, dict) else f"{path.name} is damaged: not an object"
 
 
 def read_json_lines(

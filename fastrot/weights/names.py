@@ -87,11 +87,6 @@ def find_tensors(tree: Any) -> Tensors:
     )
 
 
-def our_names(tensors: Mapping[str, torch.Tensor], which: Which | None = None) -> Tensors:
-    """Rename the tensors of a state dict to our backbones' names; see ``split_network``."""
-    return split_network(tensors, which)[0]
-
-
 def split_network(
     tensors: Mapping[str, torch.Tensor], which: Which | None = None
 ) -> tuple[Tensors, str]:

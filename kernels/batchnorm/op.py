@@ -112,16 +112,7 @@ def _statistics(
 
 
 @_statistics.register_fake
-def _(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-    momentum: float,
-    eps: float,
-    group: str,
-) -> torch.Tensor:
+def _(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> torch.Tensor:
     return weight.new_empty(5, len(weight))
 
 
@@ -142,15 +133,8 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    statistics: torch.Tensor,
-    residual: torch.Tensor | None,
-    relu: bool,
-    group: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    *_, relu, _ = rest
     return torch.empty_like(x), _mask(x, relu)
 
 
@@ -183,14 +167,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    mask: torch.Tensor,
-    statistics: torch.Tensor,
-    has_residual: bool,
-    group: str,
-) -> tuple[torch.Tensor, ...]:
+def _(dy: torch.Tensor, x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    _, statistics, has_residual, _ = rest
     dresidual = torch.empty_like(x) if has_residual else x.new_empty(0)
     channel = statistics.new_empty(x.shape[1])
     return torch.empty_like(x), channel, torch.empty_like(channel), dresidual
@@ -232,16 +210,7 @@ def _frozen(
 
 
 @_frozen.register_fake
-def _(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-    residual: torch.Tensor | None,
-    relu: bool,
-    eps: float,
-) -> torch.Tensor:
+def _(x: torch.Tensor, *_: Any) -> torch.Tensor:
     return torch.empty_like(x)
 
 

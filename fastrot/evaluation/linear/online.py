@@ -145,8 +145,7 @@ def evaluate_linear_online(
             if folder is None:
                 folder = Path(stack.enter_context(TemporaryDirectory())) / "test"
             shown = extract_features(backbone, test, folder, spec.test, how)
-            reader, name = _reader(chosen, spec, linear, device, how.workers)
-            stack.callback(reader.close)
+            reader, name = stack.enter_context(_reader(chosen, spec, linear, device, how.workers))
             say(f"linear probe: {len(chosen):,} images per epoch, decoded by the loader {name}")
             made = OnlineRows(
                 stack.enter_context(FeatureNetwork(backbone, spec.train, device)),
@@ -175,14 +174,15 @@ def evaluate_linear_online(
     )
 
 
+@contextmanager
 def _reader(
     train: Dataset,
     spec: OnlineSpec,
     linear: LinearConfig,
     device: torch.device,
     workers: int | None,
-) -> tuple[Loader, str]:
-    """Return the loader of the training images, and its name."""
+) -> Iterator[tuple[Loader, str]]:
+    """Open the loader of the training images; yield it and its name."""
     if workers is None:
         workers = decoding_workers(on_gpu=device.type == "cuda")
     source = LoaderSpec(
@@ -195,4 +195,8 @@ def _reader(
     )
     images = len(train) * linear.epochs
     name = choose_loader(source, images=images)[0] if spec.loader == "auto" else spec.loader
-    return build_loader(name, source), name
+    loader = build_loader(name, source)
+    try:
+        yield loader, name
+    finally:
+        loader.close()

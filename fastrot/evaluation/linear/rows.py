@@ -6,15 +6,14 @@ Shapes: n samples, K crops per sample (0: the test transform), D features, B sam
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastrot.data.classes import Labelled
 from fastrot.data.sampling.sampler import Sampler
-from fastrot.errors import BadDataError
+from fastrot.features.cache import FeatureCache
 from fastrot.system.prefetch import Prefetcher
 
 _READ_DEADLINE = 600.0
@@ -22,24 +21,6 @@ _AHEAD = 2
 _BLOCK_BYTES = 2**20
 _WINDOW = 4096  # blocks: an epoch of up to 4 GiB is shuffled as a whole
 _RESIDENT_SHARE = 0.5
-
-
-class Features(Labelled, Protocol):
-    """The part of ``FeatureCache`` that a probe reads."""
-
-    @property
-    def num_samples(self) -> int:
-        """Return n."""
-        ...
-
-    @property
-    def crops(self) -> int:
-        """Return the crops per sample: K, or 0."""
-        ...
-
-    def features(self, layer: str) -> NDArray[np.float16]:
-        """Return a layer's features, of shape (n, D), or (n, K, D)."""
-        ...
 
 
 class FeatureBatch(NamedTuple):
@@ -67,12 +48,12 @@ class RowReader:
 
     Raises:
         UsageError: a layer is unknown.
-        BadDataError: a layer does not have one row per sample and crop.
+        BadDataError: its file is damaged.
     """
 
     def __init__(
         self,
-        cache: Features,
+        cache: FeatureCache,
         layers: Sequence[str],
         ids: NDArray[np.int64],
         *,
@@ -84,7 +65,7 @@ class RowReader:
         self._crops = max(1, cache.crops)
         self._labels = np.asarray(cache.labels, dtype=np.int64)
         self._maps: Mapping[str, NDArray[np.float16]] = {
-            layer: _flat(cache.features(layer), cache, layer) for layer in layers
+            layer: cache.features(layer).reshape(-1, cache.layers[layer].dim) for layer in layers
         }
         row = sum(array.shape[1] * array.itemsize for array in self._maps.values())
         self._batch = batch
@@ -160,15 +141,3 @@ class RowReader:
         if pin:
             features = {k: v.pin_memory() for k, v in features.items()}
         return FeatureBatch(features, labels)
-
-
-def _flat(array: NDArray[np.float16], cache: Features, layer: str) -> NDArray[np.float16]:
-    """Return the same memory in shape (n * K, D)."""
-    crops = cache.crops
-    expected = (cache.num_samples, crops) if crops else (cache.num_samples,)
-    if array.shape[:-1] != expected:
-        raise BadDataError(
-            f"layer {layer!r}: features of shape {array.shape} for {cache.num_samples} samples "
-            f"and {crops} crops; make the cache again"
-        )
-    return array.reshape(-1, array.shape[-1])

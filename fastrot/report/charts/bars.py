@@ -23,13 +23,8 @@ class Bar:
     open: bool = False
 
 
-def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, unit: str = "%") -> Markup:
-    """Draw groups of bars on an axis from zero to a round value above the largest.
-
-    Args:
-        groups: name and bars of each group.
-        unit: unit of the values, shown when the pointer rests on a bar.
-    """
+def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]]) -> Markup:
+    """Draw named groups of bars, in percent, from zero to a round value above the largest."""
     top = max((bar.value for _, bars in groups for bar in bars), default=0.0)
     end = next((edge for edge in (5, 10, 20, 40, 60, 80) if top <= edge), 100)
     x = Scale(0.0, float(max(end, top)), _LEFT, WIDTH - _RIGHT)
@@ -39,7 +34,7 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, unit: str = "%") -
         parts.append(label(_LEFT - 8, y + height / 2 + 4, name, "end", "strong"))
         for bar in bars:
             width = max(x(bar.value) - _LEFT, 0.5)
-            text = hint(f"{name}, {bar.name}: {bar.value:.2f} {unit}")
+            text = hint(f"{name}, {bar.name}: {bar.value:.2f} %")
             style = f"bar {'open' if bar.open else 'full'} {bar.style}"
             parts.append(
                 element("rect", text, x=_LEFT, y=y, width=width, height=_BAR, class_=style)

@@ -49,7 +49,6 @@ def line_chart(
     y_to: float | None = None,
     rule: tuple[float, str] | None = None,
     places: Sequence[str] | None = None,
-    x_marks: Sequence[float] | None = None,
 ) -> Markup:
     """Draw lines over common axes.
 
@@ -63,7 +62,6 @@ def line_chart(
         y_to: highest value at which it may end; None: near the largest value.
         rule: height and name of a reference level.
         places: names of x = 0, 1, 2 ... if the horizontal axis is not numeric.
-        x_marks: positions of the numbers on the horizontal axis; None: round values.
     """
     ys = [y for line in lines for y in line.ys if y is not None]
     xs = [x for line in lines for x in line.xs]
@@ -78,8 +76,7 @@ def line_chart(
             marks = ticks(0.9 * marks[0], marks[0], 5)
     y = Scale(marks[0], max(marks[-1], max(ys)), _HEIGHT - _BOTTOM, _TOP)
     if places is None:
-        x_marks = ticks(min(xs), max(xs), 6) if x_marks is None else x_marks
-        x_marks = [mark for mark in x_marks if min(xs) <= mark <= max(xs)] or [min(xs)]
+        x_marks = [x for x in ticks(min(xs), max(xs), 6) if min(xs) <= x <= max(xs)] or [min(xs)]
         x = Scale(min(xs), max(max(xs), min(xs) + 1e-9), _LEFT, WIDTH - _RIGHT)
         names = [short(mark) for mark in x_marks]
     else:

@@ -109,7 +109,6 @@ class Commands:
     """Commands to type, one per line."""
 
     lines: Sequence[str]
-    title: str = ""
 
 
 Block = Figure | Table | Strips | Commands

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastrot.distributed.world import World
-from fastrot.report.charts.matrix import matrix_chart
+from fastrot.report.charts.heat import Heat, heat_chart
 from fastrot.report.html.blocks import Figure, Section, Table
 from fastrot.report.html.text import number, percent
 from fastrot.report.run.files import RunFiles
-from fastrot.report.run.network import Images, Network, build_reader, chosen
+from fastrot.report.run.network import Images, Network, chosen, open_reader
 from fastrot.system.console import Say
 from fastrot.training.validate import validate
 
@@ -34,13 +34,10 @@ def confusion_section(
     if network is not None and images is not None and images.held_out:
         ids = chosen(images, network, _MOST_IMAGES)
         say(f"confusion matrix: {len(ids):,} {images.name}")
-        loader = build_reader(images, ids, network, say)
-        try:
+        with open_reader(images, ids, network, say) as loader:
             result = validate(
                 network.model, network.task, loader, None, device=network.device, world=World()
             )
-        finally:
-            loader.close()
         section.lead = (
             f"The checkpoint of step {network.step:,} on {len(ids):,} of "
             f"{len(images.samples):,} held-out images, with all four views of each: "
@@ -75,9 +72,16 @@ def _figure(counts: Sequence[Sequence[int]]) -> Figure:
         [name, *(f"{count:,} ({share:.1f} %)" for count, share in zip(c, s, strict=True))]
         for name, c, s in zip(NAMES, counts, shares, strict=True)
     ]
+    cells = [
+        [
+            Heat(f"{share:.1f} %", f"true turn {true}, predicted {name}: {count:,}", share / 100)
+            for name, count, share in zip(NAMES, c, s, strict=True)
+        ]
+        for true, c, s in zip(NAMES, counts, shares, strict=True)
+    ]
     return Figure(
         "True turn and predicted turn",
-        matrix_chart(counts, NAMES, rows="true turn", columns="predicted turn"),
+        heat_chart(cells, NAMES, NAMES, row_title="true turn", column_title="predicted turn"),
         f"Confusion matrix of the four turns: {said}.",
         Table(["true turn", *(f"predicted {name}" for name in NAMES)], rows),
         note="Turns are counter-clockwise; every row has the same number of views.",

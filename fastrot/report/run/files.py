@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastrot.config import Config, load_config
 from fastrot.errors import FastrotError, UsageError
-from fastrot.system.jsonl import read_json_lines
+from fastrot.system.jsonl import read_json_lines, read_object
 
 _PARTS = ("status.json", "config.yaml", "checkpoints")
-_MOST_BYTES = 16 * 2**20
 
 
 @dataclass
@@ -77,21 +75,6 @@ def read_run(path: Path) -> RunFiles:
             setattr(run, name, tree)
     _read_metrics(run)
     return run
-
-
-def read_object(path: Path) -> dict[str, Any] | str:
-    """Return the JSON object of a file, or a line that says what is wrong with it."""
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            return f"{path.name} is larger than {_MOST_BYTES >> 20} MiB"
-        tree = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return f"there is no {path.name}"
-    except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror or error})"
-    except (ValueError, RecursionError):
-        return f"{path.name} is damaged: not JSON"
-    return tree if isinstance(tree, dict) else f"{path.name} is damaged: not an object"
 
 
 def _read_metrics(run: RunFiles) -> None:

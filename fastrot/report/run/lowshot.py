@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fastrot.evaluation.published import PublishedRow, published
+from fastrot.evaluation.published import PAGE, RANDOM, PublishedRow, published
 from fastrot.evaluation.result import Result
 from fastrot.report.charts.lines import Line, line_chart
 from fastrot.report.html.blocks import Figure, Key, Table
@@ -14,8 +14,8 @@ from fastrot.report.run.results import Found, notes
 
 _NAME = re.compile(r"(\d{1,6})-shot(?: (.+))?")
 _PUBLISHED = (
-    ("published (layer3)", "mmselfsup-0.x", "s3"),
-    ("published random initialisation", "openselfsup-random", "s4"),
+    ("published (layer3)", PAGE, "s3"),
+    ("published random initialisation", RANDOM, "s4"),
 )
 
 _NOTE = "The chart shows the layer with the best mean score."

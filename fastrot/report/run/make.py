@@ -26,7 +26,7 @@ from fastrot.report.run.measured import listed, measurements_section, summary
 from fastrot.report.run.results import read_results
 from fastrot.report.run.scores import lowshot_section, scores_section
 from fastrot.runs.folder import how_killed, read_run_id
-from fastrot.system.console import Say
+from fastrot.system.console import Say, print_lines
 from fastrot.system.files import write_atomic
 
 FILE_NAME = "report.html"
@@ -61,8 +61,7 @@ class ReportResult:
     def show(self, console: Console) -> None:
         """Print the measurements, what the page does not show, and where it is."""
         lines = [*self.measured, *(f"not shown: {line}" for line in self.missing)]
-        for line in [*lines, f"{self.path} ({self.bytes / 1e6:.1f} MB)"]:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_lines(console, [*lines, f"{self.path} ({self.bytes / 1e6:.1f} MB)"])
 
 
 def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None) -> ReportResult:

@@ -20,7 +20,7 @@ from fastrot.report.html.blocks import Mark, Picture, Section, Strips
 from fastrot.report.html.pictures import picture_uri
 from fastrot.report.html.text import clean, percent
 from fastrot.report.run.files import RunFiles
-from fastrot.report.run.network import Images, Network, build_reader, chosen
+from fastrot.report.run.network import Images, Network, chosen, open_reader
 from fastrot.report.run.views import PIXELATED_UP_TO
 from fastrot.system.console import Say
 from fastrot.training.data import val_crop
@@ -88,15 +88,10 @@ def neighbours_section(
 def _computed(network: Network, images: Images, say: Say) -> _Bank:
     ids = chosen(images, network, _MOST_IMAGES)
     say(f"nearest neighbours: {len(ids):,} {images.name}")
-    loader = build_reader(images, ids, network, say)
-    parts = []
-    try:
-        loader.set_epoch(0)
-        with torch.no_grad():
-            for batch in loader:
-                parts.append(F.normalize(network.task.embed(network.model, batch), dim=1).cpu())
-    finally:
-        loader.close()
+    with open_reader(images, ids, network, say) as loader, torch.no_grad():
+        parts = [
+            F.normalize(network.task.embed(network.model, batch), dim=1).cpu() for batch in loader
+        ]
     return _Bank(images, ids, torch.cat(parts), f"of the checkpoint of step {network.step:,}")
 
 
@@ -151,15 +146,11 @@ def _pixels(
     bank: _Bank, network: Network, positions: NDArray[np.int64], say: Say
 ) -> dict[int, NDArray[np.uint8]]:
     """Return the crops of some rows of the bank, by position."""
-    loader = build_reader(bank.images, bank.ids[positions], network, say)
     crops: dict[int, NDArray[np.uint8]] = {}
-    try:
-        loader.set_epoch(0)
+    with open_reader(bank.images, bank.ids[positions], network, say) as loader:
         for batch in loader:
             for place, image in zip(batch.index.tolist(), batch.images.cpu().numpy(), strict=True):
                 crops[int(positions[place])] = image
-    finally:
-        loader.close()
     return crops
 
 

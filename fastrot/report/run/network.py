@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,8 +132,11 @@ def chosen(images: Images, network: Network, most: int) -> NDArray[np.int64]:
     return np.linspace(0, len(images.samples) - 1, count).astype(np.int64)
 
 
-def build_reader(images: Images, ids: NDArray[np.int64], network: Network, say: Say) -> Loader:
-    """Build a loader of the images ``ids``, in this order, with the reference decoder.
+@contextmanager
+def open_reader(
+    images: Images, ids: NDArray[np.int64], network: Network, say: Say
+) -> Iterator[Loader]:
+    """Open a loader of the images ``ids``, in this order, with the reference decoder.
 
     A bad sample is replaced as in training, and its name is reported with ``say``.
     """
@@ -148,7 +153,12 @@ def build_reader(images: Images, ids: NDArray[np.int64], network: Network, say: 
         on_bad=lambda error: say(f"replaced bad sample {error.name}: {error.reason}"),
         exact=True,
     )
-    return build_loader("reference", spec)
+    loader = build_loader("reference", spec)
+    try:
+        loader.set_epoch(0)
+        yield loader
+    finally:
+        loader.close()
 
 
 def reason(error: FastrotError) -> str:

@@ -10,7 +10,7 @@ from fastrot.models.backbones import TURNS
 from fastrot.report.html.blocks import Picture, Section, Strips
 from fastrot.report.html.pictures import picture_uri
 from fastrot.report.run.confusion import NAMES
-from fastrot.report.run.network import Images, Network, build_reader, chosen
+from fastrot.report.run.network import Images, Network, chosen, open_reader
 from fastrot.system.console import Say
 
 _IMAGES = 8
@@ -24,34 +24,22 @@ def views_section(network: Network | None, images: Images | None, why: str, say:
         section.missing.append(f"sample views: {why}")
         return section
     ids = chosen(images, network, _IMAGES)
-    loader = build_reader(images, ids, network, say)
     rows = []
     plain = normalisation_table((0, 0, 0), (1, 1, 1), torch.float32).to(network.device)
-    try:
-        loader.set_epoch(0)
+    with open_reader(images, ids, network, say) as loader, torch.no_grad():
         for batch in loader:
             count = len(batch.images)
             turns = torch.arange(TURNS, dtype=torch.uint8, device=network.device).expand(count, -1)
             views = rotate_views(batch.images, turns, batch.flips, plain)
             pixels = (views * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            with torch.no_grad():
-                inputs = network.task.inputs(batch)
-                logits = network.task.predict(network.model, inputs).logits
+            logits = network.task.predict(network.model, network.task.inputs(batch)).logits
             shares = logits.float().softmax(1).cpu()
             for n in range(count):
+                name = f"image {int(ids[batch.index[n]])}"
+                at = range(n * TURNS, (n + 1) * TURNS)
                 rows.append(
-                    [
-                        _picture(
-                            picture_uri(pixels[n * TURNS + turn]),
-                            f"image {int(ids[batch.index[n]])}",
-                            turn,
-                            shares[n * TURNS + turn],
-                        )
-                        for turn in range(TURNS)
-                    ]
+                    [_picture(picture_uri(pixels[i]), name, i % TURNS, shares[i]) for i in at]
                 )
-    finally:
-        loader.close()
     size = images.crop.size
     section.lead = (
         f"Centre crops of {len(rows)} {images.name} at {size} px, each turned counter-clockwise "

@@ -24,6 +24,7 @@ from fastrot.benchmarks.solvers.knn_baselines import Found, missing
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import UsageError
 from fastrot.features.cache import FeatureCache
+from tests.fastrot.features.written_cache import write_cache
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def features(test_data: Callable[[str], Path], tmp_path_factory: pytest.TempPath
             rows.append(pixels.reshape(-1).astype(np.float32))
             labels.append(label)
     path = tmp_path_factory.mktemp("bench") / "cache"
-    FeatureCache.write_arrays(
+    write_cache(
         path,
         features={"pool": np.stack(rows)},
         labels=np.array(labels),

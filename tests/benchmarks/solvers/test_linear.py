@@ -20,7 +20,7 @@ from fastrot.benchmarks.solvers.linear import (
 from fastrot.benchmarks.solvers.linear_baselines import SOLVERS, STOPS, Stop
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import UsageError
-from fastrot.features.cache import FeatureCache
+from tests.fastrot.features.written_cache import write_cache
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,7 @@ def cache(test_data: Callable[[str], Path], tmp_path_factory) -> Path:
             rows.append(pixels[:128:16, :128:16].reshape(-1) / 64)
             labels.append(label)
     path: Path = tmp_path_factory.mktemp("bench") / "cache"
-    FeatureCache.write_arrays(
-        path, features={"pool": np.stack(rows)}, labels=np.array(labels), fingerprint={}
-    )
+    write_cache(path, features={"pool": np.stack(rows)}, labels=np.array(labels), fingerprint={})
     return path
 
 
@@ -125,7 +123,7 @@ def test_wrong_arguments_are_named(cache) -> None:
 
 
 def test_two_classes_are_refused(cache, tmp_path) -> None:
-    FeatureCache.write_arrays(
+    write_cache(
         tmp_path / "two",
         features={"pool": np.eye(4)},
         labels=np.array([0, 1, 0, 1]),

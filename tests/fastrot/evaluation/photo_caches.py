@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.images.decode import decode_image
 from fastrot.features.cache import FeatureCache
+from tests.fastrot.features.written_cache import write_cache
 
 
 def thumbnails(folder: Path, each: int, classes: int, *, skip: int = 0) -> NDArray[np.float32]:
@@ -25,7 +26,7 @@ def photo_cache(
     path: Path, features: NDArray[np.float32], labels: NDArray[np.int8] | NDArray[np.int64]
 ) -> FeatureCache:
     """A cache of one layer, ``layer3``."""
-    return FeatureCache.write_arrays(
+    return write_cache(
         path, features={"layer3": features}, labels=labels, fingerprint={"photos": path.name}
     )
 

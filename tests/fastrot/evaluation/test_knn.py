@@ -21,12 +21,13 @@ from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
+from tests.fastrot.features.written_cache import write_cache
 
 QUIET = PartialResults(None, {})
 
 
 def cache(path: Path, features: Any, labels: Any, **options: Any) -> FeatureCache:
-    return FeatureCache.write_arrays(
+    return write_cache(
         path,
         features={"pool": np.asarray(features)},
         labels=np.asarray(labels),
@@ -134,7 +135,7 @@ def test_images_of_zeros_are_nearest_to_the_first_ones(tmp_path: Path) -> None:
 def test_several_layers_are_told_apart(tmp_path: Path) -> None:
     layers = {"layer1": np.eye(4), "pool": np.eye(4)[:, :2] + 0.1}
     made = [
-        FeatureCache.write_arrays(
+        write_cache(
             tmp_path / name, features=layers, labels=np.arange(4), fingerprint={"made": name}
         )
         for name in ("train", "test")

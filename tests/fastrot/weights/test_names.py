@@ -8,7 +8,7 @@ import torch
 from fastrot.config import ModelConfig
 from fastrot.errors import MismatchError
 from fastrot.models.backbones import build_model
-from fastrot.weights.names import find_tensors, guess_model, our_names
+from fastrot.weights.names import find_tensors, guess_model, split_network
 
 
 def state(**settings) -> dict[str, torch.Tensor]:
@@ -34,9 +34,9 @@ def test_torchvisions_other_resnets_do_not_fit(name):
         theirs = getattr(torchvision.models, name)().state_dict()
     if name == "resnet152":
         with pytest.raises(MismatchError, match="3-8-36-3 blocks"):
-            guess_model(our_names(theirs))
+            guess_model(split_network(theirs)[0])
         return
-    ours = state(name=guess_model(our_names(theirs)).name)
+    ours = state(name=guess_model(split_network(theirs)[0]).name)
     assert any(tensor.shape != theirs[key].shape for key, tensor in ours.items())
 
 
@@ -64,7 +64,7 @@ def test_a_prefix_is_what_stands_before_the_first_tensors():
     for prefix in ("", "module.", "_feature_blocks.", "model.backbone.", "a.layer1.0."):
         there = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
         there["elsewhere.weight"] = torch.zeros(1)
-        assert our_names(there).keys() - {"elsewhere.weight"} == tensors.keys()
+        assert split_network(there)[0].keys() - {"elsewhere.weight"} == tensors.keys()
 
 
 def test_nested_wrappings_are_opened_only_where_they_are_known():

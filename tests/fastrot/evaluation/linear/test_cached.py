@@ -22,6 +22,7 @@ from fastrot.evaluation.protocol import EvalConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache
 from fastrot.features.manifest import LayerInfo
+from tests.fastrot.features.written_cache import write_cache
 from tests.program import start_python
 
 LAYERS = {"layer1": LayerInfo(8, 2, 32, "test"), "pool": LayerInfo(16, 1, 16, "test")}
@@ -51,7 +52,7 @@ def cache(path: Path, n: int, seed: int, *, crops: int = 0, zero: bool = False) 
         features[name] = (centre[:, None] if crops else centre) + noise
         if zero:
             features[name] *= 0
-    return FeatureCache.write_arrays(
+    return write_cache(
         path,
         features=features,
         labels=labels,
@@ -212,7 +213,7 @@ def test_the_optimum_follows_where_it_is_asked_for(
 def test_layers_that_were_pooled_in_another_way_are_refused(
     tmp_path: Path, two: tuple[FeatureCache, FeatureCache]
 ) -> None:
-    other = FeatureCache.write_arrays(
+    other = write_cache(
         tmp_path / "other",
         features={name: np.zeros((10, info.dim)) for name, info in LAYERS.items()},
         labels=np.arange(10),
@@ -224,7 +225,7 @@ def test_layers_that_were_pooled_in_another_way_are_refused(
 
 
 def test_one_class_is_no_problem_to_solve(tmp_path: Path) -> None:
-    one = FeatureCache.write_arrays(
+    one = write_cache(
         tmp_path / "one",
         features={name: np.zeros((10, info.dim)) for name, info in LAYERS.items()},
         labels=np.full(10, 3),

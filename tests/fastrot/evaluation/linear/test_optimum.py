@@ -20,6 +20,7 @@ from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
 from fastrot.features.cache import FeatureCache, LayerInfo
+from tests.fastrot.features.written_cache import write_cache
 
 STRENGTHS = (1e-1, 1e-2, 1e-3)
 LAYERS = ("coarse", "fine")
@@ -34,7 +35,7 @@ def write(path: Path, pixels: NDArray[Any], labels: NDArray[Any], **options: Any
         pooled = pixels.reshape(n, grid, size, grid, size, 3).mean(axis=(2, 4))
         features[layer] = pooled.transpose(0, 3, 1, 2).reshape(n, -1) / 64
         infos[layer] = LayerInfo(3, grid, 3 * grid**2, "mean")
-    return FeatureCache.write_arrays(
+    return write_cache(
         path,
         features=features,
         labels=labels,
@@ -188,7 +189,7 @@ def test_only_the_given_rows_count(caches, photos, tmp_path) -> None:
 
 def test_the_first_crop_is_taken(caches, photos, tmp_path) -> None:
     plain = {layer: np.asarray(caches[0].features(layer)) for layer in LAYERS}
-    crops = FeatureCache.write_arrays(
+    crops = write_cache(
         tmp_path / "crops",
         features={name: np.stack([rows, rows[::-1]], axis=1) for name, rows in plain.items()},
         labels=photos["train"][1],
@@ -226,7 +227,7 @@ def test_a_class_without_training_samples_is_never_the_answer(caches) -> None:
 
 
 def test_several_labels_a_sample_are_refused(caches, tmp_path) -> None:
-    many = FeatureCache.write_arrays(
+    many = write_cache(
         tmp_path / "many",
         features={"coarse": np.ones((3, 2))},
         labels=np.ones((3, 4), np.int8),

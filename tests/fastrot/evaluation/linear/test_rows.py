@@ -13,6 +13,7 @@ from fastrot.data.classes import match_single_classes
 from fastrot.errors import BadDataError, MismatchError, UsageError
 from fastrot.evaluation.linear.rows import RowReader
 from fastrot.features.cache import FeatureCache
+from tests.fastrot.features.written_cache import write_cache
 
 CPU = torch.device("cpu")
 N, K, D = 50, 3, 4
@@ -22,7 +23,7 @@ def numbered(path: Path, crops: int) -> FeatureCache:
     """Features that say which sample and crop they are: sample + crop / 4."""
     values = np.arange(N, dtype=np.float32)[:, None] + np.arange(max(crops, 1)) / 4
     features = np.repeat(values[..., None], D, axis=2)
-    return FeatureCache.write_arrays(
+    return write_cache(
         path,
         features={"pool": features if crops else features[:, 0]},
         labels=np.arange(N) % 5,

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from fastrot.evaluation.linear.standardise import channel_statistics, read_rows, standardise
-from fastrot.features.cache import FeatureCache, LayerInfo
+from fastrot.features.cache import LayerInfo
+from tests.fastrot.features.written_cache import write_cache
 
 
 def test_rows_are_those_of_batch_norm_in_evaluation() -> None:
@@ -30,7 +31,7 @@ def test_one_value_a_channel_has_no_variance() -> None:
 
 def test_rows_are_the_first_crops_of_the_chosen_samples(tmp_path: Path) -> None:
     values = np.arange(4 * 3 * 2, dtype=np.float32).reshape(4, 3, 2)
-    crops = FeatureCache.write_arrays(
+    crops = write_cache(
         tmp_path / "crops",
         features={"pool": values},
         labels=np.zeros(4, np.int64),
@@ -38,7 +39,7 @@ def test_rows_are_the_first_crops_of_the_chosen_samples(tmp_path: Path) -> None:
         layers={"pool": LayerInfo(2, 1, 2, "")},
     )
     assert read_rows(crops, "pool", np.array([3, 1])).tolist() == values[[3, 1], 0].tolist()
-    plain = FeatureCache.write_arrays(
+    plain = write_cache(
         tmp_path / "plain",
         features={"pool": values[:, 1]},
         labels=np.zeros(4, np.int64),

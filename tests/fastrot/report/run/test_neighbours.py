@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fastrot.data.open import open_dataset
-from fastrot.features.cache import FeatureCache
 from fastrot.report.run.files import read_run
 from fastrot.report.run.make import make_report
 from fastrot.report.run.network import load_network
 from fastrot.weights.load import weights_digest
+from tests.fastrot.features.written_cache import write_cache
 
 
 def lead(run: Path) -> str:
@@ -30,7 +30,7 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
     # 3 of them of the class.
     features = np.zeros((16, 4), np.float32)
     features[np.arange(16), samples.labels // 2] = 1
-    cache = FeatureCache.write_arrays(
+    cache = write_cache(
         run / "eval" / "cache" / "val-center-pool",
         features={"pool": features},
         labels=samples.labels,
@@ -51,7 +51,7 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
 def test_other_images_of_a_cache_stand_in_for_moved_ones(run: Path, trained: Path) -> None:
     network = load_network(read_run(run))
     samples = open_dataset(trained.parent / "train")
-    cache = FeatureCache.write_arrays(
+    cache = write_cache(
         run / "eval" / "cache" / "train-center-pool",
         features={"pool": np.eye(24, dtype=np.float32)},
         labels=samples.labels,
