@@ -80,7 +80,7 @@ def test_the_map_of_every_draw_is_the_same_whoever_solves(
         ours, theirs = (
             evaluate_lowshot(
                 *caches,
-                protocol(one_cost, f"svm.solver={name}"),
+                protocol(one_cost, f"svm.solver={name}", "svm.tolerance=1e-8"),
                 PartialResults(None, {}),
                 lambda _: None,
             )
