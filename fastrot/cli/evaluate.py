@@ -117,7 +117,11 @@ def evaluate(
     overrides: Overrides = None,
     json: AsJson = False,
 ) -> None:
-    """Run a published protocol; finished work is not repeated."""
+    """Run a published protocol; finished work is not repeated.
+
+    --set svm.solver=fastrot|sklearn|cyanure chooses who solves the SVMs, and --set
+    linear.solver=fastrot|torch|sklearn|cyanure who solves the exact optimum (linear.optimum=true).
+    """
     options = locals()
     on_ranks(options.pop("gpus"))
     from fastrot.evaluation import command

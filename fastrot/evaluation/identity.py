@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode
 from fastrot.evaluation.result import Result
-from fastrot.system.fingerprint import fingerprint_digest, plain
+from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 
 _READ = 32
 _LONGEST_NAME = 40
@@ -28,6 +28,16 @@ def relevant_settings(config: EvalConfig) -> dict[str, Any]:
     sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
     settings = config.model_dump(mode="json")
     return {name: value for name, value in settings.items() if name in sections}
+
+
+def changed_settings(own: EvalConfig, used: EvalConfig) -> list[str]:
+    """Return the settings that differ from the protocol's own, as ``key: own -> used``."""
+    trees = []
+    for config in (own, used):
+        trees.append(tree := relevant_settings(config))
+        if "svm" in tree:
+            tree["svm"]["solver"] = config.svm.solver  # the default is omitted elsewhere
+    return differing_fields(*trees)
 
 
 def measurement_key(

@@ -17,6 +17,7 @@ from fastrot.errors import UsageError
 from fastrot.evaluation.cache_folders import cache_folder, cache_name, is_earlier_cache
 from fastrot.evaluation.extract import BackboneRequest, protocol_spec, share_cores
 from fastrot.evaluation.identity import (
+    changed_settings,
     content_digest,
     folder_name,
     measurement_key,
@@ -44,7 +45,7 @@ from fastrot.features.spec import FeatureSpec
 from fastrot.solvers.libraries import require_library
 from fastrot.solvers.svm_libraries import check_solver
 from fastrot.system.console import Say
-from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
+from fastrot.system.fingerprint import fingerprint_digest, plain
 from fastrot.system.machine import environment_record
 from fastrot.weights.load import Backbone
 
@@ -273,7 +274,7 @@ def _measure(
         scores=scores,
         random=None,
         settings=config.model_dump(mode="json"),
-        changed=differing_fields(relevant_settings(shipped), relevant_settings(config)),
+        changed=changed_settings(shipped, config),
         weights={
             "source": backbone.source,
             "digest": backbone.digest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +64,7 @@ class SuiteRow(NamedTuple):
         source: publication and checkpoint of the published value.
         train: training data.
         test: test data.
+        solver: solver of the SVMs or of the exact optimum; empty: there is none.
     """
 
     protocol: str
@@ -76,6 +77,7 @@ class SuiteRow(NamedTuple):
     source: str
     train: str
     test: str
+    solver: str
 
 
 def suite_rows(results: Sequence[Result]) -> list[SuiteRow]:
@@ -88,7 +90,7 @@ def suite_rows(results: Sequence[Result]) -> list[SuiteRow]:
             rows.append(_row(result, score, random.get((score.name, score.metric)), row))
         if any(row.name == BEST for row in published(result.protocol)) and result.scores:
             best = max(result.scores, key=lambda score: score.value)
-            named = Score(BEST, best.metric, best.value, best.layer)
+            named = replace(best, name=BEST)
             other = max(random.values(), default=None)
             rows.append(_row(result, named, other, lookup(result.protocol, BEST, best.metric)))
     return rows
@@ -106,6 +108,7 @@ def _row(result: Result, score: Score, random: float | None, row: PublishedRow |
         "" if row is None else f"{row.source}, {row.checkpoint}",
         str(result.data.get("train", "")),
         str(result.data.get("test", "")),
+        str(score.detail.get("solver", "")),
     )
 
 

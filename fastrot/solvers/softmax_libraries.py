@@ -113,7 +113,7 @@ def solve_with_torch(
                 break
             continue
         last, gap = gap, certificate(features, targets, strength, w.detach(), b.detach())[1]
-        if gap <= tolerance or gap > _STANDSTILL * last:
+        if not tolerance < gap <= _STANDSTILL * last:  # also if it is NaN
             break
     return _spread(w.detach(), b.detach(), present, classes)
 

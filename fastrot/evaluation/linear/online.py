@@ -155,12 +155,8 @@ def evaluate_linear_online(
                 coloured=linear.augment == "rrc_jitter_lighting",
                 images_a_pass=pass_size(spec.train.crop.size, device),
             )
-            yield ProbeRows(
-                made,
-                shown.translated(match),
-                MODE,
-                {"augment": linear.augment, "loader": name, **notes},
-            )
+            details = {"augment": linear.augment, "loader": name, **notes}
+            yield ProbeRows(made, shown.translated(match), MODE, details)
 
     return run_probe(
         "linear-augmented",

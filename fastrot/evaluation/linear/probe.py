@@ -90,11 +90,8 @@ def run_probe(
     """
     saved = parts.get(unit)
     if saved is None:
-        state, linear, layers = (
-            parts.file(unit, ".safetensors"),
-            config.linear,
-            config.features.layers,
-        )
+        state = parts.file(unit, ".safetensors")
+        linear, layers = config.linear, config.features.layers
         where = pick_device(device, World())
         with open_rows(where) as rows:
             test = rows.test

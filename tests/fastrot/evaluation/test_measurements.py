@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 
 from fastrot.config import ModelConfig
@@ -26,6 +28,7 @@ from fastrot.evaluation.suite import SuiteReport
 from fastrot.evaluation.tables import EvalReport
 from fastrot.models.backbones import build_model
 from fastrot.report.run.names import name_measurements
+from fastrot.report.run.results import notes, read_results
 from tests.program import run_python
 
 SMALL = ("model.width=8", "features.layers=[pool]", "features.resolution=16", "knn.k=[1]")
@@ -138,6 +141,38 @@ def test_later_weights_and_replaced_data_are_other_measurements(
     for report in reports:
         assert json.loads((report.folder / "result.json").read_text())["key"] == report.result.key
     assert len(set(name_measurements(found))) == 3
+
+
+def test_what_one_solver_found_is_not_taken_for_what_another_finds(
+    request_of: Request, tmp_path: Path
+) -> None:
+    usual = (*SHORT, "svm.folds=2", "svm.costs=[1]")
+    optimum = (*SHORT, "linear.optimum=true", "linear.strengths=[0.1]")
+    for protocol, section, name, overrides in (
+        ("voc07-svm", "svm", "pool", usual),
+        ("voc07-lowshot", "svm", "1-shot pool", (*usual, "lowshot.shots=[1]", "lowshot.draws=1")),
+        ("linear", "linear", "pool optimum", optimum),
+    ):
+        key = f"{section}.solver"
+        before, after = (
+            run(request_of(protocol, overrides=(*overrides, *solver)))
+            for solver in ((), (f"{key}=sklearn",))
+        )
+        assert before.folder != after.folder and before.result.key != after.result.key
+        for report, solver in ((before, "fastrot"), (after, "sklearn")):
+            (score, *_) = (s for s in report.result.scores if s.name == name)
+            assert score.detail["solver"] == solver
+        change = f"{key}: fastrot -> sklearn"
+        assert change in after.result.changed and change not in before.result.changed
+        console = Console(file=io.StringIO(), width=200)
+        after.show(console)
+        assert f"not the protocol's own setting: {change}" in console.file.getvalue()
+        # Identities are those of the time before there was a choice.
+        assert section != "svm" or "solver" not in before.result.settings[section]
+        assert after.result.settings[section]["solver"] == "sklearn"
+    found, problems = read_results(tmp_path)
+    assert problems == [] and len(found) == 6
+    assert sum("solver: fastrot -> sklearn" in notes(one, []) for one in found) == 3
 
 
 def as_an_earlier_version(report: EvalReport, random: Path | None) -> Path:

@@ -204,6 +204,20 @@ def test_data_that_does_not_fit_is_left_out_and_named(photos: Path) -> None:
             "knn.k=99 is more than the 40 images",
         ),
         (["nonsense", "run", "--train", "train.beton", "--test", "val.beton"], "nonsense"),
+        (
+            [
+                *"linear run --train train.beton --test val.beton --set".split(),
+                "linear.solver=torch",
+            ],
+            "linear.solver=torch solves the exact optimum, which is not requested",
+        ),
+        (
+            [
+                *"voc07-svm run --train train.beton --test val.beton --set".split(),
+                "svm.solver=liblinear",
+            ],
+            "svm.solver",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_named(photos: Path, words: list[str], message: str) -> None:

@@ -55,6 +55,17 @@ def test_low_shot_rows_of_other_layers_are_only_in_the_csv() -> None:
     assert len(table) == 5 and table[0]["random"] == "30.0" and table[3]["published"] == ""
 
 
+def test_the_csv_says_who_solved() -> None:
+    detail = {"solver": "cyanure"}
+    scores = [Score("layer3", "mAP", 60.0, "layer3", detail), Score("layer2", "mAP", 40.0)]
+    table = list(csv.DictReader(io.StringIO(suite_csv([result("voc07-svm", scores)]))))
+    assert [(row["name"], row["solver"]) for row in table] == [
+        ("layer3", "cyanure"),
+        ("layer2", ""),
+        ("best layer", "cyanure"),
+    ]
+
+
 def test_markdown_says_what_differs_and_escapes() -> None:
     text = suite_markdown([SVM, LOWSHOT], {"knn": "no\nlabels"}, {"linear": {"stem top1": 1.5}})
     assert "| voc07-svm | test transform | best layer | mAP | 60.00 | 30.00 | 67.70 |" in text

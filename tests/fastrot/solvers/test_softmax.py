@@ -1,4 +1,4 @@
-"""Softmax regression: the optimum of cyanure and scikit-learn, and gaps that hold."""
+"""Softmax regression: the optimum of torch, scikit-learn and cyanure, and gaps that hold."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import UsageError
 from fastrot.solvers.softmax import Solution, certificate, solve_path
-from fastrot.solvers.softmax_libraries import solve_with_cyanure
+from fastrot.solvers.softmax_libraries import solve_by_library
 
 STRENGTHS = (1e-2, 1e-3, 1e-4)
+LIBRARIES = ("torch", "sklearn", "cyanure")
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +62,29 @@ def test_the_objective_is_what_is_said_and_no_one_finds_a_lower_one(photos, colu
         np.testing.assert_allclose(found.weight, peer.coef_.T, atol=2e-3 * np.abs(peer.coef_).max())
 
 
+@pytest.mark.parametrize("solver", LIBRARIES)
 @pytest.mark.parametrize(
-    ("rows", "columns"), [(250, 600), (250, 40), (100, 40)], ids=["D > n", "D < n", "two classes"]
+    ("rows", "columns"), [(200, 240), (250, 40), (100, 40)], ids=["D > n", "D < n", "two classes"]
 )
-def test_cyanure_has_the_same_optimum(photos, rows, columns) -> None:
-    pytest.importorskip("cyanure", reason="cyanure is not installed")
+def test_libraries_have_the_same_optimum(photos, solver, rows, columns) -> None:
     x, y = photos[0][:rows, :columns], photos[1][:rows]
-    for found in solve(x, y):
-        w, b = solve_with_cyanure(x, y, found.strength, tolerance=1e-6)
-        theirs, gap = certificate(x, y, found.strength, w, b)
-        assert theirs == pytest.approx(objective(x, y, found.strength, w, b), rel=1e-6)
-        assert abs(theirs / found.objective - 1) <= 1e-5
-        assert theirs - theirs * gap <= found.objective * (1 + 1e-9), "the dual exceeds the primal"
+    for found in solve_path(x, y, STRENGTHS[:1]):
+        theirs = solve_by_library(solver, x, y, found.strength, classes=6)
+        value = objective(x, y, found.strength, theirs.weight, theirs.intercept)
+        assert theirs.objective == pytest.approx(value, rel=1e-6)
+        assert abs(value / found.objective - 1) <= 1e-5
+        dual = theirs.objective * (1 - theirs.gap)
+        assert dual <= found.objective * (1 + 1e-9), "the dual exceeds the primal"
+        assert theirs.logits(x).shape == (rows, 6)
+        assert (theirs.logits(x).argmax(dim=1) == found.logits(x).argmax(dim=1)).all()
+
+
+@pytest.mark.parametrize("solver", LIBRARIES)
+def test_libraries_find_one_class_alone_always_right(photos, solver) -> None:
+    x, y = photos[0][:50, :40], photos[1][:50] + 1
+    found = solve_by_library(solver, x, y, 1e-3, classes=3)
+    assert (found.objective, found.gap) == (0.0, 0.0)
+    assert (found.logits(x).argmax(dim=1) == 1).all()
 
 
 def test_the_certificate_of_anything_bounds_the_optimum(photos) -> None:
@@ -194,4 +206,4 @@ def test_a_weight_that_does_not_fit_is_named(photos) -> None:
 def test_without_cyanure_the_error_says_what_to_do(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cyanure.estimators", None)
     with pytest.raises(UsageError, match="pip install cyanure"):
-        solve_with_cyanure(torch.ones(2, 1), torch.tensor([0, 1]), 1e-3)
+        solve_by_library("cyanure", torch.ones(2, 1), torch.tensor([0, 1]), 1e-3)

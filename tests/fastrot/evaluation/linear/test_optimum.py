@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fastrot.data.images.decode import decode_image
 from fastrot.errors import BadDataError, UsageError
-from fastrot.evaluation.linear.optimum import hold_out, optimum_scores
+from fastrot.evaluation.linear.optimum import SAME_TOP1, hold_out, optimum_scores
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
 from fastrot.evaluation.result import Score
@@ -141,10 +141,17 @@ def test_the_held_out_part_is_balanced_and_no_matter_of_order() -> None:
     assert (hold_out(labels, ids, seed=8) != chosen).any()
 
 
-def test_cyanure_finds_the_same_optimum(caches) -> None:
-    pytest.importorskip("cyanure", reason="cyanure is not installed")
-    ours, theirs = run(caches)[0], run(caches, solver="cyanure")[0]
-    assert (ours.detail["solver"], theirs.detail["solver"]) == ("fastrot", "cyanure")
+@pytest.mark.parametrize("solver", ["torch", "sklearn", "cyanure"])
+def test_libraries_find_the_same_optimum(caches, solver) -> None:
+    said: list[str] = []
+    ours, theirs = run(caches)[0], run(caches, solver=solver, say=said.append)[0]
+    assert (ours.detail["solver"], theirs.detail["solver"]) == ("fastrot", solver)
+    assert theirs.value == pytest.approx(ours.value, abs=SAME_TOP1)
+    assert [line.split(":")[0] for line in said] == [
+        *(f"strength {strength:g} by {solver}" for strength in STRENGTHS),
+        f"strength {ours.detail['strength']:g} by {solver}",
+        "coarse optimum",
+    ]
     for a, b in zip(
         [ours.detail, *ours.detail["validation"]],
         [theirs.detail, *theirs.detail["validation"]],
@@ -152,6 +159,7 @@ def test_cyanure_finds_the_same_optimum(caches) -> None:
     ):
         assert a["strength"] == b["strength"]
         assert a["objective"] == pytest.approx(b["objective"], rel=1e-5)
+        assert a.get("top1", 0) == pytest.approx(b.get("top1", 0), abs=SAME_TOP1)
 
 
 def test_cyanure_that_is_not_installed_is_one_clear_error(caches, monkeypatch) -> None:

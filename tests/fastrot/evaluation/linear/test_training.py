@@ -63,7 +63,8 @@ def probe(mode: str, value: float) -> Score:
 
 
 def test_the_gap_is_augmented_minus_cached() -> None:
-    optimum = Score("pool optimum", "top1", 70.0, "pool")  # of no mode
+    detail = {"mode": "first of 4 crops", "strength": 0.01}
+    optimum = Score("pool optimum", "top1", 70.0, "pool", detail)  # only of cached features
     assert mode_gap([probe("augmented", 60.0)], [probe("cached-4", 57.5), optimum]) == {
         "pool top1": 2.5
     }

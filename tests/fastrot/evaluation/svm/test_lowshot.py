@@ -13,8 +13,10 @@ from fastrot.errors import BadDataError
 from fastrot.evaluation.metrics import average_precision
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, load_protocol
+from fastrot.evaluation.result import Score
 from fastrot.evaluation.svm.draws import draw_signs
 from fastrot.evaluation.svm.lowshot import evaluate_lowshot
+from fastrot.evaluation.svm.voc07 import SAME_AP
 from fastrot.features.cache import FeatureCache
 from tests.fastrot.evaluation.photo_caches import photo_cache, several, thumbnails
 
@@ -67,6 +69,44 @@ def test_it_is_what_linear_svc_gives(caches: tuple[FeatureCache, FeatureCache]) 
         assert score.detail["cost"] == COSTS[best]
         np.testing.assert_allclose(score.detail["draws"], by_draw[best], atol=0.05)
         assert score.detail["selected_on"] == "test" and score.detail["largest_gap"] <= 1e-6
+
+
+@pytest.mark.parametrize("solver", ["sklearn", "cyanure"])
+def test_the_map_of_every_draw_is_the_same_whoever_solves(
+    caches: tuple[FeatureCache, FeatureCache], solver: str
+) -> None:
+    for cost in COSTS:
+        one_cost = f"svm.costs=[{cost}]"
+        ours, theirs = (
+            evaluate_lowshot(
+                *caches,
+                protocol(one_cost, f"svm.solver={name}", "svm.tolerance=1e-8"),
+                PartialResults(None, {}),
+                lambda _: None,
+            )
+            for name in ("fastrot", solver)
+        )
+        for own, other in zip(ours, theirs, strict=True):
+            assert (own.detail["solver"], other.detail["solver"]) == ("fastrot", solver)
+            assert own.detail["cost"] == other.detail["cost"] == cost
+            np.testing.assert_allclose(
+                other.detail["draws"], own.detail["draws"], rtol=0, atol=100 * SAME_AP
+            )
+            assert 0 <= other.detail["largest_gap"] <= 1e-5
+
+
+def test_a_library_chooses_the_cost_that_is_best_on_the_test_set(
+    caches: tuple[FeatureCache, FeatureCache],
+) -> None:
+    def scores(*overrides: str) -> list[Score]:
+        config = protocol("svm.solver=sklearn", *overrides)
+        return evaluate_lowshot(*caches, config, PartialResults(None, {}), lambda _: None)
+
+    of_cost = {cost: scores(f"svm.costs=[{cost}]") for cost in COSTS}
+    for number, score in enumerate(scores()):
+        best = max(COSTS, key=lambda cost: of_cost[cost][number].value)
+        assert score.detail["cost"] == best
+        assert score.value == pytest.approx(of_cost[best][number].value)
 
 
 def test_a_killed_run_goes_on_with_the_same_numbers(
