@@ -279,7 +279,7 @@ def _refuse_slips(config: Config, where: str) -> None:
     data, optim = config.data, config.optim
     for name, values, low in (("mean", data.mean, "["), ("std", data.std, "(")):
         if min(values) < 0 or max(values) > 1:
-            fix = f"it must lie in {low}0, 1]"
+            fix = f"it must be in {low}0, 1]"
             if min(values) >= 0 and 1 < max(values) <= 255:
                 scaled = ",".join(f"{value / 255:.4g}" for value in values)
                 fix += f", and these are in 0..255: divide by 255: --set 'data.{name}=[{scaled}]'"

@@ -142,7 +142,7 @@ class KernelsBenchRequest:
                 raise UsageError(f"--{name}={number} must be at least 1")
         if unknown := set(self.baselines or ()) - set(_BASELINES):
             raise UsageError(
-                f"peers {sorted(unknown)} are not known; known: {', '.join(_BASELINES)}"
+                f"peers {sorted(unknown)} are not known; choose {', '.join(_BASELINES)}"
             )
 
 

@@ -56,8 +56,8 @@ class StepTimes:
             return found, "bound"
         if not nearest / _REACH <= batch <= nearest * _REACH:
             raise NoRecordError(
-                f"{batch} images per GPU: measured are {', '.join(map(str, sorted(self.times)))}; "
-                f"measure it: {self.command.format(batch=batch)}"
+                f"{batch} images per GPU: only {', '.join(map(str, sorted(self.times)))} "
+                f"were measured; measure it: {self.command.format(batch=batch)}"
             )
         if batch in self.times:
             return found, "measured"

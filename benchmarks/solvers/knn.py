@@ -160,7 +160,7 @@ class KnnBenchRequest:
         if self.k > self.bank:
             raise UsageError(f"--k={self.k} must be at most --bank={self.bank}")
         if unknown := set(self.baselines or ()) - set(SEARCHES):
-            raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SEARCHES)}")
+            raise UsageError(f"peers {sorted(unknown)} are not known; choose {', '.join(SEARCHES)}")
 
 
 def run_knn(request: KnnBenchRequest) -> KnnReport:

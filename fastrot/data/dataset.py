@@ -173,7 +173,7 @@ def decode_sample(dataset: Dataset, sample: int) -> NDArray[np.uint8]:
         raise BadSampleError(
             sample,
             dataset.name(sample),
-            f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, its header says "
+            f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, but its header says "
             f"{width} x {height}",
         )
     return pixels

@@ -87,7 +87,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BadDataError(f"{file}: not JSON; remove {path} and extract again") from None
     if isinstance(tree, dict) and isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
         raise MismatchError(
-            f"{file}: format {tree['format']}, this fastrot reads up to {FORMAT}; use a newer one"
+            f"{file}: format {tree['format']}; this fastrot reads up to {FORMAT}; use a newer one"
         )
     if problem := _problem(tree):
         raise BadDataError(f"{file}: damaged ({problem}); remove {path} and extract again")

@@ -68,7 +68,7 @@ class FeatureWriter:
             )
             self.layers = {name: LayerInfo(**info) for name, info in plan["layers"].items()}
         except (KeyError, TypeError, ValueError):
-            raise BadDataError(f"{path / PLAN}: damaged; remove {path}, extract again") from None
+            raise BadDataError(f"{path / PLAN}: damaged; remove {path} and extract again") from None
         self._sync_seconds, self._synced = sync_seconds, time.monotonic()
         self._fresh: list[int] = []
         self._files: dict[str, int] = {}
@@ -81,7 +81,7 @@ class FeatureWriter:
                 self._files[name] = os.open(file, flags)
                 self._offsets[name] = len(array_header(shape))
                 if os.fstat(self._files[name]).st_size != _bytes(shape):
-                    raise BadDataError(f"{file}: wrong size; remove {path}, extract again")
+                    raise BadDataError(f"{file}: wrong size; remove {path} and extract again")
             self._done = os.open(path / DONE, flags)
         except OSError as error:
             self.close()
@@ -160,7 +160,7 @@ class FeatureWriter:
         batches = -(-self.samples // self.batch)
         done = np.frombuffer(os.pread(self._done, batches, crop * batches), np.uint8)
         if len(done) != batches or done.max(initial=0) > 1:
-            raise BadDataError(f"{self.path / DONE}: damaged; remove {self.path}, extract again")
+            raise BadDataError(f"{self.path / DONE}: damaged; remove {self.path} and extract again")
         return np.flatnonzero(done == 0)
 
     def write(self, batch: int, crop: int, features: Mapping[str, Features]) -> None:

@@ -157,7 +157,7 @@ def _checked(features: torch.Tensor, labels: torch.Tensor, classes: int | None) 
             f"{tuple(labels.shape)} must be (samples, D) and (samples,)"
         )
     if labels.dtype.is_floating_point or not len(labels):
-        raise ValueError(f"labels of {labels.dtype}, {len(labels)} of them, must be integers")
+        raise ValueError(f"labels of {labels.dtype} ({len(labels)} of them) must be integers")
     low, high = int(labels.min()), int(labels.max())
     classes = high + 1 if classes is None else classes
     if low < 0 or high >= classes:

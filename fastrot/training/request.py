@@ -140,7 +140,7 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
                 f"{request.out}: no run there to resume; check --out, or name data or a "
                 "recipe (-c digits for the embedded data) to begin one"
             )
-        say(f"nothing to resume in {request.out}: a new run begins")
+        say(f"nothing to resume in {request.out}: starting a new run")
         config = _new_config(request, say)
     else:
         config = _new_config(request, say)

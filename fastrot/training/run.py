@@ -117,7 +117,7 @@ def _find_checkpoint(
     checkpoint = newest_checkpoint(out / "checkpoints", run_id)
     if checkpoint is None and read_status(out).get("step", 0):
         raise StorageError(
-            f"{out}: its status is of step {read_status(out)['step']}, but there is no "
+            f"{out}: its status says step {read_status(out)['step']}, but there is no "
             "checkpoint; restore the checkpoints, or start a new run with another --out"
         )
     steps = world.gather(torch.tensor(checkpoint.step if checkpoint else 0)).tolist()

@@ -243,7 +243,7 @@ class _Check:
             if self._checksums is not None:
                 found = self._file.checksum(sample, payloads)
                 if found != self._checksums[sample]:
-                    return "its bytes do not have the checksum of the manifest", size
+                    return "its bytes do not match the checksum in the manifest", size
             if self._decode:
                 self._read_values(sample, payloads)
         except (BadSampleError, DecodeError) as error:

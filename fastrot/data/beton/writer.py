@@ -252,7 +252,7 @@ class BetonWriter:
         if large := [field.name for field in self.fields if field.nbytes > page_size]:
             raise UsageError(f"{self.path}: arrays of {large} exceed a page of {page_size} bytes")
         if capacity < 1:
-            raise UsageError(f"{self.path}: capacity={capacity}, must be at least 1")
+            raise UsageError(f"{self.path}: capacity={capacity} must be at least 1")
         if resume and journal is None:
             raise UsageError(f"{self.path}: resume=True needs the identity of a journal")
         if not self.path.parent.is_dir():

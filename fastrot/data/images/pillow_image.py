@@ -98,7 +98,7 @@ class PillowImage:
             pixels = upright(pixels, {6: 8, 8: 6}.get(self.orientation, self.orientation))
         if pixels.shape != (self.height, self.width, 3):
             raise ImageError(
-                f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, its header says "
+                f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, but its header says "
                 f"{self.width} x {self.height}"
             )
         return pixels

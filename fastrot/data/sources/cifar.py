@@ -112,7 +112,7 @@ def list_records(root: Path, split: str | None) -> Records:
         if (worst := int(labels[-1].max())) >= version.classes:
             raise BadDataError(
                 f"{root / name}: label {worst} in record {int(labels[-1].argmax())} is not below "
-                f"{version.classes}; the file is damaged, unpack it again"
+                f"{version.classes}; the file is damaged; unpack it again"
             )
         paths += [f"{name}#{i}" for i in range(len(rows))]
     return Records(tuple(paths), np.concatenate(labels), class_names, contents.digest())
@@ -149,7 +149,7 @@ def _class_names(root: Path, version: _Version) -> tuple[str, ...]:
         raise BadDataError(f"{path}: missing (the names of the classes); unpack the archive again")
     names = tuple(path.read_text(encoding="ascii", errors="replace").split())
     if len(names) != version.classes or len(set(names)) != version.classes:
-        raise BadDataError(f"{path}: {len(names)} names, must be {version.classes} distinct ones")
+        raise BadDataError(f"{path}: {len(names)} names instead of {version.classes} distinct ones")
     return names
 
 

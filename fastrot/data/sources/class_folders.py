@@ -117,7 +117,7 @@ def check_none_unlisted(root: Path, kind: str, lists: Mapping[str, ImageList]) -
         named = " or ".join(str(part.path) for part in parts)
         raise BadDataError(
             f"{root / folder}: {len(extra):,} of {len(there):,} images are not in {named}, the "
-            f"first {extra[0]!r}; a list is cut short, unpack it again, or {_PARTLY}"
+            f"first {extra[0]!r}; a list was cut short; unpack it again, or {_PARTLY}"
         )
 
 

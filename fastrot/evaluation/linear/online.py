@@ -136,7 +136,7 @@ def evaluate_linear_online(
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     chosen = train if linear.subset is None else DatasetSubset(train, ids)
     if linear.optimum:
-        say("linear.optimum: left out, it needs cached features; use a cached mode for it")
+        say("linear.optimum: left out because it needs cached features; use a cached mode")
 
     @contextmanager
     def rows(device: torch.device) -> Iterator[ProbeRows]:

@@ -41,7 +41,7 @@ def test_nothing_to_resume_begins_a_run_only_if_something_is_named(tmp_path: Pat
     said: list[str] = []
     asked = request(tmp_path, recipe="digits")
     assert requested_config(asked, said.append) == asked.config
-    assert "a new run begins" in said[0]
+    assert "starting a new run" in said[0]
 
 
 def test_data_alone_is_trained_by_what_its_device_can_do(
