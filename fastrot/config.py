@@ -64,7 +64,7 @@ class DataConfig(Section):
     """Per-channel standard deviation to divide by, in [0, 1] (ImageNet)."""
     order: Literal["random", "sequential", "block"] = "random"
     """Order of the samples within an epoch. block: random, but neighbours in the file are read
-    together; meant for files larger than memory, of which it needs 1 to 2 GiB."""
+    together; meant for files larger than memory; it needs 1 to 2 GiB of memory."""
     checksums: bool = True
     """Check each sample's bytes against the .beton manifest while reading."""
     exact_decode: bool = False
@@ -271,7 +271,7 @@ def load_config(
 
 
 def _refuse_slips(config: Config, where: str) -> None:
-    """Refuse values that are possible but surely a slip, such as those in another unit.
+    """Refuse values that are possible but surely mistakes, such as those in another unit.
 
     Raises:
         UsageError: there is such a value.

@@ -103,7 +103,7 @@ class Countdown:
         self._steps -= steps
 
     def message(self, text: str) -> None:
-        """Print a line that is not a step."""
+        """Print a line without counting a step."""
         if self._console is not None:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -66,7 +66,7 @@ class CompetitorResults:
 
 
 def competitor_cores(workers: int | None) -> list[int]:
-    """Return the numbers of the cores that the competitors may use; None: all usable ones.
+    """Return the indices of the cores that the competitors may use; None means all usable cores.
 
     Raises:
         UsageError: there are fewer usable cores than workers.

@@ -35,7 +35,7 @@ Kind = Literal["rotate", "forward", "backward", "frozen", "sgd"]
 
 @dataclass(frozen=True)
 class Op:
-    """An operation."""
+    """One operation to measure."""
 
     kind: Kind
     """Rotate: images to views; forward, backward: of batch normalisation in training; frozen: batch

@@ -31,7 +31,7 @@ class Clock:
         self._flushed = torch.zeros(flush, dtype=torch.uint8, device=device)
 
     def seconds(self, implementation: Implementation) -> float:
-        """Return the seconds of one run, without those of ``begin``."""
+        """Return the duration of one run in seconds, excluding ``begin``."""
         start = implementation.begin()
         self._flushed.max()  # read, not written: writing lines back would slow the run down
         if self._device.type != "cuda":

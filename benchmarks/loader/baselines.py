@@ -86,7 +86,9 @@ def find_competitors(
 def find_converters(
     job: ConversionJob, baselines: tuple[str, ...]
 ) -> tuple[list[Competitor], dict[str, str], dict[str, str]]:
-    """Return converters, fastrot's first, why others are missing, and what each is compared with.
+    """Return the converters, why others are missing, and what each baseline is compared with.
+
+    The first converter is fastrot's.
 
     Args:
         job: what to convert, and how.

@@ -76,7 +76,7 @@ class AllReduceReport(SavedReport):
             super().save(json, append)
 
     def show(self, console: Console) -> None:
-        """Print the report for people."""
+        """Print the report."""
         if not self.main:
             return
         where = f"{self.nodes} nodes" if self.nodes > 1 else "one machine"

@@ -134,7 +134,7 @@ class LinearReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print the results for people."""
+        """Print the results."""
         for what in (self.data, self.settings):
             line = "  ".join(f"{key} {value}" for key, value in what.items())
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -241,7 +241,7 @@ class _Size:
         return [point for point, _ in built.values()], left_out
 
     def _moved(self, name: str) -> list[float]:
-        """Return losses from weights that differ by a rounding, which show the effect of chance."""
+        """Return losses from weights a rounding error apart, which show the effect of chance."""
         self._countdown.message(f"{self.name}, {name}: control with slightly rounded weights")
         subject = StepSubject(name, self._config, self._device, moved=True)
         losses = subject.warm(self._warm_up)

@@ -82,7 +82,7 @@ class DatasetSubset:
         """Check that the whole data set is still the one that was opened.
 
         Raises:
-            BadDataError: it is not.
+            BadDataError: a file was replaced, removed, truncated or modified.
         """
         self.dataset.check_unchanged()
 

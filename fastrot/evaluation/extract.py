@@ -175,7 +175,7 @@ class ExtractReport:
         }
 
     def show(self, console: Console) -> None:
-        """Print the outcome for people."""
+        """Print the outcome."""
         cache, made = self.cache, self.cache.manifest["made_by"]
         crops = f", {cache.crops} crops each" if cache.crops else ""
         samples = f"{cache.num_samples:,} samples{crops} of {made.get('data', 'arrays')}"

@@ -40,7 +40,7 @@ def layer_name(name: str) -> str:
     """Return the name of a layer if it can be a file name.
 
     Raises:
-        UsageError: it cannot be one.
+        UsageError: the name cannot be a file name.
     """
     if not _LAYER.fullmatch(name) or name in ("labels", "manifest"):
         raise UsageError(f"layer {name!r}: a name consists of letters, digits, - and _")

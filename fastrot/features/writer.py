@@ -1,4 +1,4 @@
-"""Writing of a feature cache that tolerates the death of any process at any moment.
+"""Writes a feature cache so that any process may die at any moment.
 
 The arrays are first allocated at their full size, so that a full disk is noticed before anything
 is computed. Rows are written in place. ``done.bin`` records which batches are complete, one byte
@@ -40,7 +40,7 @@ _RESERVED = 2**20
 
 
 class FeatureWriter:
-    """Write the rows of an unfinished cache, batch by batch.
+    """Writes the rows of an unfinished cache, batch by batch.
 
     Args:
         path: the folder that ``begin`` has prepared.
@@ -234,7 +234,7 @@ class FeatureWriter:
         return cache
 
     def close(self) -> None:
-        """Close the files without recording unsynced rows; closing twice does no harm."""
+        """Close the files without recording unsynced rows; safe to call twice."""
         while self._files:
             os.close(self._files.popitem()[1])
         if self._done >= 0:
@@ -258,7 +258,7 @@ class FeatureWriter:
 
 
 def read_plan(path: Path) -> dict[str, Any] | None:
-    """Read the plan of an unfinished cache; None: there is no unfinished cache.
+    """Read the plan of an unfinished cache; None if there is no unfinished cache.
 
     Raises:
         BadDataError: the plan is damaged.
@@ -278,7 +278,7 @@ def read_plan(path: Path) -> dict[str, Any] | None:
 
 
 def cached_identity(path: Path) -> dict[str, Any] | None:
-    """Return the fingerprint of a cache, finished or not; None: it cannot be read."""
+    """Return the fingerprint of a cache, finished or not; None if it cannot be read."""
     for name in (MANIFEST, PLAN):
         try:
             identity = json.loads((path / name).read_bytes())["identity"]

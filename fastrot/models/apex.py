@@ -37,7 +37,7 @@ def require_apex() -> None:
     """Check that apex's batch normalisation is installed.
 
     Raises:
-        UsageError: it is not; the message says how to install it.
+        UsageError: it is not installed; the message says how to install it.
     """
     if problem := apex_problem():
         raise UsageError(

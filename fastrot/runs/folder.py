@@ -130,7 +130,7 @@ class RunFolder:
             step: number of optimizer steps done.
             epoch: number of epochs done.
             exit_code: exit code of the process; None while it runs.
-            message: one line for people.
+            message: one line for the user.
 
         Raises:
             StorageError: it cannot be written.

@@ -150,7 +150,7 @@ def certificate(
 
 
 def _checked(features: torch.Tensor, labels: torch.Tensor, classes: int | None) -> int:
-    """Return C after a check that the labels fit the features."""
+    """Return C after checking that the labels fit the features."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"features of shape {tuple(features.shape)} and labels of shape "

@@ -338,7 +338,7 @@ def _receive_results(pipe: Connection) -> list[Any]:
         if isinstance(result, Bulk):
             layout: Any = result.array
             array = np.empty(layout.shape, layout.dtype)
-            # Not recv_bytes_into, which first collects the message in a buffer of its own.
+            # Not recv_bytes_into, which first collects the message in its own buffer.
             rest = _bytes_of(array)
             while rest:
                 if not (count := os.readv(pipe.fileno(), [rest])):

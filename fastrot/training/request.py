@@ -72,7 +72,7 @@ def train_request(
         loader: name of the loader; None: the recipe's.
         on_bad_sample: ``fail`` or ``skip``; None: the recipe's.
         follow_symlinks: also follow links that lead out of a folder of images.
-        overrides: further settings, none of which an option above sets.
+        overrides: further settings, which must not be set by an option above as well.
         out: run folder; None: ``runs/`` and the name of the recipe, or of the data.
         resume: resume the run in ``out``.
 
@@ -110,7 +110,7 @@ def train_request(
 
 
 def requested_config(request: TrainRequest, say: Say) -> Config:
-    """Return the settings of the run, with every ``auto`` left as it is written.
+    """Return the settings of the run, with every ``auto`` left as written.
 
     A new run uses those of its recipe. A resumed one uses those of its ``config.yaml``, with the
     overrides of this request.
@@ -121,7 +121,7 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
 
     Raises:
         MismatchError: the run in the folder depends on a setting that the request would change.
-        UsageError: there is nothing to resume and nothing to begin, or no training data.
+        UsageError: there is no run to resume, no new run to start, or no training data.
     """
     config = request.config
     saved_config = request.out / "config.yaml"

@@ -135,7 +135,7 @@ def _find_checkpoint(
 def _shared_anew(
     request: TrainRequest, checkpoint: Checkpoint | None, world: World, say: Say
 ) -> tuple[str, ...]:
-    """Return which shares of the cores to choose again: if the ranks changed, all not named."""
+    """Return which core shares to choose again: if the ranks changed, all that are not named."""
     if checkpoint is None or checkpoint.state["world_size"] == world.size:
         return ()
     say(
@@ -166,7 +166,7 @@ def _begin(
     folder: RunFolder | None,
     reporter: RunReporter,
 ) -> None:
-    """Record the configuration and report what begins."""
+    """Record the configuration and report what is starting."""
     if start_step >= schedule.total_steps:
         reporter.message(
             f"the run is complete: {start_step} of {schedule.total_steps} steps are done; to "

@@ -133,7 +133,7 @@ def find_damage(
     check = _Check(file, checksums, decode)
     if decode and _native_can(file):
         suspects = sorted(set(_failures(file, checksums, max(1, workers), advance)))
-        # Python has the final say, and words the reason.
+        # Python decides in the end, and states the reason.
         judged = {sample: check(sample)[0] for sample in suspects}
         return {sample: reason for sample, reason in judged.items() if reason is not None}
     if len(file) < 2 * _MIN_SAMPLES_A_WORKER:

@@ -200,7 +200,7 @@ class BetonDataset:
 
 
 def _origin(described: manifest.Manifest | None) -> str | None:
-    """Return the digest of the folder that a file was made from; None: another program made it.
+    """Return the digest of the folder that a file was made from; None if another program made it.
 
     The source hash that other programs write may cover several splits of a data set.
     """

@@ -293,7 +293,7 @@ def _build(path: Path, document: dict[str, Any], file: BetonFile) -> Manifest:
 
 
 def _read_file(path: Path, expected: int) -> bytes | None:
-    """Read at most one byte more than expected, to detect a wrong size; None: no such file."""
+    """Read at most one byte more than expected, to detect a wrong size; None if there is none."""
     try:
         with open(path, "rb") as file:
             return file.read(expected + 1)

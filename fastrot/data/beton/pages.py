@@ -68,7 +68,7 @@ class Pages:
         return pointers
 
     def turn(self, blank: Page) -> None:
-        """Begin the next page, in ``blank`` memory of zeros."""
+        """Start the next page in ``blank``, which is filled with zeros."""
         self.page = blank
         self.index, self.used = self.index + 1, 0
 

@@ -331,7 +331,7 @@ def check_jpeg(data: bytes | memoryview) -> tuple[int, int]:
         Height and width in pixels.
 
     Raises:
-        ValueError: it is not; the message says why.
+        ValueError: it is incomplete or of another type; the message says why.
     """
     header = jpeg_header(data)
     if not header.ends_with_eoi:

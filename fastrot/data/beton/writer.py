@@ -320,7 +320,7 @@ class BetonWriter:
         return True
 
     def _make_room(self, data: Sequence[memoryview]) -> None:
-        """Begin a new page if the data of the next sample does not fit into the current one."""
+        """Start a new page if the data of the next sample does not fit into the current one."""
         space = self._pages.space(data)
         if space > self._pages.page_size:
             raise BadDataError(

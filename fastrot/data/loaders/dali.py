@@ -68,7 +68,7 @@ class _Read:
 
 
 class DaliLoader(BaseLoader):
-    """Batches by DALI; see the ``Loader`` contract.
+    """Loads batches with DALI; see the ``Loader`` contract.
 
     Args:
         spec: everything that a loader needs; ``workers`` is the number of reading threads and of

@@ -91,7 +91,7 @@ class DaliCrops:
     def submit_files(
         self, files: Sequence[Bytes], boxes: NDArray[np.int32], sizes: NDArray[np.int32]
     ) -> None:
-        """Start to decode, crop and resize; only the part of an image inside its box is decoded.
+        """Start decoding, cropping and resizing; only the part of an image in its box is decoded.
 
         On a GPU the files must stay in memory until the crops from ``take`` are complete.
 
@@ -109,7 +109,7 @@ class DaliCrops:
         self.files.submit(inputs)
 
     def submit_pixels(self, pixels: Sequence[Bytes]) -> None:
-        """Start to resize K contiguous boxes of any size (h, w, 3); they are not copied."""
+        """Start resizing K contiguous boxes of any size (h, w, 3); they are not copied."""
         self.pixels.submit({"pixels": pixels})
 
     def restart_files(self) -> None:

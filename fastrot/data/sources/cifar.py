@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their binary version: records of label bytes and 32 x 32 planes.
 
 A record has 1 label byte (CIFAR-10) or 2 (CIFAR-100: coarse, fine), then 1024 bytes each of red,
-green and blue, row by row (https://www.cs.toronto.edu/~kriz/cifar.html). The python version is a
+green and blue, row by row (https://www.cs.toronto.edu/~kriz/cifar.html). The Python version is a
 pickle, which could run code from the file; it is refused.
 """
 
@@ -72,7 +72,7 @@ def find(root: Path) -> Path | None:
     """Return the folder with CIFAR's .bin files (``root`` or the usual folder in it), or None.
 
     Raises:
-        BadDataError: it is the python version.
+        BadDataError: the folder holds CIFAR's Python version.
     """
     for folder in (root, *(root / version.folder for version in _VERSIONS)):
         if _version(folder) is not None:
@@ -81,7 +81,7 @@ def find(root: Path) -> Path | None:
         pickled = ("batches.meta", "data_batch_1"), ("meta", "train", "test")
         if any(all((folder / name).is_file() for name in names) for names in pickled):
             raise BadDataError(
-                f"{folder}: the python version of CIFAR is a pickle, which could run code; "
+                f"{folder}: the Python version of CIFAR is a pickle, which could run code; "
                 "download the binary version (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz)"
             )
     return None

@@ -77,7 +77,7 @@ def check_every_class(listed: ImageList, num_classes: int) -> None:
     """Check that a list has an image of every class.
 
     Raises:
-        BadDataError: it lacks a class.
+        BadDataError: the list lacks a class.
     """
     lacking = np.flatnonzero(np.bincount(listed.labels, minlength=num_classes) == 0)
     if lacking.size:

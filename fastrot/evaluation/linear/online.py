@@ -66,7 +66,7 @@ class OnlineSpec:
         loader: str = "auto",
         test_layers: Sequence[str] | None = None,
     ) -> OnlineSpec:
-        """Settle it for two data sets; ``test_layers=None``: test features of the probed layers.
+        """Settle the features of both data sets; ``test_layers=None`` means the probed layers.
 
         Raises:
             FastrotError: as ``FeatureSpec.settle``.

@@ -68,7 +68,7 @@ def draw_signs(
 
 
 def possible_shots(labels: NDArray[np.int8], shots: Sequence[int]) -> tuple[int, ...]:
-    """Return those of ``shots`` for which every class has enough positives, and any negative.
+    """Return the ``shots`` for which every class has enough positives and at least one negative.
 
     Example:
         >>> possible_shots(np.array([[1], [1], [-1]], np.int8), [1, 2, 4])
