@@ -90,7 +90,7 @@ def run_comparison(
 
     Args:
         competitors: competitors to measure.
-        cores: numbers of the processor cores that each of them may use.
+        cores: indices of the processor cores that each of them may use.
         starts: fresh processes per competitor, to measure the time to the first delivery.
         rounds: number of rounds.
         seconds: minimum length of one competitor's measurement in a round.

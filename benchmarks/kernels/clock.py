@@ -18,8 +18,8 @@ class Clock:
     """Times runs on one device.
 
     On a GPU, events around the run are used. Before it, the L2 cache is flushed, and the device is
-    kept busy until all launches of the run are queued. So Python's time for them does not count, as
-    in a training step that is captured or whose launches run ahead.
+    kept busy until all launches of the run are queued. So Python's launch overhead does not count,
+    as in a training step that is captured or whose launches run ahead.
 
     Args:
         device: device to measure on.

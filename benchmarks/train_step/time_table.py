@@ -102,7 +102,7 @@ def time_table(
     model: nn.Module | None,
     trace: Path | None = None,
 ) -> TimeTable:
-    """Profile a few steps, and return the table of the fastest, which was disturbed least.
+    """Profile a few steps, and return the table of the fastest one, which was disturbed least.
 
     Args:
         step: function that trains one step; it has run before.

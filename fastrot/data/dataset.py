@@ -143,7 +143,7 @@ class Dataset(Protocol):
 
 
 def count_line(dataset: Dataset) -> str:
-    """Return a line with the numbers of images and classes and what of the source is not read.
+    """Return a line with the numbers of images and classes, and what the source holds besides.
 
     Example:
         ``photos: 10 images in 2 classes; left out: 1 .heic ('cat/IMG_1.heic')``

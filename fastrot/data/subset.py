@@ -88,7 +88,7 @@ class DatasetSubset:
 
 
 def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
-    """Return the error with the number of the sample in the subset."""
+    """Return the error with the index of the sample in the subset."""
     return BadSampleError(sample, error.name, error.reason)
 
 

@@ -146,7 +146,7 @@ def joined(
     """Join the process group for the duration of the block.
 
     This does nothing for a single rank, or inside a block that has already joined. A failure of
-    this rank is reported to the others; a failure of theirs is raised here, with its rank and
+    this rank is reported to the others; their failures are raised here, with its rank and
     exit code.
 
     Args:

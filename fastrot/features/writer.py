@@ -149,7 +149,7 @@ class FeatureWriter:
             raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from None
 
     def missing(self, crop: int = 0) -> NDArray[np.int64]:
-        """Return the numbers of the batches still to be written, in order.
+        """Return the indices of the batches still to be written, in order.
 
         Args:
             crop: index of the crop, 0 to K - 1.
@@ -167,7 +167,7 @@ class FeatureWriter:
         """Write one batch of rows.
 
         Args:
-            batch: number of the batch.
+            batch: index of the batch.
             crop: index of the crop, 0 to K - 1; 0 for the test transform.
             features: by layer, of shape (N, D), float16, contiguous; all layers of the cache.
 

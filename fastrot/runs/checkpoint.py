@@ -144,7 +144,7 @@ def newest_checkpoint(folder: Path, run_id: str | None = None) -> Checkpoint | N
         try:
             return load_checkpoint(path, run_id=run_id)
         except (BadDataError, StorageError) as error:
-            log.warning("%s; trying the one before", error)
+            log.warning("%s; trying the previous one", error)
     if steps:
         raise StorageError(
             f"{folder}: none of its {len(steps)} checkpoints is valid; nothing was changed; "

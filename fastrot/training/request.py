@@ -167,8 +167,8 @@ def _new_config(request: TrainRequest, say: Say) -> Config:
         if torch.cuda.is_available():
             return config
     say(
-        f"{'no GPU' if device == 'auto' else 'train.device=cpu'}: recipe {CPU_RECIPE}; "
-        f"-c {PUBLISHED_RECIPE} for the published one"
+        f"{'no GPU' if device == 'auto' else 'train.device=cpu'}: using recipe {CPU_RECIPE}; "
+        f"add -c {PUBLISHED_RECIPE} for the published one"
     )
     return load_config(CPU_RECIPE, request.overrides)
 

@@ -53,7 +53,7 @@ class DaliCrops:
         size: S, pixels.
         batch_size: largest K.
         threads: decoding threads.
-        gpu: number of the GPU; None: everything runs on the host.
+        gpu: index of the GPU; None: everything runs on the host.
         applies_exif: apply the EXIF orientation before cropping.
         leaves_image: boxes may reach outside the image; pixels there are zero.
         hw_decoder_load: see ``HW_DECODER_LOAD``; ignored on the host.

@@ -56,7 +56,7 @@ def test_data_alone_is_trained_by_what_its_device_can_do(
         config = requested_config(asked, said.append)
         return f"{config.model.name} {config.train.global_batch}", said
 
-    line = "no GPU: recipe photos_cpu; -c resnet50_8xb16-steplr-70e for the published one"
+    line = "no GPU: using recipe photos_cpu; add -c resnet50_8xb16-steplr-70e for the published one"
     assert settings(False) == ("resnet18 32", [line])
     assert settings(False, "train.global_batch=8") == ("resnet18 8", [line])
     assert settings(True) == ("resnet50 128", [])
