@@ -89,7 +89,7 @@ def empty_table(title: str, *heads: str, names: int = 1, padding: int = 1) -> Ta
     Args:
         title: title of the table.
         heads: headings of the columns.
-        names: number of first columns that hold names, left-aligned; the others hold numbers.
+        names: number of leading columns that hold names, left-aligned; the others hold numbers.
         padding: spaces between columns.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,

@@ -1,4 +1,4 @@
-"""Records of steps of one rank, links and overlaps, from results files and sweeps."""
+"""Records of single-rank steps, links and overlaps, from results files and sweeps."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class AllReduceReport(SavedReport):
         }
 
     def save(self, json: Path | None, append: Path | None) -> None:
-        """Save as every report does, but only on the main rank."""
+        """Save like any other report, but only on the main rank."""
         if self.main:
             super().save(json, append)
 

@@ -66,7 +66,7 @@ class StepPoint:
 
     @property
     def views_per_second(self) -> float:
-        """Return the median of the rounds."""
+        """Return the median rate of the rounds."""
         return spread(self.rates()).median
 
     @property

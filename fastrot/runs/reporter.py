@@ -26,22 +26,22 @@ _NOT_SHOWN = ("gradient_norm", "data_wait_most", "data_wait_rank")
 
 
 class Reporter(Protocol):
-    """Takes what the loop reports; ``step`` is the number of steps done in the whole run."""
+    """Receives what the loop reports; ``step`` is the number of steps done in the whole run."""
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of the last interval."""
+        """Receive the metrics of the last interval."""
         ...
 
     def validating(self, *, step: int, batch: int, batches: int) -> None:
-        """Take the progress of a validation: ``batch`` of ``batches`` are done."""
+        """Receive the progress of a validation: ``batch`` of ``batches`` are done."""
         ...
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a validation."""
+        """Receive the metrics of a validation."""
         ...
 
     def message(self, text: str) -> None:
-        """Take one line for the user."""
+        """Receive one line for the user."""
         ...
 
 
@@ -58,7 +58,7 @@ class RunReporter(Reporter, Protocol):
         steps_per_epoch: int,
         step: int,
     ) -> None:
-        """Take the facts about the run; called once, on the main rank, before the first step."""
+        """Receive the facts about the run; called once, on the main rank, before the first step."""
         ...
 
 

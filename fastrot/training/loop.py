@@ -66,7 +66,7 @@ class Loop:
         loader: training batches of this rank.
         world: the ranks.
         run: the run folder; only the main rank writes to it.
-        report: takes the progress.
+        report: receives the progress.
         snapshot: returns what to put into a checkpoint.
         validate: measures the model and returns metrics for the log. It calls its argument before
             each batch, as in ``validate.Between``.

@@ -37,7 +37,7 @@ def cosine_topk(
     indices: torch.Tensor,
     score: Score,
 ) -> int:
-    """Merge as ``reference.cosine_topk`` does; tensors must be contiguous and on one device.
+    """Compute ``reference.cosine_topk``; tensors must be contiguous and on one device.
 
     Returns:
         Number of similarities computed in float64.

@@ -92,7 +92,7 @@ class PillowImage:
             except Exception as error:  # Pillow's decoders raise errors of any type
                 raise ImageError(self._reason(error)) from None
         if complaints:
-            raise ImageError(f"damaged TIFF: {complaints[0]} complains")
+            raise ImageError(f"damaged TIFF: {complaints[0]} reports an error")
         if self._tiff is not None:
             # Pillow has oriented it. Undoing that costs a copy, but such files are rare.
             pixels = upright(pixels, {6: 8, 8: 6}.get(self.orientation, self.orientation))

@@ -208,7 +208,7 @@ class _Runs:
         return tensor
 
     def discard(self) -> bool:
-        """Take everything that was submitted; return whether the pipeline can still be used."""
+        """Collect everything that was submitted; return whether the pipeline can still be used."""
         while self._submitted:
             try:
                 self.take()
