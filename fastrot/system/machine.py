@@ -1,4 +1,4 @@
-"""The machine as this process may use it, and the record of it stored with every number."""
+"""The machine as this process may use it, and the record of it stored with every result."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_field_that_is_named_is_taken_or_refused():
         "x.beton: 'weight' must be an Int field, or an array of integers with one dimension, but "
         "it holds floats; the file has 'index', 'label', 'seen', 'weight'"
     )
-    with pytest.raises(UsageError, match="and there is no such field"):
+    with pytest.raises(UsageError, match="but there is no such field"):
         choose_label(fields, NamedFields(label="class"), PATH)
 
 
