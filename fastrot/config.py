@@ -173,7 +173,7 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
-    """The run."""
+    """How the run trains: its length, batch, hardware and checkpoints."""
 
     epochs: Annotated[float, Field(gt=0)] = 70
     """Length of the run in epochs (a fraction is allowed)."""

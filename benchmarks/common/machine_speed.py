@@ -19,7 +19,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Two speeds that no kernel exceeds for long.
+    """Two speeds that no kernel can exceed for long.
 
     Attributes:
         peak: FLOP/s of a large matrix product in the precision of the activations.
