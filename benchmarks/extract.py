@@ -70,7 +70,7 @@ class ExtractReport(PointsReport):
     points: Sequence[EngineRates]
 
     def ratios(self) -> dict[str, Spread]:
-        """Return how many times as fast as each baseline the subject is."""
+        """Return the speed-up of the subject over each baseline."""
         subject, *baselines = self.points
         return {baseline.name: ratios(subject.rates, baseline.rates) for baseline in baselines}
 

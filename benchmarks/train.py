@@ -132,7 +132,7 @@ class TrainBenchRequest:
     def __post_init__(self) -> None:
         check_positive(rounds=self.rounds, seconds=self.seconds, repeat=self.repeat)
         if unknown := [name for name in self.loaders if name not in LOADERS]:
-            raise UsageError(f"loaders {', '.join(unknown)}: known are {', '.join(LOADERS)}")
+            raise UsageError(f"loaders {', '.join(unknown)} are unknown; use {', '.join(LOADERS)}")
 
 
 def run_train(request: TrainBenchRequest) -> TrainReport:

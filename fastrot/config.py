@@ -64,7 +64,7 @@ class DataConfig(Section):
     """Per-channel standard deviation to divide by, in [0, 1] (ImageNet)."""
     order: Literal["random", "sequential", "block"] = "random"
     """Order of the samples within an epoch. block: random, but neighbours in the file are read
-    together; meant for files larger than memory, of which it needs 1 to 2 GiB."""
+    together; meant for files larger than memory; it needs 1 to 2 GiB of memory."""
     checksums: bool = True
     """Check each sample's bytes against the .beton manifest while reading."""
     exact_decode: bool = False
@@ -173,7 +173,7 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
-    """The run."""
+    """How the run trains: its length, batch, hardware and checkpoints."""
 
     epochs: Annotated[float, Field(gt=0)] = 70
     """Length of the run in epochs (a fraction is allowed)."""
@@ -271,7 +271,7 @@ def load_config(
 
 
 def _refuse_slips(config: Config, where: str) -> None:
-    """Refuse values that are possible but surely a slip, such as those in another unit.
+    """Refuse values that are possible but surely mistakes, such as those in another unit.
 
     Raises:
         UsageError: there is such a value.
@@ -279,7 +279,7 @@ def _refuse_slips(config: Config, where: str) -> None:
     data, optim = config.data, config.optim
     for name, values, low in (("mean", data.mean, "["), ("std", data.std, "(")):
         if min(values) < 0 or max(values) > 1:
-            fix = f"it must lie in {low}0, 1]"
+            fix = f"it must be in {low}0, 1]"
             if min(values) >= 0 and 1 < max(values) <= 255:
                 scaled = ",".join(f"{value / 255:.4g}" for value in values)
                 fix += f", and these are in 0..255: divide by 255: --set 'data.{name}=[{scaled}]'"

@@ -18,23 +18,23 @@ class FastrotError(Exception):
 
 
 class UsageError(FastrotError):
-    """The command or its arguments are wrong (64)."""
+    """The command or its arguments are wrong (exit code 64)."""
 
     exit_code = 64
 
 
 class BadDataError(FastrotError):
-    """A data file or a sample is damaged or does not fit its task (65)."""
+    """A data file or a sample is damaged or does not fit its task (exit code 65)."""
 
     exit_code = 65
 
 
 class TooFewImagesError(BadDataError):
-    """A protocol needs more images of a class than the data has (65)."""
+    """A protocol needs more images of a class than the data has (exit code 65)."""
 
 
 class RankLostError(FastrotError):
-    """Another rank died, or did not answer within its deadline (69)."""
+    """Another rank died, or did not answer within its deadline (exit code 69)."""
 
     exit_code = 69
     explained = False
@@ -42,37 +42,37 @@ class RankLostError(FastrotError):
 
 
 class DeviceFailedError(FastrotError):
-    """The GPU of a rank failed; a restart or another GPU may help (69)."""
+    """The GPU of a rank failed; a restart or another GPU may help (exit code 69)."""
 
     exit_code = 69
 
 
 class NonFiniteError(FastrotError):
-    """The loss or a gradient became NaN or infinite (70)."""
+    """The loss or a gradient became NaN or infinite (exit code 70)."""
 
     exit_code = 70
 
 
 class OutOfMemoryError(FastrotError):
-    """The device or the host has too little memory for this batch (71)."""
+    """The device or the host has too little memory for this batch (exit code 71)."""
 
     exit_code = 71
 
 
 class StorageError(FastrotError):
-    """Reading or writing failed: disk full, no permission, I/O error (74)."""
+    """Reading or writing failed: disk full, no permission, I/O error (exit code 74)."""
 
     exit_code = 74
 
 
 class PreemptedError(FastrotError):
-    """A signal asked the run to stop; its checkpoint is written (75)."""
+    """A signal asked the run to stop; its checkpoint is written (exit code 75)."""
 
     exit_code = 75
 
 
 class MismatchError(FastrotError):
-    """Two things that must agree do not: configuration, version, lock holder (78)."""
+    """Two things that must agree do not: configuration, version, lock holder (exit code 78)."""
 
     exit_code = 78
 

@@ -70,7 +70,7 @@ def choose(operation: str, device: str = "cpu") -> Choice:
     name = os.environ.get(VARIABLE) or None
     if name is not None and name not in NAMES:
         raise KernelUnavailableError(
-            f"{VARIABLE}={name!r} is not an implementation; known: {', '.join(NAMES)}"
+            f"{VARIABLE}={name!r} is not an implementation; choose {', '.join(NAMES)}"
         )
     host_only = not set(known) & set(_DEVICE_ONLY)
     if name is None or (host_only and name in _DEVICE_ONLY):

@@ -44,7 +44,7 @@ class Spread(NamedTuple):
     repeats: int
 
     def to_json(self) -> dict[str, float]:
-        """Return plain values with five digits, more than any measurement has."""
+        """Return plain values with five significant digits, more than any measurement justifies."""
         rounded = {key: float(f"{value:.5g}") for key, value in self._asdict().items()}
         return {**rounded, "repeats": self.repeats}
 
@@ -103,7 +103,7 @@ class Countdown:
         self._steps -= steps
 
     def message(self, text: str) -> None:
-        """Print a line that is not a step."""
+        """Print a line without counting a step."""
         if self._console is not None:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -167,7 +167,7 @@ def check_outputs(*paths: Path | None) -> None:
                 pass
         except OSError as error:
             raise UsageError(
-                f"{path}: its folder takes no files ({error.strerror or error}); name another"
+                f"{path}: its folder is not writable ({error.strerror or error}); name another"
             ) from None
 
 

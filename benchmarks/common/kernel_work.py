@@ -26,7 +26,7 @@ _UPDATE = 16 + 4 + 6 + 6
 class Level:
     """A level of fusion."""
 
-    title: str  # name for people
+    title: str  # display name
     fused: bool = True  # ReLU and the residual addition are part of a batch norm
     forward_reads: int = 2
     """How often a batch norm reads x: for the statistics and to normalise (2), or once (the
@@ -61,7 +61,7 @@ class Work:
     flops: float = 0.0  # multiplications and additions, of convolutions and linear layers only
 
     def seconds(self, peak: float, bandwidth: float) -> float:
-        """Return the time for the bytes or that for the arithmetic, whichever is longer."""
+        """Return the time for memory traffic or for arithmetic, whichever is longer."""
         return max(self.nbytes / bandwidth, self.flops / peak)
 
 

@@ -57,17 +57,17 @@ class Layer:
 
     @property
     def size_in(self) -> int:
-        """Return the number of values of its first input."""
+        """Return the number of values in the layer's first input."""
         return math.prod(self.shape_in)
 
     @property
     def size_out(self) -> int:
-        """Return the number of values of its output."""
+        """Return the number of values in the layer's output."""
         return math.prod(self.shape_out)
 
     @property
     def touched(self) -> int:
-        """Return how many values of its first input it reads; 1x1 with stride 2 skips most."""
+        """Return how many values of the first input are read; 1x1 with stride 2 skips most."""
         if self.kernel >= self.stride:
             return self.size_in
         return self.shape_in[0] * math.prod(self.shape_out[1:])

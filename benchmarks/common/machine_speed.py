@@ -19,7 +19,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Two speeds that no kernel exceeds for long.
+    """Two speeds that no kernel can exceed for long.
 
     Attributes:
         peak: FLOP/s of a large matrix product in the precision of the activations.
@@ -38,7 +38,7 @@ class MachineSpeed:
 
 
 def usable_device(name: str) -> torch.device:
-    """Return the device of this name; auto: a GPU if there is one.
+    """Return the device of this name; ``auto`` means a GPU if there is one.
 
     Raises:
         UsageError: the name is unknown, or torch can use no GPU here.
@@ -80,7 +80,7 @@ def _best(work: Callable[[], object], device: torch.device) -> float:
 
 
 def durations(work: Callable[[], object], count: int, device: torch.device) -> list[float]:
-    """Return the seconds of each of ``count`` repetitions, one right after the other.
+    """Return the seconds taken by each of ``count`` back-to-back repetitions.
 
     On a GPU, times are those between events of its stream, so they exclude waiting on the host.
     """

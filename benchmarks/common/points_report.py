@@ -39,11 +39,11 @@ class PointsReport(SavedReport):
 
     @abstractmethod
     def plain_points(self) -> list[dict[str, Any]]:
-        """Return the points as plain values, each with all that a record of it needs."""
+        """Return the points as plain values, each with everything that its record needs."""
 
     @abstractmethod
     def show_points(self, console: Console) -> None:
-        """Print the points for people, in at most 80 columns."""
+        """Print the points in at most 80 columns."""
 
     def summary(self) -> dict[str, Any]:
         """Return plain values about all points together."""
@@ -65,7 +65,7 @@ class PointsReport(SavedReport):
         return [{**shared, **point, **self._conditions()} for point in self.plain_points()]
 
     def show(self, console: Console) -> None:
-        """Print the report for people."""
+        """Print the report."""
         for each in (self.data, self.settings):
             if each:
                 say(console, "  ".join(f"{key} {value}" for key, value in each.items()))
@@ -89,7 +89,7 @@ def empty_table(title: str, *heads: str, names: int = 1, padding: int = 1) -> Ta
     Args:
         title: title of the table.
         heads: headings of the columns.
-        names: number of first columns that hold names, left-aligned; the others hold numbers.
+        names: number of leading columns that hold names, left-aligned; the others hold numbers.
         padding: spaces between columns.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,

@@ -36,7 +36,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def busy_seconds(cores: Iterable[int]) -> float:
-    """Return the busy seconds of these cores so far, summed, including time of other guests."""
+    """Return the total busy seconds of these cores, including time stolen by other guests."""
     wanted = {f"cpu{core}" for core in cores}
     ticks = 0
     with suppress(OSError):
@@ -49,7 +49,7 @@ def busy_seconds(cores: Iterable[int]) -> float:
 
 
 def storage_bytes(root: int) -> int:
-    """Return the bytes that the living processes of a tree read from storage; 0: all was cached."""
+    """Return the bytes that the living processes of a tree read from storage, not from a cache."""
     return sum(_fields(pid, "io").get("read_bytes", 0) for pid in _tree(root))
 
 
@@ -76,7 +76,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat, from index 0; empty: the process has ended."""
+    """Return the fields of /proc/PID/stat, from index 0; empty if the process has ended."""
     with suppress(OSError):
         # The second field is the program's name in parentheses, which may contain anything.
         before, _, after = (_PROC / str(pid) / "stat").read_text().rpartition(")")

@@ -33,7 +33,7 @@ class Bound:
     """The bound of one level."""
 
     level: str  # key of ``LEVELS``, or ``convs``
-    title: str  # name for people
+    title: str  # display name
     seconds: float  # minimum time per view
     nbytes: float  # bytes per view
     flops: float  # FLOPs per view

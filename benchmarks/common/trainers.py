@@ -35,9 +35,9 @@ def train_until(
     """Train side by side until the logs are enough; then end all trainers.
 
     Args:
-        enough: says whether the lines of all runs, in their order, are enough.
+        enough: returns whether the log lines of all runs, in order, are enough.
         runs: arguments of ``fastrot train`` by run folder; the output goes to a ``.log`` beside it.
-        deadline: seconds for everything.
+        deadline: time limit for everything, in seconds.
         environment: variables added to those of this process.
         patience: seconds in which the trainers may end by themselves, so that a launcher can end
             its ranks; 0: they are killed.

@@ -24,7 +24,7 @@ class ComparisonReport(PointsReport):
     Attributes:
         bench: ``loader`` or ``prepare``.
         subject: name of the competitor that the benchmark is about.
-        compared: by name of each baseline, the competitor whose rate is divided by the baseline's.
+        compared: for each baseline, the competitor whose rate is divided by its rate.
         results: the measurements.
         bytes_an_image: mean number of bytes read per image.
     """
@@ -37,7 +37,7 @@ class ComparisonReport(PointsReport):
 
     @cached_property
     def ratios(self) -> dict[str, Spread]:
-        """Return, for each baseline, how many times as fast its competitor is."""
+        """Return the speed-up over each baseline of the competitor compared with it."""
         measured = self.results.measured
         return {
             baseline: ratios(measured[ours].rates(), measured[baseline].rates())
@@ -67,7 +67,7 @@ class ComparisonReport(PointsReport):
         return super().to_json() | {"points": points}
 
     def show(self, console: Console) -> None:
-        """Print the report for people: settings, measurements, and finally ratios."""
+        """Print the report: settings, measurements, and finally ratios."""
         super().show(console)
         measured = self.results.measured.values()
         rounds = [each["foreign_cores"] for point in measured for each in point.rounds]

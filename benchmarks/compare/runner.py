@@ -66,7 +66,7 @@ class CompetitorResults:
 
 
 def competitor_cores(workers: int | None) -> list[int]:
-    """Return the numbers of the cores that the competitors may use; None: all usable ones.
+    """Return the indices of the cores that the competitors may use; None means all usable cores.
 
     Raises:
         UsageError: there are fewer usable cores than workers.
@@ -90,7 +90,7 @@ def run_comparison(
 
     Args:
         competitors: competitors to measure.
-        cores: numbers of the processor cores that each of them may use.
+        cores: indices of the processor cores that each of them may use.
         starts: fresh processes per competitor, to measure the time to the first delivery.
         rounds: number of rounds.
         seconds: minimum length of one competitor's measurement in a round.

@@ -61,7 +61,7 @@ def _serve(request: dict[str, Any], answers: IO[str]) -> None:
 
 
 def _run(stream: Stream, seconds: float) -> dict[str, Any]:
-    """Take deliveries for at least this long; return what they cost."""
+    """Consume deliveries for at least this many seconds; return what they cost."""
     for _ in range(stream.ahead + (stream.group if stream.ahead else 0)):
         next(stream.deliveries)
     _finish()

@@ -35,7 +35,7 @@ Kind = Literal["rotate", "forward", "backward", "frozen", "sgd"]
 
 @dataclass(frozen=True)
 class Op:
-    """An operation."""
+    """One operation to measure."""
 
     kind: Kind
     """Rotate: images to views; forward, backward: of batch normalisation in training; frozen: batch
@@ -107,9 +107,9 @@ def cases(ops: Sequence[str], *, resolution: int, batch: int, dtype: str) -> lis
         UsageError: a name is not known, or a number is too small.
     """
     if unknown := set(ops) - set(OPS):
-        raise UsageError(f"ops {sorted(unknown)} are not known; known: {', '.join(OPS)}")
+        raise UsageError(f"ops {sorted(unknown)} are not known; choose {', '.join(OPS)}")
     if dtype not in DTYPES:
-        raise UsageError(f"--dtype={dtype} is not known; known: {', '.join(DTYPES)}")
+        raise UsageError(f"--dtype={dtype} is not known; choose {', '.join(DTYPES)}")
     for name, number, least in (("resolution", resolution, 8), ("batch", batch, 1)):
         if number < least:
             raise UsageError(f"--{name}={number} must be at least {least}")

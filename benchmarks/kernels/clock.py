@@ -18,8 +18,8 @@ class Clock:
     """Times runs on one device.
 
     On a GPU, events around the run are used. Before it, the L2 cache is flushed, and the device is
-    kept busy until all launches of the run are queued. So Python's time for them does not count, as
-    in a training step that is captured or whose launches run ahead.
+    kept busy until all launches of the run are queued. So Python's launch overhead does not count,
+    as in a training step that is captured or whose launches run ahead.
 
     Args:
         device: device to measure on.
@@ -31,7 +31,7 @@ class Clock:
         self._flushed = torch.zeros(flush, dtype=torch.uint8, device=device)
 
     def seconds(self, implementation: Implementation) -> float:
-        """Return the seconds of one run, without those of ``begin``."""
+        """Return the duration of one run in seconds, excluding ``begin``."""
         start = implementation.begin()
         self._flushed.max()  # read, not written: writing lines back would slow the run down
         if self._device.type != "cuda":

@@ -66,7 +66,7 @@ def implementation(name: str, case: Case, inputs: Photos | Layer | Weights) -> I
 
 
 def _normalisation(norm: Norm, forced: str | None, case: Case, inputs: Layer) -> Implementation:
-    """Return a normalisation: forward keeps what backward needs, which makes all gradients."""
+    """Return a normalisation whose forward keeps what backward needs to compute all gradients."""
 
     def leaves() -> Layer:
         for tensor in (inputs.x, inputs.residual, inputs.weight, inputs.bias):
@@ -151,7 +151,7 @@ def _torch_views(
     dtype: torch.dtype,
     channels: int,
 ) -> torch.Tensor:
-    """Write it the usual way: normalise, flip and make all four turns, whatever ``turns`` is."""
+    """Compute views the usual way: normalise, flip, make all four turns, whatever ``turns`` is."""
     pixels = ((images / 255 - mean) / std).to(dtype)
     pixels = torch.where(flips[:, None, None, None], pixels.flip(2), pixels)
     if channels > 3:

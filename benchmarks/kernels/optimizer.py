@@ -59,7 +59,7 @@ def weights(device: torch.device) -> Weights:
 
 
 def exact(given: Weights) -> torch.Tensor:
-    """Return the values after one step without momentum, in float64; padding does not change."""
+    """Return the values after one step without momentum, in float64, with the padding unchanged."""
     values, after = given.values.double(), given.values.double()
     for place in _places(given.shapes):
         old = values[place]

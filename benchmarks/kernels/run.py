@@ -44,7 +44,7 @@ _OF_SUMS = 2e-5  # relative error of a long sum in float32
 
 
 class DisagreementError(FastrotError):
-    """An implementation gives a different result, so its time would mean nothing (70)."""
+    """An implementation gives a different result, so its time would mean nothing (exit code 70)."""
 
 
 @dataclass
@@ -142,7 +142,7 @@ class KernelsBenchRequest:
                 raise UsageError(f"--{name}={number} must be at least 1")
         if unknown := set(self.baselines or ()) - set(_BASELINES):
             raise UsageError(
-                f"peers {sorted(unknown)} are not known; known: {', '.join(_BASELINES)}"
+                f"peers {sorted(unknown)} are not known; choose {', '.join(_BASELINES)}"
             )
 
 
@@ -210,7 +210,7 @@ def _measure(
 def _compared(
     name: str, case: Case, implementation: Implementation, expected: torch.Tensor
 ) -> ImplementationTimes:
-    """Compare a result with float64's: on average they may differ by at most a rounding."""
+    """Compare a result with float64's; the mean difference may be at most a rounding error."""
     found = implementation.run(implementation.begin())
     if found.shape != expected.shape or found.dtype != case.dtype:
         raise DisagreementError(f"{name}: {case.name} gives {found.dtype} {tuple(found.shape)}")

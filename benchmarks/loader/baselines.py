@@ -69,7 +69,7 @@ def find_competitors(
     known = {**BASELINES, **(GPU_BASELINES if gpu else {})}
     for name in baselines:
         if name not in known:
-            raise UsageError(f"--peers: {name!r} is not known; known: {', '.join(known)}")
+            raise UsageError(f"--peers: {name!r} is not known; choose {', '.join(known)}")
     names = list(dict.fromkeys([*baselines, "decode_limit", *(GPU_BASELINES if gpu else ())]))
     subject = f"fastrot-{job.loader}" if job.loader in names else job.loader
     found = [_competitor(subject, _Kind("own"), job)]
@@ -86,7 +86,9 @@ def find_competitors(
 def find_converters(
     job: ConversionJob, baselines: tuple[str, ...]
 ) -> tuple[list[Competitor], dict[str, str], dict[str, str]]:
-    """Return converters, fastrot's first, why others are missing, and what each is compared with.
+    """Return the converters, why others are missing, and what each baseline is compared with.
+
+    The first converter is fastrot's.
 
     Args:
         job: what to convert, and how.

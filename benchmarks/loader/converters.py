@@ -45,7 +45,7 @@ class ConversionJob:
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Return conversions by the converter that the job names.
+    """Return a stream of conversions by the converter that the job names.
 
     Raises:
         MismatchError: a package that the converter needs is not installed.

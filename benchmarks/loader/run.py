@@ -76,7 +76,7 @@ class LoaderBenchRequest:
             wrong := set(self.baselines or ()) - set(CONVERTER_BASELINES)
         ):
             raise UsageError(
-                f"--peers: {min(wrong)!r} is not known; known: {', '.join(CONVERTER_BASELINES)}"
+                f"--peers: {min(wrong)!r} is not known; choose {', '.join(CONVERTER_BASELINES)}"
             )
         for flag, value, least in (
             ("--size", self.size, 8),

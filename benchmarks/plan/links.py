@@ -23,7 +23,7 @@ def choose_link(
     *,
     between_nodes: bool,
 ) -> tuple[Link, str]:
-    """Return a link, given, otherwise measured, otherwise assumed, and a line about it.
+    """Return the given link, else a measured one, else an assumed one, and a line about it.
 
     Args:
         records: the last link of this hardware counts.

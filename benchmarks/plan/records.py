@@ -1,4 +1,4 @@
-"""Records of steps of one rank, links and overlaps, from results files and sweeps."""
+"""Records of single-rank steps, links and overlaps, from results files and sweeps."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
         ) from None
     for tree in trees:
         if not isinstance(tree, dict):
-            raise BadDataError(f"{path}: holds no records, but {type(tree).__name__}")
+            raise BadDataError(f"{path}: holds {type(tree).__name__}, not records")
         if "points" in tree and tree.get("bench") in ("train-step", "plan-check"):  # from --json
             for point in tree["points"]:
                 yield {**tree, "model": tree["settings"].get("model"), **point}

@@ -76,7 +76,7 @@ class PlanReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print the report for people, in at most 80 columns."""
+        """Print the report in at most 80 columns."""
         _say(console, self.title)
         if self.rows:
             times = _table("time", _TIMES, self.rows)
@@ -134,7 +134,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Return three digits in the largest unit that fits; empty: the value is less than any unit."""
+    """Return three digits in the largest unit that fits; empty if the value is below all units."""
     for unit, size in units.items():
         if value >= size:
             shown = value / size

@@ -27,7 +27,7 @@ _AUTO_PRECISIONS = {True: ("bf16", "fp16"), False: ("fp32",)}
 
 
 class NoRecordError(UsageError):
-    """No record fits, so there is nothing to plan with (64)."""
+    """No record fits, so there is nothing to plan with (exit code 64)."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class StepTimes:
     on_gpu: bool
     times: Mapping[int, float]  # seconds per step, by source images per step
     peaks: Mapping[int, int] = field(default_factory=dict)  # bytes of memory; empty: not measured
-    described: tuple[str, ...] = ()  # origin of the times, in lines for people
+    described: tuple[str, ...] = ()  # origin of the times, as lines of text
     command: str = ""  # measures a missing batch, which replaces ``{batch}``
     bound: bool = False  # times are a roofline's, proportional to the batch
 
     def seconds(self, batch: int) -> tuple[float, How]:
-        """Return the seconds of a step of this many images, and how they are known.
+        """Return the seconds of a step of this many images, and how that is known.
 
         Time is linear between two measured batches; beyond them the rate is that of the nearest.
 
@@ -56,15 +56,15 @@ class StepTimes:
             return found, "bound"
         if not nearest / _REACH <= batch <= nearest * _REACH:
             raise NoRecordError(
-                f"{batch} images per GPU: measured are {', '.join(map(str, sorted(self.times)))}; "
-                f"measure it: {self.command.format(batch=batch)}"
+                f"{batch} images per GPU: only {', '.join(map(str, sorted(self.times)))} "
+                f"were measured; measure it: {self.command.format(batch=batch)}"
             )
         if batch in self.times:
             return found, "measured"
         return found, "interpolated" if batch == nearest else "extrapolated"
 
     def memory(self, batch: int) -> float | None:
-        """Return the peak in bytes, too large rather than too small; None: not measured."""
+        """Return an upper estimate of the peak in bytes; None if not measured."""
         if not self.peaks:
             return None
         nearest = _nearest(self.peaks, batch)
@@ -127,7 +127,7 @@ def roofline_steps(name: str, config: Config) -> StepTimes:
         config: configuration of the run.
 
     Raises:
-        UsageError: the name is neither.
+        UsageError: the name has neither form.
     """
     speeds = ROOFLINES.get(name.lower())
     if speeds is None:
@@ -159,7 +159,7 @@ def roofline_steps(name: str, config: Config) -> StepTimes:
 
 
 def _nearest(measured: Mapping[int, float], batch: int) -> int:
-    """Return the batch if it is between measured ones, otherwise the nearest of these."""
+    """Return the batch if it is between measured ones, otherwise the nearest measured one."""
     return min(max(batch, min(measured)), max(measured))
 
 

@@ -71,12 +71,12 @@ class AllReduceReport(SavedReport):
         }
 
     def save(self, json: Path | None, append: Path | None) -> None:
-        """Save as every report does, but only on the main rank."""
+        """Save like any other report, but only on the main rank."""
         if self.main:
             super().save(json, append)
 
     def show(self, console: Console) -> None:
-        """Print the report for people."""
+        """Print the report."""
         if not self.main:
             return
         where = f"{self.nodes} nodes" if self.nodes > 1 else "one machine"

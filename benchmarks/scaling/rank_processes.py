@@ -54,7 +54,7 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
             if any(process.returncode for process in processes):
                 break
             if time.monotonic() > end:
-                raise RankLostError(f"{ranks} ranks of {module} did not end in {deadline:g} s")
+                raise RankLostError(f"{ranks} ranks of {module} did not finish in {deadline:g} s")
             time.sleep(_POLL_SECONDS)
         for rank, process in enumerate(processes):
             if process.returncode:

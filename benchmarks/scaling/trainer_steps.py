@@ -39,7 +39,7 @@ class Trainers:
             scratch: an empty folder.
             recipe: a YAML file or a shipped recipe.
             steps: steps of each copy after the warm-up of all.
-            deadline: seconds for everything.
+            deadline: time limit for everything, in seconds.
 
         Raises:
             TrainerError: a trainer ended on its own, or training took too long.

@@ -47,7 +47,7 @@ _APART = 5e-6  # float32 sums in any order differ by less than this
 
 
 class DisagreementError(FastrotError):
-    """Two competitors found different neighbours, so times would be meaningless (70)."""
+    """Two competitors found different neighbours, so times would be meaningless (exit code 70)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class KnnReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print the results for people."""
+        """Print the results."""
         for what in (self.data, self.settings):
             line = "  ".join(f"{key} {value}" for key, value in what.items())
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -160,7 +160,7 @@ class KnnBenchRequest:
         if self.k > self.bank:
             raise UsageError(f"--k={self.k} must be at most --bank={self.bank}")
         if unknown := set(self.baselines or ()) - set(SEARCHES):
-            raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SEARCHES)}")
+            raise UsageError(f"peers {sorted(unknown)} are not known; choose {', '.join(SEARCHES)}")
 
 
 def run_knn(request: KnnBenchRequest) -> KnnReport:

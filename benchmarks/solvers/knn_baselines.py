@@ -62,7 +62,7 @@ def sklearn(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> 
 
 
 def plain_torch(queries: torch.Tensor, bank: torch.Tensor, k: int, threads: int) -> Found:
-    """Search with a matrix product and ``torch.topk`` per block of queries, as DINO's script."""
+    """Search by matrix product and ``torch.topk`` per block of queries, as DINO's script does."""
     columns = bank.T
     parts = [(part @ columns).topk(k, dim=1) for part in queries.split(_TORCH_BLOCK)]
     return Found(

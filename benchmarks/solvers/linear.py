@@ -134,7 +134,7 @@ class LinearReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print the results for people."""
+        """Print the results."""
         for what in (self.data, self.settings):
             line = "  ".join(f"{key} {value}" for key, value in what.items())
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -199,9 +199,9 @@ class LinearBenchRequest:
                 raise UsageError(f"--{name}={number} must be more than 0")
         strengths = list(self.strengths)
         if not strengths or not all(0 < strength < float("inf") for strength in strengths):
-            raise UsageError(f"--strengths={strengths} must be positive numbers, at least one")
+            raise UsageError(f"--strengths={strengths} must be one or more positive numbers")
         if unknown := set(self.baselines or ()) - set(SOLVERS):
-            raise UsageError(f"peers {sorted(unknown)} are not known; known: {', '.join(SOLVERS)}")
+            raise UsageError(f"peers {sorted(unknown)} are not known; choose {', '.join(SOLVERS)}")
 
 
 def run_linear(request: LinearBenchRequest) -> LinearReport:

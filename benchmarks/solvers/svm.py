@@ -91,7 +91,7 @@ class SvmReport(SavedReport):
         }
 
     def show(self, console: Console) -> None:
-        """Print the results for people."""
+        """Print the results."""
         text = "  ".join(f"{key} {value}" for key, value in self.settings.items())
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         table = Table(title="svm: the whole protocol on one layer", title_justify="left")
@@ -164,7 +164,7 @@ class SvmBenchRequest:
             if number <= 0:
                 raise UsageError(f"--{name}={number} must be more than 0")
         if unknown := [name for name in self.baselines or () if name not in BASELINES]:
-            raise UsageError(f"--peers: {unknown[0]!r} is not known; known: {', '.join(BASELINES)}")
+            raise UsageError(f"--peers: {unknown[0]!r} is not known; choose {', '.join(BASELINES)}")
 
 
 def run_svm(request: SvmBenchRequest) -> SvmReport:
@@ -199,7 +199,7 @@ def run_svm(request: SvmBenchRequest) -> SvmReport:
         gaps.append(gap)
         countdown.step(f"fastrot: {seconds:.1f} s for all {sample.total:,} problems")
     solved = _solve_sample(caches[0], layer, sample, config)
-    countdown.step("fastrot: the sampled problems once more, to compare with")
+    countdown.step("fastrot: the sampled problems again, for comparison")
     fits: dict[str, list[Fit]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.npy"
@@ -345,7 +345,7 @@ def _quality(
 
 
 def _scaled(name: str, sample: Sample, fits: Sequence[Fit], cores: int) -> float:
-    """Return the seconds of all problems on these cores, as if all were busy all the time."""
+    """Return the seconds that all problems take on these cores if every core is always busy."""
     total = sum(fit.seconds for fit in fits if fit.seconds == fit.seconds)
     return total / sample.share / (1 if BASELINES[name][2] else cores)
 

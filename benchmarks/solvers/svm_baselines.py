@@ -160,11 +160,11 @@ class _Worker:
 
     @property
     def age(self) -> float:
-        """Return the seconds since its fit began."""
+        """Return the seconds since the current fit began."""
         return time.monotonic() - self._began
 
     def start(self, number: int, problem: Problem) -> None:
-        """Send it a problem."""
+        """Send a problem to the process."""
         self.busy, self._began = (number, problem), time.monotonic()
         self._requests.send(self.busy)
 

@@ -20,7 +20,7 @@ class Problem(NamedTuple):
 
     Attributes:
         task: problems of one task are fitted one after another, as in the published scripts.
-        label: number of its class.
+        label: index of its class.
         rows: samples in the problem, increasing.
         signs: signs of these samples, 1 or -1, int8.
         cost: C of a negative sample.

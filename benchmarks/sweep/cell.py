@@ -187,7 +187,7 @@ def _wait(
 
 
 def _told(job: CellJob, number: int, task: SlurmTask | None, began: float) -> str:
-    """Interpret a signal of Slurm; one before the time limit gives a reason to fail.
+    """Interpret a signal from Slurm; one before the time limit gives a reason to fail.
 
     Raises:
         TakenAway: the machine is needed for something else.

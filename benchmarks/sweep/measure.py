@@ -112,7 +112,7 @@ class _Losses:
 
     @property
     def mean(self) -> float | None:
-        """Return the mean over the measured steps; None: there are none."""
+        """Return the mean over the measured steps; None if there are none."""
         return self._sum / self._steps if self._steps else None
 
 
@@ -238,7 +238,7 @@ def _step_alone(
     world: World,
     device: torch.device,
 ) -> float:
-    """Return source images/s over all ranks, with batches that are already there.
+    """Return source images/s over all ranks, with batches that are already loaded.
 
     All ranks take the same number of steps, because they wait for each other in each.
     """

@@ -50,7 +50,7 @@ def find_pending(
     Args:
         folder: folder of the sweep.
         cells: all cells, by key.
-        retry_failed: also measure cells again that failed on their own.
+        retry_failed: also measure again cells that failed on their own.
         look_only: do not change the folder.
     """
     if not look_only:
@@ -76,7 +76,7 @@ def find_pending(
 
 
 def _put_aside(folder: Path, cells: Mapping[str, Cell]) -> None:
-    """Move records of other cells out of ``cells``, which reports read, and those of cells back."""
+    """Move records of other cells out of ``cells``, which reports read, and wanted ones back in."""
     inside, outside = folder / "cells", folder / "cells" / SUPERSEDED
     for path in inside.glob("*.json"):
         if path.stem not in cells:

@@ -51,7 +51,7 @@ class SweepRequest:
     ``debug``: in this process, if a cell has one rank."""
     overrides: Sequence[str] = ()  # ``key=value``
     dry_run: bool = False  # measure nothing
-    retry_failed: bool = False  # also measure cells again that failed on their own
+    retry_failed: bool = False  # also measure again cells that failed on their own
     progress: bool = True  # report progress on standard error
 
 
@@ -60,7 +60,7 @@ def run_sweep(request: SweepRequest) -> SweepSummary:
 
     Raises:
         UsageError: the sweep or an option is wrong.
-        MismatchError: another process is measuring into the same folder.
+        MismatchError: another process is writing to the same folder.
         PreemptedError: a signal stopped the sweep; finished cells are kept.
     """
     if request.cluster not in CLUSTERS:

@@ -86,7 +86,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """Return its point in the grid, on one line."""
+        """Return the cell's point in the grid, on one line."""
         return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.axes.items())
 
 

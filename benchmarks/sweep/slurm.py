@@ -1,7 +1,7 @@
 """Runs the cells of a sweep as a job array of Slurm, through submitit, and collects their records.
 
 submitit keeps its files in the sweep's ``jobs`` folder, among them a pickle of the name of each
-cell's job file. ``jobs/submitted.json`` lists, for a later command, the cells that wait or run.
+cell's job file. ``jobs/submitted.json`` lists the queued or running cells for a later command.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SlurmSweep:
             return {}
 
     def attach(self, keys: Sequence[str]) -> list[str]:
-        """Return the cells of an earlier command that wait or run; they are not submitted again."""
+        """Return the earlier command's queued or running cells, which are not submitted again."""
         earlier = {key: self._ids[key] for key in keys if key in self._ids}
         states = job_states(earlier.values())
         living = [key for key, job in earlier.items() if job in states and states[job].lives]
@@ -90,7 +90,7 @@ class SlurmSweep:
 
     @property
     def arrays(self) -> list[str]:
-        """Return the ids of the jobs that wait or run, without task numbers."""
+        """Return the ids of the queued or running jobs, without task numbers."""
         return sorted({job.partition("_")[0] for job in self._ids.values()})
 
     def wait(self, waiting: Callable[[int, int, str], None]) -> Iterator[CellRecord]:

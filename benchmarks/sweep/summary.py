@@ -1,4 +1,4 @@
-"""Summary of a sweep so far, for people and programs; ``fastrot report`` gives more details."""
+"""Summary of a sweep so far, as text and as JSON; ``fastrot report`` gives more details."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class SweepSummary:
         }
 
     def show(self, console: Console) -> None:
-        """Print the summary for people."""
+        """Print the summary."""
         table = Table("cell", "outcome", "starts", title=f"sweep {self.name}")
         for key, title in self.cells.items():
             record = self.records.get(key)

@@ -40,7 +40,7 @@ _PATTERNS = tuple(
 
 
 def kind_of(name: str) -> str | None:
-    """Return one of ``KINDS``; None: the name gives no hint.
+    """Return one of ``KINDS``; None if the name gives no hint.
 
     Example:
         >>> kind_of("sm90_xmma_fprop_implicit_gemm_bf16"), kind_of("aten::empty")

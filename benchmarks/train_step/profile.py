@@ -43,11 +43,11 @@ class Operation:
 
     @property
     def own(self) -> float:
-        """Return its time without that of the operations inside it."""
+        """Return the time spent in the operation itself, excluding the operations inside it."""
         return max(self.end - self.start - self.inside, 0.0)
 
     def chain(self) -> list[Operation]:
-        """Return the operation itself and all operations around it, from the inside outwards."""
+        """Return the operation and all that enclose it, from the inside outwards."""
         found: list[Operation] = []
         here: Operation | None = self
         while here is not None:

@@ -47,7 +47,7 @@ class StepPoint:
     flops: int  # FLOPs per view of a training step
     losses: list[float]  # losses of the first steps
     control: list[float]
-    """Losses of one implementation at this size, from weights that differ by a rounding."""
+    """Losses of one implementation at this size, from weights that differ by a rounding error."""
     memory: int  # peak, in bytes
     measured: Mapping[str, Bound]  # bounds at the measured speeds, by level
     reference: Mapping[str, Bound]  # bounds at the speeds of an H200, by level
@@ -57,7 +57,7 @@ class StepPoint:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return resolution and batch."""
+        """Return the resolution and the batch size."""
         return self.resolution, self.batch
 
     def rates(self) -> list[float]:
@@ -66,7 +66,7 @@ class StepPoint:
 
     @property
     def views_per_second(self) -> float:
-        """Return the median of the rounds."""
+        """Return the median rate of the rounds."""
         return spread(self.rates()).median
 
     @property
@@ -79,7 +79,7 @@ class StepPoint:
         return 1e3 * percentile([seconds for each in self.rounds for seconds in each], share)
 
     def verdict(self) -> str:
-        """Return what limits it."""
+        """Return a line on what limits the step."""
         return verdict(self.table, self.milliseconds(0.5) / 1e3, self.views, self.measured)
 
 
@@ -126,7 +126,7 @@ class TrainStepReport(PointsReport):
         return statistics.fmean(map(abs, self._losses_apart(point)))
 
     def chance(self, point: StepPoint) -> float:
-        """Return this mean for eager itself, started from weights that differ by a rounding."""
+        """Return the mean loss difference of eager from itself, started a rounding error apart."""
         first = self._first_of(point)
         pairs = zip(first.control, first.losses, strict=True)
         return statistics.fmean(abs(control - loss) for control, loss in pairs)
@@ -136,7 +136,7 @@ class TrainStepReport(PointsReport):
         return [ours - theirs for ours, theirs in pairs]
 
     def ratios(self, point: StepPoint) -> dict[str, Spread]:
-        """Return how many times as fast as each other point of its size it is, round by round."""
+        """Return the point's speed-up over every other point of its size, round by round."""
         return {
             other.step: ratios(point.rates(), other.rates())
             for other in self._same(point)

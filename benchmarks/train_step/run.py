@@ -84,7 +84,7 @@ class TrainStepBenchRequest:
     def __post_init__(self) -> None:
         check_positive(peak=self.peak, bandwidth=self.bandwidth)
         if unknown := set(self.steps) - set(STEPS):
-            raise UsageError(f"steps {sorted(unknown)} are not known; known: {', '.join(STEPS)}")
+            raise UsageError(f"steps {sorted(unknown)} are not known; choose {', '.join(STEPS)}")
         if not self.steps:
             raise UsageError(f"--steps is empty; name at least one of {', '.join(STEPS)}")
         numbers: dict[str, tuple[float, ...]] = {
@@ -96,7 +96,7 @@ class TrainStepBenchRequest:
         }
         for name, values in numbers.items():
             if not values or not all(math.isfinite(value) and value > 0 for value in values):
-                raise UsageError(f"--{name}={list(values)} must be positive, with at least one")
+                raise UsageError(f"--{name}={list(values)} must be one or more positive numbers")
 
     @property
     def warm_up(self) -> int:
@@ -241,7 +241,7 @@ class _Size:
         return [point for point, _ in built.values()], left_out
 
     def _moved(self, name: str) -> list[float]:
-        """Return losses from weights that differ by a rounding, which show the effect of chance."""
+        """Return losses from weights a rounding error apart, which show the effect of chance."""
         self._countdown.message(f"{self.name}, {name}: control with slightly rounded weights")
         subject = StepSubject(name, self._config, self._device, moved=True)
         losses = subject.warm(self._warm_up)

@@ -41,7 +41,7 @@ class StepSubject:
         name: key of ``STEPS``.
         config: resolved; ``train.global_batch`` source images of ``data.resolution`` per step.
         device: device to train on.
-        moved: start from weights that differ by about a rounding in this precision.
+        moved: start from weights that differ by about a rounding error in this precision.
 
     Attributes:
         name: name of the implementation.
@@ -105,7 +105,7 @@ class StepSubject:
         self._step([next(self._batches)])
 
     def warm(self, steps: int) -> list[float]:
-        """Run the first steps, in which everything one-off happens; return their losses."""
+        """Run the first steps, which include all one-off work; return their losses."""
         losses = []
         for _ in range(steps):
             self()

@@ -65,7 +65,7 @@ class TimeTable:
         return 1 - self.share(**{column: "other"})
 
     def share(self, **columns: str) -> float:
-        """Return the share of the time in cells with these values, as ``kind="convolution"``."""
+        """Return the share of time in cells with these values, such as ``kind="convolution"``."""
         if not self.total:
             return 0.0
         chosen = (
@@ -102,7 +102,7 @@ def time_table(
     model: nn.Module | None,
     trace: Path | None = None,
 ) -> TimeTable:
-    """Profile a few steps, and return the table of the fastest, which was disturbed least.
+    """Profile a few steps, and return the table of the fastest one, which was disturbed least.
 
     Args:
         step: function that trains one step; it has run before.

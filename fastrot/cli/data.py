@@ -21,7 +21,7 @@ def prepare_file(
         str,
         typer.Option(
             metavar="auto|folder|cifar|voc07|coco|imagenet|places205|inat18",
-            help="Kind of source.",
+            help="Layout of the source (auto: detected).",
         ),
     ] = "auto",
     split: Annotated[

@@ -1,4 +1,4 @@
-"""The same command elsewhere: as a Slurm job, or once per rank on this machine."""
+"""Runs the same command elsewhere: as a Slurm job, or once per rank on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FORWARDED = {
 
 
 def submit_if_asked(options: Mapping[str, Any], recipe: str | None, out: Path) -> bool:
-    """Submit the run if ``--cluster=slurm`` asks for it, and return whether it does.
+    """Submit the run if ``--cluster=slurm`` is given, and return whether it is.
 
     Args:
         options: options of ``fastrot train`` by parameter name.
@@ -101,7 +101,7 @@ def resume_option(out: Path, *, resume: bool) -> Sequence[str]:
 
 
 def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:
-    """Return the arguments that repeat a ``fastrot train``, except for its run folder."""
+    """Return the arguments that repeat a ``fastrot train`` command, except for its run folder."""
     words = ["train", *(() if recipe is None else ("-c", recipe))]
     for name, flag in _FORWARDED.items():
         if options.get(name) is not None:

@@ -31,7 +31,7 @@ class Report(Protocol):
         ...
 
     def show(self, console: Console) -> None:
-        """Print the report for people."""
+        """Print the report."""
         ...
 
 
@@ -39,12 +39,12 @@ class SavedReport(Report, Protocol):
     """What a benchmark found, which can also be saved to files."""
 
     def save(self, json: Path | None, append: Path | None) -> None:
-        """Write one JSON object to ``json`` and append records to ``append``, unless None."""
+        """Write one JSON object to ``json`` and append records to ``append``; skip what is None."""
         ...
 
 
 def show(report: Report, as_json: bool) -> None:
-    """Print a report for people or for programs, and exit with its code."""
+    """Print a report as text or as JSON, and exit with its code."""
     from rich.console import Console
 
     from fastrot.system.console import to_a_reader

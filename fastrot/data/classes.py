@@ -75,7 +75,7 @@ class ClassMatch:
     notes: tuple[str, ...] = ()
 
     def translate(self, labels: Labels) -> Labels:
-        """Return labels of the test set as class numbers of the training set.
+        """Return labels of the test set as class indices of the training set.
 
         Args:
             labels: of shape (m,) with none missing, or of shape (m, C).

@@ -143,7 +143,7 @@ class Dataset(Protocol):
 
 
 def count_line(dataset: Dataset) -> str:
-    """Return a line with the numbers of images and classes and what of the source is not read.
+    """Return a line with the numbers of images and classes, and what the source holds besides.
 
     Example:
         ``photos: 10 images in 2 classes; left out: 1 .heic ('cat/IMG_1.heic')``
@@ -173,7 +173,7 @@ def decode_sample(dataset: Dataset, sample: int) -> NDArray[np.uint8]:
         raise BadSampleError(
             sample,
             dataset.name(sample),
-            f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, its header says "
+            f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, but its header says "
             f"{width} x {height}",
         )
     return pixels

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
-"""Of shape (n,), int64, -1 for a missing label; or of shape (n, K), int8, for K classes of which
-an image can have several: 1 present, -1 absent, 0 not counted (difficult, or a crowd)."""
+"""Of shape (n,), int64, -1 for a missing label; or of shape (n, K), int8, if an image can have
+several of K classes: 1 present, -1 absent, 0 not counted (difficult, or a crowd)."""
 
 PRESENT, UNCOUNTED, ABSENT = 1, 0, -1
 """The values of labels of shape (n, K)."""

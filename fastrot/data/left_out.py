@@ -1,4 +1,4 @@
-"""Counts of what else a data set contains, so that nothing is left out without a word.
+"""Counts of what else a data set contains, so that nothing is left out silently.
 
 Importing this module imports no torch.
 """
@@ -27,7 +27,7 @@ _PICTURES = {
 class LeftOut:
     """Counts of what is left out, by kind, with the first name of each kind as an example.
 
-    A kind is the ending of a file name in lower case (``.heic``) or one of the words above.
+    A kind is a file extension in lower case (``.heic``) or one of the words above.
 
     Example:
         >>> left_out = LeftOut()
@@ -68,7 +68,7 @@ class LeftOut:
         self._found[kind] = before + count, min(first, name)
 
     def add_file(self, name: str) -> None:
-        """Count a file under the ending of its name."""
+        """Count a file under its extension."""
         self.add(os.path.splitext(name)[1].lower() or NO_ENDING, name)
 
     def add_all(self, others: Iterable[LeftOut], prefix: str = "") -> None:

@@ -157,7 +157,7 @@ def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> L
     if name == "auto":
         name, _ = choose_loader(spec, images=images)
     if name not in _ENGINES:
-        raise UsageError(f"loader {name!r} is unknown; known: {', '.join(('auto', *_ENGINES))}")
+        raise UsageError(f"loader {name!r} is unknown; choose {', '.join(('auto', *_ENGINES))}")
     engine = _ENGINES[name]
     if name == "native" and (problem := _native_problem()):
         raise UsageError(f"loader 'native' cannot run: {problem}")

@@ -82,13 +82,13 @@ class DatasetSubset:
         """Check that the whole data set is still the one that was opened.
 
         Raises:
-            BadDataError: it is not.
+            BadDataError: a file was replaced, removed, truncated or modified.
         """
         self.dataset.check_unchanged()
 
 
 def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
-    """Return the error with the number of the sample in the subset."""
+    """Return the error with the index of the sample in the subset."""
     return BadSampleError(sample, error.name, error.reason)
 
 

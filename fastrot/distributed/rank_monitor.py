@@ -93,7 +93,7 @@ class RankMonitor:
         """Register this process, and wait until all other ranks have registered.
 
         Raises:
-            RankLostError: some did not within ``seconds``; the message names them.
+            RankLostError: some did not register within ``seconds``; the message names them.
         """
         me = ProcessIdentity.of_this_process()
         self.store.set(f"here/{self._rank}", json.dumps(asdict(me)))

@@ -63,7 +63,7 @@ class SweepSlurmSettings(SlurmSettings):
 
 
 class SubmissionError(UsageError):
-    """Slurm refuses a job: nothing was submitted (64)."""
+    """Slurm refuses a job: nothing was submitted (exit code 64)."""
 
 
 def parse_slurm_options(texts: Sequence[str]) -> TrainSlurmSettings:
@@ -120,7 +120,7 @@ def submit(
         nodes: machines per job.
         tasks_per_node: processes per machine.
         gpus_per_node: GPUs per machine.
-        array_parallelism: makes the jobs one array, of which this many tasks run at a time.
+        array_parallelism: makes the jobs one array that runs this many tasks at a time.
         requeue: let Slurm restart a job that lost its nodes.
 
     Returns:

@@ -184,7 +184,7 @@ class SlurmTask:
 
 
 def slurm_task(environment: Mapping[str, str] | None = None) -> SlurmTask | None:
-    """Return this process as a task of a Slurm job; None outside of one."""
+    """Return this process as a task of a Slurm job; None outside a job."""
     env = os.environ if environment is None else environment
     if "SLURM_JOB_ID" not in env:
         return None
@@ -217,7 +217,7 @@ def first_host(hosts: str) -> str:
 
 
 def seconds_left(task: SlurmTask) -> float | None:
-    """Return the seconds until the job's current time limit; None: unknown."""
+    """Return the seconds until the job's current time limit; None if unknown."""
     for line in _ask("squeue", "-h", "-o", "%L", "-j", task.requeue_id):
         return parse_duration(line.strip())
     return None

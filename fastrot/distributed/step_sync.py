@@ -11,7 +11,7 @@ from fastrot.distributed.world import World
 
 
 class Notices(Protocol):
-    """Notices of this rank for all ranks, which the main rank writes down."""
+    """Notices from this rank to all ranks, recorded by the main rank."""
 
     def pending(self) -> bool:
         """Return whether this rank has unpublished notices."""

@@ -146,8 +146,8 @@ def joined(
     """Join the process group for the duration of the block.
 
     This does nothing for a single rank, or inside a block that has already joined. A failure of
-    this rank is reported to the others; a failure of theirs is raised here, with its rank and
-    exit code.
+    this rank is reported to the others; their failures are raised here, with
+    the rank and its exit code.
 
     Args:
         world: the ranks.

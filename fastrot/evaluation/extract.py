@@ -38,7 +38,7 @@ class BackboneRequest:
     Attributes:
         checkpoint: run, checkpoint folder or weight file.
         channel_order: ``bgr`` for weights trained on BGR images.
-        model: architecture of a weight file; None: guessed.
+        model: architecture of a weight file; None: inferred.
         random_init: use the random initialisation of the same architecture instead of the
             trained weights: with the run's seed, or seed 0 for a weight file.
         overrides: settings of the protocol, such as ``features.resolution=96``, and of a weight
@@ -96,7 +96,7 @@ class ExtractRequest(BackboneRequest):
     Attributes:
         data: a ``.beton`` file, a folder, or tar shards.
         out: folder of the cache.
-        layers: stages; None: the protocol's, or without a protocol all of the backbone.
+        layers: stages; None: the protocol's, or without a protocol all stages of the backbone.
         protocol: protocol whose test transform and layers are used; None: ``linear``.
         crops: K random crops per image; 0: the test transform.
     """
@@ -175,7 +175,7 @@ class ExtractReport:
         }
 
     def show(self, console: Console) -> None:
-        """Print the outcome for people."""
+        """Print the outcome."""
         cache, made = self.cache, self.cache.manifest["made_by"]
         crops = f", {cache.crops} crops each" if cache.crops else ""
         samples = f"{cache.num_samples:,} samples{crops} of {made.get('data', 'arrays')}"

@@ -4,7 +4,7 @@ A measurement is identified by its key: protocol, mode, the settings that its ev
 everything its features depend on (weights, both data sets, transform). Each has its own folder
 with ``result.json``, and with ``result-0001.json`` and so on if an earlier version of fastrot had
 other scores for the same key. The folders themselves are the list of measurements, so it cannot go
-stale; ``index.json`` is a copy made by the last evaluation for people and scripts, never read here.
+stale; ``index.json`` is a copy made by the last evaluation for users and scripts, never read here.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Return the name of its folder."""
+        """Return the name of the measurement's folder."""
         return self.file.parent.name
 
     def to_json(self) -> dict[str, Any]:
-        """Return its entry in the index, as plain values."""
+        """Return the measurement's entry in the index, as plain values."""
         result = self.result
         return {
             "file": f"{self.name}/{self.file.name}",
@@ -130,16 +130,16 @@ def read_measurements(
 
 
 def is_at_random(one: Measurement) -> bool:
-    """Return whether it measured a random initialisation."""
+    """Return whether the measurement is of a random initialisation."""
     source = str(one.result.weights.get("source"))
     return one.name.endswith("-random") or source.startswith("random initialisation")
 
 
 def is_random_of(one: Measurement, other: Measurement) -> bool:
-    """Return whether ``one`` is the same as ``other``, but for a random initialisation."""
+    """Return whether ``one`` measures the same as ``other``, but for a random initialisation."""
     if not is_at_random(one) or is_at_random(other):
         return False
-    if not one.result.key and not other.result.key:  # earlier versions named their folders so
+    if not one.result.key and not other.result.key:  # earlier versions named their folders this way
         return one.name == f"{other.name}-random"
     ours, theirs = (
         {

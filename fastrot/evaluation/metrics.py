@@ -60,7 +60,7 @@ def average_precision(
     """
     if definition not in get_args(Definition):
         known = ", ".join(get_args(Definition))
-        raise UsageError(f"average precision {definition!r} is not known; known: {known}")
+        raise UsageError(f"average precision {definition!r} is not known; choose {known}")
     if scores.ndim == 1:
         scores = scores[:, None]
     if labels.ndim != 1 or scores.ndim != 2 or len(labels) != len(scores):
@@ -146,7 +146,9 @@ def top_k_accuracy(labels: NDArray[np.int64], scores: NDArray[Any], k: int = 1) 
 
 
 def label_ranks(labels: NDArray[np.int64], scores: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the number of classes ranked before each sample's, (n,); ties rank the lower first.
+    """Return the number of classes ranked above each sample's class, of shape (n,).
+
+    Ties rank the lower class first.
 
     Args:
         labels: of shape (n,), from 0 to C - 1.

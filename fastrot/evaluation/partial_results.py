@@ -73,7 +73,7 @@ class PartialResults:
             ) from None
 
     def file(self, unit: str, suffix: str) -> Path | None:
-        """Return the path for a unit's large state; None: nothing is saved."""
+        """Return the path for a unit's large state; None if nothing is saved."""
         return None if self.folder is None else self.folder / f"{_file_name(unit)}{suffix}"
 
 

@@ -230,7 +230,7 @@ class Mode(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Return its name in results."""
+        """Return the mode's name in results."""
         return "test transform" if self.crops == 0 else self.name
 
 

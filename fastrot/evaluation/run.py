@@ -134,7 +134,7 @@ class ProtocolRun:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Return the layers that its caches hold."""
+        """Return the layers that the run's caches hold."""
         # Online probes extract the test images themselves, and only the layers that they score.
         online = self.mode.crops is None
         return (
@@ -145,7 +145,7 @@ class ProtocolRun:
 
     @property
     def caches(self) -> Path:
-        """Return the folder of its feature caches."""
+        """Return the folder of the run's feature caches."""
         return self.request.folder / "cache"
 
     @cached_property
@@ -294,7 +294,7 @@ def _measure(
 
 
 def _when(parts: PartialResults, spent: dict[str, float]) -> tuple[dict[str, float], str]:
-    """Return the wall times and time of the command that finished, not of one that only reads."""
+    """Return wall times and end time of the command that finished, not of one that only reads."""
     seconds, finished = parts.get("seconds"), parts.get("finished")
     if seconds is None:
         finished = {"time": now()}

@@ -111,7 +111,7 @@ def run_suite(
         data["any"] = (request.train, request.test)
     kinds = list(dict.fromkeys(PROTOCOLS.values()))
     if unknown := [kind for kind in data if kind not in kinds]:
-        raise UsageError(f"data of kind {unknown[0]!r} is not known; known: {', '.join(kinds)}")
+        raise UsageError(f"data of kind {unknown[0]!r} is not known; choose {', '.join(kinds)}")
     if not data:
         raise UsageError(
             "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, or "
@@ -212,7 +212,7 @@ def _runs(
 
 
 def _sharing(runs: Sequence[ProtocolRun]) -> list[ProtocolRun]:
-    """Let runs that see the same images by the same transform share one cache of all layers."""
+    """Let runs that see the same images through the same transform share a cache of all layers."""
     needed: dict[tuple[Any, ...], set[str]] = {}
     for run in runs:
         for key in _sights(run):
@@ -228,7 +228,7 @@ def _sharing(runs: Sequence[ProtocolRun]) -> list[ProtocolRun]:
 
 
 def _sights(run: ProtocolRun) -> list[tuple[Any, ...]]:
-    """Return what its caches depend on besides the weights, training data first."""
+    """Return what a run's caches depend on besides the weights, training data first."""
     features, crops = run.config.features, run.mode.crops
     how = (features.transform, features.resolution, features.resize, features.precision)
     return [(run.train.path, crops, *how), (run.test.path, 0, *how)]

@@ -40,7 +40,7 @@ def layer_name(name: str) -> str:
     """Return the name of a layer if it can be a file name.
 
     Raises:
-        UsageError: it cannot be one.
+        UsageError: the name cannot be a file name.
     """
     if not _LAYER.fullmatch(name) or name in ("labels", "manifest"):
         raise UsageError(f"layer {name!r}: a name consists of letters, digits, - and _")
@@ -87,7 +87,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BadDataError(f"{file}: not JSON; remove {path} and extract again") from None
     if isinstance(tree, dict) and isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
         raise MismatchError(
-            f"{file}: format {tree['format']}, this fastrot reads up to {FORMAT}; use a newer one"
+            f"{file}: format {tree['format']}; this fastrot reads up to {FORMAT}; use a newer one"
         )
     if problem := _problem(tree):
         raise BadDataError(f"{file}: damaged ({problem}); remove {path} and extract again")

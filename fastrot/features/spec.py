@@ -113,8 +113,8 @@ class FeatureSpec:
             raise UsageError(f"layers {', '.join(unknown)}: this backbone has {', '.join(known)}")
         if not layers or len(samples) < 1 or crops < 0:
             raise UsageError(
-                f"{len(layers)} layers of {len(samples)} samples, {crops} crops: name a layer, "
-                "data with samples, and 0 crops or more"
+                f"{len(layers)} layers, {len(samples)} samples, {crops} crops: at least one "
+                "layer and one sample are needed, and crops must not be negative"
             )
         if len(samples.labels) != len(samples):
             raise BadDataError(

@@ -1,4 +1,4 @@
-"""Writing of a feature cache that tolerates the death of any process at any moment.
+"""Writes a feature cache so that any process may die at any moment.
 
 The arrays are first allocated at their full size, so that a full disk is noticed before anything
 is computed. Rows are written in place. ``done.bin`` records which batches are complete, one byte
@@ -40,7 +40,7 @@ _RESERVED = 2**20
 
 
 class FeatureWriter:
-    """Write the rows of an unfinished cache, batch by batch.
+    """Writes the rows of an unfinished cache, batch by batch.
 
     Args:
         path: the folder that ``begin`` has prepared.
@@ -68,7 +68,7 @@ class FeatureWriter:
             )
             self.layers = {name: LayerInfo(**info) for name, info in plan["layers"].items()}
         except (KeyError, TypeError, ValueError):
-            raise BadDataError(f"{path / PLAN}: damaged; remove {path}, extract again") from None
+            raise BadDataError(f"{path / PLAN}: damaged; remove {path} and extract again") from None
         self._sync_seconds, self._synced = sync_seconds, time.monotonic()
         self._fresh: list[int] = []
         self._files: dict[str, int] = {}
@@ -81,7 +81,7 @@ class FeatureWriter:
                 self._files[name] = os.open(file, flags)
                 self._offsets[name] = len(array_header(shape))
                 if os.fstat(self._files[name]).st_size != _bytes(shape):
-                    raise BadDataError(f"{file}: wrong size; remove {path}, extract again")
+                    raise BadDataError(f"{file}: wrong size; remove {path} and extract again")
             self._done = os.open(path / DONE, flags)
         except OSError as error:
             self.close()
@@ -149,7 +149,7 @@ class FeatureWriter:
             raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from None
 
     def missing(self, crop: int = 0) -> NDArray[np.int64]:
-        """Return the numbers of the batches still to be written, in order.
+        """Return the indices of the batches still to be written, in order.
 
         Args:
             crop: index of the crop, 0 to K - 1.
@@ -160,14 +160,14 @@ class FeatureWriter:
         batches = -(-self.samples // self.batch)
         done = np.frombuffer(os.pread(self._done, batches, crop * batches), np.uint8)
         if len(done) != batches or done.max(initial=0) > 1:
-            raise BadDataError(f"{self.path / DONE}: damaged; remove {self.path}, extract again")
+            raise BadDataError(f"{self.path / DONE}: damaged; remove {self.path} and extract again")
         return np.flatnonzero(done == 0)
 
     def write(self, batch: int, crop: int, features: Mapping[str, Features]) -> None:
         """Write one batch of rows.
 
         Args:
-            batch: number of the batch.
+            batch: index of the batch.
             crop: index of the crop, 0 to K - 1; 0 for the test transform.
             features: by layer, of shape (N, D), float16, contiguous; all layers of the cache.
 
@@ -234,7 +234,7 @@ class FeatureWriter:
         return cache
 
     def close(self) -> None:
-        """Close the files without recording unsynced rows; closing twice does no harm."""
+        """Close the files without recording unsynced rows; safe to call twice."""
         while self._files:
             os.close(self._files.popitem()[1])
         if self._done >= 0:
@@ -258,7 +258,7 @@ class FeatureWriter:
 
 
 def read_plan(path: Path) -> dict[str, Any] | None:
-    """Read the plan of an unfinished cache; None: there is no unfinished cache.
+    """Read the plan of an unfinished cache; None if there is no unfinished cache.
 
     Raises:
         BadDataError: the plan is damaged.
@@ -278,7 +278,7 @@ def read_plan(path: Path) -> dict[str, Any] | None:
 
 
 def cached_identity(path: Path) -> dict[str, Any] | None:
-    """Return the fingerprint of a cache, finished or not; None: it cannot be read."""
+    """Return the fingerprint of a cache, finished or not; None if it cannot be read."""
     for name in (MANIFEST, PLAN):
         try:
             identity = json.loads((path / name).read_bytes())["identity"]

@@ -37,7 +37,7 @@ def require_apex() -> None:
     """Check that apex's batch normalisation is installed.
 
     Raises:
-        UsageError: it is not; the message says how to install it.
+        UsageError: it is not installed; the message says how to install it.
     """
     if problem := apex_problem():
         raise UsageError(
@@ -54,7 +54,7 @@ def batch_norm(
         TypeError: x is not float16, the only type that apex supports.
     """
     if x.dtype != torch.float16:
-        raise TypeError(f"x is {x.dtype}, apex normalises float16 only; set train.precision=fp16")
+        raise TypeError(f"x is {x.dtype}; apex normalises only float16; set train.precision=fp16")
     twin = norm.__dict__.get(_TWIN)
     if twin is None:
         twin = norm.__dict__[_TWIN] = _twin(norm)

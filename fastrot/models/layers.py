@@ -30,7 +30,7 @@ class BatchNorm(nn.BatchNorm2d):
         relu: whether ReLU follows.
 
     Attributes:
-        engine: ``torch``: three operations of torch. ``fused``: one of ours. ``apex``: one of
+        engine: ``torch``: three torch operations. ``fused``: one of ours. ``apex``: one of
             NVIDIA apex, in float16 on a GPU.
         group: name of the process group that shares statistics; only ``fused`` uses it. (The
             group itself could not be copied with the model.)

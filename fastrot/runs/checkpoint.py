@@ -144,7 +144,7 @@ def newest_checkpoint(folder: Path, run_id: str | None = None) -> Checkpoint | N
         try:
             return load_checkpoint(path, run_id=run_id)
         except (BadDataError, StorageError) as error:
-            log.warning("%s; trying the one before", error)
+            log.warning("%s; trying the previous one", error)
     if steps:
         raise StorageError(
             f"{folder}: none of its {len(steps)} checkpoints is valid; nothing was changed; "
@@ -189,7 +189,7 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
     if not {"state.json", "tensors.safetensors"} <= files.keys():
         raise BadDataError(f"{path}/COMMIT.json: it does not list state and tensors")
     if (name := _NAME.fullmatch(path.name)) and int(name[1]) != step:
-        raise BadDataError(f"{path}: renamed, it is the checkpoint of step {step}")
+        raise BadDataError(f"{path}: renamed; it is the checkpoint of step {step}")
     for name, record in files.items():
         if Path(name).name != name or _file_record(path / name) != record:
             raise BadDataError(f"{path / name}: changed since it was written")

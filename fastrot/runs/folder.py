@@ -53,9 +53,9 @@ class RunFolder:
 
     Raises:
         UsageError: the path is a file, or holds something and ``resume`` is false.
-        MismatchError: another process holds the run, or others could have planted files in it.
+        MismatchError: another process holds the run, others could have planted files in it, or
+            this process may open too few files.
         StorageError: the folder cannot be created or written.
-        MismatchError: this process may open too few files.
 
     Example:
         >>> import tempfile
@@ -130,7 +130,7 @@ class RunFolder:
             step: number of optimizer steps done.
             epoch: number of epochs done.
             exit_code: exit code of the process; None while it runs.
-            message: one line for people.
+            message: one line for the user.
 
         Raises:
             StorageError: it cannot be written.

@@ -101,12 +101,12 @@ class Progress:
             self._console.print(self._line(step, metrics), soft_wrap=True, highlight=False)
 
     def validating(self, *, step: int, batch: int, batches: int) -> None:
-        """Show how far a validation has come, unless it is a short one.
+        """Show the progress of a validation, unless it is short.
 
         Args:
             step: steps done, over the whole run.
             batch: number of finished batches of the validation.
-            batches: number of all its batches.
+            batches: total number of its batches.
         """
         now = time.monotonic()
         if not batch:
@@ -194,7 +194,7 @@ class Progress:
 
 
 def _readable(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return names and values for people: the known ones in their order, then the others."""
+    """Return names and formatted values: the known ones in their order, then the others."""
     known = [(name, form(metrics[key])) for key, (name, form) in _METRICS.items() if key in metrics]
     others = sorted(set(metrics) - set(_METRICS) - {"epoch"})
     return known + [(key.replace("_", " "), f"{metrics[key]:.4g}") for key in others]

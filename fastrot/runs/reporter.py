@@ -1,6 +1,6 @@
 """How a run reports its progress: the interface that the loop expects, and the terminal's reporter.
 
-The terminal's reporter also passes every number to the trackers (TensorBoard and others).
+The terminal's reporter also passes every metric to the trackers (TensorBoard and others).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _NOT_SHOWN = ("gradient_norm", "data_wait_most", "data_wait_rank")
 
 
 class Reporter(Protocol):
-    """Takes what the loop reports; ``step`` is the number of steps done in the whole run."""
+    """Receives what the loop reports; ``step`` is the number of steps done in the whole run."""
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the numbers of the last interval."""
+        """Receive the metrics of the last interval."""
         ...
 
     def validating(self, *, step: int, batch: int, batches: int) -> None:
-        """Take how far a validation has come: ``batch`` of ``batches`` are done."""
+        """Receive the progress of a validation: ``batch`` of ``batches`` are done."""
         ...
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the numbers of a validation."""
+        """Receive the metrics of a validation."""
         ...
 
     def message(self, text: str) -> None:
-        """Take one line for people."""
+        """Receive one line for the user."""
         ...
 
 
@@ -58,7 +58,7 @@ class RunReporter(Reporter, Protocol):
         steps_per_epoch: int,
         step: int,
     ) -> None:
-        """Take the facts about the run; called once, on the main rank, before the first step."""
+        """Receive the facts about the run; called once, on the main rank, before the first step."""
         ...
 
 
@@ -69,7 +69,7 @@ class TrainResult:
     Attributes:
         out: run folder.
         step: number of optimizer steps done.
-        validation: numbers and confusion matrix of the last validation, or None.
+        validation: metrics and confusion matrix of the last validation, or None.
     """
 
     out: Path
@@ -134,7 +134,7 @@ class TerminalReporter:
         )
 
     def update(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of the last interval and pass them to the trackers."""
+        """Show the metrics of the last interval and pass them to the trackers."""
         shown = {key: value for key, value in metrics.items() if key not in _NOT_SHOWN}
         if self._progress is not None:
             self._progress.update(step=step, metrics=shown)
@@ -142,12 +142,12 @@ class TerminalReporter:
             self._trackers.scalars(step, {f"train/{key}": value for key, value in metrics.items()})
 
     def validating(self, *, step: int, batch: int, batches: int) -> None:
-        """Show how far a validation has come."""
+        """Show the progress of a validation."""
         if self._progress is not None:
             self._progress.validating(step=step, batch=batch, batches=batches)
 
     def validated(self, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of a validation and pass them to the trackers."""
+        """Show the metrics of a validation and pass them to the trackers."""
         if self._progress is not None:
             self._progress.validated()
         text = f"validation after step {step} (epoch {metrics['epoch']:.2f}): rotation accuracy "

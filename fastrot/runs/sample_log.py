@@ -55,7 +55,7 @@ class SampleLog:
         return {"ids_xxh3_64": xxhash.xxh3_64_hexdigest(ids.tobytes())}
 
     def cut_back(self, step: int) -> None:
-        """Remove the records after a step."""
+        """Remove the records of all later steps."""
         if self._lines is not None:
             self._lines.cut_back(step)
 

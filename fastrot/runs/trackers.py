@@ -30,7 +30,7 @@ class Tracker(Protocol):
         ...
 
     def close(self, *, ok: bool) -> None:
-        """Flush and close; ``ok``: the run finished, rather than failed or was preempted."""
+        """Flush and close; ``ok`` says that the run neither failed nor was preempted."""
         ...
 
 

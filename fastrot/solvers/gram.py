@@ -71,7 +71,7 @@ class Gram:
         return part
 
     def chosen(self, members: torch.Tensor) -> Gram:
-        """Return some matrices of a stack, by their numbers."""
+        """Return some matrices of a stack, by index."""
         part = self._empty(self.num_samples)
         for ours, theirs in ((self._square, part._square), (self._tall, part._tall)):
             theirs.update({dtype: matrices[members] for dtype, matrices in ours.items()})

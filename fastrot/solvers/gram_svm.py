@@ -94,7 +94,7 @@ class Stack:
     """Problems with equally many samples, solved for all costs, in the order given.
 
     Attributes:
-        problems: numbers of the problems, of shape (G,).
+        problems: indices of the problems, of shape (G,).
         members: samples in each problem, of shape (G, m).
         coefficients: b of shape (G, S, m), float64: w = sum_i b_i x_i over the members.
         objective: P(w) of shape (G, S), float64.

@@ -150,14 +150,14 @@ def certificate(
 
 
 def _checked(features: torch.Tensor, labels: torch.Tensor, classes: int | None) -> int:
-    """Return C after a check that the labels fit the features."""
+    """Return C after checking that the labels fit the features."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"features of shape {tuple(features.shape)} and labels of shape "
             f"{tuple(labels.shape)} must be (samples, D) and (samples,)"
         )
     if labels.dtype.is_floating_point or not len(labels):
-        raise ValueError(f"labels of {labels.dtype}, {len(labels)} of them, must be integers")
+        raise ValueError(f"labels of {labels.dtype} ({len(labels)} of them) must be integers")
     low, high = int(labels.min()), int(labels.max())
     classes = high + 1 if classes is None else classes
     if low < 0 or high >= classes:

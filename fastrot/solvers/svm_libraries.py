@@ -138,7 +138,7 @@ class Fit(NamedTuple):
     """One problem, solved for one cost.
 
     Attributes:
-        problem: number of the problem.
+        problem: index of the problem.
         cost: C of negative samples.
         w: of shape (D + 1,), the intercept last.
         gap: duality gap relative to the objective.

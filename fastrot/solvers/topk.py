@@ -42,7 +42,7 @@ def nearest_rows(
         progress: called with the number of bank rows searched so far, and n.
 
     Returns:
-        Similarities of shape (m, k), float32, and row numbers of shape (m, k), int64.
+        Similarities of shape (m, k), float32, and row indices of shape (m, k), int64.
 
     Raises:
         ValueError: shapes do not fit, k is out of range, or a value is not finite.

@@ -17,7 +17,7 @@ Say = Callable[[str], None]
 
 
 def print_anything() -> None:
-    """Make standard output escape what its encoding lacks, as standard error does.
+    """Make standard output escape characters that its encoding lacks, as standard error does.
 
     Otherwise a terminal in Latin-1, or a file name in no valid encoding, would raise an error.
     """

@@ -47,7 +47,7 @@ class InFlight(Generic[Item, Job, Result]):
         Raises:
             FastrotError: from ``items`` or ``submit``, after the results of all jobs submitted
                 before.
-            Exception: any other error of theirs, and any error of ``finish``, at once.
+            Exception: any other error from these, and any error from ``finish``, at once.
         """
         failure: FastrotError | None = None
         remaining = iter(items)

@@ -36,7 +36,7 @@ _RECORD_BYTES = 1024
 
 
 def lock_holder(path: Path) -> ProcessIdentity | None:
-    """Return the process that holds a lock file, or left it when killed; None: it names nobody."""
+    """Return the process that holds a lock file, or left it when killed; None if none is named."""
     try:
         return _read(path)
     except OSError:
@@ -69,7 +69,7 @@ class RunLock:
         """Check that no other process took over the lock while this one was stopped for too long.
 
         Raises:
-            MismatchError: one did, or the file was removed; this process must stop writing.
+            MismatchError: another process did, or the file was removed; this one must stop writing.
         """
         holder = _read(self.path)
         if holder is None or holder.nonce != self.holder.nonce:
@@ -123,7 +123,7 @@ class RunLock:
                 first_beat = beat
                 if _now_of(self.path.parent) - beat > LEASE_SECONDS:
                     self._claim(descriptor)
-                    time.sleep(1)  # another machine may claim it at the same moment: the last wins
+                    time.sleep(1)  # another machine may claim it at the same moment; the last wins
                     self.assert_held()
                     keep = True
                     return descriptor
@@ -189,7 +189,7 @@ def _open(path: Path, record: bytes) -> tuple[int, bool]:
 
 
 def _create(path: Path, record: bytes) -> int | None:
-    """Create a lock file that names its holder from the first moment; None: one exists already.
+    """Create a lock file that names its holder from the first moment; None if one exists already.
 
     It is written under another name first: a link, unlike a rename, replaces nothing, even on NFS.
     """
@@ -243,7 +243,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def _read(path: Path) -> ProcessIdentity | None:
-    """Read the holder; None: the file is missing, empty or not a lock."""
+    """Read the holder; None if the file is missing, empty or not a lock."""
     try:
         return ProcessIdentity(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError, RecursionError):

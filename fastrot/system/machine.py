@@ -1,4 +1,4 @@
-"""The machine as this process may use it, and the record of it stored with every number."""
+"""The machine as this process may use it, and the record of it stored with every result."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def decoding_workers(*, on_gpu: bool, local_ranks: int = 1) -> int:
 
 
 def usable_memory() -> int:
-    """Return the bytes of memory this process may use, of machine or container; 0: unknown."""
+    """Return the bytes of memory this process may use, of machine or container; 0 if unknown."""
     limits = [limit for limit, _ in _memory_limits()]
     try:
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -62,7 +62,7 @@ def usable_memory() -> int:
 
 
 def free_memory() -> int:
-    """Return the bytes available without swapping, including reclaimable caches; 0: unknown."""
+    """Return the bytes available without swapping, including reclaimable caches; 0 if unknown."""
     free = [max(0, limit - used) for limit, used in _memory_limits()]
     available = _available(Path("/proc/meminfo"))
     return min(free if available is None else [*free, available], default=0)
@@ -179,7 +179,7 @@ def _torch_record() -> dict[str, Any]:
 
 
 def _quota() -> float | None:
-    """Return the cores that the container may use (cgroup v2, then v1); None: no limit."""
+    """Return the cores that the container may use (cgroup v2, then v1); None if unlimited."""
     try:
         quota, period = (_CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.5
 
 
 class Prefetcher(Generic[T], Iterator[T]):
-    """Iterate over a generator, of which up to ``depth`` items are computed ahead.
+    """Iterate over a generator, computing up to ``depth`` items ahead.
 
     An exception of the generator is raised by the ``next()`` that would have returned its item.
     The generator is closed in the thread that ran it.

@@ -47,7 +47,7 @@ class ProcessIdentity:
 
     @property
     def is_local(self) -> bool:
-        """Return whether its pid can be looked up here (same host name, and no reboot since)."""
+        """Return whether the process id can be looked up here (same host name, no reboot since)."""
         # Containers of one host may share its name and boot id, but not its process ids.
         where = (socket.gethostname(), _boot_id(), _pid_space())
         return (self.host, self.boot_id, self.pid_space or where[2]) == where

@@ -118,7 +118,7 @@ class WorkerPool(Generic[Request, Result]):
         self._setting = setting
         self._connections: list[Connection] = []
         self._processes: list[_Worker] = []
-        # Unanswered messages of each worker: numbers of the iteration and of the message.
+        # Unanswered messages of each worker: indices of the iteration and of the message.
         self._at_work: list[deque[tuple[int, int]]] = [deque() for _ in range(workers)]
         self._iteration = 0
         # Even if nobody closes the pool, and before multiprocessing's own exit, which only sends
@@ -147,8 +147,8 @@ class WorkerPool(Generic[Request, Result]):
     def map(self, requests: Iterable[Request], *, batch: int = MAX_BATCH) -> Iterator[Result]:
         """Yield the result of each request, in the order of the requests.
 
-        ``discard`` or the next call ends an iteration early; results of it that workers are still
-        computing are dropped when they arrive.
+        ``discard`` or the next call ends an iteration early; results that workers are still
+        computing for it are dropped when they arrive.
 
         Args:
             requests: consumed not far ahead of the results.
@@ -338,7 +338,7 @@ def _receive_results(pipe: Connection) -> list[Any]:
         if isinstance(result, Bulk):
             layout: Any = result.array
             array = np.empty(layout.shape, layout.dtype)
-            # Not recv_bytes_into, which first collects the message in a buffer of its own.
+            # Not recv_bytes_into, which first collects the message in its own buffer.
             rest = _bytes_of(array)
             while rest:
                 if not (count := os.readv(pipe.fileno(), [rest])):

@@ -61,14 +61,14 @@ class Loop:
     """Runs steps from ``start_step`` to ``schedule.total_steps``.
 
     Args:
-        schedule: when things happen.
+        schedule: when to log, validate, save and end.
         step: trains on the batches of one step.
         loader: training batches of this rank.
         world: the ranks.
         run: the run folder; only the main rank writes to it.
-        report: takes the progress.
+        report: receives the progress.
         snapshot: returns what to put into a checkpoint.
-        validate: measures the model and returns numbers for the log. It calls its argument before
+        validate: measures the model and returns metrics for the log. It calls its argument before
             each batch, as in ``validate.Between``.
         notices: what else the ranks tell each other; None: nothing.
         alive: called whenever the run has made progress.

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastrot.config import OptimConfig
 
-_LARS_EPS = 1e-8  # against a division by zero
+_LARS_EPS = 1e-8  # avoids division by zero
 
 
 def learning_rate(step: int, steps_per_epoch: int, total_steps: int, config: OptimConfig) -> float:

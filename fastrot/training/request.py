@@ -72,7 +72,7 @@ def train_request(
         loader: name of the loader; None: the recipe's.
         on_bad_sample: ``fail`` or ``skip``; None: the recipe's.
         follow_symlinks: also follow links that lead out of a folder of images.
-        overrides: further settings, none of which an option above sets.
+        overrides: further settings, which must not be set by an option above as well.
         out: run folder; None: ``runs/`` and the name of the recipe, or of the data.
         resume: resume the run in ``out``.
 
@@ -110,7 +110,7 @@ def train_request(
 
 
 def requested_config(request: TrainRequest, say: Say) -> Config:
-    """Return the settings of the run, with every ``auto`` left as it is written.
+    """Return the settings of the run, with every ``auto`` left as written.
 
     A new run uses those of its recipe. A resumed one uses those of its ``config.yaml``, with the
     overrides of this request.
@@ -121,7 +121,7 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
 
     Raises:
         MismatchError: the run in the folder depends on a setting that the request would change.
-        UsageError: there is nothing to resume and nothing to begin, or no training data.
+        UsageError: there is no run to resume, no new run to start, or no training data.
     """
     config = request.config
     saved_config = request.out / "config.yaml"
@@ -140,7 +140,7 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
                 f"{request.out}: no run there to resume; check --out, or name data or a "
                 "recipe (-c digits for the embedded data) to begin one"
             )
-        say(f"nothing to resume in {request.out}: a new run begins")
+        say(f"nothing to resume in {request.out}: starting a new run")
         config = _new_config(request, say)
     else:
         config = _new_config(request, say)
@@ -167,8 +167,8 @@ def _new_config(request: TrainRequest, say: Say) -> Config:
         if torch.cuda.is_available():
             return config
     say(
-        f"{'no GPU' if device == 'auto' else 'train.device=cpu'}: recipe {CPU_RECIPE}; "
-        f"-c {PUBLISHED_RECIPE} for the published one"
+        f"{'no GPU' if device == 'auto' else 'train.device=cpu'}: using recipe {CPU_RECIPE}; "
+        f"add -c {PUBLISHED_RECIPE} for the published one"
     )
     return load_config(CPU_RECIPE, request.overrides)
 

@@ -117,7 +117,7 @@ def _find_checkpoint(
     checkpoint = newest_checkpoint(out / "checkpoints", run_id)
     if checkpoint is None and read_status(out).get("step", 0):
         raise StorageError(
-            f"{out}: its status is of step {read_status(out)['step']}, but there is no "
+            f"{out}: its status says step {read_status(out)['step']}, but there is no "
             "checkpoint; restore the checkpoints, or start a new run with another --out"
         )
     steps = world.gather(torch.tensor(checkpoint.step if checkpoint else 0)).tolist()
@@ -135,7 +135,7 @@ def _find_checkpoint(
 def _shared_anew(
     request: TrainRequest, checkpoint: Checkpoint | None, world: World, say: Say
 ) -> tuple[str, ...]:
-    """Return which shares of the cores to choose again: if the ranks changed, all not named."""
+    """Return which core shares to choose again: if the ranks changed, all that are not named."""
     if checkpoint is None or checkpoint.state["world_size"] == world.size:
         return ()
     say(
@@ -166,7 +166,7 @@ def _begin(
     folder: RunFolder | None,
     reporter: RunReporter,
 ) -> None:
-    """Record the configuration and report what begins."""
+    """Record the configuration and report what is starting."""
     if start_step >= schedule.total_steps:
         reporter.message(
             f"the run is complete: {start_step} of {schedule.total_steps} steps are done; to "

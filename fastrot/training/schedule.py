@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """When things happen; every duration is in steps, converted once.
+    """When to log, validate, save and end; every duration is in steps, converted once.
 
     Attributes:
         total_steps: number of optimizer steps after which the run ends.

@@ -44,7 +44,7 @@ class StepBackend:
         step: eager, compile or fused.
         batchnorm: implementation of batch norm: torch, fused (ours) or apex.
         graph: whether the whole step is one CUDA graph.
-        why: the reason for the choice, for people.
+        why: the reason for the choice, as text.
     """
 
     step: StepName
@@ -58,7 +58,7 @@ class StepBackend:
         return 4 if self.step == "fused" else 3
 
     def describe(self) -> str:
-        """Return one line that describes the choice to people."""
+        """Describe the choice in one line."""
         graph = ", one CUDA graph" if self.graph else ""
         return f"step: {self.step} (batch norm: {self.batchnorm}{graph}): {self.why}"
 

@@ -172,7 +172,7 @@ class Trainer:
         return loader, self._loader("reference", bank, bank_order, part="knn")
 
     def _match_classes(self, train: Dataset, val: Dataset) -> ClassMatch | None:
-        """Match the classes of the validation data to the training data's; None: no kNN."""
+        """Match the classes of the validation data to the training data's; None means no kNN."""
         if self.config.train.val_knn == "never":
             return None
         if several := [each for each in (train, val) if each.labels.ndim == 2]:

@@ -45,7 +45,7 @@ class Validation:
     knn_accuracy: float | None
 
     def metrics(self) -> dict[str, float]:
-        """Return the numbers for the log by name."""
+        """Return the metrics for the log, by name."""
         numbers = {"val_loss": self.loss, "val_accuracy": self.accuracy}
         if self.knn_accuracy is not None:
             numbers["val_knn"] = self.knn_accuracy

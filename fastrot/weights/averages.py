@@ -79,7 +79,7 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
 
 
 def choose_prefix(prefixes: Sequence[str], which: Which | None) -> str | None:
-    """Return the prefix of the requested network in a state dict; None: unclear, or none requested.
+    """Return the prefix of the requested network in a state dict; None if unclear or not requested.
 
     Raises:
         UsageError: the average is requested, but there is none.

@@ -52,7 +52,7 @@ class Backbone:
         model: the backbone in eval mode, on the CPU, float32, without gradients.
         config: its architecture.
         digest: hash of its tensors (names, types, shapes and bytes), 32 hexadecimal digits.
-        source: where the weights come from, for people.
+        source: where the weights come from, as text.
         mean: per-channel mean in [0, 1] to subtract from its input, in the order of RGB.
         std: per-channel standard deviation in [0, 1] to divide by.
         resolution: side in pixels of the crops that it was trained on.
@@ -228,7 +228,7 @@ def _checkpoint(path: Path) -> Checkpoint:
 def _fill(
     backbone: ResNet | NetworkInNetwork, given: Mapping[str, torch.Tensor], path: Path
 ) -> str:
-    """Copy what fits into the model; return what people should know about the rest."""
+    """Copy what fits into the model; return notes for the user on the rest."""
     wanted = _state(backbone)
     missing = [name for name in wanted if name not in given]
     other = [

@@ -249,7 +249,7 @@ def _check(
     residual: torch.Tensor | None,
 ) -> None:
     if x.dtype not in _DTYPES:
-        raise TypeError(f"x is {x.dtype}, must be float32, float16, bfloat16 or float64")
+        raise TypeError(f"x is {x.dtype} but must be float32, float16, bfloat16 or float64")
     if x.ndim != 4 or not x.numel():
         raise ValueError(f"x of shape {tuple(x.shape)} must be (N, C, H, W) and not empty")
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -260,16 +260,16 @@ def _check(
         ("running_var", running_var),
     ):
         if vector.dtype != wide:
-            raise TypeError(f"{name} is {vector.dtype}, must be {str(wide)[6:]} as x is {x.dtype}")
+            raise TypeError(f"{name} is {vector.dtype} but must be {str(wide)[6:]}: x is {x.dtype}")
         if vector.shape != (x.shape[1],):
             raise ValueError(
                 f"{name} of shape {tuple(vector.shape)} must be ({x.shape[1]},), one per channel"
             )
         if vector.device != x.device:
-            raise ValueError(f"{name} is on {vector.device}, must be on {x.device}, as x is")
+            raise ValueError(f"{name} is on {vector.device} but must be on {x.device}, like x")
     if residual is not None:
         if residual.dtype != x.dtype:
-            raise TypeError(f"residual is {residual.dtype}, must be {x.dtype}, as x is")
+            raise TypeError(f"residual is {residual.dtype} but must be {x.dtype}, like x")
         if residual.shape != x.shape or residual.device != x.device:
             raise ValueError(
                 f"residual of shape {tuple(residual.shape)} on {residual.device} must be "

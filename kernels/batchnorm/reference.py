@@ -122,7 +122,7 @@ def normalise_frozen(
 def gradient_sums(
     dy: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None, statistics: torch.Tensor
 ) -> torch.Tensor:
-    """Return the sums over rows of g and of g (x - mean) rstd; g is dy where ReLU let it pass.
+    """Return the sums over rows of g and of g (x - mean) rstd; g is dy masked by ReLU.
 
     They are the gradients of beta and gamma, and all that a row's gradient needs from other rows.
 

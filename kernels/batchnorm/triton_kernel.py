@@ -37,7 +37,7 @@ _PARTS = 512  # groups of rows that it merges at once, at most
 
 
 def moments(x: torch.Tensor) -> torch.Tensor:
-    """Compute ``reference.moments`` of R groups of rows."""
+    """Compute ``reference.moments`` for R groups of rows."""
     rows, channels = x.shape
     width, lanes = _width(channels)
     pieces, parts = _dealt(rows, channels, _DEPTH * lanes, _MOMENTS_PROGRAMS)
@@ -100,7 +100,7 @@ def normalise(
     y: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> None:
-    """Fill as ``reference.normalise`` does."""
+    """Compute ``reference.normalise``."""
     scale, shift = statistics[2], statistics[3]
     _normalise(x, scale, shift, scale, shift, 0.0, False, residual, relu, y, mask)
 
@@ -116,14 +116,14 @@ def normalise_frozen(
     relu: bool,
     y: torch.Tensor,
 ) -> None:
-    """Fill as ``reference.normalise_frozen`` does."""
+    """Compute ``reference.normalise_frozen``."""
     _normalise(x, weight, bias, running_mean, running_var, eps, True, residual, relu, y, None)
 
 
 def gradient_sums(
     dy: torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None, statistics: torch.Tensor
 ) -> torch.Tensor:
-    """Compute ``reference.gradient_sums`` of R groups of rows."""
+    """Compute ``reference.gradient_sums`` for R groups of rows."""
     rows, channels = x.shape
     width, lanes = _width(channels)
     pieces, parts = _dealt(rows, channels, _DEPTH // 2 * lanes, _SUMS_PROGRAMS)
@@ -169,7 +169,7 @@ def gradient(
     dx: torch.Tensor,
     dresidual: torch.Tensor | None,
 ) -> None:
-    """Fill as ``reference.gradient`` does."""
+    """Compute ``reference.gradient``."""
     rows, channels = x.shape
     width, lanes = _width(channels, _ELEMENTS)
     gradient_kernel[(-(-rows // lanes) * -(-channels // width),)](

@@ -55,7 +55,7 @@ def cosine_topk(
             queries.new_full((len(queries), k), -1, dtype=torch.int64),
         )
     elif best[0].shape[-1] != k:
-        raise ValueError(f"best holds {best[0].shape[-1]} neighbours, must be k={k}")
+        raise ValueError(f"best holds {best[0].shape[-1]} neighbours instead of k={k}")
     # The registered operation is for graphs; calling it loads torch's compiler, for seconds.
     run = _operation if torch.compiler.is_compiling() else _merge
     similarities, indices = run(queries, bank, best[0], best[1], first_row)
@@ -109,12 +109,12 @@ def _check(
         ("indices", indices, torch.int64),
     ):
         if tensor.dtype != dtype:
-            raise TypeError(f"{name} is {tensor.dtype}, must be {dtype}; use {name}.to({dtype})")
+            raise TypeError(f"{name} is {tensor.dtype} but must be {dtype}; use {name}.to({dtype})")
         if tensor.ndim != 2:
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} must have two dimensions")
         if tensor.device != queries.device:
             raise ValueError(
-                f"{name} is on {tensor.device}, must be on the device of queries, "
+                f"{name} is on {tensor.device} but must be where queries are, "
                 f"{queries.device}; use {name}.to(queries.device)"
             )
     if queries.shape[1] != bank.shape[1] or queries.shape[1] == 0:
@@ -128,6 +128,6 @@ def _check(
             f"{tuple(indices.shape)} must be (m, k) with m = {len(queries)}"
         )
     if similarities.shape[1] < 1:
-        raise ValueError("similarities have no column, must have one per neighbour, at least one")
+        raise ValueError("similarities have no column; there must be one per neighbour")
     if first_row < 0:
         raise ValueError(f"first_row={first_row} must not be negative")

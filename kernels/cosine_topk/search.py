@@ -37,7 +37,7 @@ def cosine_topk(
     indices: torch.Tensor,
     score: Score,
 ) -> int:
-    """Merge as ``reference.cosine_topk`` does; tensors must be contiguous and on one device.
+    """Compute ``reference.cosine_topk``; tensors must be contiguous and on one device.
 
     Returns:
         Number of similarities computed in float64.
@@ -67,7 +67,7 @@ def cosine_topk(
 
 
 def product_slack(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    """Return by how much a similarity may exceed the float32 product, of shape (m,), float64."""
+    """Return the most by which a similarity may exceed its float32 product, (m,), float64."""
     error = _sum_error(queries.shape[1]) + 3 * _UNIT  # the similarity is rounded as well
     return error * _lengths(queries) * _lengths(bank).max()
 
@@ -117,7 +117,7 @@ def _highest_products(
 
 
 def _highest(products: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the result of ``topk``, in any order, faster than it for many columns.
+    """Return what ``topk`` returns, in any order, but faster for many columns.
 
     The best value of each group of columns is found first: the ``kept`` highest values are in the
     ``kept`` groups with the highest best values.
@@ -140,7 +140,7 @@ def _highest(products: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Ten
 def _merged(
     similarities: torch.Tensor, indices: torch.Tensor, exact: torch.Tensor, rows: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the nearest among those so far and new ones, whose rows are higher and increase."""
+    """Return the nearest of the rows so far and the new ones, whose indices follow and increase."""
     k = similarities.shape[1]
     # A stable sort: among equal similarities the lower row wins.
     values, order = torch.cat([similarities, exact], dim=1).sort(

@@ -109,11 +109,11 @@ def segments(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
         length = int.from_bytes(data[at : at + 2], "big")
         if at + 2 > len(data) or at + length > len(data):
             raise JpegCutShortError(
-                f"the segment at byte {at} is {length} bytes long, must end within the "
+                f"the segment at byte {at} is {length} bytes long but must end within the "
                 f"{len(data)} bytes of the file"
             )
         if length < 2:
-            raise JpegError(f"the segment at byte {at} is {length} bytes long, must be at least 2")
+            raise JpegError(f"the segment at byte {at} has {length} bytes but must have at least 2")
         yield marker, at + 2, at + length
         at += length
         if marker == SOS:
@@ -130,17 +130,17 @@ def frame_header(data: bytes | memoryview, marker: int, start: int, stop: int) -
         JpegError: the segment contradicts itself.
     """
     if stop - start < 6:
-        raise JpegError(f"the frame header is {stop - start} bytes long, must be at least 6")
+        raise JpegError(f"the frame header is {stop - start} bytes long but must be at least 6")
     components = data[start + 5]
     if stop - start != 6 + 3 * components:
         raise JpegError(
-            f"the frame header is {stop - start} bytes long, must be {6 + 3 * components} for "
+            f"the frame header is {stop - start} bytes long but must be {6 + 3 * components} for "
             f"{components} components"
         )
     height = int.from_bytes(data[start + 1 : start + 3], "big")
     width = int.from_bytes(data[start + 3 : start + 5], "big")
     if width == 0 or height == 0:
-        raise JpegError(f"the frame header says {width} x {height} pixels, must be at least 1 x 1")
+        raise JpegError(f"the frame header says {width} x {height} pixels; it needs at least 1 x 1")
     return JpegHeader(
         width=width,
         height=height,

@@ -60,11 +60,11 @@ def _check(header: JpegHeader, max_pixels: int) -> None:
         )
     if header.process:
         raise JpegError(
-            f"{header.process} JPEG is not supported, save it as baseline or progressive"
+            f"{header.process} JPEG is not supported; save it as baseline or progressive"
         )
     if header.precision != 8:
-        raise JpegError(f"{header.precision} bits per sample are not supported, save it with 8")
+        raise JpegError(f"{header.precision} bits per sample are not supported; save it with 8")
     if header.components not in (1, 3, 4):
         raise JpegError(
-            f"{header.components} components are not supported, must be 1 (grey), 3 or 4 (CMYK)"
+            f"{header.components} components are not supported; use 1 (grey), 3 or 4 (CMYK)"
         )

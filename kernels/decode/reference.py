@@ -39,7 +39,7 @@ def decode_jpeg(
     if walk.scans > MAX_SCANS:
         raise JpegError(f"more than {MAX_SCANS} scans, which only a hostile file has")
     try:
-        with JpegImageFile(io.BytesIO(data)) as image:  # Image.open has a cap of its own
+        with JpegImageFile(io.BytesIO(data)) as image:  # Image.open has its own cap
             if denominator > 1:
                 image.draft(None, (image.width // denominator, image.height // denominator))
             return np.array(image.convert("RGB"))

@@ -122,10 +122,10 @@ def _check(
         ("flips", flips, torch.bool),
     ):
         if tensor.dtype != dtype:
-            raise TypeError(f"{name} is {tensor.dtype}, must be {dtype}; use {name}.to({dtype})")
+            raise TypeError(f"{name} is {tensor.dtype} but must be {dtype}; use {name}.to({dtype})")
     if table.dtype not in _DTYPES:
         raise TypeError(
-            f"table is {table.dtype}, must be float32, float16 or bfloat16; "
+            f"table is {table.dtype} but must be float32, float16 or bfloat16; "
             "make it with normalisation_table"
         )
     if images.ndim != 4 or images.shape[3] != 3:
@@ -161,6 +161,6 @@ def _check(
     for name, tensor in (("turns", turns), ("flips", flips), ("table", table)):
         if tensor.device != images.device:
             raise ValueError(
-                f"{name} is on {tensor.device}, must be on the device of images, {images.device}; "
+                f"{name} is on {tensor.device} but must be where images are, {images.device}; "
                 f"use {name}.to(images.device)"
             )

@@ -55,7 +55,7 @@ def test_what_ends_a_trainer_is_passed_on(digits: Path) -> None:
 
 
 def test_bad_arguments_are_refused(digits: Path) -> None:
-    with pytest.raises(UsageError, match="loaders fast: known are native, reference, ffcv"):
+    with pytest.raises(UsageError, match="loaders fast are unknown; use native, reference, ffcv"):
         run_train(TrainBenchRequest(digits, loaders=["fast"], progress=False))
     with pytest.raises(UsageError, match=r"--seconds=0 must be more than 0"):
         run_train(TrainBenchRequest(digits, seconds=0, progress=False))

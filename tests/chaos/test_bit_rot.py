@@ -100,7 +100,7 @@ def test_the_newest_that_verifies_is_resumed(
     with fault_log(21) as trial:
         ended = tiny.server.run(*tiny.resume(out))
         assert ended.code == 0, ended.text
-        assert "trying the one before" in ended.text or damage == "a link to itself"
+        assert "trying the previous one" in ended.text or damage == "a link to itself"
         trial.seconds = ended.seconds
         trial.lost = int(tiny.newest(out) != 4)
         tiny.assert_same_end(out)

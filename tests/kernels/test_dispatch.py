@@ -46,7 +46,7 @@ def test_reference_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
             "cuDNN",
             "rotate_views",
             "cpu",
-            "'cuDNN' is not an implementation; known: reference, cpp",
+            "'cuDNN' is not an implementation; choose reference, cpp",
         ),
         ("cuda", "rotate_views", "cuda", "rotate_views has no such implementation; it has triton"),
         ("triton", "rotate_views", "cpu", "the inputs are on cpu, triton takes a CUDA device"),

@@ -31,7 +31,7 @@ _Arrays = list[NDArray[Any]]
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Return batches of a DALI pipeline whose inputs come from Python."""
+    """Return a stream of batches from a DALI pipeline whose inputs come from Python."""
     asked = LoaderJob(**job)
     stored = Stored(asked.data)
     pipeline = Pipeline(

@@ -21,7 +21,7 @@ _BATCHES_A_CALL = 4
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Return calls of the decoder; its own clock counts, which excludes gathering the bytes.
+    """Return a stream of decoder calls, timed without gathering their input bytes.
 
     Raises:
         MismatchError: there is nothing to decode, or the kernels are not built.

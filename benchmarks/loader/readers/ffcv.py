@@ -27,7 +27,7 @@ _BATCHES_AHEAD = 5  # three in FFCV's queue, one in progress, one already taken
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Return batches of FFCV's pipeline.
+    """Return a stream of batches from FFCV's pipeline.
 
     Raises:
         MismatchError: FFCV cannot read this data or draw these crops.

@@ -14,7 +14,7 @@ _COPIES = 16  # copies per delivery
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Return copies of one uint8 batch on a side stream."""
+    """Return a stream of copies of one uint8 batch, made on a side CUDA stream."""
     return Stream(_copies(LoaderJob(**job)))
 
 

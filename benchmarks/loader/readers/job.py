@@ -40,7 +40,7 @@ class LoaderJob:
 
     @property
     def seed(self) -> int:
-        """Return the seed of order and crops."""
+        """Return the seed for the order and the crops."""
         return _SEED
 
     def crops(self) -> Crop:

@@ -19,7 +19,7 @@ reference, which prepares two batches per worker."""
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Return batches of the loader ``job["loader"]``."""
+    """Return a stream of batches from the loader ``job["loader"]``."""
     asked = LoaderJob(**job)
     samples = open_dataset(asked.data, checksums=asked.checksums)
     spec = LoaderSpec(

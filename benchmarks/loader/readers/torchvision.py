@@ -30,7 +30,7 @@ _Item = tuple[int, NDArray[np.int32]]
 
 
 def open_stream(job: Mapping[str, Any]) -> Stream:
-    """Return batches of a DataLoader; ``job["decoder"]``: ``torchvision`` (default), ``pillow``."""
+    """Return DataLoader batches; ``job["decoder"]`` is ``torchvision`` (default) or ``pillow``."""
     options = dict(job)
     decoder = options.pop("decoder", "torchvision")
     asked = LoaderJob(**options)

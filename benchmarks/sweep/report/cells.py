@@ -42,7 +42,7 @@ class ReportCell:
 
     @property
     def views_per_s(self) -> float:
-        """Return the median rate over all ranks; 0: it was not measured."""
+        """Return the median rate over all ranks; 0 if it was not measured."""
         return 0.0 if self.figures is None else self.figures.views_per_s.median
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Sweep:
         return [(cell, cell.figures) for cell in self.cells if cell.figures is not None]
 
     def label(self, cell: ReportCell) -> str:
-        """Return the name of a cell for people, with its environment if there are several."""
+        """Return the display name of a cell, with its environment if there are several."""
         name = place(cell.axes, self.varying or None) or f"cell {clean(cell.key, 12)}"
         return name + self.where(cell)
 

@@ -18,7 +18,7 @@ _MOST_MAPS, _MOST_COLUMNS = 6, 10
 
 
 def scaling_section(sweep: Sweep, found: Sequence[Efficiency]) -> Section:
-    """Return a section with one chart of the longest series, and the numbers of all."""
+    """Return a section with a chart of the longest series and a table of all series."""
     section = Section(
         "scaling",
         "Scaling",

@@ -123,7 +123,7 @@ def overlap(one: Spread, other: Spread) -> bool:
 
 
 def to_plain(fields: object) -> dict[str, Any]:
-    """Return the fields of a dataclass with each spread as an object of JSON."""
+    """Return the fields of a dataclass with each spread as a JSON object."""
     return {k: v.to_json() if isinstance(v, Spread) else v for k, v in vars(fields).items()}
 
 

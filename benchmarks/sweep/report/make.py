@@ -1,4 +1,4 @@
-"""``fastrot report SWEEP``: reads the cells, compares them, and writes a page, a CSV and a JSON."""
+"""``fastrot report SWEEP``: reads the cells, compares them, and writes HTML, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THRESHOLD = 5.0
 
 @dataclass(frozen=True)
 class SweepReport:
-    """The report on a sweep, and its files: the page, the CSV and the JSON."""
+    """The report on a sweep, and its HTML, CSV and JSON files."""
 
     paths: tuple[Path, Path, Path]
     sweep: Sweep

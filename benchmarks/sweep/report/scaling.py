@@ -40,7 +40,7 @@ class Efficiency:
 
 
 def efficiencies(sweep: Sweep) -> list[Efficiency]:
-    """Return the efficiency of every cell against the fewest ranks, and against one node."""
+    """Return the efficiency of every cell relative to the fewest ranks, and to one node."""
     families: dict[tuple[Any, ...], dict[tuple[int, int], Member]] = {}
     for cell, figures in sorted(sweep.measured, key=lambda member: not member[0].is_expected):
         batch = figures.global_batch_images
@@ -63,7 +63,7 @@ def efficiencies(sweep: Sweep) -> list[Efficiency]:
 
 
 def efficiency(mode: str, against: str, large: Member, small: Member) -> Efficiency:
-    """Return the efficiency of one cell against a smaller one."""
+    """Return the scaling efficiency of one cell relative to a smaller one."""
     (cell, figures), (base, base_figures) = large, small
     assert cell.record is not None and base.record is not None
     speedup = quotient(figures.images_per_s, base_figures.images_per_s)

@@ -56,7 +56,7 @@ def check_header(path: Path, size: int, raw: bytes) -> np.void:
         refuse(path, 0, f"{size} bytes, fewer than the header of {HEADER.itemsize}")
     header: np.void = np.frombuffer(raw, HEADER, 1)[0]
     if not 1 <= header["num_fields"] <= MAX_FIELDS:
-        refuse(path, 2, f"{header['num_fields']} fields, must be 1 to {MAX_FIELDS}")
+        refuse(path, 2, f"{header['num_fields']} fields; there must be 1 to {MAX_FIELDS}")
     if metadata_start(int(header["num_fields"])) > size:
         refuse(path, 2, f"{header['num_fields']} field descriptors do not fit into {size} bytes")
     try:
@@ -110,7 +110,7 @@ def check_sections(path: Path, size: int, header: np.void, fields: Sequence[Fiel
         refuse(
             path,
             table,
-            f"allocation table of {size - table} bytes, must be {entries * ALLOCATION.itemsize} "
+            f"allocation table of {size - table} bytes; it must be {entries * ALLOCATION.itemsize} "
             f"({entries} entries for {samples} samples)",
         )
 

@@ -133,7 +133,7 @@ def find_damage(
     check = _Check(file, checksums, decode)
     if decode and _native_can(file):
         suspects = sorted(set(_failures(file, checksums, max(1, workers), advance)))
-        # Python has the final say, and words the reason.
+        # Python decides in the end, and states the reason.
         judged = {sample: check(sample)[0] for sample in suspects}
         return {sample: reason for sample, reason in judged.items() if reason is not None}
     if len(file) < 2 * _MIN_SAMPLES_A_WORKER:
@@ -243,7 +243,7 @@ class _Check:
             if self._checksums is not None:
                 found = self._file.checksum(sample, payloads)
                 if found != self._checksums[sample]:
-                    return "its bytes do not have the checksum of the manifest", size
+                    return "its bytes do not match the checksum in the manifest", size
             if self._decode:
                 self._read_values(sample, payloads)
         except (BadSampleError, DecodeError) as error:

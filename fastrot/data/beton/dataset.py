@@ -149,7 +149,7 @@ class BetonDataset:
             payloads = file.payloads(sample)
             if file.checksum(sample, payloads) != self.checksums[sample]:
                 raise BadSampleError(
-                    sample, self.name(sample), "its bytes do not have the manifest's checksum"
+                    sample, self.name(sample), "its bytes do not match the manifest's checksum"
                 )
             data = payloads[self.image_field]
         return Encoded(
@@ -174,7 +174,7 @@ class BetonDataset:
         except DecodeError as error:
             raise BadSampleError(sample, self.name(sample), error.reason) from None
         if pixels.shape != shape:
-            reason = f"decodes to shape {pixels.shape}, metadata says {shape}"
+            reason = f"decodes to shape {pixels.shape}, but the metadata says {shape}"
             raise BadSampleError(sample, self.name(sample), reason)
         return pixels
 
@@ -200,7 +200,7 @@ class BetonDataset:
 
 
 def _origin(described: manifest.Manifest | None) -> str | None:
-    """Return the digest of the folder that a file was made from; None: another program made it.
+    """Return the digest of the folder that a file was made from; None if another program made it.
 
     The source hash that other programs write may cover several splits of a data set.
     """

@@ -140,7 +140,7 @@ def _named(
             return field
     there = next((field for field in fields if field.name == name), None)
     is_now = "there is no such field" if there is None else f"it holds {_kind(there)}"
-    raise UsageError(f"{path}: {name!r} must be {what}, and {is_now}; the file has {_list(fields)}")
+    raise UsageError(f"{path}: {name!r} must be {what}, but {is_now}; the file has {_list(fields)}")
 
 
 def _holds_classes(field: Field) -> bool:

@@ -96,7 +96,7 @@ class Contents:
         return document
 
     def show(self, console: Console) -> None:
-        """Print the contents for people."""
+        """Print the contents."""
         from rich.table import Table  # here, so that --json answers sooner
 
         table = Table(title=str(self.path), title_justify="left", show_header=False)

@@ -67,7 +67,7 @@ def check_label_numbers(file: BetonFile, num_classes: int) -> None:
     """Check that labels are in [0, num_classes), if there is one per sample.
 
     Raises:
-        BadDataError: a label is not; the message names the first such sample.
+        BadDataError: a label is out of range; the message names the first such sample.
     """
     field = file.label_field.field
     if field is None or field.kind is not Kind.INT:

@@ -232,9 +232,9 @@ def _read_document(path: Path) -> dict[str, Any] | None:
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise ValueError(f"no field format={_FORMAT!r}")
         if document.get("version") != _VERSION:
-            raise ValueError(f"version {document.get('version')!r}, must be {_VERSION}")
+            raise ValueError(f"version {document.get('version')!r}; it must be {_VERSION}")
         if document.pop("manifest_xxh3_128", None) != _document_hash(document):
-            raise ValueError("its contents do not have the hash that it states")
+            raise ValueError("its contents do not match the hash that it states")
         _check_types(document)
     except (ValueError, RecursionError) as error:  # also JSON and Unicode errors
         raise BadDataError(
@@ -272,7 +272,7 @@ def _build(path: Path, document: dict[str, Any], file: BetonFile) -> Manifest:
     if raw is None:
         problem = "is missing"
     elif len(raw) != size:
-        problem = f"has {len(raw)} bytes, must have {size}"
+        problem = f"has {len(raw)} bytes but must have {size}"
     elif xxhash.xxh3_128_hexdigest(raw) != document["checksums_xxh3_128"]:
         problem = "does not have the hash that the manifest states"
     else:
@@ -293,7 +293,7 @@ def _build(path: Path, document: dict[str, Any], file: BetonFile) -> Manifest:
 
 
 def _read_file(path: Path, expected: int) -> bytes | None:
-    """Read at most one byte more than expected, to detect a wrong size; None: no such file."""
+    """Read at most one byte more than expected, to detect a wrong size; None if there is none."""
     try:
         with open(path, "rb") as file:
             return file.read(expected + 1)

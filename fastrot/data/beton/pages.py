@@ -29,7 +29,7 @@ class Pages:
 
     Attributes:
         page_size: size of a page in bytes.
-        index: number of the page that is being filled, from 0.
+        index: index of the page that is being filled, from 0.
         used: number of its bytes in use.
         page: its bytes, of shape (page_size,); zeros from ``used`` on.
     """
@@ -68,7 +68,7 @@ class Pages:
         return pointers
 
     def turn(self, blank: Page) -> None:
-        """Begin the next page, in ``blank`` memory of zeros."""
+        """Start the next page in ``blank``, which is filled with zeros."""
         self.page = blank
         self.index, self.used = self.index + 1, 0
 

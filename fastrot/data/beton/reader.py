@@ -230,7 +230,7 @@ class BetonFile:
                 height, width = check_jpeg(data)
                 if (width, height) != (row["width"], row["height"]):
                     raise ValueError(
-                        f"JPEG of {width} x {height} pixels, metadata says "
+                        f"JPEG of {width} x {height} pixels, but the metadata says "
                         f"{row['width']} x {row['height']}"
                     )
             except ValueError as error:
@@ -331,17 +331,17 @@ def check_jpeg(data: bytes | memoryview) -> tuple[int, int]:
         Height and width in pixels.
 
     Raises:
-        ValueError: it is not; the message says why.
+        ValueError: it is incomplete or of another type; the message says why.
     """
     header = jpeg_header(data)
     if not header.ends_with_eoi:
         raise ValueError("truncated JPEG: no end marker in the last two bytes")
     if header.components != 3 or header.precision != 8:
         raise ValueError(
-            f"JPEG with {header.components} components of {header.precision} bits, must be 3 of 8"
+            f"JPEG with {header.components} components of {header.precision} bits; needs 3 of 8"
         )
     if header.process:
-        raise ValueError(f"{header.process} JPEG, must be baseline or progressive")
+        raise ValueError(f"{header.process} JPEG; it must be baseline or progressive")
     return header.height, header.width
 
 

@@ -109,7 +109,7 @@ def encode_value(field: Field, value: Any) -> Stored:
     array = np.asarray(value)
     if array.dtype != field.dtype or array.shape != field.shape:
         raise ValueError(
-            f"array of shape {array.shape} and dtype {array.dtype}, must be "
+            f"array of shape {array.shape} and dtype {array.dtype}; it must be "
             f"{field.shape} and {field.dtype}"
         )
     return Stored(b"", memoryview(array.tobytes()))
@@ -119,7 +119,7 @@ def _encode_image(value: Any) -> Stored:
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
             raise ValueError(
-                f"image of shape {value.shape} and dtype {value.dtype}, must be (H, W, 3) and uint8"
+                f"image of shape {value.shape}, dtype {value.dtype}; it must be (H, W, 3) and uint8"
             )
         height, width, _ = value.shape
         mode, data = RAW, memoryview(value.tobytes())
@@ -135,7 +135,7 @@ def _encode_image(value: Any) -> Stored:
             f"{type(value).__name__} is neither the bytes of a JPEG nor an array of pixels"
         )
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise ValueError(f"image of {width} x {height} pixels, sides must be 1 to {MAX_SIDE}")
+        raise ValueError(f"image of {width} x {height} pixels: sides must be 1 to {MAX_SIDE}")
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"image of {width} x {height} pixels exceeds the cap of {MAX_PIXELS}; shrink it"
@@ -147,7 +147,7 @@ def _encode_bytes(value: Any) -> bytes:
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim != 1:
             raise ValueError(
-                f"array of shape {value.shape} and dtype {value.dtype}, must be (size,) and uint8"
+                f"array of shape {value.shape}, dtype {value.dtype}; it must be (size,) and uint8"
             )
         return value.tobytes()
     if not isinstance(value, bytes | bytearray | memoryview):

@@ -67,7 +67,7 @@ class VerifyReport:
         }
 
     def show(self, console: Console) -> None:
-        """Print the findings for people."""
+        """Print the findings."""
         lines = [f"sample {bad.sample}: {bad.reason}" for bad in self.bad_samples[:_SHOWN]]
         if (more := len(self.bad_samples) - _SHOWN) > 0:
             lines.append(f"... and {more:,} more (--json lists all)")

@@ -252,7 +252,7 @@ class BetonWriter:
         if large := [field.name for field in self.fields if field.nbytes > page_size]:
             raise UsageError(f"{self.path}: arrays of {large} exceed a page of {page_size} bytes")
         if capacity < 1:
-            raise UsageError(f"{self.path}: capacity={capacity}, must be at least 1")
+            raise UsageError(f"{self.path}: capacity={capacity} must be at least 1")
         if resume and journal is None:
             raise UsageError(f"{self.path}: resume=True needs the identity of a journal")
         if not self.path.parent.is_dir():
@@ -320,7 +320,7 @@ class BetonWriter:
         return True
 
     def _make_room(self, data: Sequence[memoryview]) -> None:
-        """Begin a new page if the data of the next sample does not fit into the current one."""
+        """Start a new page if the data of the next sample does not fit into the current one."""
         space = self._pages.space(data)
         if space > self._pages.page_size:
             raise BadDataError(

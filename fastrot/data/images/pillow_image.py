@@ -92,13 +92,13 @@ class PillowImage:
             except Exception as error:  # Pillow's decoders raise errors of any type
                 raise ImageError(self._reason(error)) from None
         if complaints:
-            raise ImageError(f"damaged TIFF: {complaints[0]} complains")
+            raise ImageError(f"damaged TIFF: {complaints[0]} reports an error")
         if self._tiff is not None:
             # Pillow has oriented it. Undoing that costs a copy, but such files are rare.
             pixels = upright(pixels, {6: 8, 8: 6}.get(self.orientation, self.orientation))
         if pixels.shape != (self.height, self.width, 3):
             raise ImageError(
-                f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, its header says "
+                f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, but its header says "
                 f"{self.width} x {self.height}"
             )
         return pixels

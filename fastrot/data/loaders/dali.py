@@ -68,7 +68,7 @@ class _Read:
 
 
 class DaliLoader(BaseLoader):
-    """Batches by DALI; see the ``Loader`` contract.
+    """Loads batches with DALI; see the ``Loader`` contract.
 
     Args:
         spec: everything that a loader needs; ``workers`` is the number of reading threads and of
@@ -169,7 +169,7 @@ class DaliLoader(BaseLoader):
             self._crops.submit_files(files, drawn.boxes[rows], drawn.sizes[rows])
 
     def _finish(self, batch: _Read, behind: Iterable[_Read]) -> Batch:
-        """Take the oldest batch; ``behind`` are the batches that were submitted after it."""
+        """Collect the oldest batch; ``behind`` are the batches that were submitted after it."""
         assert self._crops is not None
         parts: list[tuple[list[int], torch.Tensor]] = []
         on_gpu = self._device.type == "cuda"

@@ -53,7 +53,7 @@ class DaliCrops:
         size: S, pixels.
         batch_size: largest K.
         threads: decoding threads.
-        gpu: number of the GPU; None: everything runs on the host.
+        gpu: index of the GPU; None: everything runs on the host.
         applies_exif: apply the EXIF orientation before cropping.
         leaves_image: boxes may reach outside the image; pixels there are zero.
         hw_decoder_load: see ``HW_DECODER_LOAD``; ignored on the host.
@@ -91,7 +91,7 @@ class DaliCrops:
     def submit_files(
         self, files: Sequence[Bytes], boxes: NDArray[np.int32], sizes: NDArray[np.int32]
     ) -> None:
-        """Start to decode, crop and resize; only the part of an image inside its box is decoded.
+        """Start decoding, cropping and resizing; only the part of an image in its box is decoded.
 
         On a GPU the files must stay in memory until the crops from ``take`` are complete.
 
@@ -109,7 +109,7 @@ class DaliCrops:
         self.files.submit(inputs)
 
     def submit_pixels(self, pixels: Sequence[Bytes]) -> None:
-        """Start to resize K contiguous boxes of any size (h, w, 3); they are not copied."""
+        """Start resizing K contiguous boxes of any size (h, w, 3); they are not copied."""
         self.pixels.submit({"pixels": pixels})
 
     def restart_files(self) -> None:
@@ -208,7 +208,7 @@ class _Runs:
         return tensor
 
     def discard(self) -> bool:
-        """Take everything that was submitted; return whether the pipeline can still be used."""
+        """Collect everything that was submitted; return whether the pipeline can still be used."""
         while self._submitted:
             try:
                 self.take()

@@ -36,7 +36,7 @@ _Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]
 
 
 class FfcvLoader(BaseLoader):
-    """Batches by FFCV; see the ``Loader`` contract.
+    """Loads batches with FFCV; see the ``Loader`` contract.
 
     The constructor checks every sample, once per file: the result is stored beside the file. The
     first batch takes a few seconds longer because numba compiles.

@@ -87,7 +87,7 @@ class _Submitted(NamedTuple):
 
 
 class NativeLoader(BaseLoader):
-    """Batches by the extension's threads; see the ``Loader`` contract.
+    """Loads batches with the extension's threads; see the ``Loader`` contract.
 
     Args:
         spec: everything that a loader needs; ``workers`` is the number of threads; 0: one thread,

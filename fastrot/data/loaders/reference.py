@@ -88,7 +88,7 @@ def _start_worker() -> None:
 
 
 class ReferenceLoader(BaseLoader):
-    """Batches by the strict decoder and torchvision; see the ``Loader`` contract.
+    """Loads batches with the strict decoder and torchvision; see the ``Loader`` contract.
 
     Args:
         spec: everything that a loader needs; ``workers`` is the number of processes; 0: the calling

@@ -1,8 +1,9 @@
 """``fastrot prepare`` converts images on disk, in any layout of ``sources/``, to one ``.beton``.
 
-Worker processes decode every image strictly and encode it, or the main process keeps its bytes; the
-main process writes, in an order shuffled by the seed. A killed run continues with ``resume`` and
-ends with the same bytes as one that was never stopped. Importing this module does not import torch.
+Worker processes decode every image strictly and encode it, or the main process keeps its bytes. The
+main process writes them in an order shuffled by the seed. A killed run continues with ``resume``
+and ends with the same bytes as one that was never stopped. Importing this module does not import
+torch.
 """
 
 from __future__ import annotations

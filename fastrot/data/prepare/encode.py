@@ -69,7 +69,7 @@ class Payload:
 
     @property
     def nbytes(self) -> int:
-        """Return the number of bytes that it takes in the file."""
+        """Return the number of bytes that the image takes in the file."""
         image = self.image
         return image.nbytes if isinstance(image, np.ndarray) else len(image.data)
 
@@ -104,7 +104,7 @@ def encode_image(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Paylo
 
 
 def keep_file(path: str, size: int, max_pixels: int | None = None) -> Payload | None:
-    """Return the payload of a JPEG file whose bytes can be kept; None: it needs a closer look.
+    """Return the payload of a JPEG file whose bytes can be kept; None if it needs a closer look.
 
     Args:
         path: the file.
@@ -121,7 +121,7 @@ def keep_file(path: str, size: int, max_pixels: int | None = None) -> Payload | 
 
 
 def why_not_kept(data: bytes, max_pixels: int | None = None) -> str | None:
-    """Return why the bytes of an image cannot be stored unchanged in a ``.beton``; None: they can.
+    """Return why an image's bytes cannot be stored unchanged in a ``.beton``; None if they can.
 
     Damage and excessive size are among the reasons; the strict decoder then reports them.
     """
@@ -164,7 +164,7 @@ def _shrunk(pixels: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8
 
 
 def _blocks_a_restart(width: int) -> int:
-    """Return the number of blocks between restart markers, a divisor of those per row; 0: none.
+    """Return the number of blocks between restart markers, a divisor of those per row; 0 for none.
 
     A decoder that needs part of an image can start at a marker and skip what surrounds the part:
     the native loader's random crops of 500 px photos take a tenth less time, and files are 2 %

@@ -96,7 +96,7 @@ class PrepareReport:
         }
 
     def show(self, console: Console) -> None:
-        """Print the report for people."""
+        """Print the report."""
         labels = "without labels"
         if self.class_names is not None:
             labels = f"in {len(self.class_names):,} classes"
@@ -290,7 +290,7 @@ class Encode:
             return Skipped(self._source.paths[sample], error.strerror or str(error))
 
     def keep(self, sample: int) -> Payload | None:
-        """Return the payload of a file whose bytes can be kept; None: it has to be encoded."""
+        """Return the payload of a file whose bytes can be kept; None if it has to be encoded."""
         size = int(self._source.sizes[sample])
         return keep_file(self._source.file(sample), size, self._encoding.max_pixels)
 

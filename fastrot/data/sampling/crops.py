@@ -67,7 +67,7 @@ class Crop:
 
         Args:
             seed: seed of the run.
-            epoch: number of the epoch.
+            epoch: index of the epoch.
             ids: sample ids of shape (N,).
             widths: image widths after EXIF orientation of shape (N,), pixels.
             heights: image heights after EXIF orientation of shape (N,), pixels.

@@ -32,7 +32,7 @@ class BatchDraw:
     """One batch as drawn. ``BatchDrawer.replace`` puts another sample into a row.
 
     Attributes:
-        epoch: number of the epoch.
+        epoch: index of the epoch.
         ordered: sample ids from the sampler, of shape (N,), int64.
         ids: sample ids as delivered, with bad samples replaced, of shape (N,), int64.
         sizes: widths and heights of the images in pixels, of shape (N, 2), int32.
@@ -105,7 +105,7 @@ class BatchDrawer:
         """Draw a batch; samples whose headers cannot be read are replaced.
 
         Args:
-            epoch: number of the epoch.
+            epoch: index of the epoch.
             ids: sample ids from the sampler, of shape (N,).
             sizes: widths and heights, of shape (N, 2); None: taken from the data set, which reads
                 the headers if images are separate files.
@@ -179,7 +179,7 @@ def draw_turns(views: Views, seed: int, epoch: int, ids: ArrayLike) -> NDArray[n
         views: ``all``: 0, 1, 2, 3 for every image. ``one``: one random turn per image, after
             crop and flip (VISSL turns the image before them, so its crops differ).
         seed: seed of the run.
-        epoch: number of the epoch.
+        epoch: index of the epoch.
         ids: sample ids of shape (N,).
     """
     ids = np.asarray(ids)

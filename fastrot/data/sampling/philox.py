@@ -83,10 +83,10 @@ def draw(
 
     Args:
         seed: key, in [0, 2**64).
-        epoch: number of the epoch, in [0, 2**32).
+        epoch: index of the epoch, in [0, 2**32).
         ids: sample ids of shape (N,), non-negative.
         stream: purpose of the numbers.
-        index: number of the draw in this stream, in [0, 2**24).
+        index: index of the draw in this stream, in [0, 2**24).
     """
     return philox4x32(*_counter_and_key(seed, epoch, ids, stream, index))
 

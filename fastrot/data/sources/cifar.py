@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their binary version: records of label bytes and 32 x 32 planes.
 
 A record has 1 label byte (CIFAR-10) or 2 (CIFAR-100: coarse, fine), then 1024 bytes each of red,
-green and blue, row by row (https://www.cs.toronto.edu/~kriz/cifar.html). The python version is a
+green and blue, row by row (https://www.cs.toronto.edu/~kriz/cifar.html). The Python version is a
 pickle, which could run code from the file; it is refused.
 """
 
@@ -72,7 +72,7 @@ def find(root: Path) -> Path | None:
     """Return the folder with CIFAR's .bin files (``root`` or the usual folder in it), or None.
 
     Raises:
-        BadDataError: it is the python version.
+        BadDataError: the folder holds CIFAR's Python version.
     """
     for folder in (root, *(root / version.folder for version in _VERSIONS)):
         if _version(folder) is not None:
@@ -81,7 +81,7 @@ def find(root: Path) -> Path | None:
         pickled = ("batches.meta", "data_batch_1"), ("meta", "train", "test")
         if any(all((folder / name).is_file() for name in names) for names in pickled):
             raise BadDataError(
-                f"{folder}: the python version of CIFAR is a pickle, which could run code; "
+                f"{folder}: the Python version of CIFAR is a pickle, which could run code; "
                 "download the binary version (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz)"
             )
     return None
@@ -112,7 +112,7 @@ def list_records(root: Path, split: str | None) -> Records:
         if (worst := int(labels[-1].max())) >= version.classes:
             raise BadDataError(
                 f"{root / name}: label {worst} in record {int(labels[-1].argmax())} is not below "
-                f"{version.classes}; the file is damaged, unpack it again"
+                f"{version.classes}; the file is damaged; unpack it again"
             )
         paths += [f"{name}#{i}" for i in range(len(rows))]
     return Records(tuple(paths), np.concatenate(labels), class_names, contents.digest())
@@ -149,7 +149,7 @@ def _class_names(root: Path, version: _Version) -> tuple[str, ...]:
         raise BadDataError(f"{path}: missing (the names of the classes); unpack the archive again")
     names = tuple(path.read_text(encoding="ascii", errors="replace").split())
     if len(names) != version.classes or len(set(names)) != version.classes:
-        raise BadDataError(f"{path}: {len(names)} names, must be {version.classes} distinct ones")
+        raise BadDataError(f"{path}: {len(names)} names instead of {version.classes} distinct ones")
     return names
 
 

@@ -77,7 +77,7 @@ def check_every_class(listed: ImageList, num_classes: int) -> None:
     """Check that a list has an image of every class.
 
     Raises:
-        BadDataError: it lacks a class.
+        BadDataError: the list lacks a class.
     """
     lacking = np.flatnonzero(np.bincount(listed.labels, minlength=num_classes) == 0)
     if lacking.size:
@@ -117,7 +117,7 @@ def check_none_unlisted(root: Path, kind: str, lists: Mapping[str, ImageList]) -
         named = " or ".join(str(part.path) for part in parts)
         raise BadDataError(
             f"{root / folder}: {len(extra):,} of {len(there):,} images are not in {named}, the "
-            f"first {extra[0]!r}; a list is cut short, unpack it again, or {_PARTLY}"
+            f"first {extra[0]!r}; a list was cut short; unpack it again, or {_PARTLY}"
         )
 
 

@@ -76,7 +76,7 @@ def find_layout(root: Path) -> Kind:
     """Detect a folder's layout by files that only one layout has; ``folder`` if it has none.
 
     Raises:
-        BadDataError: it is CIFAR's python version, a pickle.
+        BadDataError: the folder holds CIFAR's Python version, a pickle.
         OSError: as the system reports it.
     """
     return next(kind for kind, (find, _) in _LAYOUTS.items() if find(root))

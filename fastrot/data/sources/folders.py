@@ -141,7 +141,7 @@ def _choose_split(root: Path, listing: Listing, splits: dict[str, str], asked: s
         others += [name for name, _ in listing.images]
         if others:
             raise BadDataError(
-                f"{root}: {names} lie beside {others[0]}, so they may be splits or classes: name "
+                f"{root}: {names} are beside {others[0]}, so they may be splits or classes: name "
                 f"one, {root / first} (or, with prepare, --split); classes need other names"
             )
         if len(splits) > 1:

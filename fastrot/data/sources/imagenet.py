@@ -126,7 +126,7 @@ def _from_folders(
         for path, _ in images:
             if (own := _OWN_CLASS.match(os.path.basename(path))) and own[1] != name:
                 raise BadDataError(
-                    f"{folder / path}: by its name an image of class {own[1]}, but in the folder "
+                    f"{folder / path}: named as an image of class {own[1]}, but in the folder "
                     f"of {name}; unpack it again"
                 )
         found += images
@@ -154,7 +154,7 @@ def _from_list(
     if extra := sorted(set(images) - set(listed.names)):
         raise BadDataError(
             f"{path}: names {len(listed.names):,} images, but {len(extra):,} others are there, the "
-            f"first {extra[0]!r} in {folder}; the list is cut short or of another data set"
+            f"first {extra[0]!r} in {folder}; the list was cut short or belongs to another data set"
         )
     return listed_source(
         folder,
@@ -171,7 +171,7 @@ def _from_list(
 def _check_count(path: Path, count: int) -> None:
     if count != NUM_CLASSES:
         raise BadDataError(
-            f"{path}: {count:,} classes, ImageNet 2012 has {NUM_CLASSES:,}; unpack it again, or "
+            f"{path}: {count:,} classes; ImageNet 2012 has {NUM_CLASSES:,}; unpack it again, or "
             f"{_PARTLY}"
         )
 

@@ -78,14 +78,14 @@ def _read(path: Path) -> tuple[ImageList, list[str]]:
     found = read_annotations(path)
     if len(found.categories) != NUM_CLASSES:
         raise BadDataError(
-            f"{path}: {len(found.categories):,} categories, must be the {NUM_CLASSES:,} of "
+            f"{path}: {len(found.categories):,} categories instead of the {NUM_CLASSES:,} of "
             "iNaturalist 2018; unpack it again, or read a part of the data as class "
             "folders, with --kind folder"
         )
     counts = np.bincount(found.image, minlength=len(found.names))
     if (wrong := np.flatnonzero(counts != 1)).size:
         raise BadDataError(
-            f"{path}: image {found.names[wrong[0]]!r} has {counts[wrong[0]]} annotations, must "
+            f"{path}: image {found.names[wrong[0]]!r} has {counts[wrong[0]]} annotations but must "
             "have one; unpack it again"
         )
     labels = np.zeros(len(found.names), np.int64)

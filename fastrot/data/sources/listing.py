@@ -184,10 +184,10 @@ def count_unlisted(folder: Path, listed: Iterable[str]) -> LeftOut:
 
 
 def check_split(folder: Path, split: str | None, there: Sequence[str]) -> str:
-    """Return the split that was asked for, if it is among those that are there.
+    """Return the requested split if the data set has it.
 
     Raises:
-        UsageError: it is not, or none was asked for.
+        UsageError: there is no such split, or none was given.
     """
     if split is not None and split in there:
         return split
@@ -200,7 +200,7 @@ def check_link(path: str, boundary: Path | None) -> None:
     """Check that a symbolic link leads to something that exists, within the data set.
 
     Raises:
-        BadDataError: it does not exist, or is outside.
+        BadDataError: its target does not exist, or is outside.
     """
     target = os.path.realpath(path)
     if not os.path.exists(target):

@@ -137,7 +137,7 @@ def find_shards(path: str | Path) -> tuple[Path, ...]:
             "check the path"
         )
     if not 1 <= len(found) <= MAX_SHARDS:
-        raise UsageError(f"{path}: {len(found)} .tar files, must be 1 to {MAX_SHARDS}")
+        raise UsageError(f"{path}: {len(found)} .tar files; there must be 1 to {MAX_SHARDS}")
     return tuple(found)
 
 

@@ -60,8 +60,8 @@ def draw_colours(seed: int, epoch: int, ids: ArrayLike) -> Colours:
 
     Args:
         seed: 64-bit key.
-        epoch: number of the epoch.
-        ids: numbers of the samples, of shape (N,).
+        epoch: index of the epoch.
+        ids: indices of the samples, of shape (N,).
     """
     bits = draw(seed, epoch, ids, Stream.JITTER)
     factors = 1 + _STRENGTH * (2 * uniform(np.stack(bits[:3], axis=1)) - 1)

@@ -140,7 +140,7 @@ class LinearHeads:
         ours = {name: tensor.shape for name, tensor in self._tensors.items()}
         if {name: tensor.shape for name, tensor in tensors.items()} != ours:
             raise BadDataError(
-                f"{where}: of other heads; remove it, and the probe starts from scratch"
+                f"{where}: belongs to other heads; remove it, and the probe starts from scratch"
             )
         for name, tensor in tensors.items():
             self._tensors[name].copy_(tensor)

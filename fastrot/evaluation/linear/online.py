@@ -66,7 +66,7 @@ class OnlineSpec:
         loader: str = "auto",
         test_layers: Sequence[str] | None = None,
     ) -> OnlineSpec:
-        """Settle it for two data sets; ``test_layers=None``: test features of the probed layers.
+        """Settle the features of both data sets; ``test_layers=None`` means the probed layers.
 
         Raises:
             FastrotError: as ``FeatureSpec.settle``.
@@ -136,7 +136,7 @@ def evaluate_linear_online(
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     chosen = train if linear.subset is None else DatasetSubset(train, ids)
     if linear.optimum:
-        say("linear.optimum: left out, it needs cached features; use a cached mode for it")
+        say("linear.optimum: left out because it needs cached features; use a cached mode")
 
     @contextmanager
     def rows(device: torch.device) -> Iterator[ProbeRows]:

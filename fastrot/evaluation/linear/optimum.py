@@ -97,12 +97,12 @@ def hold_out(labels: _Ids, ids: _Ids, seed: int) -> NDArray[np.bool_]:
     """Return a mask of the samples that choose the strength, of shape (m,).
 
     It selects a tenth of each class, rounded, at least one and never all: the only sample of a
-    class is used for training. The choice depends on the samples' numbers and classes, not on
+    class is used for training. The choice depends on the samples' indices and classes, not on
     their order.
 
     Args:
         labels: of shape (m,).
-        ids: numbers of the samples, of shape (m,).
+        ids: indices of the samples, of shape (m,).
         seed: 64-bit key.
 
     Example:

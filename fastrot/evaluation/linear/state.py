@@ -25,7 +25,7 @@ class Progress:
     Attributes:
         curves: curves of the finished epochs.
         step: number of finished steps in the next epoch.
-        losses: mean training losses by layer, and samples, of each stretch of these steps.
+        losses: mean training losses by layer, and number of samples, of each stretch of steps.
     """
 
     curves: Curves
@@ -38,7 +38,7 @@ class Progress:
         return len(next(iter(self.curves.values())))
 
     def fits(self, layers: Mapping[str, object], steps: int) -> bool:
-        """Return whether it fits these layers and epochs of ``steps`` steps."""
+        """Return whether this progress fits these layers and epochs of ``steps`` steps."""
         return (
             self.curves.keys() == layers.keys()
             and len({len(curve) for curve in self.curves.values()}) == 1
@@ -64,7 +64,7 @@ def save_state(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progre
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
-    """Load what ``save_state`` wrote; None: there is no file.
+    """Load what ``save_state`` wrote; None if there is no file.
 
     Raises:
         BadDataError: the file is damaged.

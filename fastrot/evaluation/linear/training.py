@@ -128,7 +128,7 @@ def score_heads(heads: LinearHeads, test: Iterable[FeatureBatch]) -> dict[str, t
 
 
 def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the number of classes ranked before the right one, (B,), int64, for logits (B, K)."""
+    """Return the number of classes ranked above the true one, (B,), int64, for logits (B, K)."""
     own = logits.gather(1, labels[:, None])
     lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     return ((logits > own) | ((logits == own) & lower)).sum(1)
@@ -207,7 +207,7 @@ def _taken_up(
     steps: int,
     path: Path,
 ) -> Progress:
-    """Load a saved state into these heads, after a check that it belongs to them."""
+    """Load a saved state into these heads, after checking that it belongs to them."""
     if not progress.fits(heads.shapes, steps):
         raise BadDataError(f"{path}: damaged; remove it, and the probe starts from scratch")
     heads.load(tensors, str(path))

@@ -39,7 +39,7 @@ def draw_signs(
     Args:
         labels: of shape (n, C): 1 present, -1 absent, 0 difficult.
         shots: k, positives per class.
-        draw: number of the draw, from 0.
+        draw: index of the draw, from 0.
         negatives: negatives per positive.
         seed: 64-bit key.
         class_names: C names, for the message.
@@ -68,7 +68,7 @@ def draw_signs(
 
 
 def possible_shots(labels: NDArray[np.int8], shots: Sequence[int]) -> tuple[int, ...]:
-    """Return those of ``shots`` for which every class has enough positives, and any negative.
+    """Return the ``shots`` for which every class has enough positives and at least one negative.
 
     Example:
         >>> possible_shots(np.array([[1], [1], [-1]], np.int8), [1, 2, 4])
@@ -89,7 +89,7 @@ def read_targets(folder: Path, shots: int, draw: int, labels: NDArray[np.int8]) 
     Args:
         folder: folder of the files.
         shots: k.
-        draw: number of the draw, from 0.
+        draw: index of the draw, from 0.
         labels: labels of the training images, as for ``draw_signs``.
 
     Raises:

@@ -180,7 +180,7 @@ def _label(label: NDArray[np.int8] | np.int64, names: tuple[str, ...] | None) ->
 
 
 def _alike(one: NDArray[np.int8] | np.int64, other: NDArray[np.int8] | np.int64) -> bool | None:
-    """Return whether two images share a class; None: unknown."""
+    """Return whether two images share a class; None if unknown."""
     if np.ndim(one):
         return bool(((one == 1) & (other == 1)).any())
     return None if int(one) < 0 or int(other) < 0 else bool(one == other)

@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path
     for path in (tmp_path, tmp_path / "none" / "out.json"):
         with pytest.raises(UsageError, match="folder that exists"):
             check_outputs(path)
-    with pytest.raises(UsageError, match="its folder takes no files"):
+    with pytest.raises(UsageError, match="its folder is not writable"):
         check_outputs(Path("/proc/out.json"))
 
 

@@ -271,7 +271,7 @@ def test_ratios_are_those_of_the_rounds() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peers", "ffcv,tensorflow"], "'tensorflow' is not known; known: ffcv, dali"),
+        (["--peers", "ffcv,tensorflow"], "'tensorflow' is not known; choose ffcv, dali"),
         (["--loader", "fast"], "--loader='fast' is not known"),
         (["--what", "train"], "--what='train' is not known; choose load or prepare"),
         (["--rounds", "0"], "--rounds=0 must be at least 1"),
@@ -283,7 +283,7 @@ def test_ratios_are_those_of_the_rounds() -> None:
         (["--workers", "99999"], "--workers=99999 must be from 1"),
         (["--crop", "padded"], "--crop='padded' is not known"),
         (["--json", "no/such/out.json"], "folder that exists"),
-        (["--what", "prepare", "--peers", "dali"], "'dali' is not known; known: ffcv, limit"),
+        (["--what", "prepare", "--peers", "dali"], "'dali' is not known; choose ffcv, limit"),
         (["--what", "prepare", "--quality", "0"], "--quality=0"),
         (["--batch", "1000", "--repeat", "1"], "--batch=1000 exceeds the 40 samples"),
     ],

@@ -110,7 +110,7 @@ def test_a_link(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("no json", "neither a JSON object nor lines"),
-        ("[1, 2]", "holds no records, but list"),
+        ("[1, 2]", "holds list, not records"),
         ('{"bench": "allreduce"}', "lacks what is needed"),
         ('{"bench": "train-step", "settings": 3}', "lacks what is needed"),
     ],

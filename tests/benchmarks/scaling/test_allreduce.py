@@ -53,5 +53,5 @@ def test_a_rank_that_fails_is_named() -> None:
 
 
 def test_ranks_that_take_too_long_are_ended() -> None:
-    with pytest.raises(RankLostError, match=r"did not end in 0\.2 s"):
+    with pytest.raises(RankLostError, match=r"did not finish in 0\.2 s"):
         run_ranks("fastrot.benchmarks.scaling.allreduce", ["{}"], ranks=2, deadline=0.2)

@@ -112,9 +112,9 @@ def test_a_ratio_is_over_the_strengths_that_the_baseline_reached() -> None:
 def test_wrong_arguments_are_named(cache) -> None:
     for options, message in (
         ({"rounds": 0}, "--rounds=0 must be more than 0"),
-        ({"strengths": ()}, "at least one"),
+        ({"strengths": ()}, "one or more"),
         ({"strengths": (-1.0,)}, "must be positive"),
-        ({"baselines": ("liblinear",)}, r"\['liblinear'\] are not known; known: fastrot, cyanure"),
+        ({"baselines": ("liblinear",)}, r"\['liblinear'\] are not known; choose fastrot, cyanure"),
         ({"layer": "layer9"}, "no layer 'layer9'"),
     ):
         arguments = {"layer": "pool", "progress": False, **options}

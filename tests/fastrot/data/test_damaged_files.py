@@ -401,7 +401,7 @@ def make_an_array(mutant, dtype=b'[["", "|O"]]', shape=(2, 0)):
 IN_IMAGE_1 = "sample 1, field 'image'"
 MUTANTS = {
     "version 3": (set_header("version", 3), "not a .beton file"),
-    "no fields": (set_header("num_fields", 0), "0 fields, must be 1 to 64"),
+    "no fields": (set_header("num_fields", 0), "0 fields; there must be 1 to 64"),
     "65 fields": (set_header("num_fields", 65), "65 fields"),
     "one field more": (set_header("num_fields", 3), "at byte 2106: field"),
     "one field less": (set_header("num_fields", 1), "sample 0, field 'image': its pointer"),
@@ -475,11 +475,11 @@ MUTANTS = {
     ),
     "JPEG of another size": (
         set_payload(1, lambda d: d.replace(b"\x08\0\x11\0\x19", b"\x08\0\x19\0\x11")),
-        r"sample 1\): JPEG of 17 x 25 pixels, metadata says 25 x 17",
+        r"sample 1\): JPEG of 17 x 25 pixels, but the metadata says 25 x 17",
     ),
     "arithmetic JPEG": (
         set_payload(1, lambda d: d.replace(b"\xff\xc0\0\x11", b"\xff\xc9\0\x11")),
-        r"sample 1\): arithmetic-coded JPEG, must be baseline or progressive",
+        r"sample 1\): arithmetic-coded JPEG; it must be baseline or progressive",
     ),
     "JPEG of garbage": (
         set_payload(1, lambda d: np.random.default_rng(0).bytes(len(d))),
@@ -520,11 +520,11 @@ def test_mutant_is_refused_and_the_place_is_named(tmp_path, reader, name):
         (2106, "beyond the end at 2106: truncated"),
         (PAGE, "beyond the end at 2097152: truncated"),
         (2 * PAGE - 1, "truncated"),
-        (2 * PAGE, r"allocation table of 0 bytes, must be 96"),
-        (2 * PAGE + 24, r"allocation table of 24 bytes, must be 96"),
-        (2 * PAGE + 95, r"allocation table of 95 bytes, must be 96"),
-        (2 * PAGE + 97, r"allocation table of 97 bytes, must be 96"),
-        (2 * PAGE + 120, r"allocation table of 120 bytes, must be 96"),
+        (2 * PAGE, r"allocation table of 0 bytes; it must be 96"),
+        (2 * PAGE + 24, r"allocation table of 24 bytes; it must be 96"),
+        (2 * PAGE + 95, r"allocation table of 95 bytes; it must be 96"),
+        (2 * PAGE + 97, r"allocation table of 97 bytes; it must be 96"),
+        (2 * PAGE + 120, r"allocation table of 120 bytes; it must be 96"),
     ],
 )
 def test_file_of_another_length_is_refused(tmp_path, reader, size, message):

@@ -144,7 +144,7 @@ def test_unreadable_manifests_are_refused(tmp_path):
     fails(UsageError, "no such feature cache", FeatureCache.open, tmp_path / "none")
     path = written(tmp_path / "c").path
     changed_manifest(path, format=99)
-    fails(MismatchError, "format 99, this fastrot reads up to 1", FeatureCache.open, path)
+    fails(MismatchError, "format 99; this fastrot reads up to 1", FeatureCache.open, path)
     for text in (b"", b"{", b"[]", b"\xff\xfe", b'{"format": 1}'):
         (path / "manifest.json").write_bytes(text)
         fails(BadDataError, "manifest.json: (not JSON|damaged)", FeatureCache.open, path)

@@ -361,7 +361,7 @@ def test_a_list_of_labels_of_the_wrong_length_is_refused_first(backbone, photos,
 def test_wrong_arguments_are_named(backbone, samples, tmp_path):
     for match, changed in (
         ("layers layer9: this backbone has stem", {"layers": ("layer9",)}),
-        ("0 layers of 20 samples", {"layers": ()}),
+        ("0 layers, 20 samples", {"layers": ()}),
         ("crop 'random_resized' is random", {"crop": Crop("random_resized", 64)}),
         ("precision 'fp16' is not for a cpu", {"precision": "fp16"}),
         ("'synthetic' reads no images", {"loader": "synthetic"}),

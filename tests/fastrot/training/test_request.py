@@ -41,7 +41,7 @@ def test_nothing_to_resume_begins_a_run_only_if_something_is_named(tmp_path: Pat
     said: list[str] = []
     asked = request(tmp_path, recipe="digits")
     assert requested_config(asked, said.append) == asked.config
-    assert "a new run begins" in said[0]
+    assert "starting a new run" in said[0]
 
 
 def test_data_alone_is_trained_by_what_its_device_can_do(
@@ -56,7 +56,7 @@ def test_data_alone_is_trained_by_what_its_device_can_do(
         config = requested_config(asked, said.append)
         return f"{config.model.name} {config.train.global_batch}", said
 
-    line = "no GPU: recipe photos_cpu; -c resnet50_8xb16-steplr-70e for the published one"
+    line = "no GPU: using recipe photos_cpu; add -c resnet50_8xb16-steplr-70e for the published one"
     assert settings(False) == ("resnet18 32", [line])
     assert settings(False, "train.global_batch=8") == ("resnet18 8", [line])
     assert settings(True) == ("resnet50 128", [])

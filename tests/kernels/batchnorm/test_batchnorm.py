@@ -335,13 +335,13 @@ def test_a_layer_used_twice_compiles_to_the_same_results() -> None:
 def test_bad_arguments_are_named() -> None:
     x = torch.zeros(2, 4, 1, 1)
     four = torch.ones(4)
-    with pytest.raises(TypeError, match=r"x is torch.int64, must be float32"):
+    with pytest.raises(TypeError, match=r"x is torch.int64 but must be float32"):
         batch_norm(x.long(), four, four, four, four)
     with pytest.raises(ValueError, match=r"bias of shape \(3,\) must be \(4,\), one per channel"):
         batch_norm(x, four, torch.ones(3), four, four)
-    with pytest.raises(TypeError, match=r"weight is torch.float16, must be float32"):
+    with pytest.raises(TypeError, match=r"weight is torch.float16 but must be float32"):
         batch_norm(x, four.half(), four, four, four)
-    with pytest.raises(TypeError, match=r"residual is torch.float16, must be torch.float32"):
+    with pytest.raises(TypeError, match=r"residual is torch.float16 but must be torch.float32"):
         batch_norm(x, four, four, four, four, residual=x.half())
     with pytest.raises(ValueError, match=r"residual of shape \(1, 4, 1, 1\)"):
         batch_norm(x, four, four, four, four, residual=x[:1])

@@ -159,7 +159,7 @@ BEST = (torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64))
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((QUERIES.double(), BANK, 2), {}, TypeError, r"queries is torch.float64, must be"),
+        ((QUERIES.double(), BANK, 2), {}, TypeError, r"queries is torch.float64 but must be"),
         ((QUERIES, BANK.half(), 2), {}, TypeError, r"use bank.to\(torch.float32\)"),
         ((QUERIES, BANK[:, :7], 2), {}, ValueError, "8 dimensions and bank 7"),
         ((QUERIES[:, :0], BANK[:, :0], 2), {}, ValueError, "at least one"),
@@ -167,7 +167,7 @@ BEST = (torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64))
         ((QUERIES, BANK.to("meta"), 2), {}, ValueError, "bank is on meta"),
         ((QUERIES, BANK, 0), {}, ValueError, "k=0 must be at least 1"),
         ((QUERIES, BANK, 2), {"first_row": -1}, ValueError, "first_row=-1"),
-        ((QUERIES, BANK, 3), {"best": BEST}, ValueError, "best holds 2 neighbours, must be k=3"),
+        ((QUERIES, BANK, 3), {"best": BEST}, ValueError, "best holds 2 neighbours instead of k=3"),
         ((QUERIES[:2], BANK, 2), {"best": BEST}, ValueError, r"must be \(m, k\) with m = 2"),
     ],
 )

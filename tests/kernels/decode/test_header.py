@@ -81,7 +81,7 @@ def test_padding_before_a_marker_is_allowed() -> None:
         (b"\xff\xd8\xff\xd9", "no frame header"),
         (b"\xff\xd8\x00\xff\xd9", "byte 2 is 0x00"),
         (b"\xff\xd8\xff\xe0", "must end within"),
-        (b"\xff\xd8\xff\xe0\x00\x01", "1 bytes long, must be at least 2"),
+        (b"\xff\xd8\xff\xe0\x00\x01", "1 bytes but must have at least 2"),
         (b"\xff\xd8\xff\xe0\x40\x00JFIF", "end within the 10 bytes"),
         (b"\xff\xd8\xff\xc0\x00\x04\x08\x00", "frame header is 2 bytes long"),
         (b"\xff\xd8\xff\xc0\x00\x08\x08\x00\x10\x00\x10\x03", "must be 15 for 3 components"),

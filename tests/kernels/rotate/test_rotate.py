@@ -165,7 +165,7 @@ IMAGES, TURNS, FLIPS, TABLE = inputs(2, 4, 8)
     ("arguments", "error", "message"),
     [
         ((IMAGES[:, :6], TURNS, FLIPS, TABLE), ValueError, "6 x 8 pixels must be square.*crop"),
-        ((IMAGES.float(), TURNS, FLIPS, TABLE), TypeError, r"images is torch.float32, must be"),
+        ((IMAGES.float(), TURNS, FLIPS, TABLE), TypeError, r"images is torch.float32 but must be"),
         ((IMAGES, TURNS.long(), FLIPS, TABLE), TypeError, r"use turns.to\(torch.uint8\)"),
         ((IMAGES, TURNS, FLIPS.byte(), TABLE), TypeError, r"use flips.to\(torch.bool\)"),
         ((IMAGES, TURNS, FLIPS, TABLE.double()), TypeError, "table is torch.float64"),

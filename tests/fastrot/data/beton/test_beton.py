@@ -222,7 +222,7 @@ def test_sample_larger_than_a_page_is_refused_and_the_writer_goes_on(tmp_path):
         (IMAGE, jpeg(0, 8, 8) + b"\0", "no end marker in the last two bytes"),
         (IMAGE, np.zeros((8, 8), np.uint8), r"must be \(H, W, 3\)"),
         (IMAGE, np.zeros((8, 8, 3), np.float32), r"must be \(H, W, 3\) and uint8"),
-        (IMAGE, np.zeros((0, 8, 3), np.uint8), "8 x 0 pixels, sides must be 1 to 65535"),
+        (IMAGE, np.zeros((0, 8, 3), np.uint8), "8 x 0 pixels: sides must be 1 to 65535"),
         (IMAGE, np.zeros((1, 65536, 3), np.uint8), "65536 x 1 pixels"),
         (IMAGE, "a path", "str is neither"),
         (LABEL, 2**63, "not a 64-bit integer"),
@@ -567,7 +567,7 @@ def test_pixel_cap(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "JPEG of 9 x 5 pixels, metadata says 5 x 9"),
+        ({}, "JPEG of 9 x 5 pixels, but the metadata says 5 x 9"),
         ({"turned": False, "mode": "L"}, "1 components of 8 bits"),
         ({"turned": False, "mode": "CMYK"}, "4 components of 8 bits"),
     ],

@@ -95,7 +95,7 @@ def test_checksums_alone(test_data, tmp_path, native, monkeypatch):
             file, checksums, decode=native, workers=2, advance=lambda *done: progress.append(done)
         )
         assert list(found) == list(range(1000))
-        assert set(found.values()) == {"its bytes do not have the checksum of the manifest"}
+        assert set(found.values()) == {"its bytes do not match the checksum in the manifest"}
         images, sizes = np.sum(progress, axis=0)
         assert (images, sizes) == (1000, file.data_sizes.sum())
 

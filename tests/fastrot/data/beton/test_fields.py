@@ -48,7 +48,7 @@ def test_of_several_images_without_the_usual_name_one_is_asked_for():
         "x.beton:image=mask"
     )
     assert choose_image(fields, NamedFields(image="photo"), PATH).name == "photo"
-    with pytest.raises(UsageError, match="'label' must be an image field, and it holds integers"):
+    with pytest.raises(UsageError, match="'label' must be an image field, but it holds integers"):
         choose_image(fields, NamedFields(image="label"), PATH)
     with pytest.raises(BadDataError, match="has no image field, only 'label'"):
         choose_image([LABEL], UNNAMED, PATH)
@@ -115,10 +115,10 @@ def test_a_field_that_is_named_is_taken_or_refused():
     with pytest.raises(UsageError) as error:
         choose_label(fields, NamedFields(label="weight"), PATH)
     assert str(error.value) == (
-        "x.beton: 'weight' must be an Int field, or an array of integers with one dimension, and "
+        "x.beton: 'weight' must be an Int field, or an array of integers with one dimension, but "
         "it holds floats; the file has 'index', 'label', 'seen', 'weight'"
     )
-    with pytest.raises(UsageError, match="and there is no such field"):
+    with pytest.raises(UsageError, match="but there is no such field"):
         choose_label(fields, NamedFields(label="class"), PATH)
 
 

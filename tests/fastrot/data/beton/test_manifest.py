@@ -115,9 +115,9 @@ def test_every_byte_of_the_manifest_counts(beton):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class_names": ["a", "b", "c"]}, "do not have the hash"),
+        ({"class_names": ["a", "b", "c"]}, "do not match the hash"),
         ({"format": "other"}, "no field format="),
-        ({"version": 2}, "version 2, must be 1"),
+        ({"version": 2}, "version 2; it must be 1"),
     ],
 )
 def test_edited_manifest_is_refused(beton, change, message):
@@ -181,8 +181,8 @@ def test_manifest_of_another_file_is_refused(beton, tmp_path):
     ("contents", "message"),
     [
         (None, "is missing"),
-        (bytes(39), "has 39 bytes, must have 40"),
-        (bytes(41), "has 41 bytes, must have 40"),
+        (bytes(39), "has 39 bytes but must have 40"),
+        (bytes(41), "has 41 bytes but must have 40"),
         (b"x" * 40, "does not have the hash that the manifest states"),
     ],
 )

@@ -129,7 +129,7 @@ def test_an_image_in_the_folder_of_another_class_fails(copied, split):
     image = next(one.iterdir())
     os.link(image, other / image.name)
     message = {
-        "train": rf"by its name an image of class {WNIDS[5]}, but in the folder of {WNIDS[6]}",
+        "train": rf"named as an image of class {WNIDS[5]}, but in the folder of {WNIDS[6]}",
         "val": rf"val: 2 images of class {WNIDS[6]} and 1 of",
     }[split]
     with pytest.raises(BadDataError, match=message):

@@ -130,7 +130,7 @@ def test_every_image_has_one_class(changed, refusal, more):
         one = text["annotations"].pop()
         text["annotations"] += [one | {"id": 999990 + i} for i in range(more)]
 
-    assert f"has {more} annotations, must have one" in refusal(changed("val", edit), "val")
+    assert f"has {more} annotations but must have one" in refusal(changed("val", edit), "val")
 
 
 def test_a_list_that_was_cut_short_fails(whole, refusal, lay_photos):
@@ -151,7 +151,7 @@ def test_a_class_less_fails_and_says_what_takes_a_part(changed, refusal):
         text["annotations"] = [a for a in text["annotations"] if a["category_id"] != 8141]
 
     message = refusal(changed("val", no_category), "val")
-    assert "8,141 categories, must be the 8,142" in message and "--kind folder" in message
+    assert "8,141 categories instead of the 8,142" in message and "--kind folder" in message
 
 
 def test_a_class_without_images_fails(changed, refusal):

@@ -204,7 +204,7 @@ def test_classes_named_like_parts_are_classes(tmp_path, classes):
 
 def test_a_layout_with_two_meanings_is_asked_about(tmp_path):
     tree(tmp_path, "train/cat/1.jpg", "val/cat/2.jpg", "notes/3.jpg")
-    with pytest.raises(BadDataError, match=r"train, val lie beside notes.*--split") as asked:
+    with pytest.raises(BadDataError, match=r"train, val are beside notes.*--split") as asked:
         list_source(tmp_path)
     assert asked.value.exit_code == 65
     source = list_source(tmp_path, split="train")

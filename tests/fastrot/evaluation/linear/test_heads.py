@@ -127,5 +127,5 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
 def test_a_state_of_other_heads_is_refused() -> None:
     heads = LinearHeads(SHAPES, CLASSES, LinearConfig(), CPU)
     other = LinearHeads(SHAPES, CLASSES + 1, LinearConfig(), CPU)
-    with pytest.raises(BadDataError, match=r"x\.safetensors: of other heads; remove it"):
+    with pytest.raises(BadDataError, match=r"x\.safetensors: belongs to other heads; remove it"):
         heads.load(other.state(), "x.safetensors")
