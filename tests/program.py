@@ -250,7 +250,7 @@ class Process:
         self.args = [str(word) for word in command]
         self.returncode: int | None = None
         self._program = Program(
-            _shared_server(),
+            shared_server(),
             self.args[1:],
             environment=dict(os.environ if env is None else env),
             whole_environment=True,
@@ -332,7 +332,7 @@ def run_python(
 
 
 @functools.cache
-def _shared_server() -> Server:
+def shared_server() -> Server:
     """Return the server of this test process, which ends with it."""
     folder = tempfile.TemporaryDirectory()
     server = Server(Path(folder.name))

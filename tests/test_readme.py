@@ -142,10 +142,11 @@ def test_python_of_the_readme_is_what_torchvision_takes() -> None:
 
 
 def test_recipes_of_the_readme_are_the_shipped_ones() -> None:
-    from fastrot.config import known_keys, recipe_names
+    from fastrot.config import known_keys
+    from fastrot.system.yaml_config import shipped_names
 
     assert set(re.findall(r"^\| `([\w-]+)` \| (?!DALI)[^|]*\|$", README, re.MULTILINE)) >= set(
-        recipe_names()
+        shipped_names()
     )
     named = set(re.findall(r"`((?:data|pretext|model|optim|train|sinks)\.\w+)[`=]", README))
     assert named and named <= set(known_keys())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from fastrot.data.digits import write_digits
 from fastrot.runs.checkpoint import newest_checkpoint
 from tests.chaos.calls import CALLS, changes
 from tests.chaos.photos import Photos
-from tests.program import Ended, Server, need_strace, pairs
+from tests.program import Ended, Server, need_strace, pairs, shared_server
 
 
 class TinyRun:
@@ -90,11 +90,9 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Server:
     """Starts fastrot in 20 ms."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
+    return shared_server()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fastrot.distributed.rank_environment import rank_environment
-from tests.program import Ended, Hang, Program, Server, poll, process_state
+from tests.program import Ended, Hang, Program, Server, poll, process_state, shared_server
 
 SMALL = (
     *("model.width=8", "train.threads=1", "sinks.tensorboard=false", "train.sample_log=ids"),
@@ -177,11 +177,9 @@ def _processes(word: str) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Server:
     """Starts fastrot in 20 ms."""
-    server = Server(tmp_path_factory.mktemp("ranks"))
-    yield server
-    server.close()
+    return shared_server()
 
 
 @dataclass(frozen=True)
