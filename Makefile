@@ -14,6 +14,10 @@ run := .venv/bin/python -m
 # Files with grids and installations that take too long for `make test`.
 grids := $(addprefix tests/,fastrot/data/test_generated_sets.py fastrot/evaluation/test_measurements.py fastrot/training/test_memory.py kernels/test_compiled.py test_build.py)
 
+# Tests wait for processes, so a worker more than cores is faster; the longest files begin.
+workers := $(shell cores=$$(env -u OMP_NUM_THREADS nproc); echo $$((cores < 3 ? cores + 1 : 4)))
+longest := tests/test_readme.py tests/slurm tests/ranks
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos setup-test check lint types imports gpu clean
 
@@ -24,7 +28,7 @@ help:  ## list all targets
 setup:  ## create .venv with torch, fastrot and its compiled kernels
 	@bash .ci/setup core
 
-demo: setup  ## set up, pretrain on the embedded digits (minutes on two cores), write a report
+demo: setup  ## set up, pretrain on the embedded digits (minutes on two cores)
 	@$(run) fastrot train -c digits --out runs/demo --resume
 
 setup-test: setup
@@ -32,7 +36,7 @@ setup-test: setup
 
 test: setup-test  ## set up with FFCV and DALI, check the sources, run all tests
 	@$(MAKE) --no-print-directory check
-	@$(run) pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(run) pytest $(longest) tests -n $(workers) --dist loadfile --no-loadscope-reorder
 
 chaos: setup-test  ## test every row of the fault matrix and 10,000 generated data sets; print the fault table
 	@rm -rf .chaos

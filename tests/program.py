@@ -2,7 +2,8 @@
 
 ``run_python`` and ``start_python`` take a Python command as ``subprocess`` does and save it the
 seconds of CPU time that importing torch takes. Tests of the start itself, or of an environment
-that libraries read when they are imported, take ``subprocess``.
+that libraries read when they are imported, take ``subprocess``, and so does one side where two
+runs must be equal: forked programs share the seed of ``hash``.
 """
 
 from __future__ import annotations
@@ -247,6 +248,9 @@ class Process:
         self, command: Sequence[str | Path], cwd: Path | None, env: dict[str, str] | None
     ) -> None:
         assert command[0] == sys.executable, command
+        for name in {*os.environ, *(env or {})}:  # the server's interpreter has read these
+            if env is not None and name.startswith("PYTHON"):
+                assert env.get(name) == os.environ.get(name), f"{name}: use subprocess"
         self.args = [str(word) for word in command]
         self.returncode: int | None = None
         self._program = Program(

@@ -77,6 +77,8 @@ def become(request: dict) -> int:
             pages = int(open("/proc/self/statm").read().split()[0])
             name, value = "AS", pages * resource.getpagesize() + value
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+    if "numpy" in sys.modules:  # or programs that draw without a seed would all draw the same
+        sys.modules["numpy"].random.seed()
     if request.get("stopped"):
         os.kill(os.getpid(), signal.SIGSTOP)  # until a tracer is attached and wakes it
     code = 0

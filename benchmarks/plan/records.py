@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -93,48 +94,92 @@ def shipped_paths() -> list[Path]:
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--record {path}: {error.strerror or error}; check the path") from None
-    try:
         try:
             trees = [json.loads(text)]
         except ValueError:
             trees = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
+    except OSError as error:
+        raise UsageError(f"--record {path}: {error.strerror or error}; check the path") from None
+    except (ValueError, RecursionError) as error:
         raise BadDataError(
             f"{path}: neither a JSON object nor lines of them ({error}); --record takes files that "
             "fastrot bench wrote with --json or --append, and folders of sweeps"
         ) from None
+    if not trees:
+        raise BadDataError(f"{path}: is empty; measure it again")
     for tree in trees:
-        if not isinstance(tree, dict):
-            raise BadDataError(f"{path}: holds {type(tree).__name__}, not records")
+        if not isinstance(tree, dict) or not {"bench", "sweep"} & tree.keys():
+            raise BadDataError(f"{path}: holds an object that is no record of fastrot bench")
         if "points" in tree and tree.get("bench") in ("train-step", "plan-check"):  # from --json
-            for point in tree["points"]:
-                yield {**tree, "model": tree["settings"].get("model"), **point}
+            points, settings = tree["points"], tree.get("settings")
+            if not (
+                isinstance(settings, dict)
+                and isinstance(points, list)
+                and all(isinstance(point, dict) for point in points)
+            ):
+                raise BadDataError(f"{path}: settings and points must be objects; measure it again")
+            for point in points:
+                yield {**tree, "model": settings.get("model"), **point}
         else:
             yield tree
 
 
-def _from_tree(tree: Mapping[str, Any], source: str) -> Iterator[Record]:
+def _from_tree(tree: Mapping[str, Any], source: str) -> list[Record]:
+    """Return the records of an object; none if it is of another benchmark."""
     try:
-        match tree.get("bench"):
-            case "train-step":
-                yield _train_step(tree, source)
-            case "train" if tree.get("loader") == "synthetic":
-                with suppress(UsageError):  # its recipe is not here
-                    yield _train(tree, source)
-            case "allreduce":
-                yield LinkRecord(
-                    source, _machine(tree["record"]), tree["ranks"], tree["nodes"],
-                    tree["backend"], Link(1e-6 * tree["latency_us"], 1e9 * tree["gb_per_s"]),
-                )  # fmt: skip
-            case "plan-check":
-                yield OverlapRecord(source, _machine(tree["record"]), _overlap(tree))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = list(_parsed(tree, source))
+        for record in found:
+            _check(record)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BadDataError(
-            f"{source}: a record of bench {tree.get('bench')} lacks what is needed "
-            f"({type(error).__name__}: {error}); measure it again"
+            f"{source}: a record of bench {tree.get('bench')} lacks a field or holds a wrong value "
+            f"({error if isinstance(error, ValueError) else type(error).__name__ + f': {error}'}); "
+            "measure it again"
         ) from error
+    return found
+
+
+def _check(record: Record) -> None:
+    """Raise ValueError if a value is impossible."""
+    match record:
+        case StepRecord():
+            _within("seconds per step", record.seconds, above=0)
+            for name in ("resolution", "views", "batch"):
+                _within(name, getattr(record, name), least=1)
+            if record.memory is not None:
+                _within("memory", record.memory, least=0)
+        case LinkRecord():
+            _within("ranks", record.ranks, least=1)
+            _within("nodes", record.nodes, least=1)
+            _within("latency", record.link.latency, least=0)
+            _within("bandwidth", record.link.bandwidth, above=0)
+        case OverlapRecord():
+            _within("overlap", record.overlap, least=0, most=1)
+
+
+def _within(
+    name: str, value: float, *, least: float = 0, above: float = -1, most: float = math.inf
+) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, not a number")
+    if not (least <= value <= most and above < value < math.inf):
+        raise ValueError(f"{name} is {value}")
+
+
+def _parsed(tree: Mapping[str, Any], source: str) -> Iterator[Record]:
+    match tree.get("bench"):
+        case "train-step":
+            yield _train_step(tree, source)
+        case "train" if tree.get("loader") == "synthetic":
+            with suppress(UsageError):  # its recipe is not here
+                yield _train(tree, source)
+        case "allreduce":
+            yield LinkRecord(
+                source, _machine(tree["record"]), tree["ranks"], tree["nodes"],
+                tree["backend"], Link(1e-6 * tree["latency_us"], 1e9 * tree["gb_per_s"]),
+            )  # fmt: skip
+        case "plan-check":
+            yield OverlapRecord(source, _machine(tree["record"]), _overlap(tree))
 
 
 def _train_step(tree: Mapping[str, Any], source: str) -> StepRecord:

@@ -179,6 +179,11 @@ def run_svm(request: SvmBenchRequest) -> SvmReport:
         raise UsageError(
             f"--protocol={request.protocol!r} has no SVMs; choose voc07-svm or voc07-lowshot"
         )
+    if config.svm.solver != "fastrot":
+        raise UsageError(
+            f"svm.solver={config.svm.solver} would be timed as fastrot; name other solvers with "
+            "--peers"
+        )
     names, left_out = _choose(request.baselines)
     train, test = FeatureCache.open(request.train), FeatureCache.open(request.test)
     match = match_classes(train, test)
@@ -230,6 +235,7 @@ def run_svm(request: SvmBenchRequest) -> SvmReport:
         points=points,
         settings={
             "protocol": config.protocol,
+            "set": list(request.overrides),
             "problems": sample.total,
             "sampled": len(sample.problems),
             "samples": caches[0].num_samples,

@@ -193,13 +193,19 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
     result = replace(
         result,
         seconds={**seconds, **shared, "this start": time.monotonic() - began},
-        notes=[*notes, *size_notes(config.data, what.train, what.test)],
+        notes=[*notes, *size_notes(config.data, what.train, what.test), *_solver_notes(result)],
     )
     folder = what.request.folder
     result, count = save_measurement(folder, name, result)
     if count > 1:
         say(f"{folder / INDEX}: lists {count} measurements")
     return result, folder / name
+
+
+def _solver_notes(result: Result) -> list[str]:
+    """Return a note for each solver that is not fastrot's own."""
+    solvers = {str(score.detail.get("solver", "fastrot")) for score in result.scores}
+    return [f"solved by {name}" for name in sorted(solvers - {"fastrot"})]
 
 
 def _extract_on_all_ranks(what: ProtocolRun, world: World, say: Say) -> None:

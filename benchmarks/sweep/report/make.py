@@ -97,6 +97,8 @@ def make_sweep_report(
     paths = (page, page.with_suffix(".csv"), page.with_suffix(".json"))
     comparison = None
     if baseline is not None:
+        if baseline.exists() and folder.samefile(baseline):
+            raise UsageError(f"--baseline {baseline} is the sweep itself; name an earlier one")
         if any(path.exists() and path.samefile(baseline) for path in paths if baseline.exists()):
             raise UsageError(
                 f"--baseline {baseline} would be overwritten by this report: copy it elsewhere "

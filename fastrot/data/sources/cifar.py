@@ -72,11 +72,15 @@ def find(root: Path) -> Path | None:
     """Return the folder with CIFAR's .bin files (``root`` or the usual folder in it), or None.
 
     Raises:
+        UsageError: the folder holds CIFAR-10 and CIFAR-100.
         BadDataError: the folder holds CIFAR's Python version.
     """
-    for folder in (root, *(root / version.folder for version in _VERSIONS)):
-        if _version(folder) is not None:
-            return folder
+    folders = (root, *(root / version.folder for version in _VERSIONS))
+    found = [folder for folder in folders if _version(folder) is not None]
+    if len(found) > 1:
+        raise UsageError(f"{root} holds several versions of CIFAR; name one: {found[-1]}")
+    if found:
+        return found[0]
     for folder in (root, root / "cifar-10-batches-py", root / "cifar-100-python"):
         pickled = ("batches.meta", "data_batch_1"), ("meta", "train", "test")
         if any(all((folder / name).is_file() for name in names) for names in pickled):

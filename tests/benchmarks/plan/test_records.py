@@ -110,9 +110,9 @@ def test_a_link(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("no json", "neither a JSON object nor lines"),
-        ("[1, 2]", "holds list, not records"),
-        ('{"bench": "allreduce"}', "lacks what is needed"),
-        ('{"bench": "train-step", "settings": 3}', "lacks what is needed"),
+        ("[1, 2]", "no record of fastrot bench"),
+        ('{"bench": "allreduce"}', "lacks a field"),
+        ('{"bench": "train-step", "settings": 3}', "lacks a field"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -130,3 +130,46 @@ def test_a_missing_file_is_a_mistake_of_the_command(tmp_path: Path) -> None:
 def test_other_benchmarks_are_passed_over() -> None:
     for name in ("knn", "loader"):
         assert read_records([RESULTS / f"{name}_2xeon_202611.jsonl"]) == []
+
+
+STEP = {
+    "bench": "train-step", "model": "resnet18", "resolution": 64, "batch": 8, "views": 32,
+    "views_per_s": 64.0, "precision": "fp32", "step": "eager", "record": MACHINE,
+    "settings": {"width": 64, "stem": "imagenet", "threads": 1},
+}  # fmt: skip
+LINK = {"bench": "allreduce", "record": MACHINE, "ranks": 2, "nodes": 1, "backend": "gloo",
+        "latency_us": 10.0, "gb_per_s": 1.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (STEP | {"views_per_s": float("nan")}, "seconds per step is nan"),
+        (STEP | {"views_per_s": -5}, "seconds per step is -6.4"),
+        (STEP | {"views_per_s": 0}, "ZeroDivisionError"),
+        (STEP | {"batch": -64}, "views is -1"),
+        (STEP | {"batch": 0}, "ZeroDivisionError"),
+        (STEP | {"peak_memory_bytes": "lots"}, "memory is 'lots', not a number"),
+        (LINK | {"gb_per_s": 0}, "bandwidth is 0"),
+        (LINK | {"nodes": [1]}, "nodes is .1., not a number"),
+        ({"bench": "plan-check", "record": MACHINE, "overlap": 7.5}, "overlap is 7.5"),
+        ({"bench": "plan-check", "record": MACHINE, "overlap": float("nan")}, "overlap is nan"),
+        ({"bench": "train-step", "points": 5, "settings": {}}, "settings and points"),
+        ({"bench": "train-step", "points": [1]}, "settings and points"),
+        ({}, "no record of fastrot bench"),
+    ],
+)
+def test_impossible_values_are_refused(tmp_path: Path, tree: Any, words: str) -> None:
+    for good in (STEP, LINK):
+        (tmp_path / "good.json").write_text(json.dumps(good))
+        assert len(read_records([tmp_path / "good.json"])) == 1
+    (tmp_path / "x.json").write_text(json.dumps(tree))
+    with pytest.raises(BadDataError, match=words):
+        read_records([tmp_path / "x.json"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(BadDataError, match=r"x\.json"):
+        read_records([tmp_path / "x.json"])

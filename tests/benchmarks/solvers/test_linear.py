@@ -113,7 +113,7 @@ def test_wrong_arguments_are_named(cache) -> None:
     for options, message in (
         ({"rounds": 0}, "--rounds=0 must be more than 0"),
         ({"strengths": ()}, "one or more"),
-        ({"strengths": (-1.0,)}, "must be positive"),
+        ({"strengths": (-1.0,)}, "must be one or more positive"),
         ({"baselines": ("liblinear",)}, r"\['liblinear'\] are not known; choose fastrot, cyanure"),
         ({"layer": "layer9"}, "no layer 'layer9'"),
     ):

@@ -215,7 +215,7 @@ def test_the_machine_is_measured() -> None:
     [
         ({"steps": ["eager", "turbo"]}, r"\['turbo'\] are not known; choose eager, compile"),
         ({"steps": []}, "--steps is empty; name at least one"),
-        ({"batch": [0]}, r"--batch=\[0\] must be positive"),
+        ({"batch": [0]}, r"--batch=\[0\] must be one or more positive"),
         ({"trace": Path("/nowhere/trace.json")}, "name a file in a folder that exists"),
         ({"device": "tpu"}, "--device=tpu must be auto, cpu or cuda"),
         ({"precision": "fp16"}, "fp16 is for GPUs"),

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -50,8 +51,9 @@ def settings(*extra: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an interpreter of its own, whose ``hash`` has another seed than forked runs have."""
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    train(out, *settings())
+    subprocess.run(command(out, *settings()), check=True)
     return out
 
 

@@ -185,3 +185,9 @@ def test_what_cannot_be_meant_is_refused(cell: Make, tmp_path: Path) -> None:
 def test_a_run_has_no_baseline(tmp_path: Path) -> None:
     refused = fastrot(tmp_path, "--threshold", "5")
     assert refused.returncode == 64 and "are for the folder of a sweep" in refused.stderr
+
+
+def test_a_sweep_is_not_its_own_baseline(cell: Make, tmp_path: Path) -> None:
+    cell({"ranks": 1}, (100.0, 101.0)).save(tmp_path / "sweep")
+    done = fastrot(tmp_path / "sweep", "--baseline", tmp_path / "sweep")
+    assert done.returncode == 64 and "is the sweep itself" in done.stderr

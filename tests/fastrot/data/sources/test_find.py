@@ -250,3 +250,11 @@ def test_what_is_not_of_the_kind_asked_for_is_refused_with_the_layout(tmp_path, 
     ) as error:
         list_source(tree(tmp_path, "a/1.jpg"), kind=kind, split="train")
     assert "\n" not in str(error.value)
+
+
+def test_two_versions_of_cifar_are_asked_about(tmp_path):
+    for name in ("cifar-10-batches-bin/data_batch_1.bin", "cifar-100-binary/train.bin"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"several versions of CIFAR; name one: .*100-binary"):
+        list_source(tmp_path, split="train")

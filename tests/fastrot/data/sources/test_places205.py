@@ -131,7 +131,7 @@ def test_a_list_that_was_cut_short_fails(root, refusal, split):
     write_lists(root, train=TRAIN[:-1])
     message = refusal(root, split)
     assert "1 of 3 images are not in" in message and "the first 'gsun_2.jpg'" in message
-    assert "a list is cut short" in message
+    assert "a list was cut short" in message
 
 
 def test_a_list_of_more_images_than_there_are_fails(root, refusal):
