@@ -180,10 +180,7 @@ def run_svm(request: SvmBenchRequest) -> SvmReport:
             f"--protocol={request.protocol!r} has no SVMs; choose voc07-svm or voc07-lowshot"
         )
     if config.svm.solver != "fastrot":
-        raise UsageError(
-            f"svm.solver={config.svm.solver} would be timed as fastrot; name other solvers with "
-            "--peers"
-        )
+        raise UsageError(f"svm.solver={config.svm.solver}: choose other solvers with --peers")
     names, left_out = _choose(request.baselines)
     train, test = FeatureCache.open(request.train), FeatureCache.open(request.test)
     match = match_classes(train, test)

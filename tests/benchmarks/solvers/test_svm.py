@@ -91,3 +91,5 @@ def test_unknown_names_are_refused(caches: Path) -> None:
     assert done.returncode == 64 and "choose linearsvc, sklearn, cyanure" in done.stderr
     done = bench(caches, "--protocol", "knn")
     assert done.returncode == 64 and "voc07-svm or voc07-lowshot" in done.stderr
+    done = bench(caches, "--set", "svm.solver=sklearn")
+    assert done.returncode == 64 and "choose other solvers with --peers" in done.stderr
