@@ -48,7 +48,7 @@ class DeviceFailedError(FastrotError):
 
 
 class NonFiniteError(FastrotError):
-    """The loss or a gradient became NaN or infinite (exit code 70)."""
+    """A loss, a gradient, a feature or a solution is NaN or infinite (exit code 70)."""
 
     exit_code = 70
 

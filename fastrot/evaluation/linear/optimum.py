@@ -14,6 +14,7 @@ Shapes: n samples in the cache, m training samples, C classes, D features.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.sampling.philox import Stream, philox_u64
 from fastrot.distributed.world import World, pick_device
-from fastrot.errors import BadDataError
+from fastrot.errors import BadDataError, NonFiniteError
 from fastrot.evaluation.linear.standardise import channel_statistics, read_rows, standardise
 from fastrot.evaluation.metrics import top_k_accuracy
 from fastrot.evaluation.partial_results import PartialResults
@@ -200,6 +201,11 @@ def _solutions(
     for strength in strengths:
         began = time.monotonic()
         found = solve_by_library(solver, x, labels, strength, classes=classes, tolerance=tolerance)
+        if math.isnan(found.gap):
+            raise NonFiniteError(
+                f"strength {strength:g}: {solver} found no finite solution; use "
+                "linear.solver=fastrot"
+            )
         say(
             f"strength {strength:g} by {solver}: gap {found.gap:.1e}, "
             f"{time.monotonic() - began:.0f} s"

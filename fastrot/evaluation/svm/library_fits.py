@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastrot.errors import NonFiniteError
 from fastrot.evaluation.protocol import SvmConfig
 from fastrot.solvers.svm_libraries import Fit, fit_all
 from fastrot.system.console import Say
@@ -35,6 +37,9 @@ def library_fits(
         config: solver, weight of positives, tolerance.
         title: name of the work, for the lines of progress.
         say: called with a line every ten seconds, and about fits that stopped too early.
+
+    Raises:
+        NonFiniteError: a solution is not finite.
     """
     total, began = len(signs) * len(costs), time.monotonic()
     said, far = began, 0
@@ -48,6 +53,11 @@ def library_fits(
         cores=usable_cores(),
     )
     for done, fit in enumerate(fits, 1):
+        if math.isnan(fit.gap):
+            raise NonFiniteError(
+                f"{title}: {config.solver} found no finite solution at cost {fit.cost:g}; use "
+                "svm.solver=fastrot"
+            )
         yield fit
         far += fit.gap > _FAR * config.tolerance
         if (now := time.monotonic()) - said >= _SAY_SECONDS:

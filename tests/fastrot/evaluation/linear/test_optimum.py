@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from fastrot.data.images.decode import decode_image
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import BadDataError, NonFiniteError, UsageError
+from fastrot.evaluation.linear import optimum
 from fastrot.evaluation.linear.optimum import SAME_TOP1, hold_out, optimum_scores
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import EvalConfig, LinearConfig
@@ -160,6 +163,16 @@ def test_libraries_find_the_same_optimum(caches, solver) -> None:
         assert a["strength"] == b["strength"]
         assert a["objective"] == pytest.approx(b["objective"], rel=1e-5)
         assert a.get("top1", 0) == pytest.approx(b.get("top1", 0), abs=SAME_TOP1)
+
+
+def test_an_optimum_that_is_not_finite_is_refused(caches, monkeypatch) -> None:
+    def broken(*arguments, **options):
+        return replace(solve_by_library(*arguments, **options), gap=math.nan)
+
+    solve_by_library = optimum.solve_by_library
+    monkeypatch.setattr(optimum, "solve_by_library", broken)
+    with pytest.raises(NonFiniteError, match=r"no finite solution; use linear\.solver=fastrot"):
+        run(caches, solver="sklearn")
 
 
 def test_cyanure_that_is_not_installed_is_one_clear_error(caches, monkeypatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fastrot.errors import NonFiniteError
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import load_protocol
 from fastrot.evaluation.result import Score
@@ -88,3 +90,15 @@ def test_fits_that_stopped_too_early_are_counted(caches, monkeypatch) -> None:
     score = evaluate(caches, "sklearn", (0.01,), said.append)
     assert score.detail["largest_gap"] == 1e-3
     assert "sklearn stopped 1 of 16 SVMs at a duality gap of more than 100 x" in said[0]
+
+
+def test_a_solution_that_is_not_finite_is_refused(caches, monkeypatch) -> None:
+    solve = library_fits.fit_all
+
+    def broken(*arguments, **options):
+        for fit in solve(*arguments, **options):
+            yield fit._replace(gap=math.nan if fit.problem == 2 else fit.gap)
+
+    monkeypatch.setattr(library_fits, "fit_all", broken)
+    with pytest.raises(NonFiniteError, match=r"no finite solution at cost 0\.01; use svm\.solver"):
+        evaluate(caches, "sklearn", (0.01,), print)
