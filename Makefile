@@ -14,10 +14,6 @@ run := .venv/bin/python -m
 # Files with grids and installations that take too long for `make test`.
 grids := $(addprefix tests/,fastrot/data/test_generated_sets.py fastrot/evaluation/test_measurements.py fastrot/training/test_memory.py kernels/test_compiled.py test_build.py)
 
-# Tests wait for processes, so a worker more than cores is faster; the longest files begin.
-workers := $(shell cores=$$(env -u OMP_NUM_THREADS nproc); echo $$((cores < 3 ? cores + 1 : 4)))
-longest := tests/test_readme.py tests/slurm tests/ranks
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos setup-test check lint types imports gpu clean
 
@@ -36,7 +32,7 @@ setup-test: setup
 
 test: setup-test  ## set up with FFCV and DALI, check the sources, run all tests
 	@$(MAKE) --no-print-directory check
-	@$(run) pytest $(longest) tests -n $(workers) --dist loadfile --no-loadscope-reorder
+	@$(run) pytest -n auto --maxprocesses 4 --dist loadfile
 
 chaos: setup-test  ## test every row of the fault matrix and 10,000 generated data sets; print the fault table
 	@rm -rf .chaos
