@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def imported(*folders: str) -> set[str]:
     return {DISTRIBUTIONS.get(name, name) for name in modules - ours}
 
 
+@functools.cache
 def modules_of(text: str) -> set[str]:
     found: list[str] = []
     for node in ast.walk(ast.parse(text)):

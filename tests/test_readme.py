@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from fastrot.cli.app import app
 from tests.program import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +54,9 @@ SHORT_BENCH = {
         *("--rounds", "1", "--seconds", "0.2", "--starts", "1", "--repeat", "4", "--batch", "16"),
     ],
 }
-SHORT_PEERS = {"load": "torchvision", "prepare": "file_copy"}
+# Each of these starts many processes. `make chaos` runs them; `make test` parses them here, and
+# runs what they do in tests/benchmarks and tests/ranks.
+COSTLY = r"bench (loader|train|sweep)|runs/first_look|--gpus 8 *$|^torchrun"
 
 
 def test_readme_has_the_commands_that_matter() -> None:
@@ -88,8 +93,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, test_data: Callable[[str], 
     return root
 
 
+def test_commands_of_the_readme_parse() -> None:
+    for words in map(shlex.split, COMMANDS):
+        if "fastrot" in words:
+            command, left = get_command(app), words[words.index("fastrot") + 1 :]
+            while isinstance(command, TyperGroup):
+                command, left = command.commands[left[0]], left[1:]
+            command.make_context(words[0], left)
+
+
 @pytest.mark.slow
-def test_commands_of_the_readme_run(folder: Path) -> None:
+@pytest.mark.parametrize("costly", [False, pytest.param(True, marks=pytest.mark.chaos)])
+def test_commands_of_the_readme_run(folder: Path, costly: bool) -> None:
     """In the order of the README, because some use what an earlier one made."""
     # The first use of imagenet.beton stands before the section that makes it.
     made_early = ["imagenet.beton"]
@@ -98,6 +113,8 @@ def test_commands_of_the_readme_run(folder: Path) -> None:
         if words[0] == "make":
             done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True)
             assert done.returncode == 0, (command, done.stderr)
+            continue
+        if not costly and re.search(COSTLY, command):
             continue
         if words[:2] == ["fastrot", "prepare"]:
             for name in made_early:

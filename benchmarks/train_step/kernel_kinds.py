@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 KINDS = {
@@ -39,6 +40,7 @@ _PATTERNS = tuple(
 )  # fmt: skip
 
 
+@functools.cache  # a profile has tens of thousands of events and few names
 def kind_of(name: str) -> str | None:
     """Return one of ``KINDS``; None if the name gives no hint.
 

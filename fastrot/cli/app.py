@@ -72,7 +72,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         leave(line_to_print(error), error.exit_code)
     except typer.TyperException as error:
         text = error.format_message().strip().rstrip(".;")
-        leave(f"fastrot: {text}; see `fastrot --help`" if text else "", 64)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "fastrot"
+        leave(f"fastrot: {text}; see `{path} --help`" if text else "", 64)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         leave(f"fastrot: {where}{error.strerror or error}", StorageError.exit_code)

@@ -25,18 +25,18 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loaders_are_told_as_shares_of_the_rate_without_loading(digits: Path) -> None:
     report = run_train(TrainBenchRequest(
         digits, recipe="digits", overrides=[*SMALL, "data.val=null"],
-        loaders=("native", "reference"), rounds=1, seconds=1.0, repeat=1, progress=False,
+        loaders=("native",), rounds=1, seconds=1.0, repeat=1, progress=False,
     ))  # fmt: skip
     document = json.loads(json.dumps(report.to_json()))
     points = {point["point"]: point for point in document["points"]}
-    assert list(points) == ["synthetic", "native", "reference"]
+    assert list(points) == ["synthetic", "native"]
     for point in points.values():
         assert point["images_per_second"]["median"] > 10
         assert point["views_per_second"]["median"] == pytest.approx(
             4 * point["images_per_second"]["median"], rel=1e-3
         )
         assert 0 <= point["data_wait"]["median"] < 1
-    assert set(document["ratios"]) == {"native", "reference"}
+    assert set(document["ratios"]) == {"native"}
     assert document["step"].startswith("step: eager (batch norm: torch): no GPU")
     assert document["data"]["samples"] == 1497 and not document["left_out"]
     console = Console(width=100, record=True)

@@ -17,7 +17,7 @@ from tests.chaos.listeners import listening
 from tests.program import poll
 from tests.ranks.faulty import BEGUN
 
-STEPS = 30
+STEPS = 20
 SETTINGS = (
     *(f"train.max_steps={STEPS}", "train.global_batch=64", "train.checkpoint_steps=5"),
     "train.deadline_seconds=10",
@@ -40,7 +40,7 @@ def assert_same_end(run: Any, undisturbed: Any) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.chaos), 1])
 def test_a_killed_rank_is_named_and_the_run_goes_on(
     train: Callable[..., Any], undisturbed: Any, fault_log: Any, victim: int
 ) -> None:
@@ -120,7 +120,8 @@ def test_our_launcher_ends_a_stopped_rank(
 
 
 @pytest.mark.parametrize(
-    ("number", "rank", "step"), [(signal.SIGTERM, 0, 3), (signal.SIGUSR2, 1, 11)]
+    ("number", "rank", "step"),
+    [(signal.SIGTERM, 0, 3), pytest.param(signal.SIGUSR2, 1, 11, marks=pytest.mark.chaos)],
 )
 def test_a_signal_to_one_rank_stops_both_after_the_same_step(
     train: Callable[..., Any],
@@ -143,7 +144,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(
         assert_same_end(resumed, undisturbed)
 
 
-@pytest.mark.parametrize(("size", "rank"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(("size", "rank"), [pytest.param(1, 0, marks=pytest.mark.chaos), (2, 1)])
 def test_a_stop_does_not_wait_for_the_end_of_a_validation(
     train: Callable[..., Any], fault_log: Any, tmp_path: Path, size: int, rank: int
 ) -> None:
@@ -167,7 +168,7 @@ def test_a_stop_does_not_wait_for_the_end_of_a_validation(
         assert_same_end(resumed, whole)
 
 
-@pytest.mark.parametrize("how", ["signal", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("signal", marks=pytest.mark.chaos), "killed"])
 def test_the_launcher_hands_a_signal_on_and_its_death_too(
     launch: Callable[..., Any], fault_log: Any, how: str
 ) -> None:

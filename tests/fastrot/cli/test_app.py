@@ -248,8 +248,13 @@ def test_prepare_inspect_and_verify_as_json(
     assert code == 65 and len(json.loads(text)["bad_samples"]) == 1
 
 
+@pytest.fixture(scope="module")
+def byte_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("byte-code")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "FILE"], ["verify", "FILE"]])
-def test_light_commands_start_at_once(digits: Path, tmp_path: Path, arguments: list[str]) -> None:
+def test_light_commands_start_at_once(digits: Path, byte_code: Path, arguments: list[str]) -> None:
     """In half a second, as the plan says, of a core that has nothing else to do.
 
     Processor time: the clock on the wall also counts what else the machine does. A busy or slow
@@ -266,7 +271,7 @@ def test_light_commands_start_at_once(digits: Path, tmp_path: Path, arguments: l
         "assert not heavy, heavy"
     )
     packages = "import numpy, pydantic, rich.console, typer.main"
-    environment = {**os.environ, "COLUMNS": "80", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONPYCACHEPREFIX": str(byte_code)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: compiled once, not each time
     environment["OPENBLAS_NUM_THREADS"] = "1"  # idle threads of numpy spin, on other cores
     least, usual = float("inf"), float("inf")

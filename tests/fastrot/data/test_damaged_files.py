@@ -285,7 +285,7 @@ fuzz = settings(
 
 
 @pytest.mark.slow
-@settings(fuzz, max_examples=2000)
+@settings(fuzz, max_examples=1000)
 @given(mutation=st.lists(edits, min_size=1, max_size=3))
 @example(mutation=[Edit(0, 3, 0.5, b"\x01", "bit")])
 def test_with_a_manifest_no_damage_goes_unnoticed(with_manifest, reader, mutation):
@@ -302,7 +302,7 @@ def test_with_a_manifest_no_damage_goes_unnoticed(with_manifest, reader, mutatio
 
 
 @pytest.mark.slow
-@settings(fuzz, max_examples=1200)
+@settings(fuzz, max_examples=600)
 @given(mutation=st.lists(edits, min_size=1, max_size=3))
 @example(mutation=[Edit(0, 0, 0.99, b"\x01", "byte")])
 def test_without_a_manifest_only_the_values_that_were_hit_can_differ(bare, reader, mutation):

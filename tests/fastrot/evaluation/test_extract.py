@@ -83,7 +83,7 @@ def test_one_command_makes_a_cache_and_the_next_finds_it(small_run, photos, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("crops", ["0", "2"])
+@pytest.mark.parametrize("crops", [pytest.param("0", marks=pytest.mark.chaos), "2"])
 def test_two_ranks_give_the_bytes_of_one(crops, small_run, many, tmp_path):
     """Of the same number of threads each: more threads cut up convolutions in another way."""
     script = Path(__file__).with_name("rank_extract.py")

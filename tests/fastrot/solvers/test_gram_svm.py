@@ -59,6 +59,7 @@ def objective(
 
 def test_objectives_and_decisions_are_those_of_linear_svc(photos) -> None:
     features, labels = photos
+    features = np.ascontiguousarray(features[:, ::8])  # LinearSVC takes its time
     signs = one_against_rest(labels)
     x = np.hstack([features, np.ones((len(features), 1))])
     for solution in solve(features, signs):

@@ -45,7 +45,7 @@ def test_an_error_inside_is_not_swallowed() -> None:
 @pytest.mark.parametrize(
     ("encoding", "commands"),
     [
-        ("latin-1", ["prepare photos x.beton", "inspect x.beton", "doctor", "eval --help"]),
+        ("latin-1", ["prepare photos x.beton", "inspect x.beton", "eval --help"]),
         ("ascii", ["prepare photos x.beton", "inspect x.beton", "prepare nowhere\u6771 y.beton"]),
         ("utf-8", ["prepare photos x.beton"]),
     ],

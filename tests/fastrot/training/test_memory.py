@@ -57,7 +57,10 @@ print(status("VmHWM") - before, foretold)
 BENCH = pytest.mark.chaos
 CASES = [
     "model.name=resnet18 data.resolution=64 train.global_batch=8",
-    "model.name=resnet18 data.resolution=32 train.global_batch=8 train.precision=fp64",
+    pytest.param(
+        "model.name=resnet18 data.resolution=32 train.global_batch=8 train.precision=fp64",
+        marks=BENCH,
+    ),
     pytest.param(
         "model.name=resnet18 data.resolution=64 train.global_batch=16 train.precision=bf16",
         marks=BENCH,

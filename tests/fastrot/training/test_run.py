@@ -75,7 +75,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bits(
     out = tmp_path / "run"
     chance = random.Random(os.environ.get("FASTROT_KILL_SEED", "20261122"))
     kills = 0
-    while kills < 4:
+    while kills < 2:
         process = start_python(command(out, "--resume", *settings()))
         wait_for_training(process, out)
         time.sleep(chance.uniform(0, 1.5))

@@ -68,14 +68,25 @@ CURVE = load_config(
 )
 
 
+BACKENDS = pytest.mark.parametrize("backend", [FUSED, COMPILE], ids=lambda backend: backend.step)
+
+
+@BACKENDS
+def test_every_step_begins_as_the_eager_one(backend: StepBackend) -> None:
+    eager, curve = (losses(each, CURVE, seed=0, steps=30) for each in (EAGER, backend))
+    assert (curve - eager)[:10].abs().max() < 1e-4
+    assert (curve - eager).abs().mean() < 0.03
+    assert curve[-5:].mean() < 0.9 * curve[:5].mean()
+
+
 @pytest.fixture(scope="module")
 def eager() -> list[torch.Tensor]:
     """Losses of 500 steps from three seeds."""
     return [losses(EAGER, CURVE, seed=seed, steps=500) for seed in (0, 1, 2)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", [FUSED, COMPILE], ids=lambda backend: backend.step)
+@pytest.mark.chaos
+@BACKENDS
 def test_every_step_trains_as_the_eager_one(
     backend: StepBackend, eager: list[torch.Tensor]
 ) -> None:

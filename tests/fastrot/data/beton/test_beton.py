@@ -659,7 +659,7 @@ READ_ALL = """
     """
 
 
-@pytest.mark.parametrize("error", ["EIO", "ESTALE"])
+@pytest.mark.parametrize("error", [pytest.param("EIO", marks=pytest.mark.chaos), "ESTALE"])
 def test_passing_read_errors_are_retried_and_lasting_ones_reported(tmp_path, error):
     path = write(tmp_path / "x.beton")
     if subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode:

@@ -268,7 +268,14 @@ def test_everything_is_on_disk_before_the_name_that_leads_to_it(beton, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["first", "replace", "same-structure", "resumable"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "replace",
+        "resumable",
+        *(pytest.param(name, marks=pytest.mark.chaos) for name in ("first", "same-structure")),
+    ],
+)
 def test_a_writer_killed_at_any_call_leaves_the_old_pair_or_the_new_one(tmp_path, scenario):
     script = Path(__file__).with_name("kill_writer.py")
     done = subprocess.run(
