@@ -95,8 +95,7 @@ class Trainer:
         self.step = TrainStep(
             wrapped,
             self.optimizer,
-            self.task.inputs,
-            self.task.predict,
+            self.task,
             device=device,
             scaler=self.scaler,
             world=world,
