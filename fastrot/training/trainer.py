@@ -32,12 +32,11 @@ from fastrot.training.optim import (
     build_optimizer,
     keep_rate_on_device,
     learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
 )
 from fastrot.training.resolve import ResolvedRun
 from fastrot.training.rotation import RotationTask
 from fastrot.training.schedule import Schedule
+from fastrot.training.state import load_training_tensors, training_tensors
 from fastrot.training.step import TrainStep
 from fastrot.training.step_backend import wrap_model
 from fastrot.training.validate import Between, validate
@@ -237,9 +236,6 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """Return everything that a checkpoint holds besides the step."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        buffers = optimizer_tensors(self.optimizer, self.model)
-        tensors |= {f"optimizer.{name}": value for name, value in buffers.items()}
         state = {
             "fastrot": __version__,
             "torch": torch.__version__,
@@ -252,6 +248,7 @@ class Trainer:
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
         backbone = {name: value for name, value in self.model.backbone.state_dict().items()}
+        tensors = training_tensors(self.model, self.optimizer)
         return Snapshot(tensors, state, {"backbone.safetensors": backbone})
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -267,14 +264,7 @@ class Trainer:
                 f"samples then, {len(self._data.train)} now, or other contents); name the original "
                 "data, or start a new run with another --out"
             )
-        model = _with_prefix(checkpoint.tensors, "model.")
-        try:
-            self.model.load_state_dict(model)
-        except RuntimeError as error:
-            raise MismatchError(f"checkpoint does not fit the model: {error}") from error
-        load_optimizer_tensors(
-            self.optimizer, self.model, _with_prefix(checkpoint.tensors, "optimizer.")
-        )
+        load_training_tensors(self.model, self.optimizer, checkpoint.tensors)
         if self.scaler is not None and checkpoint.state["scaler"]:
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         if checkpoint.state["threads"] != torch.get_num_threads():
@@ -282,10 +272,6 @@ class Trainer:
                 f"{torch.get_num_threads()} torch threads now, {checkpoint.state['threads']} when "
                 "the checkpoint was written: valid, but not the same bits as an uninterrupted run"
             )
-
-
-def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _labelled(samples: Dataset) -> bool:
