@@ -11,7 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # The folder's name may contain spaces, so every path below is relative to it.
 run := .venv/bin/python -m
 
-workers := -n auto --maxprocesses 4
+# One more worker than cores: many tests wait for processes and deadlines.
+workers := -n $(shell expr $$(nproc) + 1) --maxprocesses 4
 
 # The tests of the fault matrix, as far as they stand in files of their own.
 faults := $(addprefix tests/,chaos slurm ranks fastrot/runs/test_checkpoint.py fastrot/distributed/test_rank_monitor.py)
@@ -34,7 +35,7 @@ setup-test: setup
 
 test: setup-test  ## set up with FFCV and DALI, check the sources, run the tests
 	@$(MAKE) --no-print-directory check
-	@$(run) pytest $(workers) --dist loadfile
+	@$(run) pytest $(workers) --dist loadfile --no-loadscope-reorder
 
 chaos: setup-test  ## test every fault in full, all other grids, and 10,000 generated data sets; print the fault table
 	@rm -rf .chaos

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,22 @@ SHARED_ARCHIVES = {"coco-mini": "coco-voc-mini", "voc-mini": "coco-voc-mini"}
 """Archives that hold more than one set."""
 
 ROOT = Path(__file__).resolve().parent.parent
+
+WAITING = (
+    *("tests/slurm/", "tests/ranks/", "tests/test_readme.py", "tests/benchmarks/loader/"),
+    *("tests/fastrot/training/test_run.py", "tests/fastrot/evaluation/test_extract.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests wait long for processes: none is left to the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
+
+
+def pytest_runtest_setup() -> None:
+    """Compute on one thread again, whatever an earlier test has left; others use the cores, too."""
+    if "PYTEST_XDIST_WORKER" in os.environ and (torch := sys.modules.get("torch")):
+        torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:

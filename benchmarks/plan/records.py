@@ -257,8 +257,7 @@ def _step(
 
 def _machine(record: Mapping[str, Any], *, threads: int | None = None) -> str:
     """Return a name that identifies hardware: the GPU, or the processor and its threads."""
-    gpus = record.get("gpus") or []
-    if gpus:
-        return str(gpus[0])
+    if gpus := record.get("gpus"):
+        return gpus if isinstance(gpus, str) else str(gpus[0])
     name = str(record["processor"])
     return name if threads is None else f"{name}, {threads} thread{'s' if threads > 1 else ''}"

@@ -195,7 +195,7 @@ class LinearBenchRequest:
     def __post_init__(self) -> None:
         numbers = {"rounds": self.rounds, "samples": self.samples or 1, "limit": self.limit}
         for name, number in numbers.items():
-            if number <= 0:
+            if not number > 0:
                 raise UsageError(f"--{name}={number} must be more than 0")
         strengths = list(self.strengths)
         if not strengths or not all(0 < strength < float("inf") for strength in strengths):

@@ -161,7 +161,7 @@ class SvmBenchRequest:
 
     def __post_init__(self) -> None:
         for name, number in (("each", self.each), ("rounds", self.rounds), ("limit", self.limit)):
-            if number <= 0:
+            if not number > 0:
                 raise UsageError(f"--{name}={number} must be more than 0")
         if unknown := [name for name in self.baselines or () if name not in BASELINES]:
             raise UsageError(f"--peers: {unknown[0]!r} is not known; choose {', '.join(BASELINES)}")

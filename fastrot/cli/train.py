@@ -30,7 +30,7 @@ def train(
         typer.Option("-c", "--config", metavar="RECIPE", help="A YAML file or a shipped recipe."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Training images: a .beton file or a folder.")
+        Path | None, typer.Option(help="Training images: a .beton file, a folder or tar shards.")
     ] = None,
     ffcv: Annotated[
         Path | None, typer.Option(metavar="FILE.beton", help="Same as --data, for FFCV files.")

@@ -142,7 +142,7 @@ class LinearConfig(Section):
     optimum: bool = False
     """Also report the exact optimum of L2-regularised softmax regression on each layer."""
     solver: Literal["fastrot", "torch", "sklearn", "cyanure"] = "fastrot"
-    """optimum: solver: fastrot (Newton's method), torch.optim.LBFGS, scikit-learn's
+    """optimum: who solves it: fastrot (Newton's method), torch.optim.LBFGS, scikit-learn's
     LogisticRegression, or cyanure, an optional package. All stop at the same duality gap
     (cyanure: at its own estimate) and agree within 0.1 point of accuracy."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6

@@ -65,6 +65,7 @@ def test_no_duration_is_taken_from_the_time_of_day(fault_log: FaultLog) -> None:
     assert wall_clock_differences("x = time.time() - start") == [1]
 
 
+@pytest.mark.chaos
 def test_other_load_marks_what_is_measured_meanwhile(tmp_path: Path, fault_log: FaultLog) -> None:
     """A program of ours on every core; the report tells of it, in its table and its notes."""
     sweep = tmp_path / "sweep.yaml"

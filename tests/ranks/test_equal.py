@@ -60,6 +60,7 @@ def test_digests_are_those_of_all_ranks(train: Callable[..., Any]) -> None:
     assert one == two and one.count("ids_xxh3_64") == 3
 
 
+@pytest.mark.chaos
 def test_each_launcher_starts_the_same_run(launch: Callable[..., Any]) -> None:
     tiny = ("train.max_steps=3", "train.global_batch=64")
     ours = launch("ours", "own", settings=tiny)

@@ -37,7 +37,7 @@ def test_each_converter_converts_everything(photos: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "limit").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_run_beside_ffcv(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

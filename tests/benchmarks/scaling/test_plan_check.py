@@ -28,7 +28,7 @@ from fastrot.errors import UsageError
 SMALL = ("model.width=16", "train.device=cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_two_ranks_are_measured_beside_the_prediction(tmp_path: Path) -> None:
     """How long is not held here: other tests run beside this one."""
     report = run_plan_check(

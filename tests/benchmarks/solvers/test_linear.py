@@ -112,6 +112,7 @@ def test_a_ratio_is_over_the_strengths_that_the_baseline_reached() -> None:
 def test_wrong_arguments_are_named(cache) -> None:
     for options, message in (
         ({"rounds": 0}, "--rounds=0 must be more than 0"),
+        ({"limit": float("nan")}, "--limit=nan must be more than 0"),
         ({"strengths": ()}, "one or more"),
         ({"strengths": (-1.0,)}, "must be one or more positive"),
         ({"baselines": ("liblinear",)}, r"\['liblinear'\] are not known; choose fastrot, cyanure"),

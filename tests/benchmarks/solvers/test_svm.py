@@ -89,6 +89,8 @@ def test_a_fit_that_takes_too_long_is_stopped_and_counts_as_the_limit(tmp_path: 
 def test_unknown_names_are_refused(caches: Path) -> None:
     done = bench(caches, "--peers", "thundersvm")
     assert done.returncode == 64 and "choose linearsvc, sklearn, cyanure" in done.stderr
+    done = bench(caches, "--limit", "nan")
+    assert done.returncode == 64 and "--limit=nan must be more than 0" in done.stderr
     done = bench(caches, "--protocol", "knn")
     assert done.returncode == 64 and "voc07-svm or voc07-lowshot" in done.stderr
     done = bench(caches, "--set", "svm.solver=sklearn")

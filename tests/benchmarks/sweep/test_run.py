@@ -100,6 +100,7 @@ def test_a_rank_trains_and_everything_is_measured(tmp_path: Path) -> None:
     assert all(0 <= wait < 1 for wait in measured.data_wait)
 
 
+@pytest.mark.chaos
 def test_two_ranks_are_measured_and_leave_no_process(tmp_path: Path) -> None:
     sweep = write(tmp_path, "train", **{"train.global_batch: [16, 4096]": "ranks: [2]"})
     summary = run_sweep(request(tmp_path, sweep, "local", overrides=["train.global_batch=16"]))

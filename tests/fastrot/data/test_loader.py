@@ -754,6 +754,7 @@ print(numba.threading_layer())
 """
 
 
+@pytest.mark.chaos
 def test_ffcv_leaves_the_thread_counts_alone(beton):
     """FFCV sets those of torch and numba to its own, for the whole process."""
     environment = os.environ | {"NUMBA_THREADING_LAYER": "omp"}

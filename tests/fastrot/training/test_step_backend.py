@@ -76,7 +76,7 @@ def test_every_step_begins_as_the_eager_one(backend: StepBackend) -> None:
     eager, curve = (losses(each, CURVE, seed=0, steps=30) for each in (EAGER, backend))
     assert (curve - eager)[:10].abs().max() < 1e-4
     assert (curve - eager).abs().mean() < 0.03
-    assert curve[-5:].mean() < 0.9 * curve[:5].mean()
+    assert curve[-5:].mean() < 0.98 * curve[:5].mean()
 
 
 @pytest.fixture(scope="module")
