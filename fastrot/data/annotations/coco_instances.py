@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fastrot.data.annotations.counts import check_count
 from fastrot.data.annotations.detection import DetectionDataset
 from fastrot.data.annotations.images import ImageList, link_boundary, listing
-from fastrot.data.annotations.objects import OBJECT, ObjectTable, check_boxes
+from fastrot.data.annotations.objects import OBJECT, ObjectTable, check_boxes, check_sizes
 from fastrot.data.annotations.outlines import Outlines, compact, offsets, read_runs
 from fastrot.data.sources.coco import find_part, in_order, look_up
 from fastrot.errors import BadDataError
@@ -179,9 +179,7 @@ class _Parser:
         names = [images[i].name for i in order]
         position = np.argsort(np.argsort(names, kind="stable"), kind="stable")  # by name
         sizes = np.array([(images[i].width, images[i].height) for i in order], np.int32)
-        if (sizes < 1).any():
-            wrong = int(np.flatnonzero((sizes < 1).any(axis=1))[0])
-            raise ValueError(f"image {image_ids[wrong]} has the size {sizes[wrong].tolist()}")
+        check_sizes(sizes, lambda i: f"{path}: image {image_ids[i]}")
         image = look_up("image_id", image_ids, self.image)
 
         def where(row: int) -> str:

@@ -36,7 +36,7 @@ class DetectionDataset(AnnotatedImages):
             content.append(objects.outlines.points)
         super().__init__(images, content, objects.sizes)
         self.objects = objects
-        known = np.arange(1, len(self.class_names) + 1)
+        known = np.arange(1, self.num_classes + 1)
         self.category_ids = known if category_ids is None else category_ids
 
     def target(self, sample: int) -> DetectionTarget:

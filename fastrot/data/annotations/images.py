@@ -75,7 +75,8 @@ class AnnotatedImages(ImageFiles):
         super().__init__(np.zeros((count, 2), np.int32) if sizes is None else sizes)
         self.images, self.path = images, images.path
         self.labels = source.labels
-        self.class_names = tuple(images.class_names)
+        self.class_names: tuple[str, ...] | None = tuple(images.class_names)
+        self.num_classes = len(images.class_names)
         self.note = images.note
         self.unlabelled = self.fields = self.left_out = ""
         content = xxhash.xxh3_128(source.digest.encode())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrot.data.annotations.outlines import Outlines, Rle, mask_library, offsets
+from fastrot.data.images.decode import MAX_PIXELS
 from fastrot.errors import BadDataError
 
 OBJECT = np.dtype(
@@ -161,6 +162,26 @@ def _trainable(objects: NDArray[np.void], corners: NDArray[np.float64]) -> NDArr
     wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
     usable = wide & ~objects["iscrowd"] & ~objects["difficult"] & (objects["area"] > 0)
     return np.asarray(usable, np.bool_)
+
+
+def check_sizes(sizes: NDArray[np.int32], where: Callable[[int], str]) -> None:
+    """Check that images of these sizes could be decoded.
+
+    Args:
+        sizes: widths and heights, of shape (n, 2).
+        where: returns what to name the image at an index, for the message.
+
+    Raises:
+        BadDataError: one has no pixels, or too many.
+    """
+    wrong = (sizes < 1).any(axis=1) | (sizes.prod(axis=1, dtype=np.int64) > MAX_PIXELS)
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        width, height = sizes[first].tolist()
+        raise BadDataError(
+            f"{where(first)}: an image of {width} x {height} pixels; must be 1 to {MAX_PIXELS:,}"
+            " in all; correct it, or unpack the data set again"
+        )
 
 
 def check_boxes(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastrot.data.annotations.counts import check_count
 from fastrot.data.annotations.detection import DetectionDataset
 from fastrot.data.annotations.images import ImageList, link_boundary, listing
-from fastrot.data.annotations.objects import OBJECT, ObjectTable, check_boxes
+from fastrot.data.annotations.objects import OBJECT, ObjectTable, check_boxes, check_sizes
 from fastrot.data.sources.listing import check_split
 from fastrot.data.sources.voc import CLASSES, class_of, is_difficult, read_annotation, read_lines
 from fastrot.errors import BadDataError, UsageError
@@ -126,5 +126,6 @@ def _read_objects(base: Path, names: Sequence[str]) -> ObjectTable:
             ) from None
     table: NDArray[np.void] = np.array(objects, OBJECT)
     where = table["image"]
+    check_sizes(sizes, lambda i: str(paths[i]))
     check_boxes(table["box"], sizes[where], lambda i: str(paths[where[i]]))
     return ObjectTable(np.arange(1, len(names) + 1), sizes, table)

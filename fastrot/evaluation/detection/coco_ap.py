@@ -102,10 +102,11 @@ def _index(library: Any, dataset: DetectionDataset, annotations: _Annotations) -
 
     Images have their own ids: of equal scores, that in the image of the lower id ranks first.
     """
+    names = dataset.images.class_names
     images = zip(dataset.objects.image_ids.tolist(), dataset.objects.sizes.tolist(), strict=True)
     document = {
         "images": [{"id": i, "width": w, "height": h} for i, (w, h) in images],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(names, 1)],
         "annotations": annotations,
     }
     return library.COCO(document)

@@ -56,7 +56,7 @@ def check_detections(dataset: DetectionDataset, detections: Sequence[Detections]
             f"detections in {len(detections):,} images, but the data set has {len(dataset):,}; "
             "give one entry for each, empty where nothing was found"
         )
-    classes = len(dataset.class_names)
+    classes = dataset.num_classes
     for sample, found in enumerate(detections):
         count = len(found)
         shapes = found.boxes.shape, found.scores.shape, found.labels.shape

@@ -65,7 +65,7 @@ def voc_average_precision(
     boxes = np.concatenate([empty, *(found.boxes for found in detections)]).astype(np.float64)
     scores = np.concatenate([empty[:, 0], *(found.scores for found in detections)])
     labels = np.concatenate([empty[:, 0], *(found.labels for found in detections)])
-    values = np.full(len(dataset.class_names), np.nan)
+    values = np.full(dataset.num_classes, np.nan)
     for label in range(len(values)):
         truth = objects[objects["label"] == label]
         wanted = int((~truth["difficult"]).sum())

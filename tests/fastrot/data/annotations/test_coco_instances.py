@@ -211,7 +211,12 @@ FAULTS = {
         "annotation 3: run lengths: the string of run lengths is damaged",
     ),
     "no size": (lambda d: d["images"][0].pop("width"), "'images' lacks a value"),
-    "size of zero": (lambda d: d["images"][0].update(width=0), r"image 7 has the size \[0, 30\]"),
+    "size of zero": (
+        lambda d: d["images"][0].update(width=0),
+        "image 7: an image of 0 x 30 pix",
+    ),
+    "huge size": (lambda d: d["images"][0].update(width=2**30), "1073741824 x 30 pixels; must be"),
+    "size of 2**31": (lambda d: d["images"][0].update(width=2**31), "not annotations in COCO's"),
     "no list": (lambda d: d.pop("annotations"), "no list 'annotations'"),
     "no image id": (lambda d: d["annotations"][0].pop("image_id"), "lacks an id of an image"),
 }
