@@ -201,7 +201,7 @@ setup(
         "triton; sys_platform == 'linux'",
     ],
     extras_require={
-        "eval": ["cyanure>=1.2"],
+        "eval": ["cyanure>=1.2", "faster-coco-eval>=1.8", "pycocotools>=2.0.8"],
         "bench": ["cyanure>=1.2", "faiss-cpu", "liblinear-multicore"],
         "dali": [
             "nvidia-dali-cuda130>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -213,6 +213,8 @@ setup(
         "mlflow": ["mlflow-skinny", "sqlalchemy", "alembic"],
         "test": [
             "cyanure>=1.2",
+            "faster-coco-eval>=1.8",
+            "pycocotools>=2.0.8",
             "faiss-cpu",
             "pytest",
             "pytest-xdist",

@@ -1,1 +1,1 @@
-"""Detection and instance segmentation on torchvision's parts."""
+"""Detection and instance segmentation: predictions and their average precision."""

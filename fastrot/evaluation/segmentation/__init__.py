@@ -1,1 +1,1 @@
-"""Semantic segmentation."""
+"""Semantic segmentation: mean intersection over union."""
