@@ -221,6 +221,10 @@ FAULTS = {
         triangle(segmentation={"size": [30, 40], "counts": ["1200"]}),
         "counts is neither a list of whole numbers nor a string of them",
     ),
+    "endless run": (
+        triangle(segmentation={"size": [30, 40], "counts": "o" * 10**6}),
+        "the string of run lengths is damaged",
+    ),
     "damaged runs": (
         triangle(segmentation={"size": [30, 40], "counts": "abc"}),
         "annotation 3: run lengths: the string of run lengths is damaged",
