@@ -21,6 +21,7 @@ Rle = dict[str, Any]
 """A mask as pycocotools has it: ``size`` [height, width] and compressed ``counts``, bytes."""
 
 _HUNDREDTHS = 100
+_MAX_BITS = 60  # of one run length
 _SLICE = 2**22  # coordinates converted at a time
 
 
@@ -120,7 +121,7 @@ def _unpack(text: bytes) -> list[int]:
             if not character & 0x20:
                 break
             character = next(values, 0) - 48
-            if character < 0:
+            if character < 0 or shift > _MAX_BITS:
                 raise ValueError("the string of run lengths is damaged")
         if character & 0x10:
             number -= 1 << shift

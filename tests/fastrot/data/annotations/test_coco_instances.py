@@ -70,6 +70,17 @@ def test_the_numbers_of_the_file_are_kept_in_half_the_memory(test_data):
     assert data.objects.outlines.points.max() > 60_000
 
 
+def test_other_numbers_than_hundredths_are_kept_as_well(tmp_path):
+    mask = pytest.importorskip("pycocotools.mask", reason="pip install 'fastrot[eval]'")
+    polygon = [5.1, 6.1, 15.3, 6 + 1 / 3, 5.7, 14.5, 2.1, 8.3]
+    document = coco_document()
+    document["annotations"] = [annotation(1, 9, 1, segmentation=[polygon, [1, 1, 9, 1, 1, 5]])]
+    data = opened(tmp_path, document)
+    assert data.objects.outlines.points.dtype == np.float64
+    official = mask.merge(mask.frPyObjects([polygon, [1, 1, 9, 1, 1, 5]], *SIZE[::-1]))
+    assert data.target(0).rles() == [official]
+
+
 def test_images_are_in_the_order_of_their_names_and_objects_in_that_of_the_file(tmp_path):
     data = opened(tmp_path, coco_document())
     assert [data.name(i)[-5:] for i in range(3)] == ["a.png", "b.png", "c.png"]
@@ -206,6 +217,14 @@ FAULTS = {
         triangle(segmentation={"size": [40, 30], "counts": [1200]}),
         r"its size is \[40, 30\], but the image's is \[30, 40\]",
     ),
+    "runs of text": (
+        triangle(segmentation={"size": [30, 40], "counts": ["1200"]}),
+        "counts is neither a list of whole numbers nor a string of them",
+    ),
+    "endless run": (
+        triangle(segmentation={"size": [30, 40], "counts": "o" * 10**6}),
+        "the string of run lengths is damaged",
+    ),
     "damaged runs": (
         triangle(segmentation={"size": [30, 40], "counts": "abc"}),
         "annotation 3: run lengths: the string of run lengths is damaged",
@@ -217,6 +236,7 @@ FAULTS = {
     ),
     "huge size": (lambda d: d["images"][0].update(width=2**30), "1073741824 x 30 pixels; must be"),
     "size of 2**31": (lambda d: d["images"][0].update(width=2**31), "not annotations in COCO's"),
+    "no categories": (lambda d: d.pop("categories"), "no list 'categories'"),
     "no list": (lambda d: d.pop("annotations"), "no list 'annotations'"),
     "no image id": (lambda d: d["annotations"][0].pop("image_id"), "lacks an id of an image"),
 }
@@ -260,6 +280,14 @@ def test_a_part_is_read_only_when_asked_for(tmp_path):
     assert note.startswith("3 images, but COCO val2017 has 5,000: scores are not comparable")
     with pytest.raises(UsageError, match="no such folder; check the path"):
         open_coco(tmp_path / "nowhere", "val")
+
+
+def test_a_damaged_image_is_bad(tmp_path):
+    data = opened(tmp_path, coco_document())
+    path = tmp_path / "val2017" / "a.png"
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(BadDataError, match=r"bad sample 0 \(.*a.png\): damaged PNG"):
+        data.decode(0)
 
 
 def test_an_image_of_another_size_than_annotated_is_bad(tmp_path):

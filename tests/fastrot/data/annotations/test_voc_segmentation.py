@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastrot.data.annotations.voc_segmentation import CLASSES, open_voc_segmentation
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import BadDataError, StorageError, UsageError
 from tests.fastrot.data.annotations.annotated_files import SIZE, photo
 from tests.fastrot.data.annotations.label_files import (
     random_labels,
@@ -114,6 +114,10 @@ def test_damaged_label_maps_are_refused(voc, data):
     path.unlink()
     with pytest.raises(BadDataError, match=r"2007_000001.png: missing"):
         opened_before.target(0)
+    path.mkdir()
+    with pytest.raises(StorageError, match=r"2007_000001.png: cannot be read"):
+        opened_before.target(0)
+    path.rmdir()
     with pytest.raises(BadDataError, match=r"train.txt: 1 of 2 images have no label map"):
         opened(voc)
 

@@ -15,10 +15,16 @@ import numpy as np
 import pytest
 
 from fastrot.data.annotations.coco_instances import open_coco
+from fastrot.data.annotations.voc_detection import open_voc_detection
 from fastrot.errors import BadDataError, UsageError
 from fastrot.evaluation.detection.coco_ap import coco_average_precision
 from fastrot.evaluation.detection.predictions import Detections, encode_masks
-from tests.fastrot.data.annotations.annotated_files import annotation, coco_document, write_coco
+from tests.fastrot.data.annotations.annotated_files import (
+    annotation,
+    coco_document,
+    write_coco,
+    write_voc,
+)
 
 pytest.importorskip("pycocotools.mask", reason="pip install 'fastrot[eval]'")
 pytest.importorskip("faster_coco_eval", reason="pip install 'fastrot[eval]'")
@@ -246,6 +252,14 @@ def test_what_cannot_be_scored_is_refused(tmp_path, change, error, message):
         coco_average_precision(data, [replace(good, **change), empty(), empty()], "segm")
     with pytest.raises(UsageError, match="detections in 1 images, but the data set has 3"):
         coco_average_precision(data, [good], "bbox")
+
+
+def test_masks_are_compared_only_where_there_are_outlines(tmp_path):
+    write_voc(tmp_path, 2007, "test", {"000001": []})
+    data = open_voc_detection(tmp_path, [(2007, "test")], partial=True)
+    assert math.isnan(coco_average_precision(data, [empty()], "bbox").ap)
+    with pytest.raises(BadDataError, match="has boxes, but no outlines to compare masks with"):
+        coco_average_precision(data, [empty()], "segm")
 
 
 def test_without_the_packages_one_line_says_what_to_install(tmp_path, monkeypatch):
