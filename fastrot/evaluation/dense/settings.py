@@ -12,6 +12,14 @@ from fastrot.system.yaml_config import Section
 class DenseConfig(Section):
     """How a detector or segmenter is trained (protocols of kind detection and segmentation)."""
 
+    train_splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train",)
+    """Parts of --train: of VOC detection with the year, as 2007-trainval; of others train, val."""
+    test_split: str = "val"
+    """Part of --test."""
+    partial: bool = False
+    """Also accept data that is not whole; the result notes it."""
+    sbd: str | None = None
+    """Folder of SBD, whose label maps the split trainaug of VOC 2012 needs."""
     steps: Annotated[int, Field(ge=1)] = 24_000
     """Optimizer steps."""
     batch: Annotated[int, Field(ge=1)] = 16
