@@ -55,7 +55,7 @@ def open_coco(
         if len(category_names) != NUM_CLASSES and not partial:
             raise BadDataError(
                 f"{lists}: {len(category_names)} categories, but COCO has {NUM_CLASSES}; unpack it "
-                "again, or read other data in this layout with --partial"
+                "again, or read other data in this layout with --set dense.partial=true"
             )
         note = check_count("COCO", folder.name, len(names), lists, partial=partial)
         images = ImageList(

@@ -54,5 +54,5 @@ def check_count(name: str, split: str, found: int, listed_in: Path, *, partial: 
         )
     raise BadDataError(
         f"{listed_in}: {found:,} images, but {name} {split} has {published:,}; unpack all of the "
-        "data set, or read it as a part of one, with --partial"
+        "data set, or read it as a part of one, with --set dense.partial=true"
     )
