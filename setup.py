@@ -203,6 +203,7 @@ setup(
     extras_require={
         "eval": ["cyanure>=1.2"],
         "bench": ["cyanure>=1.2", "faiss-cpu", "liblinear-multicore"],
+        "export": ["onnx", "onnxruntime", "onnxscript"],
         "dali": [
             "nvidia-dali-cuda130>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"
         ],
@@ -225,6 +226,11 @@ setup(
             "submitit",
             "wandb",
             "mlflow-skinny",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "timm",
+            "transformers",
             "types-PyYAML",
             "setuptools>=77",
             "nanobind>=2.4",
