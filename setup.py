@@ -203,6 +203,7 @@ setup(
     extras_require={
         "eval": ["cyanure>=1.2", "faster-coco-eval>=1.8", "pycocotools>=2.0.8"],
         "bench": ["cyanure>=1.2", "faiss-cpu", "liblinear-multicore"],
+        "export": ["onnx", "onnxruntime", "onnxscript"],
         "dali": [
             "nvidia-dali-cuda130>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"
         ],
@@ -227,6 +228,11 @@ setup(
             "submitit",
             "wandb",
             "mlflow-skinny",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "timm",
+            "transformers",
             "types-PyYAML",
             "setuptools>=77",
             "nanobind>=2.4",

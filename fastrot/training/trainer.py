@@ -69,6 +69,7 @@ class Trainer:
         config, world, device, backend = run.config, run.world, run.device, run.backend
         self.config, self._run, self._data = config, run, data
         self._stack, self._say = stack, say
+        self._imported: Mapping[str, Any] | None = None
         self.bad_samples = BadSamples(out / "bad_samples.jsonl", config.data.max_bad, world, say)
         dtype = autocast_dtype(config.train.precision)
         self.model = build_model(config.model, seed=config.train.seed).to(device)
@@ -246,19 +247,21 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "world_size": self._run.world.size,
             "scaler": self.scaler.state_dict() if self.scaler else None,
+            **({} if self._imported is None else {"imported": self._imported}),
         }
         backbone = {name: value for name, value in self.model.backbone.state_dict().items()}
         tensors = training_tensors(self.model, self.optimizer)
         return Snapshot(tensors, state, {"backbone.safetensors": backbone})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of this run.
+        """Continue from a checkpoint of this run, or begin with imported weights.
 
         Raises:
             MismatchError: it was trained on other data, or its tensors do not fit the model.
         """
-        saved = checkpoint.state["data"]["train"]
-        if saved["digest"] != self._data.train.digest:
+        self._imported = checkpoint.state.get("imported")
+        saved = checkpoint.state["data"]["train"]  # None: imported weights, which have none
+        if saved is not None and saved["digest"] != self._data.train.digest:
             raise MismatchError(
                 f"{self._data.train.path}: not the data this run began with ({saved['samples']} "
                 f"samples then, {len(self._data.train)} now, or other contents); name the original "
@@ -267,7 +270,7 @@ class Trainer:
         load_training_tensors(self.model, self.optimizer, checkpoint.tensors)
         if self.scaler is not None and checkpoint.state["scaler"]:
             self.scaler.load_state_dict(checkpoint.state["scaler"])
-        if checkpoint.state["threads"] != torch.get_num_threads():
+        if checkpoint.state["threads"] not in (None, torch.get_num_threads()):
             self._say(
                 f"{torch.get_num_threads()} torch threads now, {checkpoint.state['threads']} when "
                 "the checkpoint was written: valid, but not the same bits as an uninterrupted run"
