@@ -274,7 +274,9 @@ def test_a_part_is_read_only_when_asked_for(tmp_path):
     document = coco_document()
     document["categories"] += [{"id": 100 + i, "name": f"class {i}"} for i in range(77)]
     write_coco(tmp_path, document)
-    with pytest.raises(BadDataError, match=r"3 images, but COCO val2017 has 5,000; .*dense.partial=true"):
+    with pytest.raises(
+        BadDataError, match=r"3 images, but COCO val2017 has 5,000; .*dense.partial=true"
+    ):
         open_coco(tmp_path, "val")
     note = open_coco(tmp_path, "val", partial=True).note
     assert note.startswith("3 images, but COCO val2017 has 5,000: scores are not comparable")
