@@ -201,8 +201,9 @@ setup(
         "triton; sys_platform == 'linux'",
     ],
     extras_require={
-        "eval": ["cyanure>=1.2"],
+        "eval": ["cyanure>=1.2", "faster-coco-eval>=1.8", "pycocotools>=2.0.8"],
         "bench": ["cyanure>=1.2", "faiss-cpu", "liblinear-multicore"],
+        "export": ["onnx", "onnxruntime", "onnxscript"],
         "dali": [
             "nvidia-dali-cuda130>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"
         ],
@@ -213,6 +214,8 @@ setup(
         "mlflow": ["mlflow-skinny", "sqlalchemy", "alembic"],
         "test": [
             "cyanure>=1.2",
+            "faster-coco-eval>=1.8",
+            "pycocotools>=2.0.8",
             "faiss-cpu",
             "pytest",
             "pytest-xdist",
@@ -225,6 +228,11 @@ setup(
             "submitit",
             "wandb",
             "mlflow-skinny",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "timm",
+            "transformers",
             "types-PyYAML",
             "setuptools>=77",
             "nanobind>=2.4",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "faiss": "faiss-cpu",
+    "faster_coco_eval": "faster-coco-eval",
     "liblinear": "liblinear-multicore",
     "mlflow": "mlflow-skinny",
     "nvidia": "nvidia-dali-cuda130",

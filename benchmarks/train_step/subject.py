@@ -93,8 +93,7 @@ class StepSubject:
         return TrainStep(
             self._arranged,
             self._optimizer,
-            self._task.inputs,
-            self._task.predict,
+            self._task,
             device=self._device,
             scaler=self._scaler,
             graph=graph,
@@ -109,7 +108,7 @@ class StepSubject:
         losses = []
         for _ in range(steps):
             self()
-            losses.append(self._step.read().loss)
+            losses.append(self._step.read().means["loss"])
         if self._device.type == "cuda":
             self.memory = torch.cuda.max_memory_allocated(self._device) - self._before
         else:

@@ -21,6 +21,7 @@ from fastrot.cli import (
     data,
     doctor_command,
     evaluate,
+    export,
     plan,
     sweep,
     train,
@@ -50,7 +51,7 @@ def _version(
         raise typer.Exit
 
 
-for _commands in (doctor_command, train, data, evaluate, plan):
+for _commands in (doctor_command, train, data, evaluate, export, plan):
     app.add_typer(_commands.app)
 for _commands in (bench, bench_training, sweep):
     benches.add_typer(_commands.app)

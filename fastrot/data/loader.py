@@ -27,6 +27,27 @@ from fastrot.kernels.dispatch import KernelUnavailableError, choose
 READ_DEADLINE_SECONDS = 300.0
 
 
+class IndexedBatch(Protocol):
+    """A batch of any task, which says what samples it holds."""
+
+    @property
+    def index(self) -> torch.Tensor:
+        """Return positions in the data set, of shape (N,), int64, on the host."""
+        ...
+
+
+class Batches(Protocol):
+    """The part of a loader that a training loop needs: the batches of an epoch, from any step."""
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Set the epoch, and the step within it, at which the next iteration starts."""
+        ...
+
+    def __iter__(self) -> Iterator[IndexedBatch]:
+        """Yield the batches of the epoch in order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch on the device (except ``index``); it stays valid after the next one is loaded.

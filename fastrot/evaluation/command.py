@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastrot.distributed.world import read_world
 from fastrot.errors import UsageError
-from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode, parse_mode
+from fastrot.evaluation.dense.run import run_dense
+from fastrot.evaluation.protocol import DENSE, TEST_TRANSFORM, EvalConfig, Mode, parse_mode
 from fastrot.evaluation.run import EvalRequest, ProtocolRun, open_data, run_protocol
 from fastrot.evaluation.suite import SuiteReport, run_suite
 from fastrot.evaluation.tables import EvalReport
@@ -43,6 +44,9 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     if train is None or test is None:
         raise UsageError("eval needs data: add --train DATA --test DATA")
     config, mode = _with_mode(request)
+    if config.kind in DENSE:
+        trained = run_dense(request, config, train, test, say)
+        return None if trained is None else EvalReport(*trained)
     data = open_data(train, test, follow_symlinks=request.follow_symlinks)
     what = ProtocolRun(
         request=request,

@@ -14,7 +14,7 @@ import xxhash
 from pydantic import ValidationError
 
 from fastrot.data.dataset import BadSampleError, Dataset
-from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode
+from fastrot.evaluation.protocol import DENSE, TEST_TRANSFORM, EvalConfig, Mode
 from fastrot.evaluation.result import Result
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 
@@ -25,7 +25,8 @@ _SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test"
 
 def relevant_settings(config: EvalConfig) -> dict[str, Any]:
     """Return the settings that the evaluator of a protocol reads."""
-    sections = {"features", config.kind, *(["svm"] if config.kind == "lowshot" else [])}
+    sections = {config.kind, "dense" if config.kind in DENSE else "features"}
+    sections |= {"svm"} if config.kind == "lowshot" else set()
     settings = config.model_dump(mode="json")
     return {name: value for name, value in settings.items() if name in sections}
 

@@ -129,6 +129,25 @@ def read_measurements(
     return [one for same in groups for one in same], problems
 
 
+def results_folder(checkpoint: Path) -> Path:
+    """Return where the measurements of a run, a checkpoint or a weight file are by default."""
+    if checkpoint.is_dir():
+        return checkpoint / "eval"
+    return checkpoint.parent / "eval" / checkpoint.name.partition(".")[0]
+
+
+def stored_results(checkpoint: Path) -> list[dict[str, Any]]:
+    """Return the latest results beside a run, a checkpoint or a weight file, as plain values.
+
+    Those of a checkpoint include its run's, which may be of other weights (``weights.digest``).
+    """
+    folders = [results_folder(checkpoint)]
+    if checkpoint.parent.name == "checkpoints":
+        folders.append(checkpoint.parent.parent / "eval")
+    found = [one for folder in folders for one in read_measurements(folder)[0]]
+    return [one.result.to_json() for one in found if not one.earlier and not is_at_random(one)]
+
+
 def is_at_random(one: Measurement) -> bool:
     """Return whether the measurement is of a random initialisation."""
     source = str(one.result.weights.get("source"))

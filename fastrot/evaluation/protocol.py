@@ -18,6 +18,9 @@ from pydantic import (
 )
 
 from fastrot.errors import UsageError
+from fastrot.evaluation.dense.settings import DenseConfig
+from fastrot.evaluation.detection.settings import DetectionConfig
+from fastrot.evaluation.segmentation.settings import SegmentationConfig
 from fastrot.system.yaml_config import (
     Override,
     Section,
@@ -27,8 +30,21 @@ from fastrot.system.yaml_config import (
 
 FOLDER = "configs/eval"
 
-Kind = Literal["svm", "lowshot", "linear", "knn"]
-DataKind = Literal["voc07", "imagenet", "places205", "inat18", "any"]
+Kind = Literal["svm", "lowshot", "linear", "knn", "detection", "segmentation"]
+DENSE = ("detection", "segmentation")
+"""Kinds of protocols that train a whole model."""
+
+DataKind = Literal[
+    "voc07",
+    "imagenet",
+    "places205",
+    "inat18",
+    "voc0712",
+    "coco",
+    "voc12aug",
+    "cityscapes",
+    "any",
+]
 Augment = Literal["none", "rrc", "rrc_jitter_lighting", "center_random"]
 Layers = tuple[str, ...]
 
@@ -183,6 +199,9 @@ class EvalConfig(Section):
     lowshot: LowshotConfig = LowshotConfig()
     linear: LinearConfig = LinearConfig()
     knn: KnnConfig = KnnConfig()
+    dense: DenseConfig = DenseConfig()
+    detection: DetectionConfig = DetectionConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
 
 
 def protocol_names() -> list[str]:

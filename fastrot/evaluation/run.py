@@ -26,7 +26,13 @@ from fastrot.evaluation.identity import (
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear.cached import evaluate_linear
 from fastrot.evaluation.linear.online import OnlineSpec, evaluate_linear_online
-from fastrot.evaluation.measurements import INDEX, modified, now, save_measurement
+from fastrot.evaluation.measurements import (
+    INDEX,
+    modified,
+    now,
+    results_folder,
+    save_measurement,
+)
 from fastrot.evaluation.notes import data_notes, size_notes
 from fastrot.evaluation.partial_results import PartialResults
 from fastrot.evaluation.protocol import (
@@ -83,11 +89,7 @@ class EvalRequest(BackboneRequest):
     @property
     def folder(self) -> Path:
         """Return the folder for caches and results, which evaluations create."""
-        if self.out is not None:
-            return self.out
-        if self.checkpoint.is_dir():
-            return self.checkpoint / "eval"
-        return self.checkpoint.parent / "eval" / self.checkpoint.name.partition(".")[0]
+        return results_folder(self.checkpoint) if self.out is None else self.out
 
 
 class NamedData(NamedTuple):

@@ -21,7 +21,7 @@ from fastrot.models.layers import BatchNorm, FirstConv2d
 
 TURNS = 4
 
-_DEPTHS = {
+DEPTHS = {
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
@@ -107,7 +107,7 @@ class ResNet(nn.Module):
             self.maxpool = nn.Identity()
         self.bn1 = BatchNorm(width)
         channels = width
-        for stage, depth in enumerate(_DEPTHS[name]):
+        for stage, depth in enumerate(DEPTHS[name]):
             blocks = []
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1

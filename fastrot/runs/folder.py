@@ -27,7 +27,7 @@ from fastrot.system.files import (
     sync_folder,
     write_atomic,
 )
-from fastrot.system.jsonl import parse_json_line
+from fastrot.system.jsonl import parse_json_line, read_object
 from fastrot.system.lock import LEASE_SECONDS, RunLock, lock_holder, silent_seconds
 
 State = Literal["running", "done", "failed", "preempted"]
@@ -245,6 +245,18 @@ def read_run_id(path: str | Path) -> str | None:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # damaged: try an older one
     return None
+
+
+def read_imported(path: str | Path) -> dict[str, Any]:
+    """Return what ``fastrot import`` recorded about the weights that the run began with.
+
+    Empty if it began with random ones.
+    """
+    for file in sorted(Path(path).glob("checkpoints/step-*/state.json"), reverse=True):
+        state = read_object(file)
+        if not isinstance(state, str):  # else damaged: try an older one
+            return dict(state.get("imported", {}))
+    return {}
 
 
 def _is_run(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xxhash
 
-from fastrot.data.loader import Batch
+from fastrot.data.loader import IndexedBatch
 from fastrot.distributed.world import World
 from fastrot.system.jsonl import JsonLines
 
@@ -32,7 +32,7 @@ class SampleLog:
         self._kind = kind
         self._noted: list[tuple[int, int, list[torch.Tensor]]] = []
 
-    def note(self, step: int, epoch: int, batches: Sequence[Batch]) -> None:
+    def note(self, step: int, epoch: int, batches: Sequence[IndexedBatch]) -> None:
         """Remember what this rank saw in a step."""
         if self._kind != "none":
             self._noted.append((step, epoch, [batch.index for batch in batches]))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from fastrot.errors import FastrotError
-from fastrot.training.rotation import Inputs
 
 _WARM_UP = 3  # convolution algorithms are chosen, workspaces allocated
 _WARM_UP_RANKS = 11  # DistributedDataParallel reorders its buckets in the first ten
@@ -31,25 +31,26 @@ class StepGraph:
 
     Args:
         body: works on the device alone, on memory that stays in place: tensors that outlive a call
-            are written in place. It is recorded again when the shapes of its inputs change.
+            are written in place. Its inputs are named tuples of tensors, one for each pass; it is
+            recorded again when their shapes change.
         device: a GPU.
         ranks: number of ranks that train together.
     """
 
     def __init__(
-        self, body: Callable[[Sequence[Inputs]], None], device: torch.device, *, ranks: int = 1
+        self, body: Callable[[Sequence[Any]], None], device: torch.device, *, ranks: int = 1
     ) -> None:
         self._warm_up = _WARM_UP if ranks == 1 else _WARM_UP_RANKS
         self._body = body
         self._device = device
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._held: list[Inputs] = []
+        self._held: list[Any] = []
         self._shapes: list[torch.Size] = []
         self._aside_stream = torch.cuda.Stream(device)
         self._queued: deque[torch.cuda.Event] = deque()
 
-    def __call__(self, passes: Sequence[Inputs]) -> None:
+    def __call__(self, passes: Sequence[Any]) -> None:
         """Run the step on these inputs.
 
         Raises:
@@ -69,10 +70,10 @@ class StepGraph:
             self._graph.replay()  # recording ran nothing
         self._calls += 1
 
-    def _hold(self, passes: Sequence[Inputs]) -> None:
+    def _hold(self, passes: Sequence[Any]) -> None:
         """Copy the inputs to where the graph reads them."""
         if not self._held:
-            self._held = [Inputs(*(tensor.clone() for tensor in inputs)) for inputs in passes]
+            self._held = [type(each)(*(tensor.clone() for tensor in each)) for each in passes]
             return
         for held, inputs in zip(self._held, passes, strict=True):
             for there, tensor in zip(held, inputs, strict=True):
@@ -85,7 +86,7 @@ class StepGraph:
         if len(self._queued) > _AHEAD:
             self._queued.popleft().synchronize()
 
-    def _aside(self, passes: Sequence[Inputs]) -> None:
+    def _aside(self, passes: Sequence[Any]) -> None:
         """Run the body on another stream, as it will be recorded."""
         here, aside = torch.cuda.current_stream(self._device), self._aside_stream
         aside.wait_stream(here)
@@ -96,7 +97,7 @@ class StepGraph:
             for tensor in inputs:
                 tensor.record_stream(aside)
 
-    def _record(self, passes: Sequence[Inputs]) -> torch.cuda.CUDAGraph:
+    def _record(self, passes: Sequence[Any]) -> torch.cuda.CUDAGraph:
         self._hold(passes)
         graph = torch.cuda.CUDAGraph()
         try:

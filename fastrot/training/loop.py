@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fastrot.data.loader import Batch, Loader
+from fastrot.data.loader import Batches, IndexedBatch
 from fastrot.distributed.error_reporting import raised_by_all
 from fastrot.distributed.step_sync import Decision, Notices, decide
 from fastrot.distributed.world import World
@@ -83,7 +83,7 @@ class Loop:
         self,
         schedule: Schedule,
         step: TrainStep,
-        loader: Loader,
+        loader: Batches,
         *,
         world: World,
         run: RunFolder | None,
@@ -146,7 +146,7 @@ class Loop:
 
     def _train(self, start_step: int, stop: StopRequest) -> None:
         schedule = self._schedule
-        batches: Iterator[Batch] | None = None
+        batches: Iterator[IndexedBatch] | None = None
         self._interval = _Interval()
         for step in range(start_step, schedule.total_steps):
             epoch, index = divmod(step, schedule.steps_per_epoch)
@@ -177,7 +177,7 @@ class Loop:
         self._log(schedule.total_steps)
         self._save(schedule.total_steps, final=True)
 
-    def _draw(self, batches: Iterator[Batch]) -> list[Batch]:
+    def _draw(self, batches: Iterator[IndexedBatch]) -> list[IndexedBatch]:
         started = time.monotonic()
         drawn = [next(batches) for _ in range(self._schedule.accumulation)]
         self._interval.waited += time.monotonic() - started
@@ -244,16 +244,16 @@ class Loop:
         seconds = max(now - interval.started, 1e-9)
         waits = self._world.gather(torch.tensor(interval.waited)).tolist()
         images = interval.images * self._world.size / seconds
+        views = self._schedule.views_per_image
         self._record(
             done,
             {
                 "kind": "train",
-                "loss": totals.loss,
-                "accuracy": totals.accuracy,
+                **totals.means,
                 "learning_rate": self._schedule.rate(done - 1),
                 "gradient_norm": totals.gradient_norm,
                 "images_per_second": images,
-                "views_per_second": images * self._schedule.views_per_image,
+                **({} if views is None else {"views_per_second": images * views}),
                 "data_wait": sum(waits) / len(waits) / seconds,
                 # All other ranks wait for the one that waits longest.
                 **(

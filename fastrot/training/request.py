@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fastrot.config import Config, load_config
 from fastrot.errors import MismatchError, UsageError
+from fastrot.runs.folder import read_imported
 from fastrot.system.console import Say
 from fastrot.system.yaml_config import Override, override_key
 
@@ -125,15 +127,24 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
     """
     config = request.config
     saved_config = request.out / "config.yaml"
+    imported = read_imported(request.out) if request.resume else {}
+    asked = _with_imported(request, imported["settings"]) if imported else request
     if request.resume and saved_config.is_file():
         saved = load_config(str(saved_config), recorded=True)
         config = load_config(str(saved_config), request.overrides, recorded=True)
         changes = check_resumable(saved, config)
         if request.recipe is not None:
-            _check_recipe(saved, request)
+            _check_recipe(saved, asked)
             say(f"resuming with the settings of {saved_config}; -c is only checked")
         for line in changes:
             say(f"changed since the run began: {line}")
+    elif imported:
+        if request.recipe is None and request.unnamed("data.train"):
+            raise UsageError(
+                f"{request.out}: holds imported weights; name what to train on with --data"
+            )
+        say(f"training on from the weights of {imported['file']}, imported into {request.out}")
+        config = _new_config(asked, say)
     elif request.resume:
         if request.recipe is None and not request.overrides:  # a slip of the name, most likely
             raise UsageError(
@@ -150,6 +161,24 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
             "or leave out -c to train on the embedded digits"
         )
     return config
+
+
+def _with_imported(request: TrainRequest, settings: Mapping[str, Any]) -> TrainRequest:
+    """Return the request with the settings of imported weights, over those of the recipe.
+
+    Raises:
+        MismatchError: the request names another network.
+    """
+    overrides = (*settings.items(), *request.overrides)
+    config = load_config(request.base, overrides)
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        if section == "model" and (asked := getattr(config.model, name)) != value:
+            raise MismatchError(
+                f"cannot train with {key}={asked!r}: the weights imported into {request.out} have "
+                f"{value!r}; leave it out"
+            )
+    return replace(request, config=config, overrides=overrides)
 
 
 def _new_config(request: TrainRequest, say: Say) -> Config:

@@ -36,6 +36,11 @@ class Inputs(NamedTuple):
     turns: torch.Tensor
     flips: torch.Tensor
 
+    @property
+    def items(self) -> int:
+        """Return the number of views."""
+        return self.turns.numel()
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -52,6 +57,13 @@ class Prediction:
     correct: torch.Tensor
     targets: torch.Tensor
     logits: torch.Tensor
+
+    def sums(self) -> dict[str, torch.Tensor]:
+        """Return the losses and the correct predictions, summed over the views."""
+        return {
+            "loss": self.loss.detach().double() * len(self.targets),
+            "accuracy": self.correct.sum(),
+        }
 
 
 class RotationTask:

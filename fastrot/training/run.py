@@ -136,7 +136,7 @@ def _shared_anew(
     request: TrainRequest, checkpoint: Checkpoint | None, world: World, say: Say
 ) -> tuple[str, ...]:
     """Return which core shares to choose again: if the ranks changed, all that are not named."""
-    if checkpoint is None or checkpoint.state["world_size"] == world.size:
+    if checkpoint is None or checkpoint.state["world_size"] in (None, world.size):
         return ()
     say(
         f"{world.size} ranks now, {checkpoint.state['world_size']} before: each step has the same "

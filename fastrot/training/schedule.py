@@ -14,7 +14,7 @@ class Schedule:
         total_steps: number of optimizer steps after which the run ends.
         steps_per_epoch: optimizer steps per epoch.
         accumulation: batches per step.
-        views_per_image: views per source image.
+        views_per_image: views per source image; None: the task makes none.
         rate: returns the learning rate of a step.
         validation_steps: steps between two validations; None: never.
         checkpoint_steps: steps between two checkpoints; None: by time only.
@@ -27,7 +27,7 @@ class Schedule:
     total_steps: int
     steps_per_epoch: int
     accumulation: int
-    views_per_image: int
+    views_per_image: int | None
     rate: Callable[[int], float]
     validation_steps: int | None
     checkpoint_steps: int | None

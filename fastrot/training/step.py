@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from fastrot.data.loader import Batch
 from fastrot.distributed.world import World
 from fastrot.training.cuda_graph import StepGraph
-from fastrot.training.rotation import Inputs, Prediction
+from fastrot.training.task import PassInputs, Task
 
 # The attribute through which torch's GradScaler also tells a fused optimizer to skip a step.
 _SKIP = "found_inf"
-
-Prepare = Callable[[Batch], Inputs]
-Predict = Callable[[nn.Module, Inputs], Prediction]
 
 
 @dataclass(frozen=True)
@@ -29,14 +25,13 @@ class Totals:
     """What happened since the last reading, over all ranks.
 
     Attributes:
-        loss: mean loss over the views.
-        accuracy: share of correctly predicted views, in [0, 1].
+        means: mean over all items of each sum that the task reports, by name; empty before the
+            first step.
         gradient_norm: gradient norm of the last step, after averaging over the ranks.
         finite_steps: number of steps with finite loss and gradients, since the start.
     """
 
-    loss: float
-    accuracy: float
+    means: Mapping[str, float]
     gradient_norm: float
     finite_steps: int
 
@@ -54,8 +49,7 @@ class TrainStep:
     Args:
         model: the model to train, wrapped for distribution or not.
         optimizer: a fused optimizer (it must accept ``found_inf``).
-        prepare: maps a batch to the inputs of the forward pass; runs on the host.
-        predict: maps (model, inputs) to a prediction with a loss; runs on the device alone.
+        task: prepares the inputs of a pass and runs the model on them.
         device: device of the model.
         scaler: gradient scaler for fp16; None otherwise.
         world: the ranks that must agree on the flag.
@@ -66,8 +60,7 @@ class TrainStep:
         self,
         model: nn.Module,
         optimizer: torch.optim.SGD,
-        prepare: Prepare,
-        predict: Predict,
+        task: Task,
         *,
         device: torch.device,
         scaler: torch.amp.GradScaler | None = None,
@@ -78,39 +71,43 @@ class TrainStep:
         self.optimizer = optimizer
         self.scaler = scaler
         self.device = device
-        self._prepare = prepare
-        self._predict = predict
+        self._task = task
         self._world = world or World()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         # Written in place, never replaced: a graph refers to them by address.
         self._finite = torch.ones((), dtype=torch.bool, device=device)
         self._skip = torch.zeros((), device=device)
         self._finite_steps = torch.zeros((), dtype=torch.int64, device=device)
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss * views, correct
+        self._sums: dict[str, torch.Tensor] = {}
         self._norm = torch.zeros((), device=device)
-        self._views = 0
+        self._items = 0
         self._run = (
             StepGraph(self._on_device, device, ranks=self._world.size) if graph else self._on_device
         )
 
-    def __call__(self, batches: Sequence[Batch]) -> None:
+    def __call__(self, batches: Sequence[Any]) -> None:
         """Train on the batches of one step, accumulating gradients if there are several."""
-        inputs = [self._prepare(batch) for batch in batches]
-        self._views += sum(each.turns.numel() for each in inputs)
+        inputs = [self._task.inputs(batch) for batch in batches]
+        self._items += sum(each.items for each in inputs)
         self._run(inputs)
 
-    def _on_device(self, passes: Sequence[Inputs]) -> None:
+    def _on_device(self, passes: Sequence[PassInputs]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         for position, inputs in enumerate(passes):
             last = position == len(passes) - 1
             with self._without_reduction(skip=not last):
-                prediction = self._predict(self.model, inputs)
-                self._finite.logical_and_(torch.isfinite(prediction.loss.detach()))
-                self._backward(prediction.loss / len(passes))
+                result = self._task.predict(self.model, inputs)
+                self._finite.logical_and_(torch.isfinite(result.loss.detach()))
+                self._backward(result.loss / len(passes))
             with torch.no_grad():
-                self._sums[0] += prediction.loss.double() * len(prediction.targets)
-                self._sums[1] += prediction.correct.sum()
+                for name, value in result.sums().items():
+                    self._total(name).add_(value)
         self._update()
+
+    def _total(self, name: str) -> torch.Tensor:
+        if name not in self._sums:  # before a graph is recorded
+            self._sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
+        return self._sums[name]
 
     def _backward(self, loss: torch.Tensor) -> None:
         if self.scaler is None:
@@ -154,14 +151,16 @@ class TrainStep:
 
         All ranks read after the same step and get the same totals.
         """
-        loss_sum, correct = self._world.sum(self._sums.clone()).tolist()
-        views = max(1, self._views * self._world.size)
+        sums = torch.zeros(0, dtype=torch.float64, device=self.device)
+        if self._sums:
+            sums = self._world.sum(torch.stack(list(self._sums.values())))
+        items = max(1, self._items * self._world.size)
         totals = Totals(
-            loss=loss_sum / views,
-            accuracy=correct / views,
+            means={name: x / items for name, x in zip(self._sums, sums.tolist(), strict=True)},
             gradient_norm=float(self._norm),
             finite_steps=int(self._finite_steps),
         )
-        self._sums.zero_()
-        self._views = 0
+        for total in self._sums.values():
+            total.zero_()
+        self._items = 0
         return totals

@@ -32,12 +32,11 @@ from fastrot.training.optim import (
     build_optimizer,
     keep_rate_on_device,
     learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
 )
 from fastrot.training.resolve import ResolvedRun
 from fastrot.training.rotation import RotationTask
 from fastrot.training.schedule import Schedule
+from fastrot.training.state import load_training_tensors, training_tensors
 from fastrot.training.step import TrainStep
 from fastrot.training.step_backend import wrap_model
 from fastrot.training.validate import Between, validate
@@ -70,6 +69,7 @@ class Trainer:
         config, world, device, backend = run.config, run.world, run.device, run.backend
         self.config, self._run, self._data = config, run, data
         self._stack, self._say = stack, say
+        self._imported: Mapping[str, Any] | None = None
         self.bad_samples = BadSamples(out / "bad_samples.jsonl", config.data.max_bad, world, say)
         dtype = autocast_dtype(config.train.precision)
         self.model = build_model(config.model, seed=config.train.seed).to(device)
@@ -95,8 +95,7 @@ class Trainer:
         self.step = TrainStep(
             wrapped,
             self.optimizer,
-            self.task.inputs,
-            self.task.predict,
+            self.task,
             device=device,
             scaler=self.scaler,
             world=world,
@@ -238,9 +237,6 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """Return everything that a checkpoint holds besides the step."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        buffers = optimizer_tensors(self.optimizer, self.model)
-        tensors |= {f"optimizer.{name}": value for name, value in buffers.items()}
         state = {
             "fastrot": __version__,
             "torch": torch.__version__,
@@ -251,42 +247,34 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "world_size": self._run.world.size,
             "scaler": self.scaler.state_dict() if self.scaler else None,
+            **({} if self._imported is None else {"imported": self._imported}),
         }
         backbone = {name: value for name, value in self.model.backbone.state_dict().items()}
+        tensors = training_tensors(self.model, self.optimizer)
         return Snapshot(tensors, state, {"backbone.safetensors": backbone})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of this run.
+        """Continue from a checkpoint of this run, or begin with imported weights.
 
         Raises:
             MismatchError: it was trained on other data, or its tensors do not fit the model.
         """
-        saved = checkpoint.state["data"]["train"]
-        if saved["digest"] != self._data.train.digest:
+        self._imported = checkpoint.state.get("imported")
+        saved = checkpoint.state["data"]["train"]  # None: imported weights, which have none
+        if saved is not None and saved["digest"] != self._data.train.digest:
             raise MismatchError(
                 f"{self._data.train.path}: not the data this run began with ({saved['samples']} "
                 f"samples then, {len(self._data.train)} now, or other contents); name the original "
                 "data, or start a new run with another --out"
             )
-        model = _with_prefix(checkpoint.tensors, "model.")
-        try:
-            self.model.load_state_dict(model)
-        except RuntimeError as error:
-            raise MismatchError(f"checkpoint does not fit the model: {error}") from error
-        load_optimizer_tensors(
-            self.optimizer, self.model, _with_prefix(checkpoint.tensors, "optimizer.")
-        )
+        load_training_tensors(self.model, self.optimizer, checkpoint.tensors)
         if self.scaler is not None and checkpoint.state["scaler"]:
             self.scaler.load_state_dict(checkpoint.state["scaler"])
-        if checkpoint.state["threads"] != torch.get_num_threads():
+        if checkpoint.state["threads"] not in (None, torch.get_num_threads()):
             self._say(
                 f"{torch.get_num_threads()} torch threads now, {checkpoint.state['threads']} when "
                 "the checkpoint was written: valid, but not the same bits as an uninterrupted run"
             )
-
-
-def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _labelled(samples: Dataset) -> bool:

@@ -65,7 +65,7 @@ def choose_network(tree: Any, which: Which | None = None) -> Chosen:
             return Chosen(tree[average], average)
         return Chosen(tree)  # the caller then reports that there is none
     trained = plain[0] if average != TEACHER or STUDENT not in plain else STUDENT
-    swapped = average == "ema_state_dict" and _is_mmengine(tree)
+    swapped = average == "ema_state_dict" and is_mmengine(tree)
     if swapped:
         average, trained = trained, average
     default = average if average == TEACHER or swapped else trained
@@ -119,6 +119,7 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
 
 
-def _is_mmengine(tree: Mapping[Any, Any]) -> bool:
+def is_mmengine(tree: Mapping[Any, Any]) -> bool:
+    """Return whether MMEngine wrote the file (MMSelfSup 1.x and its successor)."""
     meta = tree.get("meta")
     return "message_hub" in tree or (isinstance(meta, Mapping) and "mmengine_version" in meta)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from fastrot.data.images.file_type import looks_like
@@ -66,6 +66,25 @@ def read_weights(path: Path) -> Any:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # unpickler and archive raise errors without a common type
         raise BadDataError(f"{path}: {_refusal(error)}") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a safetensors file; empty for one of another format.
+
+    Raises:
+        BadDataError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            if not _is_safetensors(file.read(_START)):
+                return {}
+        with safe_open(path, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise BadDataError(f"{path}: not readable as safetensors: {error}; {_AGAIN}") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _is_safetensors(start: bytes) -> bool:

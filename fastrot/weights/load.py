@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,8 +27,11 @@ from fastrot.errors import BadDataError, MismatchError, UsageError
 from fastrot.models.backbones import NetworkInNetwork, ResNet, build_model
 from fastrot.runs.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, newest_checkpoint
 from fastrot.weights.averages import Which, choose_network
+from fastrot.weights.export.layouts import our_name
 from fastrot.weights.files import NAMES, read_weights
+from fastrot.weights.metadata import metadata_of, read_data, read_model
 from fastrot.weights.names import find_tensors, guess_model, split_network
+from fastrot.weights.rotation_head import Head, find_head, is_clockwise, turned_clockwise
 
 ChannelOrder = Literal["rgb", "bgr"]
 Statistics = tuple[float, float, float]
@@ -59,6 +62,10 @@ class Backbone:
         channel_order: channel order of its training images. bgr: the model has been changed to
             take RGB, so callers need not do anything.
         key: key of the weights in a file that holds two networks; else empty.
+        data: all that is known of its training images: mean, std and resolution are its own.
+        head: the rotation head beside it, in our order of classes; None: there is none.
+        clockwise: whether the head's classes were reordered, from clockwise turns.
+        record: of a run: its checkpoint's ``state``, and ``step``; else empty.
     """
 
     model: ResNet | NetworkInNetwork
@@ -70,6 +77,10 @@ class Backbone:
     resolution: int
     channel_order: ChannelOrder
     key: str = ""
+    data: DataConfig = _PUBLISHED
+    head: Head | None = field(default=None, compare=False)
+    clockwise: bool = False
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,9 @@ class _Found:
     seed: int
     key: str = ""
     note: str = ""
+    head: Head | None = None
+    clockwise: bool = False
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_backbone(
@@ -133,10 +147,10 @@ def load_backbone(
             source += f", its {found.key!r}"
         if found.note:
             _warn_once(f"{path}: {found.note}")
-    mean, std = found.data.mean, found.data.std
+    data = found.data
     if channel_order == "bgr":
         _swap_channels(backbone)
-        mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
+        data = data.model_copy(update={"mean": data.mean[::-1], "std": data.std[::-1]})
         source += ", trained on BGR"
     backbone.eval().requires_grad_(False)
     return Backbone(
@@ -144,11 +158,15 @@ def load_backbone(
         config=found.config,
         digest=weights_digest(backbone),
         source=source,
-        mean=mean,
-        std=std,
-        resolution=found.data.resolution,
+        mean=data.mean,
+        std=data.std,
+        resolution=data.resolution,
         channel_order="bgr" if channel_order == "bgr" else "rgb",
         key=found.key,
+        data=data,
+        head=None if random_init else _checked_head(found.head, backbone, path),
+        clockwise=found.clockwise,
+        record=found.record,
     )
 
 
@@ -173,15 +191,31 @@ def _find(path: Path, model: ModelConfig | None, weights: Which | None) -> _Foun
     if not path.is_file():
         raise UsageError(f"{path}: no such run, checkpoint or weight file; check the path")
     tree = read_weights(path)
+    told = metadata_of(path, tree)
     try:
         chosen = choose_network(tree, weights)
         # If a key has decided, there is only one network under it.
         left = None if chosen.key else weights
-        tensors, prefix = split_network(find_tensors(chosen.tree), left)
-        config = model or guess_model(tensors)
-    except (MismatchError, UsageError) as error:
+        named = find_tensors(chosen.tree)
+        if told:  # of others, such names may belong to networks that compute something else
+            named = {our_name(name): tensor for name, tensor in named.items()}
+        tensors, prefix = split_network(named, left)
+        config = model or read_model(told) or guess_model(tensors)
+        data = read_data(told)
+    except (MismatchError, UsageError, BadDataError) as error:
         raise type(error)(f"{path}: {error}") from None
-    return _Found(tensors, config, str(path), _PUBLISHED, 0, chosen.key or prefix, chosen.note)
+    head, clockwise = find_head(chosen.tree, names=told.get("rotation_head")), is_clockwise(tree)
+    return _Found(
+        tensors,
+        config,
+        str(path),
+        data or _PUBLISHED,
+        0,
+        chosen.key or prefix,
+        chosen.note,
+        turned_clockwise(head) if head is not None and clockwise else head,
+        head is not None and clockwise,
+    )
 
 
 @cache
@@ -209,7 +243,15 @@ def _from_run(path: Path, model: ModelConfig | None) -> _Found:
         if name.startswith(_OURS)
     }
     source = f"{path}, step {checkpoint.step}"
-    return _Found(named, config.model, source, config.data, config.train.seed)
+    return _Found(
+        named,
+        config.model,
+        source,
+        config.data,
+        config.train.seed,
+        head=find_head(checkpoint.tensors),
+        record={**checkpoint.state, "step": checkpoint.step},
+    )
 
 
 def _checkpoint(path: Path) -> Checkpoint:
@@ -245,8 +287,8 @@ def _fill(
             f"{_examples(missing, other, unknown)}; check the file and the architecture"
         )
     with torch.no_grad():
-        for name, tensor in wanted.items():
-            if name in given:
+        for name, tensor in backbone.state_dict().items():  # batch norm's counters, too
+            if name in given and given[name].shape == tensor.shape:
                 tensor.copy_(given[name])
                 if not tensor.isfinite().all():
                     raise BadDataError(f"{path}: {name} holds values that are not finite")
@@ -255,6 +297,17 @@ def _fill(
     note = f", {len(missing)} of its {len(wanted)} tensors missing"
     log.warning("%s%s: %s", path, note, ", ".join(missing[:_SHOWN]))
     return note
+
+
+def _checked_head(
+    head: Head | None, backbone: ResNet | NetworkInNetwork, path: Path
+) -> Head | None:
+    """Return the head if it belongs to the backbone."""
+    if head is None or head.weight.shape[1] != backbone.num_features:
+        return None
+    if not (head.weight.isfinite().all() and head.bias.isfinite().all()):
+        raise BadDataError(f"{path}: {head.name} holds values that are not finite")
+    return head
 
 
 def _examples(missing: list[str], other: list[str], unknown: list[str]) -> str:

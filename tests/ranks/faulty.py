@@ -54,7 +54,7 @@ def not_finite(value: str, *words: str) -> None:
     """The loss of one rank becomes NaN or infinite, by its table of pixel values."""
 
     def spoil(step: TrainStep, batches: Any) -> None:
-        step._predict.__self__._table.fill_(float(value))  # type: ignore[attr-defined]
+        step._task._table.fill_(float(value))  # type: ignore[attr-defined]
 
     _before_step(spoil)
     _run(words)

@@ -39,6 +39,8 @@ class Stream(IntEnum):
     SUBSET = 8
     HOLD_OUT = 9
     LOW_SHOT = 10
+    DETECTOR = 11
+    AUGMENT = 12
 
 
 def philox4x32(counter: tuple[ArrayLike, ...], key: tuple[int, int]) -> tuple[U32, U32, U32, U32]:

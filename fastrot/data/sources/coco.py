@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,21 +44,7 @@ def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
         BadDataError: the annotations are damaged, or an image in them is missing.
         OSError: as the system reports it.
     """
-    base = find(root)
-    if base is None:
-        raise UsageError(
-            f"{root}: not COCO, which has annotations/instances_train2017.json and the images "
-            "in train2017/; name the folder with both, or choose another --kind"
-        )
-    parts = _parts(base)
-    chosen = [part for part in parts if split in (part, part[:-4])]
-    if len(chosen) != 1:
-        asked = "has several parts" if split is None or chosen else f"has no split {split!r}"
-        raise UsageError(f"{base} {asked}: choose --split {' or '.join(parts)}")
-    folder = base / chosen[0]
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; unpack the images of {chosen[0]} there")
-    lists = base / "annotations" / f"instances_{chosen[0]}.json"
+    folder, lists = find_part(root, split)
     found = read_annotations(lists)
     labels = np.full((len(found.names), len(found.categories)), ABSENT, np.int8)
     labels[found.image[found.crowd], found.category[found.crowd]] = UNCOUNTED
@@ -72,6 +59,33 @@ def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
         boundary=boundary,
         left_out=count_unlisted(folder, found.names),
     )
+
+
+def find_part(root: Path, split: str | None) -> tuple[Path, Path]:
+    """Return the folder with the images of a split, and its annotation file.
+
+    Args:
+        root: as for ``list_coco``.
+        split: as for ``list_coco``.
+
+    Raises:
+        UsageError: the layout is not COCO's, or the split does not exist.
+    """
+    base = find(root)
+    if base is None:
+        raise UsageError(
+            f"{root}: not COCO, which has annotations/instances_train2017.json and the images "
+            "in train2017/; name the folder with both, or choose another --kind"
+        )
+    parts = _parts(base)
+    chosen = [part for part in parts if split in (part, part[:-4])]
+    if len(chosen) != 1:
+        asked = "has several parts" if split is None or chosen else f"has no split {split!r}"
+        raise UsageError(f"{base} {asked}: choose --split {' or '.join(parts)}")
+    folder = base / chosen[0]
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; unpack the images of {chosen[0]} there")
+    return folder, base / "annotations" / f"instances_{chosen[0]}.json"
 
 
 @dataclass(frozen=True)
@@ -108,13 +122,13 @@ def read_annotations(path: Path) -> Annotations:
             document, "annotations", _Annotation, (int, int, int)
         )
         category_ids, categories = _columns(document, "categories", _Category, (int, str))
-        ids, order = _in_order("image", image_ids)
-        known, by_id = _in_order("category", category_ids)
+        ids, order = in_order("image", image_ids)
+        known, by_id = in_order("category", category_ids)
         return Annotations(
             names=[names[i] for i in order],
             categories=[categories[i] for i in by_id],
-            image=_look_up("image_id", ids, of_image),
-            category=_look_up("category_id", known, of_category),
+            image=look_up("image_id", ids, of_image),
+            category=look_up("category_id", known, of_category),
             crowd=np.array(crowd, np.int64) != 0,
         )
     except (ValueError, OverflowError, RecursionError) as error:  # also JSON and Unicode errors
@@ -171,8 +185,12 @@ def _columns(
     raise ValueError(f"an entry of {key!r} lacks a value or has one of a wrong type")
 
 
-def _in_order(what: str, ids: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """Return the ids in ascending order, and the position that each had."""
+def in_order(what: str, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Return the ids in ascending order, and the position that each had.
+
+    Raises:
+        ValueError: two are equal.
+    """
     array = np.array(ids, np.int64)
     order = np.argsort(array, kind="stable")
     if (twice := np.flatnonzero(np.diff(array[order]) == 0)).size:
@@ -180,7 +198,12 @@ def _in_order(what: str, ids: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArr
     return array[order], order
 
 
-def _look_up(what: str, ids: NDArray[np.int64], wanted: tuple[int, ...]) -> NDArray[np.int64]:
+def look_up(what: str, ids: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Return the index of each wanted id among the ids in ascending order.
+
+    Raises:
+        ValueError: one is not among them.
+    """
     asked = np.array(wanted, np.int64)
     found = np.minimum(np.searchsorted(ids, asked), len(ids) - 1)
     if (wrong := np.flatnonzero(ids[found] != asked)).size:

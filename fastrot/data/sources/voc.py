@@ -74,7 +74,7 @@ def list_voc(root: Path, split: str | None, boundary: Path | None) -> Source:
 def _all_listed(base: Path) -> list[str]:
     """Return the names of the images in any split."""
     lists = [base / "ImageSets" / "Main" / f"{name}.txt" for name in _SPLITS]
-    return [f"{name}.jpg" for path in lists if path.is_file() for name in _read_lines(path)]
+    return [f"{name}.jpg" for path in lists if path.is_file() for name in read_lines(path)]
 
 
 def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]:
@@ -82,7 +82,7 @@ def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]
     lists = base / "ImageSets" / "Main"
     there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
     split = check_split(base, split, there)
-    ids = _read_lines(lists / f"{split}.txt")
+    ids = read_lines(lists / f"{split}.txt")
     if len(set(ids)) < len(ids):
         twice = next(name for i, name in enumerate(ids) if name in ids[:i])
         raise BadDataError(f"{lists / split}.txt: names {twice!r} twice; remove one of the two")
@@ -117,7 +117,8 @@ def _from_lists(files: list[Path], ids: list[str]) -> NDArray[np.int8] | None:
     return None if missing else np.stack([_from_list(file, ids) for file in files], axis=1)
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a list that are not empty, without blanks around them."""
     text = path.read_text(encoding="utf-8", errors="replace")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -125,7 +126,7 @@ def _read_lines(path: Path) -> list[str]:
 def _from_list(path: Path, ids: list[str]) -> NDArray[np.int8]:
     """Read the labels of one class, shape (n,), in the order of the ids."""
     found: dict[str, int] = {}
-    for line in _read_lines(path):
+    for line in read_lines(path):
         name, _, value = line.partition(" ")
         if value.strip() not in _VALUES:
             raise BadDataError(f"{path}: {line!r} is not ID and 1, 0 or -1; unpack it again")
@@ -146,26 +147,49 @@ def _from_list(path: Path, ids: list[str]) -> NDArray[np.int8]:
 def _from_annotation(path: Path) -> NDArray[np.int8]:
     """Read the labels of one image, shape (20,)."""
     labels = np.full(len(CLASSES), ABSENT, np.int8)
+    for thing in read_annotation(path).findall("object"):
+        label = class_of(thing, path)
+        if is_difficult(thing):
+            labels[label] = max(labels[label], UNCOUNTED)
+        else:
+            labels[label] = PRESENT
+    return labels
+
+
+def read_annotation(path: Path) -> ElementTree.Element:
+    """Parse ``Annotations/ID.xml``; entities are refused.
+
+    Raises:
+        BadDataError: it is missing, or not XML without entities.
+    """
     try:
-        data = path.read_bytes()
-        if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
+        text = path.read_bytes().decode()  # as text, so that it cannot declare another encoding
+        if "<!ENTITY" in text or "<!DOCTYPE" in text:
             raise ValueError("it declares entities, which no annotation has")
-        for thing in ElementTree.fromstring(data).findall("object"):
-            name = thing.findtext("name", "").strip()
-            if name not in CLASSES:
-                raise BadDataError(
-                    f"{path}: class {name!r} is not one of the {len(CLASSES)} of VOC 2007; to use "
-                    f"the images without labels name {path.parent.parent / 'JPEGImages'}"
-                )
-            label = CLASSES.index(name)
-            if thing.findtext("difficult", "0").strip() != "1":
-                labels[label] = PRESENT
-            elif labels[label] == ABSENT:
-                labels[label] = UNCOUNTED
+        return ElementTree.fromstring(text)
     except FileNotFoundError:
         raise BadDataError(
             f"{path}: missing, but a split has this image; unpack all of the data set"
         ) from None
     except (ValueError, ElementTree.ParseError) as error:
         raise BadDataError(f"{path}: not an annotation of VOC 2007: {error}") from None
-    return labels
+
+
+def class_of(thing: ElementTree.Element, path: Path) -> int:
+    """Return the class of an ``object``, an index into ``CLASSES``.
+
+    Raises:
+        BadDataError: it is none of them.
+    """
+    name = thing.findtext("name", "").strip()
+    if name not in CLASSES:
+        raise BadDataError(
+            f"{path}: class {name!r} is not one of the {len(CLASSES)} of VOC 2007; to use "
+            f"the images without labels name {path.parent.parent / 'JPEGImages'}"
+        )
+    return CLASSES.index(name)
+
+
+def is_difficult(thing: ElementTree.Element) -> bool:
+    """Return whether an ``object`` is marked difficult; the benchmark does not count it."""
+    return thing.findtext("difficult", "0").strip() == "1"

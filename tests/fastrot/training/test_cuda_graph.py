@@ -53,8 +53,7 @@ def build(
     step = TrainStep(
         wrapped,
         optimizer,
-        task.inputs,
-        task.predict,
+        task,
         device=device,
         scaler=torch.amp.GradScaler("cuda") if dtype == torch.float16 else None,
         graph=backend.graph,
@@ -71,7 +70,7 @@ def curve(
     for number in range(STEPS):
         set_learning_rate(step.optimizer, 0.001 * (number + 1))
         step([batch(passes * number + k) for k in range(passes)])
-        losses.append(step.read().loss)
+        losses.append(step.read().means["loss"])
     assert step.read().finite_steps == STEPS
     return model, losses
 
@@ -166,7 +165,7 @@ def test_500_steps_lie_within_the_spread_of_three_seeds() -> None:
         for number in range(500):
             trained([batch(number % 100, count=32, side=96)])
             if number % 50 == 49:
-                losses.append(trained.read().loss)
+                losses.append(trained.read().means["loss"])
         return torch.tensor(losses)
 
     eager = [windows("eager", "torch", seed) for seed in (0, 1, 2)]

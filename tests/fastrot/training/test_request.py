@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,48 @@ def test_nothing_to_resume_begins_a_run_only_if_something_is_named(tmp_path: Pat
     asked = request(tmp_path, recipe="digits")
     assert requested_config(asked, said.append) == asked.config
     assert "starting a new run" in said[0]
+
+
+def imported(out: Path) -> None:
+    settings = {"model.name": "resnet34", "model.width": 24, "data.mean": [0.1, 0.2, 0.3]}
+    for step, text in ((0, {"imported": {"file": "their.pth", "settings": settings}}), (2, None)):
+        folder = out / "checkpoints" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("damaged" if text is None else json.dumps(text))
+
+
+def test_imported_weights_bring_their_network_to_any_recipe(tmp_path: Path) -> None:
+    imported(tmp_path)
+    for recipe, batch in (("digits", 64), ("photos_cpu", 32), (None, 32)):
+        said: list[str] = []
+        asked = train_request(
+            recipe=recipe,
+            data={"--data": tmp_path},
+            overrides=["train.device=cpu", "data.mean=[0.3,0.3,0.3]"],
+            out=tmp_path,
+            resume=True,
+        )
+        config = requested_config(asked, said.append)
+        assert (config.model.name, config.model.width) == ("resnet34", 24)
+        assert (config.train.global_batch, config.data.mean) == (batch, (0.3, 0.3, 0.3))
+        assert said[0] == f"training on from the weights of their.pth, imported into {tmp_path}"
+    # A resumed run accepts the same command, and keeps the mean that was asked for.
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    asked = train_request(recipe="photos_cpu", data={"--data": tmp_path}, out=tmp_path, resume=True)
+    assert requested_config(asked, print).data.mean == (0.3, 0.3, 0.3)
+
+
+def test_imported_weights_are_not_those_of_another_network(tmp_path: Path) -> None:
+    imported(tmp_path)
+    with pytest.raises(MismatchError, match=r"model\.width=32: .* have 24; leave it out"):
+        requested_config(
+            train_request(
+                recipe="digits", data={}, overrides=["model.width=32"], out=tmp_path, resume=True
+            ),
+            print,
+        )
+    with pytest.raises(UsageError, match="name what to train on with --data"):
+        requested_config(train_request(recipe=None, data={}, out=tmp_path, resume=True), print)
 
 
 def test_data_alone_is_trained_by_what_its_device_can_do(

@@ -50,7 +50,7 @@ def build(precision: str = "fp32") -> tuple[nn.Module, TrainStep]:
     task = RotationTask(CONFIG, CPU, dtype)
     scaler = torch.amp.GradScaler("cpu") if precision == "fp16" else None
     optimizer = build_optimizer(model, CONFIG.optim)
-    return model, TrainStep(model, optimizer, task.inputs, task.predict, device=CPU, scaler=scaler)
+    return model, TrainStep(model, optimizer, task, device=CPU, scaler=scaler)
 
 
 def everything(model: nn.Module, step: TrainStep) -> dict[str, torch.Tensor]:
@@ -65,7 +65,7 @@ def test_a_few_steps_on_one_batch_learn_it(precision: str) -> None:
     losses = []
     for _ in range(8):
         step([batch(0, 8)])
-        losses.append(step.read().loss)
+        losses.append(step.read().means["loss"])
     assert min(losses[4:]) < 0.9 * losses[0]
     assert step.read().finite_steps == 8
 
@@ -74,8 +74,8 @@ def test_totals_are_those_of_the_interval() -> None:
     _, step = build()
     step([batch(0, 4)])
     first = step.read()
-    assert 0 <= first.accuracy <= 1 and first.loss > 0 and first.gradient_norm > 0
-    assert step.read().loss == 0
+    assert 0 <= first.means["accuracy"] <= 1 and first.means["loss"] > 0 < first.gradient_norm
+    assert step.read().means == {"loss": 0, "accuracy": 0}
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
@@ -91,7 +91,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     step_b(halves)
     for a, b in zip(model_a.parameters(), model_b.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert step_a.read().loss == pytest.approx(step_b.read().loss, rel=1e-5)
+    assert step_a.read().means["loss"] == pytest.approx(step_b.read().means["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

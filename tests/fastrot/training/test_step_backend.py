@@ -50,11 +50,11 @@ def losses(backend: StepBackend, config: Config, *, seed: int, steps: int) -> to
     wrapped = wrap_model(
         model, backend, world=World(), device=CPU, sync_bn=False, static_graph=True, say=print
     )
-    step = TrainStep(wrapped, optimizer, task.inputs, task.predict, device=CPU)
+    step = TrainStep(wrapped, optimizer, task, device=CPU)
     curve = []
     for number in range(steps):
         step([photos(1000 * number + 7)])
-        curve.append(step.read().loss)
+        curve.append(step.read().means["loss"])
     return torch.tensor(curve)
 
 

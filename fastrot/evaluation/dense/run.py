@@ -1,0 +1,180 @@
+"""One dense protocol in one command: train a model on pretrained stages, measure it, save it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrot.data.annotations.detection import DetectionDataset
+from fastrot.data.annotations.segmentation import SegmentationDataset
+from fastrot.distributed.world import World, joined, pick_device, read_world
+from fastrot.evaluation.dense.data import open_detection, open_segmentation
+from fastrot.evaluation.dense.stages import trainable
+from fastrot.evaluation.dense.training import Where, train_dense
+from fastrot.evaluation.detection import evaluate as detection
+from fastrot.evaluation.identity import (
+    changed_settings,
+    folder_name,
+    measurement_key,
+    relevant_settings,
+)
+from fastrot.evaluation.measurements import now, save_measurement
+from fastrot.evaluation.partial_results import PartialResults
+from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, load_protocol, protocol_names
+from fastrot.evaluation.result import Result, Score
+from fastrot.evaluation.run import EvalRequest
+from fastrot.evaluation.segmentation import evaluate as segmentation
+from fastrot.evaluation.segmentation.fcn import Fcn
+from fastrot.evaluation.segmentation.predict import SegmentationLosses
+from fastrot.system.console import Say
+from fastrot.system.machine import environment_record
+from fastrot.weights.load import Backbone
+
+LABEL = "fine-tuned"
+
+_Data = tuple[DetectionDataset, DetectionDataset] | tuple[SegmentationDataset, SegmentationDataset]
+
+
+@dataclass(frozen=True)
+class DenseRun:
+    """A dense protocol of a request, with its open data.
+
+    Attributes:
+        request: the request.
+        config: settings of the protocol.
+        data: training and test data.
+        paths: paths that the user gave.
+        world: the ranks.
+        device: device of this rank.
+        say: called with each line for the user.
+    """
+
+    request: EvalRequest
+    config: EvalConfig
+    data: _Data
+    paths: tuple[Path, Path]
+    world: World
+    device: torch.device
+    say: Say
+
+
+def run_dense(
+    request: EvalRequest, config: EvalConfig, train: Path, test: Path, say: Say
+) -> tuple[Result, Path] | None:
+    """Train and measure; a command that was killed resumes, and finished parts are not repeated.
+
+    Under several ranks all train and test together.
+
+    Returns:
+        The result, and the folder of its ``result.json``; None on other ranks than the main one.
+
+    Raises:
+        FastrotError: with the exit code of the failure.
+    """
+    world = read_world()
+    device = pick_device("auto", world)
+    follow, dense = request.follow_symlinks, config.dense
+    opened: Callable[..., Any] = open_detection if config.kind == "detection" else open_segmentation
+    data = (
+        opened(config, train, dense.train_splits, follow_symlinks=follow),
+        opened(config, test, (dense.test_split,), follow_symlinks=follow),
+    )
+    quiet = say if world.is_main else (lambda _: None)
+    what = DenseRun(request, config, data, (train, test), world, device, quiet)
+    began = time.monotonic()
+    with joined(world, device):
+        result, name = _measure(what, random=request.random_init)
+        if request.beside_random and not request.random_init:
+            quiet(f"{config.protocol}: the same from the random initialisation")
+            other, _ = _measure(what, random=True)
+            result = replace(result, random=other.scores, random_time=other.time)
+    if not world.is_main:
+        return None
+    notes = [part.note for part in data if part.note]
+    seconds = {**result.seconds, "this start": time.monotonic() - began}
+    result = replace(result, seconds=seconds, notes=[*result.notes, *notes])
+    result, _ = save_measurement(request.folder, name, result)
+    return result, request.folder / name
+
+
+def _measure(what: DenseRun, *, random: bool) -> tuple[Result, str]:
+    request, config = replace(what.request, random_init=random), what.config
+    backbone = request.load_backbone()
+    settings = relevant_settings(config)
+    features = {
+        "weights": backbone.digest,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "train": what.data[0].digest,
+        "test": what.data[1].digest,
+    }
+    key = measurement_key(config, LABEL, features)
+    name = folder_name(config, TEST_TRANSFORM, what.paths[1], random=random, key=key)
+    folder = request.folder / name
+    parts = PartialResults(
+        folder / "parts" if what.world.is_main else None,
+        {"protocol": config.protocol, "settings": settings, "features": features},
+    )
+    saved = parts.get("scores")
+    began = time.monotonic()
+    done = what.world.any(saved is not None)
+    if not done:
+        scores = _train_and_test(what, backbone, folder / "training")
+        saved = {
+            "scores": [score.to_json() for score in scores],
+            "seconds": time.monotonic() - began,
+            "time": now(),
+        }
+        if what.world.is_main:
+            parts.put("scores", saved)
+    saved = saved or {"scores": [], "seconds": 0.0, "time": ""}
+    shipped = load_protocol(config.protocol) if config.protocol in protocol_names() else config
+    return Result(
+        protocol=config.protocol,
+        label=LABEL,
+        scores=[Score.from_json(score) for score in saved["scores"]],
+        random=None,
+        settings=config.model_dump(mode="json"),
+        changed=changed_settings(shipped, config),
+        weights={
+            "source": backbone.source,
+            "digest": backbone.digest,
+            "model": backbone.config.model_dump(mode="json"),
+            "random_init": random,
+            "key": backbone.key,
+        },
+        data={"train": str(what.paths[0]), "test": str(what.paths[1])},
+        caches=features,
+        seconds={"training and test": float(saved["seconds"])},
+        record=environment_record(),
+        key=key,
+        time=str(saved["time"]),
+    ), name
+
+
+def _train_and_test(what: DenseRun, backbone: Backbone, folder: Path) -> list[Score]:
+    config, (train, test) = what.config, what.data
+    mean, std, seed = backbone.mean, backbone.std, config.dense.seed
+    where = Where(what.world, what.device, folder)
+    torch.manual_seed(seed)  # of the new layers, which all ranks build alike
+    network = trainable(backbone)
+    how = {"progress": what.request.progress}
+    if isinstance(train, DetectionDataset) and isinstance(test, DetectionDataset):
+        model = detection.build(network, train.num_classes, config.detection, mean, std)
+        source = detection.DetectionImages(train, config.detection, seed)
+        train_dense(model, detection.losses, source, config.dense, where, what.say, **how)
+        found = detection.detect(model, test, what.world, what.device, what.say)
+        return [] if found is None else detection.scores(test, found, config.data)
+    assert isinstance(train, SegmentationDataset) and isinstance(test, SegmentationDataset)
+    settings = config.segmentation
+    fcn = Fcn(network, train.num_classes, align_corners=settings.align_corners)
+    crops = segmentation.SegmentationImages(train, settings, mean, seed)
+    losses = SegmentationLosses(mean, std, auxiliary_weight=settings.auxiliary_weight)
+    train_dense(fcn, losses, crops, config.dense, where, what.say, **how)
+    matrix = segmentation.label(fcn, test, settings, mean, std, what.world, what.device, what.say)
+    return segmentation.scores(test, matrix)

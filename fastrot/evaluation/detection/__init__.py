@@ -1,0 +1,1 @@
+"""Detection and instance segmentation: predictions and their average precision."""
