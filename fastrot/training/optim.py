@@ -1,15 +1,16 @@
-"""SGD and LARS, their parameter groups, and the learning rate as a pure function of the step."""
+"""SGD and LARS, the learning rate as a pure function of the step, and what a checkpoint holds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from fastrot.config import OptimConfig
+from fastrot.errors import MismatchError
 
 _LARS_EPS = 1e-8  # avoids division by zero
 
@@ -170,3 +171,29 @@ def load_optimizer_tensors(
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if saved is not None and buffer is not None:
             buffer.copy_(saved)
+
+
+def training_tensors(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers as ``model.NAME``, momenta as ``optimizer.NAME``."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    buffers = optimizer_tensors(optimizer, model)
+    return tensors | {f"optimizer.{name}": value for name, value in buffers.items()}
+
+
+def load_training_tensors(
+    model: nn.Module, optimizer: torch.optim.SGD, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Restore what ``training_tensors`` returned.
+
+    Raises:
+        MismatchError: the tensors do not fit the model.
+    """
+    try:
+        model.load_state_dict(_with_prefix(tensors, "model."))
+    except RuntimeError as error:
+        raise MismatchError(f"checkpoint does not fit the model: {error}") from error
+    load_optimizer_tensors(optimizer, model, _with_prefix(tensors, "optimizer."))
+
+
+def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,11 +1,14 @@
-"""One optimizer step: forward, backward, finite check, update. The host never waits for it."""
+"""One optimizer step: forward, backward, finite check, update. The host never waits for it.
+
+Of the task it knows how the inputs of a pass are prepared, and what comes out: ``Task``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -14,10 +17,43 @@ from torch.nn.utils import get_total_norm
 
 from fastrot.distributed.world import World
 from fastrot.training.cuda_graph import StepGraph
-from fastrot.training.task import PassInputs, Task
 
 # The attribute through which torch's GradScaler also tells a fused optimizer to skip a step.
 _SKIP = "found_inf"
+
+
+class PassInputs(Protocol):
+    """The inputs of one forward pass, on the device."""
+
+    @property
+    def items(self) -> int:
+        """Return the number of items that losses are means over, known on the host."""
+        ...
+
+
+class PassResult(Protocol):
+    """The result of one forward pass; everything stays on the device."""
+
+    @property
+    def loss(self) -> torch.Tensor:
+        """Return what is minimised: the mean over the items of the pass, a scalar."""
+        ...
+
+    def sums(self) -> Mapping[str, torch.Tensor]:
+        """Return what a run reports, as sums over the items: scalars by name, always the same."""
+        ...
+
+
+class Task(Protocol):
+    """What is learnt."""
+
+    def inputs(self, batch: Any) -> Any:
+        """Return the ``PassInputs`` of a batch; runs on the host."""
+        ...
+
+    def predict(self, model: nn.Module, inputs: Any) -> PassResult:
+        """Run the model on the inputs of a pass; runs on the device alone."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,12 @@ from fastrot.training.optim import (
     build_optimizer,
     keep_rate_on_device,
     learning_rate,
+    load_training_tensors,
+    training_tensors,
 )
 from fastrot.training.resolve import ResolvedRun
 from fastrot.training.rotation import RotationTask
 from fastrot.training.schedule import Schedule
-from fastrot.training.state import load_training_tensors, training_tensors
 from fastrot.training.step import TrainStep
 from fastrot.training.step_backend import wrap_model
 from fastrot.training.validate import Between, validate

@@ -27,9 +27,8 @@ from fastrot.system.console import Say
 from fastrot.system.machine import decoding_workers
 from fastrot.system.stop_request import StopRequest
 from fastrot.training.loop import Loop, Snapshot
-from fastrot.training.optim import build_optimizer
+from fastrot.training.optim import build_optimizer, load_training_tensors, training_tensors
 from fastrot.training.schedule import Schedule
-from fastrot.training.state import load_training_tensors, training_tensors
 from fastrot.training.step import TrainStep
 from fastrot.training.step_backend import StepBackend, wrap_model
 

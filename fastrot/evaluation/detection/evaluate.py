@@ -15,6 +15,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from fastrot.data.annotations.detection import DetectionDataset
 from fastrot.data.sampling.philox import Stream, draw, uniform
 from fastrot.distributed.world import World
+from fastrot.errors import BadDataError
 from fastrot.evaluation.dense.loader import DenseBatch, to_device
 from fastrot.evaluation.detection.coco_ap import Kind, coco_average_precision
 from fastrot.evaluation.detection.models import faster_rcnn_c4, mask_rcnn_fpn
@@ -162,7 +163,9 @@ def scores(dataset: DetectionDataset, found: Sequence[Detections], data: str) ->
     for kind in kinds:
         result = coco_average_precision(dataset, found, kind)
         official = {name: value for name, value in asdict(result).items() if name != "per_class"}
-        detail = {name: _percent(value) for name, value in official.items()}
+        detail = {k: None if np.isnan(x) else _percent(x) for k, x in official.items()}
+        if np.isnan(result.ap):
+            raise BadDataError(f"{dataset.path}: has no object to find; test on data with some")
         what = "box" if kind == "bbox" else "mask"
         values += [
             Score(f"{what} {name}", name, _percent(official[key]), detail=detail)

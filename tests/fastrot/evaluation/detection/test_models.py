@@ -102,7 +102,7 @@ def test_losses_and_gradients_are_torchvisions_where_they_agree_by_design() -> N
     """
     settings = DetectionConfig(
         model="mask_rcnn_fpn", sides=(96,), proposals_before_nms=(2000, 1000),
-        proposals=(2000, 1000), box_loss_beta=losses.TORCHVISION_BETA,
+        proposals=(2000, 1000), regions_per_image=8, box_loss_beta=losses.TORCHVISION_BETA,
     )  # fmt: skip
     ours = mask_rcnn_fpn(network(), 3, settings=settings, mean=MEAN, std=STD).double().train()
     plain = _torchvisions(settings)
@@ -146,6 +146,7 @@ def _torchvisions(settings: DetectionConfig) -> nn.Module:
         ),
         rpn_pre_nms_top_n_train=2000, rpn_pre_nms_top_n_test=1000,
         rpn_post_nms_top_n_train=2000, rpn_post_nms_top_n_test=1000,
+        box_batch_size_per_image=settings.regions_per_image,
         box_roi_pool=MultiScaleRoIAlign(levels, 7, 0),
         box_head=FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=norm),
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 0),
