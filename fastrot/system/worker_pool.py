@@ -120,6 +120,8 @@ class WorkerPool(Generic[Request, Result]):
         self._processes: list[_Worker] = []
         # Unanswered messages of each worker: indices of the iteration and of the message.
         self._at_work: list[deque[tuple[int, int]]] = [deque() for _ in range(workers)]
+        # The message of each worker that is arriving and was interrupted in the middle.
+        self._arriving: list[_Message | None] = [None] * workers
         self._iteration = 0
         # Even if nobody closes the pool, and before multiprocessing's own exit, which only sends
         # SIGTERM and then waits.
@@ -218,23 +220,30 @@ class WorkerPool(Generic[Request, Result]):
     def _receive(self, iteration: int) -> dict[int, list[Any]]:
         """Return results of one iteration by message number; drop those of others."""
         end = time.monotonic() + DEADLINE_SECONDS
-        while not (ready := wait(self._connections, timeout=_POLL_SECONDS)):
-            if iteration != self._iteration:
-                return {}
+
+        def wanted() -> bool:
             if time.monotonic() > end:
                 raise StorageError(
                     f"no image was finished for {DEADLINE_SECONDS:.0f} s: the storage stalls"
                 )
+            return iteration == self._iteration
+
+        while not (ready := wait(self._connections, timeout=_POLL_SECONDS)):
+            if not wanted():
+                return {}
         arrived = {}
         for worker, connection in enumerate(self._connections):
             if connection in ready:
                 try:
-                    results = _receive_results(connection)
+                    message = self._arriving[worker] or _Message(connection)
+                    self._arriving[worker] = None if message.read(wanted) else message
                 except (EOFError, OSError):
                     raise self._death(worker) from None
+                if self._arriving[worker] is not None:  # a worker that is stopped is not waited for
+                    return {}
                 asked_by, number = self._at_work[worker].popleft()
                 if asked_by == iteration:
-                    arrived[number] = results
+                    arrived[number] = message.results
         return arrived
 
     def _death(self, worker: int) -> FastrotError:
@@ -332,20 +341,35 @@ def _send_results(pipe: Connection, results: list[Any]) -> None:
             rest = rest[os.write(pipe.fileno(), rest) :]
 
 
-def _receive_results(pipe: Connection) -> list[Any]:
-    results: list[Any] = pipe.recv()
-    for i, result in enumerate(results):
-        if isinstance(result, Bulk):
-            layout: Any = result.array
-            array = np.empty(layout.shape, layout.dtype)
-            # Not recv_bytes_into, which first collects the message in its own buffer.
-            rest = _bytes_of(array)
+class _Message:
+    """The results that ``_send_results`` sends, of which some bytes may still have to arrive."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self.results: list[Any] = pipe.recv()
+        self._missing: deque[memoryview] = deque()
+        for i, result in enumerate(self.results):
+            if isinstance(result, Bulk):
+                layout: Any = result.array
+                array = np.empty(layout.shape, layout.dtype)
+                self.results[i] = Bulk(result.value, array)
+                self._missing.append(_bytes_of(array))
+
+    def read(self, wanted: Callable[[], bool]) -> bool:
+        """Return whether everything has arrived; stop when the rest is not wanted now."""
+        while self._missing:
+            rest = self._missing.popleft()
             while rest:
-                if not (count := os.readv(pipe.fileno(), [rest])):
+                if not self._pipe.poll(_POLL_SECONDS):
+                    if wanted():
+                        continue
+                    self._missing.appendleft(rest)
+                    return False
+                # Not recv_bytes_into, which first collects the message in its own buffer.
+                if not (count := os.readv(self._pipe.fileno(), [rest])):
                     raise EOFError
                 rest = rest[count:]
-            results[i] = Bulk(result.value, array)
-    return results
+        return True
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

@@ -72,6 +72,8 @@ class Loop:
             each batch, as in ``validate.Between``.
         notices: what else the ranks tell each other; None: nothing.
         alive: called whenever the run has made progress.
+        again: how to continue after a stop, for its message.
+        calmer: how to keep the loss finite, for the message that it is not.
 
     Raises (from ``run``):
         PreemptedError: a signal arrived; the checkpoint is written.
@@ -92,6 +94,8 @@ class Loop:
         validate: Callable[[Callable[[int, int], None]], Mapping[str, float]] | None,
         notices: Notices | None = None,
         alive: Callable[[int], None] = lambda step: None,
+        again: str = "add --resume to the same command to continue",
+        calmer: str = "lower optim.learning_rate or lengthen optim.warmup_epochs",
     ) -> None:
         self._schedule = schedule
         self._step = step
@@ -103,6 +107,7 @@ class Loop:
         self._validate = validate
         self._notices = notices
         self._alive = alive
+        self._again, self._calmer = again, calmer
         self._metrics = JsonLines(run.metrics, warn=report.message) if run else None
         lines = JsonLines(run.samples, warn=report.message) if run else None
         self._samples = SampleLog(lines, world, schedule.sample_log)
@@ -283,8 +288,7 @@ class Loop:
             NonFiniteError(
                 f"loss or gradient became NaN or infinite in step {step} (step {index} of epoch "
                 f"{epoch}); that update and all later ones were discarded, the checkpoint "
-                f"of step {self._saved_step} is intact; lower optim.learning_rate or lengthen "
-                "optim.warmup_epochs, then start again"
+                f"of step {self._saved_step} is intact; {self._calmer}, then start again"
             )
         )
 
@@ -292,8 +296,7 @@ class Loop:
         return self._agreed(
             PreemptedError(
                 f"stopped by {stop.signal_name or 'a signal to another rank'} {where}after step "
-                f"{done} of {self._schedule.total_steps}; the checkpoint is written; add --resume "
-                "to the same command to continue"
+                f"{done} of {self._schedule.total_steps}; the checkpoint is written; {self._again}"
             )
         )
 

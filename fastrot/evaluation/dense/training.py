@@ -144,7 +144,8 @@ def train_dense(
 
         loop = Loop(
             schedule, step, loader, world=world, run=folder, report=reporter,
-            snapshot=snapshot, validate=None,
+            snapshot=snapshot, validate=None, again="the same command continues",
+            calmer="lower dense.learning_rate or lengthen dense.warmup_steps",
         )  # fmt: skip
         loop.run(stop, start, resumed=saved is not None)
 

@@ -252,3 +252,27 @@ def alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def enormous(x):
+    return Bulk(x, np.full(20_000_000, x, np.uint8))  # more than any pipe holds
+
+
+def test_a_worker_that_is_stopped_in_the_middle_of_a_result_delays_nobody():
+    """Neither the end of an iteration nor the next one's results, once it runs again."""
+    with WorkerPool(enormous, workers=1) as pool:
+        results = pool.map(range(3), batch=1)
+        assert next(results).value == 0
+        (worker,) = pool._processes
+        assert pool._connections[0].poll(60)
+        time.sleep(0.2)  # it has begun to send the next result, and waits for its bytes to be read
+        os.kill(worker.pid, signal.SIGSTOP)
+        waiting = threading.Thread(target=lambda: list(results))
+        waiting.start()
+        time.sleep(0.5)
+        pool.discard()
+        waiting.join(60)
+        assert not waiting.is_alive()
+        os.kill(worker.pid, signal.SIGCONT)
+        for number, result in enumerate(pool.map(range(2), batch=1)):
+            assert result.value == number and (result.array == number).all()

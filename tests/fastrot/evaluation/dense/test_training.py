@@ -11,7 +11,7 @@ import torch
 
 from fastrot.config import ModelConfig
 from fastrot.distributed.world import World
-from fastrot.errors import PreemptedError
+from fastrot.errors import NonFiniteError, PreemptedError
 from fastrot.evaluation.dense.settings import DenseConfig, learning_rate
 from fastrot.evaluation.dense.training import Where, train_dense
 from fastrot.evaluation.detection.evaluate import losses
@@ -61,7 +61,7 @@ def trained(folder: Path, source: Squares) -> dict[str, torch.Tensor]:
 def test_stopped_and_resumed_it_gives_the_same_bits(tmp_path: Path) -> None:
     """torchvision samples anchors and regions by ``randperm``, and draws a side for each image."""
     whole = trained(tmp_path / "whole", Squares())
-    with pytest.raises(PreemptedError, match="resume"):
+    with pytest.raises(PreemptedError, match="the same command continues"):
         trained(tmp_path / "parts", Squares(stop_at=5))
     saved = {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()}
     assert "step-00000006" not in saved and len(saved) == 2
@@ -73,6 +73,13 @@ def test_stopped_and_resumed_it_gives_the_same_bits(tmp_path: Path) -> None:
     assert not torch.equal(whole[name], begun[name]), "nothing was learnt"
     again = trained(tmp_path / "whole", Squares(stop_at=1))  # finished: it loads nothing
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_a_rate_that_is_too_high_is_named(tmp_path: Path) -> None:
+    hot = BRIEF.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})
+    where = Where(World(), CPU, tmp_path / "hot")
+    with pytest.raises(NonFiniteError, match=r"lower dense\.learning_rate"):
+        train_dense(detector(), losses, Squares(), hot, where, print, progress=False)
 
 
 def test_rates_are_those_of_the_published_schedules() -> None:
