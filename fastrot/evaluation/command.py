@@ -67,6 +67,8 @@ def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:
     config = request.load_protocol(request.protocol)
     linear = config.kind == "linear"
     mode = parse_mode(request.mode or (DEFAULT_MODE if linear else TEST_TRANSFORM.name))
+    if config.kind in DENSE and mode != TEST_TRANSFORM:
+        raise UsageError(f"mode {mode.name!r} is for linear probes; leave --mode out")
     if not linear and mode != TEST_TRANSFORM:
         raise UsageError(
             f"mode {mode.name!r}: {config.protocol} always uses features of the test transform; "

@@ -17,9 +17,11 @@ from fastrot.data.dataset import BadSampleError, Dataset
 from fastrot.evaluation.protocol import DENSE, TEST_TRANSFORM, EvalConfig, Mode
 from fastrot.evaluation.result import Result
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
+from fastrot.weights.load import Backbone
 
 _READ = 32
 _LONGEST_NAME = 40
+_NOT_OF_THE_RESULT = {"workers", "sbd", "partial"}  # data has digests, and notes where it is a part
 _SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
 
 
@@ -27,8 +29,19 @@ def relevant_settings(config: EvalConfig) -> dict[str, Any]:
     """Return the settings that the evaluator of a protocol reads."""
     sections = {config.kind, "dense" if config.kind in DENSE else "features"}
     sections |= {"svm"} if config.kind == "lowshot" else set()
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude={"dense": _NOT_OF_THE_RESULT})
     return {name: value for name, value in settings.items() if name in sections}
+
+
+def weights_record(backbone: Backbone, *, random: bool) -> dict[str, Any]:
+    """Return what a result records of the backbone; ``random``: of its initialisation."""
+    return {
+        "source": backbone.source,
+        "digest": backbone.digest,
+        "model": backbone.config.model_dump(mode="json"),
+        "random_init": random,
+        "key": backbone.key,
+    }
 
 
 def changed_settings(own: EvalConfig, used: EvalConfig) -> list[str]:

@@ -22,6 +22,7 @@ from fastrot.evaluation.identity import (
     folder_name,
     measurement_key,
     relevant_settings,
+    weights_record,
 )
 from fastrot.evaluation.knn import evaluate_knn
 from fastrot.evaluation.linear.cached import evaluate_linear
@@ -283,13 +284,7 @@ def _measure(
         random=None,
         settings=config.model_dump(mode="json"),
         changed=changed_settings(shipped, config),
-        weights={
-            "source": backbone.source,
-            "digest": backbone.digest,
-            "model": backbone.config.model_dump(mode="json"),
-            "random_init": random,
-            "key": backbone.key,
-        },
+        weights=weights_record(backbone, random=random),
         data={"train": str(what.train.path), "test": str(what.test.path)},
         caches=features,
         seconds=seconds,

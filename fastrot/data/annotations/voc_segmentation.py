@@ -58,7 +58,7 @@ def open_voc_segmentation(
     root = Path(path)
     augmented = split == "trainaug"
     if augmented and sbd is None:
-        raise UsageError("the split trainaug needs the label maps of SBD; name its folder, too")
+        raise UsageError("the split trainaug needs the labels of SBD: --set dense.sbd=FOLDER")
     with listing(root):
         base = find_devkit(root, [2012]) / "VOC2012"
         sets = base / "ImageSets" / "Segmentation"

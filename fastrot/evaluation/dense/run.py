@@ -22,6 +22,7 @@ from fastrot.evaluation.identity import (
     folder_name,
     measurement_key,
     relevant_settings,
+    weights_record,
 )
 from fastrot.evaluation.measurements import now, save_measurement
 from fastrot.evaluation.partial_results import PartialResults
@@ -141,13 +142,7 @@ def _measure(what: DenseRun, *, random: bool) -> tuple[Result, str]:
         random=None,
         settings=config.model_dump(mode="json"),
         changed=changed_settings(shipped, config),
-        weights={
-            "source": backbone.source,
-            "digest": backbone.digest,
-            "model": backbone.config.model_dump(mode="json"),
-            "random_init": random,
-            "key": backbone.key,
-        },
+        weights=weights_record(backbone, random=random),
         data={"train": str(what.paths[0]), "test": str(what.paths[1])},
         caches=features,
         seconds={"training and test": float(saved["seconds"])},

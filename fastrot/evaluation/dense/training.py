@@ -16,6 +16,7 @@ from fastrot import __version__
 from fastrot.config import OptimConfig
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.distributed.world import World
+from fastrot.errors import UsageError
 from fastrot.evaluation.dense.loader import DenseLoader, DenseSource
 from fastrot.evaluation.dense.settings import DenseConfig, learning_rate
 from fastrot.evaluation.dense.task import DenseTask, LossModel
@@ -113,6 +114,7 @@ def train_dense(
     )  # fmt: skip
     task = DenseTask(losses, device, autocast_dtype(precision), seed=config.seed, rank=world.rank)
     step = TrainStep(wrapped, optimizer, task, device=device, world=world)
+    _check_batch(config.batch, len(source), world.size)
     order = Sampler(len(source), config.batch, seed=config.seed, rank=world.rank, world=world.size)
     schedule = _schedule(config, order)
     with StopRequest() as stop, ExitStack() as stack:
@@ -148,6 +150,17 @@ def train_dense(
             calmer="lower dense.learning_rate or lengthen dense.warmup_steps",
         )  # fmt: skip
         loop.run(stop, start, resumed=saved is not None)
+
+
+def _check_batch(batch: int, images: int, ranks: int) -> None:
+    if images < 1:
+        raise UsageError("no training image has an object to learn; name other data")
+    if batch % ranks or batch > images:
+        fits = max(ranks, min(batch, images) // ranks * ranks)
+        raise UsageError(
+            f"dense.batch={batch} must be a multiple of the {ranks} ranks and at most the "
+            f"{images:,} training images; set it to {fits}"
+        )
 
 
 def _optim(config: DenseConfig) -> OptimConfig:

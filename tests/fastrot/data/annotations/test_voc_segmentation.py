@@ -151,7 +151,7 @@ def test_damaged_matlab_files_are_refused(voc, sbd):
 
 
 def test_what_is_not_there_is_named(voc, sbd, tmp_path):
-    with pytest.raises(UsageError, match="trainaug needs the label maps of SBD"):
+    with pytest.raises(UsageError, match="trainaug needs the labels of SBD"):
         opened(voc, "trainaug")
     with pytest.raises(UsageError, match="not SBD, which has dataset/cls/"):
         opened(voc, "trainaug", sbd=voc)

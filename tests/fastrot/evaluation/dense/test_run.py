@@ -109,6 +109,9 @@ def test_from_weights_to_scores(protocol: str, small_run: Path, tmp_path: Path) 
     again = measured(small_run, protocol, data, out, beside_random=True)
     assert [s.value for s in again.result.scores] == [s.value for s in report.result.scores]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == states
+    assert (
+        measured(small_run, protocol, data, out, "dense.workers=2").result.key == again.result.key
+    )
     other = measured(small_run, protocol, data, out, "dense.seed=1")
     assert other.result.key != report.result.key and len(list(out.glob("*/result.json"))) == 2
 
@@ -160,7 +163,7 @@ def test_images_without_objects_are_not_trained_on(small_run: Path, tmp_path: Pa
     nothing["000003"] = [voc_object("cat", 3, 3, 20, 20)]
     root = write_voc(tmp_path / "data", 2007, "trainval", nothing)
     write_voc(root, 2007, "test", {"000004": [voc_object("cat", 3, 3, 20, 20)]})
-    with pytest.raises(UsageError, match="larger than the data set"):
+    with pytest.raises(UsageError, match=r"dense\.batch=2 .* set it to 1"):
         measured(small_run, "voc0712-det", root, tmp_path / "out")
     report = measured(small_run, "voc0712-det", root, tmp_path / "out", "dense.batch=1")
     assert np.isfinite(report.result.scores[0].value)
