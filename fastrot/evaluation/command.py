@@ -5,7 +5,15 @@ from __future__ import annotations
 from fastrot.distributed.world import read_world
 from fastrot.errors import UsageError
 from fastrot.evaluation.dense.run import run_dense
-from fastrot.evaluation.protocol import DENSE, TEST_TRANSFORM, EvalConfig, Mode, parse_mode
+from fastrot.evaluation.protocol import (
+    DENSE,
+    TEST_TRANSFORM,
+    EvalConfig,
+    Mode,
+    parse_mode,
+    sections_read,
+    unread,
+)
 from fastrot.evaluation.run import EvalRequest, ProtocolRun, open_data, run_protocol
 from fastrot.evaluation.suite import SuiteReport, run_suite
 from fastrot.evaluation.tables import EvalReport
@@ -44,6 +52,9 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     if train is None or test is None:
         raise UsageError("eval needs data: add --train DATA --test DATA")
     config, mode = _with_mode(request)
+    if read_world().is_main:
+        for key in unread(request.overrides, sections_read(config.kind)):
+            say(f"{key}: {config.protocol} does not read this setting; it changes nothing")
     if config.kind in DENSE:
         trained = run_dense(request, config, train, test, say)
         return None if trained is None else EvalReport(*trained)

@@ -14,7 +14,7 @@ import xxhash
 from pydantic import ValidationError
 
 from fastrot.data.dataset import BadSampleError, Dataset
-from fastrot.evaluation.protocol import DENSE, TEST_TRANSFORM, EvalConfig, Mode
+from fastrot.evaluation.protocol import TEST_TRANSFORM, EvalConfig, Mode, sections_read
 from fastrot.evaluation.result import Result
 from fastrot.system.fingerprint import differing_fields, fingerprint_digest, plain
 from fastrot.weights.load import Backbone
@@ -27,8 +27,7 @@ _SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test"
 
 def relevant_settings(config: EvalConfig) -> dict[str, Any]:
     """Return the settings that the evaluator of a protocol reads."""
-    sections = {config.kind, "dense" if config.kind in DENSE else "features"}
-    sections |= {"svm"} if config.kind == "lowshot" else set()
+    sections = sections_read(config.kind)
     settings = config.model_dump(mode="json", exclude={"dense": _NOT_OF_THE_RESULT})
     return {name: value for name, value in settings.items() if name in sections}
 

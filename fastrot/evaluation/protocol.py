@@ -7,7 +7,7 @@ ones are printed with the result. The mode decides how a linear probe's training
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
@@ -25,6 +25,7 @@ from fastrot.system.yaml_config import (
     Override,
     Section,
     load_settings,
+    override_key,
     shipped_names,
 )
 
@@ -232,6 +233,17 @@ def load_protocol(name_or_path: str, overrides: Sequence[Override] = ()) -> Eval
             "probes are trained by SGD; add --set linear.optimum=true, or drop the setting"
         )
     return config
+
+
+def sections_read(kind: Kind) -> set[str]:
+    """Return the sections of the settings that the evaluator of a kind reads."""
+    return {kind, "dense" if kind in DENSE else "features", *(("svm",) * (kind == "lowshot"))}
+
+
+def unread(overrides: Sequence[Override], read: Collection[str]) -> list[str]:
+    """Return the keys of overrides whose sections are not read, and which so change nothing."""
+    parts = [(key, key.partition(".")) for key in map(override_key, overrides)]
+    return [key for key, (section, dot, _) in parts if dot and section not in {*read, "model"}]
 
 
 class Mode(NamedTuple):

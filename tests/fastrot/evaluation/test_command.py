@@ -66,8 +66,16 @@ def test_a_protocol_opens_each_data_set_once(
     request_of: Callable[..., EvalRequest], opened: list[str], tmp_path: Path
 ) -> None:
     data = {"train": tmp_path / "train", "test": tmp_path / "val"}
-    report = evaluate(request_of("in1k-knn", **data, beside_random=True, overrides=SMALL))
+    said: list[str] = []
+    asked = request_of(
+        "in1k-knn", **data, beside_random=True, overrides=(*SMALL, "svm.solver=sklearn")
+    )
+    report = evaluate(asked, said.append)
     assert isinstance(report, EvalReport) and report.result.random is not None
+    unread = [
+        line for line in said if line.endswith("does not read this setting; it changes nothing")
+    ]
+    assert [line.partition(":")[0] for line in unread] == ["svm.solver"]
     assert opened == ["train", "val"]
     assert report.folder.parent == tmp_path / "eval" / "weights"  # beside the file
     name = f"in1k-knn-{tmp_path.name[:36]}"  # of the folder that has the part val

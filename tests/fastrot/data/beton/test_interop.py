@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import io
 import signal
+import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastrot.data.beton import JPEG, RAW, BetonFile, BetonWriter, Field, Kind
@@ -17,21 +20,14 @@ from fastrot.data.beton.dataset import BetonDataset
 from fastrot.data.beton.format import record_dtype
 from fastrot.errors import BadDataError
 
-pytest.importorskip("ffcv")
-import torch
-from ffcv import fields as ffcv_fields
-from ffcv import types as ffcv_types
-from ffcv.fields.decoders import (
-    BytesDecoder,
-    FloatDecoder,
-    IntDecoder,
-    NDArrayDecoder,
-    SimpleRGBImageDecoder,
-)
-from ffcv.fields.rgb_image import encode_jpeg
-from ffcv.loader import Loader, OrderOption
-from ffcv.reader import Reader
-from ffcv.writer import DatasetWriter
+
+@cache
+def ffcv():
+    """FFCV, imported by the first test that needs it: that compiles for ten seconds, which not
+    every worker that only collects these tests should spend."""
+    pytest.importorskip("ffcv.fields.decoders")
+    return sys.modules["ffcv"]
+
 
 # numba complains about its own compiled functions when a loader is thrown away.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -53,13 +49,13 @@ OURS = {
 
 def theirs(name: str, **image):
     return {
-        "image": lambda: ffcv_fields.RGBImageField(**image),
-        "label": ffcv_fields.IntField,
-        "weight": ffcv_fields.FloatField,
-        "blob": ffcv_fields.BytesField,
-        "box": lambda: ffcv_fields.NDArrayField(*BOX),
-        "note": ffcv_fields.JSONField,
-        "ids": lambda: ffcv_fields.TorchTensorField(torch.int64, IDS[1]),
+        "image": lambda: ffcv().fields.RGBImageField(**image),
+        "label": ffcv().fields.IntField,
+        "weight": ffcv().fields.FloatField,
+        "blob": ffcv().fields.BytesField,
+        "box": lambda: ffcv().fields.NDArrayField(*BOX),
+        "note": ffcv().fields.JSONField,
+        "ids": lambda: ffcv().fields.TorchTensorField(torch.int64, IDS[1]),
     }[name]()
 
 
@@ -99,7 +95,9 @@ def folder(test_data) -> Path:
 
 def write_theirs(path: Path, photos: Photos, *, page_size=PAGE, workers=1, **image) -> Path:
     fields = {name: theirs(name, **image) for name in photos.names}
-    writer = DatasetWriter(str(path), fields, page_size=page_size, num_workers=workers)
+    writer = ffcv().writer.DatasetWriter(
+        str(path), fields, page_size=page_size, num_workers=workers
+    )
     previous = signal.signal(signal.SIGALRM, _too_slow)
     signal.alarm(60)
     try:
@@ -144,7 +142,7 @@ def copy(source: Path, path: Path) -> Path:
 ])  # fmt: skip
 def test_records_have_the_layout_of_ffcv(names):
     handlers = [theirs(name) for name in names]
-    expected = ffcv_types.get_metadata_type(handlers)
+    expected = ffcv().types.get_metadata_type(handlers)
     actual = record_dtype([OURS[name] for name in names])
     assert actual.itemsize == expected.itemsize
     assert [actual.fields[str(i)][1] for i in range(len(names))] == [
@@ -168,11 +166,12 @@ def test_every_image_mode_of_their_writer_is_read(tmp_path, folder, image, modes
     assert samples.labels.tolist() == [i % 10 - 1 for i in range(COUNT)]
     for i, source in enumerate(photos.images):
         if "max_resolution" in image:
-            source = ffcv_fields.rgb_image.resizer(source, 96)
+            source = ffcv().fields.rgb_image.resizer(source, 96)
         if samples.file.modes[i] == RAW:
             np.testing.assert_array_equal(samples.decode(i), source)
         else:
-            data = encode_jpeg(source, image.get("jpeg_quality", 90)).tobytes()
+            quality = image.get("jpeg_quality", 90)
+            data = ffcv().fields.rgb_image.encode_jpeg(source, quality).tobytes()
             assert samples.read(i).data == data
             expected = np.asarray(Image.open(io.BytesIO(data)))
             np.testing.assert_array_equal(samples.decode(i), expected)
@@ -210,10 +209,11 @@ def test_file_that_their_writer_did_not_finish_is_refused(tmp_path, folder, monk
     def disk_full(self, allocations):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(DatasetWriter, "finalize", disk_full)
+    monkeypatch.setattr(ffcv().writer.DatasetWriter, "finalize", disk_full)
     with pytest.raises(OSError, match="No space"):
         write_theirs(tmp_path / "x.beton", Photos(folder, ["image", "label"]))
-    assert len(Reader(str(tmp_path / "x.beton")).metadata) == COUNT  # FFCV takes it for good
+    taken = ffcv().reader.Reader(str(tmp_path / "x.beton"))
+    assert len(taken.metadata) == COUNT  # FFCV takes it for good
     with pytest.raises(BadDataError, match="at byte 16: no allocation table: its writer was"):
         BetonFile.open(tmp_path / "x.beton")
 
@@ -234,7 +234,7 @@ def test_their_reader_sees_what_we_wrote(tmp_path, folder):
     photos = Photos(folder, list(OURS), varied=True)
     source = write_theirs(tmp_path / "x.beton", photos, write_mode="proportion", workers=2)
     ours = copy(source, tmp_path / "ours.beton")
-    reader, original = Reader(str(ours)), Reader(str(source))
+    reader, original = ffcv().reader.Reader(str(ours)), ffcv().reader.Reader(str(source))
     assert reader.num_samples == COUNT and reader.page_size == PAGE
     assert reader.field_names == original.field_names == list(OURS)
     assert [type(h) for h in reader.handlers.values()] == [
@@ -250,27 +250,27 @@ def test_their_reader_sees_what_we_wrote(tmp_path, folder):
 
 
 PIPELINES = {
-    "image": SimpleRGBImageDecoder,
-    "label": IntDecoder,
-    "weight": FloatDecoder,
-    "blob": BytesDecoder,
-    "box": NDArrayDecoder,
-    "note": BytesDecoder,
-    "ids": NDArrayDecoder,
+    "image": "SimpleRGBImageDecoder",
+    "label": "IntDecoder",
+    "weight": "FloatDecoder",
+    "blob": "BytesDecoder",
+    "box": "NDArrayDecoder",
+    "note": "BytesDecoder",
+    "ids": "NDArrayDecoder",
 }
 
 
 def load(path: Path, names, *, os_cache: bool) -> dict[str, np.ndarray]:
-    threads = torch.get_num_threads()
+    threads, decoders = torch.get_num_threads(), ffcv().fields.decoders
     try:
-        loader = Loader(
+        loader = ffcv().loader.Loader(
             str(path),
             batch_size=COUNT // 4,
             num_workers=1,
-            order=OrderOption.SEQUENTIAL,
+            order=ffcv().loader.OrderOption.SEQUENTIAL,
             os_cache=os_cache,
             drop_last=False,
-            pipelines={name: [PIPELINES[name]()] for name in names},
+            pipelines={name: [getattr(decoders, PIPELINES[name])()] for name in names},
         )
         batches = [[np.array(column) for column in batch] for batch in loader]
         names = list(loader.pipeline_specs)
@@ -307,7 +307,7 @@ def test_their_loader_reads_our_file_as_theirs(tmp_path, folder):
         else:  # they ask libjpeg for its fast inverse DCT
             difference = actual["image"][i].astype(int) - samples.decode(i)
             assert abs(difference).max() <= 12 and abs(difference).mean() < 2
-        assert ffcv_fields.JSONField.unpack(actual["note"][i]) == photos.value(i, "note")
+        assert ffcv().fields.JSONField.unpack(actual["note"][i]) == photos.value(i, "note")
 
 
 @pytest.mark.slow
