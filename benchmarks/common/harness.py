@@ -27,12 +27,16 @@ from typing import Any, NamedTuple
 from PIL import features
 from rich.console import Console
 
-from fastrot.errors import UsageError
+from fastrot.errors import FastrotError, UsageError
 from fastrot.system.files import write_atomic
 from fastrot.system.jsonl import append_json_lines
 from fastrot.system.machine import environment_record
 
 _SIMD = ("sse4_2", "avx2", "avx512f", "avx512bw", "avx512_vbmi", "amx_int8", "asimd", "sve")
+
+
+class DisagreementError(FastrotError):
+    """A competitor finds another result than the definition: no time is told (exit code 70)."""
 
 
 class Spread(NamedTuple):

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
+    DisagreementError,
     machine_record,
     ratios,
     rotated,
@@ -35,16 +36,12 @@ from fastrot.benchmarks.kernels.implementations import (
 )
 from fastrot.benchmarks.kernels.inputs import exact as exact_result
 from fastrot.benchmarks.kernels.inputs import make as make_inputs
-from fastrot.errors import FastrotError, UsageError
+from fastrot.errors import UsageError
 
 _BASELINES = NAMES[1:]
 _FLUSH = {"cuda": 2**28, "cpu": 2**25}
 _SAID_EVERY = 2.0  # seconds
 _OF_SUMS = 2e-5  # relative error of a long sum in float32
-
-
-class DisagreementError(FastrotError):
-    """An implementation gives a different result, so its time would mean nothing (exit code 70)."""
 
 
 @dataclass

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from fastrot.benchmarks.common.harness import (
     Countdown,
+    DisagreementError,
     SavedReport,
     Spread,
     limited,
@@ -32,7 +33,7 @@ from fastrot.benchmarks.common.harness import (
     spread,
 )
 from fastrot.benchmarks.solvers.knn_baselines import SEARCHES, Found, missing
-from fastrot.errors import FastrotError, UsageError
+from fastrot.errors import UsageError
 from fastrot.evaluation.knn import vote
 from fastrot.features.cache import FeatureCache
 from fastrot.kernels.cosine_topk.reference import cosine_topk as definition
@@ -44,10 +45,6 @@ _KS, _TEMPERATURE = (10, 20, 100, 200), 0.07
 _PERTURBATION = 0.3
 _CHECKED = 10_000  # largest number of queries whose neighbours are compared with the definition
 _APART = 5e-6  # float32 sums in any order differ by less than this
-
-
-class DisagreementError(FastrotError):
-    """Two competitors found different neighbours, so times would be meaningless (exit code 70)."""
 
 
 @dataclass(frozen=True)

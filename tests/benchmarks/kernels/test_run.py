@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from fastrot.benchmarks.common.harness import DisagreementError
 from fastrot.benchmarks.kernels import implementations
 from fastrot.benchmarks.kernels.cases import OPS, Case, cases
 from fastrot.benchmarks.kernels.run import (
-    DisagreementError,
     KernelsBenchRequest,
     KernelsReport,
     run_kernels,

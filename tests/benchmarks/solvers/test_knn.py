@@ -11,10 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastrot.benchmarks.common.harness import limited
+from fastrot.benchmarks.common.harness import DisagreementError, limited
 from fastrot.benchmarks.solvers import knn_baselines
 from fastrot.benchmarks.solvers.knn import (
-    DisagreementError,
     KnnBenchRequest,
     KnnReport,
     rows_from,
