@@ -171,28 +171,31 @@ POINT = {
 }
 
 
-@pytest.mark.slow
-def test_a_run_beside_all_baselines(
+@pytest.mark.parametrize(
+    "peers", [["dali"], pytest.param(["ffcv", "dali"], marks=pytest.mark.chaos)]
+)
+def test_a_run_beside_its_baselines(
     beton: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    peers: list[str],
 ) -> None:
-    pytest.importorskip("ffcv")
-    pytest.importorskip("nvidia.dali")
+    for peer in peers:
+        pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}[peer])
     absent = _Kind("ffcv", package="no_such_package")
     monkeypatch.setitem(baselines.BASELINES, "absent", absent)
     out, lines = tmp_path / "out.json", tmp_path / "results.jsonl"
     code, text, err = run(
         capsys,
-        *("bench", "loader", "--data", beton, "--peers", "ffcv,dali,absent"),
+        *("bench", "loader", "--data", beton, "--peers", ",".join([*peers, "absent"])),
         *("--size", SIZE, "--batch", BATCH, "--rounds", 2, "--seconds", 0.1, "--starts", 1),
         *("--repeat", 4, "--json", out, "--append", lines),
     )  # fmt: skip
     assert code == 0, err
     found = json.loads(out.read_text())
     assert found["left_out"] == {"absent": "the package no_such_package is not installed"}
-    names = ["native", "ffcv", "dali", "decode_limit"]
+    names = ["native", *peers, "decode_limit"]
     assert list(found["points"]) == names
     assert list(found["ratios"]) == names[1:]
     for name, point in found["points"].items():

@@ -119,7 +119,7 @@ def test_every_point_has_its_trace(report: TrainStepReport, trace: Path) -> None
     assert any(event.get("name") == "fastrot::batch_norm" for event in events)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_the_compiled_step_is_measured_too() -> None:
     found = run_train_step(TrainStepBenchRequest(**TINY | {"steps": ["eager", "compile"]}))
