@@ -83,7 +83,8 @@ def test_a_stopped_rank_is_named_at_the_deadline(
         assert_same_end(resumed, undisturbed)
 
 
-@pytest.mark.parametrize("launcher", ["own", pytest.param("torchrun", marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("launcher", ["own", "torchrun"])
 def test_a_launcher_restarts_all_ranks(
     launch: Callable[..., Any], undisturbed: Any, fault_log: Any, launcher: str
 ) -> None:
@@ -144,7 +145,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(
         assert_same_end(resumed, undisturbed)
 
 
-@pytest.mark.parametrize(("size", "rank"), [pytest.param(1, 0, marks=pytest.mark.chaos), (2, 1)])
+@pytest.mark.parametrize(("size", "rank"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.chaos)])
 def test_a_stop_does_not_wait_for_the_end_of_a_validation(
     train: Callable[..., Any], fault_log: Any, tmp_path: Path, size: int, rank: int
 ) -> None:

@@ -68,14 +68,14 @@ def assert_same_end(out: Path, reference: Path) -> None:
     assert steps == sorted(steps)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.chaos)])
 def test_killed_anywhere_and_resumed_gives_the_same_bits(
-    uninterrupted: Path, tmp_path: Path
+    uninterrupted: Path, tmp_path: Path, times: int
 ) -> None:
     out = tmp_path / "run"
     chance = random.Random(os.environ.get("FASTROT_KILL_SEED", "20261122"))
     kills = 0
-    while kills < 2:
+    while kills < times:
         process = start_python(command(out, "--resume", *settings()))
         wait_for_training(process, out)
         time.sleep(chance.uniform(0, 1.5))
@@ -120,7 +120,7 @@ def test_signal_writes_a_checkpoint_and_leaves_with_75(uninterrupted: Path, tmp_
 def test_a_stop_before_a_validation_loses_no_validation(tmp_path: Path) -> None:
     """One step an epoch: the signal always finds a validation that is due."""
     out = tmp_path / "run"
-    slow = ("model.width=32", "train.global_batch=1400", "train.max_steps=1", "train.epochs=2")
+    slow = ("model.width=8", "train.global_batch=1400", "train.max_steps=1", "train.epochs=2")
     process = start_python(command(out, *pairs(*slow)))
     deadline = time.monotonic() + 600
     while not (out / "checkpoints" / "step-00000000").exists() and time.monotonic() < deadline:
