@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastrot.distributed.world import read_world
 from fastrot.errors import UsageError
 from fastrot.evaluation.dense.run import run_dense
@@ -14,6 +16,7 @@ from fastrot.evaluation.protocol import (
     sections_read,
     unread,
 )
+from fastrot.evaluation.result import Result
 from fastrot.evaluation.run import EvalRequest, ProtocolRun, open_data, run_protocol
 from fastrot.evaluation.suite import SuiteReport, run_suite
 from fastrot.evaluation.tables import EvalReport
@@ -52,12 +55,9 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     if train is None or test is None:
         raise UsageError("eval needs data: add --train DATA --test DATA")
     config, mode = _with_mode(request)
-    if read_world().is_main:
-        for key in unread(request.overrides, sections_read(config.kind)):
-            say(f"{key}: {config.protocol} does not read this setting; it changes nothing")
     if config.kind in DENSE:
-        trained = run_dense(request, config, train, test, say)
-        return None if trained is None else EvalReport(*trained)
+        measured = run_dense(request, config, train, test, say)
+        return _reported(request, config, measured, say)
     data = open_data(train, test, follow_symlinks=request.follow_symlinks)
     what = ProtocolRun(
         request=request,
@@ -67,8 +67,18 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
         mode=mode,
         beside_random=bool(request.beside_random),
     )
-    measured = run_protocol(what, say)
-    return None if measured is None else EvalReport(*measured)
+    return _reported(request, config, run_protocol(what, say), say)
+
+
+def _reported(
+    request: EvalRequest, config: EvalConfig, measured: tuple[Result, Path] | None, say: Say
+) -> EvalReport | None:
+    """Return the report of a measurement, after naming the settings that changed nothing."""
+    if measured is None:
+        return None
+    if ignored := unread(request.overrides, sections_read(config.kind)):
+        say(f"{config.protocol} does not read {', '.join(ignored)}: without effect")
+    return EvalReport(*measured)
 
 
 def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:

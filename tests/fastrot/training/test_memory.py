@@ -56,7 +56,10 @@ print(status("VmHWM") - before, foretold)
 
 BENCH = pytest.mark.chaos
 CASES = [
-    "model.name=resnet18 data.resolution=64 train.global_batch=8",
+    # Large enough that what the kernel adds (huge pages) or takes back (pages of libraries), some
+    # 80 MB by what else the machine does, is no fifth.
+    "model.name=resnet18 data.resolution=64 train.global_batch=32",
+    pytest.param("model.name=resnet18 data.resolution=64 train.global_batch=8", marks=BENCH),
     pytest.param(
         "model.name=resnet18 data.resolution=32 train.global_batch=8 train.precision=fp64",
         marks=BENCH,
@@ -65,7 +68,6 @@ CASES = [
         "model.name=resnet18 data.resolution=64 train.global_batch=16 train.precision=bf16",
         marks=BENCH,
     ),
-    pytest.param("model.name=resnet18 data.resolution=64 train.global_batch=32", marks=BENCH),
     pytest.param("model.name=resnet50 data.resolution=224 train.global_batch=2", marks=BENCH),
     pytest.param(
         "model.name=rotnet_nin data.resolution=32 train.global_batch=16 train.precision=bf16",
