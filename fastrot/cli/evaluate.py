@@ -25,6 +25,12 @@ from fastrot.errors import UsageError
 
 app = typer.Typer()
 
+_SETS = (
+    *("voc07", "imagenet", "places205", "inat18"),
+    *("voc0712", "coco", "voc12aug", "cityscapes"),
+)
+"""Options of a suite: data of one benchmark each."""
+
 
 @app.command()
 def extract(
@@ -73,8 +79,9 @@ def evaluate(
         str,
         typer.Argument(
             help="voc07-svm, voc07-lowshot, in1k-linear-mhead, in1k-linear-avgpool, "
-            "places205-linear, inat18-linear, in1k-knn, linear, knn, a YAML file, or suite "
-            "(every protocol that the given data allows)."
+            "places205-linear, inat18-linear, in1k-knn, linear, knn, voc0712-det, coco-det, "
+            "voc12aug-seg, cityscapes-seg, a YAML file, or suite (every protocol that the given "
+            "data allows)."
         ),
     ],
     checkpoint: Checkpoint,
@@ -86,6 +93,10 @@ def evaluate(
     imagenet: Pair = None,
     places205: Pair = None,
     inat18: Pair = None,
+    voc0712: Pair = None,
+    coco: Pair = None,
+    voc12aug: Pair = None,
+    cityscapes: Pair = None,
     mode: Annotated[
         str | None,
         typer.Option(
@@ -128,7 +139,7 @@ def evaluate(
     from fastrot.evaluation.run import EvalRequest
 
     del options["json"]
-    sets = {kind: options.pop(kind) for kind in ("voc07", "imagenet", "places205", "inat18")}
+    sets = {kind: options.pop(kind) for kind in _SETS}
     given = {kind: pair for kind, pair in sets.items() if pair is not None}
     request = fill(EvalRequest, options, sets=given, progress=not json)
     report = command.evaluate(request, lambda text: typer.echo(text, err=True))

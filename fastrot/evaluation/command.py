@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastrot.distributed.world import read_world
 from fastrot.errors import UsageError
-from fastrot.evaluation.dense.run import run_dense
+from fastrot.evaluation.dense.run import open_dense, run_dense
 from fastrot.evaluation.protocol import (
     DENSE,
     TEST_TRANSFORM,
@@ -47,7 +47,10 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
         raise UsageError("--train and --test go together; name both")
     if protocol == SUITE:
         if read_world().size > 1:
-            raise UsageError("eval suite runs in one process; extract under torchrun first")
+            raise UsageError(
+                "eval suite runs in one process; first extract, and run the protocols that train "
+                "a model, under torchrun or with --gpus: what is finished is not repeated"
+            )
         words = (request.mode or DEFAULT_MODE).split(",")
         return run_suite(request, [parse_mode(word.strip()) for word in words], say)
     if request.sets:
@@ -56,7 +59,8 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
         raise UsageError("eval needs data: add --train DATA --test DATA")
     config, mode = _with_mode(request)
     if config.kind in DENSE:
-        measured = run_dense(request, config, train, test, say)
+        opened = open_dense(request, config, train, test)
+        measured = run_dense(request, config, (train, test), opened, say)
         return _reported(request, config, measured, say)
     data = open_data(train, test, follow_symlinks=request.follow_symlinks)
     what = ProtocolRun(

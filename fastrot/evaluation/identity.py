@@ -89,12 +89,13 @@ def key_of_earlier_versions(result: Result, folder: str) -> str:
 
 
 def without(features: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return fingerprints of features, by part, without the named fields."""
+    """Return fingerprints of features, by part, without the named fields and parts."""
     return {
         part: {name: value for name, value in fields.items() if name not in names}
         if isinstance(fields, Mapping)
         else fields
         for part, fields in features.items()
+        if part not in names
     }
 
 

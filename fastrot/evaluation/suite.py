@@ -1,23 +1,26 @@
 """All protocols that the given data allows, in the order of the published page.
 
-Features of the same images and transform are extracted once and shared by all protocols. A
-protocol whose data does not fit (a class with too few images) is left out and reported; any other
-failure ends the suite, and the same command resumes it.
+Features of the same images and transform are extracted once and shared by all protocols; those
+that train a whole model take longest and come last. A protocol whose data does not fit (a class
+with too few images) is left out and reported; any other failure ends the suite, and the same
+command resumes it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 from rich.console import Console
 
 from fastrot.errors import StorageError, TooFewImagesError, UsageError
+from fastrot.evaluation.dense.run import LABEL, open_dense, run_dense
 from fastrot.evaluation.linear.training import mode_gap
 from fastrot.evaluation.protocol import Mode
 from fastrot.evaluation.result import Result
@@ -35,6 +38,14 @@ from fastrot.system.console import Say, print_lines
 from fastrot.system.files import make_folder, write_atomic
 from fastrot.system.fingerprint import fingerprint_digest
 
+DENSE_PROTOCOLS: Mapping[str, str] = {
+    "voc0712-det": "voc0712",
+    "coco-det": "coco",
+    "voc12aug-seg": "voc12aug",
+    "cityscapes-seg": "cityscapes",
+}
+"""Those that train a whole model on annotated images."""
+
 PROTOCOLS: Mapping[str, str] = {
     "voc07-svm": "voc07",
     "voc07-lowshot": "voc07",
@@ -45,8 +56,17 @@ PROTOCOLS: Mapping[str, str] = {
     "in1k-knn": "imagenet",
     "linear": "any",
     "knn": "any",
+    **DENSE_PROTOCOLS,
 }
 """The kind of data of each protocol, in the order of the published page."""
+
+
+class _Step(NamedTuple):
+    """One protocol in one mode; ``run`` takes a ``Say`` and returns the result and its folder."""
+
+    protocol: str
+    label: str
+    run: Callable[[Say], tuple[Result, Path] | None]
 
 
 @dataclass(frozen=True)
@@ -114,19 +134,23 @@ def run_suite(
         raise UsageError(f"data of kind {unknown[0]!r} is not known; choose {', '.join(kinds)}")
     if not data:
         raise UsageError(
-            "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, or "
-            "--train DATA --test DATA for data without published numbers"
+            "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, "
+            "--voc0712, --coco, --voc12aug, --cityscapes, or --train DATA --test DATA for data "
+            "without published numbers"
         )
     results: list[Result] = []
     left_out: dict[str, str] = {}
     gaps: dict[str, dict[str, float]] = {}
-    runs = _runs(request, data, modes, left_out)
-    for number, run in enumerate(runs, 1):
-        protocol = run.config.protocol
-        name = f"{protocol} ({run.mode.label})"
-        say(f"[{number}/{len(runs)}] {name}")
+    steps = [
+        _Step(run.config.protocol, run.mode.label, partial(run_protocol, run))
+        for run in _runs(request, data, modes, left_out)
+    ]
+    steps += _dense_steps(request, data)
+    for number, step in enumerate(steps, 1):
+        protocol, name = step.protocol, f"{step.protocol} ({step.label})"
+        say(f"[{number}/{len(steps)}] {name}")
         try:
-            measured = run_protocol(run, say)
+            measured = step.run(say)
         except TooFewImagesError as error:
             left_out[name] = str(error)
             say(f"{name}: left out: {error}")
@@ -181,13 +205,14 @@ def _runs(
     left_out: dict[str, str],
 ) -> list[ProtocolRun]:
     """Return the protocols that the data allows, opening each data set once for all of them."""
-    paths = (path for pair in data.values() for path in pair)
+    features = {kind: pair for kind, pair in data.items() if kind not in DENSE_PROTOCOLS.values()}
+    paths = (path for pair in features.values() for path in pair)
     opened = open_data(*paths, follow_symlinks=request.follow_symlinks)
     runs = []
     for name, kind in PROTOCOLS.items():
-        if kind not in data:
+        if kind not in features:
             continue
-        train, test = (opened[path] for path in data[kind])
+        train, test = (opened[path] for path in features[kind])
         config = request.load_protocol(name)
         if config.kind == "lowshot" and config.lowshot.targets is None:
             labels, shots = train.samples.labels, config.lowshot.shots
@@ -209,6 +234,17 @@ def _runs(
         else:
             runs.append(run)
     return _sharing(runs)
+
+
+def _dense_steps(request: EvalRequest, data: Mapping[str, tuple[Path, Path]]) -> Iterator[_Step]:
+    """Yield the protocols that train a model; all of their data has been opened by then."""
+    request = replace(request, beside_random=request.beside_random is not False)
+    given = {name: data[kind] for name, kind in DENSE_PROTOCOLS.items() if kind in data}
+    configs = {name: request.load_protocol(name) for name in given}
+    opened = {name: open_dense(request, configs[name], *pair) for name, pair in given.items()}
+    for name, pair in given.items():
+        run = partial(run_dense, request, configs[name], pair, opened[name])
+        yield _Step(name, LABEL, run)
 
 
 def _sharing(runs: Sequence[ProtocolRun]) -> list[ProtocolRun]:

@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastrot.data.annotations.detection import DetectionDataset
 from fastrot.data.annotations.segmentation import SegmentationDataset
 from fastrot.distributed.world import World, joined, pick_device, read_world
 from fastrot.evaluation.dense.data import open_detection, open_segmentation
+from fastrot.evaluation.dense.pictures import save_pictures
 from fastrot.evaluation.dense.stages import trainable
 from fastrot.evaluation.dense.training import Where, train_dense
 from fastrot.evaluation.detection import evaluate as detection
+from fastrot.evaluation.detection.pictures import detection_pictures
 from fastrot.evaluation.identity import (
     changed_settings,
     folder_name,
@@ -31,14 +35,16 @@ from fastrot.evaluation.result import Result, Score
 from fastrot.evaluation.run import EvalRequest
 from fastrot.evaluation.segmentation import evaluate as segmentation
 from fastrot.evaluation.segmentation.fcn import Fcn
-from fastrot.evaluation.segmentation.predict import SegmentationLosses
+from fastrot.evaluation.segmentation.pictures import segmentation_pictures
+from fastrot.evaluation.segmentation.predict import SegmentationLosses, predict
 from fastrot.system.console import Say
 from fastrot.system.machine import environment_record
 from fastrot.weights.load import Backbone
 
 LABEL = "fine-tuned"
 
-_Data = tuple[DetectionDataset, DetectionDataset] | tuple[SegmentationDataset, SegmentationDataset]
+Data = tuple[DetectionDataset, DetectionDataset] | tuple[SegmentationDataset, SegmentationDataset]
+"""Training and test data."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +63,40 @@ class DenseRun:
 
     request: EvalRequest
     config: EvalConfig
-    data: _Data
+    data: Data
     paths: tuple[Path, Path]
     world: World
     device: torch.device
     say: Say
 
 
+def open_dense(request: EvalRequest, config: EvalConfig, train: Path, test: Path) -> Data:
+    """Open the training and test data of a protocol.
+
+    Raises:
+        FastrotError: the data is not there, contradicts itself, or is not whole.
+    """
+    dense, follow = config.dense, request.follow_symlinks
+    opened: Callable[..., Any] = open_detection if config.kind == "detection" else open_segmentation
+    return (
+        opened(config, train, dense.train_splits, follow_symlinks=follow),
+        opened(config, test, (dense.test_split,), follow_symlinks=follow),
+    )
+
+
 def run_dense(
-    request: EvalRequest, config: EvalConfig, train: Path, test: Path, say: Say
+    request: EvalRequest, config: EvalConfig, paths: tuple[Path, Path], data: Data, say: Say
 ) -> tuple[Result, Path] | None:
     """Train and measure; a command that was killed resumes, and finished parts are not repeated.
 
     Under several ranks all train and test together.
+
+    Args:
+        request: the weights, and where results belong.
+        config: settings of the protocol.
+        paths: training and test data, as the user gave them.
+        data: what ``open_dense`` returned for them.
+        say: called with each line for the user.
 
     Returns:
         The result, and the folder of its ``result.json``; None on other ranks than the main one.
@@ -79,14 +106,8 @@ def run_dense(
     """
     world = read_world()
     device = pick_device("auto", world)
-    follow, dense = request.follow_symlinks, config.dense
-    opened: Callable[..., Any] = open_detection if config.kind == "detection" else open_segmentation
-    data = (
-        opened(config, train, dense.train_splits, follow_symlinks=follow),
-        opened(config, test, (dense.test_split,), follow_symlinks=follow),
-    )
     quiet = say if world.is_main else (lambda _: None)
-    what = DenseRun(request, config, data, (train, test), world, device, quiet)
+    what = DenseRun(request, config, data, paths, world, device, quiet)
     began = time.monotonic()
     with joined(world, device):
         result, name = _measure(what, random=request.random_init)
@@ -125,7 +146,7 @@ def _measure(what: DenseRun, *, random: bool) -> tuple[Result, str]:
     began = time.monotonic()
     done = what.world.any(saved is not None)
     if not done:
-        scores = _train_and_test(what, backbone, folder / "training")
+        scores = _train_and_test(what, backbone, folder)
         saved = {
             "scores": [score.to_json() for score in scores],
             "seconds": time.monotonic() - began,
@@ -153,9 +174,10 @@ def _measure(what: DenseRun, *, random: bool) -> tuple[Result, str]:
 
 
 def _train_and_test(what: DenseRun, backbone: Backbone, folder: Path) -> list[Score]:
+    """Return the scores of a model; its training and pictures are kept in the folder."""
     config, (train, test) = what.config, what.data
     mean, std, seed = backbone.mean, backbone.std, config.dense.seed
-    where = Where(what.world, what.device, folder)
+    where = Where(what.world, what.device, folder / "training")
     torch.manual_seed(seed)  # of the new layers, which all ranks build alike
     network = trainable(backbone)
     how = {"progress": what.request.progress}
@@ -164,7 +186,10 @@ def _train_and_test(what: DenseRun, backbone: Backbone, folder: Path) -> list[Sc
         source = detection.DetectionImages(train, config.detection, seed)
         train_dense(model, detection.losses, source, config.dense, where, what.say, **how)
         found = detection.detect(model, test, what.world, what.device, what.say)
-        return [] if found is None else detection.scores(test, found, config.data)
+        if found is None:
+            return []
+        save_pictures(folder, detection_pictures(test, found))
+        return detection.scores(test, found, config.data)
     assert isinstance(train, SegmentationDataset) and isinstance(test, SegmentationDataset)
     settings = config.segmentation
     fcn = Fcn(network, train.num_classes, align_corners=settings.align_corners)
@@ -172,4 +197,11 @@ def _train_and_test(what: DenseRun, backbone: Backbone, folder: Path) -> list[Sc
     losses = SegmentationLosses(mean, std, auxiliary_weight=settings.auxiliary_weight)
     train_dense(fcn, losses, crops, config.dense, where, what.say, **how)
     matrix = segmentation.label(fcn, test, settings, mean, std, what.world, what.device, what.say)
+    if what.world.is_main:
+
+        def predicted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            image = torch.from_numpy(pixels).permute(2, 0, 1).to(what.device)
+            return predict(fcn, image, settings, mean, std).cpu().numpy()
+
+        save_pictures(folder, segmentation_pictures(test, predicted))
     return segmentation.scores(test, matrix)

@@ -40,11 +40,13 @@ class Key:
         style: class of the series in the style sheet, ``s1`` ...
         name: name of the series.
         shape: how the series is drawn.
+        colour: of a picture, as ``#rrggbb``; empty: that of the style.
     """
 
     style: str
     name: str
     shape: Literal["line", "dash", "box", "open"] = "line"
+    colour: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class Strips:
         wide: the pictures are large sheets, not thumbnails.
         pixelated: enlarge the images without smoothing their pixels.
         queries: the first picture of a row is the query that the others are compared with.
+        title: heading above them; may be empty.
+        legend: the colours in the pictures.
+        note: one or two sentences below the heading.
     """
 
     rows: Sequence[Sequence[Picture]]
@@ -102,6 +107,9 @@ class Strips:
     wide: bool = False
     pixelated: bool = False
     queries: bool = False
+    title: str = ""
+    legend: Sequence[Key] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ figure.plotted { max-width: 40rem; }
   padding: 0; font-size: .85rem; }
 .legend svg { width: 1.5rem; height: .75rem; vertical-align: -.05rem; margin-right: .35rem; }
 .note { font-size: .83rem; color: var(--soft); margin: .35rem 0 0; }
+.swatch { stroke: var(--soft); stroke-width: 1; }
+h3.above { margin-top: 2rem; }
+h3.above ~ .legend { margin-bottom: .6rem; }
 svg.plot { display: block; width: 100%; height: auto; }
 .t { font-size: 12px; fill: var(--ink); font-variant-numeric: tabular-nums; }
 .t.soft { fill: var(--soft); }
@@ -122,6 +125,8 @@ pre { background: var(--panel); border-radius: .5rem; padding: .8rem 1rem; font-
 footer { margin-top: 3rem; font-size: .85rem; color: var(--soft); }
 @media (max-width: 34rem) {
   .strip.of-5, .strip.of-6 { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  .wide .strip.of-3 { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .wide .strip.of-3 figure:first-child { grid-column: 1 / -1; }
 }
 @media print {
   :root {

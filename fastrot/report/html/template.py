@@ -24,7 +24,9 @@ TEMPLATE = """\
 
 {%- macro key(item) -%}
 <svg viewBox="0 0 24 12" aria-hidden="true">
-{%- if item.shape == "box" -%}
+{%- if item.colour -%}
+<rect class="swatch" fill="{{ item.colour }}" x="4" y="1" width="16" height="10"></rect>
+{%- elif item.shape == "box" -%}
 <rect class="bar full {{ item.style }}" x="4" y="1" width="16" height="10"></rect>
 {%- elif item.shape == "open" -%}
 <rect class="bar open {{ item.style }}" x="4.75" y="1.75" width="14.5" height="8.5"></rect>
@@ -35,21 +37,29 @@ TEMPLATE = """\
 </svg>
 {%- endmacro -%}
 
+{%- macro legend(items) -%}
+{%- if items %}
+<ul class="legend">
+{%- for item in items %}<li>{{ key(item) }}{{ item.name }}</li>{% endfor -%}
+</ul>
+{%- endif %}
+{%- endmacro -%}
+
 {%- macro figure(block) -%}
 <figure class="plotted">
 <figcaption><h3>{{ block.title }}</h3></figcaption>
-{%- if block.legend %}
-<ul class="legend">
-{%- for item in block.legend %}<li>{{ key(item) }}{{ item.name }}</li>{% endfor -%}
-</ul>
-{%- endif %}
+{{- legend(block.legend) }}
 <div role="img" aria-label="{{ block.alt }}">{{ block.drawing }}</div>
 {%- if block.note %}<p class="note">{{ block.note }}</p>{% endif %}
-<details><summary>{{ block.table.title }}</summary>{{ table(block.table) }}</details>
+<details{{ ' open' if block.table.open }}><summary>{{ block.table.title }}</summary>
+{{- table(block.table) }}</details>
 </figure>
 {%- endmacro -%}
 
 {%- macro strips(block) -%}
+{%- if block.title %}<h3 class="above">{{ block.title }}</h3>{% endif %}
+{%- if block.note %}<p class="note">{{ block.note }}</p>{% endif %}
+{{- legend(block.legend) }}
 <div class="strips{{ ' wide' if block.wide }}{{ ' pixelated' if block.pixelated }}
 {{- ' queries' if block.queries }}">
 {%- for row in block.rows %}

@@ -21,9 +21,10 @@ from fastrot.report.run.about import (
     tiles,
 )
 from fastrot.report.run.curves import curves_section, throughput_section
+from fastrot.report.run.dense import dense_section
 from fastrot.report.run.files import RunFiles, read_run
 from fastrot.report.run.measured import listed, measurements_section, summary
-from fastrot.report.run.results import read_results
+from fastrot.report.run.results import is_dense, read_results
 from fastrot.report.run.scores import lowshot_section, scores_section
 from fastrot.runs.folder import how_killed, read_run_id
 from fastrot.system.console import Say, print_lines
@@ -83,6 +84,8 @@ def make_report(run: Path, out: Path | None = None, *, say: Say = lambda _: None
     sections = [curves_section(files), throughput_section(files), *_pictures(files, say)]
     sections += [measurements_section(found)]
     sections += [scores_section(found, problems), lowshot_section(found)]
+    if any(is_dense(one.result) for one in found):
+        sections.append(dense_section(found))
     sections += [
         settings_section(files),
         environment_section(files),

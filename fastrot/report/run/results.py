@@ -13,6 +13,7 @@ from fastrot.evaluation.measurements import (
     is_random_of,
     read_measurements,
 )
+from fastrot.evaluation.protocol import DENSE
 from fastrot.evaluation.published import PublishedRow
 from fastrot.evaluation.result import Result, Score
 from fastrot.report.html.text import clean, plain
@@ -109,6 +110,11 @@ def moment(time: str) -> str:
     """
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):[\d.]+\+00:00", time)
     return f"{match[1]} {match[2]} UTC" if match else clean(time, 40)
+
+
+def is_dense(result: Result) -> bool:
+    """Return whether a whole model was trained for the result."""
+    return result.settings.get("kind") in DENSE
 
 
 def groups(result: Result) -> Iterator[tuple[str, str, list[Score]]]:

@@ -11,7 +11,7 @@ from fastrot.report.charts.bars import Bar, bar_chart
 from fastrot.report.html.blocks import Figure, Key, Section, Table
 from fastrot.report.html.text import clean
 from fastrot.report.run.lowshot import is_lowshot, lowshot_figures
-from fastrot.report.run.results import Found, groups, notes
+from fastrot.report.run.results import Found, groups, is_dense, notes
 
 _METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mAP": "mean average precision"}
 
@@ -20,9 +20,10 @@ def scores_section(found: Sequence[Found], problems: Sequence[str]) -> Section:
     """Show bars for every protocol whose scores are not a curve over labels."""
     section = Section("scores", "Scores by layer")
     for one in found:
-        if not is_lowshot(one.result):
+        if not is_lowshot(one.result) and not is_dense(one.result):
             section.blocks += [
-                _figure(one, metric, kind, scores) for metric, kind, scores in groups(one.result)
+                score_figure(one, f"{_METRICS.get(metric, metric)}, %", kind, scores)
+                for metric, kind, scores in groups(one.result)
             ]
     if section.blocks:
         section.lead = (
@@ -31,8 +32,8 @@ def scores_section(found: Sequence[Found], problems: Sequence[str]) -> Section:
         )
     else:
         section.missing.append(
-            "scores: no result in the run's eval folder; fastrot eval linear RUN --train DATA "
-            "--test DATA writes one"
+            "scores: no result of frozen features in the run's eval folder; fastrot eval linear "
+            "RUN --train DATA --test DATA writes one"
         )
     section.missing += [f"result of {problem}" for problem in problems]
     return section
@@ -49,7 +50,15 @@ def lowshot_section(found: Sequence[Found]) -> Section:
     return section
 
 
-def _figure(one: Found, metric: str, kind: str, scores: Sequence[Score]) -> Figure:
+def score_figure(one: Found, what: str, kind: str, scores: Sequence[Score]) -> Figure:
+    """Return bars of some scores beside the random initialisation and the published numbers.
+
+    Args:
+        one: the measurement.
+        what: what the scores are, with the unit.
+        kind: ``optimum``, which the names of such scores end with; or empty.
+        scores: scores of the measurement.
+    """
     rows: list[list[str]] = []
     bars: list[tuple[str, list[Bar]]] = []
     said: list[str] = []
@@ -84,23 +93,24 @@ def _figure(one: Found, metric: str, kind: str, scores: Sequence[Score]) -> Figu
         keys.append(Key("s2", "random initialisation", "box"))
     if used:
         keys.append(Key("s3", "published", "open"))
-    what = f"{_METRICS.get(metric, metric)}, %"
     title = f"{one.title}{', exact optimum' if kind else ''}: {what}"
     heads = ["", whose, "random initialisation", "gain", "published"]
     return Figure(
         title,
         bar_chart(bars),
-        f"{title}, by layer: {'; '.join(said)}.",
-        _without_empty(heads, rows),
+        f"{title}: {'; '.join(said)}.",
+        _table(heads, rows, dense=is_dense(one.result)),
         keys,
         notes(one, list(used.values())),
     )
 
 
-def _without_empty(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, dense: bool) -> Table:
+    """Return the columns that are not empty; rows are sorted by layer, or open as they are."""
     kept = [0, *(i for i in range(1, len(heads)) if any(row[i] for row in rows))]
     body = [[row[i] for i in kept] for row in rows]
-    return Table([heads[i] for i in kept], sorted(body, key=_natural))
+    body = body if dense else sorted(body, key=_natural)
+    return Table([heads[i] for i in kept], body, open=dense)
 
 
 def _natural(row: Sequence[str]) -> list[int | str]:

@@ -63,6 +63,7 @@ def assert_one_line(err: str) -> None:
         (["train", "--data", "a", "--set", "data.train=b"], "both set data.train; keep one"),
         (["train", "--loader", "native", "--set", "data.loader=ffcv"], "both set data.loader"),
         (["eval", "suite", "x", "--voc07", "a", "b", "--voc07", "c", "d"], "'a' 'b' and 'c' 'd'"),
+        (["eval", "coco-det", "x", "--coco", "a", "b"], "--coco is for eval suite; use --train"),
         (["bench", "sweep", "x", "--out", "a", "--out", "b"], "given twice"),
         (["trian"], "Did you mean 'train'"),
         (["prepare", "no/such", "x.beton"], "no such"),

@@ -70,13 +70,14 @@ def write_result() -> Callable[..., Path]:
         *,
         random: list[Score] | None = None,
         label: str = "test transform",
+        settings: dict[str, str] | None = None,
     ) -> Path:
         result = Result(
             protocol=protocol,
             label=label,
             scores=scores,
             random=random,
-            settings={},
+            settings=settings or {},
             changed=[],
             weights={"source": str(run), "digest": ""},
             data={"train": "train.beton", "test": "test.beton"},

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from fastrot.evaluation.dense.pictures import Picture, Pictures, save_pictures
 from fastrot.evaluation.result import Score
 from fastrot.report.run.make import make_report
 
@@ -25,10 +27,29 @@ def page(
     shots = [Score(f"{k}-shot layer3", "mAP", 20.0, "layer3") for k in (1, 2, 4, 8, 16, 32, 64, 96)]
     write_result(run, "low", "voc07-lowshot", shots)
     write_result(run, "broken", "x", []).write_text("{")
+    boxes = [Score(f"{what} AP75", "AP75", 20.0) for what in ("box", "mask")]
+    settings = {"kind": "detection"}
+    detected = write_result(run, "det", "coco-det", boxes, label="fine-tuned", settings=settings)
+    save_pictures(detected.parent, scenes(2))
+    labelled = [Score("mean accuracy", "mAcc", 20.0)]
+    settings = {"kind": "segmentation"}
+    detected = write_result(
+        run, "seg", "cityscapes-seg", labelled, label="fine-tuned", settings=settings
+    )
+    save_pictures(detected.parent, scenes(3))
     return make_report(run).path
 
 
-@pytest.mark.parametrize("width", [320, 400, 1200])
+def scenes(columns: int) -> Pictures:
+    """Two rows of large pictures with long words, and a legend of many colours."""
+    image = Image.new("RGB", (640, 320), (0, 90, 0))
+    word = "frankfurt_000001_077092_leftImg8bit.png" * 3
+    row = [Picture(f"part{i}", image, word, f"part {i} of {word}") for i in range(columns)]
+    legend = [(f"class of number {k}", (12 * k, 0, 255 - 12 * k)) for k in range(20)]
+    return Pictures([row, row], legend, "What is shown.")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1400])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_is_quiet_and_alone_and_fits(page: Path, browser: Any, width: int, dark: bool) -> None:
     browser.open(page, width=width, dark=dark)
@@ -52,6 +73,29 @@ def test_text_can_be_told_from_the_paper(page: Path, browser: Any, dark: bool) -
         other = luminance(browser, name)
         ratio = (max(paper, other) + 0.05) / (min(paper, other) + 0.05)
         assert ratio >= least, f"{name}: {ratio:.2f}"
+
+
+@pytest.mark.parametrize(("width", "across"), [(1400, [2, 3]), (390, [1, 2])])
+def test_pictures_stand_side_by_side_where_there_is_room(
+    page: Path, browser: Any, width: int, across: list[int]
+) -> None:
+    """On a telephone boxes have the whole width, and of three pictures the image has it."""
+    browser.open(page, width=width)
+    found = browser.value(
+        "[...document.querySelectorAll('#dense .strips')].map(strips => "
+        "[...strips.querySelector('.strip').querySelectorAll('img')].map("
+        "i => { const r = i.getBoundingClientRect(); return [r.top, r.width] }))"
+    )
+    for pictures, columns in zip(found, across, strict=True):
+        rows: dict[float, list[float]] = {}
+        for top, wide in pictures:
+            rows.setdefault(top, []).append(wide)
+        assert max(map(len, rows.values())) == columns
+        assert sum(max(rows.values(), key=len)) >= 0.8 * min(width - 40, 1080)
+    first = found[1][0][1]
+    assert first >= 0.3 * 1080 if width == 1400 else first >= 340
+    swatch = "getComputedStyle(document.querySelector('#dense .swatch'))"
+    assert browser.value(f"{swatch}.fill") == "rgb(0, 0, 255)"
 
 
 def luminance(browser: Any, name: str) -> float:

@@ -104,6 +104,9 @@ def test_from_weights_to_scores(protocol: str, small_run: Path, tmp_path: Path) 
     assert all(0 <= score["value"] <= 100 for score in result["scores"] + result["random"])
     assert result["label"] == "fine-tuned" and any("not comparable" in n for n in result["notes"])
     assert len(list(out.glob("*/training/checkpoints/step-00000002"))) == 2  # also the random one
+    rows = json.loads((file.parent / "pictures" / "pictures.json").read_text())["rows"]
+    assert {len(row) for row in rows} == {2 if "det" in protocol else 3}
+    assert all((file.parent / "pictures" / each["file"]).exists() for row in rows for each in row)
     # The same command again only reads.
     states = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     again = measured(small_run, protocol, data, out, beside_random=True)
