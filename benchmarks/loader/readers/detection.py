@@ -26,6 +26,7 @@ from fastrot.data.annotations.coco_instances import open_coco
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.evaluation.dense.loader import DenseLoader
 from fastrot.evaluation.detection.evaluate import DetectionImages
+from fastrot.evaluation.detection.models import ResizedImages
 from fastrot.evaluation.detection.settings import DetectionConfig
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -61,7 +62,8 @@ def open_stream(job: Mapping[str, Any]) -> Stream:
 
 def detector_batches(job: DetectionJob) -> Iterator[tuple[torch.Tensor, Sequence[Target]]]:
     """Yield padded batches (N, 3, H, W), float32, with a target for each image, endlessly."""
-    transform = GeneralizedRCNNTransform(job.side, job.longest_side, _MEAN, _STD)
+    kind = ResizedImages if job.kind == "fastrot" else GeneralizedRCNNTransform
+    transform = kind(job.side, job.longest_side, _MEAN, _STD)
     for loaded in _ours(job) if job.kind == "fastrot" else _torchvisions(job):
         images, targets = zip(*loaded, strict=True)
         if job.kind == "torchvision-resized":
