@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
@@ -110,6 +111,23 @@ class FpnMaps(nn.Module):
         maps = OrderedDict((str(level), maps[layer]) for level, layer in enumerate(LAYERS))
         pyramid: OrderedDict[str, torch.Tensor] = self.fpn(maps)
         return pyramid
+
+
+class ResizedImages(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """torchvision's normalised, resized and padded images; masks are resized as bytes.
+
+    The same bits, for less than half of the time that the way through floats takes.
+    """
+
+    def resize(
+        self, image: torch.Tensor, target: dict[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+        """Return an image (3, H, W) and its target, resized; masks are uint8, of (n, H, W)."""
+        masks = None if target is None else target.pop("masks", None)
+        image, target = super().resize(image, target)
+        if target is not None and masks is not None:
+            target["masks"] = F.interpolate(masks[:, None], image.shape[-2:], mode="nearest")[:, 0]
+        return image, target
 
 
 def faster_rcnn_c4(network: ResNet, classes: int, **how: Any) -> GeneralizedRCNN:
@@ -214,7 +232,5 @@ def _assembled(
     )
     proposals.beta = heads.beta = settings.box_loss_beta
     # In training it draws one of the sides; in evaluation it takes the last one.
-    transform = GeneralizedRCNNTransform(
-        settings.sides, settings.longest_side, list(mean), list(std)
-    )
+    transform = ResizedImages(settings.sides, settings.longest_side, list(mean), list(std))
     return GeneralizedRCNN(maps, proposals, heads, transform)

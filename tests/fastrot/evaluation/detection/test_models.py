@@ -10,11 +10,12 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from fastrot.config import ModelConfig
 from fastrot.evaluation.dense.stages import dilate, stride_of
 from fastrot.evaluation.detection import losses
-from fastrot.evaluation.detection.models import C4Pool, faster_rcnn_c4, mask_rcnn_fpn
+from fastrot.evaluation.detection.models import C4Pool, ResizedImages, faster_rcnn_c4, mask_rcnn_fpn
 from fastrot.evaluation.detection.settings import DetectionConfig
 from fastrot.models.backbones import ResNet, build_model
 
@@ -152,6 +153,21 @@ def _torchvisions(settings: DetectionConfig) -> nn.Module:
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 0),
         mask_head=MaskRCNNHeads(256, [256] * 4, 1, norm_layer=norm),
     )  # fmt: skip
+
+
+def test_images_and_targets_are_resized_as_torchvision_does() -> None:
+    """To the bit, also up and down, and without objects."""
+    images, targets = scene()
+    targets[1] = {name: value[:0] for name, value in targets[1].items()}
+    for side in (60, 96, 131):
+        how = (side, 400, list(MEAN), list(STD))
+        ours, theirs = ResizedImages(*how), GeneralizedRCNNTransform(*how)
+        (ours_in, found), (theirs_in, expected) = ours(images, targets), theirs(images, targets)
+        assert torch.equal(ours_in.tensors, theirs_in.tensors)
+        for mine, other in zip(found, expected, strict=True):
+            assert mine.keys() == other.keys() and mine["masks"].dtype == torch.uint8
+            assert all(torch.equal(value, other[name]) for name, value in mine.items())
+    assert targets[0]["masks"].shape == (2, 96, 128)
 
 
 def test_the_published_box_loss_is_l1() -> None:
