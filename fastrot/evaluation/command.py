@@ -74,6 +74,4 @@ def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:
             f"mode {mode.name!r}: {config.protocol} always uses features of the test transform; "
             "leave --mode out"
         )
-    if mode.crops is None and read_world().size > 1:
-        raise UsageError("mode 'augmented' trains in one process; run it without torchrun")
     return config, mode
