@@ -31,18 +31,12 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     """
     if killed := how_killed(request.checkpoint):
         say(f"{killed}; its newest checkpoint is measured; fastrot train --resume continues it")
-    train, test, protocol = request.train, request.test, request.protocol
-    if (train is None) != (test is None):
-        raise UsageError("--train and --test go together; name both")
-    if protocol == SUITE:
-        if read_world().size > 1:
-            raise UsageError("eval suite runs in one process; extract under torchrun first")
+    check(request, ranks=read_world().size)
+    if request.protocol == SUITE:
         words = (request.mode or DEFAULT_MODE).split(",")
         return run_suite(request, [parse_mode(word.strip()) for word in words], say)
-    if request.sets:
-        raise UsageError(f"--{next(iter(request.sets))} is for eval suite; use --train and --test")
-    if train is None or test is None:
-        raise UsageError("eval needs data: add --train DATA --test DATA")
+    train, test = request.train, request.test
+    assert train is not None and test is not None
     config, mode = _with_mode(request)
     if config.kind in DENSE:
         trained = run_dense(request, config, train, test, say)
@@ -58,6 +52,29 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     )
     measured = run_protocol(what, say)
     return None if measured is None else EvalReport(*measured)
+
+
+def check(request: EvalRequest, *, ranks: int) -> None:
+    """Check what is requested, before anything is read or submitted.
+
+    Args:
+        request: what to measure.
+        ranks: number of processes that measure it.
+
+    Raises:
+        UsageError: options contradict each other, or one of them breaks a rule.
+    """
+    if (request.train is None) != (request.test is None):
+        raise UsageError("--train and --test go together; name both")
+    if request.protocol == SUITE:
+        if ranks > 1:
+            raise UsageError("eval suite runs in one process; extract under torchrun first")
+        return
+    if request.sets:
+        raise UsageError(f"--{next(iter(request.sets))} is for eval suite; use --train and --test")
+    if request.train is None:
+        raise UsageError("eval needs data: add --train DATA --test DATA")
+    _with_mode(request)
 
 
 def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:

@@ -6,7 +6,7 @@ import pytest
 
 from fastrot.distributed.slurm import parse_slurm_options
 from fastrot.errors import UsageError
-from fastrot.runs.slurm_job import made_no_progress, submit_train
+from fastrot.runs.slurm_job import made_no_progress, submit_command
 
 
 @pytest.mark.parametrize(
@@ -29,5 +29,7 @@ def test_no_slurm_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="no sbatch here"):
-        submit_train(["train"], tmp_path / "run", nodes=1, gpus=1, settings=parse_slurm_options([]))
+        submit_command(
+            ["train"], tmp_path / "run", nodes=1, gpus=1, settings=parse_slurm_options([])
+        )
     assert list(tmp_path.iterdir()) == []
