@@ -19,7 +19,8 @@ from fastrot.system.jsonl import read_json_lines
 from tests.fastrot.data.annotations.label_files import random_labels, write_cityscapes
 from tests.program import pairs, poll
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
+# Slurm lets a job that was requeued wait two minutes.
+pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("slurm")]
 
 PATIENCE = 900.0
 SETTINGS = pairs(
@@ -35,7 +36,6 @@ def test_a_refused_evaluation_is_not_started(tmp_path: Path) -> None:
     assert done.returncode == 64 and "Slurm refuses the job" in done.stderr, done.stderr
 
 
-@pytest.mark.chaos  # Slurm lets a job that was requeued wait two minutes
 @pytest.mark.fault(4)
 def test_an_evaluation_that_is_preempted_continues(tmp_path: Path) -> None:
     write(tmp_path)
