@@ -7,17 +7,22 @@ from typing import Annotated
 
 import typer
 
-from fastrot.cli.launch import on_ranks
+from fastrot.cli.launch import on_ranks, repeated_words, slurm_settings, submit
 from fastrot.cli.options import (
     AsJson,
     ChannelOrder,
     Checkpoint,
+    Cluster,
     FollowSymlinks,
+    Gpus,
     Model,
+    Nodes,
     Overrides,
     Pair,
     RandomInit,
     Ranks,
+    Slurm,
+    Wait,
     Weights,
 )
 from fastrot.cli.show import fill, show
@@ -75,6 +80,7 @@ def extract(
 
 @app.command("eval")
 def evaluate(
+    context: typer.Context,
     protocol: Annotated[
         str,
         typer.Argument(
@@ -124,9 +130,13 @@ def evaluate(
     weights: Weights = None,
     follow_symlinks: FollowSymlinks = False,
     random_init: RandomInit = False,
-    gpus: Ranks = 1,
+    gpus: Gpus = 1,
     overrides: Overrides = None,
     json: AsJson = False,
+    cluster: Cluster = "local",
+    nodes: Nodes = 1,
+    slurm: Slurm = None,
+    wait: Wait = False,
 ) -> None:
     """Run a published protocol; finished work is not repeated.
 
@@ -134,14 +144,25 @@ def evaluate(
     linear.solver=fastrot|torch|sklearn|cyanure who solves the exact optimum (linear.optimum=true).
     """
     options = locals()
-    on_ranks(options.pop("gpus"))
+    place = ("cluster", "nodes", "gpus", "slurm", "wait")
+    for name in ("context", "json", *place):
+        del options[name]
+    settings = slurm_settings(context.params)
+    if settings is None:
+        on_ranks(gpus)
+    elif json:
+        raise UsageError("--json: a job writes its result into its folder; leave --json out")
     from fastrot.evaluation import command
     from fastrot.evaluation.run import EvalRequest
 
-    del options["json"]
     sets = {kind: options.pop(kind) for kind in _SETS}
     given = {kind: pair for kind, pair in sets.items() if pair is not None}
     request = fill(EvalRequest, options, sets=given, progress=not json)
+    if settings is not None:
+        command.check(request, ranks=nodes * (settings.tasks_per_node or max(gpus, 1)))
+        words = repeated_words(context, "out", *place)
+        submit(words, request.folder, context.params, settings)
+        return
     report = command.evaluate(request, lambda text: typer.echo(text, err=True))
     if report is not None:
         show(report, json)

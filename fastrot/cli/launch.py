@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from fastrot.distributed.launch import fastrot_command, launch
 from fastrot.errors import UsageError
+
+if TYPE_CHECKING:
+    from fastrot.distributed.slurm import TrainSlurmSettings
 
 _FORWARDED = {
     "data": "--data",
@@ -37,6 +40,28 @@ def submit_if_asked(options: Mapping[str, Any], recipe: str | None, out: Path) -
         UsageError: options contradict each other, the folder holds a run, or Slurm refuses.
         typer.Exit: with ``--wait``, once the run has ended.
     """
+    settings = slurm_settings(options)
+    if settings is None:
+        return False
+    from fastrot.runs.folder import has_begun
+
+    if not options["resume"] and has_begun(out):
+        raise UsageError(
+            f"{out}: already holds a run; add --resume to continue it, or choose another --out"
+        )
+    submit(train_words(options, recipe), out, options, settings)
+    return True
+
+
+def slurm_settings(options: Mapping[str, Any]) -> TrainSlurmSettings | None:
+    """Return what a job requests from Slurm; None without ``--cluster=slurm``.
+
+    Args:
+        options: options of the command by parameter name.
+
+    Raises:
+        UsageError: options contradict each other.
+    """
     slurm: Sequence[str] = options["slurm"] or ()
     restarts = options.get("restarts", 0)
     if restarts and (options["gpus"] < 2 or options["cluster"] == "slurm"):
@@ -49,28 +74,36 @@ def submit_if_asked(options: Mapping[str, Any], recipe: str | None, out: Path) -
                 "--nodes, --gpus 0, --slurm and --wait are for --cluster slurm; add it, or leave "
                 "them out"
             )
-        return False
+        return None
     from fastrot.distributed.slurm import parse_slurm_options
-    from fastrot.runs.folder import has_begun
-    from fastrot.runs.slurm_job import submit_train, wait_for
 
-    settings = parse_slurm_options(slurm)
-    if not options["resume"] and has_begun(out):
-        raise UsageError(
-            f"{out}: already holds a run; add --resume to continue it, or choose another --out"
-        )
-    submission = submit_train(
-        train_words(options, recipe),
-        out,
-        nodes=options["nodes"],
-        gpus=options["gpus"],
-        settings=settings,
+    return parse_slurm_options(slurm)
+
+
+def submit(
+    words: Sequence[str], out: Path, options: Mapping[str, Any], settings: TrainSlurmSettings
+) -> None:
+    """Submit a command and say what to type next.
+
+    Args:
+        words: as for ``slurm_job.submit_command``.
+        out: likewise.
+        options: options of the command by parameter name.
+        settings: of ``slurm_settings``.
+
+    Raises:
+        UsageError: Slurm refuses.
+        typer.Exit: with ``--wait``, once the job has ended.
+    """
+    from fastrot.runs.slurm_job import submit_command, wait_for
+
+    submission = submit_command(
+        words, out, nodes=options["nodes"], gpus=options["gpus"], settings=settings
     )
     for line in submission.lines():
         typer.echo(line)
     if options["wait"]:
         raise typer.Exit(wait_for(submission, typer.echo))
-    return True
 
 
 def on_ranks(
@@ -98,6 +131,24 @@ def resume_option(out: Path, *, resume: bool) -> Sequence[str]:
     from fastrot.runs.folder import has_begun
 
     return ("--resume",) if not resume and has_begun(out) else ()
+
+
+def repeated_words(context: typer.Context, *left_out: str) -> list[str]:
+    """Return the arguments that repeat this command, without the options of some parameters."""
+    words = [str(context.info_name)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params[str(parameter.name)]
+        if name in left_out or value in (None, [], (), parameter.default):
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        elif getattr(parameter, "multiple", False):
+            words += [word for each in value for word in (parameter.opts[0], str(each))]
+        else:
+            words += [parameter.opts[0], *map(str, value if parameter.nargs > 1 else [value])]
+    return words
 
 
 def train_words(options: Mapping[str, Any], recipe: str | None) -> list[str]:

@@ -52,7 +52,7 @@ Pair = Annotated[
     typer.Option(metavar="TRAIN TEST", help="suite: training and test data of this benchmark."),
 ]
 Cluster = Annotated[
-    str, typer.Option(metavar="local|slurm", help="Train here, or submit a job that trains.")
+    str, typer.Option(metavar="local|slurm", help="Run here, or submit a job that runs it.")
 ]
 Nodes = Annotated[int, typer.Option(min=1, help="slurm: number of nodes.")]
 Gpus = Annotated[

@@ -39,7 +39,7 @@ class SlurmSettings(Section):
 
 
 class TrainSlurmSettings(SlurmSettings):
-    """What ``fastrot train --slurm KEY=VALUE`` sets."""
+    """What ``fastrot train|eval --slurm KEY=VALUE`` sets."""
 
     time_min: Annotated[int, Field(ge=1)] = 24 * 60
     """Time limit of one start, minutes; the run continues in the next one."""

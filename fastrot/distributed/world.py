@@ -76,6 +76,16 @@ class World:
             dist.all_gather_into_tensor(every, values.flatten())
         return every.view(self.size, *values.shape)
 
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all ranks in the order of the ranks; their numbers may differ."""
+        if self.size == 1:
+            return rows
+        counts = self.gather(torch.tensor([len(rows)])).flatten().tolist()
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = zip(self.gather(padded), counts, strict=True)
+        return torch.cat([part[:count] for part, count in parts])
+
     def gather_json(self, value: Any) -> list[Any]:
         """Return the plain values of all ranks, in the order of the ranks."""
         if self.size == 1:

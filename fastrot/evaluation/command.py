@@ -42,21 +42,12 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     """
     if killed := how_killed(request.checkpoint):
         say(f"{killed}; its newest checkpoint is measured; fastrot train --resume continues it")
-    train, test, protocol = request.train, request.test, request.protocol
-    if (train is None) != (test is None):
-        raise UsageError("--train and --test go together; name both")
-    if protocol == SUITE:
-        if read_world().size > 1:
-            raise UsageError(
-                "eval suite runs in one process; first extract, and run the protocols that train "
-                "a model, under torchrun or with --gpus: what is finished is not repeated"
-            )
+    check(request, ranks=read_world().size)
+    if request.protocol == SUITE:
         words = (request.mode or DEFAULT_MODE).split(",")
         return run_suite(request, [parse_mode(word.strip()) for word in words], say)
-    if request.sets:
-        raise UsageError(f"--{next(iter(request.sets))} is for eval suite; use --train and --test")
-    if train is None or test is None:
-        raise UsageError("eval needs data: add --train DATA --test DATA")
+    train, test = request.train, request.test
+    assert train is not None and test is not None
     config, mode = _with_mode(request)
     if config.kind in DENSE:
         opened = open_dense(request, config, train, test)
@@ -85,6 +76,32 @@ def _reported(
     return EvalReport(*measured)
 
 
+def check(request: EvalRequest, *, ranks: int) -> None:
+    """Check what is requested, before anything is read or submitted.
+
+    Args:
+        request: what to measure.
+        ranks: number of processes that measure it.
+
+    Raises:
+        UsageError: options contradict each other, or one of them breaks a rule.
+    """
+    if (request.train is None) != (request.test is None):
+        raise UsageError("--train and --test go together; name both")
+    if request.protocol == SUITE:
+        if ranks > 1:
+            raise UsageError(
+                "eval suite runs in one process; first extract, and run the protocols that train "
+                "a model, under torchrun or with --gpus: what is finished is not repeated"
+            )
+        return
+    if request.sets:
+        raise UsageError(f"--{next(iter(request.sets))} is for eval suite; use --train and --test")
+    if request.train is None:
+        raise UsageError("eval needs data: add --train DATA --test DATA")
+    _with_mode(request)
+
+
 def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:
     """Return the protocol and the mode of its training rows."""
     if request.mode is not None and "," in request.mode:
@@ -99,6 +116,4 @@ def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:
             f"mode {mode.name!r}: {config.protocol} always uses features of the test transform; "
             "leave --mode out"
         )
-    if mode.crops is None and read_world().size > 1:
-        raise UsageError("mode 'augmented' trains in one process; run it without torchrun")
     return config, mode

@@ -139,12 +139,13 @@ class ProtocolRun:
     def layers(self) -> tuple[str, ...]:
         """Return the layers that the run's caches hold."""
         # Online probes extract the test images themselves, and only the layers that they score.
-        online = self.mode.crops is None
-        return (
-            self.config.features.layers
-            if online
-            else self.cached_layers or (self.config.features.layers)
-        )
+        layers = self.config.features.layers
+        return layers if self.is_online else self.cached_layers or layers
+
+    @property
+    def is_online(self) -> bool:
+        """Return whether a probe trains on new crops in every epoch."""
+        return self.mode.crops is None
 
     @property
     def caches(self) -> Path:
@@ -165,34 +166,41 @@ class ProtocolRun:
 def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, Path] | None:
     """Run a protocol; work that an earlier, killed command finished is not repeated.
 
-    Under torchrun all ranks extract; then the first one evaluates, and the others leave.
+    Several ranks extract together; then the main one evaluates, and the others leave. A probe on
+    online crops is trained by all of them.
 
     Returns:
-        The result, and the folder of its ``result.json``; None on other ranks.
+        The result, and the folder of its ``result.json``; None on other ranks than the main one.
 
     Raises:
         FastrotError: with the exit code of the failure.
     """
     config, world = what.config, read_world()
+    say = say if world.is_main else _silent
     match = _check(what)
     notes = data_notes(what.train, what.test, match)
     for note in notes:
         say(note)
     began = time.monotonic()
     shared: dict[str, float] = {}
-    if world.size > 1:
-        _extract_on_all_ranks(what, world, say if world.is_main else _silent)
+    if world.size > 1 and not what.is_online:
+        _extract_on_all_ranks(what, world, say)
         shared[f"this start, features on {world.size} ranks"] = time.monotonic() - began
         if not world.is_main:
             return None
-    result, name = _measure(what, what.request.load_backbone(), match, say)
-    seconds = dict(result.seconds)
-    if what.beside_random and not what.request.random_init:
-        say(f"{config.protocol}: the same for the random initialisation")
-        other = what.at_random
-        random, _ = _measure(other, other.request.load_backbone(), match, say)
-        seconds |= {f"random {part}": value for part, value in random.seconds.items()}
-        result = replace(result, random=random.scores, random_time=random.time)
+        world = World()
+    if world.size > 1:
+        share_cores(world)
+    with joined(world, pick_device("auto", world)):
+        result, name = _measure(what, match, world, say)
+        seconds = dict(result.seconds)
+        if what.beside_random and not what.request.random_init:
+            say(f"{config.protocol}: the same for the random initialisation")
+            random, _ = _measure(what.at_random, match, world, say)
+            seconds |= {f"random {part}": value for part, value in random.seconds.items()}
+            result = replace(result, random=random.scores, random_time=random.time)
+    if not world.is_main:
+        return None
     result = replace(
         result,
         seconds={**seconds, **shared, "this start": time.monotonic() - began},
@@ -223,11 +231,9 @@ def _silent(_: str) -> None:
     """Say nothing."""
 
 
-def _measure(
-    what: ProtocolRun, backbone: Backbone, match: ClassMatch, say: Say
-) -> tuple[Result, str]:
+def _measure(what: ProtocolRun, match: ClassMatch, world: World, say: Say) -> tuple[Result, str]:
     """Return the result of one backbone, and the name of its folder; repeat no finished part."""
-    config = what.config
+    config, backbone = what.config, what.request.load_backbone()
     name = config.protocol
     if what.mode != TEST_TRANSFORM:
         name += f"-{what.mode.name}"
@@ -237,12 +243,12 @@ def _measure(
         settings["classes"] = classes = match.numbers.tolist()
     began = time.monotonic()
     online: OnlineSpec | None = None
-    if what.mode.crops is None:
-        device = pick_device("auto", World())
+    if what.is_online:
+        device = pick_device("auto", world)
         online = OnlineSpec.settle(backbone, what.train.samples, what.test.samples, config, device)
         features = online.fingerprint
     else:
-        train, test = _extracted(what, backbone, World(), say)
+        train, test = _extracted(what, backbone, world, say)
         features = {"train": train.fingerprint, "test": test.fingerprint}
     extracted = time.monotonic() - began
     random = what.request.random_init
@@ -257,7 +263,8 @@ def _measure(
     earlier = what.request.folder / f"{name}{'-random' if random else ''}"
     cache = what.caches / _cache_name(what, what.test, 0)
     places = [earlier] if is_earlier_cache(cache, features["test"]) else []
-    parts = _finished_parts([*places, what.request.folder / own], fingerprint)
+    folders = [*places, what.request.folder / own] if world.is_main else []
+    parts = _finished_parts(folders, fingerprint)
     if online is None:
         scores = _EVALUATORS[config.kind](train, test, config, parts, say)
         spent = {"features": extracted}
@@ -272,6 +279,7 @@ def _measure(
             say,
             options=ExtractOptions(progress=what.request.progress),
             test_cache=_cache_folder(what, what.test, 0, online.test),
+            world=world,
         )
         spent, extracted = {}, 0.0
     spent["evaluation"] = time.monotonic() - began - extracted
@@ -311,6 +319,8 @@ def _when(parts: PartialResults, spent: dict[str, float]) -> tuple[dict[str, flo
 
 def _finished_parts(folders: Sequence[Path], fingerprint: dict[str, Any]) -> PartialResults:
     """Return the finished parts with this fingerprint: the first folder with them, or the last."""
+    if not folders:
+        return PartialResults(None, fingerprint)
     name = f"parts-{fingerprint_digest(plain(fingerprint))[:8]}"
     places = [folder / name for folder in folders]
     there = [place for place in places if (place / "identity.json").exists()]

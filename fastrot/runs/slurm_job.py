@@ -1,9 +1,12 @@
-"""``fastrot train --cluster slurm``: one task per rank, restarted where it was stopped.
+"""``fastrot train|eval --cluster slurm``: one task per rank, restarted where it was stopped.
 
 Each task runs ``fastrot train --resume`` as a separate process and forwards Slurm's signals to
 it, so that the trainer's own handler sets its flag and all ranks save at the same step (75). Then
 the job is requeued under the same id until the run is complete or two starts in a row have made
 no progress (70). The run folder is the run's identity: its trackers continue the same run.
+
+A task of an evaluation runs ``fastrot eval``, which repeats no finished part. Where no model is
+being trained a signal ends it, and what was saved until then counts.
 
 ``NAME.slurm`` beside the run folder holds what submitit needs, the logs, and ``starts.jsonl``.
 """
@@ -29,7 +32,13 @@ from fastrot.distributed.slurm import (
     submit,
 )
 from fastrot.distributed.slurm_jobs import SlurmTask, job_states, requeue, slurm_task
-from fastrot.errors import FastrotError, NonFiniteError, PreemptedError, UsageError
+from fastrot.errors import (
+    FastrotError,
+    NonFiniteError,
+    PreemptedError,
+    RankLostError,
+    UsageError,
+)
 from fastrot.runs.folder import RunFolder, read_status
 from fastrot.system.jsonl import JsonLines, read_json_lines
 from fastrot.system.processes import (
@@ -52,31 +61,36 @@ class Submission:
     Attributes:
         job: Slurm's job id, which all requeues keep.
         folder: folder of its logs.
-        out: run folder.
+        out: run folder, or folder of the results.
+        trains: whether it is a run, not an evaluation.
     """
 
     job: str
     folder: Path
     out: Path
+    trains: bool
 
     def lines(self) -> list[str]:
         """Return lines that say what to type next."""
+        stop = "stop, saving a checkpoint: scancel {}; resume: the same command and --resume"
+        if not self.trains:
+            stop = "stop: scancel {}; continue: the same command"
         return [
-            f"submitted job {self.job}; the run: {self.out}",
+            f"submitted job {self.job}; the {'run' if self.trains else 'results'}: {self.out}",
             f"log: {self.folder}/{self.job}_0_log.out (and .err)",
             f"follow: tail -F {self.folder}/{self.job}_0_log.*; state: squeue -j {self.job}",
-            f"stop, saving a checkpoint: scancel {self.job}; resume: the same command and --resume",
+            stop.format(self.job),
         ]
 
 
-def submit_train(
+def submit_command(
     words: Sequence[str], out: Path, *, nodes: int, gpus: int, settings: TrainSlurmSettings
 ) -> Submission:
-    """Submit a training run.
+    """Submit a training run or an evaluation.
 
     Args:
-        words: arguments of ``fastrot train``, without ``--out`` and ``--resume``.
-        out: run folder, on a file system that the nodes share.
+        words: arguments of ``fastrot train`` or ``eval``, without ``--out`` and ``--resume``.
+        out: run folder, or folder of the results, on a file system that the nodes share.
         nodes: number of machines.
         gpus: GPUs and ranks per machine; 0: no GPU, and ``settings.tasks_per_node`` ranks.
         settings: further Slurm settings.
@@ -105,7 +119,7 @@ def submit_train(
         )
     except SubmissionError as error:
         raise UsageError(f"Slurm refuses the job: {error}; change the --slurm options") from error
-    return Submission(job, folder, out)
+    return Submission(job, folder, out, words[0] == "train")
 
 
 def wait_for(submission: Submission, say: Callable[[str], None]) -> int:
@@ -124,10 +138,13 @@ def wait_for(submission: Submission, say: Callable[[str], None]) -> int:
             say(line)
             last_line = line
         time.sleep(_WATCH_SECONDS)
-    status = read_status(submission.out)
-    say(f"job {submission.job}: {state.reason if state else 'ended'}; {status.get('message', '')}")
+    status = read_status(submission.out) if submission.trains else {}
+    message = f"; {status['message']}" if status.get("message") else ""
+    say(f"job {submission.job}: {state.reason if state else 'ended'}{message}")
     code = status.get("exit_code")
-    if code is None and state is not None and state.code is not None and state.code > 0:
+    # A run that ended well has said so; an evaluation has no status.
+    least = 1 if submission.trains else 0
+    if code is None and state is not None and state.code is not None and state.code >= least:
         code = state.code
     return FastrotError.exit_code if code is None else int(code)
 
@@ -144,8 +161,8 @@ def made_no_progress(starts: Sequence[int], now: int) -> bool:
     """Return whether the last two starts of a job made no progress.
 
     Args:
-        starts: step at which each start of the job began.
-        now: step of the newest checkpoint.
+        starts: what was saved when each start of the job began, see ``saved_until_now``.
+        now: what is saved now.
 
     Example:
         >>> made_no_progress([0, 40], 40), made_no_progress([0, 40, 40], 40)
@@ -154,27 +171,45 @@ def made_no_progress(starts: Sequence[int], now: int) -> bool:
     return len(starts) >= 2 and starts[-2] == starts[-1] == now
 
 
+def saved_until_now(out: Path, *, trains: bool) -> int:
+    """Return a number that changes when a job saves something.
+
+    Of a run it is the step of the newest checkpoint; of an evaluation the time, in ns, when
+    features, a checkpoint or a part of the results were last written, and 0 before that.
+    """
+    if trains:
+        return int(read_status(out).get("step", 0))
+    last = 0
+    for pattern in ("cache/*/*", "*/parts*/*", "*/training/checkpoints/*"):
+        for path in out.glob(pattern):
+            if path.suffix != ".lock":  # which every start writes
+                with suppress(OSError):  # it was removed meanwhile
+                    last = max(last, path.stat().st_mtime_ns)
+    return last
+
+
 class _Rank:
-    """One rank: it starts the trainer, forwards signals, and decides what follows."""
+    """One rank: it starts the command, forwards signals, and decides what follows."""
 
     def __init__(self, words: Sequence[str], out: Path, folder: Path, task: SlurmTask) -> None:
         self._words, self._out, self._folder, self._task = words, out, folder, task
         self._is_main = task.task == 0
+        self._trains = words[0] == "train"
 
     def run(self) -> int:
         """Run the task and return its exit code."""
-        task, began = self._task, self._step()
+        task, began = self._task, saved_until_now(self._out, trains=self._trains)
         starts = self._earlier_starts()
         self._note(kind="start", step=began)
         self._say(
-            f"start {task.restarts + 1} of job {task.job} (SLURM_RESTART_COUNT={task.restarts}) "
-            f"from step {began}"
+            f"start {task.restarts + 1} of job {task.job} (SLURM_RESTART_COUNT={task.restarts})"
+            + (f" from step {began}" if self._trains else "")
         )
         if made_no_progress(starts, began):
             return self._give_up(began)
         with signals_noted(_FORWARDED) as received:
-            code = self._train(received)
-            step = self._step()
+            code = self._run(received)
+            step = saved_until_now(self._out, trains=self._trains)
             self._note(
                 kind="end",
                 step=step,
@@ -189,10 +224,10 @@ class _Rank:
             self._requeue(received)
         return code
 
-    def _train(self, received: Sequence[int]) -> int:
+    def _run(self, received: Sequence[int]) -> int:
         task = self._task
         child = start_rank(
-            fastrot_command([*self._words, "--out", str(self._out), "--resume"]),
+            fastrot_command([*self._words, "--out", str(self._out), *self._resume]),
             task.task,
             task.tasks,
             rendezvous_of(task, task.nodes, self._store),
@@ -206,8 +241,14 @@ class _Rank:
             if self._is_main:
                 self._store.unlink(missing_ok=True)
         if -code in received:
-            return PreemptedError.exit_code  # so early that nothing caught it or was lost
+            return PreemptedError.exit_code  # nothing caught it, so nothing was lost
+        if received and code == RankLostError.exit_code and not self._trains:
+            return PreemptedError.exit_code  # the signal ended another rank before this one
         return 128 - code if code < 0 else code
+
+    @property
+    def _resume(self) -> Sequence[str]:
+        return ("--resume",) if self._trains else ()
 
     @property
     def _store(self) -> Path:
@@ -217,10 +258,12 @@ class _Rank:
     def _requeue(self, received: Sequence[int]) -> None:
         """Requeue the job, on the main rank; then wait until Slurm ends this task."""
         if self._is_main:
-            self._say(f"the checkpoint is written; job {self._task.job} is requeued")
+            what = "the checkpoint is written" if self._trains else "what is finished is kept"
+            self._say(f"{what}; job {self._task.job} is requeued")
             problem = requeue(self._task)
             if problem is not None:
-                self._say(f"not requeued: {problem}; add --resume to the same command to continue")
+                more = "add --resume to the same command" if self._trains else "the same command"
+                self._say(f"not requeued: {problem}; to continue: {more}")
                 return
         end = time.monotonic() + _KILLED_SECONDS
         while signal.SIGTERM not in received and time.monotonic() < end:
@@ -229,26 +272,26 @@ class _Rank:
     def _give_up(self, step: int) -> int:
         """Stop a job that would be requeued forever."""
         code = NonFiniteError.exit_code  # 70: this run makes no progress
+        what, more = "saved nothing", ""
+        if self._trains:
+            what = f"ended at step {step}, where they had begun"
+            more = "write checkpoints more often (--set train.checkpoint_minutes=...), "
         line = (
-            f"job {self._task.job}: two starts in a row ended at step {step}, where they had "
-            "begun, so it is not requeued again; give it more time (--slurm time_min=...), write "
-            "checkpoints more often (--set train.checkpoint_minutes=...), or look for what ended "
-            f"it in {self._folder}"
+            f"job {self._task.job}: two starts in a row {what}, so it is not requeued again; give "
+            f"it more time (--slurm time_min=...), {more}or look for what ended it in "
+            f"{self._folder}"
         )
         self._say(f"fastrot: {line}")
         if self._is_main:
             self._note(kind="stop", step=step, exit_code=code)
+        if self._is_main and self._trains:
             with suppress(FastrotError), RunFolder(self._out, resume=True) as run:
                 epoch = float(read_status(self._out).get("epoch", 0.0))
                 run.write_status("failed", step=step, epoch=epoch, exit_code=code, message=line)
         return code
 
-    def _step(self) -> int:
-        """Return the step of the newest checkpoint."""
-        return int(read_status(self._out).get("step", 0))
-
     def _earlier_starts(self) -> list[int]:
-        """Return the steps at which earlier starts of this job began; all tasks read the same."""
+        """Return what was saved when earlier starts of this job began; all tasks read the same."""
         return [
             int(record["step"])
             for record in read_json_lines(self._folder / "starts.jsonl")

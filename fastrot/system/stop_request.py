@@ -23,12 +23,16 @@ class StopRequest:
     signal of the same kind ends the process without saving, even if the first has not been handled
     yet because the main thread waits for a disk or a device.
 
+    Args:
+        again: how to continue after a stop before the first step, for its message.
+
     Attributes:
         signal_name: name of the received signal, or None.
         training: whether the loop checks the flag.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, again: str = "the same command with --resume continues") -> None:
+        self._again = again
         self.signal_name: str | None = None
         self.training = False
         self._previous: dict[int, Any] = {}
@@ -45,7 +49,7 @@ class StopRequest:
         if not self.training:
             raise PreemptedError(
                 f"stopped by {self.signal_name} before the first step of this start; nothing is "
-                "lost; the same command with --resume continues"
+                f"lost; {self._again}"
             )
 
     def __enter__(self) -> StopRequest:

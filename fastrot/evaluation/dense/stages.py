@@ -10,6 +10,7 @@ from torch import nn
 
 from fastrot.errors import UsageError
 from fastrot.models.backbones import ResNet
+from fastrot.models.layers import use_batch_norm
 from fastrot.weights.load import Backbone
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -56,6 +57,15 @@ def trainable(backbone: Backbone) -> ResNet:
             f"{backbone.source}: {backbone.config.name} has no stages for dense tasks; use a ResNet"
         )
     return copy.deepcopy(backbone.model).requires_grad_(True).train()
+
+
+def ready_to_test(model: nn.Module) -> None:
+    """Set a model to eval mode, with the same arithmetic however it was trained.
+
+    On CPUs, ranks that share statistics train with a batch norm of our own, whose last bits differ.
+    """
+    model.eval()
+    use_batch_norm(model, "torch")
 
 
 def channels_of(stage: nn.Module) -> int:

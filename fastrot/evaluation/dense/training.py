@@ -1,4 +1,18 @@
-"""Train a dense model: the loop, step, checkpoints and logs of pretraining, on another task."""
+"""Train a dense model: the loop, step, checkpoints and logs of pretraining, on another task.
+
+Each rank takes its share of a batch, and gradients are averaged over the ranks. So several ranks
+train what one does, up to rounding, if they share the statistics of batch norms (``sync_bn``) and
+each mean of a loss has as many terms on every rank:
+
+* A segmenter's losses are means over all pixels of its crops, also those that do not count, so
+  they do. Dropout differs: each rank draws its own.
+* A detector's losses are means over the anchors and regions that a rank samples, and over its
+  regions with an object for masks. They do if images have one size and the same numbers of these,
+  and no limit is reached, so that nothing is drawn. Otherwise each rank draws its own, and images
+  with few regions weigh more, as usual where ranks average gradients.
+
+On any number of ranks a resumed training ends with the bits of an uninterrupted one.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +131,7 @@ def train_dense(
     _check_batch(config.batch, len(source), world.size)
     order = Sampler(len(source), config.batch, seed=config.seed, rank=world.rank, world=world.size)
     schedule = _schedule(config, order)
-    with StopRequest() as stop, ExitStack() as stack:
+    with StopRequest("the same command continues") as stop, ExitStack() as stack:
         folder = None
         if world.is_main:
             folder = stack.enter_context(RunFolder(where.folder, resume=True))

@@ -17,6 +17,7 @@ from fastrot.data.sampling.philox import Stream, draw, uniform
 from fastrot.distributed.world import World
 from fastrot.errors import BadDataError
 from fastrot.evaluation.dense.loader import DenseBatch, to_device
+from fastrot.evaluation.dense.stages import ready_to_test
 from fastrot.evaluation.detection.coco_ap import Kind, coco_average_precision
 from fastrot.evaluation.detection.models import faster_rcnn_c4, mask_rcnn_fpn
 from fastrot.evaluation.detection.predictions import Detections, encode_masks
@@ -104,7 +105,7 @@ def detect(
     Raises:
         BadSampleError: an image cannot be read.
     """
-    model.eval()
+    ready_to_test(model)
     dtype = next(model.parameters()).dtype
     found: dict[int, Detections] = {}
     began = said = time.monotonic()

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import xxhash
 
+from fastrot.distributed.world import World
 from fastrot.errors import BadDataError, NonFiniteError
 from fastrot.evaluation.protocol import LinearConfig
 
@@ -130,6 +131,11 @@ class LinearHeads:
     def state(self) -> dict[str, torch.Tensor]:
         """Return a copy of every head's weights, momentum and statistics, on the CPU."""
         return {name: tensor.to("cpu", copy=True) for name, tensor in self._tensors.items()}
+
+    def copy_from_main(self, world: World) -> None:
+        """Take over the main rank's weights, momentum and statistics."""
+        for tensor in self._tensors.values():
+            world.copy_from_main(tensor)
 
     def load(self, tensors: Mapping[str, torch.Tensor], where: str) -> None:
         """Restore what ``state`` returned.

@@ -5,6 +5,10 @@ and flip; for ImageNet's five heads also colour jitter and lighting; for Places2
 the centre square. Each batch is decoded once by the fast loader and passes once through the frozen
 backbone (in eval mode, so its batch norms do not change), and every head takes its step from that.
 Test features are extracted once.
+
+Several ranks share the decoding and the forward passes of each batch, and the test images. Every
+rank then takes the same step with the rows of all, so that a batch, the statistics of its batch
+norm and its losses are those of one rank.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from fastrot.data.dataset import Dataset
 from fastrot.data.loader import Loader, LoaderSpec, build_loader, choose_loader
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import DatasetSubset
+from fastrot.distributed.world import World
 from fastrot.evaluation.extract import protocol_spec, training_crop
 from fastrot.evaluation.linear.online_rows import OnlineRows
 from fastrot.evaluation.linear.probe import SAVE_SECONDS, ProbeRows, run_probe, training_ids
@@ -104,6 +109,7 @@ def evaluate_linear_online(
     options: ExtractOptions | None = None,
     test_cache: Path | None = None,
     save_seconds: float = SAVE_SECONDS,
+    world: World | None = None,
 ) -> list[Score]:
     """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
 
@@ -116,12 +122,16 @@ def evaluate_linear_online(
         test: images to score on, of the same classes, seen by the test transform.
         spec: specification of the rows, settled for these three.
         config: settings of the protocol.
-        parts: where the state and the result are saved.
+        parts: where the main rank saves the state and the result.
         say: called with each line for the user.
         options: device, workers and progress; None: chosen for this machine.
-        test_cache: folder of the test features, which may already exist; None: a folder within
-            that of ``parts``.
+        test_cache: folder of the test features, which may already exist; several ranks need one.
+            None: a folder within that of ``parts``.
         save_seconds: least time between two saved states.
+        world: the joined ranks; None: only this process.
+
+    Returns:
+        The scores; none on other ranks than the main one if they were already saved.
 
     Raises:
         BadDataError: labels are missing or do not fit (``match_single_classes``), or an image is
@@ -131,7 +141,7 @@ def evaluate_linear_online(
         UsageError: the device or the loader is not known.
         StorageError: something cannot be written.
     """
-    linear, how = config.linear, options or ExtractOptions()
+    linear, how, world = config.linear, options or ExtractOptions(), world or World()
     match = match_single_classes(train, test, (len(train), len(test)))
     ids, notes = training_ids(np.asarray(train.labels, np.int64), config)
     chosen = train if linear.subset is None else DatasetSubset(train, ids)
@@ -144,8 +154,10 @@ def evaluate_linear_online(
             folder = test_cache or parts.file("test-features", "")
             if folder is None:
                 folder = Path(stack.enter_context(TemporaryDirectory())) / "test"
-            shown = extract_features(backbone, test, folder, spec.test, how)
-            reader, name = stack.enter_context(_reader(chosen, spec, linear, device, how.workers))
+            shown = extract_features(backbone, test, folder, spec.test, how, world=world)
+            reader, name = stack.enter_context(
+                _reader(chosen, spec, linear, device, how.workers, world)
+            )
             say(f"linear probe: {len(chosen):,} images per epoch, decoded by the loader {name}")
             made = OnlineRows(
                 stack.enter_context(FeatureNetwork(backbone, spec.train, device)),
@@ -154,6 +166,7 @@ def evaluate_linear_online(
                 seed=linear.seed,
                 coloured=linear.augment == "rrc_jitter_lighting",
                 images_a_pass=pass_size(spec.train.crop.size, device),
+                world=world,
             )
             details = {"augment": linear.augment, "loader": name, **notes}
             yield ProbeRows(made, shown.translated(match), MODE, details)
@@ -167,6 +180,7 @@ def evaluate_linear_online(
         say,
         device=how.device,
         save_seconds=save_seconds,
+        world=world,
     )
 
 
@@ -177,19 +191,28 @@ def _reader(
     linear: LinearConfig,
     device: torch.device,
     workers: int | None,
+    world: World,
 ) -> Iterator[tuple[Loader, str]]:
-    """Open the loader of the training images; yield it and its name."""
+    """Open the loader of this rank's training images; yield it and its name."""
     if workers is None:
-        workers = decoding_workers(on_gpu=device.type == "cuda")
+        on_gpu = device.type == "cuda"
+        workers = decoding_workers(on_gpu=on_gpu, local_ranks=world.local_size)
     source = LoaderSpec(
         train,
-        Sampler(len(train), linear.batch, seed=linear.seed, drop_last=False),
+        Sampler(
+            len(train),
+            linear.batch,
+            seed=linear.seed,
+            drop_last=False,
+            rank=world.rank,
+            world=world.size,
+        ),
         spec.train.crop,
         linear.seed,
         device,
         workers=workers,
     )
-    images = len(train) * linear.epochs
+    images = len(train) * linear.epochs // world.size
     name = choose_loader(source, images=images)[0] if spec.loader == "auto" else spec.loader
     loader = build_loader(name, source)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def run_probe(
     *,
     device: str,
     save_seconds: float,
+    world: World | None = None,
 ) -> list[Score]:
     """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
 
@@ -78,21 +80,26 @@ def run_probe(
         open_rows: opens the rows on a device; not called if the scores are already saved.
         classes: K.
         config: sections ``features`` and ``linear``.
-        parts: where the state and the scores are saved.
+        parts: where the main rank saves the state and the scores.
         say: called with each line for the user.
         device: ``auto``, ``cpu`` or ``cuda``.
         save_seconds: least time between two saved states.
+        world: the joined ranks, which all get the same rows; None: only this process.
+
+    Returns:
+        The scores; none on other ranks than the main one if they were already saved.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.
         BadDataError: the saved state is damaged.
         StorageError: the state cannot be written.
     """
+    world = world or World()
     saved = parts.get(unit)
-    if saved is None:
+    if not world.any(saved is not None):
         state = parts.file(unit, ".safetensors")
         linear, layers = config.linear, config.features.layers
-        where = pick_device(device, World())
+        where = pick_device(device, world)
         with open_rows(where) as rows:
             test = rows.test
             infos = [(layer, test.layers[layer]) for layer in layers]
@@ -100,12 +107,13 @@ def run_probe(
             heads = LinearHeads(shapes, classes, linear, where)
             every = np.arange(test.num_samples)
             tests = RowReader(test, layers, every, batch=linear.batch, seed=0, device=where)
+            mine = partial(tests.once, world.rank, world.size)
             curves = train_heads(
-                heads, rows.train, tests.once, linear, state, say, save_seconds=save_seconds
+                heads, rows.train, mine, linear, state, say, save_seconds=save_seconds, world=world
             )
         scores = scores_of(curves, linear, rows.mode, rows.notes)
         saved = {"scores": [score.to_json() for score in scores]}
         parts.put(unit, saved)
         if state is not None:
             state.unlink(missing_ok=True)
-    return [Score.from_json(score) for score in saved["scores"]]
+    return [Score.from_json(score) for score in saved["scores"]] if saved else []

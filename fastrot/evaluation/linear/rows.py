@@ -101,11 +101,13 @@ class RowReader:
         """
         yield from self._ahead(self._shuffled(epoch, start_step))
 
-    def once(self) -> Generator[FeatureBatch, None, None]:
-        """Yield every sample once, in the order of the data: the first crop of each."""
-        yield from self._ahead(
-            (self._ids[at : at + self._batch], 0) for at in range(0, len(self._ids), self._batch)
-        )
+    def once(self, rank: int = 0, ranks: int = 1) -> Generator[FeatureBatch, None, None]:
+        """Yield every sample once, in the order of the data: the first crop of each.
+
+        Of several ranks each gets whole batches, the same that one rank has.
+        """
+        starts = range(rank * self._batch, len(self._ids), ranks * self._batch)
+        yield from self._ahead((self._ids[at : at + self._batch], 0) for at in starts)
 
     def _shuffled(
         self, epoch: int, start_step: int

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,12 @@ class Progress:
     curves: Curves
     step: int = 0
     losses: list[tuple[dict[str, float], int]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Progress:
+        """Return what ``dataclasses.asdict`` made plain."""
+        losses = [(dict(means), int(samples)) for means, samples in saved["losses"]]
+        return cls(dict(saved["curves"]), int(saved["step"]), losses)
 
     @property
     def epoch(self) -> int:
@@ -75,8 +82,7 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], Progress] | None:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             saved = json.loads((file.metadata() or {})["progress"])
-        losses = [(dict(means), int(samples)) for means, samples in saved["losses"]]
-        progress = Progress(dict(saved["curves"]), int(saved["step"]), losses)
+        progress = Progress.from_json(saved)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         raise BadDataError(
             f"{path}: damaged; remove it, and the probe starts from scratch"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from fastrot.distributed.world import World
 from fastrot.errors import BadDataError
 from fastrot.evaluation.linear.heads import LinearHeads
 from fastrot.evaluation.linear.rows import FeatureBatch
@@ -48,17 +50,19 @@ def train_heads(
     say: Say,
     *,
     save_seconds: float,
+    world: World | None = None,
 ) -> Curves:
     """Train to the last epoch, from the saved state if there is one.
 
     Args:
         heads: newly initialised heads.
-        source: source of training rows.
-        test: returns every test sample once, at each call.
+        source: source of training rows, the same on all ranks.
+        test: returns every test sample once, at each call; of several ranks each its share.
         config: settings of the protocol.
-        state: file of the state; None: a kill loses everything.
+        state: file of the state, on the main rank; None: a kill loses everything.
         say: called with each line for the user.
         save_seconds: least time between two saved states.
+        world: the joined ranks, which all take the same steps; None: only this process.
 
     Returns:
         The curve of every head.
@@ -68,12 +72,15 @@ def train_heads(
         BadDataError: the saved state is damaged.
         StorageError: the state cannot be written.
     """
+    world = world or World()
     progress = Progress({layer: [] for layer in heads.shapes})
     if state is not None:
         remove_temporaries(state.parent, state.name)
         if (saved := load_state(state)) is not None:
             progress = _taken_up(heads, *saved, source.steps, state)
             say(f"linear probe: continues after {_place(progress)} of {config.epochs}")
+    heads.copy_from_main(world)
+    progress = Progress.from_json(world.gather_json(asdict(progress))[0])
     began = said = saved_at = time.monotonic()
     done, seen = 0, 0
     total = source.steps * (config.epochs - progress.epoch) - progress.step
@@ -97,7 +104,7 @@ def train_heads(
                     f"linear probe: epoch {epoch + 1}/{config.epochs}  "
                     f"{seen / (now - began):,.0f} images/s  left {left:,.0f} s"
                 )
-        scores = score_heads(heads, test())
+        scores = score_heads(heads, test(), world)
         for layer, curve in progress.curves.items():
             curve.append([_mean(progress.losses, layer), *scores[layer]])
         progress = Progress(progress.curves)
@@ -114,8 +121,13 @@ def learning_rate(config: LinearConfig, epoch: int) -> float:
 
 
 @torch.no_grad()
-def score_heads(heads: LinearHeads, test: Iterable[FeatureBatch]) -> dict[str, tuple[float, float]]:
-    """Return top-1 and top-5 in percent, by layer; equal logits rank the lower class first."""
+def score_heads(
+    heads: LinearHeads, test: Iterable[FeatureBatch], world: World | None = None
+) -> dict[str, tuple[float, float]]:
+    """Return top-1 and top-5 in percent, by layer; equal logits rank the lower class first.
+
+    Several ranks, each with its share of the test samples, get the scores of all.
+    """
     hits = {layer: torch.zeros(2, dtype=torch.int64) for layer in heads.shapes}
     count = 0
     for rows in test:
@@ -124,7 +136,12 @@ def score_heads(heads: LinearHeads, test: Iterable[FeatureBatch]) -> dict[str, t
             rank = ranks(heads.logits(layer, rows.features[layer]), rows.labels)
             hit = torch.stack([(rank < 1).sum(), (rank < _TOP).sum()])
             hits[layer] = hits[layer].to(hit.device) + hit
-    return {layer: (100 * int(h[0]) / count, 100 * int(h[1]) / count) for layer, h in hits.items()}
+    mine = torch.stack([*(hit.cpu() for hit in hits.values()), torch.tensor([count, count])])
+    *found, (count, _) = (world or World()).sum(mine).tolist()
+    return {
+        layer: (100 * top1 / count, 100 * top5 / count)
+        for layer, (top1, top5) in zip(hits, found, strict=True)
+    }
 
 
 def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from fastrot.data.annotations.segmentation import SegmentationDataset
 from fastrot.distributed.world import World
+from fastrot.evaluation.dense.stages import ready_to_test
 from fastrot.evaluation.result import Score
 from fastrot.evaluation.segmentation.augment import Draws, augment
 from fastrot.evaluation.segmentation.confusion import ConfusionMatrix
@@ -68,7 +69,7 @@ def label(
         BadSampleError: an image cannot be read.
         BadDataError: a label map cannot be read.
     """
-    model.eval()
+    ready_to_test(model)
     matrix = ConfusionMatrix(dataset.num_classes)
     began = said = time.monotonic()
     mine = range(world.rank, len(dataset), world.size)

@@ -18,6 +18,7 @@ from fastrot.data.open import open_dataset
 from fastrot.data.sampling.crops import Crop
 from fastrot.data.sampling.sampler import Sampler
 from fastrot.data.subset import DatasetSubset, spread
+from fastrot.distributed.world import World
 from fastrot.errors import BadDataError
 from fastrot.evaluation.extract import scoring_crop, training_crop
 from fastrot.evaluation.linear import colour_reference
@@ -82,6 +83,7 @@ def rows_of(
             seed=SEED,
             coloured=config.linear.augment == "rrc_jitter_lighting",
             images_a_pass=images_a_pass,
+            world=World(),
         )
         assert rows.steps == 2
         made = [(dict(batch.features), batch.labels) for batch in rows.epoch(epoch)]
