@@ -193,8 +193,8 @@ class RankMonitor:
             if how := self._find_trouble(rank, process):
                 return self._failure(
                     rank,
-                    f"rank {rank} (process {process.pid}) {how}; run the same command again (train: "
-                    "with --resume): it continues from what was saved last",
+                    f"rank {rank} (process {process.pid}) {how}; run the same command again "
+                    "(train: with --resume): it continues from what was saved last",
                     RankLostError.exit_code,
                 )
         return RankLostError(second_hand) if second_hand else None
