@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from fastrot.config import ModelConfig
+from fastrot.data.annotations.coco_instances import open_coco
 from fastrot.data.annotations.detection import DetectionDataset
 from fastrot.data.annotations.label_maps import IGNORE, value_map
 from fastrot.data.annotations.segmentation import SegmentationDataset
@@ -23,6 +24,7 @@ from fastrot.distributed.world import World
 from fastrot.evaluation.dense.settings import DenseConfig
 from fastrot.evaluation.dense.training import Where, train_dense
 from fastrot.evaluation.detection import evaluate as detection
+from fastrot.evaluation.detection import models
 from fastrot.evaluation.detection.settings import DetectionConfig
 from fastrot.evaluation.segmentation import evaluate as segmentation
 from fastrot.evaluation.segmentation.fcn import Fcn
@@ -90,6 +92,21 @@ def test_faster_rcnn_finds_the_objects_of_eight_photos(
     )  # fmt: skip
     scores = found_again(few_large_objects(voc), SIDE, training, tmp_path / "run")
     assert scores["AP50"] > 90 and scores["AP50 by area"] > 90, scores
+
+
+def test_mask_rcnn_finds_and_outlines_the_objects_of_eight_photos(
+    test_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_FPN_CHANNELS", 64)
+    coco = open_coco(test_data("coco-mini"), "train", partial=True)
+    # At 160 px no anchor overlaps one of the objects by more than 0.51, and it is not found.
+    settings = SIDE.model_copy(update={"model": "mask_rcnn_fpn", "sides": (192,)})
+    training = DenseConfig(
+        steps=220, batch=4, learning_rate=0.02, milestones=(187,), warmup_steps=20,
+        warmup_ratio=0.01, workers=1,
+    )  # fmt: skip
+    scores = found_again(few_large_objects(coco), settings, training, tmp_path / "run")
+    assert scores["box AP50"] > 90 and scores["mask AP50"] > 80, scores
 
 
 def street_scenes(root: Path, folder: Path) -> SegmentationDataset:
