@@ -133,9 +133,9 @@ def machine_record() -> dict[str, Any]:
     }
 
 
-def published_command() -> str:
+def published_command(program: str = "fastrot") -> str:
     """Return the command line of this process, without the folders of absolute paths."""
-    return shlex.join(["fastrot", *map(_published, sys.argv[1:])])
+    return f"{program} {shlex.join(map(_published, sys.argv[1:]))}".rstrip()
 
 
 def _published(argument: str) -> str:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastrot.benchmarks.common.harness import Countdown, machine_record
+from fastrot.benchmarks.common.harness import Countdown, machine_record, published_command
 from fastrot.benchmarks.compare.report import ComparisonReport
 from fastrot.benchmarks.compare.runner import Competitor, competitor_cores, run_comparison
 from fastrot.benchmarks.loader.readers.detection import DetectionJob
 from fastrot.data.annotations.coco_instances import open_coco
 
+_PROGRAM = "python -m fastrot.benchmarks.loader.detection"
 _MODULE = "fastrot.benchmarks.loader.readers.detection"
 _SUBJECT, _BASELINES = "fastrot", ("torchvision", "torchvision-resized")
 
@@ -60,7 +61,7 @@ def compare(
         settings=settings | {"rounds": rounds, "seconds": seconds},
         data={"name": Path(job.data).name, "samples": samples, "bytes": size},
         left_out=results.left_out,
-        record=machine_record(),
+        record=machine_record() | {"command": published_command(_PROGRAM)},
     )
 
 

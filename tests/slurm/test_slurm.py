@@ -101,6 +101,7 @@ def array_tasks(folder: Path) -> dict[str, int]:
     return tasks
 
 
+@pytest.mark.chaos
 @pytest.mark.fault(26)
 def test_a_sweep_as_a_job_array_survives_three_faults(tmp_path: Path) -> None:
     data, _ = write_digits(tmp_path)
