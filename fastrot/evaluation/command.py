@@ -49,10 +49,11 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
     train, test = request.train, request.test
     assert train is not None and test is not None
     config, mode = _with_mode(request)
+    if (ignored := unread(request.overrides, sections_read(config.kind))) and read_world().is_main:
+        say(f"{config.protocol} does not read {', '.join(ignored)}: without effect")
     if config.kind in DENSE:
         opened = open_dense(request, config, train, test)
-        measured = run_dense(request, config, (train, test), opened, say)
-        return _reported(request, config, measured, say)
+        return _reported(run_dense(request, config, (train, test), opened, say))
     data = open_data(train, test, follow_symlinks=request.follow_symlinks)
     what = ProtocolRun(
         request=request,
@@ -62,18 +63,11 @@ def evaluate(request: EvalRequest, say: Say = lambda _: None) -> EvalReport | Su
         mode=mode,
         beside_random=bool(request.beside_random),
     )
-    return _reported(request, config, run_protocol(what, say), say)
+    return _reported(run_protocol(what, say))
 
 
-def _reported(
-    request: EvalRequest, config: EvalConfig, measured: tuple[Result, Path] | None, say: Say
-) -> EvalReport | None:
-    """Return the report of a measurement, after naming the settings that changed nothing."""
-    if measured is None:
-        return None
-    if ignored := unread(request.overrides, sections_read(config.kind)):
-        say(f"{config.protocol} does not read {', '.join(ignored)}: without effect")
-    return EvalReport(*measured)
+def _reported(measured: tuple[Result, Path] | None) -> EvalReport | None:
+    return None if measured is None else EvalReport(*measured)
 
 
 def check(request: EvalRequest, *, ranks: int) -> None:

@@ -22,6 +22,11 @@ from fastrot.weights.load import Backbone
 _READ = 32
 _LONGEST_NAME = 40
 _NOT_OF_THE_RESULT = {"workers", "sbd", "partial"}  # data has digests, and notes where it is a part
+_OF_THE_TEST = {
+    "dense": {"test_split"},
+    "detection": {"least_score", "detections"},
+    "segmentation": {"test", "stride"},
+}
 _SPLITS = {"train", "training", "trainval", "val", "valid", "validation", "test", "testing"}
 
 
@@ -30,6 +35,18 @@ def relevant_settings(config: EvalConfig) -> dict[str, Any]:
     sections = sections_read(config.kind)
     settings = config.model_dump(mode="json", exclude={"dense": _NOT_OF_THE_RESULT})
     return {name: value for name, value in settings.items() if name in sections}
+
+
+def training_settings(config: EvalConfig) -> dict[str, Any]:
+    """Return the settings that a dense protocol's training reads, without those of its test."""
+    settings = relevant_settings(config)
+    for section, names in _OF_THE_TEST.items():
+        if section in settings:
+            settings[section] = {k: v for k, v in settings[section].items() if k not in names}
+    for name in ("proposals", "proposals_before_nms"):  # in training and in testing
+        if "detection" in settings:
+            settings["detection"][name] = settings["detection"][name][0]
+    return settings
 
 
 def weights_record(backbone: Backbone, *, random: bool) -> dict[str, Any]:

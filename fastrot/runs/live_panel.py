@@ -31,7 +31,7 @@ def _percent(share: float) -> str:
 
 
 def _count(number: float) -> str:
-    return f"{number:,.0f}"
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 # What the loop reports, in the order of display: key, label, format.

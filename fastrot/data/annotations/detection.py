@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.annotations.images import AnnotatedImages, ImageList
 from fastrot.data.annotations.objects import DetectionTarget, ObjectTable
+from fastrot.errors import BadDataError
 
 
 class DetectionDataset(AnnotatedImages):
@@ -31,10 +32,7 @@ class DetectionDataset(AnnotatedImages):
         objects: ObjectTable,
         category_ids: NDArray[np.int64] | None = None,
     ) -> None:
-        content: list[NDArray[Any]] = [objects.sizes, objects.objects]
-        if objects.outlines is not None:
-            content.append(objects.outlines.points)
-        super().__init__(images, content, objects.sizes)
+        super().__init__(images, _content(objects), objects.sizes)
         self.objects = objects
         known = np.arange(1, self.num_classes + 1)
         self.category_ids = known if category_ids is None else category_ids
@@ -51,8 +49,51 @@ class DetectionDataset(AnnotatedImages):
         """Return the images with a trainable object, in order; mmdetection skips others."""
         return self.objects.trainable_images()
 
+    def has_objects_to_find(self) -> bool:
+        """Return whether a score can be computed: not all objects are crowds or difficult."""
+        objects = self.objects.objects
+        return bool((~objects["iscrowd"] & ~objects["difficult"]).any())
+
+    def with_classes_of(self, other: DetectionDataset) -> DetectionDataset:
+        """Return the data set with its classes numbered as in another one, matched by name.
+
+        Raises:
+            BadDataError: the other one lacks a class of this one.
+        """
+        names = list(other.images.class_names)
+        own = list(self.images.class_names)
+        if own == names:
+            return self
+        if unknown := [name for name in own if name not in names]:
+            shown = ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+            raise BadDataError(
+                f"{self.path}: {len(unknown):,} of its {len(own):,} classes are not among those of "
+                f"{other.path}: {shown}; give both the same categories"
+            )
+        numbers = np.array([names.index(name) for name in own], np.int64)
+        objects = self.objects.objects.copy()
+        objects["label"] = numbers[objects["label"]]
+        table = ObjectTable(
+            self.objects.image_ids, self.objects.sizes, objects, self.objects.outlines
+        )
+        missing = len(names) - len(own)
+        note = f"{self.path} lacks {missing:,} of the {len(names):,} classes: not measured"
+        notes = [self.images.note, note if missing else ""]
+        images = replace(self.images, class_names=names, note="; ".join(filter(None, notes)))
+        return DetectionDataset(images, table, other.category_ids)
+
     def select(self, samples: Sequence[int] | NDArray[np.int64]) -> DetectionDataset:
         """Return a data set of some images, numbered from 0 in the order of their names."""
         kept = np.unique(np.asarray(samples, np.int64))
         images = replace(self.images, names=[self.images.names[i] for i in kept.tolist()])
         return DetectionDataset(images, self.objects.select(kept), self.category_ids)
+
+
+def _content(objects: ObjectTable) -> list[NDArray[Any]]:
+    """Return the arrays in which two tables differ if any annotation does."""
+    content: list[NDArray[Any]] = [objects.image_ids, objects.sizes, objects.objects]
+    if (outlines := objects.outlines) is not None:
+        rows = sorted(outlines.runs)
+        content += [outlines.points, outlines.polygons, outlines.objects]
+        content += [np.array(rows, np.int64), *(outlines.runs[row] for row in rows)]
+    return content

@@ -80,8 +80,9 @@ class AnnotatedImages(ImageFiles):
         self.note = images.note
         self.unlabelled = self.fields = self.left_out = ""
         content = xxhash.xxh3_128(source.digest.encode())
+        content.update(repr(self.class_names).encode())
         for part in annotations:
-            content.update(part.view(np.uint8).data)
+            content.update(f"{len(part)} ".encode() + part.tobytes())
         self.digest = self.origin = content.hexdigest()
         self.byte_sizes, self.stored_bytes = source.sizes, int(source.sizes.sum())
         self._annotated_sizes = sizes is not None

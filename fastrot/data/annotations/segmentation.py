@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from fastrot.data.annotations.images import AnnotatedImages, ImageList
 from fastrot.data.annotations.label_maps import IGNORE, read_label_map
 from fastrot.data.sources.listing import check_link
-from fastrot.errors import BadDataError
+from fastrot.errors import BadDataError, StorageError
+
+_READERS = 16  # threads that wait for a disk or a network
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class SegmentationDataset(AnnotatedImages):
     Raises:
         BadDataError: the list is empty, names an image twice or one that is not there, or a label
             map is not there.
+        StorageError: a label map cannot be read.
     """
 
     def __init__(
@@ -57,8 +62,8 @@ class SegmentationDataset(AnnotatedImages):
         values: NDArray[np.int16],
         boundaries: Sequence[Path] | None = None,
     ) -> None:
-        sizes = _file_sizes(label_files, images.listed_in, boundaries)
-        super().__init__(images, [sizes, values])
+        _check_files(label_files, images.listed_in, boundaries)
+        super().__init__(images, [_hashes(label_files), values])
         self.label_files, self.values, self._boundaries = list(label_files), values, boundaries
 
     def target(self, sample: int) -> SegmentationTarget:
@@ -88,24 +93,30 @@ class SegmentationDataset(AnnotatedImages):
         return SegmentationDataset(images, files, self.values, self._boundaries)
 
 
-def _file_sizes(
-    paths: Sequence[Path], listed_in: Path, boundaries: Sequence[Path] | None
-) -> NDArray[np.int64]:
-    """Return the sizes of files in bytes, of shape (n,)."""
-    sizes = np.zeros(len(paths), np.int64)
-    missing: list[Path] = []
-    for row, path in enumerate(paths):
-        try:
-            sizes[row] = os.stat(path).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            missing.append(path)
-            continue
-        if boundaries is not None and os.path.islink(path):
-            inside = [b for b in boundaries if Path(os.path.realpath(path)).is_relative_to(b)]
-            check_link(str(path), inside[0] if inside else boundaries[0])
+def _check_files(paths: Sequence[Path], listed_in: Path, boundaries: Sequence[Path] | None) -> None:
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         raise BadDataError(
             f"{listed_in}: {len(missing):,} of {len(paths):,} images have no label map, the first "
             f"is {missing[0]}; unpack all of the data set"
         )
-    return sizes
+    for path in paths if boundaries is not None else ():
+        if os.path.islink(path):
+            inside = [b for b in boundaries or () if Path(os.path.realpath(path)).is_relative_to(b)]
+            check_link(str(path), inside[0] if inside else (boundaries or ())[0])
+
+
+def _hashes(paths: Sequence[Path]) -> NDArray[np.uint64]:
+    """Return a hash of the bytes of each file, of shape (n,).
+
+    Label maps are edited in place, which sizes and names do not show.
+    """
+
+    def hashed(path: Path) -> int:
+        try:
+            return xxhash.xxh3_64_intdigest(path.read_bytes())
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        return np.fromiter(readers.map(hashed, paths), np.uint64, len(paths))

@@ -90,8 +90,17 @@ def find_devkit(root: Path, years: Sequence[int]) -> Path:
     for base in inside:
         if all((base / f"VOC{year}" / "ImageSets").is_dir() for year in years):
             return base
-    wanted = " and ".join(f"VOC{year}/ImageSets/" for year in sorted(set(years)))
-    raise UsageError(f"{root}: contains no {wanted}; name the folder VOCdevkit that does")
+    wanted = [f"VOC{year}" for year in sorted(set(years))]
+    for base in inside:
+        there = [name for name in wanted if (base / name / "ImageSets").is_dir()]
+        if there:
+            lacking = " and ".join(name for name in wanted if name not in there)
+            raise UsageError(
+                f"{base}: has {' and '.join(there)}, but no {lacking}/ImageSets/; name a folder "
+                "with both, or other parts, as --set dense.train_splits=[2007-trainval]"
+            )
+    folders = " and ".join(f"{name}/ImageSets/" for name in wanted)
+    raise UsageError(f"{root}: contains no {folders}; name the folder VOCdevkit that does")
 
 
 def _read_objects(base: Path, names: Sequence[str]) -> ObjectTable:

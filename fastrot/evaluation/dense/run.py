@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,25 @@ from numpy.typing import NDArray
 from fastrot.data.annotations.detection import DetectionDataset
 from fastrot.data.annotations.segmentation import SegmentationDataset
 from fastrot.distributed.world import World, joined, pick_device, read_world
+from fastrot.evaluation.dense.checks import (
+    check_label_maps,
+    check_objects,
+    overlap_notes,
+    precision_notes,
+)
 from fastrot.evaluation.dense.data import open_detection, open_segmentation
 from fastrot.evaluation.dense.pictures import save_pictures
 from fastrot.evaluation.dense.stages import trainable
-from fastrot.evaluation.dense.training import Where, train_dense
+from fastrot.evaluation.dense.training import Where, dense_precision, train_dense
 from fastrot.evaluation.detection import evaluate as detection
 from fastrot.evaluation.detection.pictures import detection_pictures
 from fastrot.evaluation.identity import (
     changed_settings,
+    content_digest,
     folder_name,
     measurement_key,
     relevant_settings,
+    training_settings,
     weights_record,
 )
 from fastrot.evaluation.measurements import now, save_measurement
@@ -38,6 +46,7 @@ from fastrot.evaluation.segmentation.fcn import Fcn
 from fastrot.evaluation.segmentation.pictures import segmentation_pictures
 from fastrot.evaluation.segmentation.predict import SegmentationLosses, predict
 from fastrot.system.console import Say
+from fastrot.system.fingerprint import fingerprint_digest, plain
 from fastrot.system.machine import environment_record
 from fastrot.weights.load import Backbone
 
@@ -71,17 +80,21 @@ class DenseRun:
 
 
 def open_dense(request: EvalRequest, config: EvalConfig, train: Path, test: Path) -> Data:
-    """Open the training and test data of a protocol.
+    """Open the training and test data of a protocol; classes are matched by name.
 
     Raises:
         FastrotError: the data is not there, contradicts itself, or is not whole.
     """
-    dense, follow = config.dense, request.follow_symlinks
-    opened: Callable[..., Any] = open_detection if config.kind == "detection" else open_segmentation
-    return (
-        opened(config, train, dense.train_splits, follow_symlinks=follow),
-        opened(config, test, (dense.test_split,), follow_symlinks=follow),
-    )
+    dense, follow = config.dense, {"follow_symlinks": request.follow_symlinks}
+    if config.kind == "segmentation":
+        return (
+            open_segmentation(config, train, dense.train_splits, **follow),
+            open_segmentation(config, test, (dense.test_split,), **follow),
+        )
+    learnt = open_detection(config, train, dense.train_splits, **follow)
+    asked = open_detection(config, test, (dense.test_split,), **follow).with_classes_of(learnt)
+    check_objects(learnt, asked)
+    return learnt, asked
 
 
 def run_dense(
@@ -109,6 +122,9 @@ def run_dense(
     quiet = say if world.is_main else (lambda _: None)
     what = DenseRun(request, config, data, paths, world, device, quiet)
     began = time.monotonic()
+    notes = overlap_notes(*data) if world.is_main else []
+    for note in notes:
+        quiet(note)
     with joined(world, device):
         result, name = _measure(what, random=request.random_init)
         if request.beside_random and not request.random_init:
@@ -117,7 +133,7 @@ def run_dense(
             result = replace(result, random=other.scores, random_time=other.time)
     if not world.is_main:
         return None
-    notes = [part.note for part in data if part.note]
+    notes += [part.note for part in data if part.note]
     seconds = {**result.seconds, "this start": time.monotonic() - began}
     result = replace(result, seconds=seconds, notes=[*result.notes, *notes])
     result, _ = save_measurement(request.folder, name, result)
@@ -128,14 +144,16 @@ def _measure(what: DenseRun, *, random: bool) -> tuple[Result, str]:
     request, config = replace(what.request, random_init=random), what.config
     backbone = request.load_backbone()
     settings = relevant_settings(config)
+    train, test = what.data
     features = {
         "weights": backbone.digest,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
-        "train": what.data[0].digest,
-        "test": what.data[1].digest,
+        "train": train.digest,
+        "test": test.digest,
     }
-    key = measurement_key(config, LABEL, features)
+    content = [content_digest(train), content_digest(test)]
+    key = measurement_key(config, LABEL, features, content=content)
     name = folder_name(config, TEST_TRANSFORM, what.paths[1], random=random, key=key)
     folder = request.folder / name
     parts = PartialResults(
@@ -146,9 +164,12 @@ def _measure(what: DenseRun, *, random: bool) -> tuple[Result, str]:
     began = time.monotonic()
     done = what.world.any(saved is not None)
     if not done:
-        scores = _train_and_test(what, backbone, folder)
+        known = {k: v for k, v in features.items() if k != "test"}
+        training = {"settings": training_settings(config), **known, "content": content[0]}
+        scores = _train_and_test(what, backbone, _training_folder(what, training), folder)
         saved = {
             "scores": [score.to_json() for score in scores],
+            "precision": dense_precision(config.dense, what.device),
             "seconds": time.monotonic() - began,
             "time": now(),
         }
@@ -170,14 +191,28 @@ def _measure(what: DenseRun, *, random: bool) -> tuple[Result, str]:
         record=environment_record(),
         key=key,
         time=str(saved["time"]),
+        notes=precision_notes(str(saved.get("precision"))),
     ), name
 
 
-def _train_and_test(what: DenseRun, backbone: Backbone, folder: Path) -> list[Score]:
-    """Return the scores of a model; its training and pictures are kept in the folder."""
+def _training_folder(what: DenseRun, depends_on: Mapping[str, Any]) -> Path:
+    """Return the folder of a training, which test data and settings of the test do not change.
+
+    So bad test data that is mended, or another way to test, costs no second training.
+    """
+    digest = fingerprint_digest(plain(depends_on))[:8]
+    folder = what.request.folder / f"{what.config.protocol}-training-{digest}"
+    PartialResults(folder if what.world.is_main else None, depends_on)  # refuses another training
+    return folder / "training"
+
+
+def _train_and_test(
+    what: DenseRun, backbone: Backbone, training: Path, folder: Path
+) -> list[Score]:
+    """Return the scores of a model; its training and its pictures are kept in the two folders."""
     config, (train, test) = what.config, what.data
     mean, std, seed = backbone.mean, backbone.std, config.dense.seed
-    where = Where(what.world, what.device, folder / "training")
+    where = Where(what.world, what.device, training)
     torch.manual_seed(seed)  # of the new layers, which all ranks build alike
     network = trainable(backbone)
     how = {"progress": what.request.progress}
@@ -191,6 +226,8 @@ def _train_and_test(what: DenseRun, backbone: Backbone, folder: Path) -> list[Sc
         save_pictures(folder, detection_pictures(test, found))
         return detection.scores(test, found, config.data)
     assert isinstance(train, SegmentationDataset) and isinstance(test, SegmentationDataset)
+    for each in dict.fromkeys((train, test)):
+        check_label_maps(each, what.world, what.say)
     settings = config.segmentation
     fcn = Fcn(network, train.num_classes, align_corners=settings.align_corners)
     crops = segmentation.SegmentationImages(train, settings, mean, seed)

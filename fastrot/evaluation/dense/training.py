@@ -114,7 +114,7 @@ def train_dense(
         UsageError: the batch does not divide into equal shares, or is larger than the data.
     """
     world, device = where.world, where.device
-    precision = resolve_precision(config.precision, device, training=True)
+    precision = dense_precision(config, device)
     model.to(device).train()
     if precision == "fp64":
         model.double()
@@ -164,6 +164,15 @@ def train_dense(
             calmer="lower dense.learning_rate or lengthen dense.warmup_steps",
         )  # fmt: skip
         loop.run(stop, start, resumed=saved is not None)
+
+
+def dense_precision(config: DenseConfig, device: torch.device) -> str:
+    """Return the precision that a dense model is trained in: fp32, bf16 or fp64.
+
+    ``auto`` is fp32 on GPUs without bf16: fp16 would need a scaled loss.
+    """
+    precision = resolve_precision(config.precision, device, training=True)
+    return "fp32" if precision == "fp16" else precision
 
 
 def _check_batch(batch: int, images: int, ranks: int) -> None:

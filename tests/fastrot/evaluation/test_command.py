@@ -72,7 +72,7 @@ def test_a_protocol_opens_each_data_set_once(
     )
     report = evaluate(asked, said.append)
     assert isinstance(report, EvalReport) and report.result.random is not None
-    assert said[-1] == "in1k-knn does not read svm.solver: without effect"
+    assert said[0] == "in1k-knn does not read svm.solver: without effect"
     assert opened == ["train", "val"]
     assert report.folder.parent == tmp_path / "eval" / "weights"  # beside the file
     name = f"in1k-knn-{tmp_path.name[:36]}"  # of the folder that has the part val

@@ -78,7 +78,8 @@ def found_again(
     train_dense(model, detection.losses, images, training, where, print, progress=False)
     found = detection.detect(model, dataset, World(), CPU, print)
     assert found is not None
-    return {score.name: score.value for score in detection.scores(dataset, found, "voc0712")}
+    data = "coco" if dataset.has_masks() else "voc0712"
+    return {score.name: score.value for score in detection.scores(dataset, found, data)}
 
 
 def test_faster_rcnn_finds_the_objects_of_eight_photos(
