@@ -85,12 +85,14 @@ def dilate(stage: nn.Module, dilation: int) -> None:
     """Replace the stride of a stage by a dilation, so that its map keeps the size of its input.
 
     The first block has half the dilation of the others, as in mmseg's ``contract_dilation`` and
-    torchvision's ``replace_stride_with_dilation``.
+    torchvision's ``replace_stride_with_dilation``. A block of ResNet-18 and -34 dilates the first
+    of its two 3x3 convolutions alone, as mmseg's; torchvision has no dilated ones.
     """
     for index, block in enumerate(stage.children()):
-        size = max(1, dilation // 2) if index == 0 else dilation
         for layer in block.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.stride = (1, 1)
-                if layer.kernel_size == (3, 3):
-                    layer.dilation = layer.padding = (size, size)
+        size = max(1, dilation // 2) if index == 0 else dilation
+        dilated = block.conv2 if hasattr(block, "conv3") else block.conv1
+        assert isinstance(dilated, nn.Conv2d) and dilated.kernel_size == (3, 3)
+        dilated.dilation = dilated.padding = (size, size)

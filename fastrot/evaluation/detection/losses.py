@@ -1,6 +1,6 @@
 """Box losses of the published protocols: L1 where torchvision's heads have a smooth L1.
 
-Everything else of torchvision's RPN and heads stays: matching, sampling, coding, suppression.
+Sampling, coding and suppression of torchvision's RPN and heads stay.
 """
 
 from __future__ import annotations

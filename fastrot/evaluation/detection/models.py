@@ -4,7 +4,12 @@
 ``faster_rcnn_r50_c4_mstrain_24k_voc0712``; He et al., 2020). ``mask_rcnn_fpn``: Mask R-CNN R50-FPN
 with norms in FPN and heads and a box head of four convolutions and one linear layer (MMSelfSup
 0.x, ``mask_rcnn_r50_fpn_mstrain_1x_coco``). The stages start from pretrained weights; everything
-else, also the extra norm, is random.
+else, also the extra norm, is random, with mmdetection's initialisation.
+
+Differs from mmdetection: anchors that leave the image also count in the training of C4's proposals
+(there ``allowed_border=0``; detectron2's C4 has no such border either). Predictors have boxes and a
+mask of the background, which no loss and no result sees. In Mask R-CNN, a region is for the object
+that it overlaps most (there ``match_low_quality``: the best region of an object is for that one).
 
 Shapes: N images, R regions of interest, K classes without the background.
 """
@@ -25,11 +30,12 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from fastrot.evaluation.dense.stages import LAYERS, Stages, channels_of, stride_of
 from fastrot.evaluation.detection.losses import Heads, ProposalNetwork
+from fastrot.evaluation.detection.matching import AnchorMatcher
+from fastrot.evaluation.detection.pools import C4Pool, PyramidPool
 from fastrot.evaluation.detection.settings import DetectionConfig
 from fastrot.models.backbones import ResNet
 from fastrot.models.layers import BatchNorm
@@ -51,31 +57,6 @@ class C4Maps(nn.Module):
     def forward(self, images: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
         """Map images (N, 3, H, W) to the map of layer3, named "0"."""
         return OrderedDict({"0": self.body(images)["layer3"]})
-
-
-class C4Pool(nn.Module):
-    """RoIAlign on one map, with half-pixel offset and samples as the size of a bin asks for.
-
-    Args:
-        stride: pixels of the image per row of the map.
-        size: rows and columns of a pooled region.
-    """
-
-    def __init__(self, stride: int, size: int = 14) -> None:
-        super().__init__()
-        self.stride, self.size = stride, size
-
-    def forward(
-        self,
-        features: dict[str, torch.Tensor],
-        boxes: list[torch.Tensor],
-        image_shapes: list[tuple[int, int]],
-    ) -> torch.Tensor:
-        """Pool boxes, in pixels of the images, from the map "0": (R, C, size, size)."""
-        pooled: torch.Tensor = roi_align(
-            features["0"], boxes, self.size, 1 / self.stride, 0, aligned=True
-        )
-        return pooled
 
 
 class C4Head(nn.Module):
@@ -103,6 +84,9 @@ class FpnMaps(nn.Module):
         self.fpn = FeaturePyramidNetwork(
             channels, _FPN_CHANNELS, extra_blocks=LastLevelMaxPool(), norm_layer=norm
         )
+        for layer in self.fpn.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight)
         self.out_channels = _FPN_CHANNELS
 
     def forward(self, images: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
@@ -164,17 +148,22 @@ def mask_rcnn_fpn(
         masks: whether to predict masks.
     """
     channels = _FPN_CHANNELS
+    strides = {str(level): stride_of(network, layer) for level, layer in enumerate(LAYERS)}
     mask_parts: dict[str, Any] = {}
     if masks:
         mask_parts = {
-            "mask_roi_pool": _pyramid_pool(14),
+            "mask_roi_pool": PyramidPool(strides, 14),
             "mask_head": MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=norm),
-            "mask_predictor": MaskRCNNPredictor(channels, channels, classes + 1),
+            "mask_predictor": _with_zero_biases(MaskRCNNPredictor(channels, channels, classes + 1)),
         }
+    box_head = FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], norm_layer=norm)
+    for layer in box_head.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
     return _assembled(
         FpnMaps(network),
-        box_pool=_pyramid_pool(7),
-        box_head=FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], norm_layer=norm),
+        box_pool=PyramidPool(strides, 7),
+        box_head=_with_zero_biases(box_head),
         box_features=1024,
         classes=classes,
         anchor_sizes=[(32,), (64,), (128,), (256,), (512,)],
@@ -185,8 +174,18 @@ def mask_rcnn_fpn(
     )
 
 
-def _pyramid_pool(size: int) -> MultiScaleRoIAlign:
-    return MultiScaleRoIAlign(["0", "1", "2", "3"], size, sampling_ratio=0)
+def _box_predictor(features: int, classes: int) -> nn.Module:
+    predictor = FastRCNNPredictor(features, classes + 1)
+    nn.init.normal_(predictor.cls_score.weight, std=0.01)
+    nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
+    return _with_zero_biases(predictor)
+
+
+def _with_zero_biases(part: nn.Module) -> nn.Module:
+    for name, parameter in part.named_parameters():
+        if name.endswith("bias"):  # that of a norm is 0 already
+            nn.init.zeros_(parameter)
+    return part
 
 
 def _assembled(
@@ -216,10 +215,11 @@ def _assembled(
         post_nms_top_n=dict(zip(("training", "testing"), settings.proposals, strict=True)),
         nms_thresh=0.7,
     )
+    proposals.proposal_matcher = AnchorMatcher(0.7, 0.3, least=0.3)
     heads = Heads(
         box_pool,
         box_head,
-        FastRCNNPredictor(box_features, classes + 1),
+        _box_predictor(box_features, classes),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=settings.regions_per_image,

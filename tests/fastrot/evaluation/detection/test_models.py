@@ -11,11 +11,12 @@ import torchvision
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
 
 from fastrot.config import ModelConfig
 from fastrot.evaluation.dense.stages import dilate, stride_of
 from fastrot.evaluation.detection import losses
-from fastrot.evaluation.detection.models import C4Pool, ResizedImages, faster_rcnn_c4, mask_rcnn_fpn
+from fastrot.evaluation.detection.models import ResizedImages, faster_rcnn_c4, mask_rcnn_fpn
 from fastrot.evaluation.detection.settings import DetectionConfig
 from fastrot.models.backbones import ResNet, build_model
 
@@ -107,6 +108,10 @@ def test_losses_and_gradients_are_torchvisions_where_they_agree_by_design() -> N
     )  # fmt: skip
     ours = mask_rcnn_fpn(network(), 3, settings=settings, mean=MEAN, std=STD).double().train()
     plain = _torchvisions(settings)
+    # torchvision's pools have no half-pixel offset, so they cannot be as published; the published
+    # ones have tests of their own.
+    ours.roi_heads.box_roi_pool = plain.roi_heads.box_roi_pool
+    ours.roi_heads.mask_roi_pool = plain.roi_heads.mask_roi_pool
     shared = {k: v for k, v in ours.state_dict().items() if k in plain.state_dict()}
     assert len(shared) == len(ours.state_dict()) == len(plain.state_dict())
     plain.load_state_dict(shared)
@@ -134,7 +139,6 @@ def _torchvisions(settings: DetectionConfig) -> nn.Module:
     """torchvision's own Mask R-CNN with the published heads, around our stages."""
     from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
     from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
-    from torchvision.ops import MultiScaleRoIAlign
 
     from fastrot.evaluation.detection.models import FpnMaps, norm
 
@@ -179,16 +183,47 @@ def test_the_published_box_loss_is_l1() -> None:
     assert float(found["loss_classifier"]) == pytest.approx(torch.log(torch.tensor(4.0)).item())
 
 
-def test_regions_of_the_one_map_are_where_the_boxes_are() -> None:
-    """A map whose value is its own position in pixels gives back the positions of the bins."""
-    stride = stride_of(network(), "layer3")
-    assert stride == 16 and stride_of(network(stem="small"), "layer3") == 4
-    columns = (torch.arange(20.0) + 0.5) * stride
-    maps = columns.expand(1, 1, 20, 20)
-    box = torch.tensor([[40.0, 30, 152, 254]])
-    pooled = C4Pool(stride)({"0": maps}, [box], [(320, 320)])
-    centres = 40 + (torch.arange(14) + 0.5) * 112 / 14
-    torch.testing.assert_close(pooled[0, 0, 3], centres)
+def test_random_parts_start_as_published() -> None:
+    """Standard deviations of mmdetection's heads and pyramid; all their biases are 0."""
+    torch.manual_seed(0)
+    how: dict[str, Any] = {"settings": DetectionConfig(), "mean": MEAN, "std": STD}
+    fpn, c4 = (build(network(), 80, **how) for build in (mask_rcnn_fpn, faster_rcnn_c4))
+    kaiming, deconv = (2 / (256 * 9)) ** 0.5, (2 / (256 * 4)) ** 0.5  # of the fan out
+
+    def xavier(ins: int, outs: int, kernel: int = 1) -> float:
+        return (2 / ((ins + outs) * kernel)) ** 0.5
+
+    expected = {
+        **{f"backbone.fpn.inner_blocks.{i}.0": xavier(16 << i, 256) for i in range(4)},
+        **{f"backbone.fpn.layer_blocks.{i}.0": xavier(256, 256, 9) for i in range(4)},
+        **dict.fromkeys(("rpn.head.conv.0.0", "rpn.head.cls_logits", "rpn.head.bbox_pred"), 0.01),
+        **{f"roi_heads.{part}_head.{i}.0": kaiming for part in ("box", "mask") for i in range(4)},
+        "roi_heads.box_head.5": xavier(256 * 49, 1024),
+        "roi_heads.box_predictor.cls_score": 0.01,
+        "roi_heads.box_predictor.bbox_pred": 0.001,
+        "roi_heads.mask_predictor.conv5_mask": deconv,
+        "roi_heads.mask_predictor.mask_fcn_logits": (2 / 81) ** 0.5,
+    }
+    for model in (fpn, c4):
+        own = dict(model.named_modules())
+        names = [name for name in expected if name in own]
+        assert len(names) == (len(expected) if model is fpn else 5)
+        for name in names:
+            weight = own[name].weight.detach()
+            assert float(weight.std()) == pytest.approx(expected[name], rel=0.1), name
+            assert abs(float(weight.mean())) < 0.1 * expected[name], name
+        biases = [p for n, p in model.named_parameters() if n.endswith("bias") and "body" not in n]
+        assert biases and not any(bias.any() for bias in biases)
+    for name in (name for name in expected if "fpn" in name or name.endswith("box_head.5")):
+        furthest = float(fpn.get_submodule(name).weight.abs().max())
+        assert furthest <= 3**0.5 * expected[name] * 1.0001, f"{name} is not uniform"
+
+
+def test_strides_of_maps() -> None:
+    assert stride_of(network(), "layer3") == 16
+    assert stride_of(network(stem="small"), "layer3") == 4
+    pool = mask_rcnn_fpn(network(), 3, settings=DetectionConfig(), mean=MEAN, std=STD).roi_heads
+    assert pool.box_roi_pool.strides == {"0": 4, "1": 8, "2": 16, "3": 32}
 
 
 def test_a_dilated_stage_keeps_the_size_and_the_field_of_view() -> None:
@@ -204,3 +239,20 @@ def test_a_dilated_stage_keeps_the_size_and_the_field_of_view() -> None:
             assert (own.stride, own.dilation, own.padding) == (
                 layer.stride, layer.dilation, layer.padding,
             ), name  # fmt: skip
+
+
+def test_a_dilated_basic_block_dilates_its_first_convolution_alone() -> None:
+    """As mmseg's, and the maps keep their sizes."""
+    backbone = network("resnet34", 8)
+    dilate(backbone.get_submodule("layer3"), 2)
+    dilate(backbone.get_submodule("layer4"), 4)
+    for layer, first, others in (("layer3", 1, 2), ("layer4", 2, 4)):
+        for index, block in enumerate(backbone.get_submodule(layer).children()):
+            size = others if index else first
+            for name, dilation in (("conv1", size), ("conv2", 1)):
+                conv = block.get_submodule(name)
+                assert isinstance(conv, nn.Conv2d)
+                assert conv.stride == (1, 1), (layer, index, name)
+                assert conv.dilation == conv.padding == (dilation,) * 2, (layer, index, name)
+    stages = backbone.stages(torch.zeros(2, 3, 64, 96))
+    assert {tuple(stages[f"layer{k}"].shape[2:]) for k in (2, 3, 4)} == {(8, 12)}
