@@ -19,6 +19,7 @@ from fastrot.config import Config
 from fastrot.runs.folder import RunFolder
 from fastrot.runs.live_panel import Progress
 from fastrot.runs.trackers import Trackers
+from fastrot.system.console import counted
 from fastrot.system.files import write_atomic
 from fastrot.system.machine import environment_record
 
@@ -118,9 +119,10 @@ class TerminalReporter:
         train, epochs = config.train, total_steps / steps_per_epoch
         self.message(
             f"{config.model.name} at {config.data.resolution} px on {train.device}, "
-            f"{train.precision}, {train.threads} threads, {config.data.loader} loader with "
-            f"{config.data.workers} workers; batch {train.global_batch} images; "
-            f"{total_steps:,} steps ({epochs:.4g} epochs of {images:,} images)"
+            f"{train.precision}, {counted(train.threads or 0, 'thread')}, {config.data.loader} "
+            f"loader with {counted(config.data.workers or 0, 'worker')}; "
+            f"batch {train.global_batch} images; "
+            f"{counted(total_steps, 'step')} ({counted(epochs, 'epoch')} of {images:,} images)"
             + (f", from step {step}" if step else "")
         )
         self.message(f"run folder: {run.path}")

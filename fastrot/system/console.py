@@ -42,3 +42,9 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
     """Print lines as they are, however long."""
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun, in the plural if needed: ``1 epoch``, ``2,000 steps``."""
+    text = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+    return f"{text} {noun}" + ("" if number == 1 else "s")

@@ -11,10 +11,11 @@ from fastrot.benchmarks.sweep.report.charts import map_section, scaling_section
 from fastrot.benchmarks.sweep.report.comparable import changes
 from fastrot.benchmarks.sweep.report.compare import Comparison
 from fastrot.benchmarks.sweep.report.scaling import Efficiency
-from fastrot.benchmarks.sweep.report.table import cells_table, counted
+from fastrot.benchmarks.sweep.report.table import cells_table
 from fastrot.report.html.blocks import Section, Table
 from fastrot.report.html.page import Page
 from fastrot.report.html.text import clean, plain, short
+from fastrot.system.console import counted
 
 
 def build_page(sweep: Sweep, found: Sequence[Efficiency], comparison: Comparison | None) -> Page:

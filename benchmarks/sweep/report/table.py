@@ -9,6 +9,7 @@ from fastrot.benchmarks.sweep.report.cells import ReportCell, Sweep
 from fastrot.benchmarks.sweep.report.scaling import Efficiency
 from fastrot.report.html.blocks import Table
 from fastrot.report.html.text import clean, percent, short
+from fastrot.system.console import counted
 
 _WHY = "why it was not measured"
 _COLUMNS = ("views/s", "±", "views/s per rank", "weak", "strong", "data wait",
@@ -27,11 +28,6 @@ def cells_table(sweep: Sweep, found: Sequence[Efficiency]) -> Table:
     ]
     title = counted(len(texts), "cell")
     return Table([*place, *known], texts, title, open=True, noted=True)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural if needed."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _rows(sweep: Sweep, found: Sequence[Efficiency]) -> list[dict[str, str]]:
