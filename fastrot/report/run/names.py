@@ -75,9 +75,10 @@ def _data(one: Measurement, part: str) -> str:
 
 
 def _digests(one: Measurement) -> str:
+    """Return the digests of both data sets; features have further fields beside theirs."""
     parts = [one.result.caches.get(part) for part in ("train", "test")]
-    digests = [str(part.get("data", "")) for part in parts if isinstance(part, dict)]
-    return f"data {' and '.join(digest[:8] for digest in digests)}"
+    digests = [part.get("data", "") if isinstance(part, dict) else part for part in parts]
+    return f"data {' and '.join(str(digest)[:8] for digest in digests)}"
 
 
 def _is_number(text: str) -> bool:

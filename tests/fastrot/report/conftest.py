@@ -71,6 +71,7 @@ def write_result() -> Callable[..., Path]:
         random: list[Score] | None = None,
         label: str = "test transform",
         settings: dict[str, str] | None = None,
+        caches: dict[str, str] | None = None,
     ) -> Path:
         result = Result(
             protocol=protocol,
@@ -81,7 +82,7 @@ def write_result() -> Callable[..., Path]:
             changed=[],
             weights={"source": str(run), "digest": ""},
             data={"train": "train.beton", "test": "test.beton"},
-            caches={},
+            caches=caches or {},
             seconds={},
             record={"command": ["/bin/fastrot", "eval", protocol, "a run"]},
         )

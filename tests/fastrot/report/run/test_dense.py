@@ -66,6 +66,20 @@ def test_scores_stand_in_one_open_table_beside_the_published_ones(
     assert "FPN, 1x" in figure.note
 
 
+def test_the_same_paths_with_other_data_are_told_apart_by_digests(
+    run: Path, write_result: Write
+) -> None:
+    for name, test in (("one", "12345678ff"), ("two", "87654321ff")):
+        caches = {"weights": "0" * 32, "train": "abcdef01ff", "test": test}
+        write_result(run, name, "coco-det", COCO, label="fine-tuned", caches=caches)
+    found, _ = read_results(run)
+    titles = sorted(each.title for each in found)
+    assert titles == [
+        f"coco-det (fine-tuned) on main-test, data abcdef01 and {test}"
+        for test in ("12345678", "87654321")
+    ]
+
+
 def test_pictures_are_inside_the_page(run: Path, detected: Path) -> None:
     folder = write_pictures(detected)
     found, _ = read_results(run)
