@@ -122,7 +122,7 @@ class ModelConfig(Section):
     """The backbone."""
 
     name: ModelName = "resnet50"
-    """Architecture; weights have the names that torchvision gives them."""
+    """Architecture; the parameters of ResNets are named as in torchvision."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """imagenet: 7x7 stride 2 and a max pool. small: 3x3 stride 1, no pool (32 px images)."""
     width: Annotated[int, Field(ge=8)] = 64

@@ -109,7 +109,7 @@ def cases(ops: Sequence[str], *, resolution: int, batch: int, dtype: str) -> lis
     if unknown := set(ops) - set(OPS):
         raise UsageError(f"ops {sorted(unknown)} are not known; choose {', '.join(OPS)}")
     if dtype not in DTYPES:
-        raise UsageError(f"--dtype={dtype} is not known; choose {', '.join(DTYPES)}")
+        raise UsageError(f"--dtype={dtype} is unknown; choose {', '.join(DTYPES)}")
     for name, number, least in (("resolution", resolution, 8), ("batch", batch, 1)):
         if number < least:
             raise UsageError(f"--{name}={number} must be at least {least}")

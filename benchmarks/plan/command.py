@@ -191,9 +191,10 @@ def _method(inputs: PlanInputs) -> list[str]:
         )
     measured = all(each.peaks for each in steps)
     peak = "the record's peak, scaled beyond its largest batch" if measured else "not measured"
-    states = 3 if inputs.config.optim.momentum else 2
+    momentum = bool(inputs.config.optim.momentum)
+    kept = "parameters, gradients and momentum" if momentum else "parameters and gradients"
     lines.append(
-        f"memory: {peak}; parameters, gradients and momentum take {states * megabytes:,.0f} MB; "
+        f"memory: {peak}; {kept} take {(3 if momentum else 2) * megabytes:,.0f} MB; "
         "NCCL's buffers are not included"
     )
     return lines

@@ -125,7 +125,7 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _from_tree(tree: Mapping[str, Any], source: str) -> list[Record]:
-    """Return the records of an object; none if it is of another benchmark."""
+    """Return the records in a JSON object; none if it comes from another benchmark."""
     try:
         found = list(_parsed(tree, source))
         for record in found:

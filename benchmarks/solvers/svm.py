@@ -164,7 +164,7 @@ class SvmBenchRequest:
             if not number > 0:
                 raise UsageError(f"--{name}={number} must be more than 0")
         if unknown := [name for name in self.baselines or () if name not in BASELINES]:
-            raise UsageError(f"--peers: {unknown[0]!r} is not known; choose {', '.join(BASELINES)}")
+            raise UsageError(f"--peers: {unknown[0]!r} is unknown; choose {', '.join(BASELINES)}")
 
 
 def run_svm(request: SvmBenchRequest) -> SvmReport:

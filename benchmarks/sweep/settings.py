@@ -67,7 +67,7 @@ class SweepSettings(Section):
                 )
         for part in self.exclude:
             if unknown := [key for key in part if key not in self.grid]:
-                raise ValueError(f"exclude: {', '.join(unknown)} is not an axis of the grid")
+                raise ValueError(f"exclude: not an axis of the grid: {', '.join(unknown)}")
             if not part:
                 raise ValueError("exclude: an empty entry would leave out every cell")
         if "batch_per_rank" in self.grid and "train.global_batch" in self.grid:

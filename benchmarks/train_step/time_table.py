@@ -55,7 +55,7 @@ class TimeTable:
 
     @property
     def total(self) -> float:
-        """Return the seconds of all kernels of the step, or, on a CPU, of all operations."""
+        """Return the total time of the step's kernels (on a CPU, of its operations), in seconds."""
         return sum(self.seconds.values())
 
     @property

@@ -65,9 +65,9 @@ class RankMonitor:
     """The ranks of a run, as seen from one of them; a single rank has nothing to monitor.
 
     Args:
-        rank: this process.
+        rank: rank of this process.
         size: number of ranks.
-        store: store of their rendezvous; None for a single rank.
+        store: store used for the rendezvous; None for a single rank.
 
     Attributes:
         record: called by the watchdog with the failure before it ends the process.

@@ -104,10 +104,10 @@ def _with_mode(request: EvalRequest) -> tuple[EvalConfig, Mode]:
     linear = config.kind == "linear"
     mode = parse_mode(request.mode or (DEFAULT_MODE if linear else TEST_TRANSFORM.name))
     if config.kind in DENSE and mode != TEST_TRANSFORM:
-        raise UsageError(f"mode {mode.name!r} is for linear probes; leave --mode out")
+        raise UsageError(f"mode {mode.name!r} is for linear probes; omit --mode")
     if not linear and mode != TEST_TRANSFORM:
         raise UsageError(
             f"mode {mode.name!r}: {config.protocol} always uses features of the test transform; "
-            "leave --mode out"
+            "omit --mode"
         )
     return config, mode

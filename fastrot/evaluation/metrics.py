@@ -60,7 +60,7 @@ def average_precision(
     """
     if definition not in get_args(Definition):
         known = ", ".join(get_args(Definition))
-        raise UsageError(f"average precision {definition!r} is not known; choose {known}")
+        raise UsageError(f"average precision {definition!r} is unknown; choose {known}")
     if scores.ndim == 1:
         scores = scores[:, None]
     if labels.ndim != 1 or scores.ndim != 2 or len(labels) != len(scores):

@@ -284,5 +284,5 @@ def parse_mode(text: str) -> Mode:
     if kind == "cached" and number.isdecimal() and int(number) <= _MOST_CROPS:
         return Mode(f"cached-{int(number)}", int(number))
     raise UsageError(
-        f"mode {text!r} is not known; choose augmented, or cached-K for K crops per image"
+        f"mode {text!r} is unknown; choose augmented, or cached-K for K crops per image"
     )

@@ -117,11 +117,11 @@ def signal_children(children: Iterable[Child], number: int) -> None:
 
 
 def end_children(children: Iterable[Child], *, patience: float = 0.0) -> None:
-    """Kill processes with all that they have started, and wait until they have ended.
+    """Kill processes and everything they started, and wait for them to exit.
 
     Args:
         children: processes that each lead their own group.
-        patience: seconds during which they may still end by themselves.
+        patience: seconds to let them exit on their own first.
     """
     children = list(children)
     deadline = time.monotonic() + patience

@@ -179,7 +179,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def plan_batch(config: Config, world: World) -> BatchPlan:
-    """Split the global batch over ranks and, if ``micro_batch`` requires it, over passes.
+    """Split the global batch across ranks and, if ``micro_batch`` requires it, into micro-batches.
 
     Raises:
         UsageError: the global batch cannot be divided equally.

@@ -126,7 +126,7 @@ def _compromise(operation: str, device: torch.device) -> str:
         raise UsageError(str(error)) from None
     if choice.implementation != "reference":
         return ""
-    return f"; {operation} uses its slow reference: {choice.reason}"
+    return f"; {operation} uses the slow reference implementation: {choice.reason}"
 
 
 def _check(step: str, device: torch.device) -> None:

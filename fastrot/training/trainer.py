@@ -264,9 +264,9 @@ class Trainer:
         saved = checkpoint.state["data"]["train"]  # None: imported weights, which have none
         if saved is not None and saved["digest"] != self._data.train.digest:
             raise MismatchError(
-                f"{self._data.train.path}: not the data this run began with ({saved['samples']} "
-                f"samples then, {len(self._data.train)} now, or other contents); name the original "
-                "data, or start a new run with another --out"
+                f"{self._data.train.path}: not the data that this run was started with "
+                f"({saved['samples']} samples then, {len(self._data.train)} now, or different "
+                "contents); name the original data, or start a new run with another --out"
             )
         load_training_tensors(self.model, self.optimizer, checkpoint.tensors)
         if self.scaler is not None and checkpoint.state["scaler"]:

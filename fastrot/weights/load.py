@@ -1,4 +1,4 @@
-"""Load a trained backbone from a run, a checkpoint or a weight file of another code base.
+"""Load a trained backbone from a run, a checkpoint or a weight file from another codebase.
 
 Nothing is loaded partially: a file with fewer than 95 % of the backbone's tensors is refused.
 (Other tools continue with a random backbone and score 1 %; see open-mmlab/mmselfsup issues 330
@@ -133,7 +133,7 @@ def load_backbone(
         StorageError: it cannot be read, or no checkpoint of the run is valid.
     """
     if channel_order not in ("rgb", "bgr"):
-        raise UsageError(f"channel order {channel_order!r} is not known; choose rgb or bgr")
+        raise UsageError(f"channel order {channel_order!r} is unknown; choose rgb or bgr")
     if weights not in (None, "plain", "ema"):
         raise UsageError(f"weights {weights!r} are not known; choose plain or ema")
     found = _find(path, model, cast(Which | None, weights))

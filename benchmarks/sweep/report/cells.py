@@ -42,7 +42,7 @@ class ReportCell:
 
     @property
     def views_per_s(self) -> float:
-        """Return the median rate over all ranks; 0 if it was not measured."""
+        """Return the total rate of all ranks, the median over repeats; 0 if not measured."""
         return 0.0 if self.figures is None else self.figures.views_per_s.median
 
     def to_json(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def environments(records: Sequence[CellRecord]) -> list[Environment]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return a configuration as text by dotted key; absolute paths keep only their last part.
+    """Flatten a configuration into texts by dotted key; absolute paths keep only their last part.
 
     The same file may be in different folders on different machines.
     """

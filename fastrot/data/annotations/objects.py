@@ -179,8 +179,8 @@ def check_sizes(sizes: NDArray[np.int32], where: Callable[[int], str]) -> None:
         first = int(np.flatnonzero(wrong)[0])
         width, height = sizes[first].tolist()
         raise BadDataError(
-            f"{where(first)}: an image of {width} x {height} pixels; must be 1 to {MAX_PIXELS:,}"
-            " in all; correct it, or unpack the data set again"
+            f"{where(first)}: the image is {width} x {height} pixels, but there must be 1 to "
+            f"{MAX_PIXELS:,} pixels; correct it, or extract the data set again"
         )
 
 

@@ -153,7 +153,7 @@ def _run(job: _Job, report: PrepareReport) -> PrepareReport:
             tally = _convert(job, pool, writer)
             lost = _lost_classes(listing, writer.path)
         except (StorageError, OutOfMemoryError) as error:
-            raise type(error)(f"{error}; then continue with --resume") from None
+            raise type(error)(f"{error}; to continue, rerun with --resume") from None
     return replace(
         report,
         num_samples=writer.num_samples,

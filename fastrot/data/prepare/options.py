@@ -206,7 +206,7 @@ class PrepareRequest:
             raise UsageError(f"--seed={self.seed} must be from 0 to 2**64 - 1")
         if self.on_bad_sample not in ("fail", "skip"):
             raise UsageError(
-                f"--on-bad-sample={self.on_bad_sample!r} is not known; choose fail or skip"
+                f"--on-bad-sample={self.on_bad_sample!r} is unknown; choose fail or skip"
             )
 
     @property

@@ -54,7 +54,7 @@ def list_source(
     """
     root = Path(path)
     if kind not in KINDS:
-        raise UsageError(f"kind={kind!r} is not known; choose {', '.join(KINDS[:-1])} or inat18")
+        raise UsageError(f"kind={kind!r} is unknown; choose {', '.join(KINDS[:-1])} or inat18")
     if not root.exists():
         raise UsageError(f"{root}: no such folder; check the path")
     if not root.is_dir():

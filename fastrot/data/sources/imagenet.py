@@ -92,7 +92,7 @@ def _base(root: Path) -> Path | None:
 
 
 def _wnids(base: Path) -> list[str]:
-    """Return the classes of ``train``, in order; empty if it has other folders, or none."""
+    """Return the WordNet ids that name the folders of ``train``; empty if one has another name."""
     folder = base / "train"
     found = scan_folder(folder, ".", None).folders if folder.is_dir() else []
     return found if all(map(_WNID.fullmatch, found)) else []

@@ -26,7 +26,7 @@ _LISTS = {"train": "train2018.json", "val": "val2018.json"}
 
 
 def find(root: Path) -> Path | None:
-    """Return ``root`` if it has a list of iNaturalist 2018, else None."""
+    """Return ``root`` if it contains an annotation file of iNaturalist 2018, else None."""
     return root if any((root / name).is_file() for name in _LISTS.values()) else None
 
 

@@ -112,7 +112,7 @@ def run_dense(
         say: called with each line for the user.
 
     Returns:
-        The result, and the folder of its ``result.json``; None on other ranks than the main one.
+        The result, and the folder of its ``result.json``; None on ranks other than the main one.
 
     Raises:
         FastrotError: with the exit code of the failure.

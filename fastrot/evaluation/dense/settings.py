@@ -51,7 +51,7 @@ class DenseConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of everything random: new layers, order, sides, flips, sampled regions."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Threads that load images; null: from the cores."""
+    """Threads that load images; null: chosen from the usable cores (half of them on a CPU)."""
 
     @model_validator(mode="after")
     def _increasing(self) -> DenseConfig:

@@ -56,7 +56,7 @@ def voc_average_precision(
     """
     if definition not in get_args(Definition):
         known = ", ".join(get_args(Definition))
-        raise UsageError(f"average precision {definition!r} is not known; choose {known}")
+        raise UsageError(f"average precision {definition!r} is unknown; choose {known}")
     check_detections(dataset, detections)
     objects = dataset.objects.objects
     counts = [len(found) for found in detections]

@@ -87,7 +87,7 @@ def run_probe(
         world: the joined ranks, which all get the same rows; None: only this process.
 
     Returns:
-        The scores; none on other ranks than the main one if they were already saved.
+        The scores; none on ranks other than the main one if they were already saved.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.

@@ -25,8 +25,9 @@ class Progress:
 
     Attributes:
         curves: curves of the finished epochs.
-        step: number of finished steps in the next epoch.
-        losses: mean training losses by layer, and number of samples, of each stretch of steps.
+        step: number of finished steps in the current epoch.
+        losses: mean training loss by layer, and number of samples, for each interval between two
+            checks of the loss.
     """
 
     curves: Curves

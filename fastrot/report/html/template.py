@@ -136,4 +136,5 @@ TEMPLATE = """\
 </body>
 </html>
 """
-"""Names: title, subtitle, tiles, notes, sections, footer, style, policy; filter: runs."""
+"""Expects the variables title, subtitle, tiles, notes, sections, footer, style and policy, and the
+filter runs."""

@@ -46,7 +46,10 @@ def summary(one: Found) -> str:
 
 
 def _best(one: Found) -> tuple[str, str, str]:
-    """Return the best score of the first metric, its random-initialisation score and its name."""
+    """Return, as text, the best score on the first metric, that of a random initialisation, a name.
+
+    The second is empty if it was not measured; the name is that of the metric and the score.
+    """
     scores = one.result.scores
     if not scores:
         return "none", "", ""

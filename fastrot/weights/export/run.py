@@ -137,7 +137,7 @@ def export(request: ExportRequest) -> ExportReport:
     if form is None:
         near = difflib.get_close_matches(request.to, FORMATS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"--to {request.to!r} is not known: choose {', '.join(FORMATS)}{hint}")
+        raise UsageError(f"--to {request.to!r} is unknown; choose {', '.join(FORMATS)}{hint}")
     place = find_place(request.out, request.to, form.weights, folder_only=form.folder_only)
     named = [] if request.model is None else [("model.name", request.model)]
     backbone = load_backbone(

@@ -143,7 +143,7 @@ def test_a_wrong_result_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"resolution": 4}, "--resolution=4 must be at least 8"),
         ({"ops": ["conv"]}, r"ops \['conv'\] are not known; choose rotate-3"),
         ({"baselines": ["cudnn"]}, r"peers \['cudnn'\] are not known; choose reference, torch"),
-        ({"dtype": "int8"}, "--dtype=int8 is not known; choose float16"),
+        ({"dtype": "int8"}, "--dtype=int8 is unknown; choose float16"),
         ({"device": "tpu"}, "tpu"),
     ],
 )

@@ -186,7 +186,7 @@ def test_data_that_does_not_fit_is_left_out_and_named(photos: Path) -> None:
         (["knn", "run", "--imagenet", "train.beton", "val.beton"], "is for eval suite"),
         (
             ["knn", "run", "--train", "train.beton", "--test", "val.beton", "--mode", "augmented"],
-            "leave --mode out",
+            "omit --mode",
         ),
         (
             ["knn", "run", "--train", "train.beton", "--test", "val.beton", "--mode", "fast"],

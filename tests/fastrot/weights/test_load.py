@@ -273,6 +273,6 @@ def test_files_without_tensors_show_their_keys(tmp_path):
 def test_wrong_arguments_are_named(small_run, tmp_path):
     fails(tmp_path / "none", UsageError, "no such run, checkpoint or weight file")
     fails(tmp_path, UsageError, "no checkpoint in this folder")
-    fails(small_run, UsageError, "channel order 'gbr' is not known", channel_order="gbr")
+    fails(small_run, UsageError, "channel order 'gbr' is unknown", channel_order="gbr")
     other = ModelConfig(name="resnet50")
     fails(small_run, MismatchError, "its model is resnet18, width 16", model=other)

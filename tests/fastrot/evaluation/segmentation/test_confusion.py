@@ -113,14 +113,14 @@ def test_pixels_that_are_not_counted_change_nothing():
     assert np.array_equal(matrix.counts, before)
     alone = matrix_of([(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.int64))], 5)
     for score in (alone.mean_iou, alone.mean_recall, alone.pixel_accuracy):
-        with pytest.raises(BadDataError, match="no pixel is counted: every label is 255"):
+        with pytest.raises(BadDataError, match="every pixel is ignored: all labels are 255"):
             score()
 
 
 @pytest.mark.parametrize(
     ("truth", "predicted", "error", "message"),
     [
-        ([[3]], [[0]], BadDataError, "a.png: has the label 3, but classes are 0 to 2"),
+        ([[3]], [[0]], BadDataError, "a.png: has the label 3, but valid classes are 0 to 2"),
         ([[0]], [[3]], UsageError, "a.png: classes 3 to 3 are predicted, but there are 0 to 2"),
         ([[0]], [[-1]], UsageError, "classes -1 to -1 are predicted"),
         ([[0, 0]], [[0]], UsageError, r"labels of shape \(1, 2\), but predictions of \(1, 1\)"),

@@ -230,7 +230,7 @@ def test_weights_of_bgr_images_are_written_for_rgb(narrow, tmp_path):
 
 
 def test_wrong_requests_are_refused_in_one_line(narrow, small_run, tmp_path):
-    with pytest.raises(UsageError, match=r"'torchvison' is not known.*did you mean 'torchvision'"):
+    with pytest.raises(UsageError, match=r"'torchvison' is unknown.*did you mean 'torchvision'"):
         written(narrow, "torchvison", tmp_path / "out")
     for to in ("torchvision", "timm"):
         with pytest.raises(MismatchError, match=r"width 16 \(only .* width 64\); use --to safete"):
