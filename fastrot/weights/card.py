@@ -110,26 +110,26 @@ def loading_lines(what: Contents, to: str, weights: str) -> str:
         )
     if to == "detectron2":
         scaled = [[round(255 * x, 3) for x in each] for each in (data.mean, data.std)]
-        depth, width = config.name.removeprefix("resnet"), config.width
-        channels = width if config.name in ("resnet18", "resnet34") else 4 * width
+        depth, base = config.name.removeprefix("resnet"), config.width
+        channels = base if config.name in ("resnet18", "resnet34") else 4 * base
         return (
             f'cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT = {file}, "RGB"\n'
             f"cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = {scaled[0]}, {scaled[1]}\n"
             "resnets = cfg.MODEL.RESNETS\n"
             f'resnets.DEPTH, resnets.STRIDE_IN_1X1, resnets.NORM = {depth}, False, "FrozenBN"\n'
             "resnets.STEM_OUT_CHANNELS, resnets.WIDTH_PER_GROUP, resnets.RES2_OUT_CHANNELS = "
-            f"{width}, {width}, {channels}"
+            f"{base}, {base}, {channels}"
         )
     return f"from safetensors.torch import load_file\n\ntensors = load_file({file})"
 
 
 def _lead(to: str) -> str:
     return {
-        "onnx": " (`images`: normalised, float32, of shape (N, 3, height, width), all but 3 free)",
+        "onnx": " (`images`: normalised, float32, (N, 3, height, width), all but 3 free)",
         "mmdet": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
         "mmseg": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
-        "detectron2": ", in a config (the names are detectron2's; `matching_heuristics` is set; the "
-        "norm may be `SyncBN` as well)",
+        "detectron2": ", in a config (the names are detectron2's, `matching_heuristics` is set, and "
+        "the norm may be `SyncBN` as well)",
         "safetensors": " (a ResNet's names are torchvision's; `fastrot eval`, `import` and "
         "`export` take the file as it is)",
     }.get(to, "")
