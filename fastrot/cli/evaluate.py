@@ -92,9 +92,18 @@ def evaluate(
     ],
     checkpoint: Checkpoint,
     train: Annotated[
-        Path | None, typer.Option(help="Training data with labels; FOLDER:SPLIT for a part.")
+        Path | None,
+        typer.Option(
+            help="Training data with labels; FOLDER:SPLIT for a part (-det and -seg: "
+            "dense.train_splits)."
+        ),
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Test data of the same classes.")] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            help="Test data of the same classes, named likewise (-det and -seg: dense.test_split)."
+        ),
+    ] = None,
     voc07: Pair = None,
     imagenet: Pair = None,
     places205: Pair = None,
@@ -142,6 +151,10 @@ def evaluate(
 
     --set svm.solver=fastrot|sklearn|cyanure chooses who solves the SVMs, and --set
     linear.solver=fastrot|torch|sklearn|cyanure who solves the exact optimum (linear.optimum=true).
+
+    Detection and segmentation: --set dense.steps, dense.batch, detection.sides and
+    segmentation.crop set length and size; configs/eval/PROTOCOL.yaml and settings.py in
+    fastrot/evaluation/dense, detection and segmentation list them all.
     """
     options = locals()
     place = ("cluster", "nodes", "gpus", "slurm", "wait")

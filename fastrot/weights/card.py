@@ -128,8 +128,8 @@ def _lead(to: str) -> str:
         "onnx": " (`images`: normalised, float32, (N, 3, height, width), all but 3 free)",
         "mmdet": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
         "mmseg": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
-        "detectron2": ", in a config (the names are detectron2's, `matching_heuristics` is set, and "
-        "the norm may be `SyncBN` as well)",
+        "detectron2": ", in a config (the names are detectron2's, `matching_heuristics` is set, "
+        "and the norm may be `SyncBN`)",
         "safetensors": " (a ResNet's names are torchvision's; `fastrot eval`, `import` and "
         "`export` take the file as it is)",
     }.get(to, "")
