@@ -94,15 +94,11 @@ def evaluate(
     train: Annotated[
         Path | None,
         typer.Option(
-            help="Training data with labels; FOLDER:SPLIT for a part (-det and -seg: "
-            "dense.train_splits)."
+            help="Training data with labels; FOLDER:SPLIT for a part (-det and -seg: see above)."
         ),
     ] = None,
     test: Annotated[
-        Path | None,
-        typer.Option(
-            help="Test data of the same classes, named likewise (-det and -seg: dense.test_split)."
-        ),
+        Path | None, typer.Option(help="Test data of the same classes, named likewise.")
     ] = None,
     voc07: Pair = None,
     imagenet: Pair = None,
@@ -152,9 +148,11 @@ def evaluate(
     --set svm.solver=fastrot|sklearn|cyanure chooses who solves the SVMs, and --set
     linear.solver=fastrot|torch|sklearn|cyanure who solves the exact optimum (linear.optimum=true).
 
-    Detection and segmentation: --set dense.steps, dense.batch, detection.sides and
-    segmentation.crop set length and size; configs/eval/PROTOCOL.yaml and settings.py in
-    fastrot/evaluation/dense, detection and segmentation list them all.
+    Detection and segmentation (-det, -seg): --set dense.train_splits and
+    dense.test_split name the parts of the data, dense.steps, dense.batch,
+    detection.sides and segmentation.crop change length and size. The files
+    configs/eval/PROTOCOL.yaml and settings.py in fastrot/evaluation/dense,
+    detection and segmentation list all settings.
     """
     options = locals()
     place = ("cluster", "nodes", "gpus", "slurm", "wait")

@@ -17,7 +17,9 @@ from fastrot.data.splits import SplitError
 from fastrot.errors import UsageError
 from fastrot.evaluation.protocol import EvalConfig
 
-_SETTINGS = "dense.train_splits names the splits of --train and dense.test_split that of --test"
+_SETTINGS = (
+    "dense.train_splits names those of the training data, dense.test_split that of the test data"
+)
 
 
 def open_detection(
@@ -62,12 +64,13 @@ def _named_by_settings(path: Path) -> Iterator[None]:
     folder, split = divide_split(path, None)
     if split is not None:
         raise UsageError(
-            f"{path}: name {folder} alone; {_SETTINGS}, e.g. --set dense.test_split={split}"
+            f"{path}: name {folder} alone, without a split: {_SETTINGS}, as in "
+            f"--set dense.test_split={split}"
         )
     try:
         yield
     except SplitError as error:
-        raise UsageError(f"{error.what}, but {error.choices}; {_SETTINGS}") from None
+        raise UsageError(f"{error.what}, but {error.choices}: {_SETTINGS}") from None
 
 
 def _only(splits: Sequence[str]) -> str:
@@ -79,5 +82,5 @@ def _only(splits: Sequence[str]) -> str:
 def _with_year(split: str) -> tuple[int, str]:
     year, _, name = split.partition("-")
     if not (year.isdecimal() and name):
-        raise UsageError(f"split {split!r} of VOC needs its year, as 2007-trainval; {_SETTINGS}")
+        raise UsageError(f"split {split!r} of VOC needs its year, as 2007-trainval: {_SETTINGS}")
     return int(year), name

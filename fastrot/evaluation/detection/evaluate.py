@@ -61,7 +61,7 @@ class DetectionImages:
         if not len(self._kept):
             raise UsageError(
                 f"{dataset.path}: no image has an object to learn, only crowds, difficult objects "
-                "and objects without extent, or none; name other data with --train"
+                "and objects without extent, or none; name other training data"
             )
 
     def __len__(self) -> int:

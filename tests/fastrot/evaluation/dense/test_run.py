@@ -135,12 +135,12 @@ def test_from_weights_to_scores(protocol: str, small_run: Path, tmp_path: Path) 
         (
             lambda root: root.with_name("data:2007-trainval"),
             UsageError,
-            r"name .*/data alone; dense\.train_splits names .*dense\.test_split=2007-trainval$",
+            r"name .*/data alone, .* dense\.train_splits names .*dense\.test_split=2007-trainval$",
         ),
         (
             lambda root: _rename(root / "VOCdevkit/VOC2007/ImageSets/Main/test.txt"),
             UsageError,
-            r"has no split '2007-test', but 2007-trainval or 2007-val; dense\.train_splits names",
+            r"has no split '2007-test', but 2007-trainval or 2007-val: dense\.train_splits names",
         ),
         (
             lambda root: _replace(root, "<name>cat<", "<name>lynx<"),
