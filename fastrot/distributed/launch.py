@@ -59,8 +59,9 @@ def launch(
             if code != RankLostError.exit_code or group.stopping or start == restarts:
                 if group.lost and not group.has_told:
                     say(
-                        f"fastrot: {reason}; run the same command again (train: with --resume once "
-                        "there is a checkpoint)"
+                        f"fastrot: {reason}; unless you ended it, dmesg tells if memory ran out; "
+                        "run the same command again (train: with --resume once there is a "
+                        "checkpoint)"
                     )
                 break
             say(f"{reason}; restarting all ranks ({start + 1} of {restarts} restarts)")
@@ -140,8 +141,7 @@ class _RankGroup:
         if code < 0 and -code in self._signals:
             return PreemptedError.exit_code, f"rank {rank} was stopped while it started"
         if code < 0:
-            why = ", perhaps for want of memory (dmesg tells)" if code == -signal.SIGKILL else ""
-            return RankLostError.exit_code, f"rank {rank} was {describe_code(code)}{why}"
+            return RankLostError.exit_code, f"rank {rank} was {describe_code(code)}"
         if rank in killed:
             return code, f"rank {rank} did not end after the others, and was killed"
         return code, f"rank {rank} exited with {code}"

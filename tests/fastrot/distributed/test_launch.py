@@ -14,8 +14,11 @@ import pytest
 
 from fastrot.distributed.launch import launch
 
-KILLED = "rank 1 was killed by SIGKILL, perhaps for want of memory (dmesg tells)"
-AGAIN = "run the same command again (train: with --resume once there is a checkpoint)"
+KILLED = "rank 1 was killed by SIGKILL"
+AGAIN = (
+    "unless you ended it, dmesg tells if memory ran out; run the same command again (train: with "
+    "--resume once there is a checkpoint)"
+)
 RANK = "import os, sys, time, signal; rank = int(os.environ['RANK']); "
 
 
