@@ -92,9 +92,14 @@ def evaluate(
     ],
     checkpoint: Checkpoint,
     train: Annotated[
-        Path | None, typer.Option(help="Training data with labels; FOLDER:SPLIT for a part.")
+        Path | None,
+        typer.Option(
+            help="Training data with labels; FOLDER:SPLIT for a part (-det and -seg: see above)."
+        ),
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Test data of the same classes.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Test data of the same classes, named likewise.")
+    ] = None,
     voc07: Pair = None,
     imagenet: Pair = None,
     places205: Pair = None,
@@ -142,6 +147,12 @@ def evaluate(
 
     --set svm.solver=fastrot|sklearn|cyanure chooses who solves the SVMs, and --set
     linear.solver=fastrot|torch|sklearn|cyanure who solves the exact optimum (linear.optimum=true).
+
+    Detection and segmentation (-det, -seg): --set dense.train_splits and
+    dense.test_split name the parts of the data, dense.steps, dense.batch,
+    detection.sides and segmentation.crop change length and size. The files
+    configs/eval/PROTOCOL.yaml and settings.py in fastrot/evaluation/dense,
+    detection and segmentation list all settings.
     """
     options = locals()
     place = ("cluster", "nodes", "gpus", "slurm", "wait")

@@ -36,6 +36,8 @@ class BadSampleError(BadDataError):
         self.reason = reason
         self.replacements = 0
         """Number of replacements that were tried and turned out to be bad, too."""
+        self.can_be_skipped = False
+        """Whether a loader met it that would replace bad samples if it were told to."""
 
     def __str__(self) -> str:
         fix = "repair or remove it"
@@ -47,7 +49,7 @@ class BadSampleError(BadDataError):
                 f"{what}; {self.replacements} samples drawn to replace it are bad, too: hardly any "
                 "sample can be read; repair the data"
             )
-        return f"{what}; {fix}, or train with --on-bad-sample skip"
+        return f"{what}; {fix}{', or add --on-bad-sample skip' if self.can_be_skipped else ''}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from fastrot.data.beton.fields import UNNAMED, NamedFields
 from fastrot.data.dataset import Dataset
 from fastrot.data.sources.dataset import FolderDataset
 from fastrot.data.sources.find import SourceKind, find_layout
+from fastrot.data.splits import SplitError
 from fastrot.data.tar.dataset import TarDataset
 from fastrot.data.tar.shards import has_only_shards, is_pattern
 from fastrot.errors import BadDataError, UsageError
@@ -53,7 +54,7 @@ def open_dataset(
         BadDataError: the data is of another kind, or is damaged.
         StorageError: it cannot be read.
     """
-    path, split = _divide(Path(path), split)
+    path, split = divide_split(Path(path), split)
     path, named = _divide_fields(path)
     as_it_is = split is None and kind == "auto"
     if path.is_dir():
@@ -82,7 +83,7 @@ def open_dataset(
     return BetonDataset(path, checksums=checksums, named=named)
 
 
-def _divide(path: Path, split: str | None) -> tuple[Path, str | None]:
+def divide_split(path: Path, split: str | None) -> tuple[Path, str | None]:
     """Split ``FOLDER:SPLIT`` into folder and split."""
     folder, _, part = path.name.rpartition(":")
     if not folder or not part or path.exists() or not path.with_name(folder).is_dir():
@@ -120,4 +121,9 @@ def _open_folder(
             f"{path}: {_NAMES[layout]}, which has splits: choose one, for example {path}:{part}, "
             f"or convert it for faster reading: fastrot prepare {path} OUT.beton --split {part}"
         )
-    return FolderDataset(path, kind=layout, split=split, follow_symlinks=follow_symlinks)
+    try:
+        return FolderDataset(path, kind=layout, split=split, follow_symlinks=follow_symlinks)
+    except SplitError as error:  # the commands that come here have no option for it
+        raise UsageError(
+            f"{error.what}: write {path}:SPLIT with {error.choices} as SPLIT"
+        ) from None

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from fastrot.errors import UsageError
 
 _WORDS = {
     "train": "train",
@@ -99,3 +101,20 @@ def _parse(name: str) -> _Name | None:
     if sorted(parts) == ["train", "val"]:
         return _Name("trainval", affix)
     return _Name(parts[0], affix) if len(parts) == 1 else None
+
+
+class SplitError(UsageError):
+    """A data set lacks the split that was asked for, or has several and none was chosen.
+
+    Args:
+        what: the folder, and what is wrong.
+        choices: the splits that it has.
+    """
+
+    def __init__(self, what: str, choices: Sequence[str]) -> None:
+        super().__init__(what, choices)
+        self.what = what
+        self.choices = " or ".join(choices) or "(none found)"
+
+    def __str__(self) -> str:
+        return f"{self.what}: choose --split {self.choices}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from pathlib import Path
 from typing import TypeVar
 
 from fastrot.distributed.rank_environment import STORE
 from fastrot.errors import FastrotError
+
+_MARK = ".said-"
 
 Failure = TypeVar("Failure", bound=FastrotError)
 
@@ -49,6 +52,11 @@ def line_to_print(error: FastrotError) -> str:
     return "" if _printed_by_another_rank(line) else f"fastrot: {line}"
 
 
+def said_beside(store: Path) -> list[Path]:
+    """Return the marks of the lines that ranks have printed, which stand beside the rendezvous."""
+    return list(store.parent.glob(f"{store.name}{_MARK}*"))
+
+
 def _printed_by_another_rank(line: str) -> bool:
     """Mark a line as printed beside the rendezvous file; return whether it was marked already.
 
@@ -58,7 +66,7 @@ def _printed_by_another_rank(line: str) -> bool:
     if not store:
         return False
     words = re.sub(r"^rank \d+: ", "", line)
-    mark = f"{store}.said-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    mark = f"{store}{_MARK}{hashlib.sha256(words.encode()).hexdigest()[:16]}"
     try:
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:

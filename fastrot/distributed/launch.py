@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from fastrot.distributed.error_reporting import said_beside
 from fastrot.distributed.rank_process import start_rank
 from fastrot.distributed.slurm_jobs import describe_code
 from fastrot.errors import PreemptedError, RankLostError
@@ -56,6 +57,12 @@ def launch(
             group.start([*command, *(again() if start else ())], ranks)
             code, reason = group.wait()
             if code != RankLostError.exit_code or group.stopping or start == restarts:
+                if group.lost and not group.has_told:
+                    say(
+                        f"fastrot: {reason}; unless you ended it, dmesg tells if memory ran out; "
+                        "run the same command again (train: with --resume once there is a "
+                        "checkpoint)"
+                    )
                 break
             say(f"{reason}; restarting all ranks ({start + 1} of {restarts} restarts)")
         return code
@@ -70,6 +77,10 @@ class _RankGroup:
 
     def __init__(self) -> None:
         self.stopping = False
+        self.lost = False
+        """Whether a rank was killed, or did not end by itself: none of its own words tell why."""
+        self.has_told = False
+        """Whether a rank has printed why it failed."""
         self._signals: list[int] = []
         self._signalled: set[int] = set()
         self._processes: list[Child] = []
@@ -77,7 +88,7 @@ class _RankGroup:
     def start(self, command: Sequence[str], ranks: int) -> None:
         # Only this user can enter the folder; each start has a new file as its rendezvous.
         self._folder = tempfile.TemporaryDirectory(prefix="fastrot-ranks-")
-        store = Path(self._folder.name) / secrets.token_hex(8)
+        self._store = store = Path(self._folder.name) / secrets.token_hex(8)
         self._processes = []
         for rank in range(ranks):
             self._processes.append(
@@ -101,6 +112,7 @@ class _RankGroup:
         first: tuple[int, int] | None = None  # rank and code of the first failure
         own: tuple[int, int] | None = None  # of the first that no other rank caused
         ended: dict[int, int] = {}
+        killed: set[int] = set()  # by this process
         deadline = float("inf")
         while len(ended) < len(self._processes):
             for rank, process in enumerate(self._processes):
@@ -115,18 +127,23 @@ class _RankGroup:
                     first = first or (rank, code)
                     if code != RankLostError.exit_code and own is None:
                         own = (rank, code)
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not killed:
+                killed = set(range(len(self._processes))) - set(ended)
                 own = own or next(
                     ((rank, 69) for rank in range(len(self._processes)) if rank not in ended), None
                 )
                 self.kill()
             time.sleep(_POLL_SECONDS)
+        self.has_told = bool(said_beside(self._store))
         self._folder.cleanup()
         rank, code = own or first or (0, 0)
+        self.lost = code < 0 or rank in killed
         if code < 0 and -code in self._signals:
             return PreemptedError.exit_code, f"rank {rank} was stopped while it started"
         if code < 0:
             return RankLostError.exit_code, f"rank {rank} was {describe_code(code)}"
+        if rank in killed:
+            return code, f"rank {rank} did not end after the others, and was killed"
         return code, f"rank {rank} exited with {code}"
 
     def forward(self, number: int, frame: FrameType | None) -> None:

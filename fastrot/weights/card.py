@@ -7,6 +7,7 @@ published, so it names files but never the folders of this machine.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -109,20 +110,26 @@ def loading_lines(what: Contents, to: str, weights: str) -> str:
         )
     if to == "detectron2":
         scaled = [[round(255 * x, 3) for x in each] for each in (data.mean, data.std)]
+        depth, base = config.name.removeprefix("resnet"), config.width
+        channels = base if config.name in ("resnet18", "resnet34") else 4 * base
         return (
             f'cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT = {file}, "RGB"\n'
             f"cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = {scaled[0]}, {scaled[1]}\n"
-            "cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False"
+            "resnets = cfg.MODEL.RESNETS\n"
+            f'resnets.DEPTH, resnets.STRIDE_IN_1X1, resnets.NORM = {depth}, False, "FrozenBN"\n'
+            "resnets.STEM_OUT_CHANNELS, resnets.WIDTH_PER_GROUP, resnets.RES2_OUT_CHANNELS = "
+            f"{base}, {base}, {channels}"
         )
     return f"from safetensors.torch import load_file\n\ntensors = load_file({file})"
 
 
 def _lead(to: str) -> str:
     return {
-        "onnx": " (`images`: normalised, float32, of shape (N, 3, height, width))",
+        "onnx": " (`images`: normalised, float32, (N, 3, height, width), all but 3 free)",
         "mmdet": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
         "mmseg": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
-        "detectron2": ", in a config (the names are detectron2's; `matching_heuristics` is set)",
+        "detectron2": ", in a config (the names are detectron2's, `matching_heuristics` is set, "
+        "and the norm may be `SyncBN`)",
         "safetensors": " (a ResNet's names are torchvision's; `fastrot eval`, `import` and "
         "`export` take the file as it is)",
     }.get(to, "")
@@ -187,8 +194,15 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
             cells = [result["protocol"], result["label"], *data, score["name"], score["metric"]]
             numbers = [f"{score['value']:.2f}", "" if beside is None else f"{beside:.2f}"]
             rows.append(f"| {' | '.join([*map(_cell, cells), *numbers])} |")
-    notes = {_line(change): None for result in results for change in result["changed"]}
-    lines = [f"- not the protocol's own setting: {change}" for change in notes]
+    lines = [
+        line
+        for result in results
+        for line in (
+            *(f"- not the protocol's own setting: {change}" for change in result["changed"]),
+            *(f"- {result['protocol']}: {note}" for note in _notes(result)),
+        )
+    ]
+    lines = list(dict.fromkeys(map(_line, lines)))
     return "\n".join(rows) + ("\n\n" + "\n".join(lines) if lines else "")
 
 
@@ -233,6 +247,16 @@ def _licence(what: Contents) -> str:
         f"{_line(stated)}. The training images, and weights that training began from, may have "
         "terms of their own. fastrot itself is under Apache-2.0."
     )
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    """Return what to know before the scores are compared, without the folders of the data."""
+    notes = list(result.get("notes", ()))
+    parents = {str(PurePath(str(path)).parent) for path in result["data"].values()} - {"."}
+    for parent in sorted(parents, key=len, reverse=True):
+        before = re.compile(rf"(?<![\w./-]){re.escape(parent.rstrip('/'))}/")
+        notes = [before.sub("", note) for note in notes]
+    return notes
 
 
 def _line(text: object) -> str:

@@ -119,6 +119,17 @@ def _entries(document: Any, key: str, kind: type[Any], types: list[type[Any]]) -
     return entries
 
 
+def _check_names(categories: list[_Category]) -> None:
+    """Refuse two categories of one name: scores by class could not be told apart."""
+    first: dict[str, int] = {}
+    for category in categories:
+        if first.setdefault(category.name, category.id) != category.id:
+            raise ValueError(
+                f"the categories {first[category.name]} and {category.id} have the same name, "
+                f"{category.name!r}"
+            )
+
+
 class _Parser:
     """Collects the annotations while the JSON is parsed: called with every object in it."""
 
@@ -176,6 +187,7 @@ class _Parser:
         image_ids, order = in_order("image", [image.id for image in images])
         in_order("annotation", self.ids)
         category_ids, by_id = in_order("category", [category.id for category in categories])
+        _check_names([categories[i] for i in by_id])
         names = [images[i].name for i in order]
         position = np.argsort(np.argsort(names, kind="stable"), kind="stable")  # by name
         sizes = np.array([(images[i].width, images[i].height) for i in order], np.int32)

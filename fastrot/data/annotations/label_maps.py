@@ -58,9 +58,10 @@ def read_label_map(path: Path, values: NDArray[np.int16]) -> NDArray[np.uint8]:
         row, column = np.argwhere(classes == REFUSED)[0].tolist()
         known = np.flatnonzero(values != REFUSED)
         last = known[known != IGNORE].max()
+        border = f", and {IGNORE} is not counted" if IGNORE in known else ""
         raise BadDataError(
             f"{path}: the pixel in row {row}, column {column} has the value {stored[row, column]}; "
-            f"classes are {known.min()} to {last}, and {IGNORE} is not counted; unpack it again"
+            f"valid are {known.min()} to {last}{border}; unpack it again"
         )
     return classes.astype(np.uint8)
 

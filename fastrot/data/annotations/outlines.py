@@ -102,7 +102,9 @@ def read_runs(counts: Any, height: int, width: int) -> NDArray[np.int64]:
     lengths = _unpack(counts.encode()) if isinstance(counts, str) else counts
     if not isinstance(lengths, list) or set(map(type, lengths)) - {int}:
         raise ValueError("counts is neither a list of whole numbers nor a string of them")
-    if any(length < 0 for length in lengths) or sum(lengths) != height * width:
+    if negative := [length for length in lengths if length < 0]:
+        raise ValueError(f"a run has the negative length {negative[0]:,}")
+    if sum(lengths) != height * width:
         raise ValueError(
             f"the run lengths sum to {sum(lengths):,} pixels, but the image has {height * width:,}"
         )

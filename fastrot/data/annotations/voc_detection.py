@@ -60,7 +60,8 @@ def open_voc_detection(
         for year, split in parts:
             folder = base / f"VOC{year}"
             sets = folder / "ImageSets" / "Main"
-            check_split(folder, split, [s for s in _SPLITS if (sets / f"{s}.txt").is_file()])
+            there = [f"{year}-{s}" for s in _SPLITS if (sets / f"{s}.txt").is_file()]
+            check_split(folder, f"{year}-{split}", there)
             lists = sets / f"{split}.txt"
             ids = read_lines(lists)
             notes.append(check_count(f"VOC{year}", split, len(ids), lists, partial=partial))
@@ -124,7 +125,7 @@ def _read_objects(base: Path, names: Sequence[str]) -> ObjectTable:
                         class_of(thing, path),
                         width * height,
                         False,
-                        is_difficult(thing),
+                        is_difficult(thing, path),
                         len(objects),
                     )
                 )

@@ -65,7 +65,9 @@ class FfcvLoader(BaseLoader):
             )
         self._bad = bad_samples(dataset, workers=spec.workers)
         if self._bad and spec.on_bad_sample == "fail":
-            raise self._bad[min(self._bad)]
+            error = self._bad[min(self._bad)]
+            error.can_be_skipped = True
+            raise error
         with thread_counts_kept():
             from fastrot.data.loaders.ffcv_stream import FfcvStream
         self._stream: FfcvStream = FfcvStream(

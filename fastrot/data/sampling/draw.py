@@ -140,7 +140,7 @@ class BatchDrawer:
     def _substitute(self, drawn: BatchDraw, row: int, error: BadSampleError) -> None:
         attempt = int(drawn.attempts[row])
         if self.on_bad_sample == "fail" or attempt >= _MAX_ATTEMPTS:
-            error.replacements = attempt
+            error.replacements, error.can_be_skipped = attempt, True
             raise error
         drawn.bad.append(error)
         drawn.attempts[row] += 1

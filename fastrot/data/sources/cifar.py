@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from fastrot.data.splits import SplitError
 from fastrot.errors import BadDataError, UsageError
 
 SIDE = 32
@@ -102,7 +103,7 @@ def list_records(root: Path, split: str | None) -> Records:
     assert version is not None, "find() returned this folder"
     if split not in version.splits:
         asked = "has the splits train and test" if split is None else f"has no split {split!r}"
-        raise UsageError(f"{root} {asked}: choose --split train or --split test")
+        raise SplitError(f"{root} {asked}", ("train", "test"))
     class_names = _class_names(root, version)
     record = version.label_bytes + RECORD_PIXELS
     paths: list[str] = []

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fastrot.data.labels import ABSENT, PRESENT, UNCOUNTED
 from fastrot.data.sources.listing import Source, count_unlisted, listed_source
+from fastrot.data.splits import SplitError
 from fastrot.errors import BadDataError, UsageError
 
 _INSTANCES = re.compile(r"instances_((?:train|val)[0-9]{4})\.json")
@@ -44,7 +45,7 @@ def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
         BadDataError: the annotations are damaged, or an image in them is missing.
         OSError: as the system reports it.
     """
-    folder, lists = find_part(root, split)
+    folder, lists = find_part(root, split, otherwise=", or choose another --kind")
     found = read_annotations(lists)
     labels = np.full((len(found.names), len(found.categories)), ABSENT, np.int8)
     labels[found.image[found.crowd], found.category[found.crowd]] = UNCOUNTED
@@ -61,12 +62,13 @@ def list_coco(root: Path, split: str | None, boundary: Path | None) -> Source:
     )
 
 
-def find_part(root: Path, split: str | None) -> tuple[Path, Path]:
+def find_part(root: Path, split: str | None, *, otherwise: str = "") -> tuple[Path, Path]:
     """Return the folder with the images of a split, and its annotation file.
 
     Args:
         root: as for ``list_coco``.
         split: as for ``list_coco``.
+        otherwise: what else can be done about a folder of another layout.
 
     Raises:
         UsageError: the layout is not COCO's, or the split does not exist.
@@ -75,13 +77,13 @@ def find_part(root: Path, split: str | None) -> tuple[Path, Path]:
     if base is None:
         raise UsageError(
             f"{root}: not COCO, which has annotations/instances_train2017.json and the images "
-            "in train2017/; name the folder with both, or choose another --kind"
+            f"in train2017/; name the folder with both{otherwise}"
         )
     parts = _parts(base)
     chosen = [part for part in parts if split in (part, part[:-4])]
     if len(chosen) != 1:
         asked = "has several parts" if split is None or chosen else f"has no split {split!r}"
-        raise UsageError(f"{base} {asked}: choose --split {' or '.join(parts)}")
+        raise SplitError(f"{base} {asked}", parts)
     folder = base / chosen[0]
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; unpack the images of {chosen[0]} there")

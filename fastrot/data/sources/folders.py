@@ -94,7 +94,7 @@ def _enter_split(
         if split is not None:
             raise UsageError(
                 f"split={split!r}: {root} has no split folders (train, val, test ...); leave the "
-                "option out"
+                "split out"
             )
         _check_no_lone_split(root, listing.folders)
         left_out.add_all([around])

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from fastrot.data.labels import Labels
 from fastrot.data.left_out import UNLISTED, LeftOut
 from fastrot.data.sources import cifar
-from fastrot.errors import BadDataError, UsageError
+from fastrot.data.splits import SplitError
+from fastrot.errors import BadDataError
 
 Kind = Literal["folder", "cifar", "voc07", "coco", "imagenet", "places205", "inat18"]
 
@@ -187,13 +188,12 @@ def check_split(folder: Path, split: str | None, there: Sequence[str]) -> str:
     """Return the requested split if the data set has it.
 
     Raises:
-        UsageError: there is no such split, or none was given.
+        SplitError: there is no such split, or none was given.
     """
     if split is not None and split in there:
         return split
     asked = "has several splits" if split is None else f"has no split {split!r}"
-    choices = " or ".join(there) or "(none found)"
-    raise UsageError(f"{folder} {asked}: choose --split {choices}")
+    raise SplitError(f"{folder} {asked}", there)
 
 
 def check_link(path: str, boundary: Path | None) -> None:

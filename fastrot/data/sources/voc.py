@@ -148,8 +148,12 @@ def _from_annotation(path: Path) -> NDArray[np.int8]:
     """Read the labels of one image, shape (20,)."""
     labels = np.full(len(CLASSES), ABSENT, np.int8)
     for thing in read_annotation(path).findall("object"):
-        label = class_of(thing, path)
-        if is_difficult(thing):
+        label = class_of(
+            thing,
+            path,
+            fix=f"to use the images without labels name {path.parent.parent / 'JPEGImages'}",
+        )
+        if is_difficult(thing, path):
             labels[label] = max(labels[label], UNCOUNTED)
         else:
             labels[label] = PRESENT
@@ -175,8 +179,15 @@ def read_annotation(path: Path) -> ElementTree.Element:
         raise BadDataError(f"{path}: not an annotation of VOC 2007: {error}") from None
 
 
-def class_of(thing: ElementTree.Element, path: Path) -> int:
+def class_of(
+    thing: ElementTree.Element, path: Path, *, fix: str = "correct it, or unpack the data set again"
+) -> int:
     """Return the class of an ``object``, an index into ``CLASSES``.
+
+    Args:
+        thing: the ``object``.
+        path: file that it is in, for the message.
+        fix: what to do about a class that is none of them.
 
     Raises:
         BadDataError: it is none of them.
@@ -184,12 +195,21 @@ def class_of(thing: ElementTree.Element, path: Path) -> int:
     name = thing.findtext("name", "").strip()
     if name not in CLASSES:
         raise BadDataError(
-            f"{path}: class {name!r} is not one of the {len(CLASSES)} of VOC 2007; to use "
-            f"the images without labels name {path.parent.parent / 'JPEGImages'}"
+            f"{path}: class {name!r} is not one of the {len(CLASSES)} of VOC 2007; {fix}"
         )
     return CLASSES.index(name)
 
 
-def is_difficult(thing: ElementTree.Element) -> bool:
-    """Return whether an ``object`` is marked difficult; the benchmark does not count it."""
-    return thing.findtext("difficult", "0").strip() == "1"
+def is_difficult(thing: ElementTree.Element, path: Path) -> bool:
+    """Return whether an ``object`` is marked difficult; the benchmark does not count it.
+
+    Raises:
+        BadDataError: the mark is neither 0 nor 1.
+    """
+    mark = thing.findtext("difficult", "0").strip()
+    if mark not in ("0", "1"):
+        raise BadDataError(
+            f"{path}: an object has <difficult>{mark}</difficult>, which must be 0 or 1; correct "
+            "it, or unpack the data set again"
+        )
+    return mark == "1"

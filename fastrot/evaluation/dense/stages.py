@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from fastrot.errors import UsageError
+from fastrot.errors import MismatchError
 from fastrot.models.backbones import ResNet
 from fastrot.models.layers import use_batch_norm
 from fastrot.weights.load import Backbone
@@ -50,10 +50,10 @@ def trainable(backbone: Backbone) -> ResNet:
     """Return a copy of the network of a backbone with all parameters to be trained.
 
     Raises:
-        UsageError: it is not a ResNet.
+        MismatchError: it is not a ResNet.
     """
     if not isinstance(backbone.model, ResNet):
-        raise UsageError(
+        raise MismatchError(
             f"{backbone.source}: {backbone.config.name} has no stages for dense tasks; use a ResNet"
         )
     return copy.deepcopy(backbone.model).requires_grad_(True).train()

@@ -176,8 +176,6 @@ def dense_precision(config: DenseConfig, device: torch.device) -> str:
 
 
 def _check_batch(batch: int, images: int, ranks: int) -> None:
-    if images < 1:
-        raise UsageError("no training image has an object to learn; name other data")
     if batch % ranks or batch > images:
         fits = max(ranks, min(batch, images) // ranks * ranks)
         raise UsageError(

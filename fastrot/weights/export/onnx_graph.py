@@ -1,7 +1,7 @@
 """The backbone as an ONNX graph, which onnxruntime must compute as torch does before it is kept.
 
-Input ``images``: (N, 3, S, S) float32, normalised; N is free. Output ``features``: (N, D), and with
-the rotation head ``logits``: (N, 4).
+Input ``images``: (N, 3, H, W) float32, normalised; N, H and W are free. Output ``features``:
+(N, D), and with the rotation head ``logits``: (N, 4).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ TOLERANCE = 1e-4
 """Largest difference between onnxruntime and torch, as a share of the largest value of an output.
 Both sum in float32 in their own order; a wrong weight or layer is far outside."""
 
-_BATCHES = (1, 3)
+_CHECKED = ((1, 0, 0), (3, 0, 0), (2, 5, 18))
+"""Batches that are compared: images, and rows and columns beyond the trained resolution. Odd ones
+change where strides and pooling windows end."""
 _OPSET = 18
 
 
@@ -51,7 +53,7 @@ def onnx_files(what: Contents, name: str) -> Files:
     onnx, runtime = _packages()
     graph = _Graph(what)
     outputs = ["features"] if what.head is None else ["features", "logits"]
-    images = _images(what, max(_BATCHES))
+    images = _images(what, *_CHECKED[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the exporter itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -64,7 +66,7 @@ def onnx_files(what: Contents, name: str) -> Files:
             opset_version=_OPSET,
             input_names=["images"],
             output_names=outputs,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={"images": {0: "batch", 2: "height", 3: "width"}},
         )
     assert program is not None
     proto = program.model_proto
@@ -72,8 +74,8 @@ def onnx_files(what: Contents, name: str) -> Files:
     proto.doc_string = "see the model card beside it"
     content: bytes = proto.SerializeToString()
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    for count in _BATCHES:
-        given = images[:count]
+    for batch in _CHECKED:
+        given = _images(what, *batch)
         found = session.run(outputs, {"images": given.numpy()})
         for output, ours, theirs in zip(outputs, graph(given), found, strict=True):
             largest = ours.abs().max().clamp_min(1e-30)
@@ -87,9 +89,10 @@ def onnx_files(what: Contents, name: str) -> Files:
     return {name: content}
 
 
-def _images(what: Contents, count: int) -> torch.Tensor:
+def _images(what: Contents, count: int, rows: int, columns: int) -> torch.Tensor:
     side = what.backbone.resolution
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 3, side + rows, side + columns, generator=generator)
 
 
 def _packages() -> tuple[Any, Any]:

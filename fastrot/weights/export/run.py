@@ -29,6 +29,8 @@ from fastrot.weights.export.place import find_place, write_files
 from fastrot.weights.load import load_backbone
 
 PUBLISHED_WIDTH = 64
+_BASIC, _BOTTLENECKS = ("resnet18", "resnet34"), ("resnet50", "resnet101")
+_ANY = (*_BASIC, *_BOTTLENECKS, "rotnet_nin")
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,25 @@ class Format:
         build: returns the contents of its files.
         folder_only: it is several files.
         resnets: the library's network is a ResNet with the 7x7 stem.
-        widths: it may have any width, not only the published one.
+        widths: networks of the library that may have another width than the published one.
     """
 
     weights: str
     build: Build
     folder_only: bool = False
     resnets: bool = True
-    widths: bool = False
+    widths: tuple[str, ...] = ()
 
 
 FORMATS: Mapping[str, Format] = {
     "torchvision": Format("model.safetensors", torchvision_files),
     "timm": Format("model.safetensors", timm_files, folder_only=True),
-    "mmdet": Format("backbone.pth", openmmlab_files, widths=True),
-    "mmseg": Format("backbone.pth", openmmlab_files, widths=True),
-    "detectron2": Format("backbone.pth", detectron2_files, widths=True),
-    "huggingface": Format("model.safetensors", huggingface_files, folder_only=True, widths=True),
-    "onnx": Format("model.onnx", onnx_files, resnets=False, widths=True),
-    "safetensors": Format("model.safetensors", safetensors_files, resnets=False, widths=True),
+    "mmdet": Format("backbone.pth", openmmlab_files, widths=_ANY),
+    "mmseg": Format("backbone.pth", openmmlab_files, widths=_ANY),
+    "detectron2": Format("backbone.pth", detectron2_files, widths=_BOTTLENECKS),
+    "huggingface": Format("model.safetensors", huggingface_files, folder_only=True, widths=_ANY),
+    "onnx": Format("model.onnx", onnx_files, resnets=False, widths=_ANY),
+    "safetensors": Format("model.safetensors", safetensors_files, resnets=False, widths=_ANY),
 }
 
 
@@ -180,10 +182,12 @@ def export(request: ExportRequest) -> ExportReport:
 
 def _check_network(request: ExportRequest, form: Format, config: ModelConfig) -> None:
     fits = not form.resnets or (config.name != "rotnet_nin" and config.stem == "imagenet")
-    if fits and (form.widths or config.width == PUBLISHED_WIDTH):
+    if fits and (config.name in form.widths or config.width == PUBLISHED_WIDTH):
         return
+    fixed = [name for name in (*_BASIC, *_BOTTLENECKS) if name not in form.widths]
+    of_some = f"of {' and '.join(fixed)} " if form.widths else ""
     raise MismatchError(
-        f"{request.checkpoint}: {request.to} has no {describe(config)} (only ResNets with the 7x7 "
-        f"stem{'' if form.widths else f' and width {PUBLISHED_WIDTH}'}); use --to safetensors or "
-        "--to onnx, which hold any network"
+        f"{request.checkpoint}: {request.to} has no {describe(config)} (only ResNets with the "
+        f"7x7 stem{f' and {of_some}width {PUBLISHED_WIDTH}' if fixed else ''}); use --to "
+        "safetensors or --to onnx, which hold any network"
     )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from fastrot.cli.app import main
+from fastrot.cli.app import app, main
 from fastrot.data.digits import write_digits
+from fastrot.evaluation.protocol import DENSE, EvalConfig
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +300,13 @@ def processor_seconds(command: list[str], environment: dict[str, str]) -> float:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_help_of_eval_names_settings_that_exist() -> None:
+    """Also those of dense protocols, which have no options of their own."""
+    command: Any = typer.main.get_command(app)
+    text = command.commands["eval"].help
+    named = set(re.findall(r"\b(svm|linear|dense|detection|segmentation)\.([a-z_]+)\b", text))
+    assert {section for section, _ in named} == {"svm", "linear", "dense", *DENSE}
+    for section, key in named:
+        assert hasattr(getattr(EvalConfig(protocol="x", kind="knn"), section), key)

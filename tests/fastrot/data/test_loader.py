@@ -313,6 +313,10 @@ def test_a_bad_sample_is_fatal_and_named(engine, damaged):
     assert caught.value.sample == sample
     assert str(sample) in str(caught.value) and str(path) in str(caught.value)
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+    assert str(caught.value).endswith(", or add --on-bad-sample skip"), "a loader can"
+    with pytest.raises(BadSampleError) as read:
+        BetonDataset(path).decode(sample)
+    assert "--on-bad-sample" not in str(read.value), "not every reader of a data set can"
 
 
 @each(READERS)

@@ -94,6 +94,11 @@ def test_what_has_no_splits(test_data, tmp_path):
         open_dataset(f"{folder}:train")
     with pytest.raises(UsageError, match=r"imagenette-128:test|no such folder; it has train, val"):
         open_dataset(f"{folder.parent}:test")
+    coco = test_data("coco-mini")
+    with pytest.raises(
+        UsageError, match=r"has no split 'test': write .*coco-mini:SPLIT with train2017 or val2017 "
+    ):
+        open_dataset(f"{coco}:test")
     train, _ = write_digits(tmp_path)
     with pytest.raises(UsageError, match="only a folder of images has splits"):
         open_dataset(train, split="train")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import pytest
 
 from fastrot.distributed.launch import launch
 
+KILLED = "rank 1 was killed by SIGKILL"
+AGAIN = (
+    "unless you ended it, dmesg tells if memory ran out; run the same command again (train: with "
+    "--resume once there is a checkpoint)"
+)
 RANK = "import os, sys, time, signal; rank = int(os.environ['RANK']); "
 
 
@@ -62,9 +68,55 @@ def test_a_lost_rank_starts_all_anew_and_only_so_often(tmp_path: Path, restarts:
     assert len(lines) == 2 * (restarts + 1)
     assert sum("more" in line for line in lines) == 2 * restarts
     assert said == [
-        f"rank 1 was killed by SIGKILL; restarting all ranks ({n} of {restarts} restarts)"
-        for n in range(1, restarts + 1)
-    ]
+        *(f"{KILLED}; restarting all ranks ({n} of {restarts} restarts)"
+          for n in range(1, restarts + 1)),
+        f"fastrot: {KILLED}; {AGAIN}",
+    ]  # fmt: skip
+
+
+def test_a_rank_that_is_killed_while_it_starts_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else knows its process yet: the other rank waits for it without a word."""
+    monkeypatch.setattr("fastrot.distributed.launch._LEAVE_SECONDS", 0.5)
+    code = (
+        f"open('{tmp_path}/starting', 'w').write(str(os.getpid())) if rank == 1 else None; "
+        f"os.rename('{tmp_path}/starting', '{tmp_path}/pid') if rank == 1 else None; "
+        "time.sleep(600)"
+    )
+
+    def kill() -> None:
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.02)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+    said: list[str] = []
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert launch(python(code), 2, say=said.append) == 69
+    killer.join()
+    assert said == [f"fastrot: {KILLED}; {AGAIN}"]
+
+
+def test_what_a_rank_has_printed_is_not_said_twice() -> None:
+    """The launcher is silent if another rank knew, and if the failed rank said why itself."""
+    said: list[str] = []
+    told = (
+        "from fastrot.distributed.error_reporting import line_to_print; "
+        "from fastrot.errors import RankLostError; "
+        "rank == 1 and os.kill(os.getpid(), 9); "
+        "line_to_print(RankLostError('rank 1 is gone')); sys.exit(69)"
+    )
+    assert launch(python(told), 2, say=said.append) == 69
+    assert launch(python("sys.exit(65)"), 2, say=said.append) == 65
+    assert not said
+
+
+def test_a_rank_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastrot.distributed.launch._FINISH_SECONDS", 0.5)
+    said: list[str] = []
+    assert launch(python("rank == 1 and time.sleep(600)"), 2, say=said.append) == 69
+    assert said == [f"fastrot: rank 1 did not end after the others, and was killed; {AGAIN}"]
 
 
 def test_what_a_restart_would_not_mend_is_not_restarted() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from fastrot import __version__
+from fastrot.config import ModelConfig
 from fastrot.weights.export.run import FORMATS, ExportRequest, export
 from fastrot.weights.load import load_backbone
 from tests.fastrot.weights.networks import WIDE, mmselfsup, random_model, saved
@@ -79,6 +81,19 @@ def test_results_of_these_weights_are_a_table(small_run, tmp_path):
     assert second not in text and "someone" not in text
 
 
+def test_notes_stand_with_their_scores_and_name_no_folder(small_run, tmp_path):
+    """A score on a part of a data set must not pass for a published one."""
+    part = "16 images, but VOC2012 segmentation train has 1,464: scores are not comparable"
+    digest = load_backbone(small_run).digest
+    ours = {**RESULT, "weights": {"digest": digest}, "notes": [part, f"/home/someone/a: {part}"]}
+    older = {**RESULT, "protocol": "knn", "weights": {"digest": digest}}  # without notes
+    beside = {**older, "data": {"train": "own/a b/c", "test": "d"}, "notes": ["own/a b/c: of/own"]}
+    text = card(small_run, tmp_path / "out", results=[ours, older, beside])
+    lines = [line for line in text.splitlines() if line.startswith(("- linear", "- knn"))]
+    assert lines == [f"- linear: {part}", f"- linear: a: {part}", "- knn: c: of/own"]
+    assert text.count("- not the protocol's own setting: linear.epochs: 100 -> 16") == 1
+
+
 def test_the_front_matter_is_what_the_hub_reads(small_run, tmp_path):
     licence = 'other"\nnot_a_key: 1'
     for name, given in (("a", {}), ("b", {"license": "apache-2.0"}), ("c", {"license": licence})):
@@ -107,21 +122,63 @@ def test_reordered_classes_are_told(tmp_path):
     assert "counter-clockwise (reordered: the file had clockwise turns)" in text
 
 
-@pytest.mark.parametrize("to", ["mmdet", "mmseg", "detectron2"])
+@pytest.mark.parametrize("to", ["mmdet", "mmseg"])
 def test_lines_for_libraries_that_are_not_installed_are_python(to, small_run, tmp_path):
     text = card(small_run, tmp_path / "out", to=to)
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(block.strip().splitlines()) <= 3
-    if to == "detectron2":
-        compile(block, "card", "exec")
-        assert "STRIDE_IN_1X1 = False" in block and '"RGB"' in block
-        assert "[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]" in block
-        return
     names: dict[str, Any] = {}
     exec(block, names)
     assert names["backbone"]["init_cfg"] == {"type": "Pretrained", "checkpoint": "backbone.pth"}
     told = {key: names["backbone"][key] for key in ("depth", "stem_channels", "base_channels")}
     assert told == {"depth": 18, "stem_channels": 16, "base_channels": 16}
+
+
+def detectron2_shapes(resnets: SimpleNamespace) -> dict[str, tuple[int, ...]]:
+    """Shapes of the convolutions that detectron2's ``build_resnet_backbone`` makes of a config."""
+    depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+    basic = resnets.DEPTH < 50
+    assert not basic or resnets.RES2_OUT_CHANNELS == 64, "detectron2 asserts it"
+    before, after = resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS
+    inside = resnets.WIDTH_PER_GROUP
+    shapes: dict[str, tuple[int, ...]] = {"stem.conv1": (before, 3, 7, 7)}
+    for stage, blocks in enumerate(depths[resnets.DEPTH], 2):
+        for block in range(blocks):
+            name = f"res{stage}.{block}."
+            if before != after or (block == 0 and stage > 2 and basic):
+                shapes[f"{name}shortcut"] = (after, before, 1, 1)
+            if basic:
+                shapes[f"{name}conv1"] = (after, before, 3, 3)
+                shapes[f"{name}conv2"] = (after, after, 3, 3)
+            else:
+                shapes[f"{name}conv1"] = (inside, before, 1, 1)
+                shapes[f"{name}conv2"] = (inside, inside, 3, 3)
+                shapes[f"{name}conv3"] = (after, inside, 1, 1)
+            before = after
+        after, inside = 2 * after, 2 * inside
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnet18", 64), ("resnet34", 64), ("resnet50", 64), ("resnet101", 8)]
+)
+def test_the_config_of_detectron2_describes_the_network_in_the_file(name, width, tmp_path):
+    model = random_model(ModelConfig(name=name, width=width))
+    file = saved(model.backbone.state_dict(), tmp_path / "weights.pth")
+    text = card(file, tmp_path / "out", to="detectron2")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    cfg = SimpleNamespace(MODEL=SimpleNamespace(RESNETS=SimpleNamespace()), INPUT=SimpleNamespace())
+    exec(block, {"cfg": cfg})
+    assert (cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT) == ("backbone.pth", "RGB")
+    assert cfg.MODEL.PIXEL_MEAN == [123.675, 116.28, 103.53]
+    assert cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
+    assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False and cfg.MODEL.RESNETS.NORM == "FrozenBN"
+    tensors = torch.load(tmp_path / "out" / "backbone.pth", weights_only=True)["model"]
+    assert detectron2_shapes(cfg.MODEL.RESNETS) == {
+        key.removesuffix(".weight"): tuple(tensor.shape)
+        for key, tensor in tensors.items()
+        if tensor.ndim == 4
+    }
 
 
 def test_every_format_has_a_card_with_lines_to_load_it(tmp_path):

@@ -211,7 +211,11 @@ FAULTS = {
     ),
     "negative runs": (
         triangle(segmentation={"size": [30, 40], "counts": [1300, -100]}),
-        "the run lengths sum to 1,200 pixels",
+        "annotation 3: run lengths: a run has the negative length -100",
+    ),
+    "two names": (
+        lambda document: document["categories"][1].__setitem__("name", "brush"),
+        "the categories 1 and 90 have the same name, 'brush'",
     ),
     "runs of another size": (
         triangle(segmentation={"size": [40, 30], "counts": [1200]}),

@@ -149,7 +149,7 @@ def test_entities_are_refused_in_every_encoding(devkit, encoding):
 def test_parts_that_are_not_there_or_not_whole(devkit):
     with pytest.raises(BadDataError, match=r"2 images, but VOC2007 trainval has 5,011; "):
         open_voc_detection(devkit, PARTS[:1])
-    with pytest.raises(UsageError, match="has no split 'test': choose --split trainval"):
+    with pytest.raises(UsageError, match="has no split '2007-test': choose --split 2007-trainval"):
         opened(devkit, [(2007, "test")])
     with pytest.raises(UsageError, match="contains no VOC2007/ImageSets/ and VOC2012/ImageSets/"):
         opened(devkit / "VOCdevkit" / "VOC2007", PARTS)

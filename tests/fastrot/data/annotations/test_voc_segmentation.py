@@ -86,7 +86,7 @@ def test_a_value_without_a_class_is_refused(voc, sbd):
     write_palette(path, labels)
     with pytest.raises(
         BadDataError,
-        match=r"2007_000001.png: the pixel in row 3, column 7 has the value 21; classes are 0 to "
+        match=r"2007_000001.png: the pixel in row 3, column 7 has the value 21; valid are 0 to "
         r"20, and 255 is not counted",
     ):
         opened(voc).target(0)

@@ -189,7 +189,7 @@ def test_cifar10_binary(tmp_path, write_cifar10):
     assert (
         list_source(tmp_path, split="test").labels.tolist() == images["test_batch.bin"][0].tolist()
     )
-    with pytest.raises(UsageError, match="--split train or --split test"):
+    with pytest.raises(UsageError, match="--split train or test"):
         list_source(tmp_path)
 
 

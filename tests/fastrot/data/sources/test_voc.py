@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -181,6 +182,19 @@ def test_damaged_lists_and_annotations(copied):
         annotation.write_text(bad)
         with pytest.raises(BadDataError, match=r"000139.xml: not an annotation of VOC 2007"):
             list_source(copied, split="test")
+
+
+def test_a_mark_of_difficulty_is_0_or_1(copied):
+    """Any other was taken for 0, and the object counted."""
+    for path in (copied / "ImageSets" / "Main").glob("*_test.txt"):
+        path.unlink()
+    annotation = copied / "Annotations" / "000139.xml"
+    mark = r"<difficult>\d</difficult>"
+    annotation.write_text(re.sub(mark, "<difficult>yes</difficult>", annotation.read_text()))
+    with pytest.raises(
+        BadDataError, match=r"000139\.xml: an object has <difficult>yes</difficult>, .* 0 or 1"
+    ):
+        list_source(copied, split="test")
 
 
 def test_a_class_of_ones_own_is_named(copied):

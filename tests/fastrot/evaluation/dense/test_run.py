@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from fastrot.errors import BadDataError, FastrotError, UsageError
+from fastrot.config import ModelConfig
+from fastrot.errors import BadDataError, FastrotError, MismatchError, UsageError
 from fastrot.evaluation.command import evaluate
 from fastrot.evaluation.run import EvalRequest
 from fastrot.evaluation.tables import EvalReport
+from fastrot.models.backbones import build_model
 from tests.fastrot.data.annotations.annotated_files import (
     coco_document,
     voc_object,
@@ -129,8 +132,25 @@ def test_from_weights_to_scores(protocol: str, small_run: Path, tmp_path: Path) 
             "000001.xml",
         ),
         (lambda root: _leave_image(root), BadDataError, "leaves its image of 40 x 30"),
+        (
+            lambda root: root.with_name("data:2007-trainval"),
+            UsageError,
+            r"name .*/data alone, .* dense\.train_splits names .*dense\.test_split=2007-trainval$",
+        ),
+        (
+            lambda root: _rename(root / "VOCdevkit/VOC2007/ImageSets/Main/test.txt"),
+            UsageError,
+            r"has no split '2007-test', but 2007-trainval or 2007-val: dense\.train_splits names",
+        ),
+        (
+            lambda root: _replace(root, "<name>cat<", "<name>lynx<"),
+            BadDataError,
+            r"class 'lynx' is not one of the 20 of VOC 2007; correct it, or unpack",
+        ),
+        (lambda root: _replace(root, ">0</diff", ">yes</diff"), BadDataError, "must be 0 or 1"),
     ],
-    ids=["no folder", "no annotation", "a box outside"],
+    ids=["no folder", "no annotation", "a box outside", "a split in the path", "no split",
+         "a class of one's own", "a mark that is none"],
 )  # fmt: skip
 def test_wrong_data_is_named_before_anything_is_trained(
     spoil: Callable[[Path], Path], error: type[FastrotError], message: str,
@@ -147,9 +167,52 @@ def _remove(path: Path) -> Path:
     return path.parents[3]
 
 
+def _rename(path: Path) -> Path:
+    path.rename(path.with_name("val.txt"))
+    return path.parents[4]
+
+
+def _replace(root: Path, old: str, new: str) -> Path:
+    path = root / "VOCdevkit/VOC2007/Annotations/000001.xml"
+    path.write_text(path.read_text().replace(old, new))
+    return root
+
+
 def _leave_image(root: Path) -> Path:
     write_voc(root, 2007, "trainval", {"000001": [voc_object("cat", 3, 3, 60, 20)]})
     return root
+
+
+def test_another_layout_is_refused_without_options_of_other_commands(
+    small_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"not COCO.*; name the folder with both$"):
+        measured(small_run, "coco-det", voc(tmp_path / "data"), tmp_path / "out")
+
+
+def test_a_damaged_image_is_named_without_options_of_other_commands(
+    small_run: Path, tmp_path: Path
+) -> None:
+    data = voc(tmp_path / "data")
+    image = data / "VOCdevkit/VOC2007/JPEGImages/000002.jpg"
+    image.write_bytes(image.read_bytes()[:-40])
+    with pytest.raises(BadDataError, match=r"000002\.jpg.*; repair or remove it$"):
+        measured(small_run, "voc0712-det", data, tmp_path / "out", "dense.batch=3")
+
+
+def test_data_without_an_object_to_learn_is_named(small_run: Path, tmp_path: Path) -> None:
+    data = voc(tmp_path / "data")
+    write_voc(data, 2007, "trainval", {"000001": [voc_object("cat", 3, 3, 20, 20, difficult=1)]})
+    with pytest.raises(UsageError, match=r"data:2007-trainval: no image has an object to learn"):
+        measured(small_run, "voc0712-det", data, tmp_path / "out")
+
+
+def test_a_network_in_network_does_not_fit(tmp_path: Path) -> None:
+    weights = tmp_path / "nin.pth"
+    torch.save(build_model(ModelConfig(name="rotnet_nin"), seed=0).backbone.state_dict(), weights)
+    with pytest.raises(MismatchError, match="rotnet_nin has no stages for dense tasks") as refused:
+        measured(weights, "voc0712-det", voc(tmp_path / "data"), tmp_path / "out")
+    assert refused.value.exit_code == 78
 
 
 def test_data_that_is_not_whole_is_refused_with_the_setting(

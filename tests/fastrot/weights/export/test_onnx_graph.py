@@ -23,7 +23,6 @@ from tests.fastrot.weights.networks import (
     NIN,
     backbone_of,
     head_of,
-    images,
     mmselfsup,
     random_model,
     rotnet,
@@ -41,7 +40,7 @@ def needed() -> None:
         pytest.importorskip(name)
 
 
-def test_onnxruntime_computes_the_same_for_any_batch(narrow, tmp_path, monkeypatch):
+def test_onnxruntime_computes_the_same_for_any_batch_and_size(narrow, tmp_path, monkeypatch):
     needed()
     import onnx
 
@@ -52,8 +51,8 @@ def test_onnxruntime_computes_the_same_for_any_batch(narrow, tmp_path, monkeypat
     ours = random_model(NARROW)
     (block,) = re.findall(r"```python\n(.*?)```", report.files[1].read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path / "out")
-    for count in (1, 5):  # 5 is none of the batches that the export itself checks
-        views = images(count, 224)
+    for shape in ((1, 3, 224, 224), (5, 3, 97, 40), (1, 3, 7, 301)):  # the export checks others
+        views = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         names = {"images": views.numpy()}
         exec(block, names)
         (logits,) = names["session"].run(["logits"], {"images": views.numpy()})
@@ -65,6 +64,9 @@ def test_onnxruntime_computes_the_same_for_any_batch(narrow, tmp_path, monkeypat
                 error = (expected - torch.from_numpy(found)).abs().max() / expected.abs().max()
                 assert error <= onnx_graph.TOLERANCE
     proto = onnx.load(report.files[0])
+    sides = proto.graph.input[0].type.tensor_type.shape.dim
+    assert [side.dim_param or side.dim_value for side in sides] == ["batch", 3, "height", "width"]
+    assert "(N, 3, height, width), all but 3 free" in report.files[1].read_text()
     bits = {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer}
     for name, tensor in backbone_of(ours).items():
         if not name.endswith("num_batches_tracked"):
@@ -99,6 +101,21 @@ def test_a_graph_that_computes_something_else_is_not_kept(narrow, monkeypatch):
 
     monkeypatch.setattr(onnx_graph._Graph, "forward", wrong_in_the_graph)
     with pytest.raises(MismatchError, match=r"other features than torch \(off by 1\.0e-03 of"):
+        onnx_graph.onnx_files(what, "model.onnx")
+
+
+def test_a_graph_for_one_size_alone_is_not_kept(narrow, monkeypatch):
+    """The second size that the export compares must be the one that fails."""
+    needed()
+    what = contents(narrow, 32)
+    whole = onnx_graph._Graph.forward
+
+    def of_one_size(self, images):
+        rows = 1e-3 * images.shape[2] / 32 if torch.compiler.is_exporting() else 1e-3
+        return tuple(out * (1 + rows) for out in whole(self, images))
+
+    monkeypatch.setattr(onnx_graph._Graph, "forward", of_one_size)
+    with pytest.raises(MismatchError, match=r"other features than torch \(off by 1\.6e-04 of"):
         onnx_graph.onnx_files(what, "model.onnx")
 
 

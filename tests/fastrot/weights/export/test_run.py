@@ -152,9 +152,9 @@ def their_detectron2_names(name: str) -> str:
 
 
 @pytest.mark.parametrize("to", ["mmdet", "mmseg", "detectron2"])
-def test_pth_files_hold_the_names_that_are_documented_and_run_no_code(to, narrow, tmp_path):
-    ours = random_model(NARROW)
-    report = written(narrow, to, tmp_path / "rotation.pth", with_head=True)
+def test_pth_files_hold_the_names_that_are_documented_and_run_no_code(to, wide, tmp_path):
+    ours = random_model(WIDE)
+    report = written(wide, to, tmp_path / "rotation.pth", with_head=True)
     assert [path.name for path in report.files] == ["rotation.pth", "rotation.pth.md"]
     tree = torch.load(report.files[0], weights_only=True)
     expected, (weight, bias) = backbone_of(ours), head_of(ours)
@@ -173,8 +173,8 @@ def test_pth_files_hold_the_names_that_are_documented_and_run_no_code(to, narrow
 
 
 @pytest.mark.parametrize("to", ["mmdet", "detectron2"])
-def test_the_archive_of_a_pth_names_nothing_but_tensors(to, narrow, tmp_path):
-    report = written(narrow, to, tmp_path / "rotation.pth")
+def test_the_archive_of_a_pth_names_nothing_but_tensors(to, wide, tmp_path):
+    report = written(wide, to, tmp_path / "rotation.pth")
     with zipfile.ZipFile(report.files[0]) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
         found = {
@@ -235,6 +235,9 @@ def test_wrong_requests_are_refused_in_one_line(narrow, small_run, tmp_path):
     for to in ("torchvision", "timm"):
         with pytest.raises(MismatchError, match=r"width 16 \(only .* width 64\); use --to safete"):
             written(narrow, to, tmp_path / "out")
+    limit = r"resnet18 of width 16 \(only .* stem and of resnet18 and resnet34 width 64\); use"
+    with pytest.raises(MismatchError, match=limit):
+        written(narrow, "detectron2", tmp_path / "out")
     nin = saved(backbone_of(random_model(NIN)), tmp_path / "nin.pth")
     for to in ("mmdet", "huggingface"):
         with pytest.raises(MismatchError, match=f"{to} has no rotnet_nin with 4 blocks"):
