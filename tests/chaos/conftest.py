@@ -39,9 +39,10 @@ class TinyRun:
         assert done.code == 0, done.text
 
     def train(self, out: Path, *arguments: str) -> list[str]:
-        """Arguments that begin a run."""
-        return ["train", "-c", "digits", "--data", str(self.data), "--out", str(out), *SMALL,
-                *arguments]  # fmt: skip
+        """Arguments that begin a run; recipe and data may be given others."""
+        usual = {"-c": "digits", "--data": str(self.data)}
+        known = [word for option in usual.items() if option[0] not in arguments for word in option]
+        return ["train", *known, "--out", str(out), *SMALL, *arguments]
 
     def resume(self, out: Path, *arguments: str) -> list[str]:
         """Arguments that take a copy of ``base`` on to step 4."""

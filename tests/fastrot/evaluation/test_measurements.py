@@ -291,6 +291,9 @@ def test_a_folder_named_by_its_part_is_named_with_its_parent() -> None:
     assert data_name(Path("/x/cifar-test.beton")) == "cifar-test"
 
 
+MINUTES = 60  # a limit against hanging: every call of five evaluations is killed once
+
+
 def kill(folder: Path, every: int, *names: str) -> int:
     """Run ``kill_eval.py``; return the number of measurements at the end."""
     for seed, name in enumerate(("a", "b")):
@@ -300,6 +303,7 @@ def kill(folder: Path, every: int, *names: str) -> int:
     done = run_python(
         [sys.executable, "-m", "tests.fastrot.evaluation.kill_eval", folder, str(every), *names],
         cwd=Path(__file__).parents[3],
+        timeout=60.0 * MINUTES,
     )
     assert done.returncode == 0, done.stderr
     *lines, last = map(json.loads, done.stdout.splitlines())
