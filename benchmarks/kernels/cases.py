@@ -104,12 +104,12 @@ def cases(ops: Sequence[str], *, resolution: int, batch: int, dtype: str) -> lis
         dtype: key of ``DTYPES``.
 
     Raises:
-        UsageError: a name is not known, or a number is too small.
+        UsageError: a name is unknown, or a number is too small.
     """
     if unknown := set(ops) - set(OPS):
-        raise UsageError(f"ops {sorted(unknown)} are not known; choose {', '.join(OPS)}")
+        raise UsageError(f"unknown ops {sorted(unknown)}; choose {', '.join(OPS)}")
     if dtype not in DTYPES:
-        raise UsageError(f"--dtype={dtype} is not known; choose {', '.join(DTYPES)}")
+        raise UsageError(f"unknown --dtype={dtype}; choose {', '.join(DTYPES)}")
     for name, number, least in (("resolution", resolution, 8), ("batch", batch, 1)):
         if number < least:
             raise UsageError(f"--{name}={number} must be at least {least}")

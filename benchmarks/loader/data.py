@@ -37,7 +37,7 @@ class BenchData:
     samples: int  # number of samples in ``path``
     repeat: int  # how often it contains each image of the source
     num_bytes: int  # size of all encoded images
-    raw_share: float  # share of the images that are stored as pixels
+    raw_share: float  # fraction of the images that are stored as pixels
     mean_side: float  # mean square root of the number of pixels per image
     cached: bool
     """Whether it was read into the page cache before measuring; otherwise it is larger than half of

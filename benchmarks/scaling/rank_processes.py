@@ -17,16 +17,16 @@ _POLL_SECONDS = 0.05
 
 
 def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: float) -> str:
-    """Run one process per rank of ``python -m module ARGUMENTS`` and wait for all.
+    """Run ``python -m module ARGUMENTS`` in one process per rank, and wait for all.
 
-    The rendezvous file is in a folder that no other user can enter. If a rank fails or the deadline
-    passes, all ranks are ended.
+    The rendezvous file is in a folder that no other user can access. If a rank fails or the
+    deadline passes, all ranks are terminated.
 
     Args:
         module: module that joins the group with ``distributed.joined``.
         arguments: arguments of every rank.
         ranks: number of ranks.
-        deadline: seconds.
+        deadline: time limit for all ranks, in seconds.
 
     Returns:
         The output of rank 0, including errors and warnings.

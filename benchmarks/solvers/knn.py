@@ -52,7 +52,7 @@ class KnnReport(SavedReport):
     """The results of the benchmark.
 
     Attributes:
-        seconds: seconds of each round, by competitor; fastrot first.
+        seconds: time of each round, in seconds, by competitor; fastrot first.
         quality: agreement of the answers, by competitor.
         left_out: competitors that did not take part, and why.
         settings: sizes, k, threads, rounds.
@@ -157,7 +157,7 @@ class KnnBenchRequest:
         if self.k > self.bank:
             raise UsageError(f"--k={self.k} must be at most --bank={self.bank}")
         if unknown := set(self.baselines or ()) - set(SEARCHES):
-            raise UsageError(f"peers {sorted(unknown)} are not known; choose {', '.join(SEARCHES)}")
+            raise UsageError(f"unknown peers {sorted(unknown)}; choose {', '.join(SEARCHES)}")
 
 
 def run_knn(request: KnnBenchRequest) -> KnnReport:

@@ -49,7 +49,7 @@ def export_weights(
 
 @app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help="A weight file of another code base.")],
+    file: Annotated[Path, typer.Argument(help="A weight file from another codebase.")],
     out: Annotated[Path, typer.Argument(help="Run folder to write; absent or empty.")],
     turns: Annotated[
         str,

@@ -191,9 +191,9 @@ def _check_shift(train: Labelled, test: Labelled, match: ClassMatch) -> None:
 
 
 def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> None:
-    """Check that every class has counted negatives, which average precision needs.
+    """Check that every class has negatives, which average precision needs.
 
-    A file that uses 0 for "absent" rather than "not counted" has none, so every ranking of its
+    A file that uses 0 for "absent" rather than "ignored" has none, so every ranking of its
     images would be perfect.
 
     Args:
@@ -202,20 +202,20 @@ def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> 
         names: one per class, or None when unknown.
 
     Raises:
-        BadDataError: a class has no counted negatives; the message names it.
+        BadDataError: a class has no negatives; the message names it.
     """
     lacking = np.flatnonzero(~(labels == ABSENT).any(axis=0))
     if not len(lacking):
         return
     first = int(lacking[0])
     name = names[first] if names is not None else str(first)
-    what = f"{path}: class {name!r} has no counted negative"
+    what = f"{path}: class {name!r} has no negative"
     if len(lacking) > 1:
-        what = f"{path}: {len(lacking)} classes have no counted negative, the first {name!r}"
+        what = f"{path}: {len(lacking)} classes have no negative, the first {name!r}"
     if (labels[:, first] == UNCOUNTED).any():
         raise BadDataError(
-            f"{what}: its labels hold 0 but no -1; does 0 mean absent, or not counted? Write -1 "
-            "for absent; 0 marks images that are not counted"
+            f"{what}: its labels hold 0 but no -1; does 0 mean absent, or ignored? Write -1 "
+            "for absent; 0 marks images that are ignored"
         )
     raise BadDataError(f"{what}: every image shows it; add images that do not, labelled -1")
 

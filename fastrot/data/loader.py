@@ -55,7 +55,7 @@ class Batch:
     Attributes:
         images: of shape (N, S, S, 3), uint8, RGB, not yet flipped.
         labels: of shape (N,), int64, -1 for a missing label; or (N, K), int8, if an image can
-            have several of K classes: 1 present, -1 absent, 0 not counted.
+            have several of K classes: 1 present, -1 absent, 0 ignored.
         index: positions in the data set, of shape (N,), int64; always on the host, where random
             numbers are keyed by it and the sample log reads it without waiting for the device.
         flips: of shape (N,), bool: whether ``rotate_views`` is to mirror the image left to right.

@@ -69,7 +69,7 @@ def open_dataset(
         raise UsageError(f"{path}: no such file or folder; check the path")
     if not as_it_is:
         raise UsageError(
-            f"{path}: only a folder of images has splits or a kind; leave both out, as .beton "
+            f"{path}: only a folder of images has splits or a kind; omit both, as .beton "
             "files and tar shards are read whole"
         )
     if _COMPRESSED.search(path.name):

@@ -170,7 +170,7 @@ def run_protocol(what: ProtocolRun, say: Say = lambda _: None) -> tuple[Result, 
     online crops is trained by all of them.
 
     Returns:
-        The result, and the folder of its ``result.json``; None on other ranks than the main one.
+        The result, and the folder of its ``result.json``; None on ranks other than the main one.
 
     Raises:
         FastrotError: with the exit code of the failure.

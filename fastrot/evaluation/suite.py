@@ -131,7 +131,7 @@ def run_suite(
         data["any"] = (request.train, request.test)
     kinds = list(dict.fromkeys(PROTOCOLS.values()))
     if unknown := [kind for kind in data if kind not in kinds]:
-        raise UsageError(f"data of kind {unknown[0]!r} is not known; choose {', '.join(kinds)}")
+        raise UsageError(f"unknown kind of data {unknown[0]!r}; choose {', '.join(kinds)}")
     if not data:
         raise UsageError(
             "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, "

@@ -1,4 +1,4 @@
-"""Tables of one result and of a suite: measured beside published numbers, row by row."""
+"""Tables of one result and of a suite: measured and published numbers side by side."""
 
 from __future__ import annotations
 

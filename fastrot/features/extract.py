@@ -85,7 +85,7 @@ def extract_features(
 
     Raises:
         UsageError: the specification was made for another backbone or other samples.
-        MismatchError: the folder holds other features; the message names the fields.
+        MismatchError: the folder holds different features; the message names the fields.
         BadDataError: an image cannot be read; the work done before it is kept.
         NonFiniteError: a feature is not finite as float16; the message names layer and sample.
         StorageError: there is too little space, or writing failed.

@@ -124,10 +124,10 @@ def fastest_batch_norm(device: torch.device) -> tuple[Engine, str]:
 def use_batch_norm(
     model: nn.Module, engine: Engine, group: torch.distributed.ProcessGroup | None = None
 ) -> None:
-    """Make every ``BatchNorm`` of a model compute with this engine.
+    """Make every ``BatchNorm`` of a model use this engine.
 
     Args:
-        model: the model, which is changed; NIN and ResNets contain only our ``BatchNorm``.
+        model: modified in place; NIN and ResNets contain only our ``BatchNorm``.
         engine: the engine to use.
         group: ranks that share their statistics (``fused`` only).
     """

@@ -72,9 +72,11 @@ class Submission:
 
     def lines(self) -> list[str]:
         """Return lines that say what to type next."""
-        stop = "stop, saving a checkpoint: scancel {}; resume: the same command and --resume"
+        stop = (
+            "to stop and save a checkpoint: scancel {}; to resume: the same command with --resume"
+        )
         if not self.trains:
-            stop = "stop: scancel {}; continue: the same command"
+            stop = "to stop: scancel {}; to continue: the same command"
         return [
             f"submitted job {self.job}; the {'run' if self.trains else 'results'}: {self.out}",
             f"log: {self.folder}/{self.job}_0_log.out (and .err)",
@@ -270,7 +272,7 @@ class _Rank:
             time.sleep(_POLL_SECONDS)
 
     def _give_up(self, step: int) -> int:
-        """Stop a job that would be requeued forever."""
+        """Stop a job that would be requeued forever; return its exit code."""
         code = NonFiniteError.exit_code  # 70: this run makes no progress
         what, more = "saved nothing", ""
         if self._trains:

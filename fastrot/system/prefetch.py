@@ -1,4 +1,4 @@
-"""A generator run ahead of its consumer, in a thread that neither hangs nor outlives it."""
+"""Run a generator ahead of its consumer, in a thread that neither hangs nor outlives it."""
 
 from __future__ import annotations
 

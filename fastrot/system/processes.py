@@ -1,4 +1,4 @@
-"""Child processes: each leads its own process group and ends when this process ends, in any way.
+"""Child processes: each leads its own process group and exits when this process exits, in any way.
 
 In its own group a child gets Ctrl-C and Slurm's signals only through this process: a second signal
 of the same kind would end a trainer before it has saved.
@@ -117,11 +117,11 @@ def signal_children(children: Iterable[Child], number: int) -> None:
 
 
 def end_children(children: Iterable[Child], *, patience: float = 0.0) -> None:
-    """Kill processes with all that they have started, and wait until they have ended.
+    """Kill processes and everything they started, and wait for them to exit.
 
     Args:
         children: processes that each lead their own group.
-        patience: seconds during which they may still end by themselves.
+        patience: time for them to exit on their own first, in seconds.
     """
     children = list(children)
     deadline = time.monotonic() + patience

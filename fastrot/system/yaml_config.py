@@ -183,7 +183,11 @@ def _safe_load(text: str) -> Any:
 
 
 def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Settings:
-    """Turn a tree of plain values into settings; the error is one line on the first mistake."""
+    """Turn a tree of plain values into settings.
+
+    Raises:
+        UsageError: a value or key is invalid; the message describes the first mistake on one line.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:

@@ -107,7 +107,7 @@ def train_order(
         config: settings of the run.
         num_samples: number of training samples.
         world: the ranks.
-        accumulation: forward passes per optimizer step.
+        accumulation: micro-batches per optimizer step.
         stored_bytes: size of all samples in bytes, which sets the block length (data.order=block).
     """
     return Sampler(

@@ -54,8 +54,8 @@ class BatchPlan:
     """How the global batch is split.
 
     Attributes:
-        per_pass: source images in one forward pass of a rank.
-        accumulation: forward passes per optimizer step.
+        per_pass: source images in one micro-batch of a rank.
+        accumulation: micro-batches per optimizer step.
     """
 
     per_pass: int
@@ -128,8 +128,8 @@ def resolve(
     if batch.accumulation > 1:
         views = batch.per_pass * (4 if config.pretext.views == "all" else 1)
         say(
-            f"accumulating {batch.accumulation} passes per step: batch norm sees bn_batch={views} "
-            "views of a rank at a time, not the whole step"
+            f"accumulating {batch.accumulation} micro-batches per step: batch norm sees "
+            f"bn_batch={views} views of a rank at a time, not the whole step"
         )
     loader: str = config.data.loader
     if loader == "auto":
@@ -179,7 +179,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def plan_batch(config: Config, world: World) -> BatchPlan:
-    """Split the global batch over ranks and, if ``micro_batch`` requires it, over passes.
+    """Split the global batch across ranks and, if ``micro_batch`` requires it, into micro-batches.
 
     Raises:
         UsageError: the global batch cannot be divided equally.

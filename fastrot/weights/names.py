@@ -1,4 +1,4 @@
-"""How other code bases name the tensors of a backbone, and how these names map to ours.
+"""How other codebases name the tensors of a backbone, and how these names map to ours.
 
 Our ResNet has torchvision's names; timm, mmcv's ``ResNet`` and the MMSelfSup and VISSL files
 hold the same names under some prefix. Where they put the tensors in the file:

@@ -1,4 +1,4 @@
-"""The rotation head beside a backbone: its names in other code bases, and what its classes mean.
+"""The rotation head beside a backbone: its names in other codebases, and what its classes mean.
 
 Class k of our head is k quarter turns counter-clockwise, as in RotNet, VISSL and MMSelfSup 0.x.
 MMSelfSup 1.x turns clockwise (``mmcv.imrotate``), so its classes 1 and 3 are exchanged.

@@ -25,7 +25,7 @@ _SHOWN_CLASSES = 20
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, median and largest of a quantity."""
+    """Smallest, median and largest value of a quantity."""
 
     smallest: int
     median: int

@@ -53,7 +53,7 @@ from fastrot.system.prefetch import Prefetcher
 _BATCHES_AHEAD = 3
 _SAMPLES_A_THREAD = 8  # samples decoded ahead per thread, at least, if batches are small
 _POLL_SECONDS = 0.2  # between two checks for signals
-_MAPPED_SHARE = 0.5  # largest share of the free memory that a mapped file may fill
+_MAPPED_SHARE = 0.5  # largest fraction of the free memory that a mapped file may fill
 
 _JPEG = b"\xff\xd8"
 

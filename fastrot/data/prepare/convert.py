@@ -50,7 +50,7 @@ from fastrot.system.worker_pool import MAX_BATCH, WorkerPool
 _SHUFFLE_EPOCH = 2**32 - 1  # no training epoch shuffles with the same numbers
 _MIN_IMAGES_A_WORKER = 16
 _JPEG_NAMES = (".jpg", ".jpeg", ".jpe", ".jfif")
-_MOSTLY = 0.9  # share of the files
+_MOSTLY = 0.9  # fraction of the files
 
 
 def prepare(request: PrepareRequest) -> PrepareReport:
@@ -153,7 +153,7 @@ def _run(job: _Job, report: PrepareReport) -> PrepareReport:
             tally = _convert(job, pool, writer)
             lost = _lost_classes(listing, writer.path)
         except (StorageError, OutOfMemoryError) as error:
-            raise type(error)(f"{error}; then continue with --resume") from None
+            raise type(error)(f"{error}; to continue, rerun with --resume") from None
     return replace(
         report,
         num_samples=writer.num_samples,
@@ -316,5 +316,5 @@ def _bad_image(source: Source, bad: Skipped) -> BadDataError:
     path = str(source.root / bad.path)
     return BadDataError(
         f"bad image {path if path.isprintable() else repr(path)}: {bad.reason}; repair or remove "
-        "it and start again, or leave such images out with --resume --on-bad-sample skip"
+        "it and start again, or skip such images with --resume --on-bad-sample skip"
     )

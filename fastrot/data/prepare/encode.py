@@ -22,7 +22,7 @@ DEFAULT_QUALITY = 90
 _BLOCK = 16  # pixels; chroma has half the resolution
 _LEAST_BLOCKS = 12  # per row; in smaller images there is little to skip
 SHRINK_FILTER = Image.Resampling.HAMMING
-"""As fast as the triangle filter of the loaders and sharper; Lanczos takes twice the time."""
+"""As fast as the loaders' triangle filter, and sharper; Lanczos takes twice as long."""
 
 _MAX_JPEG_SIDE = 65500  # libjpeg's own limit
 _MAX_SCANS = 100  # the decoder's limit

@@ -53,7 +53,7 @@ class Sampler:
         drop_last: drop the last short batch (training) or keep it (evaluation).
         rank: this rank, in [0, world).
         world: W, number of ranks.
-        accumulation: A, forward passes per step; a rank's share is cut into A equal batches.
+        accumulation: A, micro-batches per step: a rank's share is cut into A equal batches.
         block: samples per block (mode ``block``), from ``block_length``.
         window: number of blocks that are shuffled together (mode ``block``).
 

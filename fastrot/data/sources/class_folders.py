@@ -67,8 +67,8 @@ def _contradiction(
             else:
                 continue
             return BadDataError(
-                f"{part.path}: {name!r} has label {label}, but {why}; correct the line or unpack "
-                "the list again"
+                f"{part.path}: {name!r} has label {label}, but {why}; correct the line or "
+                "extract the dataset again"
             )
     raise AssertionError("the counts contradict each other, but no line does")
 
@@ -83,7 +83,7 @@ def check_every_class(listed: ImageList, num_classes: int) -> None:
     if lacking.size:
         raise BadDataError(
             f"{listed.path}: no image of {lacking.size:,} of {num_classes:,} classes, the first "
-            f"with label {lacking[0]}; unpack it again, or {_PARTLY}"
+            f"with label {lacking[0]}; extract the dataset again, or {_PARTLY}"
         )
 
 
@@ -117,7 +117,7 @@ def check_none_unlisted(root: Path, kind: str, lists: Mapping[str, ImageList]) -
         named = " or ".join(str(part.path) for part in parts)
         raise BadDataError(
             f"{root / folder}: {len(extra):,} of {len(there):,} images are not in {named}, the "
-            f"first {extra[0]!r}; a list was cut short; unpack it again, or {_PARTLY}"
+            f"first {extra[0]!r}; a list was cut short; extract the dataset again, or {_PARTLY}"
         )
 
 

@@ -54,7 +54,7 @@ def list_source(
     """
     root = Path(path)
     if kind not in KINDS:
-        raise UsageError(f"kind={kind!r} is not known; choose {', '.join(KINDS[:-1])} or inat18")
+        raise UsageError(f"unknown kind={kind!r}; choose {', '.join(KINDS[:-1])} or inat18")
     if not root.exists():
         raise UsageError(f"{root}: no such folder; check the path")
     if not root.is_dir():
@@ -86,7 +86,7 @@ def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
     binary = cifar.find(root)
     if binary is None:
         raise UsageError(
-            f"{root}: not CIFAR's binary version, which has .bin files; leave --kind out to read "
+            f"{root}: not CIFAR's binary version, which has .bin files; omit --kind to read "
             "folders of its images"
         )
     records = cifar.list_records(binary, split)

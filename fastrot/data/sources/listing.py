@@ -151,7 +151,7 @@ def listed_source(
             ``root``.
     """
     if not names:
-        raise BadDataError(f"{listed_in}: names no image; unpack it again")
+        raise BadDataError(f"{listed_in}: names no image; extract the dataset again")
     order = sorted(range(len(names)), key=names.__getitem__)
     paths = [names[i] for i in order]
     for earlier, later in itertools.pairwise(paths):
@@ -216,12 +216,12 @@ def size_note(kind: str, split: str, count: int) -> str | None:
     """Return a warning to print with scores if a split is not the whole one of a benchmark.
 
     Args:
-        kind: ``voc07``, ``imagenet`` ...; the size of others is not known.
+        kind: ``voc07``, ``imagenet`` ...; the size of others is unknown.
         split: name of the split.
         count: number of images found.
 
     Returns:
-        One line; None if the split is whole, or its size is not known.
+        One line; None if the split is whole, or its size is unknown.
 
     Example:
         >>> size_note("voc07", "test", 115)
@@ -265,6 +265,6 @@ def _sizes(
     if missing:
         raise BadDataError(
             f"{listed_in}: names {len(missing):,} of {len(paths):,} images that are not there, "
-            f"the first {missing[0]!r} in {root}; unpack all of the data set"
+            f"the first {missing[0]!r} in {root}; extract the whole dataset"
         )
     return sizes

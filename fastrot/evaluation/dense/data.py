@@ -21,7 +21,7 @@ def open_detection(
     """Open the images and objects of a protocol.
 
     Raises:
-        UsageError: the layout is another one, or a split does not exist.
+        UsageError: the layout is a different one, or a split does not exist.
         BadDataError: something is missing or contradicts itself.
     """
     how = {"partial": config.dense.partial, "follow_symlinks": follow_symlinks}
@@ -36,7 +36,7 @@ def open_segmentation(
     """Open the images and label maps of a protocol.
 
     Raises:
-        UsageError: the layout is another one, or a split does not exist.
+        UsageError: the layout is a different one, or a split does not exist.
         BadDataError: something is missing or contradicts itself.
     """
     how = {"partial": config.dense.partial, "follow_symlinks": follow_symlinks}

@@ -35,8 +35,8 @@ class Picture:
     """One picture.
 
     Attributes:
-        name: distinct within its row, for the name of the file.
-        image: of mode RGB, kept as JPEG; or of mode P, kept as PNG without loss.
+        name: unique within its row; part of the file name.
+        image: in mode RGB, stored as JPEG; or in mode P, stored losslessly as PNG.
         caption: what to print below it.
         alt: what it shows.
     """

@@ -43,7 +43,7 @@ class DenseConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Linear warm-up, in steps."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.001
-    """Learning rate of step 0, as a share of the peak."""
+    """Learning rate of step 0, as a fraction of the peak."""
     sync_bn: bool = True
     """Share batch-norm statistics between the ranks."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
@@ -51,7 +51,7 @@ class DenseConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of everything random: new layers, order, sides, flips, sampled regions."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Threads that load images; null: from the cores."""
+    """Threads that load images; null: chosen from the usable cores (half of them on a CPU)."""
 
     @model_validator(mode="after")
     def _increasing(self) -> DenseConfig:

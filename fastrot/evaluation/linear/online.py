@@ -111,34 +111,35 @@ def evaluate_linear_online(
     save_seconds: float = SAVE_SECONDS,
     world: World | None = None,
 ) -> list[Score]:
-    """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
+    """Return the top-1 and top-5 accuracy, in percent, of a linear classifier on each layer.
 
-    After a kill the same call resumes from the last saved step and gives the same bits. The
-    order of the training images is random over the whole data set.
+    Layers are those of ``config.features.layers``. If the process is killed, the same call resumes
+    from the last saved step and gives bit-identical results. The order of the training images is
+    random over the whole data set.
 
     Args:
         backbone: the network; it is not modified.
         train: images to train on, with one label each.
-        test: images to score on, of the same classes, seen by the test transform.
-        spec: specification of the rows, settled for these three.
+        test: images to evaluate on, of the same classes, preprocessed with the test transform.
+        spec: feature specification, resolved for this backbone, train and test.
         config: settings of the protocol.
         parts: where the main rank saves the state and the result.
         say: called with each line for the user.
         options: device, workers and progress; None: chosen for this machine.
         test_cache: folder of the test features, which may already exist; several ranks need one.
             None: a folder within that of ``parts``.
-        save_seconds: least time between two saved states.
+        save_seconds: minimum time between two saved states, in seconds.
         world: the joined ranks; None: only this process.
 
     Returns:
-        The scores; none on other ranks than the main one if they were already saved.
+        The scores; empty on ranks other than the main one if they were already saved.
 
     Raises:
         BadDataError: labels are missing or do not fit (``match_single_classes``), or an image is
             bad.
-        MismatchError: train and test differ in classes, or the cache holds other features.
+        MismatchError: train and test differ in classes, or the cache holds different features.
         NonFiniteError: a loss is NaN or infinite.
-        UsageError: the device or the loader is not known.
+        UsageError: the device or the loader is unknown.
         StorageError: something cannot be written.
     """
     linear, how, world = config.linear, options or ExtractOptions(), world or World()

@@ -25,8 +25,9 @@ class Progress:
 
     Attributes:
         curves: curves of the finished epochs.
-        step: number of finished steps in the next epoch.
-        losses: mean training losses by layer, and number of samples, of each stretch of steps.
+        step: number of finished steps in the current epoch.
+        losses: one pair (mean training loss by layer, number of samples) per interval between loss
+            checks.
     """
 
     curves: Curves

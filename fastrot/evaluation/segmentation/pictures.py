@@ -45,7 +45,7 @@ _CITYSCAPES: Mapping[str, Colour] = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
-_STRIPE = IGNORE - 1  # never a class: the other colour of pixels that are not counted
+_STRIPE = IGNORE - 1  # never a class: the other colour of ignored pixels
 _PERIOD = 8
 
 
@@ -63,7 +63,7 @@ def voc_colour(label: int) -> Colour:
 
 
 def palette_of(names: Sequence[str]) -> dict[int, Colour]:
-    """Return the colour of each class, and of what is not counted: two, drawn as stripes."""
+    """Return the colour of each class, and of what is ignored: two, drawn as stripes."""
     cityscapes = all(name in _CITYSCAPES for name in names)
     colours = {
         k: _CITYSCAPES[name] if cityscapes else voc_colour(k) for k, name in enumerate(names)
@@ -92,7 +92,7 @@ def segmentation_pictures(
         pixels, target = dataset.decode(sample), dataset.target(sample)
         classes, counted = predict(pixels), target.counted
         right = (classes == target.labels)[counted]
-        score = f"{100 * right.mean():.1f} % of the counted pixels are right" if right.size else ""
+        score = f"{100 * right.mean():.1f} % of the labelled pixels are right" if right.size else ""
         name = PurePosixPath(dataset.name(sample)).name
         maps = {"ground truth": target.labels, "predicted": classes}
         shown |= {int(k) for labels in maps.values() for k in np.unique(labels)}
@@ -109,13 +109,13 @@ def segmentation_pictures(
                 Picture(
                     "predicted",
                     draw_labels(classes, palette),
-                    f"predicted: {score or 'no pixel is counted'}",
+                    f"predicted: {score or 'every pixel is ignored'}",
                     f"{name}, predicted: {said['predicted']}",
                 ),
             ]
         )
-    legend = [(names[k] if k != IGNORE else "not counted", palette[k]) for k in sorted(shown)]
-    striped = " Striped pixels are not counted." if IGNORE in shown else ""
+    legend = [(names[k] if k != IGNORE else "ignored", palette[k]) for k in sorted(shown)]
+    striped = " Striped pixels are ignored." if IGNORE in shown else ""
     return Pictures(
         rows,
         legend,
@@ -142,7 +142,7 @@ def _listed(labels: NDArray[np.uint8], names: Sequence[str]) -> str:
     found, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     words = [
-        f"{names[k] if k != IGNORE else 'not counted'} {share:.0%}"
+        f"{names[k] if k != IGNORE else 'ignored'} {share:.0%}"
         for k, share in zip(found[order].tolist(), counts[order] / labels.size, strict=True)
     ]
     return ", ".join(words)

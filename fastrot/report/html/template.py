@@ -136,4 +136,5 @@ TEMPLATE = """\
 </body>
 </html>
 """
-"""Names: title, subtitle, tiles, notes, sections, footer, style, policy; filter: runs."""
+"""Variables that the template expects: title, subtitle, tiles, notes, sections, footer, style,
+policy; custom filter: runs."""

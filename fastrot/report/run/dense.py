@@ -79,7 +79,7 @@ def _picture(folder: Path, entry: Mapping[str, Any]) -> Picture:
     kind = {"jpg": "JPEG", "png": "PNG"}[match[1]]
     with Image.open(io.BytesIO(data), formats=[kind]) as image:
         if max(image.size) > LONGEST or len(data) > _MOST_BYTES:
-            raise ValueError(f"{name} is larger than a picture of fastrot")
+            raise ValueError(f"{name} is larger than any picture that fastrot writes")
         image.load()
     uri = f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
     return Picture(uri, str(entry["alt"]), str(entry["caption"]))

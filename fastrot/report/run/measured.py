@@ -46,7 +46,12 @@ def summary(one: Found) -> str:
 
 
 def _best(one: Found) -> tuple[str, str, str]:
-    """Return the best score of the first metric, its random-initialisation score and its name."""
+    """Return the best score of the first metric, as text, and what it belongs to.
+
+    Returns:
+        The best score; the matching score of a random initialisation, empty if there is none; and
+        the names of the metric and of the score.
+    """
     scores = one.result.scores
     if not scores:
         return "none", "", ""

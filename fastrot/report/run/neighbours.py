@@ -92,7 +92,7 @@ def _computed(network: Network, images: Images, say: Say) -> _Bank:
         parts = [
             F.normalize(network.task.embed(network.model, batch), dim=1).cpu() for batch in loader
         ]
-    return _Bank(images, ids, torch.cat(parts), f"of the checkpoint of step {network.step:,}")
+    return _Bank(images, ids, torch.cat(parts), f"from the checkpoint at step {network.step:,}")
 
 
 def _from_caches(run: RunFiles, network: Network, images: Images | None) -> _Bank | None:

@@ -90,7 +90,7 @@ def load_network(run: RunFiles) -> Network:
         )
     except (KeyError, TypeError, RuntimeError) as error:
         raise MismatchError(
-            f"the checkpoint of step {checkpoint.step} does not fit: {error}"
+            f"the checkpoint at step {checkpoint.step} does not fit: {error}"
         ) from None
     # A run that continues may need the whole GPU.
     device = pick_device("cpu" if run.is_live else "auto", World())

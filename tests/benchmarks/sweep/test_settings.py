@@ -73,7 +73,7 @@ def test_an_axis_cannot_be_overridden(tmp_path: Path) -> None:
     [
         (("batch_per_rank: [4, 8]", "data.worker: [1]"), "'data.worker'"),
         (("batch_per_rank: [4, 8]", "data.workers: []"), "grid.data.workers"),
-        (("{ranks: 2, batch_per_rank: 8}", "{nodes: 2}"), "nodes is not an axis"),
+        (("{ranks: 2, batch_per_rank: 8}", "{nodes: 2}"), "not an axis of the grid: nodes"),
         (("{ranks: 2, batch_per_rank: 8}", "{}"), "every cell"),
         (("name: tiny", "name: ../tiny"), "name='../tiny'"),
         (("name: tiny", "name: tiny\nrepeat: 3"), "nearest known key is 'repeats'"),

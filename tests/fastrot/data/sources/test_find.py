@@ -173,7 +173,7 @@ def test_cifar10_folders(test_data):
 @pytest.mark.parametrize("names", [("cat/1.jpg",), ("train/cat/1.jpg", "test/cat/2.jpg")])
 def test_what_is_no_cifar_is_refused_as_cifar(tmp_path, names):
     tree(tmp_path, *names)
-    with pytest.raises(UsageError, match=r"not CIFAR's binary version.* leave --kind out"):
+    with pytest.raises(UsageError, match=r"not CIFAR's binary version.* omit --kind"):
         list_source(tmp_path, kind="cifar", split="train")
 
 

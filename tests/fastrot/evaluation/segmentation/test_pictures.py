@@ -1,4 +1,4 @@
-"""Label maps have the colours of their data set, and pixels that are not counted are striped."""
+"""Label maps have the colours of their data set, and ignored pixels are striped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_large_maps_are_reduced_without_new_classes() -> None:
 
 
 def test_the_truth_stands_beside_the_prediction(tmp_path: Path) -> None:
-    """The scene is road and car, and what is not counted; half of the road is called sky."""
+    """The scene is road and car, and what is ignored; half of the road is called sky."""
     ids = np.full((20, 40), 7, np.uint8)
     ids[:, 20:30], ids[:, 30:] = 26, 0
     nothing = np.zeros((20, 40), np.uint8)
@@ -72,10 +72,10 @@ def test_the_truth_stands_beside_the_prediction(tmp_path: Path) -> None:
     (image, truth, guess), (_, _, blind) = pictures.rows
     assert image.caption == "a_leftImg8bit.png" and image.image.mode == "RGB"
     assert truth.caption == "ground truth"
-    assert truth.alt.endswith("ground truth: road 50%, car 25%, not counted 25%")
-    assert guess.caption == "predicted: 66.7 % of the counted pixels are right"
+    assert truth.alt.endswith("ground truth: road 50%, car 25%, ignored 25%")
+    assert guess.caption == "predicted: 66.7 % of the labelled pixels are right"
     assert guess.alt.endswith("predicted: car 50%, road 25%, sky 25%")
-    assert blind.caption == "predicted: no pixel is counted"
+    assert blind.caption == "predicted: every pixel is ignored"
     assert np.asarray(guess.image)[5, 25] == car
-    assert [name for name, _ in pictures.legend] == ["road", "sky", "car", "not counted"]
-    assert "Striped pixels are not counted" in pictures.about
+    assert [name for name, _ in pictures.legend] == ["road", "sky", "car", "ignored"]
+    assert "Striped pixels are ignored" in pictures.about

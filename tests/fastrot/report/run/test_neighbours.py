@@ -45,7 +45,7 @@ def test_a_cache_is_taken_only_if_it_is_of_these_weights(run: Path, fits: bool) 
     )
     manifest.write_text(text)
     assert ("from the cache val-center-pool" in lead(run)) is fits
-    assert ("of the checkpoint of step 6" in lead(run)) is not fits
+    assert ("from the checkpoint at step 6" in lead(run)) is not fits
 
 
 def test_other_images_of_a_cache_stand_in_for_moved_ones(run: Path, trained: Path) -> None:
