@@ -220,7 +220,7 @@ class TrainConfig(Section):
     val_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Epochs between two validations."""
     val_knn: Literal["auto", "never"] = "auto"
-    """auto: a quick kNN at each validation if both data sets have at least two labelled classes."""
+    """auto: a quick kNN at each validation if both datasets have at least two labelled classes."""
     sample_log: Literal["digest", "ids", "none"] = "digest"
     """What samples.jsonl records of each step: a 64-bit hash of its sample ids, or the ids."""
 

@@ -1,8 +1,8 @@
 """Cases of ``fastrot bench kernels``: operations, their shapes in ResNet-50, and their bytes.
 
-Bytes follow from the operation's definition and are the same for every implementation: each tensor
-counts as often as the definition must read or write it. Vectors with one value per channel do not
-count.
+Bytes follow from the reference implementation and are the same for every implementation: each
+tensor counts as often as the reference must read or write it. Vectors with one value per channel do
+not count.
 
 Shapes: N images, V = 4 views of each, C channels, S side, E = N V C S S elements.
 """

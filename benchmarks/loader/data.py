@@ -1,6 +1,6 @@
 """The data of a loader benchmark, repeated until there is enough, and read into memory.
 
-A small data set is repeated by writing a larger one. So every competitor reads the same file, has
+A small dataset is repeated by writing a larger one. So every competitor reads the same file, has
 no more epoch ends than with real data, and draws different crops for each copy of an image.
 """
 
@@ -57,12 +57,12 @@ class BenchData:
 
 
 def prepare_data(source: Path, *, repeat: int | None, scratch: Path) -> BenchData:
-    """Repeat a data set, describe it, and read it into the page cache.
+    """Repeat a dataset, describe it, and read it into the page cache.
 
     Args:
         source: a .beton file or a folder.
         repeat: number of copies; None: enough for 3,000 samples.
-        scratch: folder for the repeated data set.
+        scratch: folder for the repeated dataset.
 
     Raises:
         UsageError: ``source`` does not exist.

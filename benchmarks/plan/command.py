@@ -55,7 +55,7 @@ class PlanRequest:
     latency_us: float | None = None  # per hop between nodes
     overlap: float | None = None  # fraction of the all-reduce that is hidden, in [0, 1]
     per_gpu: int | None = None  # source images per step and GPU, for any number of GPUs
-    data: str | None = None  # data set that determines the number and size of images
+    data: str | None = None  # dataset that determines the number and size of images
     images: int | None = None  # number, without ``data`` (default: ImageNet's training set)
     image_bytes: float | None = None  # mean bytes per image, without ``data``
     price: float | None = None  # per GPU-hour

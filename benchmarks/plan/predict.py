@@ -47,7 +47,7 @@ class PlanInputs:
 
     config: Config
     per_gpu: int | None  # images per step of each GPU; None: all share the global batch
-    images: int  # in the data set
+    images: int  # in the dataset
     image_bytes: float  # mean stored bytes per image
     steps: Mapping[int, StepTimes]  # by side of the crops; several only if crops grow
     network: PlannedNetwork

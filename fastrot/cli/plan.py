@@ -65,7 +65,7 @@ def plan_run(
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Data set to take the number and size of images from.")
+        str | None, typer.Option(help="Dataset to take the number and size of images from.")
     ] = None,
     images: Annotated[
         int | None, typer.Option(help="Number of images (default: ImageNet's training set).")

@@ -1,4 +1,4 @@
-"""Matching the classes of two data sets, by name rather than by position. Imports no torch.
+"""Matching the classes of two datasets, by name rather than by position. Imports no torch.
 
 Training and validation data, the two sides of a protocol and the two feature caches of an
 evaluator all use ``match_classes`` to map the labels of the second set to those of the first.
@@ -30,7 +30,7 @@ _MOST_NUMBER = 2**31 - 1  # as the name of a class: anything longer is a date or
 
 
 class Labelled(Protocol):
-    """Anything with labels: a data set, or the features extracted from one."""
+    """Anything with labels: a dataset, or the features extracted from one."""
 
     @property
     def path(self) -> Path:
@@ -134,7 +134,7 @@ def _match(train: Labelled, test: Labelled) -> ClassMatch:
 
 
 def match_single_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> ClassMatch:
-    """Match the classes of two data sets that have one label per image.
+    """Match the classes of two datasets that have one label per image.
 
     Args:
         train: the training set, with labels of shape (n,).
@@ -221,7 +221,7 @@ def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> 
 
 
 def lookalike_notes(*parts: Labelled) -> list[str]:
-    """Return a note for each data set with classes that differ only in case or Unicode form."""
+    """Return a note for each dataset with classes that differ only in case or Unicode form."""
     notes = (lookalike_note(part.path, part.class_names) for part in parts)
     return [note for note in notes if note]
 

@@ -1,4 +1,4 @@
-"""The base of data sets whose samples are image files: folders and tar shards. Imports no torch."""
+"""The base of datasets whose samples are image files: folders and tar shards. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of a data set: one class per image, or several. Imports no torch."""
+"""Labels of a dataset: one class per image, or several. Imports no torch."""
 
 from __future__ import annotations
 

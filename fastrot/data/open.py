@@ -34,7 +34,7 @@ def open_dataset(
     kind: SourceKind = "auto",
     follow_symlinks: bool = False,
 ) -> Dataset:
-    """Open a data set.
+    """Open a dataset.
 
     Args:
         path: a ``.beton`` file, a folder of images, or tar shards: a ``.tar`` file, a folder

@@ -194,7 +194,7 @@ class EvalConfig(Section):
     kind: Kind
     """Evaluator to run."""
     data: DataKind = "any"
-    """Data set of the published numbers; any: no particular one."""
+    """Dataset of the published numbers; any: no particular one."""
     features: FeatureConfig = FeatureConfig()
     svm: SvmConfig = SvmConfig()
     lowshot: LowshotConfig = LowshotConfig()

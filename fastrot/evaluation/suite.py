@@ -204,7 +204,7 @@ def _runs(
     modes: Sequence[Mode],
     left_out: dict[str, str],
 ) -> list[ProtocolRun]:
-    """Return the protocols that the data allows, opening each data set once for all of them."""
+    """Return the protocols that the data allows, opening each dataset once for all of them."""
     features = {kind: pair for kind, pair in data.items() if kind not in DENSE_PROTOCOLS.values()}
     paths = (path for pair in features.values() for path in pair)
     opened = open_data(*paths, follow_symlinks=request.follow_symlinks)

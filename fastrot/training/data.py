@@ -1,4 +1,4 @@
-"""The data sets of a run, and how their samples are drawn."""
+"""The datasets of a run, and how their samples are drawn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EMBEDDED = "embedded:digits"
 
 @dataclass(frozen=True)
 class RunData:
-    """The opened data sets of a run.
+    """The opened datasets of a run.
 
     Attributes:
         train: training samples.
@@ -36,7 +36,7 @@ class RunData:
 
 
 def open_data(config: Config, out: Path, world: World, device: torch.device, say: Say) -> RunData:
-    """Open the data sets that a configuration names; embedded ones are written to disk first.
+    """Open the datasets that a configuration names; embedded ones are written to disk first.
 
     Args:
         config: settings of the run, with ``data.train`` set.

@@ -107,7 +107,7 @@ def resolve(
     Args:
         config: settings as requested.
         platform: what this rank computes with.
-        data: the opened data sets.
+        data: the opened datasets.
         say: prints one line to the user.
         anew: keys of ``SHARED_CORES`` to choose again although they have a value, because it was
             chosen for another number of ranks.

@@ -50,7 +50,7 @@ class Trainer:
 
     Args:
         run: the run, with nothing left to decide.
-        data: its opened data sets.
+        data: its opened datasets.
         out: the run folder.
         stack: closes the loaders.
         say: prints one line to the user.

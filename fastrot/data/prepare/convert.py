@@ -54,7 +54,7 @@ _MOSTLY = 0.9  # fraction of the files
 
 
 def prepare(request: PrepareRequest) -> PrepareReport:
-    """Convert a data set to a ``.beton`` file with a manifest.
+    """Convert a dataset to a ``.beton`` file with a manifest.
 
     Every image is decoded, turned upright (EXIF) and stored as an RGB JPEG; CIFAR's binary
     version is stored as raw pixels unless a quality is given. Labels become a field ``label`` of
@@ -62,7 +62,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
 
     Raises:
         UsageError: a path is wrong, or ``out`` exists.
-        BadDataError: the source is not a data set, or has a bad image.
+        BadDataError: the source is not a dataset, or has a bad image.
         MismatchError: another process is writing ``out``, or the run to be resumed was started with
             other settings.
         StorageError: the disk is full, or ``out`` cannot be written.

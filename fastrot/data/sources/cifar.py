@@ -25,7 +25,7 @@ RECORD_PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class _Version:
-    """One of the two data sets: its files, label bytes per record, classes and their names."""
+    """One of the two datasets: its files, label bytes per record, classes and their names."""
 
     folder: str
     splits: dict[str, tuple[str, ...]]
@@ -93,7 +93,7 @@ def find(root: Path) -> Path | None:
 
 
 def list_records(root: Path, split: str | None) -> Records:
-    """List one split of the data set in ``root``.
+    """List one split of the dataset in ``root``.
 
     Raises:
         UsageError: no split was chosen, or it does not exist.

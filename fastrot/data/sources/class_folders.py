@@ -90,12 +90,12 @@ def check_every_class(listed: ImageList, num_classes: int) -> None:
 def check_none_unlisted(root: Path, kind: str, lists: Mapping[str, ImageList]) -> None:
     """Check that every image in the class folders is in one of the lists.
 
-    Nothing is checked if the lists have their published lengths, or if one of the data set's splits
+    Nothing is checked if the lists have their published lengths, or if one of the dataset's splits
     has no list. Missing folders are skipped.
 
     Args:
         root: folder that the names are relative to.
-        kind: kind of data set, as in ``SIZES``.
+        kind: kind of dataset, as in ``SIZES``.
         lists: the list of each split.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Finds the images of a data set on disk, whatever its layout, and their labels.
+"""Finds the images of a dataset on disk, whatever its layout, and their labels.
 
 Each layout has its own module; this one detects which it is. Only names, sizes and lists are read.
 Importing this module does not import torch.
@@ -34,7 +34,7 @@ def list_source(
     split: str | None = None,
     follow_symlinks: bool = False,
 ) -> Source:
-    """List a data set.
+    """List a dataset.
 
     Args:
         path: the folder.
@@ -43,7 +43,7 @@ def list_source(
             binary version. For the others see the modules of the same name. ``imagenet``,
             ``places205`` and ``inat18`` must have all of their classes; a part of one is read as
             class folders (``folder``).
-        split: which part to list, if the data set has parts (train, val, test ...).
+        split: which part to list, if the dataset has parts (train, val, test ...).
         follow_symlinks: also follow links that lead out of the folder.
 
     Raises:

@@ -158,7 +158,7 @@ def _from_list(
     if extra := sorted(set(images) - set(listed.names)):
         raise BadDataError(
             f"{path}: names {len(listed.names):,} images, but {len(extra):,} others are there, the "
-            f"first {extra[0]!r} in {folder}; the list was cut short or belongs to another data set"
+            f"first {extra[0]!r} in {folder}; the list was cut short or belongs to another dataset"
         )
     return listed_source(
         folder,

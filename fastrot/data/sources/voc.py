@@ -3,7 +3,7 @@
 The images are ``VOC2007/JPEGImages/ID.jpg``, the ids of a split ``ImageSets/Main/SPLIT.txt``, and
 its labels ``ImageSets/Main/CLASS_SPLIT.txt``: 1 present, -1 absent, 0 present but only in instances
 marked difficult, which the benchmark does not count. If there are ``Annotations/ID.xml``, they must
-agree (they do for every image of the published data set), and they suffice without the lists.
+agree (they do for every image of the published dataset), and they suffice without the lists.
 Importing this module does not import torch.
 """
 

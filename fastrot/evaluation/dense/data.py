@@ -1,4 +1,4 @@
-"""The data sets of dense protocols, opened by name."""
+"""The datasets of dense protocols, opened by name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_segmentation(
 
 def _only(splits: Sequence[str]) -> str:
     if len(splits) != 1:
-        raise UsageError(f"dense.train_splits={list(splits)}: this data set takes one split")
+        raise UsageError(f"dense.train_splits={list(splits)}: this dataset takes one split")
     return splits[0]
 
 

@@ -71,7 +71,7 @@ class OnlineSpec:
         loader: str = "auto",
         test_layers: Sequence[str] | None = None,
     ) -> OnlineSpec:
-        """Settle the features of both data sets; ``test_layers=None`` means the probed layers.
+        """Settle the features of both datasets; ``test_layers=None`` means the probed layers.
 
         Raises:
             FastrotError: as ``FeatureSpec.settle``.
@@ -115,7 +115,7 @@ def evaluate_linear_online(
 
     Layers are those of ``config.features.layers``. If the process is killed, the same call resumes
     from the last saved step and gives bit-identical results. The order of the training images is
-    random over the whole data set.
+    random over the whole dataset.
 
     Args:
         backbone: the network; it is not modified.

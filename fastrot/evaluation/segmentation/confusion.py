@@ -1,4 +1,4 @@
-"""The confusion matrix of a whole data set, and the scores that follow from it.
+"""The confusion matrix of a whole dataset, and the scores that follow from it.
 
 Intersection over union of a class is TP / (TP + FP + FN), over the pixels of all images together.
 Pixels whose true label is 255 are ignored. The mean omits a class that is neither there nor

@@ -1,6 +1,6 @@
 """Pictures of label maps: the true classes of some images beside those that a model gives them.
 
-Classes have the colours of their data set: those that VOC's development kit computes from the
+Classes have the colours of their dataset: those that VOC's development kit computes from the
 number of the class, and those that Cityscapes lists.
 """
 

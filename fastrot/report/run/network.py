@@ -57,7 +57,7 @@ class Images:
     """Images of the run's data.
 
     Attributes:
-        samples: the data set.
+        samples: the dataset.
         crop: test transform of the run.
         name: what the page calls the images.
         held_out: whether they are the run's held-out images.

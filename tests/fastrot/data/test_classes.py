@@ -1,4 +1,4 @@
-"""Classes where two data sets meet: matched by name, else refused; never by place in silence."""
+"""Classes where two datasets meet: matched by name, else refused; never by place in silence."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_links_out_of_the_folder_need_permission(tmp_path):
     outside = tree(tmp_path / "outside", "x/1.jpg")
     root = tree(tmp_path / "root", "a/1.jpg")
     (root / "a" / "2.jpg").symlink_to(outside / "x" / "1.jpg")
-    with pytest.raises(BadDataError, match=r"2\.jpg: a symbolic link out of the data set"):
+    with pytest.raises(BadDataError, match=r"2\.jpg: a symbolic link out of the dataset"):
         list_source(root)
     assert len(list_source(root, follow_symlinks=True)) == 2
     (root / "a" / "2.jpg").unlink()

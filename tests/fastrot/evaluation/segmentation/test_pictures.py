@@ -1,4 +1,4 @@
-"""Label maps have the colours of their data set, and ignored pixels are striped."""
+"""Label maps have the colours of their dataset, and ignored pixels are striped."""
 
 from __future__ import annotations
 
