@@ -37,7 +37,7 @@ test: setup-test  ## set up with FFCV and DALI, check the sources, run the tests
 	@$(MAKE) --no-print-directory check
 	@$(run) pytest $(workers) --dist loadfile --no-loadscope-reorder
 
-chaos: setup-test  ## test every fault in full, all other grids, and 10,000 generated data sets; print the fault table
+chaos: setup-test  ## test every fault in full, all other grids, and 10,000 generated datasets; print the fault table
 	@rm -rf .chaos
 	@$(run) pytest $(faults:%=--ignore=%) -m chaos $(workers) --dist worksteal; grids=$$?; \
 	FASTROT_FAULT_LOG="$(CURDIR)/.chaos" $(run) pytest $(faults) -m "chaos or not chaos" $(workers) --dist worksteal; tests=$$?; \

@@ -41,7 +41,7 @@ _WARM_UP = 2  # log lines that are not counted
 
 @dataclass
 class LoaderRates:
-    """One loader: source images/s and the share of time that steps waited, in each round."""
+    """One loader: source images/s and the fraction of time that steps waited, in each round."""
 
     name: str
     rates: list[float] = field(default_factory=list)
@@ -58,12 +58,12 @@ class TrainReport(PointsReport):
     step: str  # the log's line on how a step is computed
 
     def ratios(self) -> dict[str, Spread]:
-        """Return the share of the ceiling that each loader reaches."""
+        """Return the fraction of the ceiling that each loader reaches."""
         ceiling, *loaders = self.points
         return {point.name: ratios(point.rates, ceiling.rates) for point in loaders}
 
     def summary(self) -> dict[str, Any]:
-        """Return the shares of the ceiling, and how a step is computed."""
+        """Return the fractions of the ceiling, and how a step is computed."""
         return {**ratio_fields(self.ratios()), "step": self.step}
 
     def plain_points(self) -> list[dict[str, Any]]:
@@ -189,12 +189,12 @@ def run_train(request: TrainBenchRequest) -> TrainReport:
 def _measure(
     request: TrainBenchRequest, data: Path, loader: str, out: Path, batch: int
 ) -> tuple[float, float, str]:
-    """Return source images/s, the share of time spent waiting, and the log's line on the step.
+    """Return source images/s, the fraction of time spent waiting, and the log's line on the step.
 
     The first log lines are a warm-up. The output is not kept, so the trainer need not end cleanly.
 
     Raises:
-        TrainerError: the trainer ended, or hung, too early.
+        TrainerError: the trainer exited, or hung, too early.
     """
     settings = [*request.overrides, "train.log_seconds=0.5", "train.checkpoint_minutes=100000"]
     (lines,) = train_until(

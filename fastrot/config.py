@@ -47,7 +47,7 @@ class DataConfig(Section):
     crop: Literal["random_resized", "padded", "center", "whole"] = "random_resized"
     """How training crops are drawn (fastrot/data/sampling/crops.py describes each)."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest share of the image area in a random_resized crop."""
+    """Smallest and largest fraction of the image area in a random_resized crop."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height of a random_resized crop."""
     padding: Annotated[int, Field(ge=0)] = 4
@@ -122,7 +122,7 @@ class ModelConfig(Section):
     """The backbone."""
 
     name: ModelName = "resnet50"
-    """Architecture; the parameters of ResNets are named as in torchvision."""
+    """Architecture; ResNet parameters are named as in torchvision."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """imagenet: 7x7 stride 2 and a max pool. small: 3x3 stride 1, no pool (32 px images)."""
     width: Annotated[int, Field(ge=8)] = 64
@@ -161,9 +161,9 @@ class OptimConfig(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 5
     """Linear warm-up, step by step, in epochs."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Learning rate of step 0, as a share of the peak."""
+    """Learning rate of step 0, as a fraction of the peak."""
     final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """cosine: learning rate at the end, as a share of the peak."""
+    """cosine: learning rate at the end, as a fraction of the peak."""
 
     @model_validator(mode="after")
     def _increasing(self) -> OptimConfig:
@@ -182,7 +182,7 @@ class TrainConfig(Section):
     global_batch: Annotated[int, Field(ge=1)] = 128
     """Source images per step over all ranks, before rotation (and four times as many views)."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Largest number of source images in one forward pass of a rank; if smaller than its share of
+    """Largest number of source images in one micro-batch of a rank; if smaller than its share of
     global_batch, gradients are accumulated, which changes the batch that batch norm sees."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of everything random: initial weights, order, crops, flips, rotations."""
@@ -220,7 +220,7 @@ class TrainConfig(Section):
     val_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Epochs between two validations."""
     val_knn: Literal["auto", "never"] = "auto"
-    """auto: a quick kNN at each validation if both data sets have at least two labelled classes."""
+    """auto: a quick kNN at each validation if both datasets have at least two labelled classes."""
     sample_log: Literal["digest", "ids", "none"] = "digest"
     """What samples.jsonl records of each step: a 64-bit hash of its sample ids, or the ids."""
 

@@ -58,7 +58,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def test_data() -> Iterator[Callable[[str], Path]]:
-    """Folder of a real data set by name, e.g. ``test_data("imagenette-128")``.
+    """Folder of a real dataset by name, e.g. ``test_data("imagenette-128")``.
 
     Looks in FASTROT_TEST_DATA (unpacked sets), else unpacks ``../shared/data`` once into
     ``.test-data``; skips, saying so, where there is neither. Other tests read the same files, so

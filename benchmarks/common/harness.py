@@ -36,7 +36,7 @@ _SIMD = ("sse4_2", "avx2", "avx512f", "avx512bw", "avx512_vbmi", "amx_int8", "as
 
 
 class DisagreementError(FastrotError):
-    """A competitor's result differs from the reference: its time is not reported (exit code 70)."""
+    """A competitor's result differs from the reference; its time is not reported (exit code 70)."""
 
 
 class Spread(NamedTuple):
@@ -210,7 +210,10 @@ class SavedReport(ABC):
         return [self.to_json()]
 
     def save(self, json: Path | None, append: Path | None) -> None:
-        """Write ``to_json()`` to ``json`` and append ``records()`` to ``append``, unless None."""
+        """Write ``to_json()`` to ``json`` and append ``records()`` to ``append``.
+
+        A path that is None is skipped.
+        """
         if json is not None:
             write_json(json, self.to_json())
         if append is not None:

@@ -101,7 +101,7 @@ def durations(work: Callable[[], object], count: int, device: torch.device) -> l
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least this share of all values does not exceed.
+    """Return the smallest value that at least this fraction of all values does not exceed.
 
     Example:
         >>> percentile([4.0, 1.0, 3.0, 2.0], 0.5)

@@ -1,6 +1,6 @@
 """Resources that a process and its descendants have used so far, from /proc (Linux).
 
-``getrusage`` does not suffice: it includes children only after they have ended, and the workers of
+``getrusage`` does not suffice: it includes children only after they have exited, and the workers of
 a data loader live as long as the loader.
 """
 
@@ -36,7 +36,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def busy_seconds(cores: Iterable[int]) -> float:
-    """Return the total busy seconds of these cores, including time stolen by other guests."""
+    """Return the total busy time of these cores, in seconds, with time stolen by other guests."""
     wanted = {f"cpu{core}" for core in cores}
     ticks = 0
     with suppress(OSError):
@@ -76,7 +76,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat, from index 0; empty if the process has ended."""
+    """Return the fields of /proc/PID/stat, from index 0; empty if the process has exited."""
     with suppress(OSError):
         # The second field is the program's name in parentheses, which may contain anything.
         before, _, after = (_PROC / str(pid) / "stat").read_text().rpartition(")")
@@ -87,7 +87,7 @@ def _stat(pid: int) -> list[str]:
 def _fields(pid: int, name: str) -> dict[str, int]:
     """Return the numbers in a file of /proc/PID whose lines are ``key: number ...``."""
     found = {}
-    with suppress(OSError):  # the process has ended, or the kernel lacks that file
+    with suppress(OSError):  # the process has exited, or the kernel lacks that file
         for line in (_PROC / str(pid) / name).read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             number = value.split()[:1]

@@ -37,7 +37,7 @@ class Bound:
     seconds: float  # minimum time per view
     nbytes: float  # bytes per view
     flops: float  # FLOPs per view
-    memory_share: float  # share of the seconds in kernels that are limited by bandwidth
+    memory_share: float  # fraction of the seconds in kernels that are limited by bandwidth
 
     @property
     def views_per_second(self) -> float:

@@ -21,7 +21,7 @@ Lines = list[dict[str, Any]]
 
 
 class TrainerError(FastrotError):
-    """A trainer ended too early, with its exit code, or took too long."""
+    """A trainer exited too early, with its exit code, or took too long."""
 
 
 def train_until(
@@ -32,18 +32,18 @@ def train_until(
     environment: Mapping[str, str] | None = None,
     patience: float = 0.0,
 ) -> list[Lines]:
-    """Train side by side until the logs are enough; then end all trainers.
+    """Train side by side until the logs are enough; then stop all trainers.
 
     Args:
         enough: returns whether the log lines of all runs, in order, are enough.
         runs: arguments of ``fastrot train`` by run folder; the output goes to a ``.log`` beside it.
         deadline: time limit for everything, in seconds.
         environment: variables added to those of this process.
-        patience: seconds in which the trainers may end by themselves, so that a launcher can end
-            its ranks; 0: they are killed.
+        patience: time for the trainers to exit on their own, in seconds, so that a launcher can
+            stop its ranks; 0: they are killed.
 
     Raises:
-        TrainerError: a trainer ended by itself, or the deadline passed.
+        TrainerError: a trainer exited on its own, or the deadline passed.
     """
     end = time.monotonic() + deadline
     with ExitStack() as stack:

@@ -1,8 +1,8 @@
 """Cases of ``fastrot bench kernels``: operations, their shapes in ResNet-50, and their bytes.
 
-Bytes follow from the operation's definition and are the same for every implementation: each tensor
-counts as often as the definition must read or write it. Vectors with one value per channel do not
-count.
+Bytes follow from the reference implementation and are the same for every implementation: each
+tensor counts as often as the reference must read or write it. Vectors with one value per channel do
+not count.
 
 Shapes: N images, V = 4 views of each, C channels, S side, E = N V C S S elements.
 """
@@ -104,12 +104,12 @@ def cases(ops: Sequence[str], *, resolution: int, batch: int, dtype: str) -> lis
         dtype: key of ``DTYPES``.
 
     Raises:
-        UsageError: a name is not known, or a number is too small.
+        UsageError: a name is unknown, or a number is too small.
     """
     if unknown := set(ops) - set(OPS):
-        raise UsageError(f"ops {sorted(unknown)} are not known; choose {', '.join(OPS)}")
+        raise UsageError(f"unknown ops {sorted(unknown)}; choose {', '.join(OPS)}")
     if dtype not in DTYPES:
-        raise UsageError(f"--dtype={dtype} is unknown; choose {', '.join(DTYPES)}")
+        raise UsageError(f"unknown --dtype={dtype}; choose {', '.join(DTYPES)}")
     for name, number, least in (("resolution", resolution, 8), ("batch", batch, 1)):
         if number < least:
             raise UsageError(f"--{name}={number} must be at least {least}")

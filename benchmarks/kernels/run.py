@@ -59,7 +59,7 @@ class CaseTimes:
     """Times of one case."""
 
     case: Case  # the case
-    copy: list[float]  # seconds of a copy in each round
+    copy: list[float]  # time of a copy in each round, in seconds
     copy_bytes: int  # bytes that the copy moves
     points: list[ImplementationTimes]  # all implementations that ran, the subject first
     left_out: dict[str, str]  # the others, and why
@@ -138,9 +138,7 @@ class KernelsBenchRequest:
             if number < 1:
                 raise UsageError(f"--{name}={number} must be at least 1")
         if unknown := set(self.baselines or ()) - set(_BASELINES):
-            raise UsageError(
-                f"peers {sorted(unknown)} are not known; choose {', '.join(_BASELINES)}"
-            )
+            raise UsageError(f"unknown peers {sorted(unknown)}; choose {', '.join(_BASELINES)}")
 
 
 def run_kernels(request: KernelsBenchRequest) -> KernelsReport:

@@ -1,1 +1,1 @@
-"""Benchmarks of loading and converting data sets."""
+"""Benchmarks of loading and converting datasets."""

@@ -65,11 +65,11 @@ def find_competitors(
         UsageError: a loader or a baseline is unknown.
     """
     if job.loader not in LOADERS:
-        raise UsageError(f"--loader={job.loader!r} is unknown; choose {', '.join(LOADERS)}")
+        raise UsageError(f"unknown --loader={job.loader!r}; choose {', '.join(LOADERS)}")
     known = {**BASELINES, **(GPU_BASELINES if gpu else {})}
     for name in baselines:
         if name not in known:
-            raise UsageError(f"--peers: {name!r} is unknown; choose {', '.join(known)}")
+            raise UsageError(f"--peers: unknown name {name!r}; choose {', '.join(known)}")
     names = list(dict.fromkeys([*baselines, "decode_limit", *(GPU_BASELINES if gpu else ())]))
     subject = f"fastrot-{job.loader}" if job.loader in names else job.loader
     found = [_competitor(subject, _Kind("own"), job)]

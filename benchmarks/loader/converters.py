@@ -97,7 +97,7 @@ def _ffcv(job: ConversionJob) -> Convert:
 
 
 class _Images:
-    """Data set of Pillow images, each with a label."""
+    """Dataset of Pillow images, each with a label."""
 
     def __init__(self, files: list[Path]) -> None:
         self._files = files

@@ -1,6 +1,6 @@
 """The data of a loader benchmark, repeated until there is enough, and read into memory.
 
-A small data set is repeated by writing a larger one. So every competitor reads the same file, has
+A small dataset is repeated by writing a larger one. So every competitor reads the same file, has
 no more epoch ends than with real data, and draws different crops for each copy of an image.
 """
 
@@ -37,7 +37,7 @@ class BenchData:
     samples: int  # number of samples in ``path``
     repeat: int  # how often it contains each image of the source
     num_bytes: int  # size of all encoded images
-    raw_share: float  # share of the images that are stored as pixels
+    raw_share: float  # fraction of the images that are stored as pixels
     mean_side: float  # mean square root of the number of pixels per image
     cached: bool
     """Whether it was read into the page cache before measuring; otherwise it is larger than half of
@@ -57,12 +57,12 @@ class BenchData:
 
 
 def prepare_data(source: Path, *, repeat: int | None, scratch: Path) -> BenchData:
-    """Repeat a data set, describe it, and read it into the page cache.
+    """Repeat a dataset, describe it, and read it into the page cache.
 
     Args:
         source: a .beton file or a folder.
         repeat: number of copies; None: enough for 3,000 samples.
-        scratch: folder for the repeated data set.
+        scratch: folder for the repeated dataset.
 
     Raises:
         UsageError: ``source`` does not exist.

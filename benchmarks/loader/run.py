@@ -71,12 +71,12 @@ class LoaderBenchRequest:
 
     def __post_init__(self) -> None:
         if self.what not in _WHAT:
-            raise UsageError(f"--what={self.what!r} is unknown; choose {' or '.join(_WHAT)}")
+            raise UsageError(f"unknown --what={self.what!r}; choose {' or '.join(_WHAT)}")
         if self.what == "prepare" and (
             wrong := set(self.baselines or ()) - set(CONVERTER_BASELINES)
         ):
             raise UsageError(
-                f"--peers: {min(wrong)!r} is unknown; choose {', '.join(CONVERTER_BASELINES)}"
+                f"--peers: unknown name {min(wrong)!r}; choose {', '.join(CONVERTER_BASELINES)}"
             )
         for flag, value, least in (
             ("--size", self.size, 8),
@@ -93,7 +93,7 @@ class LoaderBenchRequest:
         if not 0 < self.seconds <= 600:
             raise UsageError(f"--seconds={self.seconds} must be more than 0 and at most 600")
         if self.crop not in _CROPS:
-            raise UsageError(f"--crop={self.crop!r} is unknown; choose {', '.join(_CROPS)}")
+            raise UsageError(f"unknown --crop={self.crop!r}; choose {', '.join(_CROPS)}")
 
 
 def run_loader(request: LoaderBenchRequest) -> ComparisonReport:

@@ -84,7 +84,7 @@ def all_gather(world: int, nbytes: float, fabric: Fabric) -> Collective:
 
 
 def measured_link(times: Mapping[int, float], *, ranks: int, nodes: int = 1) -> Link:
-    """Return the link that explains the measured seconds of all-reduces, by bytes.
+    """Return the link that explains the measured times of all-reduces, in seconds, by bytes.
 
     The smallest buffer gives the latency, the largest the bandwidth. With several nodes, both are
     attributed to the links between them.

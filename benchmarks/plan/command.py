@@ -53,9 +53,9 @@ class PlanRequest:
     network: float | None = None  # GB/s from a node to the others, all adapters together
     link_latency_us: float | None = None  # per hop inside a node
     latency_us: float | None = None  # per hop between nodes
-    overlap: float | None = None  # share of the all-reduce that is hidden, in [0, 1]
+    overlap: float | None = None  # fraction of the all-reduce that is hidden, in [0, 1]
     per_gpu: int | None = None  # source images per step and GPU, for any number of GPUs
-    data: str | None = None  # data set that determines the number and size of images
+    data: str | None = None  # dataset that determines the number and size of images
     images: int | None = None  # number, without ``data`` (default: ImageNet's training set)
     image_bytes: float | None = None  # mean bytes per image, without ``data``
     price: float | None = None  # per GPU-hour
@@ -72,8 +72,7 @@ class PlanRequest:
             raise UsageError(f"--gpus {wrong[0]} must be between 1 and {MOST_GPUS:,}")
         if self.data is not None and (self.images is not None or self.image_bytes is not None):
             raise UsageError(
-                "--data determines the number and size of images; leave out --images and "
-                "--image-bytes"
+                "--data determines the number and size of images; omit --images and --image-bytes"
             )
 
 
@@ -191,10 +190,10 @@ def _method(inputs: PlanInputs) -> list[str]:
         )
     measured = all(each.peaks for each in steps)
     peak = "the record's peak, scaled beyond its largest batch" if measured else "not measured"
-    momentum = bool(inputs.config.optim.momentum)
-    kept = "parameters, gradients and momentum" if momentum else "parameters and gradients"
+    states, held = 2, "parameters and gradients"
+    if inputs.config.optim.momentum:
+        states, held = 3, "parameters, gradients and momentum buffers"
     lines.append(
-        f"memory: {peak}; {kept} take {(3 if momentum else 2) * megabytes:,.0f} MB; "
-        "NCCL's buffers are not included"
+        f"memory: {peak}; {held} take {states * megabytes:,.0f} MB; NCCL's buffers are not included"
     )
     return lines

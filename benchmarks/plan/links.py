@@ -58,7 +58,7 @@ def choose_link(
 def choose_overlap(
     records: Sequence[Record], hardware: str, given: float | None, *, on_gpu: bool
 ) -> tuple[float, str]:
-    """Return the share of the all-reduce that the backward pass hides, and a line about it.
+    """Return the fraction of the all-reduce that the backward pass hides, and a line about it.
 
     Args:
         records: the median of the overlaps of this hardware counts.

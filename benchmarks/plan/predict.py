@@ -17,7 +17,7 @@ from fastrot.models.backbones import build_model
 from fastrot.training.resolve import plan_batch, with_values
 
 _VALUE_BYTES = 4  # per gradient and per statistic: autocast keeps both in float32
-_BACKWARD = 2 / 3  # share of a step: two of three matrix products per layer
+_BACKWARD = 2 / 3  # fraction of a step: two of three matrix products per layer
 _LEAST_SURE: tuple[How, ...] = ("bound", "extrapolated", "interpolated", "measured")
 _FLAG_BYTES = 4  # in every step the ranks agree that loss and gradients are finite
 _FLAGS = {True: 1, False: 3}  # on a CPU they also decide together, and report the samples they saw
@@ -47,12 +47,12 @@ class PlanInputs:
 
     config: Config
     per_gpu: int | None  # images per step of each GPU; None: all share the global batch
-    images: int  # in the data set
+    images: int  # in the dataset
     image_bytes: float  # mean stored bytes per image
     steps: Mapping[int, StepTimes]  # by side of the crops; several only if crops grow
     network: PlannedNetwork
     fabric: Fabric
-    overlap: float  # share of the all-reduce that the backward pass hides, in [0, 1]
+    overlap: float  # fraction of the all-reduce that the backward pass hides, in [0, 1]
     price: float | None = None  # per GPU-hour
 
 
@@ -67,7 +67,7 @@ class Prediction:
     nodes: int
     global_batch: int
     per_gpu: int  # images per step and GPU
-    passes: int  # forward passes per step and GPU (gradient accumulation)
+    passes: int  # micro-batches per step and GPU (gradient accumulation)
     how: How  # how the computing time is known
     compute: float  # computing time of a step of one GPU
     exposed: float  # time that a step waits for gradients, statistics and flags
@@ -79,7 +79,7 @@ class Prediction:
     steps_per_epoch: int
     total_steps: int
     views_per_s: float  # of all GPUs together
-    efficiency: float  # share of computing in the step, in (0, 1]
+    efficiency: float  # fraction of computing in the step, in (0, 1]
     hours: float  # of all training steps
     gpu_hours: float
     cost: float | None  # None: no price was given
@@ -95,7 +95,7 @@ class Prediction:
 
 
 def crop_sizes(config: Config) -> dict[int, float]:
-    """Return the share of the epochs that use each side of the crops; usually there is one."""
+    """Return the fraction of the epochs that use each side of the crops; usually there is one."""
     starts = config.data.progressive or ((0, config.data.resolution),)
     epochs = config.train.epochs
     ends = [*(epoch for epoch, _ in starts[1:]), epochs]

@@ -53,7 +53,7 @@ class LinkRecord:
 
 @dataclass(frozen=True)
 class OverlapRecord:
-    """The hidden share of the all-reduce, in [0, 1], measured by ``fastrot bench plan-check``."""
+    """The hidden fraction of the all-reduce, in [0, 1], by ``fastrot bench plan-check``."""
 
     source: str
     hardware: str
@@ -125,7 +125,7 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _from_tree(tree: Mapping[str, Any], source: str) -> list[Record]:
-    """Return the records in a JSON object; none if it comes from another benchmark."""
+    """Return the records in a JSON object; an empty list if it is from another benchmark."""
     try:
         found = list(_parsed(tree, source))
         for record in found:

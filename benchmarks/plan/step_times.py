@@ -43,7 +43,7 @@ class StepTimes:
     bound: bool = False  # times are a roofline's, proportional to the batch
 
     def seconds(self, batch: int) -> tuple[float, How]:
-        """Return the seconds of a step of this many images, and how that is known.
+        """Return the time of a step of this many images, in seconds, and how it is known.
 
         Time is linear between two measured batches; beyond them the rate is that of the nearest.
 
@@ -83,7 +83,7 @@ def choose_steps(
     Args:
         records: all known records; if several have the same batch, the last one counts.
         config: configuration of the run.
-        batches: source images per pass and GPU that will be needed.
+        batches: source images per micro-batch and GPU that will be needed.
         hardware: part of the name of the hardware; None: there must be only one kind.
 
     Raises:

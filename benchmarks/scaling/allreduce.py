@@ -187,7 +187,9 @@ def _report(
 def measure(
     sizes: Sequence[int], *, rounds: int, seconds: float, device: torch.device
 ) -> dict[int, list[float]]:
-    """Return the seconds of an all-reduce, by bytes of its float32 buffer, one value per round.
+    """Return the times of an all-reduce, in seconds, by bytes of its float32 buffer.
+
+    Each size has one value per round.
 
     Calls follow each other without a pause, like the buckets of a backward pass, and do not
     overlap.
@@ -216,7 +218,7 @@ def measure(
 
 
 def _time(buffer: torch.Tensor, count: int) -> float:
-    """Return the mean seconds of ``count`` all-reduces."""
+    """Return the mean time of ``count`` all-reduces, in seconds."""
     _wait(buffer)
     started = time.perf_counter()
     for _ in range(count):

@@ -74,9 +74,9 @@ class Round:
     alone: float  # of a rank that communicates with no other
     predicted: float  # of the run
     measured: float  # of the run
-    overlap: float  # share of the all-reduce that the run hid, in [0, 1]
+    overlap: float  # fraction of the all-reduce that the run hid, in [0, 1]
     link: Link  # measured between the ranks
-    foreign: float  # share of the cores used by others, the larger of both runs
+    foreign: float  # fraction of the cores used by others, the larger of both runs
 
     @property
     def error(self) -> float:

@@ -20,7 +20,7 @@ def run_ranks(module: str, arguments: Sequence[str], *, ranks: int, deadline: fl
     """Run ``python -m module ARGUMENTS`` in one process per rank, and wait for all.
 
     The rendezvous file is in a folder that no other user can access. If a rank fails or the
-    deadline passes, all ranks are killed.
+    deadline passes, all ranks are terminated.
 
     Args:
         module: module that joins the group with ``distributed.joined``.

@@ -20,8 +20,8 @@ _END_SECONDS = 60.0  # time to write a checkpoint
 class Steps:
     """Measured steps."""
 
-    seconds: Sequence[float]  # seconds of each step
-    foreign: float  # share of the cores that others used meanwhile, in [0, 1]
+    seconds: Sequence[float]  # time of each step, in seconds
+    foreign: float  # fraction of the cores that others used meanwhile, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trainers:
             deadline: time limit for everything, in seconds.
 
         Raises:
-            TrainerError: a trainer ended on its own, or training took too long.
+            TrainerError: a trainer exited on its own, or training took too long.
         """
         settings = [
             *self.settings, "train.epochs=1000000",

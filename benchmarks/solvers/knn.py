@@ -43,7 +43,7 @@ from fastrot.system.machine import usable_cores
 BASELINES = ("faiss", "torch", "sklearn")
 _KS, _TEMPERATURE = (10, 20, 100, 200), 0.07
 _PERTURBATION = 0.3
-_CHECKED = 10_000  # largest number of queries whose neighbours are compared with the definition
+_CHECKED = 10_000  # largest number of queries whose neighbours are compared with the reference
 _APART = 5e-6  # float32 sums in any order differ by less than this
 
 
@@ -52,7 +52,7 @@ class KnnReport(SavedReport):
     """The results of the benchmark.
 
     Attributes:
-        seconds: seconds of each round, by competitor; fastrot first.
+        seconds: time of each round, in seconds, by competitor; fastrot first.
         quality: agreement of the answers, by competitor.
         left_out: competitors that did not take part, and why.
         settings: sizes, k, threads, rounds.
@@ -157,7 +157,7 @@ class KnnBenchRequest:
         if self.k > self.bank:
             raise UsageError(f"--k={self.k} must be at most --bank={self.bank}")
         if unknown := set(self.baselines or ()) - set(SEARCHES):
-            raise UsageError(f"peers {sorted(unknown)} are not known; choose {', '.join(SEARCHES)}")
+            raise UsageError(f"unknown peers {sorted(unknown)}; choose {', '.join(SEARCHES)}")
 
 
 def run_knn(request: KnnBenchRequest) -> KnnReport:
@@ -189,7 +189,7 @@ def run_knn(request: KnnBenchRequest) -> KnnReport:
                 seconds[name].append(time.perf_counter() - started)
                 countdown.step(f"round {number + 1} {name}: {seconds[name][-1]:.2f} s")
         exact = _by_definition(asked[:_CHECKED], known, k)
-        countdown.step(f"the definition, on {len(exact.rows):,} queries")
+        countdown.step(f"the reference, on {len(exact.rows):,} queries")
     quality = {
         name: agreement(answers[name], answers["fastrot"], exact, labels, bank, name)
         for name in names
@@ -248,11 +248,11 @@ def agreement(
     bank: int,
     name: str,
 ) -> dict[str, float]:
-    """Compare an answer with ours, and on some queries with the definition.
+    """Compare an answer with ours, and on some queries with the reference.
 
     Raises:
         DisagreementError: a similarity differs by more than rounding explains, or fastrot's own
-            neighbours differ from those of the definition.
+            neighbours differ from those of the reference.
     """
     apart = float(np.abs(found.similarities - subject.similarities).max())
     checked = len(exact.rows)
@@ -265,7 +265,7 @@ def agreement(
         )
     exact_rows = float((found.rows[:checked] == exact.rows).mean())
     if found is subject and exact_rows < 1:
-        raise DisagreementError(f"{name}: neighbours are not those of the definition")
+        raise DisagreementError(f"{name}: neighbours differ from those of the reference")
     classes = int(labels.max()) + 1
     equal = [
         _classes(found, labels[:bank], k, classes) == _classes(subject, labels[:bank], k, classes)

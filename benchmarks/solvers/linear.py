@@ -1,6 +1,6 @@
 """``fastrot bench linear``: softmax regression to equal objective, against cyanure and others.
 
-Quality comes first: fastrot's solver determines the least objective to a duality gap of 1e-8, and
+Quality comes first: fastrot's solver determines the minimum objective to a duality gap of 1e-8, and
 each competitor tries ever tighter tolerances until it is within 1e-5 of that. Only then are rounds
 timed, all competitors one after another in each, at the tolerance that was enough. A competitor
 that does not reach the objective is left out for that strength, with the excess that it reached.
@@ -52,10 +52,10 @@ class SolverTimes:
         name: name of the competitor.
         strength: s.
         stop: the stopping rule with which it was timed.
-        excess: relative excess of its objective over the least one.
+        excess: relative excess of its objective over the minimum.
         gap: certified duality gap of its solution.
-        wall: wall-clock seconds of each round.
-        cpu: CPU seconds of all its threads, in each round.
+        wall: wall-clock time of each round, in seconds.
+        cpu: CPU time of all its threads in each round, in seconds.
     """
 
     name: str
@@ -174,7 +174,7 @@ class LinearBenchRequest:
         samples: n, the first ones of a fixed shuffle; None: all.
         baselines: names in ``SOLVERS`` besides our own; None or empty: ``BASELINES``.
         rounds: timed solutions per competitor.
-        limit: seconds of a solution after which no tighter tolerance is tried.
+        limit: time of a solution, in seconds, after which no tighter tolerance is tried.
         threads: threads per competitor; None: all usable cores.
         progress: report progress on standard error.
 
@@ -201,7 +201,7 @@ class LinearBenchRequest:
         if not strengths or not all(0 < strength < float("inf") for strength in strengths):
             raise UsageError(f"--strengths={strengths} must be one or more positive numbers")
         if unknown := set(self.baselines or ()) - set(SOLVERS):
-            raise UsageError(f"peers {sorted(unknown)} are not known; choose {', '.join(SOLVERS)}")
+            raise UsageError(f"unknown peers {sorted(unknown)}; choose {', '.join(SOLVERS)}")
 
 
 def run_linear(request: LinearBenchRequest) -> LinearReport:
@@ -274,7 +274,7 @@ def _reach_target(
         if seconds > job.limit:
             ended = f"{seconds:.0f} s"
             break
-    return None, f"its objective is still {best:.1e} above the least after {ended}"
+    return None, f"its objective is still {best:.1e} above the minimum after {ended}"
 
 
 def _timed(point: SolverTimes, job: Job) -> None:

@@ -33,7 +33,7 @@ class Job(NamedTuple):
         y: classes of shape (n,), int64, all of them present, at least three.
         strength: s.
         target: objective to reach.
-        limit: seconds after which a loop gives up.
+        limit: time after which a loop gives up, in seconds.
         threads: threads of the competitor.
     """
 

@@ -54,7 +54,8 @@ class SvmReport(SavedReport):
 
     Attributes:
         ours: fastrot's seconds for the whole protocol, in each round.
-        baselines: by name: seconds of the sample, scaled to all problems and the same cores.
+        baselines: by name: time of the sample, in seconds, scaled to all problems and the same
+            cores.
         quality: distances from the best known objective, and between APs.
         points: measurements behind each time.
         settings: protocol, sizes, sample, limit.
@@ -135,7 +136,8 @@ class SvmBenchRequest:
         protocol: ``voc07-svm`` or ``voc07-lowshot``.
         baselines: names; None: all that are installed.
         each: size of a baseline's sample (``sample_problems``).
-        limit: seconds after which a baseline's fit is stopped; its time counts as the limit.
+        limit: time after which a baseline's fit is stopped, in seconds; it then counts as the
+            limit.
         rounds: number of runs of fastrot.
         threads: cores per solver; None: all usable cores.
         seed: seed of the sample.
@@ -164,7 +166,7 @@ class SvmBenchRequest:
             if not number > 0:
                 raise UsageError(f"--{name}={number} must be more than 0")
         if unknown := [name for name in self.baselines or () if name not in BASELINES]:
-            raise UsageError(f"--peers: {unknown[0]!r} is unknown; choose {', '.join(BASELINES)}")
+            raise UsageError(f"--peers: unknown name {unknown[0]!r}; choose {', '.join(BASELINES)}")
 
 
 def run_svm(request: SvmBenchRequest) -> SvmReport:
@@ -348,7 +350,7 @@ def _quality(
 
 
 def _scaled(name: str, sample: Sample, fits: Sequence[Fit], cores: int) -> float:
-    """Return the seconds that all problems take on these cores if every core is always busy."""
+    """Return the time of all problems, in seconds, on these cores if every core is always busy."""
     total = sum(fit.seconds for fit in fits if fit.seconds == fit.seconds)
     return total / sample.share / (1 if BASELINES[name][2] else cores)
 

@@ -74,7 +74,7 @@ class Fit(NamedTuple):
 
     Attributes:
         problem: index of the problem in the sample.
-        seconds: seconds of the fit alone; the limit if it was stopped.
+        seconds: time of the fit alone, in seconds; the limit if it was stopped.
         objective: P(w); infinite if it was stopped.
         w: of shape (D + 1,); None if it was stopped.
         failure: what went wrong; empty if nothing did.
@@ -110,7 +110,7 @@ def fit_all(
         problems: problems to fit.
         positive_weight: weight of positives in all of them.
         threads: number of cores to use.
-        limit: seconds after which a fit is stopped.
+        limit: time after which a fit is stopped, in seconds.
     """
     _, _, shares = BASELINES[name]
     count, each = (1, threads) if shares else (threads, 1)

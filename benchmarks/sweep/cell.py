@@ -165,7 +165,7 @@ def _wait(
     task: SlurmTask | None,
     began: float,
 ) -> str | None:
-    """Wait until all ranks have ended or must be ended; return why, unless a rank gives a reason.
+    """Wait until all ranks have exited or must stop; return why, unless a rank gives a reason.
 
     Raises:
         TakenAway: Slurm takes the machine away.

@@ -21,7 +21,7 @@ class Repeat:
     """One measurement.
 
     Attributes:
-        steps: seconds of each step, from the end of the previous step to its own end.
+        steps: time of each step, in seconds, from the end of the previous step to its own end.
         waited: seconds that the rank that waited longest spent waiting for the loader.
     """
 

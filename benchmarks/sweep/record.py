@@ -40,7 +40,7 @@ class Measured:
     images_per_s: tuple[float, ...]  # source images/s over all ranks, one value per repeat
     steps_ms: Mapping[str, float]  # p50, p95 and p99 of a step, milliseconds, over all repeats
     data_wait: tuple[float, ...]
-    """Share of the time that steps waited for data, in [0, 1], one value per repeat."""
+    """Fraction of the time that steps waited for data, in [0, 1], one value per repeat."""
     first_batch_s: float | None  # seconds from the start of the loader to its first batch
     loader_images_per_s: float | None  # rate of the loader alone, over all ranks
     compute_images_per_s: float | None  # rate of the step alone, with ready batches, over all ranks
@@ -50,7 +50,7 @@ class Measured:
     """Peak of the rank that used the most: on the GPU, or resident without one."""
     loss: float | None  # mean over the measured steps
     busy: float | None
-    """Share of this machine's cores that other programs used meanwhile, in [0, 1]."""
+    """Fraction of this machine's cores that other programs used meanwhile, in [0, 1]."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class SweepSettings(Section):
     grid: dict[str, Annotated[list[Value], Field(min_length=1)]]
     """The axes: a list of values per key."""
     exclude: list[dict[str, Value]] = Field(default=[])
-    """Cells to leave out: those that have all the values of an entry."""
+    """Cells to omit: those that have all the values of an entry."""
     repeats: Annotated[int, Field(ge=1)] = 3
     """Measurements per cell, one after the other, after the warm-up."""
     seconds: Annotated[float, Field(gt=0)] = 20.0
@@ -69,7 +69,7 @@ class SweepSettings(Section):
             if unknown := [key for key in part if key not in self.grid]:
                 raise ValueError(f"exclude: not an axis of the grid: {', '.join(unknown)}")
             if not part:
-                raise ValueError("exclude: an empty entry would leave out every cell")
+                raise ValueError("exclude: an empty entry would omit every cell")
         if "batch_per_rank" in self.grid and "train.global_batch" in self.grid:
             raise ValueError("batch_per_rank and train.global_batch conflict; keep only one axis")
         return self

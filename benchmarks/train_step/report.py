@@ -51,7 +51,9 @@ class StepPoint:
     memory: int  # peak, in bytes
     measured: Mapping[str, Bound]  # bounds at the measured speeds, by level
     reference: Mapping[str, Bound]  # bounds at the speeds of an H200, by level
-    rounds: list[list[float]] = field(default_factory=list)  # seconds of every step, by round
+    rounds: list[list[float]] = field(
+        default_factory=list
+    )  # time of every step, in seconds, by round
     together: bool = False  # whether it was timed in rounds with all other implementations
     table: TimeTable | None = None  # where the time goes; None: not profiled
 

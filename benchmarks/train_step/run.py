@@ -84,7 +84,7 @@ class TrainStepBenchRequest:
     def __post_init__(self) -> None:
         check_positive(peak=self.peak, bandwidth=self.bandwidth)
         if unknown := set(self.steps) - set(STEPS):
-            raise UsageError(f"steps {sorted(unknown)} are not known; choose {', '.join(STEPS)}")
+            raise UsageError(f"unknown steps {sorted(unknown)}; choose {', '.join(STEPS)}")
         if not self.steps:
             raise UsageError(f"--steps is empty; name at least one of {', '.join(STEPS)}")
         numbers: dict[str, tuple[float, ...]] = {

@@ -55,17 +55,17 @@ class TimeTable:
 
     @property
     def total(self) -> float:
-        """Return the total time of the step's kernels (on a CPU, of its operations), in seconds."""
+        """Return the total time of the step's kernels (on a CPU, its operations), in seconds."""
         return sum(self.seconds.values())
 
     @property
     def attributed(self) -> float:
-        """Return the share of the time whose stage (or kind, without stages) is known."""
+        """Return the fraction of the time whose stage (or kind, without stages) is known."""
         column = "stage" if self.by_module else "kind"
         return 1 - self.share(**{column: "other"})
 
     def share(self, **columns: str) -> float:
-        """Return the share of time in cells with these values, such as ``kind="convolution"``."""
+        """Return the fraction of time of cells with values such as ``kind="convolution"``."""
         if not self.total:
             return 0.0
         chosen = (

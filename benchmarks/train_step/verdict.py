@@ -8,7 +8,7 @@ from fastrot.benchmarks.common.kernel_work import CONVS
 from fastrot.benchmarks.common.roofline import Bound
 from fastrot.benchmarks.train_step.time_table import TimeTable
 
-_IDLE = 0.15  # share of a step without a kernel on the GPU, above which it waits for the host
+_IDLE = 0.15  # fraction of a step without a kernel on the GPU, above which it waits for the host
 _NEAR = 0.5
 _PASSES = ("batch norm", "elementwise", "pooling", "copy/cast")
 

@@ -31,7 +31,7 @@ def bench_loader(
         Path, typer.Option(help="A .beton file or a folder (for prepare: the source folder).")
     ],
     what: Annotated[
-        str, typer.Option(metavar="load|prepare", help="Load batches, or convert a data set.")
+        str, typer.Option(metavar="load|prepare", help="Load batches, or convert a dataset.")
     ] = "load",
     baselines: Peers = None,
     loader: Annotated[

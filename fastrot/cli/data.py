@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command("prepare")
 def prepare_file(
-    source: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="File to write.")],
     kind: Annotated[
         str,
@@ -60,7 +60,7 @@ def prepare_file(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Convert a data set to a .beton file with a manifest of checksums."""
+    """Convert a dataset to a .beton file with a manifest of checksums."""
     options = locals()
     from fastrot.data.prepare.convert import prepare
     from fastrot.data.prepare.options import PrepareRequest

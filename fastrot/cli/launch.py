@@ -117,7 +117,7 @@ def on_ranks(
         again: as for ``launch.launch``.
 
     Raises:
-        typer.Exit: all ranks have ended.
+        typer.Exit: all ranks have exited.
     """
     if gpus <= 1 or "RANK" in os.environ:
         return

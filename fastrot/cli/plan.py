@@ -60,10 +60,12 @@ def plan_run(
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(metavar="0..1", help="Share of the all-reduce hidden by the backward pass."),
+        typer.Option(
+            metavar="0..1", help="Fraction of the all-reduce hidden by the backward pass."
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Data set to take the number and size of images from.")
+        str | None, typer.Option(help="Dataset to take the number and size of images from.")
     ] = None,
     images: Annotated[
         int | None, typer.Option(help="Number of images (default: ImageNet's training set).")

@@ -1,4 +1,4 @@
-"""Matching the classes of two data sets, by name rather than by position. Imports no torch.
+"""Matching the classes of two datasets, by name rather than by position. Imports no torch.
 
 Training and validation data, the two sides of a protocol and the two feature caches of an
 evaluator all use ``match_classes`` to map the labels of the second set to those of the first.
@@ -30,7 +30,7 @@ _MOST_NUMBER = 2**31 - 1  # as the name of a class: anything longer is a date or
 
 
 class Labelled(Protocol):
-    """Anything with labels: a data set, or the features extracted from one."""
+    """Anything with labels: a dataset, or the features extracted from one."""
 
     @property
     def path(self) -> Path:
@@ -134,7 +134,7 @@ def _match(train: Labelled, test: Labelled) -> ClassMatch:
 
 
 def match_single_classes(train: Labelled, test: Labelled, sizes: tuple[int, int]) -> ClassMatch:
-    """Match the classes of two data sets that have one label per image.
+    """Match the classes of two datasets that have one label per image.
 
     Args:
         train: the training set, with labels of shape (n,).
@@ -191,9 +191,9 @@ def _check_shift(train: Labelled, test: Labelled, match: ClassMatch) -> None:
 
 
 def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> None:
-    """Check that every class has counted negatives, which average precision needs.
+    """Check that every class has negatives, which average precision needs.
 
-    A file that uses 0 for "absent" rather than "not counted" has none, so every ranking of its
+    A file that uses 0 for "absent" rather than "ignored" has none, so every ranking of its
     images would be perfect.
 
     Args:
@@ -202,26 +202,26 @@ def check_negatives(labels: Labels, path: Path, names: Sequence[str] | None) -> 
         names: one per class, or None when unknown.
 
     Raises:
-        BadDataError: a class has no counted negatives; the message names it.
+        BadDataError: a class has no negatives; the message names it.
     """
     lacking = np.flatnonzero(~(labels == ABSENT).any(axis=0))
     if not len(lacking):
         return
     first = int(lacking[0])
     name = names[first] if names is not None else str(first)
-    what = f"{path}: class {name!r} has no counted negative"
+    what = f"{path}: class {name!r} has no negative"
     if len(lacking) > 1:
-        what = f"{path}: {len(lacking)} classes have no counted negative, the first {name!r}"
+        what = f"{path}: {len(lacking)} classes have no negative, the first {name!r}"
     if (labels[:, first] == UNCOUNTED).any():
         raise BadDataError(
-            f"{what}: its labels hold 0 but no -1; does 0 mean absent, or not counted? Write -1 "
-            "for absent; 0 marks images that are not counted"
+            f"{what}: its labels hold 0 but no -1; does 0 mean absent, or ignored? Write -1 "
+            "for absent; 0 marks images that are ignored"
         )
     raise BadDataError(f"{what}: every image shows it; add images that do not, labelled -1")
 
 
 def lookalike_notes(*parts: Labelled) -> list[str]:
-    """Return a note for each data set with classes that differ only in case or Unicode form."""
+    """Return a note for each dataset with classes that differ only in case or Unicode form."""
     notes = (lookalike_note(part.path, part.class_names) for part in parts)
     return [note for note in notes if note]
 

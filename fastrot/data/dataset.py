@@ -1,7 +1,7 @@
-"""Random access to the encoded images of a data set, the source of every loader.
+"""Random access to the encoded images of a dataset, the source of every loader.
 
-A data set is a ``.beton`` file, a folder of images or tar shards. ``open_dataset`` chooses by the
-path, and the loaders need not know which it is. Data sets are picklable, since worker processes
+A dataset is a ``.beton`` file, a folder of images or tar shards. ``open_dataset`` chooses by the
+path, and the loaders need not know which it is. Datasets are picklable, since worker processes
 receive them, and a copy opens its files on the first read.
 
 Importing this module imports no torch.
@@ -24,7 +24,7 @@ class BadSampleError(BadDataError):
     """A sample that cannot be read.
 
     Args:
-        sample: position in the data set.
+        sample: position in the dataset.
         name: where the bytes are: the path of a file, or "FILE.beton sample 17".
         reason: what is wrong with them.
     """
@@ -72,7 +72,7 @@ class Encoded:
 
 
 class Dataset(Protocol):
-    """The contract of a data set.
+    """The contract of a dataset.
 
     Attributes:
         path: the path that the user gave.
@@ -84,7 +84,7 @@ class Dataset(Protocol):
         digest: hash of the identity of the content; a resumed run must find the same one. It
             covers every byte of a .beton file with a manifest, all but the image data without
             one, and the names and sizes, but not the contents, of the files in a folder.
-        origin: digest of the folder that a .beton file was made from; else the data set's own.
+        origin: digest of the folder that a .beton file was made from; else the dataset's own.
         byte_sizes: stored size of each image in bytes, of shape (n,).
         stored_bytes: stored size of all images together.
         applies_exif: whether EXIF orientation is applied on reading (folders: yes; .beton: no,

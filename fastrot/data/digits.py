@@ -1,4 +1,4 @@
-"""The embedded data set: scikit-learn's handwritten digits as two small ``.beton`` files.
+"""The embedded dataset: scikit-learn's handwritten digits as two small ``.beton`` files.
 
 1,797 images of 8 x 8 values from 0 to 16 (UCI "Optical Recognition of Handwritten Digits"),
 enlarged to 32 x 32 RGB and stored raw: 1,497 for training, 30 of each digit held out. They come

@@ -1,4 +1,4 @@
-"""The base of data sets whose samples are image files: folders and tar shards. Imports no torch."""
+"""The base of datasets whose samples are image files: folders and tar shards. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ImageFiles(ABC):
     """Image files that are read and decoded on demand, with EXIF orientation applied.
 
     Args:
-        sizes: widths and heights that are known without reading, of shape (n, 2); 0: not known.
+        sizes: widths and heights that are known without reading, of shape (n, 2); 0: unknown.
     """
 
     applies_exif = True

@@ -1,4 +1,4 @@
-"""Labels of a data set: one class per image, or several. Imports no torch."""
+"""Labels of a dataset: one class per image, or several. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
 """Of shape (n,), int64, -1 for a missing label; or of shape (n, K), int8, if an image can have
-several of K classes: 1 present, -1 absent, 0 not counted (difficult, or a crowd)."""
+several of K classes: 1 present, -1 absent, 0 ignored (difficult, or a crowd)."""
 
 PRESENT, UNCOUNTED, ABSENT = 1, 0, -1
 """The values of labels of shape (n, K)."""

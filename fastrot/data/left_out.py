@@ -1,4 +1,4 @@
-"""Counts of what else a data set contains, so that nothing is left out silently.
+"""Counts of what else a dataset contains, so that nothing is left out silently.
 
 Importing this module imports no torch.
 """
@@ -63,7 +63,7 @@ class LeftOut:
         return {kind: count for kind, (count, _) in sorted(self._found.items())}
 
     def add(self, kind: str, name: str, count: int = 1) -> None:
-        """Count ``count`` of a kind; ``name`` is a path relative to the data set."""
+        """Count ``count`` of a kind; ``name`` is a path relative to the dataset."""
         before, first = self._found.get(kind, (0, name))
         self._found[kind] = before + count, min(first, name)
 

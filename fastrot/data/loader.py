@@ -32,7 +32,7 @@ class IndexedBatch(Protocol):
 
     @property
     def index(self) -> torch.Tensor:
-        """Return positions in the data set, of shape (N,), int64, on the host."""
+        """Return positions in the dataset, of shape (N,), int64, on the host."""
         ...
 
 
@@ -55,8 +55,8 @@ class Batch:
     Attributes:
         images: of shape (N, S, S, 3), uint8, RGB, not yet flipped.
         labels: of shape (N,), int64, -1 for a missing label; or (N, K), int8, if an image can
-            have several of K classes: 1 present, -1 absent, 0 not counted.
-        index: positions in the data set, of shape (N,), int64; always on the host, where random
+            have several of K classes: 1 present, -1 absent, 0 ignored.
+        index: positions in the dataset, of shape (N,), int64; always on the host, where random
             numbers are keyed by it and the sample log reads it without waiting for the device.
         flips: of shape (N,), bool: whether ``rotate_views`` is to mirror the image left to right.
         turns: quarter turns that ``rotate_views`` is to apply, of shape (N, V), uint8.
@@ -74,7 +74,7 @@ class LoaderSpec:
     """Everything a loader needs.
 
     Attributes:
-        dataset: the data set to read.
+        dataset: the dataset to read.
         sampler: the ids of each batch of this rank.
         crop: how a crop is drawn.
         seed: key of crops, flips, turns and replacements.
@@ -104,8 +104,8 @@ class Loader(Protocol):
 
     Attributes:
         batch_size: source images of this rank in a full batch.
-        num_samples: n, the number of samples in the data set.
-        reads: how the data set is read and why, in one line; empty if there is no choice.
+        num_samples: n, the number of samples in the dataset.
+        reads: how the dataset is read and why, in one line; empty if there is no choice.
     """
 
     batch_size: int
@@ -173,7 +173,7 @@ def build_loader(name: str, spec: LoaderSpec, *, images: int | None = None) -> L
     Raises:
         UsageError: the name is unknown, or a package is missing; the message has the command.
         MismatchError: this loader does not support what the specification asks for.
-        BadDataError: the data set is damaged.
+        BadDataError: the dataset is damaged.
     """
     if name == "auto":
         name, _ = choose_loader(spec, images=images)

@@ -35,7 +35,7 @@ def open_dataset(
     kind: SourceKind = "auto",
     follow_symlinks: bool = False,
 ) -> Dataset:
-    """Open a data set.
+    """Open a dataset.
 
     Args:
         path: a ``.beton`` file, a folder of images, or tar shards: a ``.tar`` file, a folder
@@ -70,7 +70,7 @@ def open_dataset(
         raise UsageError(f"{path}: no such file or folder; check the path")
     if not as_it_is:
         raise UsageError(
-            f"{path}: only a folder of images has splits or a kind; leave both out, as .beton "
+            f"{path}: only a folder of images has splits or a kind; omit both, as .beton "
             "files and tar shards are read whole"
         )
     if _COMPRESSED.search(path.name):

@@ -1,4 +1,4 @@
-"""Recognition of the splits of a data set by the names of their folders or files.
+"""Recognition of the splits of a dataset by the names of their folders or files.
 
 Names may have any case and the usual affixes: ``Training`` and ``Testing``, ``seg_train`` and
 ``seg_test``, ``train2017`` and ``val2017``, ``imagenet-train-0001``. Importing this module imports

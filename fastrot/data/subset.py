@@ -1,4 +1,4 @@
-"""A view of some samples of a data set, for example the training images of a quick kNN."""
+"""A view of some samples of a dataset, for example the training images of a quick kNN."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastrot.data.labels import Labels
 
 @dataclass
 class DatasetSubset:
-    """Some samples of a data set, renumbered from 0, as are the errors about them.
+    """Some samples of a dataset, renumbered from 0, as are the errors about them.
 
     Args:
-        dataset: the whole data set.
+        dataset: the whole dataset.
         ids: ids of the samples in it, of shape (M,), int64.
     """
 
@@ -79,7 +79,7 @@ class DatasetSubset:
             raise _renumbered(error, sample) from None
 
     def check_unchanged(self) -> None:
-        """Check that the whole data set is still the one that was opened.
+        """Check that the whole dataset is still the one that was opened.
 
         Raises:
             BadDataError: a file was replaced, removed, truncated or modified.
@@ -93,6 +93,6 @@ def _renumbered(error: BadSampleError, sample: int) -> BadSampleError:
 
 
 def spread(dataset: Dataset, most: int) -> DatasetSubset:
-    """Return at most ``most`` samples, evenly spaced over the data set."""
+    """Return at most ``most`` samples, evenly spaced over the dataset."""
     count = min(most, len(dataset))
     return DatasetSubset(dataset, np.linspace(0, len(dataset) - 1, count).astype(np.int64))

@@ -31,7 +31,7 @@ _LOOK_SECONDS = 0.5  # between two checks of the watchdog
 _REPORT_SECONDS = 3.0  # a rank that fails may still be writing why
 _LEAVE_SECONDS = 10.0  # for an orderly exit once another rank has failed
 _FIRST_STEP_SECONDS = 1800.0  # compilation, and the choice of convolution algorithms
-_MARGIN = 30.0  # beyond the deadline of a wait, which raises an error by itself if it can
+_MARGIN = 30.0  # beyond the deadline of a wait, which raises an error on its own if it can
 
 
 @contextmanager

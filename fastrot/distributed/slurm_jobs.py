@@ -224,7 +224,7 @@ def seconds_left(task: SlurmTask) -> float | None:
 
 
 def parse_duration(text: str) -> float | None:
-    """Return the seconds of Slurm's ``days-hours:minutes:seconds``; None for words like UNLIMITED.
+    """Return Slurm's ``days-hours:minutes:seconds`` in seconds; None for words like UNLIMITED.
 
     Example:
         >>> parse_duration("1-02:00:03"), parse_duration("4:05"), parse_duration("UNLIMITED")

@@ -200,13 +200,13 @@ def protocol_spec(
     layers: Sequence[str] | None = None,
     crops: int = 0,
 ) -> FeatureSpec:
-    """Return the specification of a data set's features, as a protocol sees its images.
+    """Return the specification of a dataset's features, as a protocol sees its images.
 
     Args:
         config: settings of the protocol.
         backbone: loaded once, so that training and test features have the same weights even while
             a run continues.
-        samples: the data set.
+        samples: the dataset.
         device: device that computes the features.
         layers: stages; None: the protocol's.
         crops: K random crops per image, resized unless augment is ``center_random``; 0: the test

@@ -1,7 +1,7 @@
 """The measurements of one ``eval`` folder: none of them overwrites another.
 
 A measurement is identified by its key: protocol, mode, the settings that its evaluator reads, and
-everything its features depend on (weights, both data sets, transform). Each has its own folder
+everything its features depend on (weights, both datasets, transform). Each has its own folder
 with ``result.json``, and with ``result-0001.json`` and so on if an earlier version of fastrot had
 other scores for the same key. The folders themselves are the list of measurements, so it cannot go
 stale; ``index.json`` is a copy made by the last evaluation for users and scripts, never read here.

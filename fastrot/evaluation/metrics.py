@@ -40,18 +40,18 @@ def average_precision(
     """Return the average precision of one class for each of P columns of scores, of shape (P,).
 
     Args:
-        labels: of shape (n,): bool; or integers 1 present, -1 absent, 0 not counted, as in
+        labels: of shape (n,): bool; or integers 1 present, -1 absent, 0 ignored, as in
             ``fastrot.data.labels``. Integers wider than int8 with 0 and 1 but no -1 are ambiguous
             and refused.
         scores: of shape (n, P), or (n,) for P = 1.
         definition: one of the definitions above.
 
     Returns:
-        Values; NaN in all columns if no counted row is positive, because recall is undefined then.
+        Values; NaN in all columns if no row is positive, because recall is undefined then.
 
     Raises:
         UsageError: shapes do not fit, labels are ambiguous, or the definition is unknown.
-        BadDataError: a score is NaN, or no row is counted.
+        BadDataError: a score is NaN, or every row is ignored.
 
     Example:
         >>> labels = np.array([True, False, True])
@@ -60,7 +60,7 @@ def average_precision(
     """
     if definition not in get_args(Definition):
         known = ", ".join(get_args(Definition))
-        raise UsageError(f"average precision {definition!r} is unknown; choose {known}")
+        raise UsageError(f"unknown average precision {definition!r}; choose {known}")
     if scores.ndim == 1:
         scores = scores[:, None]
     if labels.ndim != 1 or scores.ndim != 2 or len(labels) != len(scores):
@@ -70,7 +70,7 @@ def average_precision(
         )
     positive, counted = _positives(labels)
     if not counted.any():
-        raise BadDataError(f"none of {len(labels)} rows is counted; average precision needs one")
+        raise BadDataError(f"all {len(labels)} rows are ignored; average precision needs others")
     present = np.flatnonzero(positive & counted)
     absent = np.flatnonzero(~positive & counted)
     if not np.issubdtype(scores.dtype, np.floating):
@@ -96,8 +96,8 @@ def mean_over_classes(
         Means of shape ``values.shape[1:]``; of shape () for one value per class.
 
     Raises:
-        TooFewImagesError: a class is undefined.
-        BadDataError: there is no class.
+        TooFewImagesError: a class has no value (NaN).
+        BadDataError: there are no classes.
     """
     if len(values) == 0:
         raise BadDataError("a mean over no classes; give values of at least one class")
@@ -106,14 +106,14 @@ def mean_over_classes(
         names = [class_names[i] if class_names else str(i) for i in lacking]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         raise TooFewImagesError(
-            f"{len(names)} of {len(values)} classes have no counted positive, so their AP is "
-            f"undefined: {shown}; give test data that contains them, or leave them out by name"
+            f"{len(names)} of {len(values)} classes have no positive, so their AP is "
+            f"undefined: {shown}; give test data that contains them, or exclude them by name"
         )
     return np.asarray(np.mean(values, axis=0))
 
 
 def top_k_accuracy(labels: NDArray[np.int64], scores: NDArray[Any], k: int = 1) -> float:
-    """Return the share of samples whose class is among the k classes with the highest scores.
+    """Return the fraction of samples whose class is among the k classes with the highest scores.
 
     Equal scores rank the lower class first, as ``argmax`` does: with constant scores the answer
     is class 0, not always correct. With k >= C every sample is correct.
@@ -161,7 +161,7 @@ def label_ranks(labels: NDArray[np.int64], scores: NDArray[Any]) -> NDArray[np.i
 
 
 def _positives(labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return masks of the positive rows and of the counted rows."""
+    """Return masks of the positive rows and of those that are not ignored."""
     if labels.dtype == np.bool_:
         return labels, np.ones(len(labels), np.bool_)
     if not np.issubdtype(labels.dtype, np.signedinteger):
@@ -169,12 +169,12 @@ def _positives(labels: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool
     if (wrong := np.flatnonzero((labels < -1) | (labels > 1))).size:
         raise UsageError(
             f"row {wrong[0]}: label {labels[wrong[0]]} is not 1 (present), -1 (absent) or 0 "
-            "(not counted); give labels of one class"
+            "(ignored); give labels of one class"
         )
     if labels.dtype != np.int8 and (labels == 0).any() and not (labels == -1).any():
         raise UsageError(
-            f"labels of {labels.dtype} hold 0 but no -1: absent, or not counted? Give bool, or "
-            "int8 if 0 means not counted"
+            f"labels of {labels.dtype} hold 0 but no -1: absent, or ignored? Give bool, or "
+            "int8 if 0 means ignored"
         )
     return labels == 1, labels != 0
 

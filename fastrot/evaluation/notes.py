@@ -15,7 +15,7 @@ from fastrot.data.sources.find import size_note
 from fastrot.evaluation.protocol import DataKind
 
 Named = tuple[Path, Dataset]
-"""The path that the user gave, and the open data set."""
+"""The path that the user gave, and the open dataset."""
 
 _SPLITS = {
     "voc07": ("trainval", "test"),
@@ -27,7 +27,7 @@ _SHOWN = 3
 
 
 def data_notes(train: Named, test: Named, match: ClassMatch) -> list[str]:
-    """Return what is unusual about two data sets, one line each, as warnings at the start."""
+    """Return what is unusual about two datasets, one line each, as warnings at the start."""
     parts = dict.fromkeys((train[1], test[1]))
     notes = [count_line(each) for each in parts if each.left_out or each.fields]
     notes += [*match.notes, *_empty_classes(train, test, match)]
@@ -36,7 +36,7 @@ def data_notes(train: Named, test: Named, match: ClassMatch) -> list[str]:
 
 
 def size_notes(kind: DataKind, train: Named, test: Named) -> list[str]:
-    """Return a line for each data set whose size differs from that of the published numbers."""
+    """Return a line for each dataset whose size differs from that of the published numbers."""
     notes = []
     for (path, samples), split in zip((train, test), _SPLITS.get(kind, ()), strict=False):
         note = size_note(kind, split, len(samples))

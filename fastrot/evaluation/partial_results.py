@@ -1,4 +1,4 @@
-"""Finished parts of an evaluation on disk: a rerun after a kill resumes with the same numbers."""
+"""Finished parts of an evaluation on disk: a rerun after a kill resumes, with identical numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class PartialResults:
             is refused.
 
     Raises:
-        MismatchError: the folder holds results of another evaluation; the message names the fields.
+        MismatchError: the folder holds results from another evaluation; the message names the
+            fields.
         BadDataError: a file in the folder is damaged.
         StorageError: the folder cannot be read or written.
 
@@ -47,8 +48,8 @@ class PartialResults:
             raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from None
         if saved is not None and (fields := differing_fields(saved, self.fingerprint)):
             raise MismatchError(
-                f"{folder}: holds results of another evaluation: {'; '.join(fields)}; name another "
-                "--out, or remove that folder"
+                f"{folder}: holds results from another evaluation: {'; '.join(fields)}; name "
+                "another --out, or remove that folder"
             )
 
     def get(self, unit: str) -> dict[str, Any] | None:

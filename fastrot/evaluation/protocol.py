@@ -155,7 +155,7 @@ class LinearConfig(Section):
     report: Literal["last", "best"] = "last"
     """Epoch whose score is reported; best is chosen on the test set, as published for AvgPool."""
     subset: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the training labels to use, balanced over the classes; null: all."""
+    """Fraction of the training labels to use, balanced over the classes; null: all."""
     optimum: bool = False
     """Also report the exact optimum of L2-regularised softmax regression on each layer."""
     solver: Literal["fastrot", "torch", "sklearn", "cyanure"] = "fastrot"
@@ -194,7 +194,7 @@ class EvalConfig(Section):
     kind: Kind
     """Evaluator to run."""
     data: DataKind = "any"
-    """Data set of the published numbers; any: no particular one."""
+    """Dataset of the published numbers; any: no particular one."""
     features: FeatureConfig = FeatureConfig()
     svm: SvmConfig = SvmConfig()
     lowshot: LowshotConfig = LowshotConfig()
@@ -283,6 +283,4 @@ def parse_mode(text: str) -> Mode:
     kind, _, number = text.partition("-")
     if kind == "cached" and number.isdecimal() and int(number) <= _MOST_CROPS:
         return Mode(f"cached-{int(number)}", int(number))
-    raise UsageError(
-        f"mode {text!r} is unknown; choose augmented, or cached-K for K crops per image"
-    )
+    raise UsageError(f"unknown mode {text!r}; choose augmented, or cached-K for K crops per image")

@@ -1,10 +1,10 @@
 """Published numbers of rotation prediction, each with its source, checkpoint and protocol.
 
-MMSelfSup 0.x's page mixes two checkpoints. The loader was fixed in v0.7.0 (pull request #210:
-images had been fed as BGR), and the network was retrained, but only AvgPool was measured again.
-SVM, low-shot, Feature1 to 5, detection and segmentation belong to the older checkpoint. Places205
-and kNN were added with or after the newer one. OpenSelfSup's random initialisation is drawn beside
-the low-shot curve.
+MMSelfSup 0.x's model-zoo page mixes two checkpoints. The loader was fixed in v0.7.0 (pull request
+#210: images had been fed as BGR), and the network was retrained, but only AvgPool was re-evaluated.
+SVM, low-shot, Feature1 to 5, detection and segmentation belong to the older checkpoint.
+Places205 and kNN were added with or after the newer one. OpenSelfSup's random initialisation is
+drawn beside the low-shot curve.
 """
 
 from __future__ import annotations

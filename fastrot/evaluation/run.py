@@ -94,11 +94,11 @@ class EvalRequest(BackboneRequest):
 
 
 class NamedData(NamedTuple):
-    """An open data set.
+    """An open dataset.
 
     Attributes:
         path: path that the user gave, including the split.
-        samples: the data set.
+        samples: the dataset.
     """
 
     path: Path
@@ -106,7 +106,7 @@ class NamedData(NamedTuple):
 
 
 def open_data(*paths: Path, follow_symlinks: bool = False) -> dict[Path, NamedData]:
-    """Open each data set once."""
+    """Open each dataset once."""
     return {
         path: NamedData(path, open_dataset(path, follow_symlinks=follow_symlinks))
         for path in dict.fromkeys(paths)
@@ -239,7 +239,7 @@ def _measure(what: ProtocolRun, match: ClassMatch, world: World, say: Say) -> tu
         name += f"-{what.mode.name}"
     settings = {"protocol": name, **relevant_settings(config)}
     classes: list[int] | None = None
-    if match.numbers is not None:  # earlier versions assumed equal numbers in both data sets
+    if match.numbers is not None:  # earlier versions assumed equal numbers in both datasets
         settings["classes"] = classes = match.numbers.tolist()
     began = time.monotonic()
     online: OnlineSpec | None = None

@@ -131,7 +131,7 @@ def run_suite(
         data["any"] = (request.train, request.test)
     kinds = list(dict.fromkeys(PROTOCOLS.values()))
     if unknown := [kind for kind in data if kind not in kinds]:
-        raise UsageError(f"data of kind {unknown[0]!r} is unknown; choose {', '.join(kinds)}")
+        raise UsageError(f"unknown kind of data {unknown[0]!r}; choose {', '.join(kinds)}")
     if not data:
         raise UsageError(
             "eval suite needs data: --voc07 TRAIN TEST, --imagenet, --places205, --inat18, "
@@ -204,7 +204,7 @@ def _runs(
     modes: Sequence[Mode],
     left_out: dict[str, str],
 ) -> list[ProtocolRun]:
-    """Return the protocols that the data allows, opening each data set once for all of them."""
+    """Return the protocols that the data allows, opening each dataset once for all of them."""
     features = {kind: pair for kind, pair in data.items() if kind not in DENSE_PROTOCOLS.values()}
     paths = (path for pair in features.values() for path in pair)
     opened = open_data(*paths, follow_symlinks=request.follow_symlinks)

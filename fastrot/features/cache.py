@@ -90,7 +90,7 @@ class FeatureCache:
         Raises:
             UsageError: there is no such folder.
             BadDataError: the cache is unfinished or damaged.
-            MismatchError: it holds other features (the message lists the fields), or its format
+            MismatchError: it holds different features (the message lists the fields), or its format
                 is newer.
             StorageError: it cannot be read.
         """

@@ -1,6 +1,6 @@
-"""Extraction of a data set's features: one decode and one forward pass for all layers.
+"""Extraction of a dataset's features: one decode and one forward pass for all layers.
 
-Rows follow the order of the data set on any number of ranks. The work is split into batches of
+Rows follow the order of the dataset on any number of ranks. The work is split into batches of
 consecutive samples, and every rank computes a batch identically: the bits do not depend on the
 number of ranks, nor on whether the extraction was killed and resumed. On a CPU they depend on the
 threads per rank (OMP_NUM_THREADS), among which convolutions are divided: with two instead of one,
@@ -77,7 +77,7 @@ def extract_features(
 
     Args:
         backbone: the network; it is not modified.
-        samples: the data set.
+        samples: the dataset.
         out: folder of the cache.
         spec: what to extract, settled for this backbone, these samples and the options' device.
         options: how to extract; None: chosen for this machine.
@@ -85,7 +85,7 @@ def extract_features(
 
     Raises:
         UsageError: the specification was made for another backbone or other samples.
-        MismatchError: the folder holds other features; the message names the fields.
+        MismatchError: the folder holds different features; the message names the fields.
         BadDataError: an image cannot be read; the work done before it is kept.
         NonFiniteError: a feature is not finite as float16; the message names layer and sample.
         StorageError: there is too little space, or writing failed.

@@ -55,8 +55,8 @@ def check_fingerprint(path: Path, saved: Mapping[str, Any], now: Mapping[str, An
     """
     if fields := differing_fields(saved, plain(now)):
         raise MismatchError(
-            f"{path}: holds other features: {'; '.join(fields)}; name another folder, or remove "
-            "that one"
+            f"{path}: holds different features: {'; '.join(fields)}; name another folder, or "
+            "remove that one"
         )
 
 

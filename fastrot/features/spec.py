@@ -53,7 +53,7 @@ _RANDOM = ("random_resized", "padded", "center_random")
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Definition of a data set's features; ``ExtractOptions`` says how they are computed.
+    """Definition of a dataset's features; ``ExtractOptions`` says how they are computed.
 
     Attributes:
         layers: stages of the backbone, in order of depth.
@@ -92,7 +92,7 @@ class FeatureSpec:
 
         Args:
             backbone: network that computes the features.
-            samples: the data set.
+            samples: the dataset.
             device: device that computes them.
             layers: stages of the backbone, including ``pool``, in any order.
             crop: the test transform; with ``crops``: how a crop is drawn. If nothing about it is
@@ -106,7 +106,7 @@ class FeatureSpec:
 
         Raises:
             UsageError: a layer or another argument is invalid.
-            BadDataError: the data set does not have one label per sample.
+            BadDataError: the dataset does not have one label per sample.
         """
         known = backbone.model.stage_names
         if unknown := [name for name in layers if name not in known]:
@@ -168,7 +168,7 @@ def _crop_fields(crop: Crop) -> dict[str, Any]:
 
 
 def _data_digest(samples: Dataset) -> str:
-    """Return a digest of the data set, of the chosen label field and of the chosen samples."""
+    """Return a digest of the dataset, of the chosen label field and of the chosen samples."""
     if isinstance(samples, BetonDataset):
         return samples.digest + samples.label_choice
     if not isinstance(samples, DatasetSubset):

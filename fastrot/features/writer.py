@@ -109,7 +109,7 @@ class FeatureWriter:
             samples: n.
             crops: K; 0: the test transform.
             batch: samples per batch; that of an earlier start is kept, so that a resumed
-                extraction runs the same batches and gives the same bits.
+                extraction runs the same batches and gives bit-identical results.
 
         Raises:
             MismatchError: the folder holds unfinished features with another fingerprint.

@@ -127,7 +127,7 @@ def use_batch_norm(
     """Make every ``BatchNorm`` of a model use this engine.
 
     Args:
-        model: modified in place; NIN and ResNets contain only this module's ``BatchNorm``.
+        model: modified in place; NIN and ResNets contain only our ``BatchNorm``.
         engine: the engine to use.
         group: ranks that share their statistics (``fused`` only).
     """

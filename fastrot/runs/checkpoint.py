@@ -123,7 +123,7 @@ def save_checkpoint(
     except (OSError, SafetensorError, BadDataError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
-            f"checkpoint of step {step} not written to {folder}: {error}; free space or repair the "
+            f"checkpoint at step {step} not written to {folder}: {error}; free space or repair the "
             f"disk; older checkpoints are intact ({_free(folder)})"
         ) from error
     return final
@@ -134,7 +134,7 @@ def newest_checkpoint(folder: Path, run_id: str | None = None) -> Checkpoint | N
 
     Args:
         folder: the run's ``checkpoints`` folder.
-        run_id: refuse checkpoints of another run (planted or copied); None accepts any.
+        run_id: refuse checkpoints from another run (planted or copied); None accepts any.
 
     Raises:
         StorageError: there are checkpoints, but none is valid.
@@ -189,7 +189,7 @@ def load_checkpoint(path: Path, *, run_id: str | None = None) -> Checkpoint:
     if not {"state.json", "tensors.safetensors"} <= files.keys():
         raise BadDataError(f"{path}/COMMIT.json: it does not list state and tensors")
     if (name := _NAME.fullmatch(path.name)) and int(name[1]) != step:
-        raise BadDataError(f"{path}: renamed; it is the checkpoint of step {step}")
+        raise BadDataError(f"{path}: renamed; it is the checkpoint at step {step}")
     for name, record in files.items():
         if Path(name).name != name or _file_record(path / name) != record:
             raise BadDataError(f"{path / name}: changed since it was written")
@@ -286,7 +286,7 @@ def _verify_tensors(path: Path, hashes: Mapping[str, str]) -> dict[str, torch.Te
     except (OSError, SafetensorError) as error:
         raise BadDataError(f"{path}: not readable as safetensors: {error}") from error
     if tensors.keys() != hashes.keys():
-        raise BadDataError(f"{path}: other tensors than its commit record lists")
+        raise BadDataError(f"{path}: its tensors differ from those in its commit record")
     for name, tensor in tensors.items():
         if _hash(tensor) != hashes[name]:
             raise BadDataError(f"{path}: tensor {name!r} changed since it was written")

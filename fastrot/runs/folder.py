@@ -230,7 +230,7 @@ def how_killed(path: str | Path) -> str:
             return ""
         sign = f"no sign of process {holder.pid} on {holder.host} for {silent / 60:.0f} minutes"
     step = int(status.get("step", 0))
-    last = f"its last checkpoint is of step {step}" if step else "it had no checkpoint yet"
+    last = f"its last checkpoint is at step {step}" if step else "it had no checkpoint yet"
     return f"{path}: the run was killed ({sign}; out of memory? check dmesg); {last}"
 
 

@@ -87,7 +87,7 @@ class Progress:
             step: steps done, over the whole run.
             metrics: ``epoch`` (may be fractional), ``loss``, ``accuracy`` (0 to 1),
                 ``learning_rate``, ``images_per_second`` (source images), ``views_per_second``,
-                ``data_wait`` (share of the time, 0 to 1); others are shown under their own names.
+                ``data_wait`` (fraction of time, 0 to 1); others are shown under their own names.
         """
         now = time.monotonic()
         self._recent.append((now, step))

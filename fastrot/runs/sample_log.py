@@ -38,7 +38,10 @@ class SampleLog:
             self._noted.append((step, epoch, [batch.index for batch in batches]))
 
     def write(self) -> None:
-        """Write what was noted since the last call; all ranks call this after the same step."""
+        """Write what was noted since the last call.
+
+        Collective: all ranks must call it after the same step.
+        """
         if not self._noted:
             return
         mine = torch.stack([torch.cat(ids) for _, _, ids in self._noted])  # (steps, N)

@@ -72,7 +72,9 @@ class Submission:
 
     def lines(self) -> list[str]:
         """Return lines that say what to type next."""
-        stop = "to save a checkpoint and stop: scancel {}; to resume: the command with --resume"
+        stop = (
+            "to stop and save a checkpoint: scancel {}; to resume: the same command with --resume"
+        )
         if not self.trains:
             stop = "to stop: scancel {}; to continue: the same command"
         return [

@@ -14,7 +14,7 @@ The method is Newton's. Conjugate gradients in float32 find the step; gradients,
 and all reported values are float64. The preconditioner is the Hessian as it would be if all samples
 had the mean curvature: the Kronecker product of the covariance of the features, whose leading
 eigenvectors are computed once, and a K x K matrix. The dual bounds the distance from the optimum:
-any rows a_i of probabilities whose mean is the share of each class give
+any rows a_i of probabilities whose mean is the fraction of each class give
 
     D(a) = mean_i H(a_i) - s/2 |W(a)|^2  <=  min P,   W(a) = X^T (Y - a) / (n s),
 

@@ -1,8 +1,8 @@
 """The problem of ``softmax``, solved by torch, scikit-learn and cyanure.
 
 torch and scikit-learn run until the certified duality gap is small enough or no longer improves;
-cyanure stops when its own estimate of the gap is small enough. The certified gap of the solution
-shows how close to the optimum it is.
+cyanure stops when its own estimate of the gap is small enough. The certified gap of the result
+shows how close to optimal it is.
 
 Shapes: n samples, D dimensions, C classes, K of them present.
 """

@@ -1,4 +1,4 @@
-"""Run a generator ahead of its consumer, in a thread that never hangs nor outlives the consumer."""
+"""Run a generator ahead of its consumer, in a thread that neither hangs nor outlives it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Prefetcher(Generic[T], Iterator[T]):
             item = self._queue.get(timeout=self._deadline)
         except queue.Empty:
             raise StorageError(
-                f"no batch for {self._deadline:.0f} s: the storage of the data set stalls"
+                f"no batch for {self._deadline:.0f} s: the storage of the dataset stalls"
             ) from None
         if isinstance(item, tuple):
             return item[0]

@@ -1,4 +1,4 @@
-"""Child processes: each leads its own process group and ends when this process ends, in any way.
+"""Child processes: each leads its own process group and exits when this process exits, in any way.
 
 In its own group a child gets Ctrl-C and Slurm's signals only through this process: a second signal
 of the same kind would end a trainer before it has saved.
@@ -121,7 +121,7 @@ def end_children(children: Iterable[Child], *, patience: float = 0.0) -> None:
 
     Args:
         children: processes that each lead their own group.
-        patience: seconds to let them exit on their own first.
+        patience: time for them to exit on their own first, in seconds.
     """
     children = list(children)
     deadline = time.monotonic() + patience

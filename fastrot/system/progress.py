@@ -18,7 +18,7 @@ class Meter:
         total: number of images.
         done: number of images that an earlier start finished.
         console: where to show it; None: standard error.
-        interval: seconds between two plain lines.
+        interval: time between two plain lines, in seconds.
 
     Example:
         >>> with Meter("verify", total=2, interval=0) as meter:

@@ -1,6 +1,6 @@
 """Processes that map a function over requests in order, and never outlive or block their parent.
 
-A worker ends when the parent ends, in any way (parent-death signal; end of its pipe). If a worker
+A worker exits when the parent exits, in any way (parent-death signal; end of its pipe). If a worker
 dies, the parent's wait ends at once; if it falls silent, at a deadline. A worker that is stopped
 or ignores signals delays neither ``close`` nor the end of the parent.
 Importing this module imports no torch.
@@ -300,7 +300,7 @@ def _serve(
     parent: int,
 ) -> None:
     # Ctrl-C, Slurm and timeout(1) signal the whole process group: the parent decides what a
-    # signal means, and a worker ends when it is killed or when its parent is gone.
+    # signal means, and a worker exits when it is killed or when its parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(parent)
@@ -322,7 +322,7 @@ def _answer(function: Callable[[Any], Any], request: Any) -> Any:
         raised = _Raised(error, traceback.format_exc())
         try:
             ForkingPickler.loads(ForkingPickler.dumps(raised))
-        except Exception:  # it cannot be sent: this process ends with its traceback
+        except Exception:  # it cannot be sent: this process exits with its traceback
             raise error from None
         return raised
 

@@ -186,8 +186,7 @@ def validate_tree(model: type[Settings], tree: dict[str, Any], where: str) -> Se
     """Turn a tree of plain values into settings.
 
     Raises:
-        UsageError: a key or a value is invalid; the message describes the first mistake on one
-            line.
+        UsageError: a value or key is invalid; the message describes the first mistake on one line.
     """
     try:
         return model.model_validate(tree)

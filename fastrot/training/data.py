@@ -1,4 +1,4 @@
-"""The data sets of a run, and how their samples are drawn."""
+"""The datasets of a run, and how their samples are drawn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EMBEDDED = "embedded:digits"
 
 @dataclass(frozen=True)
 class RunData:
-    """The opened data sets of a run.
+    """The opened datasets of a run.
 
     Attributes:
         train: training samples.
@@ -36,7 +36,7 @@ class RunData:
 
 
 def open_data(config: Config, out: Path, world: World, device: torch.device, say: Say) -> RunData:
-    """Open the data sets that a configuration names; embedded ones are written to disk first.
+    """Open the datasets that a configuration names; embedded ones are written to disk first.
 
     Args:
         config: settings of the run, with ``data.train`` set.
@@ -107,7 +107,7 @@ def train_order(
         config: settings of the run.
         num_samples: number of training samples.
         world: the ranks.
-        accumulation: forward passes per optimizer step.
+        accumulation: micro-batches per optimizer step.
         stored_bytes: size of all samples in bytes, which sets the block length (data.order=block).
     """
     return Sampler(

@@ -1,8 +1,8 @@
 """The training loop: it deals with steps, time, signals and checkpoints, but not with the task.
 
 Everything that decides what is computed is a pure function of the step, so a run that was
-killed anywhere and resumed ends with the same bits as an uninterrupted one (same machine, same
-thread count).
+killed anywhere and resumed gives results bit-identical to those of an uninterrupted one (same
+machine, same thread count).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _HEAP_BYTES = 32 * 2**20
 _HEAP_GROWTH = 1.4
 _LIBRARIES = 190e6  # code and caches of torch, oneDNN and MKL that the first step loads
 
-_MUCH = 0.8  # share of the free memory
+_MUCH = 0.8  # fraction of the free memory
 
 _aten = torch.ops.aten
 
@@ -47,8 +47,8 @@ def check_memory(
 
     Args:
         config: settings with device and precision resolved.
-        images: source images in one forward pass of a rank.
-        passes: forward passes per step.
+        images: source images in one micro-batch of a rank.
+        passes: micro-batches per step.
         backend: how a step is computed.
         world: the ranks; those on one machine share its memory.
         say: prints one line to the user if most of the memory will be taken.
@@ -89,8 +89,8 @@ def predict(config: Config, images: int, passes: int, backend: StepBackend) -> i
 
     Args:
         config: settings with device and precision resolved.
-        images: source images in one forward pass of a rank.
-        passes: forward passes per step; with several, gradients are kept beside the maps.
+        images: source images in one micro-batch of a rank.
+        passes: micro-batches per step; with several, gradients are kept beside the maps.
         backend: how a step is computed.
     """
     side, on_cpu = config.data.resolution, config.train.device == "cpu"

@@ -158,7 +158,7 @@ def requested_config(request: TrainRequest, say: Say) -> Config:
     if config.data.train is None:
         raise UsageError(
             "no training data; add --data FILE.beton (or --data FOLDER of images), "
-            "or leave out -c to train on the embedded digits"
+            "or omit -c to train on the embedded digits"
         )
     return config
 
@@ -176,7 +176,7 @@ def _with_imported(request: TrainRequest, settings: Mapping[str, Any]) -> TrainR
         if section == "model" and (asked := getattr(config.model, name)) != value:
             raise MismatchError(
                 f"cannot train with {key}={asked!r}: the weights imported into {request.out} have "
-                f"{value!r}; leave it out"
+                f"{value!r}; omit it"
             )
     return replace(request, config=config, overrides=overrides)
 
@@ -208,7 +208,7 @@ def _check_recipe(saved: Config, request: TrainRequest) -> None:
     except MismatchError as error:
         raise MismatchError(
             f"-c {request.recipe} is not what the run in {request.out} began with ({error}); "
-            "leave out -c: the run knows its settings"
+            "omit -c: the run knows its settings"
         ) from None
 
 
@@ -231,7 +231,7 @@ def check_resumable(saved: Config, now: Config) -> list[str]:
             if key.startswith(_FIXED):
                 raise MismatchError(
                     f"cannot resume with {key}={value!r}: the run began with {old!r}; "
-                    "leave it out, or start a new run with another --out"
+                    "omit it, or start a new run with another --out"
                 )
             changed.append(f"{key}: {old!r} -> {value!r}")
     return changed

@@ -54,8 +54,8 @@ class BatchPlan:
     """How the global batch is split.
 
     Attributes:
-        per_pass: source images in one forward pass of a rank.
-        accumulation: forward passes per optimizer step.
+        per_pass: source images in one micro-batch of a rank.
+        accumulation: micro-batches per optimizer step.
     """
 
     per_pass: int
@@ -107,7 +107,7 @@ def resolve(
     Args:
         config: settings as requested.
         platform: what this rank computes with.
-        data: the opened data sets.
+        data: the opened datasets.
         say: prints one line to the user.
         anew: keys of ``SHARED_CORES`` to choose again although they have a value, because it was
             chosen for another number of ranks.
@@ -128,8 +128,8 @@ def resolve(
     if batch.accumulation > 1:
         views = batch.per_pass * (4 if config.pretext.views == "all" else 1)
         say(
-            f"accumulating {batch.accumulation} passes per step: batch norm sees bn_batch={views} "
-            "views of a rank at a time, not the whole step"
+            f"accumulating {batch.accumulation} micro-batches per step: batch norm sees "
+            f"bn_batch={views} views of a rank at a time, not the whole step"
         )
     loader: str = config.data.loader
     if loader == "auto":

@@ -128,7 +128,7 @@ def _find_checkpoint(
         )
         raise raised_by_all(error, world.rank)
     if checkpoint is not None:
-        say(f"resuming from the checkpoint of step {checkpoint.step}")
+        say(f"resuming from the checkpoint at step {checkpoint.step}")
     return checkpoint
 
 

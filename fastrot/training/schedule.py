@@ -13,13 +13,13 @@ class Schedule:
     Attributes:
         total_steps: number of optimizer steps after which the run ends.
         steps_per_epoch: optimizer steps per epoch.
-        accumulation: batches per step.
+        accumulation: micro-batches per step.
         views_per_image: views per source image; None: the task makes none.
         rate: returns the learning rate of a step.
         validation_steps: steps between two validations; None: never.
         checkpoint_steps: steps between two checkpoints; None: by time only.
-        checkpoint_seconds: seconds between two checkpoints.
-        log_seconds: seconds between two readings of the device.
+        checkpoint_seconds: time between two checkpoints, in seconds.
+        log_seconds: time between two readings of the device, in seconds.
         keep_checkpoints: number of checkpoints to keep.
         sample_log: ``digest``, ``ids`` or ``none``.
     """

@@ -122,7 +122,7 @@ class TrainStep:
         )
 
     def __call__(self, batches: Sequence[Any]) -> None:
-        """Train on the batches of one step, accumulating gradients if there are several."""
+        """Train on the micro-batches of one step, accumulating gradients if there are several."""
         inputs = [self._task.inputs(batch) for batch in batches]
         self._items += sum(each.items for each in inputs)
         self._run(inputs)

@@ -135,7 +135,7 @@ def _check(step: str, device: torch.device) -> None:
     if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++")):
         raise UsageError(
             "train.step=compile: torch.compile needs a C++ compiler on a CPU, and there is no g++ "
-            "or clang++; install one (apt-get install g++), or leave train.step out"
+            "or clang++; install one (apt-get install g++), or omit train.step"
         )
 
 
@@ -160,7 +160,7 @@ def wrap_model(
     static_graph: bool,
     say: Say,
 ) -> nn.Module:
-    """Return the model as a step runs it; it shares all tensors with ``model``, which is changed.
+    """Return the model as a step runs it; it shares tensors with ``model``, modified in place.
 
     Args:
         model: the model, on the device.
@@ -168,7 +168,7 @@ def wrap_model(
         world: the ranks.
         device: device of the model.
         sync_bn: share batch-norm statistics between the ranks.
-        static_graph: whether every pass of a rank is followed by a reduction of the gradients.
+        static_graph: whether every micro-batch of a rank is followed by a reduction of gradients.
         say: prints one line to the user.
     """
     shared = sync_bn and world.size > 1

@@ -50,7 +50,7 @@ class Trainer:
 
     Args:
         run: the run, with nothing left to decide.
-        data: its opened data sets.
+        data: its opened datasets.
         out: the run folder.
         stack: closes the loaders.
         say: prints one line to the user.
@@ -87,7 +87,7 @@ class Trainer:
             world=world,
             device=device,
             sync_bn=config.model.sync_bn,
-            # Accumulation skips the reduction of some passes, which a static graph does not allow.
+            # Accumulation skips reductions of micro-batches, which a static graph does not allow.
             static_graph=run.batch.accumulation == 1,
             say=say,
         )
@@ -264,9 +264,9 @@ class Trainer:
         saved = checkpoint.state["data"]["train"]  # None: imported weights, which have none
         if saved is not None and saved["digest"] != self._data.train.digest:
             raise MismatchError(
-                f"{self._data.train.path}: not the data that this run was started with "
+                f"{self._data.train.path}: not the data this run was started with "
                 f"({saved['samples']} samples then, {len(self._data.train)} now, or different "
-                "contents); name the original data, or start a new run with another --out"
+                "contents); pass the original data, or start a new run with another --out"
             )
         load_training_tensors(self.model, self.optimizer, checkpoint.tensors)
         if self.scaler is not None and checkpoint.state["scaler"]:
@@ -274,7 +274,7 @@ class Trainer:
         if checkpoint.state["threads"] not in (None, torch.get_num_threads()):
             self._say(
                 f"{torch.get_num_threads()} torch threads now, {checkpoint.state['threads']} when "
-                "the checkpoint was written: valid, but not the same bits as an uninterrupted run"
+                "the checkpoint was written: valid, but not bit-identical to an uninterrupted run"
             )
 
 

@@ -34,9 +34,9 @@ class Validation:
 
     Attributes:
         loss: mean cross-entropy over all views.
-        accuracy: share of views whose turn is predicted, in [0, 1].
+        accuracy: fraction of views whose turn is predicted, in [0, 1].
         confusion: of shape (4, 4), int64: row = true turn, column = predicted turn.
-        knn_accuracy: share of images whose class the neighbours predict, or None without labels.
+        knn_accuracy: fraction of images whose class the neighbours predict, or None without labels.
     """
 
     loss: float

@@ -88,7 +88,7 @@ def choose_prefix(prefixes: Sequence[str], which: Which | None) -> str | None:
     if which == "ema" and not averages:
         raise UsageError(
             "it holds no averaged weights: no key such as 'state_dict_ema', and no second network; "
-            "leave out --weights ema"
+            "omit --weights ema"
         )
     if which is None or len(prefixes) != 2 or len(averages) != 1:
         return None

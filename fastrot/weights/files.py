@@ -69,7 +69,7 @@ def read_weights(path: Path) -> Any:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a safetensors file; empty for one of another format.
+    """Return the texts in the header of a safetensors file; empty for one in another format.
 
     Raises:
         BadDataError: it is damaged.

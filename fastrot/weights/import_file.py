@@ -103,7 +103,7 @@ def import_weights(request: ImportRequest) -> ImportReport:
         FastrotError: the file cannot be loaded (``load_backbone``), or OUT not written.
     """
     if request.turns not in _TURNS:
-        raise UsageError(f"--turns {request.turns!r} is unknown; choose {', '.join(_TURNS)}")
+        raise UsageError(f"unknown --turns {request.turns!r}; choose {', '.join(_TURNS)}")
     out, file = request.out, request.file
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         what = "holds files" if out.is_dir() else "is not a folder"
@@ -135,7 +135,7 @@ def import_weights(request: ImportRequest) -> ImportReport:
 
 
 def _write(out: Path, backbone: Backbone, file: Path, seed: int) -> None:
-    """Write the checkpoint of step 0."""
+    """Write the checkpoint at step 0."""
     head = backbone.head
     model = build_model(backbone.config, seed=seed)
     model.backbone.load_state_dict(backbone.model.state_dict())

@@ -37,7 +37,7 @@ ChannelOrder = Literal["rgb", "bgr"]
 Statistics = tuple[float, float, float]
 
 LEAST_MATCHED = 0.95
-"""Share of the backbone's tensors that a file must hold."""
+"""Fraction of the backbone's tensors that a file must hold."""
 
 _SHOWN = 4
 _STAGE = re.compile(r"(layer|block)\d+\.")
@@ -133,9 +133,9 @@ def load_backbone(
         StorageError: it cannot be read, or no checkpoint of the run is valid.
     """
     if channel_order not in ("rgb", "bgr"):
-        raise UsageError(f"channel order {channel_order!r} is unknown; choose rgb or bgr")
+        raise UsageError(f"unknown channel order {channel_order!r}; choose rgb or bgr")
     if weights not in (None, "plain", "ema"):
-        raise UsageError(f"weights {weights!r} are not known; choose plain or ema")
+        raise UsageError(f"unknown weights {weights!r}; choose plain or ema")
     found = _find(path, model, cast(Which | None, weights))
     source = found.source
     backbone = build_model(found.config, seed=found.seed if seed is None else seed).backbone
@@ -186,7 +186,7 @@ def weights_digest(model: torch.nn.Module) -> str:
 def _find(path: Path, model: ModelConfig | None, weights: Which | None) -> _Found:
     if path.is_dir():
         if weights == "ema":
-            raise UsageError(f"{path}: a run holds no averaged weights; leave out --weights ema")
+            raise UsageError(f"{path}: a run holds no averaged weights; omit --weights ema")
         return _from_run(path, model)
     if not path.is_file():
         raise UsageError(f"{path}: no such run, checkpoint or weight file; check the path")
@@ -235,7 +235,7 @@ def _from_run(path: Path, model: ModelConfig | None) -> _Found:
     if model is not None and model != config.model:
         raise MismatchError(
             f"{path}: its model is {config.model.name}, width {config.model.width}, but another "
-            "one was requested; leave out the architecture: the run knows it"
+            "one was requested; omit the architecture: the run knows it"
         )
     named = {
         name.removeprefix(_OURS): tensor

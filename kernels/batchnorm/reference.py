@@ -1,4 +1,4 @@
-"""The definition of the fused batch normalisation, in plain torch.
+"""The reference for the fused batch normalisation, in plain torch.
 
 A layer is y = relu(gamma (x - mean) / sqrt(var + eps) + beta + residual), where ReLU and residual
 are optional (Ioffe and Szegedy, 2015; the variance is the biased one). All arithmetic is in

@@ -1,4 +1,4 @@
-"""The definition of ``cosine_topk`` in plain torch.
+"""The reference for ``cosine_topk``, in plain torch.
 
 A similarity is the scalar product of two float32 rows, summed in float64 and rounded once to
 float32. The error of the sum, about 1e-16, rarely changes that rounding, so all implementations

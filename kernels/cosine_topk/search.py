@@ -2,10 +2,10 @@
 
 A float32 sum of n products, in any order, is off by at most g(n) |a| |b| with
 g(n) = n u / (1 - n u), u = 2^-24. So a matrix product orders all rows up to a known slack. For each
-query a few more rows than k are kept, and their similarities are computed by the definition. If
+query a few more rows than k are kept, and their similarities are computed by the reference. If
 the lowest product kept, plus the slack, is below the k-th best similarity, no other row can be
 among the nearest. Otherwise (ties, or rows too close to each other for float32) the query is
-searched again with more rows kept, and finally with all of them, which is the definition.
+searched again with more rows kept, and finally with all of them, which is the reference.
 
 Shapes: m queries, b bank rows, D dimensions, k neighbours, c rows kept for each query.
 """

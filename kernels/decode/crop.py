@@ -5,7 +5,7 @@ Each thread handles one sample at a time: it decodes the rows and columns of the
 them, antialiased and bilinear, straight into the batch. No thread holds the GIL, and none allocates
 memory once it has seen an image of the largest size.
 
-The definition is ``crop_reference.py`` on the pixels of ``op.decode_jpeg``: with ``exact`` no
+The reference is ``crop_reference.py`` on the pixels of ``op.decode_jpeg``: with ``exact`` no
 value differs from it by more than one level. Mirroring or turning an image by quarter turns
 mirrors or turns its crop, bit for bit.
 

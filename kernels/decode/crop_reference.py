@@ -1,4 +1,4 @@
-"""The definition of a crop: torchvision's antialiased bilinear resize of a box."""
+"""The reference for crops: torchvision's antialiased bilinear resize of a box."""
 
 from __future__ import annotations
 

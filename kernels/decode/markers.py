@@ -99,7 +99,7 @@ def _built(
 
 
 def walk_markers(data: bytes) -> JpegWalk:
-    """Walk in Python: the definition of ``walk_jpeg``, and the errors for damaged files."""
+    """Walk in Python: the reference for ``walk_jpeg``, and the errors for damaged files."""
     frame: JpegHeader | None = None
     exif: bytes | None = None
     scans, end = 0, None

@@ -1,4 +1,4 @@
-"""JPEG decoding by Pillow: the definition of the pixels, and the fallback without the extension.
+"""JPEG decoding by Pillow: the reference for the pixels, and the fallback without the extension.
 
 Pillow refuses a file that ends early, but it ignores libjpeg's warnings, so damage in the middle of
 a scan silently gives wrong pixels. Only the compiled decoder, or a checksum of the bytes, finds it.

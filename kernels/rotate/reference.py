@@ -1,4 +1,4 @@
-"""The definition of ``rotate_views`` in plain torch, and its lookup table.
+"""The reference for ``rotate_views``, in plain torch, and its lookup table.
 
 Direction: views are turned counter-clockwise, as by ``torch.rot90`` and ``numpy.rot90``, and as in
 RotNet and MMSelfSup 0.x (class k = k turns). ``mmcv.imrotate`` turns clockwise: a head trained with

@@ -46,7 +46,7 @@ def test_loaders_are_told_as_shares_of_the_rate_without_loading(digits: Path) ->
 
 @pytest.mark.slow
 def test_what_ends_a_trainer_is_passed_on(digits: Path) -> None:
-    with pytest.raises(TrainerError, match="batch=5000 is larger than the data set") as raised:
+    with pytest.raises(TrainerError, match="batch=5000 is larger than the dataset") as raised:
         run_train(TrainBenchRequest(
             digits, recipe="digits", overrides=[*SMALL, "train.global_batch=5000"], loaders=(),
             rounds=1, seconds=1.0, repeat=1, progress=False,

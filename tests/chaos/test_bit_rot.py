@@ -169,7 +169,7 @@ def test_other_data_and_a_newer_version(tiny: TinyRun, tmp_path: Path, fault_log
     with fault_log(20) as trial:
         held_out = tiny.data.with_name("digits-val.beton")
         ended = tiny.server.run(*tiny.resume(out, "--data", str(held_out)))
-        assert ended.code == 78 and "not the data that this run was started with" in ended.line, (
+        assert ended.code == 78 and "not the data this run was started with" in ended.line, (
             ended.text
         )
         trial.seconds = ended.seconds

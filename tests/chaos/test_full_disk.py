@@ -40,7 +40,7 @@ def test_a_full_disk_ends_the_run_only_after_three_misses(
         ended = program.end()
         trial.seconds = ended.at - since
         assert_says_where(ended, 74)
-        assert ended.text.count("warning: checkpoint of step") == 2  # the third is the end
+        assert ended.text.count("warning: checkpoint at step") == 2  # the third is the end
         assert "older checkpoints are intact" in ended.line and "MiB free" in ended.line
         assert "MiB are needed" in ended.line
         assert tiny.newest(disk.seen / "run") == 2

@@ -103,7 +103,7 @@ def disk_full(*words: str) -> None:
 
 
 def no_data(*words: str) -> None:
-    """The data set of the main rank is not what it should be."""
+    """The dataset of the main rank is not what it should be."""
     open_dataset = fastrot.training.data.open_dataset
 
     def fail(*arguments: Any, **options: Any) -> Any:

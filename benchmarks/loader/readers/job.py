@@ -69,7 +69,7 @@ class Stored:
         path: path of the data.
 
     Attributes:
-        samples: the data set.
+        samples: the dataset.
         raw: whether the images are stored as pixels.
 
     Raises:

@@ -42,7 +42,10 @@ class ReportCell:
 
     @property
     def views_per_s(self) -> float:
-        """Return the total rate of all ranks, the median over repeats; 0 if not measured."""
+        """Return the total rate of all ranks (median over repeats), in views/s.
+
+        0 if it was not measured.
+        """
         return 0.0 if self.figures is None else self.figures.views_per_s.median
 
     def to_json(self) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def environments(records: Sequence[CellRecord]) -> list[Environment]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten a configuration into texts by dotted key; absolute paths keep only their last part.
+    """Flatten a configuration into strings by dotted key.
+
+    Absolute paths are reduced to their last component.
 
     The same file may be in different folders on different machines.
     """

@@ -11,9 +11,9 @@ from fastrot.benchmarks.common.harness import Spread, spread
 from fastrot.benchmarks.sweep.record import CellRecord
 
 BUSY = 0.1
-"""Share of the cores above which other programs contaminate a measurement."""
+"""Fraction of the cores above which other programs contaminate a measurement."""
 _LIKE = 0.1  # ceilings closer than this limit together: each was measured only once
-_REACHED = 0.75  # a ceiling limits only rates of at least this share of it
+_REACHED = 0.75  # a ceiling limits only rates of at least this fraction of it
 _MOST = 10**12  # no sound record has a larger count
 
 

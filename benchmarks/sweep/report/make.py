@@ -90,7 +90,7 @@ def make_sweep_report(
         StorageError: a file cannot be written.
     """
     if threshold is not None and baseline is None:
-        raise UsageError(f"--threshold={threshold} is for --baseline; name one, or leave it out")
+        raise UsageError(f"--threshold={threshold} is for --baseline; name one, or omit it")
     sweep = read_sweep(folder)
     page = out or folder
     page = page if page.suffix == ".html" else page / "report.html"

@@ -1,4 +1,4 @@
-"""A ``.beton`` file as a data set for the loaders."""
+"""A ``.beton`` file as a dataset for the loaders."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class BetonDataset:
 def _origin(described: manifest.Manifest | None) -> str | None:
     """Return the digest of the folder that a file was made from; None if another program made it.
 
-    The source hash that other programs write may cover several splits of a data set.
+    The source hash that other programs write may cover several splits of a dataset.
     """
     if described is None or not str(described.made_by.get("program")).endswith(" prepare"):
         return None

@@ -78,7 +78,7 @@ _ARRAYS = (Kind.ARRAY, Kind.TENSOR)
 
 @dataclass(frozen=True)
 class Field:
-    """One column of the data set.
+    """One column of the dataset.
 
     Attributes:
         name: 1 to 16 printable ASCII characters.

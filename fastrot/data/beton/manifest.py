@@ -262,7 +262,7 @@ def _check_types(document: dict[str, Any]) -> None:
     }
     if set(document) != {"format", "version", *good} or not all(good.values()):
         wrong = [key for key, fine in good.items() if not fine]
-        raise ValueError(f"fields missing, unknown or of a wrong type: {wrong or list(document)}")
+        raise ValueError(f"fields missing, unknown or of the wrong type: {wrong or list(document)}")
 
 
 def _build(path: Path, document: dict[str, Any], file: BetonFile) -> Manifest:

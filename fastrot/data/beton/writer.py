@@ -149,7 +149,7 @@ class BetonWriter:
             data, columns = encode_sample(self.fields, self._offsets, values, record)
         except ValueError as error:
             raise BadDataError(
-                f"{self.path}: sample {sample}, {error}; correct or leave out this sample"
+                f"{self.path}: sample {sample}, {error}; correct or omit this sample"
             ) from None
         self._make_room(data)
         pointers = self._pages.place(data)

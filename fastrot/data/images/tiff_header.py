@@ -70,7 +70,7 @@ def read_tiff_header(file: BinaryIO) -> TiffHeader:
     if bits > 16 or any(value not in _UNSIGNED for value in formats):
         kind = {2: "signed ", 3: "floating-point "}.get(formats[0], "")
         raise TiffError(
-            f"a TIFF with {kind}samples of {bits} bits, whose black and white are not known; "
+            f"a TIFF with {kind}samples of {bits} bits, whose black and white levels are unknown; "
             "save it with 8 or 16 bits"
         )
     samples = page.first(_SAMPLES, 1)

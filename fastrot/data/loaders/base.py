@@ -20,7 +20,7 @@ class BaseLoader(ABC):
         spec: everything that a loader needs.
 
     Attributes:
-        reads: how the data set is read and why, in one line; empty if there is no choice.
+        reads: how the dataset is read and why, in one line; empty if there is no choice.
     """
 
     reads = ""

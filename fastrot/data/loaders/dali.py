@@ -73,7 +73,7 @@ class DaliLoader(BaseLoader):
     Args:
         spec: everything that a loader needs; ``workers`` is the number of reading threads and of
             decoding threads.
-        hw_decoder_load: share of the JPEGs for the GPU's hardware decoder, if it has one.
+        hw_decoder_load: fraction of the JPEGs for the GPU's hardware decoder, if it has one.
     """
 
     def __init__(self, spec: LoaderSpec, *, hw_decoder_load: float = HW_DECODER_LOAD) -> None:

@@ -24,7 +24,7 @@ from fastrot.errors import FastrotError
 Bytes = NDArray[np.uint8]
 
 HW_DECODER_LOAD = 0.65
-"""Share of the JPEGs that the GPU's hardware engine decodes, if it has one; CUDA kernels and
+"""Fraction of the JPEGs that the GPU's hardware engine decodes, if it has one; CUDA kernels and
 ``threads`` on the host decode the rest. This is DALI's default. The best share depends on the GPU
 and on the threads: MLPerf's submissions for the H100 and H200 (6 threads per GPU) used 0.99; on an
 A100, 0.75 gave 7,000 images/s, 1.0 gave 5,000 and 0.0 gave 6,000 (DALI, issue 5362)."""

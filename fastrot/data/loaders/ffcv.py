@@ -45,7 +45,7 @@ class FfcvLoader(BaseLoader):
         spec: everything that a loader needs; ``workers`` is the number of threads.
 
     Raises:
-        UsageError: the data set is not a .beton file.
+        UsageError: the dataset is not a .beton file.
         MismatchError: crops leave the image, which FFCV's resize cannot do.
         BadSampleError: a sample is bad, and bad samples are fatal.
     """

@@ -7,7 +7,7 @@ each sample from a table and writes its status into another.
 The compiled code has the addresses of the tables. Captured arrays would not work: numba freezes
 those of up to 1 MB as constants, but boxes change every epoch.
 
-Shapes: the data set has n samples; a crop has side S.
+Shapes: the dataset has n samples; a crop has side S.
 """
 
 from __future__ import annotations

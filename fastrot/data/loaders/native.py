@@ -53,7 +53,7 @@ from fastrot.system.prefetch import Prefetcher
 _BATCHES_AHEAD = 3
 _SAMPLES_A_THREAD = 8  # samples decoded ahead per thread, at least, if batches are small
 _POLL_SECONDS = 0.2  # between two checks for signals
-_MAPPED_SHARE = 0.5  # largest share of the free memory that a mapped file may fill
+_MAPPED_SHARE = 0.5  # largest fraction of the free memory that a mapped file may fill
 
 _JPEG = b"\xff\xd8"
 
@@ -94,7 +94,7 @@ class NativeLoader(BaseLoader):
             which works only while the caller waits for it.
 
     Attributes:
-        reads: how the data set is read and why, in one line.
+        reads: how the dataset is read and why, in one line.
 
     Raises:
         KernelUnavailableError: the extension was built without decoding.
@@ -221,7 +221,7 @@ class NativeLoader(BaseLoader):
 
 
 def _open(dataset: Dataset) -> tuple[_Opened | None, str]:
-    """Open the ``.beton`` behind a data set for the threads; also return a line that says how."""
+    """Open the ``.beton`` behind a dataset for the threads; also return a line that says how."""
     inner, ids = dataset, None
     while isinstance(inner, DatasetSubset):
         ids = inner.ids if ids is None else inner.ids[ids]

@@ -1,1 +1,1 @@
-"""Conversion of data sets to .beton files."""
+"""Conversion of datasets to .beton files."""

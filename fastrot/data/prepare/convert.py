@@ -50,11 +50,11 @@ from fastrot.system.worker_pool import MAX_BATCH, WorkerPool
 _SHUFFLE_EPOCH = 2**32 - 1  # no training epoch shuffles with the same numbers
 _MIN_IMAGES_A_WORKER = 16
 _JPEG_NAMES = (".jpg", ".jpeg", ".jpe", ".jfif")
-_MOSTLY = 0.9  # share of the files
+_MOSTLY = 0.9  # fraction of the files
 
 
 def prepare(request: PrepareRequest) -> PrepareReport:
-    """Convert a data set to a ``.beton`` file with a manifest.
+    """Convert a dataset to a ``.beton`` file with a manifest.
 
     Every image is decoded, turned upright (EXIF) and stored as an RGB JPEG; CIFAR's binary
     version is stored as raw pixels unless a quality is given. Labels become a field ``label`` of
@@ -62,7 +62,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
 
     Raises:
         UsageError: a path is wrong, or ``out`` exists.
-        BadDataError: the source is not a data set, or has a bad image.
+        BadDataError: the source is not a dataset, or has a bad image.
         MismatchError: another process is writing ``out``, or the run to be resumed was started with
             other settings.
         StorageError: the disk is full, or ``out`` cannot be written.
@@ -316,5 +316,5 @@ def _bad_image(source: Source, bad: Skipped) -> BadDataError:
     path = str(source.root / bad.path)
     return BadDataError(
         f"bad image {path if path.isprintable() else repr(path)}: {bad.reason}; repair or remove "
-        "it and start again, or leave such images out with --resume --on-bad-sample skip"
+        "it and start again, or skip such images with --resume --on-bad-sample skip"
     )

@@ -205,9 +205,7 @@ class PrepareRequest:
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"--seed={self.seed} must be from 0 to 2**64 - 1")
         if self.on_bad_sample not in ("fail", "skip"):
-            raise UsageError(
-                f"--on-bad-sample={self.on_bad_sample!r} is unknown; choose fail or skip"
-            )
+            raise UsageError(f"unknown --on-bad-sample={self.on_bad_sample!r}; choose fail or skip")
 
     @property
     def encoding(self) -> Encoding:

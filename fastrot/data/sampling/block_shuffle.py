@@ -95,9 +95,9 @@ def stable_argsort(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=4)
 def _windows(blocks: Blocks, epoch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Return the blocks of each of W windows, and where the windows begin in the epoch.
+    """Return the block ids of each of W windows, and the windows' start offsets in the epoch.
 
-    The second is in samples, of shape (W + 1,); the last one is the number of samples.
+    Offsets count samples and have shape (W + 1,); the last is the number of samples.
     """
     count = -(-blocks.num_samples // blocks.length)
     keys = philox_u64(blocks.seed, epoch, np.arange(count, dtype=np.uint64), Stream.BLOCK)

@@ -82,10 +82,10 @@ class BatchDraw:
 
 @dataclass(frozen=True)
 class BatchDrawer:
-    """Draws the batches of a data set; picklable, so that worker processes can draw them.
+    """Draws the batches of a dataset; picklable, so that worker processes can draw them.
 
     Attributes:
-        dataset: the data set of the images.
+        dataset: the dataset of the images.
         crop: how a crop is drawn.
         seed: key of crops, flips, turns and replacements.
         on_bad_sample: ``fail`` raises the error of a bad sample; ``skip`` uses
@@ -107,7 +107,7 @@ class BatchDrawer:
         Args:
             epoch: index of the epoch.
             ids: sample ids from the sampler, of shape (N,).
-            sizes: widths and heights, of shape (N, 2); None: taken from the data set, which reads
+            sizes: widths and heights, of shape (N, 2); None: taken from the dataset, which reads
                 the headers if images are separate files.
 
         Raises:

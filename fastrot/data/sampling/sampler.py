@@ -45,7 +45,7 @@ class Sampler:
     exactly once, the last step may be short, and a rank's share of it may be empty.
 
     Args:
-        num_samples: n, the number of samples in the data set.
+        num_samples: n, the number of samples in the dataset.
         global_batch: B, source images per step over all ranks, before rotation.
         seed: 64-bit key of the permutation.
         mode: ``random`` draws a new permutation each epoch, ``sequential`` keeps file order,
@@ -53,7 +53,7 @@ class Sampler:
         drop_last: drop the last short batch (training) or keep it (evaluation).
         rank: this rank, in [0, world).
         world: W, number of ranks.
-        accumulation: A, forward passes per step; a rank's share is cut into A equal batches.
+        accumulation: A, micro-batches per step: a rank's share is cut into A equal batches.
         block: samples per block (mode ``block``), from ``block_length``.
         window: number of blocks that are shuffled together (mode ``block``).
 
@@ -79,7 +79,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
-            raise UsageError(f"num_samples={self.num_samples}: the data set is empty")
+            raise UsageError(f"num_samples={self.num_samples}: the dataset is empty")
         if self.global_batch < 1 or self.accumulation < 1:
             raise UsageError(
                 f"global_batch={self.global_batch}, accumulation={self.accumulation}: "
@@ -98,7 +98,7 @@ class Sampler:
             whole = self.world * self.accumulation
             fits = max(whole, self.num_samples // whole * whole)
             raise UsageError(
-                f"global_batch={self.global_batch} is larger than the data set "
+                f"global_batch={self.global_batch} is larger than the dataset "
                 f"({self.num_samples} samples): no full step; lower it, e.g. with "
                 f"--set train.global_batch={fits}"
             )

@@ -1,1 +1,1 @@
-"""Data sets in their published layouts: folders, lists and annotations."""
+"""Datasets in their published layouts: folders, lists and annotations."""

@@ -26,7 +26,7 @@ RECORD_PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class _Version:
-    """One of the two data sets: its files, label bytes per record, classes and their names."""
+    """One of the two datasets: its files, label bytes per record, classes and their names."""
 
     folder: str
     splits: dict[str, tuple[str, ...]]
@@ -86,14 +86,15 @@ def find(root: Path) -> Path | None:
         pickled = ("batches.meta", "data_batch_1"), ("meta", "train", "test")
         if any(all((folder / name).is_file() for name in names) for names in pickled):
             raise BadDataError(
-                f"{folder}: the Python version of CIFAR is a pickle, which could run code; "
-                "download the binary version (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz)"
+                f"{folder}: the Python version of CIFAR consists of pickle files, which can run "
+                "arbitrary code when loaded; download the binary version "
+                "(cifar-10-binary.tar.gz, cifar-100-binary.tar.gz)"
             )
     return None
 
 
 def list_records(root: Path, split: str | None) -> Records:
-    """List one split of the data set in ``root``.
+    """List one split of the dataset in ``root``.
 
     Raises:
         UsageError: no split was chosen, or it does not exist.
@@ -117,7 +118,7 @@ def list_records(root: Path, split: str | None) -> Records:
         if (worst := int(labels[-1].max())) >= version.classes:
             raise BadDataError(
                 f"{root / name}: label {worst} in record {int(labels[-1].argmax())} is not below "
-                f"{version.classes}; the file is damaged; unpack it again"
+                f"{version.classes}; the file is damaged; extract the archive again"
             )
         paths += [f"{name}#{i}" for i in range(len(rows))]
     return Records(tuple(paths), np.concatenate(labels), class_names, contents.digest())
@@ -151,7 +152,7 @@ def _version(folder: Path) -> _Version | None:
 def _class_names(root: Path, version: _Version) -> tuple[str, ...]:
     path = root / version.names
     if not path.is_file():
-        raise BadDataError(f"{path}: missing (the names of the classes); unpack the archive again")
+        raise BadDataError(f"{path}: missing (the names of the classes); extract the archive again")
     names = tuple(path.read_text(encoding="ascii", errors="replace").split())
     if len(names) != version.classes or len(set(names)) != version.classes:
         raise BadDataError(f"{path}: {len(names)} names instead of {version.classes} distinct ones")
@@ -160,11 +161,11 @@ def _class_names(root: Path, version: _Version) -> tuple[str, ...]:
 
 def _read(path: Path, record: int) -> bytes:
     if not path.is_file():
-        raise BadDataError(f"{path}: missing; unpack the archive again")
+        raise BadDataError(f"{path}: missing; extract the archive again")
     data = path.read_bytes()
     if not data or len(data) % record:
         raise BadDataError(
             f"{path}: {len(data)} bytes are not a multiple of {record} (one record); "
-            "unpack the archive again"
+            "extract the archive again"
         )
     return data

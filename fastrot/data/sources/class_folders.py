@@ -67,8 +67,8 @@ def _contradiction(
             else:
                 continue
             return BadDataError(
-                f"{part.path}: {name!r} has label {label}, but {why}; correct the line or unpack "
-                "the list again"
+                f"{part.path}: {name!r} has label {label}, but {why}; correct the line or "
+                "extract the dataset again"
             )
     raise AssertionError("the counts contradict each other, but no line does")
 
@@ -83,19 +83,19 @@ def check_every_class(listed: ImageList, num_classes: int) -> None:
     if lacking.size:
         raise BadDataError(
             f"{listed.path}: no image of {lacking.size:,} of {num_classes:,} classes, the first "
-            f"with label {lacking[0]}; unpack it again, or {_PARTLY}"
+            f"with label {lacking[0]}; extract the dataset again, or {_PARTLY}"
         )
 
 
 def check_none_unlisted(root: Path, kind: str, lists: Mapping[str, ImageList]) -> None:
     """Check that every image in the class folders is in one of the lists.
 
-    Nothing is checked if the lists have their published lengths, or if one of the data set's splits
+    Nothing is checked if the lists have their published lengths, or if one of the dataset's splits
     has no list. Missing folders are skipped.
 
     Args:
         root: folder that the names are relative to.
-        kind: kind of data set, as in ``SIZES``.
+        kind: kind of dataset, as in ``SIZES``.
         lists: the list of each split.
 
     Raises:
@@ -117,7 +117,7 @@ def check_none_unlisted(root: Path, kind: str, lists: Mapping[str, ImageList]) -
         named = " or ".join(str(part.path) for part in parts)
         raise BadDataError(
             f"{root / folder}: {len(extra):,} of {len(there):,} images are not in {named}, the "
-            f"first {extra[0]!r}; a list was cut short; unpack it again, or {_PARTLY}"
+            f"first {extra[0]!r}; a list was cut short; extract the dataset again, or {_PARTLY}"
         )
 
 

@@ -1,7 +1,8 @@
 """MS COCO: images that can show several of 80 categories.
 
 ``annotations/instances_SPLITYEAR.json`` lists the images in ``SPLITYEAR/``. A category is present
-if an instance of it is outlined, not counted if there is only a crowd of it, and absent otherwise.
+if at least one instance is outlined, ignored if it is annotated only as a crowd, and absent
+otherwise.
 
 Annotation files are large (450 MB for COCO's training set) and consist mostly of outlines, which
 are dropped during parsing. Importing this module does not import torch.
@@ -86,7 +87,7 @@ def find_part(root: Path, split: str | None, *, otherwise: str = "") -> tuple[Pa
         raise SplitError(f"{base} {asked}", parts)
     folder = base / chosen[0]
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; unpack the images of {chosen[0]} there")
+        raise UsageError(f"{folder}: no such folder; extract the images of {chosen[0]} there")
     return folder, base / "annotations" / f"instances_{chosen[0]}.json"
 
 
@@ -135,7 +136,7 @@ def read_annotations(path: Path) -> Annotations:
         )
     except (ValueError, OverflowError, RecursionError) as error:  # also JSON and Unicode errors
         raise BadDataError(
-            f"{path}: not annotations in COCO's format: {error}; unpack it again"
+            f"{path}: not annotations in COCO's format: {error}; extract the dataset again"
         ) from None
 
 
@@ -184,7 +185,7 @@ def _columns(
         columns = list(zip(*entries, strict=True))
         if all(set(map(type, c)) == {t} for c, t in zip(columns, types, strict=True)):
             return columns
-    raise ValueError(f"an entry of {key!r} lacks a value or has one of a wrong type")
+    raise ValueError(f"an entry of {key!r} lacks a value or has one of the wrong type")
 
 
 def in_order(what: str, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:

@@ -1,4 +1,4 @@
-"""A folder of images as a data set: files are read and decoded on demand.
+"""A folder of images as a dataset: files are read and decoded on demand.
 
 It may have any layout that ``list_source`` supports, so no conversion is needed. Importing this
 module does not import torch.
@@ -22,13 +22,13 @@ class FolderDataset(ImageFiles):
 
     The digest covers names, sizes in bytes, labels and class names, so opening a million files
     reads none of them. If an image is replaced by another of exactly the same size, a resumed run
-    does not notice; modification times would show it, but they also change when a data set is
+    does not notice; modification times would show it, but they also change when a dataset is
     copied to another machine. A ``.beton`` file has checksums and therefore no such gap.
 
     Args:
-        path: the folder of the data set.
+        path: the folder of the dataset.
         kind: its layout, as in ``list_source``; ``folder``: class folders or unlabelled images.
-        split: which part to read, if the data set has parts.
+        split: which part to read, if the dataset has parts.
         follow_symlinks: also follow links that lead out of the folder.
 
     Raises:

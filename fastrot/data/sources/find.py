@@ -1,4 +1,4 @@
-"""Finds the images of a data set on disk, whatever its layout, and their labels.
+"""Finds the images of a dataset on disk, whatever its layout, and their labels.
 
 Each layout has its own module; this one detects which it is. Only names, sizes and lists are read.
 Importing this module does not import torch.
@@ -34,7 +34,7 @@ def list_source(
     split: str | None = None,
     follow_symlinks: bool = False,
 ) -> Source:
-    """List a data set.
+    """List a dataset.
 
     Args:
         path: the folder.
@@ -43,7 +43,7 @@ def list_source(
             binary version. For the others see the modules of the same name. ``imagenet``,
             ``places205`` and ``inat18`` must have all of their classes; a part of one is read as
             class folders (``folder``).
-        split: which part to list, if the data set has parts (train, val, test ...).
+        split: which part to list, if the dataset has parts (train, val, test ...).
         follow_symlinks: also follow links that lead out of the folder.
 
     Raises:
@@ -54,7 +54,7 @@ def list_source(
     """
     root = Path(path)
     if kind not in KINDS:
-        raise UsageError(f"kind={kind!r} is unknown; choose {', '.join(KINDS[:-1])} or inat18")
+        raise UsageError(f"unknown kind={kind!r}; choose {', '.join(KINDS[:-1])} or inat18")
     if not root.exists():
         raise UsageError(f"{root}: no such folder; check the path")
     if not root.is_dir():
@@ -86,7 +86,7 @@ def _list_cifar(root: Path, split: str | None, boundary: Path | None) -> Source:
     binary = cifar.find(root)
     if binary is None:
         raise UsageError(
-            f"{root}: not CIFAR's binary version, which has .bin files; leave --kind out to read "
+            f"{root}: not CIFAR's binary version, which has .bin files; omit --kind to read "
             "folders of its images"
         )
     records = cifar.list_records(binary, split)

@@ -87,7 +87,7 @@ def read_labelled_list(path: Path, *, num_classes: int) -> tuple[list[str], NDAr
             elif label:
                 raise BadDataError(
                     f"{path}: line {number}, {line.strip()[:200]!r}, is not the name of an image "
-                    f"and a label below {num_classes}; unpack or create the list again"
+                    f"and a label below {num_classes}; create the list or extract the dataset again"
                 )
     return names, np.array(labels, np.int64)
 
@@ -130,7 +130,7 @@ def _read_devkit(path: Path, wnids: Sequence[str]) -> LabelList:
     except (ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
         raise BadDataError(
             f"{path}: this file and meta.mat are not those of ImageNet's devkit: "
-            f"{type(error).__name__}: {error}; unpack it again"
+            f"{type(error).__name__}: {error}; extract the devkit again"
         ) from None
     names = [f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, len(numbers) + 1)]
     return LabelList(names, labels, class_names)

@@ -92,7 +92,10 @@ def _base(root: Path) -> Path | None:
 
 
 def _wnids(base: Path) -> list[str]:
-    """Return the WordNet ids that name the folders of ``train``; empty if one has another name."""
+    """Return the WordNet ids of the folders in ``train``, in order.
+
+    Empty if any folder is named otherwise, or there are none.
+    """
     folder = base / "train"
     found = scan_folder(folder, ".", None).folders if folder.is_dir() else []
     return found if all(map(_WNID.fullmatch, found)) else []
@@ -113,7 +116,8 @@ def _from_folders(
         )
     if lacking := [name for name in wnids if name not in folders]:
         raise BadDataError(
-            f"{folder}: no folder {lacking[0]!r}, which is a class in train/; unpack it again, or "
+            f"{folder}: no folder {lacking[0]!r}, which is a class in train/; extract the "
+            "dataset again, or "
             f"{_PARTLY}"
         )
     _check_count(folder, len(folders))
@@ -122,12 +126,12 @@ def _from_folders(
     for label, name in enumerate(folders):
         images = sorted(walk_folder(folder, name, boundary, left_out))
         if not images:
-            raise BadDataError(f"{folder / name}: no image in this class folder; unpack it again")
+            raise BadDataError(f"{folder / name}: no image in this class folder; extract it again")
         for path, _ in images:
             if (own := _OWN_CLASS.match(os.path.basename(path))) and own[1] != name:
                 raise BadDataError(
                     f"{folder / path}: named as an image of class {own[1]}, but in the folder "
-                    f"of {name}; unpack it again"
+                    f"of {name}; extract the dataset again"
                 )
         found += images
         labels += [label] * len(images)
@@ -154,7 +158,7 @@ def _from_list(
     if extra := sorted(set(images) - set(listed.names)):
         raise BadDataError(
             f"{path}: names {len(listed.names):,} images, but {len(extra):,} others are there, the "
-            f"first {extra[0]!r} in {folder}; the list was cut short or belongs to another data set"
+            f"first {extra[0]!r} in {folder}; the list was cut short or belongs to another dataset"
         )
     return listed_source(
         folder,
@@ -171,8 +175,8 @@ def _from_list(
 def _check_count(path: Path, count: int) -> None:
     if count != NUM_CLASSES:
         raise BadDataError(
-            f"{path}: {count:,} classes; ImageNet 2012 has {NUM_CLASSES:,}; unpack it again, or "
-            f"{_PARTLY}"
+            f"{path}: {count:,} classes; ImageNet 2012 has {NUM_CLASSES:,}; extract the "
+            f"dataset again, or {_PARTLY}"
         )
 
 
@@ -184,5 +188,5 @@ def _check_balance(folder: Path, source: Source) -> None:
         raise BadDataError(
             f"{folder}: {counts[most]} images of class {source.class_names[most]} and "
             f"{counts[least]} of {source.class_names[least]}, but in ImageNet all classes have the "
-            f"same number; correct the labels or unpack it again, or {_PARTLY}"
+            f"same number; correct the labels or extract the dataset again, or {_PARTLY}"
         )

@@ -39,7 +39,7 @@ def list_inaturalist(root: Path, split: str | None, boundary: Path | None) -> So
         boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: the layout is another one, or the split does not exist.
+        UsageError: the layout is a different one, or the split does not exist.
         BadDataError: a list is damaged, has the wrong number of classes, contradicts the folders
             of its images or the other list, or an image in it is missing.
         OSError: as the system reports it.
@@ -55,7 +55,9 @@ def list_inaturalist(root: Path, split: str | None, boundary: Path | None) -> So
     (path, names, labels), categories = read[split]
     for listed, others in read.values():
         if others != categories:
-            raise BadDataError(f"{listed.path}: other categories than {path}; unpack both again")
+            raise BadDataError(
+                f"{listed.path}: its categories differ from those of {path}; extract both again"
+            )
     lists = {part: listed for part, (listed, _) in read.items()}
     one_folder_a_class(tuple(lists.values()))
     for listed in lists.values():
@@ -79,14 +81,14 @@ def _read(path: Path) -> tuple[ImageList, list[str]]:
     if len(found.categories) != NUM_CLASSES:
         raise BadDataError(
             f"{path}: {len(found.categories):,} categories instead of the {NUM_CLASSES:,} of "
-            "iNaturalist 2018; unpack it again, or read a part of the data as class "
-            "folders, with --kind folder"
+            "iNaturalist 2018; extract the dataset again, or read a part of the data as "
+            "class folders, with --kind folder"
         )
     counts = np.bincount(found.image, minlength=len(found.names))
     if (wrong := np.flatnonzero(counts != 1)).size:
         raise BadDataError(
             f"{path}: image {found.names[wrong[0]]!r} has {counts[wrong[0]]} annotations but must "
-            "have one; unpack it again"
+            "have one; extract the dataset again"
         )
     labels = np.zeros(len(found.names), np.int64)
     labels[found.image] = found.category

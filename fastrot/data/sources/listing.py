@@ -1,6 +1,6 @@
-"""The listing of a data set on disk: names, labels and sizes of its images.
+"""The listing of a dataset on disk: names, labels and sizes of its images.
 
-This module also knows how many images the splits of published data sets have, so that a part is
+This module also knows how many images the splits of published datasets have, so that a part is
 not mistaken for the whole. Importing it does not import torch.
 """
 
@@ -40,12 +40,12 @@ SIZES = {
     ("cifar", "train"): 50000,
     ("cifar", "test"): 10000,
 }
-"""Number of images by kind and split, as the data sets' web pages state it."""
+"""Number of images by kind and split, as the datasets' web pages state it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images of a data set, in order of their names.
+    """The images of a dataset, in order of their names.
 
     Attributes:
         root: folder that ``paths`` are relative to.
@@ -53,7 +53,7 @@ class Source:
         labels: see ``Labels``.
         class_names: one name per class, or None for a flat folder.
         sizes: bytes on disk, shape (n,), int64.
-        kind: layout of the data set; ``cifar`` is CIFAR's binary version.
+        kind: layout of the dataset; ``cifar`` is CIFAR's binary version.
         digest: hash over names, sizes, labels and class names.
         left_out: everything else that the folder contains.
     """
@@ -152,7 +152,7 @@ def listed_source(
             ``root``.
     """
     if not names:
-        raise BadDataError(f"{listed_in}: names no image; unpack it again")
+        raise BadDataError(f"{listed_in}: names no image; extract the dataset again")
     order = sorted(range(len(names)), key=names.__getitem__)
     paths = [names[i] for i in order]
     for earlier, later in itertools.pairwise(paths):
@@ -185,7 +185,7 @@ def count_unlisted(folder: Path, listed: Iterable[str]) -> LeftOut:
 
 
 def check_split(folder: Path, split: str | None, there: Sequence[str]) -> str:
-    """Return the requested split if the data set has it.
+    """Return the requested split if the dataset has it.
 
     Raises:
         SplitError: there is no such split, or none was given.
@@ -197,7 +197,7 @@ def check_split(folder: Path, split: str | None, there: Sequence[str]) -> str:
 
 
 def check_link(path: str, boundary: Path | None) -> None:
-    """Check that a symbolic link leads to something that exists, within the data set.
+    """Check that a symbolic link leads to something that exists, within the dataset.
 
     Raises:
         BadDataError: its target does not exist, or is outside.
@@ -207,7 +207,7 @@ def check_link(path: str, boundary: Path | None) -> None:
         raise BadDataError(f"{path}: a symbolic link to {target}, which does not exist; remove it")
     if boundary is not None and not Path(target).is_relative_to(boundary):
         raise BadDataError(
-            f"{path}: a symbolic link out of the data set, to {target}; if that is intended, add "
+            f"{path}: a symbolic link out of the dataset, to {target}; if that is intended, add "
             "--follow-symlinks (to prepare, train, extract or eval)"
         )
 
@@ -216,12 +216,12 @@ def size_note(kind: str, split: str, count: int) -> str | None:
     """Return a warning to print with scores if a split is not the whole one of a benchmark.
 
     Args:
-        kind: ``voc07``, ``imagenet`` ...; the size of others is not known.
+        kind: ``voc07``, ``imagenet`` ...; the size of others is unknown.
         split: name of the split.
         count: number of images found.
 
     Returns:
-        One line; None if the split is whole, or its size is not known.
+        One line; None if the split is whole, or its size is unknown.
 
     Example:
         >>> size_note("voc07", "test", 115)
@@ -265,6 +265,6 @@ def _sizes(
     if missing:
         raise BadDataError(
             f"{listed_in}: names {len(missing):,} of {len(paths):,} images that are not there, "
-            f"the first {missing[0]!r} in {root}; unpack all of the data set"
+            f"the first {missing[0]!r} in {root}; extract the whole dataset"
         )
     return sizes

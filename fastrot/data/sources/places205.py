@@ -43,7 +43,7 @@ def list_places(root: Path, split: str | None, boundary: Path | None) -> Source:
         boundary: folder that no link may lead out of; None: links may lead anywhere.
 
     Raises:
-        UsageError: the layout is another one, or the split does not exist.
+        UsageError: the layout is a different one, or the split does not exist.
         BadDataError: a list is damaged, has the wrong number of classes, contradicts the folders
             of its images or the other list, or an image in it is missing.
         OSError: as the system reports it.

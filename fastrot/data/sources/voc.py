@@ -3,7 +3,7 @@
 The images are ``VOC2007/JPEGImages/ID.jpg``, the ids of a split ``ImageSets/Main/SPLIT.txt``, and
 its labels ``ImageSets/Main/CLASS_SPLIT.txt``: 1 present, -1 absent, 0 present but only in instances
 marked difficult, which the benchmark does not count. If there are ``Annotations/ID.xml``, they must
-agree (they do for every image of the published data set), and they suffice without the lists.
+agree (they do for every image of the published dataset), and they suffice without the lists.
 Importing this module does not import torch.
 """
 
@@ -96,7 +96,7 @@ def _labels(base: Path, split: str | None) -> tuple[list[str], NDArray[np.int8]]
         i, j = differs[0]
         raise BadDataError(
             f"{lists}/{CLASSES[j]}_{split}.txt: has {listed[i, j]} for image {ids[i]!r}, but "
-            f"{annotations / ids[i]}.xml says {seen[i, j]}; unpack all of the data set again"
+            f"{annotations / ids[i]}.xml says {seen[i, j]}; extract the whole dataset again"
         )
     return ids, seen
 
@@ -107,7 +107,7 @@ def _from_lists(files: list[Path], ids: list[str]) -> NDArray[np.int8] | None:
     if missing and len(missing) < len(files):
         raise BadDataError(
             f"{missing[0]}: missing, but {len(files) - len(missing)} of {len(files)} classes have "
-            "a list of this split; unpack all of the data set"
+            "a list of this split; extract the whole dataset"
         )
     _, _, of_split = files[0].name.rpartition("_")
     if extra := sorted(set(files[0].parent.glob(f"*_{of_split}")) - set(files)):
@@ -129,17 +129,21 @@ def _from_list(path: Path, ids: list[str]) -> NDArray[np.int8]:
     for line in read_lines(path):
         name, _, value = line.partition(" ")
         if value.strip() not in _VALUES:
-            raise BadDataError(f"{path}: {line!r} is not ID and 1, 0 or -1; unpack it again")
+            raise BadDataError(
+                f"{path}: {line!r} is not ID and 1, 0 or -1; extract the dataset again"
+            )
         if name in found:
-            raise BadDataError(f"{path}: lists image {name!r} twice; unpack it again")
+            raise BadDataError(f"{path}: lists image {name!r} twice; extract the dataset again")
         found[name] = _VALUES[value.strip()]
     if missing := [name for name in ids if name not in found]:
-        raise BadDataError(f"{path}: has no label for image {missing[0]!r}; unpack it again")
+        raise BadDataError(
+            f"{path}: has no label for image {missing[0]!r}; extract the dataset again"
+        )
     if len(found) > len(ids):
         extra = next(iter(found.keys() - set(ids)))
         raise BadDataError(
             f"{path}: has {len(found):,} images, but the split has {len(ids):,}: {extra!r} is not "
-            "in it; unpack it again"
+            "in it; extract the dataset again"
         )
     return np.array([found[name] for name in ids], np.int8)
 
@@ -173,7 +177,7 @@ def read_annotation(path: Path) -> ElementTree.Element:
         return ElementTree.fromstring(text)
     except FileNotFoundError:
         raise BadDataError(
-            f"{path}: missing, but a split has this image; unpack all of the data set"
+            f"{path}: missing, but a split has this image; extract the whole dataset"
         ) from None
     except (ValueError, ElementTree.ParseError) as error:
         raise BadDataError(f"{path}: not an annotation of VOC 2007: {error}") from None

@@ -1,4 +1,4 @@
-"""Tar shards as a data set: members are read by position on demand, never extracted.
+"""Tar shards as a dataset: members are read by position on demand, never extracted.
 
 Importing this module does not import torch.
 """
@@ -39,7 +39,7 @@ class TarDataset(ImageFiles):
 
     Raises:
         UsageError: the files do not exist.
-        BadDataError: a file is damaged or has members that no data set needs.
+        BadDataError: a file is damaged or has members that no dataset needs.
         StorageError: the system cannot read them.
     """
 

@@ -167,7 +167,7 @@ def list_shards(paths: Sequence[Path]) -> Shards:
     """Read the headers of tar files.
 
     Raises:
-        BadDataError: a file is damaged or not a tar archive, or has members that no data set needs,
+        BadDataError: a file is damaged or not a tar archive, or has members that no dataset needs,
             two images or labels for one key, a label without an image, or no image at all.
         UsageError: a file is missing.
         StorageError: the system cannot read it.

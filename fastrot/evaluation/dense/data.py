@@ -1,4 +1,4 @@
-"""The data sets of dense protocols, opened by name."""
+"""The datasets of dense protocols, opened by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_detection(
     """Open the images and objects of a protocol.
 
     Raises:
-        UsageError: the layout is another one, or a split does not exist.
+        UsageError: the layout is a different one, or a split does not exist.
         BadDataError: something is missing or contradicts itself.
     """
     how = {"partial": config.dense.partial, "follow_symlinks": follow_symlinks}
@@ -44,7 +44,7 @@ def open_segmentation(
     """Open the images and label maps of a protocol.
 
     Raises:
-        UsageError: the layout is another one, or a split does not exist.
+        UsageError: the layout is a different one, or a split does not exist.
         BadDataError: something is missing or contradicts itself.
     """
     how = {"partial": config.dense.partial, "follow_symlinks": follow_symlinks}
@@ -75,7 +75,7 @@ def _named_by_settings(path: Path) -> Iterator[None]:
 
 def _only(splits: Sequence[str]) -> str:
     if len(splits) != 1:
-        raise UsageError(f"dense.train_splits={list(splits)}: this data set takes one split")
+        raise UsageError(f"dense.train_splits={list(splits)}: this dataset takes one split")
     return splits[0]
 
 

@@ -32,7 +32,7 @@ class DenseBatch:
     Attributes:
         images: N tensors of shape (3, H, W), uint8, RGB; H and W differ.
         targets: N targets.
-        index: positions in the data set, of shape (N,), int64, on the host.
+        index: positions in the dataset, of shape (N,), int64, on the host.
         position: number of batches of this rank before it, since the first epoch.
     """
 

@@ -36,7 +36,7 @@ class Picture:
 
     Attributes:
         name: unique within its row; part of the file name.
-        image: in mode RGB, stored as JPEG, or in mode P, stored losslessly as PNG.
+        image: in mode RGB, stored as JPEG; or in mode P, stored losslessly as PNG.
         caption: what to print below it.
         alt: what it shows.
     """

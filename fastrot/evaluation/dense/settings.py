@@ -43,7 +43,7 @@ class DenseConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Linear warm-up, in steps."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.001
-    """Learning rate of step 0, as a share of the peak."""
+    """Learning rate of step 0, as a fraction of the peak."""
     sync_bn: bool = True
     """Share batch-norm statistics between the ranks."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"

@@ -36,11 +36,13 @@ def evaluate_linear(
     device: str = "auto",
     save_seconds: float = SAVE_SECONDS,
 ) -> list[Score]:
-    """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
+    """Return the top-1 and top-5 accuracy, in percent, of a linear classifier on each layer.
 
-    With K cached crops, epoch e uses crop e modulo K of each sample. After a kill the same call
-    resumes from the last saved step and gives the same bits. With ``linear.optimum`` the exact
-    optimum on the first crop of each sample follows.
+    Layers are those of ``config.features.layers``.
+
+    With K cached crops, epoch e uses crop e modulo K of each sample. If the process is killed, the
+    same call resumes from the last saved step and gives bit-identical results. With
+    ``linear.optimum`` the exact optimum on the first crop of each sample follows.
 
     Args:
         train: features to train on.
@@ -49,7 +51,7 @@ def evaluate_linear(
         parts: where the state and the result are saved.
         say: called with each line for the user.
         device: ``auto``, ``cpu`` or ``cuda``.
-        save_seconds: least time between two saved states.
+        save_seconds: minimum time between two saved states, in seconds.
 
     Raises:
         BadDataError: labels are missing or do not fit (``match_single_classes``).

@@ -1,4 +1,4 @@
-"""The definition of ``colour.coloured_views``: one image at a time, with Pillow and torchvision.
+"""The reference for ``colour.coloured_views``: one image at a time, with Pillow and torchvision.
 
 Shapes: N images, S side.
 """

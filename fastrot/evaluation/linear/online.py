@@ -71,7 +71,7 @@ class OnlineSpec:
         loader: str = "auto",
         test_layers: Sequence[str] | None = None,
     ) -> OnlineSpec:
-        """Settle the features of both data sets; ``test_layers=None`` means the probed layers.
+        """Settle the features of both datasets; ``test_layers=None`` means the probed layers.
 
         Raises:
             FastrotError: as ``FeatureSpec.settle``.
@@ -111,17 +111,17 @@ def evaluate_linear_online(
     save_seconds: float = SAVE_SECONDS,
     world: World | None = None,
 ) -> list[Score]:
-    """Return the top-1 and top-5 accuracy of a linear classifier on each layer, in percent.
+    """Return the top-1 and top-5 accuracy, in percent, of a linear classifier on each layer.
 
-    The layers are ``config.features.layers``. If the process is killed, the same call resumes from
-    the last saved step and gives bit-identical results. The order of the training images is random
-    over the whole data set.
+    Layers are those of ``config.features.layers``. If the process is killed, the same call resumes
+    from the last saved step and gives bit-identical results. The order of the training images is
+    random over the whole dataset.
 
     Args:
         backbone: the network; it is not modified.
         train: images to train on, with one label each.
-        test: images to evaluate on, of the same classes; they get the test transform.
-        spec: specification of the rows, for this backbone and these two data sets.
+        test: images to evaluate on, of the same classes, preprocessed with the test transform.
+        spec: feature specification, resolved for this backbone, train and test.
         config: settings of the protocol.
         parts: where the main rank saves the state and the result.
         say: called with each line for the user.
@@ -132,12 +132,12 @@ def evaluate_linear_online(
         world: the joined ranks; None: only this process.
 
     Returns:
-        The scores; none on ranks other than the main one if they were already saved.
+        The scores; empty on ranks other than the main one if they were already saved.
 
     Raises:
         BadDataError: labels are missing or do not fit (``match_single_classes``), or an image is
             bad.
-        MismatchError: train and test differ in classes, or the cache holds other features.
+        MismatchError: train and test differ in classes, or the cache holds different features.
         NonFiniteError: a loss is NaN or infinite.
         UsageError: the device or the loader is unknown.
         StorageError: something cannot be written.

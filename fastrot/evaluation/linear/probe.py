@@ -28,7 +28,7 @@ from fastrot.features.cache import FeatureCache
 from fastrot.system.console import Say
 
 SAVE_SECONDS = 30.0
-"""Least time between two saved states."""
+"""Minimum time between two saved states."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,12 @@ def run_probe(
     save_seconds: float,
     world: World | None = None,
 ) -> list[Score]:
-    """Return top-1 and top-5 of a linear classifier on each layer of ``config.features.layers``.
+    """Return the top-1 and top-5 accuracy, in percent, of a linear classifier on each layer.
 
-    After a kill the same call resumes from the last saved step and gives the same bits.
+    Layers are those of ``config.features.layers``.
+
+    If the process is killed, the same call resumes from the last saved step and gives bit-identical
+    results.
 
     Args:
         unit: name of the scores, and of the state, in ``parts``.
@@ -83,11 +86,11 @@ def run_probe(
         parts: where the main rank saves the state and the scores.
         say: called with each line for the user.
         device: ``auto``, ``cpu`` or ``cuda``.
-        save_seconds: least time between two saved states.
+        save_seconds: minimum time between two saved states, in seconds.
         world: the joined ranks, which all get the same rows; None: only this process.
 
     Returns:
-        The scores; none on ranks other than the main one if they were already saved.
+        The scores; empty on ranks other than the main one if they were already saved.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite.

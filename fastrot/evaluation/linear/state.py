@@ -26,8 +26,8 @@ class Progress:
     Attributes:
         curves: curves of the finished epochs.
         step: number of finished steps in the current epoch.
-        losses: mean training loss by layer, and number of samples, for each interval between two
-            checks of the loss.
+        losses: one pair (mean training loss by layer, number of samples) per interval between loss
+            checks.
     """
 
     curves: Curves

@@ -22,7 +22,7 @@ def balanced_subset(labels: NDArray[np.int64], share: float, seed: int) -> NDArr
 
     Args:
         labels: of shape (n,), int64, not negative.
-        share: share of the samples, in (0, 1].
+        share: fraction of the samples, in (0, 1].
         seed: 64-bit key.
 
     Example:

@@ -59,9 +59,9 @@ def train_heads(
         source: source of training rows, the same on all ranks.
         test: returns every test sample once, at each call; of several ranks each its share.
         config: settings of the protocol.
-        state: file of the state, on the main rank; None: a kill loses everything.
+        state: file of the state, on the main rank; None: nothing survives the process.
         say: called with each line for the user.
-        save_seconds: least time between two saved states.
+        save_seconds: minimum time between two saved states, in seconds.
         world: the joined ranks, which all take the same steps; None: only this process.
 
     Returns:

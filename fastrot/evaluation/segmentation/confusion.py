@@ -1,10 +1,9 @@
-"""The confusion matrix of a whole data set, and the scores that follow from it.
+"""The confusion matrix of a whole dataset, and the scores that follow from it.
 
 Intersection over union of a class is TP / (TP + FP + FN), over the pixels of all images together.
-Pixels whose true label is not counted (255) are none of these. The mean leaves out a class that is
-neither there nor predicted, because it is 0 / 0; a class that is predicted, but not there, has 0.
-mmsegmentation and cityscapesScripts define it so, and agree for models that predict no label that
-is not counted.
+Pixels whose true label is 255 are ignored. The mean omits a class that is neither there nor
+predicted, because it is 0 / 0; a class that is predicted, but not there, has 0. mmsegmentation and
+cityscapesScripts define it so, and agree for models that never predict an ignored label.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class ConfusionMatrix:
         rows, columns = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
         if rows.size and rows.max() >= classes:
             raise BadDataError(
-                f"{name}: has the label {rows.max()}, but valid classes are 0 to {classes - 1} "
+                f"{name}: has label {rows.max()}, but valid classes are 0 to {classes - 1} "
                 f"({IGNORE} is ignored); test data must use the same classes as the training data"
             )
         if columns.size and not 0 <= columns.min() <= columns.max() < classes:
@@ -79,7 +78,7 @@ class ConfusionMatrix:
         return _divide(right, self.counts.sum(axis=0) + self.counts.sum(axis=1) - right)
 
     def recall(self) -> NDArray[np.float64]:
-        """Return the fraction of each class's pixels that are right, shape (K,); NaN: not there."""
+        """Return the fraction of each class's pixels that are right, of shape (K,); NaN: none."""
         return _divide(np.diag(self.counts), self.counts.sum(axis=1))
 
     def mean_iou(self) -> float:
@@ -112,7 +111,7 @@ class ConfusionMatrix:
     def _check(self) -> None:
         if not self.counts.any():
             raise BadDataError(
-                f"every pixel is ignored: all labels are {IGNORE}; use data with other labels"
+                f"every pixel is ignored (label {IGNORE}); give data with other labels"
             )
 
 

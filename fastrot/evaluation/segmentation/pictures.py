@@ -1,6 +1,6 @@
 """Pictures of label maps: the true classes of some images beside those that a model gives them.
 
-Classes have the colours of their data set: those that VOC's development kit computes from the
+Classes have the colours of their dataset: those that VOC's development kit computes from the
 number of the class, and those that Cityscapes lists.
 """
 
@@ -63,7 +63,7 @@ def voc_colour(label: int) -> Colour:
 
 
 def palette_of(names: Sequence[str]) -> dict[int, Colour]:
-    """Return the colour of each class, and of ignored pixels: two, drawn as stripes."""
+    """Return the colour of each class, and of what is ignored: two, drawn as stripes."""
     cityscapes = all(name in _CITYSCAPES for name in names)
     colours = {
         k: _CITYSCAPES[name] if cityscapes else voc_colour(k) for k, name in enumerate(names)

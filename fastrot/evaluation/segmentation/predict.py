@@ -17,7 +17,7 @@ from fastrot.evaluation.segmentation.settings import SegmentationConfig
 class SegmentationLosses:
     """The cross-entropy of both heads, averaged over all pixels, as published.
 
-    Pixels that do not count add nothing to the sum, but they are counted in the mean (mmseg's
+    Ignored pixels add nothing to the sum, but they count in the mean (mmseg's
     ``CrossEntropyLoss`` with ``avg_non_ignore=False``).
 
     Args:

@@ -21,7 +21,7 @@ class SegmentationConfig(Section):
     crop: Annotated[int, Field(ge=8)] = 512
     """Side of a training crop in pixels."""
     most_of_a_class: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """A crop with a larger share of one class is drawn again, up to ten times."""
+    """A crop with a larger fraction of one class is drawn again, up to ten times."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip in training."""
     distort: bool = True

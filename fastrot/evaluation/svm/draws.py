@@ -83,7 +83,7 @@ def possible_shots(labels: NDArray[np.int8], shots: Sequence[int]) -> tuple[int,
 def read_targets(folder: Path, shots: int, draw: int, labels: NDArray[np.int8]) -> Signs:
     """Read a fixed public draw: ``train_targets_sample{draw + 1}_k{shots}.npy``.
 
-    The file holds (n, C) integers in the order of the data set's list: 1 positive, 0 negative,
+    The file holds (n, C) integers in the order of the dataset's list: 1 positive, 0 negative,
     -1 not drawn.
 
     Args:
@@ -113,7 +113,7 @@ def read_targets(folder: Path, shots: int, draw: int, labels: NDArray[np.int8]) 
     if targets.shape != labels.shape:
         raise MismatchError(
             f"{path}: shape {targets.shape}, but the training data has {labels.shape[0]} images of "
-            f"{labels.shape[1]} classes; give the data set of the draw (VOC2007 trainval)"
+            f"{labels.shape[1]} classes; give the dataset of the draw (VOC2007 trainval)"
         )
     if not np.issubdtype(targets.dtype, np.integer) or not np.isin(targets, (-1, 0, 1)).all():
         raise BadDataError(f"{path}: values other than 1, 0 and -1; download it again")

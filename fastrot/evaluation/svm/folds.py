@@ -43,7 +43,7 @@ def stratified_folds(
             name = class_names[few[0]] if class_names else f"number {few[0]}"
             raise TooFewImagesError(
                 f"class {name}: {number[few[0]]} {what} among {size} training images are fewer "
-                f"than {folds} folds; leave that class out, add images, or set svm.folds lower"
+                f"than {folds} folds; remove that class, add images, or set svm.folds lower"
             )
     result = np.zeros(positive.shape, np.int8)
     for column, values in zip(result.T, positive.T, strict=True):

@@ -88,7 +88,7 @@ def class_signs(cache: FeatureCache, match: ClassMatch) -> NDArray[np.int8]:
         match: match of the classes.
 
     Raises:
-        BadDataError: there are no labels, or a class has no counted negative.
+        BadDataError: there are no labels, or a class has no negative.
     """
     labels = cache.labels
     if not len(labels):

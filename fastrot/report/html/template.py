@@ -136,5 +136,5 @@ TEMPLATE = """\
 </body>
 </html>
 """
-"""Expects the variables title, subtitle, tiles, notes, sections, footer, style and policy, and the
-filter runs."""
+"""Variables that the template expects: title, subtitle, tiles, notes, sections, footer, style,
+policy; custom filter: runs."""

@@ -17,7 +17,7 @@ def clean(text: str, longest: int = _LONGEST) -> str:
     """Return a string that is safe to show: invisible characters are replaced.
 
     Args:
-        text: text of a file or a data set.
+        text: text of a file or a dataset.
         longest: maximum number of characters to keep.
 
     Example:

@@ -39,7 +39,7 @@ def confusion_section(
                 network.model, network.task, loader, None, device=network.device, world=World()
             )
         section.lead = (
-            f"The checkpoint of step {network.step:,} on {len(ids):,} of "
+            f"The checkpoint at step {network.step:,} on {len(ids):,} of "
             f"{len(images.samples):,} held-out images, with all four views of each: "
             f"{percent(100 * result.accuracy)} correct (chance: {percent(25)})."
         )

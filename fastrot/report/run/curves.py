@@ -69,7 +69,7 @@ def curves_section(run: RunFiles) -> Section:
 
 
 def throughput_section(run: RunFiles) -> Section:
-    """Plot images per second and the share of time spent waiting for data, over time."""
+    """Plot images per second and the fraction of time spent waiting for data, over time."""
     section = Section("throughput", "Throughput")
     axis = _time(run.training)
     speed = [Curve("source images", "s1", run.training, "images_per_second")]

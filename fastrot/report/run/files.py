@@ -41,7 +41,7 @@ class RunFiles:
         return self.status.get("state") == "running"
 
     def locate(self, data: str) -> Path:
-        """Return the path of a data set, resolved from where the run was started if it is there."""
+        """Return the path of a dataset, resolved from where the run was started if it is there."""
         path = Path(data)
         folder = self.environment.get("folder")
         if not path.is_absolute() and isinstance(folder, str) and (Path(folder) / path).exists():

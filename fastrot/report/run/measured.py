@@ -46,9 +46,11 @@ def summary(one: Found) -> str:
 
 
 def _best(one: Found) -> tuple[str, str, str]:
-    """Return, as text, the best score on the first metric, that of a random initialisation, a name.
+    """Return the best score of the first metric, as text, and what it belongs to.
 
-    The second is empty if it was not measured; the name is that of the metric and the score.
+    Returns:
+        The best score; the matching score of a random initialisation, empty if there is none; and
+        the names of the metric and of the score.
     """
     scores = one.result.scores
     if not scores:

@@ -35,7 +35,7 @@ _LAYER = "pool"
 
 @dataclass(frozen=True)
 class _Bank:
-    """Features of unit length, of shape (M, D), of the samples ``ids`` of a data set."""
+    """Features of unit length, of shape (M, D), of the samples ``ids`` of a dataset."""
 
     images: Images
     ids: NDArray[np.int64]

@@ -57,7 +57,7 @@ class Images:
     """Images of the run's data.
 
     Attributes:
-        samples: the data set.
+        samples: the dataset.
         crop: test transform of the run.
         name: what the page calls the images.
         held_out: whether they are the run's held-out images.
@@ -90,7 +90,7 @@ def load_network(run: RunFiles) -> Network:
         )
     except (KeyError, TypeError, RuntimeError) as error:
         raise MismatchError(
-            f"the checkpoint of step {checkpoint.step} does not fit: {error}"
+            f"the checkpoint at step {checkpoint.step} does not fit: {error}"
         ) from None
     # A run that continues may need the whole GPU.
     device = pick_device("cpu" if run.is_live else "auto", World())

@@ -43,7 +43,7 @@ def views_section(network: Network | None, images: Images | None, why: str, say:
     size = images.crop.size
     section.lead = (
         f"Centre crops of {len(rows)} {images.name} at {size} px, each turned counter-clockwise "
-        f"by 0°, 90°, 180° and 270°, and the turn that the checkpoint of step {network.step:,} "
+        f"by 0°, 90°, 180° and 270°, and the turn that the checkpoint at step {network.step:,} "
         "predicts for each, with its probability."
     )
     section.blocks.append(Strips(rows, TURNS, pixelated=size <= PIXELATED_UP_TO))

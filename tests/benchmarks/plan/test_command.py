@@ -138,7 +138,7 @@ def test_bytes_are_those_of_the_data(measured: Path, tmp_path: Path) -> None:
     (row,) = report.rows
     assert row.steps_per_epoch == 1497 // 64
     assert 0 < row.epoch_bytes < digits.stat().st_size
-    with pytest.raises(UsageError, match="leave out --images"):
+    with pytest.raises(UsageError, match="omit --images"):
         plan(PlanRequest(RECIPE, gpus=(1,), records=(measured,), data=str(digits), images=3))
 
 

@@ -116,7 +116,7 @@ def test_threads_are_as_before_afterwards() -> None:
     [
         ({"k": 0}, "--k=0 must be at least 1"),
         ({"k": 90, "bank": 80}, "--k=90 must be at most --bank=80"),
-        ({"baselines": ["faiss", "annoy"]}, r"\['annoy'\] are not known; choose fastrot, faiss"),
+        ({"baselines": ["faiss", "annoy"]}, r"unknown peers \['annoy'\]; choose fastrot, faiss"),
         ({"dims": 2048}, "has 300 values, fewer than --dims=2048"),
         ({"layer": "stem"}, "no layer 'stem'"),
     ],

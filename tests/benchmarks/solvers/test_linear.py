@@ -115,7 +115,7 @@ def test_wrong_arguments_are_named(cache) -> None:
         ({"limit": float("nan")}, "--limit=nan must be more than 0"),
         ({"strengths": ()}, "one or more"),
         ({"strengths": (-1.0,)}, "must be one or more positive"),
-        ({"baselines": ("liblinear",)}, r"\['liblinear'\] are not known; choose fastrot, cyanure"),
+        ({"baselines": ("liblinear",)}, r"unknown peers \['liblinear'\]; choose fastrot, cyanure"),
         ({"layer": "layer9"}, "no layer 'layer9'"),
     ):
         arguments = {"layer": "pool", "progress": False, **options}

@@ -213,7 +213,7 @@ def test_the_machine_is_measured() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": ["eager", "turbo"]}, r"\['turbo'\] are not known; choose eager, compile"),
+        ({"steps": ["eager", "turbo"]}, r"unknown steps \['turbo'\]; choose eager, compile"),
         ({"steps": []}, "--steps is empty; name at least one"),
         ({"batch": [0]}, r"--batch=\[0\] must be one or more positive"),
         ({"trace": Path("/nowhere/trace.json")}, "name a file in a folder that exists"),

@@ -56,7 +56,7 @@ def assert_one_line(err: str) -> None:
         (["train", "-c", "resnet50_8xb16-steplr-70e"], "no training data; add --data"),
         (["train", "-c", "digit"], "did you mean 'digits'"),
         (["train", "--set", "train.epoch=3"], "nearest known key is 'train.epochs'"),
-        (["train", "--set", "train.global_batch=5000"], "larger than the data set"),
+        (["train", "--set", "train.global_batch=5000"], "larger than the dataset"),
         (["train", "--loader", "fast"], "data.loader='fast'"),
         (["train", "--on-bad-sample", "ignore"], "data.on_bad_sample='ignore'"),
         (["train", "--data", "a.beton", "--ffcv", "b.beton"], "keep one"),

@@ -94,7 +94,7 @@ def test_results_of_a_run_are_on_its_card(capsys, small_run, photos, tmp_path):
         (["export", "FILE", "/proc/no/OUT", "--to", "mmdet"], 74, "cannot be written"),
         (["import", "no/such.pth", "OUT"], 64, "no such run, checkpoint or weight file"),
         (["import", "FILE", "FILE"], 64, "is not a folder"),
-        (["import", "FILE", "OUT", "--turns", "left"], 64, "--turns 'left' is unknown"),
+        (["import", "FILE", "OUT", "--turns", "left"], 64, "unknown --turns 'left'"),
         (["import", "FILE", "OUT", "--model", "resnet50"], 78, "check the file and the archi"),
         (["import", "TEXT", "OUT"], 65, "not a weight file"),
         (["import", "FILE", "/proc/no/OUT"], 74, "cannot be written"),

@@ -1,4 +1,4 @@
-"""Real photos laid out as a data set has them, and what becomes of a data set with a fault."""
+"""Real photos laid out as a dataset has them, and what becomes of a dataset with a fault."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def refusal(capsys, tmp_path_factory) -> Callable[[Path, str], str]:
 
 @pytest.fixture
 def converted(tmp_path_factory) -> Callable[[Path, str], tuple[Dataset, Dataset]]:
-    """A data set as a ``.beton`` and in place, after a check that the two are the same."""
+    """A dataset as a ``.beton`` and in place, after a check that the two are the same."""
 
     def convert(root: Path, split: str) -> tuple[Dataset, Dataset]:
         out = tmp_path_factory.mktemp("converted") / "out.beton"

@@ -1,4 +1,4 @@
-"""Data sets as strangers have them, from a grammar, and what must come out by a plain oracle.
+"""Datasets as strangers have them, from a grammar, and what must come out by a plain oracle.
 
 Each image has a colour of its own, so that a wrong image, label or turn shows. The oracles know
 Pillow, ``os.walk`` and json, and nothing of fastrot.

@@ -1,4 +1,4 @@
-"""Classes where two data sets meet: matched by name, else refused; never by place in silence."""
+"""Classes where two datasets meet: matched by name, else refused; never by place in silence."""
 
 from __future__ import annotations
 
@@ -173,13 +173,13 @@ def test_every_class_needs_negatives_that_count():
     with pytest.raises(BadDataError) as error:
         check_negatives(labels, path, ("cat", "dog"))
     assert str(error.value) == (
-        "x.beton: 2 classes have no counted negative, the first 'cat': its labels hold 0 but no "
-        "-1; does 0 mean absent, or not counted? Write -1 for absent; 0 marks images that are "
-        "not counted"
+        "x.beton: 2 classes have no negative, the first 'cat': its labels hold 0 but no "
+        "-1; does 0 mean absent, or ignored? Write -1 for absent; 0 marks images that are "
+        "ignored"
     )
-    with pytest.raises(BadDataError, match=r"class '1' has no counted negative: its labels hold 0"):
+    with pytest.raises(BadDataError, match=r"class '1' has no negative: its labels hold 0"):
         check_negatives(np.array([[1, 0], [-1, 1]], np.int8), path, None)
-    with pytest.raises(BadDataError, match="class 'cat' has no counted negative: every image"):
+    with pytest.raises(BadDataError, match="class 'cat' has no negative: every image"):
         check_negatives(np.array([[1, -1], [1, 1]], np.int8), path, ("cat", "dog"))
     check_negatives(np.array([[1, -1], [-1, 1]], np.int8), path, None)
 

@@ -36,7 +36,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "augmented": {"protocol": "linear", "data": "a", "mode": "augmented"},
     "again": {"protocol": "knn", "data": "a"},
 }
-"""Two data sets, two subsets, two modes and a random column."""
+"""Two datasets, two subsets, two modes and a random column."""
 
 Scores = dict[str, Any]
 

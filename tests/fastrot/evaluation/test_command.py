@@ -1,4 +1,4 @@
-"""What was asked for becomes one protocol or the suite, and every data set is opened once."""
+"""What was asked for becomes one protocol or the suite, and every dataset is opened once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def request_of(tmp_path: Path, test_data: Callable[[str], Path]) -> Callable[...
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the data sets that are opened, in order."""
+    """Names of the datasets that are opened, in order."""
     names: list[str] = []
     real = run.open_dataset
     monkeypatch.setattr(

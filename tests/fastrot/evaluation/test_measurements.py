@@ -57,7 +57,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def request_of(tmp_path: Path) -> Request:
-    """Requests about random weights and two data sets of noise."""
+    """Requests about random weights and two datasets of noise."""
     for seed, name in enumerate(("a", "b")):
         for part in ("train", "test"):
             write_images(tmp_path / name / part, 2 * seed + (part == "test"))

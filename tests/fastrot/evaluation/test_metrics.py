@@ -126,9 +126,15 @@ def test_only_positives_and_infinite_scores(value):
 @pytest.mark.parametrize(
     ("labels", "scores", "options", "error", "message"),
     [
-        ([True], [0.0], {"definition": "voc2012"}, UsageError, "'voc2012' is unknown; choose"),
+        (
+            [True],
+            [0.0],
+            {"definition": "voc2012"},
+            UsageError,
+            "unknown average precision 'voc2012'; choose",
+        ),
         ([True, False], [0.0], {}, UsageError, r"labels of shape \(2,\) and scores of shape \(1,"),
-        ([1, 0, 0], [0.0] * 3, {}, UsageError, "hold 0 but no -1: absent, or not counted"),
+        ([1, 0, 0], [0.0] * 3, {}, UsageError, "hold 0 but no -1: absent, or ignored"),
         ([1, 2], [0.0] * 2, {}, UsageError, "row 1: label 2 is not 1"),
         ([1.0, 0.0], [0.0] * 2, {}, UsageError, "labels of float64: must be bool, or integers"),
         ([True, False], [0.0, np.nan], {}, BadDataError, "a score is NaN"),

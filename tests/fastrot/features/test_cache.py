@@ -72,7 +72,9 @@ def test_many_labels_an_image_are_kept(tmp_path):
 def test_another_identity_is_refused_by_its_fields(tmp_path):
     written(tmp_path / "c")
     now = {"weights": "cd", "crop": {"kind": "whole", "size": 224}, "layers": ["layer4", "pool"]}
-    expected = "holds other features: crop.kind: center -> whole; weights: ab -> cd; name another"
+    expected = (
+        "holds different features: crop.kind: center -> whole; weights: ab -> cd; name another"
+    )
     fails(MismatchError, expected, FeatureCache.open, tmp_path / "c", expect=now)
     more = FINGERPRINT | {"seed": None}
     fails(

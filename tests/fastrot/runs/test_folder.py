@@ -120,7 +120,7 @@ def test_a_killed_run_is_told_as_killed(tmp_path: Path) -> None:
     process.wait()
     line = how_killed(out)
     assert f"{out}: the run was killed (process {process.pid} on" in line
-    assert "its last checkpoint is of step 7" in line
+    assert "its last checkpoint is at step 7" in line
     with pytest.raises(UsageError, match=r"was killed .*step 7.*add --resume"):
         RunFolder(out)
     with RunFolder(out, resume=True) as run:

@@ -76,7 +76,7 @@ def test_imported_weights_bring_their_network_to_any_recipe(tmp_path: Path) -> N
 
 def test_imported_weights_are_not_those_of_another_network(tmp_path: Path) -> None:
     imported(tmp_path)
-    with pytest.raises(MismatchError, match=r"model\.width=32: .* have 24; leave it out"):
+    with pytest.raises(MismatchError, match=r"model\.width=32: .* have 24; omit it"):
         requested_config(
             train_request(
                 recipe="digits", data={}, overrides=["model.width=32"], out=tmp_path, resume=True

@@ -176,7 +176,7 @@ def test_a_fused_run_keeps_its_step_and_resumes_to_the_same_bits(tmp_path: Path)
 
 def test_accumulation_says_what_it_changes(tmp_path: Path) -> None:
     text = train(tmp_path / "run", *settings("train.max_steps=2", "train.micro_batch=16"))
-    assert "accumulating 4 passes per step" in text and "bn_batch=64" in text
+    assert "accumulating 4 micro-batches per step" in text and "bn_batch=64" in text
 
 
 def test_non_finite_step_stops_with_70_and_keeps_the_last_good_state(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_cpu_trains_eagerly_unless_told_otherwise() -> None:
     )
     assert (backend.step, backend.batchnorm, backend.graph) == ("eager", "fused", False)
     assert (
-        "batch_norm uses the slow reference" in backend.why
+        "batch_norm uses the slow reference implementation" in backend.why
         and "no CUDA graph on a CPU" in backend.why
     )
 

@@ -100,7 +100,7 @@ def test_the_published_one_is_taken_and_said(
 def test_a_file_with_one_network_has_no_average(tmp_path: Path) -> None:
     torch.save({"state_dict": TRAINED, "ema": {"decay": 0.9}}, tmp_path / "w.pth")
     assert load_backbone(tmp_path / "w.pth", weights="plain").key == ""
-    with pytest.raises(UsageError, match=r"holds no averaged weights.*leave out --weights ema"):
+    with pytest.raises(UsageError, match=r"holds no averaged weights.*omit --weights ema"):
         load_backbone(tmp_path / "w.pth", weights="ema")
     with pytest.raises(UsageError, match="choose plain or ema"):
         load_backbone(tmp_path / "w.pth", weights="average")

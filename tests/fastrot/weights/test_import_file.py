@@ -190,7 +190,7 @@ def test_another_network_or_no_data_is_refused_before_training(tmp_path, photos)
 def test_wrong_imports_are_refused_and_leave_nothing(tmp_path, small_run):
     file = saved(mmselfsup(random_model(NARROW)), tmp_path / "a.pth")
     out = tmp_path / "run"
-    with pytest.raises(UsageError, match="--turns 'left' is unknown; choose auto"):
+    with pytest.raises(UsageError, match="unknown --turns 'left'; choose auto"):
         imported(file, out, turns="left")
     with pytest.raises(UsageError, match="no such run, checkpoint or weight file"):
         imported(tmp_path / "none.pth", out)

@@ -1,4 +1,4 @@
-"""Weights of other code bases load by name to the same bits; nothing else is taken for them."""
+"""Weights of other codebases load by name to the same bits; nothing else is taken for them."""
 
 from __future__ import annotations
 
@@ -273,6 +273,6 @@ def test_files_without_tensors_show_their_keys(tmp_path):
 def test_wrong_arguments_are_named(small_run, tmp_path):
     fails(tmp_path / "none", UsageError, "no such run, checkpoint or weight file")
     fails(tmp_path, UsageError, "no checkpoint in this folder")
-    fails(small_run, UsageError, "channel order 'gbr' is unknown", channel_order="gbr")
+    fails(small_run, UsageError, "unknown channel order 'gbr'", channel_order="gbr")
     other = ModelConfig(name="resnet50")
     fails(small_run, MismatchError, "its model is resnet18, width 16", model=other)

@@ -1,4 +1,4 @@
-"""Names and wrappings of other code bases, without their values."""
+"""Names and wrappings of other codebases, without their values."""
 
 from __future__ import annotations
 

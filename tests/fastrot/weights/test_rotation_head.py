@@ -1,4 +1,4 @@
-"""The rotation head is found under the names of each code base, and under no other."""
+"""The rotation head is found under the names of each codebase, and under no other."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def test_links_lead_out_only_when_allowed(voc, tmp_path):
     path = voc / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "2007_000001.png"
     path.rename(tmp_path / "elsewhere.png")
     path.symlink_to(tmp_path / "elsewhere.png")
-    with pytest.raises(BadDataError, match="a symbolic link out of the data set"):
+    with pytest.raises(BadDataError, match="a symbolic link out of the dataset"):
         opened(voc)
     assert len(opened(voc, follow_symlinks=True).target(0).labels) == SIZE[1]
 

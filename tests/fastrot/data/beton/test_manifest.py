@@ -146,7 +146,7 @@ def test_manifest_of_wrong_types_is_refused_even_with_a_fitting_hash(beton, chan
     del document["manifest_xxh3_128"]
     document["manifest_xxh3_128"] = manifest._document_hash(document)
     path.write_text(json.dumps(document))
-    with pytest.raises(BadDataError, match="missing, unknown or of a wrong type"):
+    with pytest.raises(BadDataError, match="missing, unknown or of the wrong type"):
         load(beton)
 
 

@@ -20,7 +20,7 @@ IDS = np.array([5, 900, 17, 17, 3])
 
 
 class BadHeaders:
-    """A data set of which some headers cannot be read, or nothing but the sizes."""
+    """A dataset of which some headers cannot be read, or nothing but the sizes."""
 
     def __init__(self, size: int, bad: set[int]) -> None:
         self._size, self._bad = size, bad

@@ -84,7 +84,7 @@ def test_links_out_of_the_folder_need_permission(tmp_path):
     outside = tree(tmp_path / "outside", "x/1.jpg")
     root = tree(tmp_path / "root", "a/1.jpg")
     (root / "a" / "2.jpg").symlink_to(outside / "x" / "1.jpg")
-    with pytest.raises(BadDataError, match=r"2\.jpg: a symbolic link out of the data set"):
+    with pytest.raises(BadDataError, match=r"2\.jpg: a symbolic link out of the dataset"):
         list_source(root)
     assert len(list_source(root, follow_symlinks=True)) == 2
     (root / "a" / "2.jpg").unlink()
@@ -173,7 +173,7 @@ def test_cifar10_folders(test_data):
 @pytest.mark.parametrize("names", [("cat/1.jpg",), ("train/cat/1.jpg", "test/cat/2.jpg")])
 def test_what_is_no_cifar_is_refused_as_cifar(tmp_path, names):
     tree(tmp_path, *names)
-    with pytest.raises(UsageError, match=r"not CIFAR's binary version.* leave --kind out"):
+    with pytest.raises(UsageError, match=r"not CIFAR's binary version.* omit --kind"):
         list_source(tmp_path, kind="cifar", split="train")
 
 

@@ -168,7 +168,7 @@ def test_both_lists_have_the_same_categories(changed):
     def rename(text):
         text["categories"][0]["name"] = "another"
 
-    with pytest.raises(BadDataError, match=r"train2018.json: other categories than .*val2018.json"):
+    with pytest.raises(BadDataError, match=r"train2018.json: its categories differ .*val2018.json"):
         list_source(changed("train", rename), split="val")
 
 

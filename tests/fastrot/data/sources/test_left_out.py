@@ -1,4 +1,4 @@
-"""What lies beside the images is counted and named; parts of a data set are known as such."""
+"""What lies beside the images is counted and named; parts of a dataset are known as such."""
 
 from __future__ import annotations
 

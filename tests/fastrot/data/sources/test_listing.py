@@ -65,7 +65,7 @@ def test_links_out_need_permission(tmp_path):
     (root / "a" / "2.jpg").symlink_to(outside / "1.jpg")
     (root / "b").symlink_to(outside)
     for name in ("a/2.jpg", "b/1.jpg"):
-        with pytest.raises(BadDataError, match="a symbolic link out of the data set"):
+        with pytest.raises(BadDataError, match="a symbolic link out of the dataset"):
             listed(root, ["a/1.jpg", name])
         assert listed(root, ["a/1.jpg", name], boundary=None).sizes.tolist() == [7, 5]
     (root / "a" / "3.jpg").symlink_to("1.jpg")

@@ -1,4 +1,4 @@
-"""Tar shards as a data set: the same images and labels as the folder that they were made of."""
+"""Tar shards as a dataset: the same images and labels as the folder that they were made of."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Noise:
         image = torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8, generator=made)
         if self._kind == "fcn":
             labels = torch.randint(3, (SIDE, SIDE), dtype=torch.uint8, generator=made)
-            return image, torch.where(labels == 2, 255, labels)  # a third is not counted
+            return image, torch.where(labels == 2, 255, labels)  # a third is ignored
         left, top = torch.randint(20, 36, (2,), generator=made).tolist()
         mask = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
         mask[:, top : top + 8, left : left + 8] = 1

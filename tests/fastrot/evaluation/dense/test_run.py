@@ -1,4 +1,4 @@
-"""Each dense protocol is one command, from weights and a data set's own layout to its scores."""
+"""Each dense protocol is one command, from weights and a dataset's own layout to its scores."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_pixels_that_are_not_counted_change_nothing():
     assert np.array_equal(matrix.counts, before)
     alone = matrix_of([(np.full((4, 4), 255, np.uint8), np.zeros((4, 4), np.int64))], 5)
     for score in (alone.mean_iou, alone.mean_recall, alone.pixel_accuracy):
-        with pytest.raises(BadDataError, match="every pixel is ignored: all labels are 255"):
+        with pytest.raises(BadDataError, match="every pixel is ignored"):
             score()
 
 

@@ -1,4 +1,4 @@
-"""Label maps have the colours of their data set, and pixels that are not counted are striped."""
+"""Label maps have the colours of their dataset, and ignored pixels are striped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_large_maps_are_reduced_without_new_classes() -> None:
 
 
 def test_the_truth_stands_beside_the_prediction(tmp_path: Path) -> None:
-    """The scene is road and car, and what is not counted; half of the road is called sky."""
+    """The scene is road and car, and what is ignored; half of the road is called sky."""
     ids = np.full((20, 40), 7, np.uint8)
     ids[:, 20:30], ids[:, 30:] = 26, 0
     nothing = np.zeros((20, 40), np.uint8)

@@ -1,4 +1,4 @@
-"""What run folders and data sets hold is shown as text, whatever it is."""
+"""What run folders and datasets hold is shown as text, whatever it is."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def _narrow(folder: Path) -> None:
         (_narrow, "not of one length"),
         (
             lambda folder: Image.new("RGB", (4000, 3)).save(folder / "0-image.jpg"),
-            "larger than a picture",
+            "larger than any picture",
         ),
         (
             lambda folder: (

@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run: Path) -> None:
     tensors = run / "checkpoints" / "step-00000006" / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\xff")
     tree, _ = page_of(run)
-    assert "The checkpoint of step 3 on 16 of 16 held-out images" in tree.text
+    assert "The checkpoint at step 3 on 16 of 16 held-out images" in tree.text
 
 
 def test_broken_settings_are_a_note(run: Path) -> None:
@@ -158,7 +158,7 @@ def test_broken_settings_are_a_note(run: Path) -> None:
     tree, missing = page_of(run)
     assert any(line.startswith("settings: ") for line in missing)
     assert "status: status.json is damaged: not JSON" in missing
-    assert "The checkpoint of step 6" in tree.text  # it knows its settings
+    assert "The checkpoint at step 6" in tree.text  # it knows its settings
 
 
 def test_a_run_without_held_out_images_shows_training_images(small_run: Path) -> None:
