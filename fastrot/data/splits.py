@@ -104,7 +104,7 @@ def _parse(name: str) -> _Name | None:
 
 
 class SplitError(UsageError):
-    """A data set lacks the split that was asked for, or has several and none was chosen.
+    """A dataset lacks the split that was asked for, or has several and none was chosen.
 
     Args:
         what: the folder, and what is wrong.

@@ -131,7 +131,7 @@ def folder_name(config: EvalConfig, mode: Mode, test: Path, *, random: bool, key
 
 
 def data_name(path: Path) -> str:
-    """Return a short name of a data set; the name of a split's folder includes its parent's.
+    """Return a short name of a dataset; the name of a split's folder includes its parent's.
 
     Example:
         >>> data_name(Path("/data/imagenette/val")), data_name(Path("digits-test.beton"))
@@ -145,7 +145,7 @@ def data_name(path: Path) -> str:
 def content_digest(samples: Dataset) -> str:
     """Hash the stored bytes of some images, evenly spaced: 32 hexadecimal digits.
 
-    Folders of bitmaps of one size, such as one data set under several corruptions, may agree in
+    Folders of bitmaps of one size, such as one dataset under several corruptions, may agree in
     all names and sizes and so have the same ``Dataset.digest``. An image that cannot be read is
     hashed as a fixed word; the code that needs the image reports it.
     """

@@ -1,4 +1,4 @@
-"""How many images the splits of the data sets have, so that a part is not taken for the whole."""
+"""How many images the splits of the datasets have, so that a part is not taken for the whole."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ COUNTS = {
     ("Cityscapes", "train"): 2975,
     ("Cityscapes", "val"): 500,
 }
-"""Images by data set and split, as the data sets' web pages state it."""
+"""Images by dataset and split, as the datasets' web pages state it."""
 
 
 def check_count(name: str, split: str, found: int, listed_in: Path, *, partial: bool) -> str:
     """Check that a split is whole, unless a part of it may be read.
 
     Args:
-        name: of the data set, as in ``COUNTS``.
-        split: of the data set; any number is right if it is not in ``COUNTS``.
+        name: of the dataset, as in ``COUNTS``.
+        split: of the dataset; any number is right if it is not in ``COUNTS``.
         found: number of images in it.
         listed_in: the list or folder that was read, for the message.
         partial: whether a part may be read.
@@ -54,5 +54,5 @@ def check_count(name: str, split: str, found: int, listed_in: Path, *, partial: 
         )
     raise BadDataError(
         f"{listed_in}: {found:,} images, but {name} {split} has {published:,}; unpack all of the "
-        "data set, or read it as a part of one, with --set dense.partial=true"
+        "dataset, or read it as a part of one, with --set dense.partial=true"
     )

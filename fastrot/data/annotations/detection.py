@@ -1,4 +1,4 @@
-"""A data set for detection: images with boxes, in COCO also with masks."""
+"""A dataset for detection: images with boxes, in COCO also with masks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DetectionDataset(AnnotatedImages):
         return bool((~objects["iscrowd"] & ~objects["difficult"]).any())
 
     def with_classes_of(self, other: DetectionDataset) -> DetectionDataset:
-        """Return the data set with its classes numbered as in another one, matched by name.
+        """Return the dataset with its classes numbered as in another one, matched by name.
 
         Raises:
             BadDataError: the other one lacks a class of this one.
@@ -83,7 +83,7 @@ class DetectionDataset(AnnotatedImages):
         return DetectionDataset(images, table, other.category_ids)
 
     def select(self, samples: Sequence[int] | NDArray[np.int64]) -> DetectionDataset:
-        """Return a data set of some images, numbered from 0 in the order of their names."""
+        """Return a dataset of some images, numbered from 0 in the order of their names."""
         kept = np.unique(np.asarray(samples, np.int64))
         images = replace(self.images, names=[self.images.names[i] for i in kept.tolist()])
         return DetectionDataset(images, self.objects.select(kept), self.category_ids)

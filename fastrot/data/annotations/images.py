@@ -1,4 +1,4 @@
-"""The images of an annotated data set, in the order of their names: the ``Dataset`` contract."""
+"""The images of an annotated dataset, in the order of their names: the ``Dataset`` contract."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastrot.errors import StorageError, UsageError
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images that a data set's lists name.
+    """The images that a dataset's lists name.
 
     Attributes:
         path: what the user gave, with the split.
@@ -143,7 +143,7 @@ class AnnotatedImages(ImageFiles):
 
 @contextmanager
 def listing(root: Path) -> Iterator[None]:
-    """Report what goes wrong while a data set is listed in terms of its folder.
+    """Report what goes wrong while a dataset is listed in terms of its folder.
 
     Raises:
         UsageError: there is no such folder.

@@ -49,7 +49,7 @@ def read_label_map(path: Path, values: NDArray[np.int16]) -> NDArray[np.uint8]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BadDataError(f"{path}: missing; unpack all of the data set") from None
+        raise BadDataError(f"{path}: missing; unpack all of the dataset") from None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error}") from None
     stored = _read_mat(path, data) if path.suffix == ".mat" else _read_png(path, data)

@@ -1,4 +1,4 @@
-"""The objects of a data set in one array, and those of one image as a target for a detector."""
+"""The objects of a dataset in one array, and those of one image as a target for a detector."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DetectionTarget:
     """The n objects of one image.
 
     Attributes:
-        image_id: COCO's id; in VOC, the position in the data set, from 1.
+        image_id: COCO's id; in VOC, the position in the dataset, from 1.
         width: of the image, in pixels.
         height: of the image, in pixels.
         boxes: x1, y1, x2, y2 in pixels, shape (n, 4), float32. A box that covers the first pixel
@@ -48,7 +48,7 @@ class DetectionTarget:
         trainable: whether mmdetection trains on the object, shape (n,), bool: not on crowds, not on
             difficult ones, and not on the few that are narrower than a pixel or without area.
         rows: positions in ``outlines``, shape (n,), int64.
-        outlines: of all objects of the data set; None where there are only boxes.
+        outlines: of all objects of the dataset; None where there are only boxes.
     """
 
     image_id: int
@@ -76,18 +76,18 @@ class DetectionTarget:
         """Return the masks in pycocotools' form.
 
         Raises:
-            BadDataError: the data set has only boxes.
+            BadDataError: the dataset has only boxes.
             UsageError: pycocotools is not installed.
         """
         if self.outlines is None:
-            raise BadDataError("the data set has boxes, but no outlines; masks need COCO's layout")
+            raise BadDataError("the dataset has boxes, but no outlines; masks need COCO's layout")
         return [self.outlines.rle(row, self.height, self.width) for row in self.rows.tolist()]
 
     def masks(self) -> NDArray[np.uint8]:
         """Return the masks as pixels, 0 or 1, of shape (n, height, width).
 
         Raises:
-            BadDataError: the data set has only boxes.
+            BadDataError: the dataset has only boxes.
             UsageError: pycocotools is not installed.
         """
         masks = np.zeros((len(self), self.height, self.width), np.uint8)
@@ -180,7 +180,7 @@ def check_sizes(sizes: NDArray[np.int32], where: Callable[[int], str]) -> None:
         width, height = sizes[first].tolist()
         raise BadDataError(
             f"{where(first)}: the image is {width} x {height} pixels, but there must be 1 to "
-            f"{MAX_PIXELS:,} pixels; correct it, or extract the data set again"
+            f"{MAX_PIXELS:,} pixels; correct it, or extract the dataset again"
         )
 
 
@@ -208,5 +208,5 @@ def check_boxes(
         rule = "leaves its" if sound[first] else "is not a box in its"
         raise BadDataError(
             f"{where(first)}: the box from {left:g}, {top:g} of {width:g} x {height:g} pixels "
-            f"{rule} image of {across} x {down}; correct it, or unpack the data set again"
+            f"{rule} image of {across} x {down}; correct it, or unpack the dataset again"
         )

@@ -1,4 +1,4 @@
-"""A data set for semantic segmentation: images, and the class of every pixel."""
+"""A dataset for semantic segmentation: images, and the class of every pixel."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class SegmentationDataset(AnnotatedImages):
         if labels.shape != (height, width):
             raise BadDataError(
                 f"{path}: {labels.shape[1]} x {labels.shape[0]} pixels, but its image "
-                f"{self.name(sample)} has {width} x {height}; unpack the data set again"
+                f"{self.name(sample)} has {width} x {height}; unpack the dataset again"
             )
         return SegmentationTarget(self.name(sample), labels)
 
     def select(self, samples: Sequence[int] | NDArray[np.int64]) -> SegmentationDataset:
-        """Return a data set of some images, numbered from 0 in the order of their names."""
+        """Return a dataset of some images, numbered from 0 in the order of their names."""
         kept = sorted(set(np.asarray(samples, np.int64).tolist()))
         images = replace(self.images, names=[self.images.names[i] for i in kept])
         files = [self.label_files[i] for i in kept]
@@ -98,7 +98,7 @@ def _check_files(paths: Sequence[Path], listed_in: Path, boundaries: Sequence[Pa
     if missing:
         raise BadDataError(
             f"{listed_in}: {len(missing):,} of {len(paths):,} images have no label map, the first "
-            f"is {missing[0]}; unpack all of the data set"
+            f"is {missing[0]}; unpack all of the dataset"
         )
     for path in paths if boundaries is not None else ():
         if os.path.islink(path):

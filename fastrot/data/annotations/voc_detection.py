@@ -32,7 +32,7 @@ def open_voc_detection(
     partial: bool = False,
     follow_symlinks: bool = False,
 ) -> DetectionDataset:
-    """Open parts of VOC as one data set, with its 20 classes in their order.
+    """Open parts of VOC as one dataset, with its 20 classes in their order.
 
     Args:
         path: VOCdevkit, the folder that contains it, or VOC2007 if all parts are of 2007.
@@ -131,7 +131,7 @@ def _read_objects(base: Path, names: Sequence[str]) -> ObjectTable:
                 )
         except (ValueError, OverflowError) as error:
             raise BadDataError(
-                f"{path}: a size or a box is not made of numbers ({error}); unpack the data set "
+                f"{path}: a size or a box is not made of numbers ({error}); unpack the dataset "
                 "again"
             ) from None
     table: NDArray[np.void] = np.array(objects, OBJECT)

@@ -184,7 +184,7 @@ def read_annotation(path: Path) -> ElementTree.Element:
 
 
 def class_of(
-    thing: ElementTree.Element, path: Path, *, fix: str = "correct it, or unpack the data set again"
+    thing: ElementTree.Element, path: Path, *, fix: str = "correct it, or unpack the dataset again"
 ) -> int:
     """Return the class of an ``object``, an index into ``CLASSES``.
 
@@ -214,6 +214,6 @@ def is_difficult(thing: ElementTree.Element, path: Path) -> bool:
     if mark not in ("0", "1"):
         raise BadDataError(
             f"{path}: an object has <difficult>{mark}</difficult>, which must be 0 or 1; correct "
-            "it, or unpack the data set again"
+            "it, or unpack the dataset again"
         )
     return mark == "1"

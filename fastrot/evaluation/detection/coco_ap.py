@@ -71,7 +71,7 @@ def coco_average_precision(
         kind: ``bbox`` compares boxes, ``segm`` masks.
 
     Raises:
-        UsageError: faster-coco-eval is not installed, or the detections do not fit the data set.
+        UsageError: faster-coco-eval is not installed, or the detections do not fit the dataset.
         BadDataError: a box or score is not finite, or ``segm`` was asked for without masks.
     """
     library = _library()

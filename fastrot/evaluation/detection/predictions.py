@@ -45,7 +45,7 @@ def encode_masks(masks: NDArray[Any]) -> list[Rle]:
 
 
 def check_detections(dataset: DetectionDataset, detections: Sequence[Detections]) -> None:
-    """Check that there is one entry for each image of the data set, of finite numbers.
+    """Check that there is one entry for each image of the dataset, of finite numbers.
 
     Raises:
         UsageError: the number of images, a shape or a class does not fit.
@@ -53,7 +53,7 @@ def check_detections(dataset: DetectionDataset, detections: Sequence[Detections]
     """
     if len(detections) != len(dataset):
         raise UsageError(
-            f"detections in {len(detections):,} images, but the data set has {len(dataset):,}; "
+            f"detections in {len(detections):,} images, but the dataset has {len(dataset):,}; "
             "give one entry for each, empty where nothing was found"
         )
     classes = dataset.num_classes
@@ -69,7 +69,7 @@ def check_detections(dataset: DetectionDataset, detections: Sequence[Detections]
         if count and not 0 <= found.labels.min() <= found.labels.max() < classes:
             raise UsageError(
                 f"{dataset.name(sample)}: labels from {found.labels.min()} to "
-                f"{found.labels.max()}; the data set has classes 0 to {classes - 1}"
+                f"{found.labels.max()}; the dataset has classes 0 to {classes - 1}"
             )
         if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
             raise BadDataError(

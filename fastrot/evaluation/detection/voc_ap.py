@@ -51,7 +51,7 @@ def voc_average_precision(
         Values; NaN for a class without an object that is not difficult: the mean leaves it out.
 
     Raises:
-        UsageError: the detections do not fit the data set, or the definition is unknown.
+        UsageError: the detections do not fit the dataset, or the definition is unknown.
         BadDataError: a box or a score is not finite.
     """
     if definition not in get_args(Definition):

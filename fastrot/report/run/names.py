@@ -75,7 +75,7 @@ def _data(one: Measurement, part: str) -> str:
 
 
 def _digests(one: Measurement) -> str:
-    """Return the digests of both data sets; features have further fields beside theirs."""
+    """Return the digests of both datasets; features have further fields beside theirs."""
     parts = [one.result.caches.get(part) for part in ("train", "test")]
     digests = [part.get("data", "") if isinstance(part, dict) else part for part in parts]
     return f"data {' and '.join(str(digest)[:8] for digest in digests)}"

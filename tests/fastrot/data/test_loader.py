@@ -316,7 +316,7 @@ def test_a_bad_sample_is_fatal_and_named(engine, damaged):
     assert str(caught.value).endswith(", or add --on-bad-sample skip"), "a loader can"
     with pytest.raises(BadSampleError) as read:
         BetonDataset(path).decode(sample)
-    assert "--on-bad-sample" not in str(read.value), "not every reader of a data set can"
+    assert "--on-bad-sample" not in str(read.value), "not every reader of a dataset can"
 
 
 @each(READERS)

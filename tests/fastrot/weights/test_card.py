@@ -82,7 +82,7 @@ def test_results_of_these_weights_are_a_table(small_run, tmp_path):
 
 
 def test_notes_stand_with_their_scores_and_name_no_folder(small_run, tmp_path):
-    """A score on a part of a data set must not pass for a published one."""
+    """A score on a part of a dataset must not pass for a published one."""
     part = "16 images, but VOC2012 segmentation train has 1,464: scores are not comparable"
     digest = load_backbone(small_run).digest
     ours = {**RESULT, "weights": {"digest": digest}, "notes": [part, f"/home/someone/a: {part}"]}

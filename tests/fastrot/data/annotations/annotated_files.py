@@ -1,4 +1,4 @@
-"""Small data sets in COCO's and VOC's layouts, made by the tests that change them."""
+"""Small datasets in COCO's and VOC's layouts, made by the tests that change them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets for segmentation in their original layouts, and CamVid's real street scenes."""
+"""Small datasets for segmentation in their original layouts, and CamVid's real street scenes."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ TRAIN_IDS = (
     *[255] * 7, 0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10,
     11, 12, 13, 14, 15, 255, 255, 16, 17, 18,
 )  # fmt: skip
-"""Train id of each of the 34 ids, as the table of the data set's scripts lists them."""
+"""Train id of each of the 34 ids, as the table of the dataset's scripts lists them."""
 
 
 @pytest.fixture

@@ -238,7 +238,7 @@ def test_the_objects_themselves_score_one(tmp_path):
         (
             {"labels": np.array([3])},
             UsageError,
-            "labels from 3 to 3; the data set has",
+            "labels from 3 to 3; the dataset has",
         ),
         ({"boxes": np.zeros((2, 4))}, UsageError, r"must be \(n, 4\), \(n,\), \(n,\) and n"),
         ({"masks": None}, BadDataError, "detections without masks"),
@@ -250,7 +250,7 @@ def test_what_cannot_be_scored_is_refused(tmp_path, change, error, message):
     good = Detections(np.array([[1.0, 2, 3, 4]]), np.array([0.5]), np.array([1]), mask)
     with pytest.raises(error, match=message):
         coco_average_precision(data, [replace(good, **change), empty(), empty()], "segm")
-    with pytest.raises(UsageError, match="detections in 1 images, but the data set has 3"):
+    with pytest.raises(UsageError, match="detections in 1 images, but the dataset has 3"):
         coco_average_precision(data, [good], "bbox")
 
 

@@ -17,7 +17,7 @@ CAR = CLASSES.index("car")
 
 
 def opened(root, *images):
-    """A data set of images, each with objects as (class, x1, y1, x2, y2, difficult)."""
+    """A dataset of images, each with objects as (class, x1, y1, x2, y2, difficult)."""
     named = {
         f"{i:06}": [voc_object(c, *box, difficult=difficult) for c, *box, difficult in things]
         for i, things in enumerate(images)
@@ -133,7 +133,7 @@ def test_what_cannot_be_scored_is_refused(three):
         score(three, found(), found(), definition="12point")
     with pytest.raises(BadDataError, match="NaN or infinite"):
         score(three, found((np.nan, *A)), found())
-    with pytest.raises(UsageError, match="detections in 1 images, but the data set has 2"):
+    with pytest.raises(UsageError, match="detections in 1 images, but the dataset has 2"):
         score(three, found())
 
 
