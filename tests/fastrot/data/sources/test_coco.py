@@ -64,7 +64,7 @@ def test_a_split_must_be_chosen_and_its_images_be_there(copied, test_data):
         list_source(copied)
     with pytest.raises(UsageError, match="has no split 'test'"):
         list_source(copied, split="test")
-    with pytest.raises(UsageError, match="train2017: no such folder; unpack the images"):
+    with pytest.raises(UsageError, match="train2017: no such folder; extract the images"):
         list_source(copied, split="train")
     with pytest.raises(UsageError, match="not COCO"):
         list_source(copied / "val2017", kind="coco", split="val", follow_symlinks=True)
