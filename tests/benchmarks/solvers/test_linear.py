@@ -85,7 +85,7 @@ def test_who_does_not_get_there_is_left_out_with_what_it_reached(cache, monkeypa
         )
     )
     assert list(report.left_out) == ["sklearn at 0.001"]
-    assert "above the least after its last stopping rule" in report.left_out["sklearn at 0.001"]
+    assert "above the minimum after its last stopping rule" in report.left_out["sklearn at 0.001"]
     assert report.ratios() == {}
     text = StringIO()
     report.show(Console(file=text, width=100))

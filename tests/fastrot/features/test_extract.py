@@ -301,7 +301,7 @@ def test_another_cache_in_the_folder_is_refused_by_the_fields_that_differ(
     out = whole.path
     fails(MismatchError, f"weights: {backbone.digest} -> {random.digest}", random, samples, out)
     fails(MismatchError, "data: .*; samples: 20 -> 19", backbone, fewer, out)
-    fails(MismatchError, r"other features: data: \w+ -> \w+ \w+; name", backbone, short, out)
+    fails(MismatchError, r"different features: data: \w+ -> \w+ \w+; name", backbone, short, out)
     squash = Crop("whole", 64)
     fails(MismatchError, "crop.kind: center -> whole", backbone, samples, out, crop=squash)
     larger = Crop("center", 64, resize=80)

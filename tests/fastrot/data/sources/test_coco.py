@@ -64,7 +64,7 @@ def test_a_split_must_be_chosen_and_its_images_be_there(copied, test_data):
         list_source(copied)
     with pytest.raises(UsageError, match="has no split 'test'"):
         list_source(copied, split="test")
-    with pytest.raises(UsageError, match="train2017: no such folder; unpack the images"):
+    with pytest.raises(UsageError, match="train2017: no such folder; extract the images"):
         list_source(copied, split="train")
     with pytest.raises(UsageError, match="not COCO"):
         list_source(copied / "val2017", kind="coco", split="val", follow_symlinks=True)
@@ -76,7 +76,7 @@ def test_a_split_must_be_chosen_and_its_images_be_there(copied, test_data):
         (lambda d: d["annotations"][0].update(category_id=91), "category_id 91, which is not"),
         (lambda d: d["annotations"][0].update(image_id=1), "image_id 1, which is not"),
         (lambda d: d["images"].append(d["images"][0]), "two entries have the image id"),
-        (lambda d: d["images"][0].update(file_name=3), "'images' lacks a value or has one of a"),
+        (lambda d: d["images"][0].update(file_name=3), "'images' lacks a value or has one of the wrong"),
         (lambda d: d["categories"].append({}), "'categories' lacks a value"),
         (lambda d: d.pop("annotations"), "no list 'annotations'"),
         (lambda d: d["images"][0].update(file_name="../x.jpg"), "leads out of"),

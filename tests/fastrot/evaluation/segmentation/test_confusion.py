@@ -120,7 +120,7 @@ def test_pixels_that_are_not_counted_change_nothing():
 @pytest.mark.parametrize(
     ("truth", "predicted", "error", "message"),
     [
-        ([[3]], [[0]], BadDataError, "a.png: has the label 3, but valid classes are 0 to 2"),
+        ([[3]], [[0]], BadDataError, "a.png: has label 3, but valid classes are 0 to 2"),
         ([[0]], [[3]], UsageError, "a.png: classes 3 to 3 are predicted, but there are 0 to 2"),
         ([[0]], [[-1]], UsageError, "classes -1 to -1 are predicted"),
         ([[0, 0]], [[0]], UsageError, r"labels of shape \(1, 2\), but predictions of \(1, 1\)"),
