@@ -26,7 +26,10 @@ def check_objects(train: DetectionDataset, test: DetectionDataset) -> None:
         BadDataError: all objects of one of them are crowds or difficult, or it has none.
     """
     if not len(train.trainable_images()):
-        raise BadDataError(f"{train.path}: no image has an object to learn; name other data")
+        raise BadDataError(
+            f"{train.path}: no image has an object to learn, only crowds, difficult "
+            "objects and objects without extent, or none; name other training data"
+        )
     if not test.has_objects_to_find():
         raise BadDataError(
             f"{test.path}: has no object to find that counts in a score; test on data with some"

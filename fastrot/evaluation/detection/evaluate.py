@@ -15,7 +15,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from fastrot.data.annotations.detection import DetectionDataset
 from fastrot.data.sampling.philox import Stream, draw, uniform
 from fastrot.distributed.world import World
-from fastrot.errors import BadDataError, UsageError
+from fastrot.errors import BadDataError
 from fastrot.evaluation.dense.loader import DenseBatch, to_device
 from fastrot.evaluation.dense.stages import ready_to_test
 from fastrot.evaluation.detection.coco_ap import Kind, coco_average_precision
@@ -50,19 +50,11 @@ class DetectionImages:
         dataset: images with their objects.
         config: probability of a flip, and whether masks are wanted.
         seed: key of the flips.
-
-    Raises:
-        UsageError: no image has a trainable object.
     """
 
     def __init__(self, dataset: DetectionDataset, config: DetectionConfig, seed: int) -> None:
         self._dataset, self._config, self._seed = dataset, config, seed
         self._kept = dataset.trainable_images()
-        if not len(self._kept):
-            raise UsageError(
-                f"{dataset.path}: no image has an object to learn, only crowds, difficult objects "
-                "and objects without extent, or none; name other training data"
-            )
 
     def __len__(self) -> int:
         return len(self._kept)

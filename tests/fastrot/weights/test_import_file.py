@@ -106,7 +106,7 @@ def test_a_file_without_rotation_head_gets_a_new_one(tmp_path):
 
 @pytest.mark.parametrize("to", [to for to in FORMATS if to != "onnx"])
 def test_what_is_exported_is_imported_with_the_same_bits(to, tmp_path):
-    width = 16 if FORMATS[to].widths else 64
+    width = 16 if FORMATS[to].widths and to != "detectron2" else 64
     model = random_model(NARROW.model_copy(update={"width": width}))
     file = saved(mmselfsup(model, version=1), tmp_path / "theirs.pth")
     imported(file, tmp_path / "one", channel_order="bgr")

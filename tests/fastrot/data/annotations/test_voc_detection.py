@@ -117,7 +117,7 @@ def test_missing_and_damaged_files_are_refused(devkit):
     with pytest.raises(BadDataError, match=r"000012.xml: a size or a box is not made of numbers"):
         opened(devkit)
     annotation.write_text(text.replace("<width>40", "<width>0"))
-    with pytest.raises(BadDataError, match=r"000012.xml: an image of 0 x 30 pixels"):
+    with pytest.raises(BadDataError, match=r"000012.xml: the image is 0 x 30 pixels"):
         opened(devkit)
     annotation.write_text(text.replace("car", "helmet"))
     with pytest.raises(BadDataError, match=r"000012.xml: class 'helmet' is not one of the 20"):

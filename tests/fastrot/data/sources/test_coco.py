@@ -76,7 +76,10 @@ def test_a_split_must_be_chosen_and_its_images_be_there(copied, test_data):
         (lambda d: d["annotations"][0].update(category_id=91), "category_id 91, which is not"),
         (lambda d: d["annotations"][0].update(image_id=1), "image_id 1, which is not"),
         (lambda d: d["images"].append(d["images"][0]), "two entries have the image id"),
-        (lambda d: d["images"][0].update(file_name=3), "'images' lacks a value or has one of the wrong"),
+        (
+            lambda d: d["images"][0].update(file_name=3),
+            "'images' lacks a value or has one of the",
+        ),
         (lambda d: d["categories"].append({}), "'categories' lacks a value"),
         (lambda d: d.pop("annotations"), "no list 'annotations'"),
         (lambda d: d["images"][0].update(file_name="../x.jpg"), "leads out of"),

@@ -203,7 +203,7 @@ def test_a_damaged_image_is_named_without_options_of_other_commands(
 def test_data_without_an_object_to_learn_is_named(small_run: Path, tmp_path: Path) -> None:
     data = voc(tmp_path / "data")
     write_voc(data, 2007, "trainval", {"000001": [voc_object("cat", 3, 3, 20, 20, difficult=1)]})
-    with pytest.raises(UsageError, match=r"data:2007-trainval: no image has an object to learn"):
+    with pytest.raises(BadDataError, match=r"data:2007-trainval: no image has an object to learn"):
         measured(small_run, "voc0712-det", data, tmp_path / "out")
 
 

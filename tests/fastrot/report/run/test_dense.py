@@ -71,11 +71,13 @@ def test_the_same_paths_with_other_data_are_told_apart_by_digests(
 ) -> None:
     for name, test in (("one", "12345678ff"), ("two", "87654321ff")):
         caches = {"weights": "0" * 32, "train": "abcdef01ff", "test": test}
-        write_result(run, name, "coco-det", COCO, label="fine-tuned", caches=caches)
+        file = write_result(run, name, "coco-det", COCO, label="fine-tuned", caches=caches)
+        tree = json.loads(file.read_text())
+        file.write_text(json.dumps({**tree, "data": {"train": "/data/coco", "test": "/data/coco"}}))
     found, _ = read_results(run)
     titles = sorted(each.title for each in found)
     assert titles == [
-        f"coco-det (fine-tuned) on main-test, data abcdef01 and {test}"
+        f"coco-det (fine-tuned) on coco, data abcdef01 and {test}"
         for test in ("12345678", "87654321")
     ]
 
