@@ -32,7 +32,7 @@ class DataConfig(Section):
     train: str | None = None
     """Training images: a .beton file or a folder of images (labels are not used)."""
     val: str | None = None
-    """Held-out images for rotation accuracy and a quick kNN; none: no validation."""
+    """Held-out images for rotation accuracy and a quick kNN; null: no validation."""
     follow_symlinks: bool = False
     """Also follow symbolic links that lead out of a folder of images."""
     loader: LoaderName = "auto"

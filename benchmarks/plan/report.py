@@ -119,7 +119,7 @@ def _bytes(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Return three digits, with k and M; values below 0.01 are not spelled out."""
+    """Return about three digits, with k or M from 10,000 on; ``<0.01`` for what is smaller."""
     if 0 < value < 0.01:
         return "<0.01"
     if value >= 1e4:

@@ -116,7 +116,7 @@ class CaseResult:
         return spread([factor * float(getattr(each, name)) for each in self.rounds])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; times in milliseconds."""
+        """Return plain values, in the units that the keys name."""
         links = [each.link for each in self.rounds]
         return {
             "model": self.case.model,

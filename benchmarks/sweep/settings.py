@@ -136,7 +136,7 @@ def cells_of(
             raise UsageError(f"--set {override}: {key} is an axis of the sweep; change its grid")
     cells = list(_cells(sweep, data, overrides))
     if not cells:
-        raise UsageError(f"sweep {sweep.name}: exclude leaves no cell of the grid")
+        raise UsageError(f"sweep {sweep.name}: 'exclude' removes every cell of the grid")
     return cells
 
 

@@ -162,7 +162,7 @@ def evaluate(
     if settings is None:
         on_ranks(gpus)
     elif json:
-        raise UsageError("--json: a job writes its result into its folder; leave --json out")
+        raise UsageError("--json: a job writes its result into its folder; omit --json")
     from fastrot.evaluation import command
     from fastrot.evaluation.run import EvalRequest
 

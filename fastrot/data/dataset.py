@@ -57,7 +57,8 @@ class Encoded:
     """The stored bytes of one image.
 
     Attributes:
-        data: a JPEG file, in folders also a PNG file; or raw RGB rows.
+        data: an image file (in a ``.beton`` file a JPEG; elsewhere of any supported format), or raw
+            RGB rows.
         kind: ``file``: encoded image file. ``raw``: height * width * 3 bytes, row-major RGB.
         width: pixels, after EXIF orientation where it applies.
         height: pixels, after EXIF orientation where it applies.

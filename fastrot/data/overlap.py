@@ -30,8 +30,8 @@ class Overlap(NamedTuple):
         """Return a warning for the user; empty if no overlap was found."""
         if self.all_of_them:
             return (
-                f"warning: {test.path} is the training data: each test image finds itself, so "
-                "these numbers say nothing about other images"
+                f"warning: {test.path} is the training data: every test image that was checked is "
+                "also a training image, so these numbers say nothing about other images"
             )
         if not self.found:
             return ""

@@ -64,7 +64,7 @@ def launch(
                         "checkpoint)"
                     )
                 break
-            say(f"{reason}; restarting all ranks ({start + 1} of {restarts} restarts)")
+            say(f"{reason}; restarting all ranks (restart {start + 1} of {restarts})")
         return code
     finally:
         group.kill()

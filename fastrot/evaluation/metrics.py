@@ -70,7 +70,9 @@ def average_precision(
         )
     positive, counted = _positives(labels)
     if not counted.any():
-        raise BadDataError(f"all {len(labels)} rows are ignored; average precision needs others")
+        raise BadDataError(
+            f"all {len(labels)} rows are marked as ignored; average precision needs others"
+        )
     present = np.flatnonzero(positive & counted)
     absent = np.flatnonzero(~positive & counted)
     if not np.issubdtype(scores.dtype, np.floating):
@@ -106,7 +108,7 @@ def mean_over_classes(
         names = [class_names[i] if class_names else str(i) for i in lacking]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         raise TooFewImagesError(
-            f"{len(names)} of {len(values)} classes have no positive, so their AP is "
+            f"{len(names)} of {len(values)} classes have no positives, so their AP is "
             f"undefined: {shown}; give test data that contains them, or exclude them by name"
         )
     return np.asarray(np.mean(values, axis=0))

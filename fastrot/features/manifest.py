@@ -43,7 +43,10 @@ def layer_name(name: str) -> str:
         UsageError: the name cannot be a file name.
     """
     if not _LAYER.fullmatch(name) or name in ("labels", "manifest"):
-        raise UsageError(f"layer {name!r}: a name consists of letters, digits, - and _")
+        raise UsageError(
+            f"layer {name!r}: a name has up to 64 letters, digits, - and _, begins with a letter "
+            "or digit, and is not labels or manifest"
+        )
     return name
 
 
@@ -87,7 +90,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BadDataError(f"{file}: not JSON; remove {path} and extract again") from None
     if isinstance(tree, dict) and isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
         raise MismatchError(
-            f"{file}: format {tree['format']}; this fastrot reads up to {FORMAT}; use a newer one"
+            f"{file}: format {tree['format']}; this fastrot reads up to {FORMAT}; use a newer "
+            "fastrot"
         )
     if problem := _problem(tree):
         raise BadDataError(f"{file}: damaged ({problem}); remove {path} and extract again")

@@ -106,8 +106,8 @@ class FeatureWriter:
             path: the folder; it is created.
             fingerprint: everything that the features depend on.
             layers: names and layouts.
-            samples: n.
-            crops: K; 0: the test transform.
+            samples: number of samples.
+            crops: crops per sample; 0: only the test transform.
             batch: samples per batch; that of an earlier start is kept, so that a resumed
                 extraction runs the same batches and gives bit-identical results.
 

@@ -108,7 +108,7 @@ class Trackers:
         except Exception as error:
             self._trackers.pop(name, None)
             reason = " ".join(str(error).split()) or type(error).__name__
-            self._warn(f"{name} failed and is dropped; metrics.jsonl continues: {reason}")
+            self._warn(f"{name} failed ({reason}) and is dropped; metrics.jsonl is still written")
 
 
 class _TensorBoard:

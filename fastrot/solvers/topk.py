@@ -57,7 +57,7 @@ def nearest_rows(
             "(n, D)"
         )
     if not 1 <= k <= len(bank):
-        raise ValueError(f"k={k} must be from 1 to {len(bank)}, the rows of the bank")
+        raise ValueError(f"k={k} must be from 1 to {len(bank)}, the number of rows in the bank")
     asked = unit_rows(queries, device)
     best = None
     step = max(1, block_bytes // (4 * max(1, bank.shape[1])))

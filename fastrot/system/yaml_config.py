@@ -102,8 +102,8 @@ def settings_text(name_or_path: str, *, folder: str = "configs", what: str = "re
     if path.exists():
         kind = "a folder" if path.is_dir() else "a Python config" if path.suffix == ".py" else ""
         raise UsageError(
-            f"{what} {name_or_path!r}: {kind or 'not a .yaml file'}; a {what} is a YAML file or a "
-            f"shipped one: {', '.join(shipped_names(folder))}"
+            f"{what} {name_or_path!r}: {kind or 'not a .yaml file'}; give a .yaml file "
+            f"or the name of a shipped {what}: {', '.join(shipped_names(folder))}"
         )
     names = shipped_names(folder)
     close = difflib.get_close_matches(path.name, names, n=1)

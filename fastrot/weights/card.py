@@ -125,7 +125,7 @@ def loading_lines(what: Contents, to: str, weights: str) -> str:
 
 def _lead(to: str) -> str:
     return {
-        "onnx": " (`images`: normalised, float32, (N, 3, height, width), all but 3 free)",
+        "onnx": " (`images`: normalised, float32, (N, 3, height, width), any N and size)",
         "mmdet": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
         "mmseg": ", in the model of a config (the plain `ResNet`, not V1c or V1d)",
         "detectron2": ", in a config (the names are detectron2's, `matching_heuristics` is set, "

@@ -97,7 +97,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise BadDataError(
-            f"{path}: not readable as safetensors: {error}; it was cut or damaged: {_AGAIN}"
+            f"{path}: not readable as safetensors: {error}; it was truncated or damaged: {_AGAIN}"
         ) from None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -133,7 +133,7 @@ def _other_archive(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return f"a torch file or zip archive that was cut or damaged; {_AGAIN}"
+        return f"a torch file or zip archive that was truncated or damaged; {_AGAIN}"
     if any(name.endswith("/constants.pkl") for name in names):
         return f"a TorchScript program (torch.jit.save); {_FIX}"
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
@@ -161,11 +161,11 @@ def _refusal(error: Exception) -> str:
     text = str(error)
     if found := re.search(r"GLOBAL (\S+)", text):
         return (
-            f"it holds more than tensors ({found[1]}), and reading that could run code; where you "
+            f"it holds more than tensors ({found[1]}), and reading that could run code; if you "
             "trust it, save its state dict alone as .safetensors, and give that"
         )
     if "EOF" in text or "central directory" in text:
-        return f"a torch file that was cut or damaged; {_AGAIN}"
+        return f"a torch file that was truncated or damaged; {_AGAIN}"
     problem = re.search(r"Unsupported operand \d+", text)
     reason = problem[0] if problem else text.partition("\n")[0][:120]
     return f"not a weight file that torch.save wrote ({reason}); {_FIX}"

@@ -100,7 +100,7 @@ def import_weights(request: ImportRequest) -> ImportReport:
 
     Raises:
         UsageError: an argument is wrong, there is no such file, or OUT holds something.
-        FastrotError: the file cannot be loaded (``load_backbone``), or OUT not written.
+        FastrotError: the file cannot be loaded (``load_backbone``), or OUT cannot be written.
     """
     if request.turns not in _TURNS:
         raise UsageError(f"unknown --turns {request.turns!r}; choose {', '.join(_TURNS)}")

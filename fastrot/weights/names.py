@@ -83,7 +83,8 @@ def find_tensors(tree: Any) -> Tensors:
         else ("save the state dict alone, or under 'state_dict'")
     )
     raise MismatchError(
-        f"no tensors where weight files keep them; its keys are {', '.join(keys) or 'none'}; {fix}"
+        f"no tensors where weight files keep them; the top level holds "
+        f"{', '.join(keys) or 'nothing'}; {fix}"
     )
 
 

@@ -2,7 +2,7 @@
 
 ``leftImg8bit/SPLIT/CITY/x_leftImg8bit.png`` is an image, and its label map is
 ``gtFine/SPLIT/CITY/x_gtFine_labelIds.png``. Of the 34 ids in it, 19 are evaluated and numbered from
-0 on, in the order of their ids; all others are not counted. Importing this module imports no torch.
+0 on, in the order of their ids; all others are ignored. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def open_cityscapes(
         check_split(root, split, [name for name in _SPLITS if (images / name).is_dir()])
         names = sorted(_scenes(images / split, _IMAGE) | _scenes(labels / split, _LABELS))
         if not names:
-            raise BadDataError(f"{images / split}: no image CITY/x{_IMAGE}; unpack it again")
+            raise BadDataError(
+                f"{images / split}: no image CITY/x{_IMAGE}; extract the dataset again"
+            )
         note = check_count("Cityscapes", split, len(names), images / split, partial=partial)
         boundary = link_boundary(root, follow_symlinks=follow_symlinks)
         found = ImageList(

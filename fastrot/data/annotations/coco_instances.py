@@ -92,7 +92,7 @@ def read_instances(path: Path) -> tuple[list[str], list[str], NDArray[np.int64],
         return parser.finish(path, images, categories)
     except (ValueError, OverflowError, RecursionError, TypeError) as error:  # also JSON's errors
         raise BadDataError(
-            f"{path}: not annotations in COCO's format: {error}; unpack it again"
+            f"{path}: not annotations in COCO's format: {error}; extract the dataset again"
         ) from None
 
 
@@ -115,7 +115,7 @@ def _entries(document: Any, key: str, kind: type[Any], types: list[type[Any]]) -
         raise ValueError(f"no list {key!r}")
     for entry in entries:
         if type(entry) is not kind or list(map(type, entry)) != types:
-            raise ValueError(f"an entry of {key!r} lacks a value or has one of a wrong type")
+            raise ValueError(f"an entry of {key!r} lacks a value or has one of the wrong type")
     return entries
 
 
@@ -145,7 +145,7 @@ class _Parser:
                 return self._add(value)
             except (KeyError, TypeError) as error:
                 raise ValueError(
-                    f"annotation {value.get('id')!r} lacks a value or has one of a wrong type "
+                    f"annotation {value.get('id')!r} lacks a value or has one of the wrong type "
                     f"({error})"
                 ) from None
         if "file_name" in value and "id" in value:

@@ -39,7 +39,7 @@ def check_count(name: str, split: str, found: int, listed_in: Path, *, partial: 
         partial: whether a part may be read.
 
     Returns:
-        A note for the results on a part; empty if the split is whole or its size is not known.
+        A note for the results on a part; empty if the split is whole or its size is unknown.
 
     Raises:
         BadDataError: it is not whole, and a part may not be read.

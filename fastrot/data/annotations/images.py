@@ -143,7 +143,7 @@ class AnnotatedImages(ImageFiles):
 
 @contextmanager
 def listing(root: Path) -> Iterator[None]:
-    """Report what goes wrong while a dataset is listed in terms of its folder.
+    """Turn errors raised while a dataset is listed into errors that name its folder.
 
     Raises:
         UsageError: there is no such folder.

@@ -17,7 +17,7 @@ from fastrot.data.images.decode import MAX_PIXELS
 from fastrot.errors import BadDataError, StorageError
 
 IGNORE = 255
-"""Value of a pixel that is not counted, as in the published protocols."""
+"""Value of an ignored pixel, as in the published protocols."""
 
 REFUSED = -1
 _HEADER_BYTES = 26
@@ -49,7 +49,7 @@ def read_label_map(path: Path, values: NDArray[np.int16]) -> NDArray[np.uint8]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BadDataError(f"{path}: missing; unpack all of the dataset") from None
+        raise BadDataError(f"{path}: missing; extract the whole dataset") from None
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error}") from None
     stored = _read_mat(path, data) if path.suffix == ".mat" else _read_png(path, data)
@@ -58,10 +58,10 @@ def read_label_map(path: Path, values: NDArray[np.int16]) -> NDArray[np.uint8]:
         row, column = np.argwhere(classes == REFUSED)[0].tolist()
         known = np.flatnonzero(values != REFUSED)
         last = known[known != IGNORE].max()
-        border = f", and {IGNORE} is not counted" if IGNORE in known else ""
+        border = f", and {IGNORE} is ignored" if IGNORE in known else ""
         raise BadDataError(
             f"{path}: the pixel in row {row}, column {column} has the value {stored[row, column]}; "
-            f"valid are {known.min()} to {last}{border}; unpack it again"
+            f"valid are {known.min()} to {last}{border}; extract the dataset again"
         )
     return classes.astype(np.uint8)
 
@@ -69,7 +69,7 @@ def read_label_map(path: Path, values: NDArray[np.int16]) -> NDArray[np.uint8]:
 def _read_png(path: Path, data: bytes) -> NDArray[np.uint8]:
     header = data[:_HEADER_BYTES]
     if not header.startswith(b"\x89PNG\r\n\x1a\n") or len(header) < _HEADER_BYTES:
-        raise BadDataError(f"{path}: not a PNG file; unpack it again")
+        raise BadDataError(f"{path}: not a PNG file; extract the dataset again")
     depth, colour = header[-2:]
     if colour != _PALETTE and (colour, depth) != (_GREY, 8):
         raise BadDataError(
@@ -85,7 +85,7 @@ def _read_png(path: Path, data: bytes) -> NDArray[np.uint8]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise errors of any type
-        raise BadDataError(f"{path}: damaged PNG: {error}; unpack it again") from None
+        raise BadDataError(f"{path}: damaged PNG: {error}; extract the dataset again") from None
 
 
 def _read_mat(path: Path, data: bytes) -> NDArray[np.uint8]:
@@ -99,11 +99,11 @@ def _read_mat(path: Path, data: bytes) -> NDArray[np.uint8]:
     except Exception as error:  # as above
         raise BadDataError(
             f"{path}: not a label map of SBD, which has GTcls.Segmentation: "
-            f"{type(error).__name__}: {error}; unpack it again"
+            f"{type(error).__name__}: {error}; extract the dataset again"
         ) from None
     if stored.ndim != 2 or stored.dtype != np.uint8:
         raise BadDataError(
             f"{path}: GTcls.Segmentation of shape {stored.shape} and {stored.dtype}, not of two "
-            "dimensions and uint8; unpack it again"
+            "dimensions and uint8; extract the dataset again"
         )
     return np.asarray(stored, np.uint8)

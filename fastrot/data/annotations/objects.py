@@ -25,7 +25,7 @@ OBJECT = np.dtype(
     ]
 )
 """One object, 66 bytes: the index of its image; left, top, width and height in pixels, as
-annotated; its class from 0 on; its area in square pixels; two flags; the index of its outline."""
+annotated; its class, from 0; its area in square pixels; two flags; the index of its outline."""
 
 _MARGIN = 1.0
 """Pixels by which a box may leave its image: coordinates are rounded, and VOC counts from 1."""
@@ -41,7 +41,7 @@ class DetectionTarget:
         height: of the image, in pixels.
         boxes: x1, y1, x2, y2 in pixels, shape (n, 4), float32. A box that covers the first pixel
             alone is 0, 0, 1, 1. Boxes do not leave the image.
-        labels: classes from 0 on, shape (n,), int64.
+        labels: classes, counted from 0, shape (n,), int64.
         area: in square pixels, as annotated (COCO: of the mask), shape (n,), float64.
         iscrowd: whether the object is a group that is not told apart, shape (n,), bool.
         difficult: whether VOC leaves the object out of its scores, shape (n,), bool.
@@ -208,5 +208,5 @@ def check_boxes(
         rule = "leaves its" if sound[first] else "is not a box in its"
         raise BadDataError(
             f"{where(first)}: the box from {left:g}, {top:g} of {width:g} x {height:g} pixels "
-            f"{rule} image of {across} x {down}; correct it, or unpack the dataset again"
+            f"{rule} image of {across} x {down}; correct it, or extract the dataset again"
         )

@@ -26,8 +26,8 @@ class SegmentationTarget:
 
     Attributes:
         name: path of the image.
-        labels: classes from 0 on, 255 where a pixel is not counted, shape (H, W), uint8. All of
-            them may be 255.
+        labels: classes, counted from 0, and 255 where a pixel is ignored, shape (H, W), uint8. All
+            of them may be 255.
     """
 
     name: str
@@ -81,7 +81,7 @@ class SegmentationDataset(AnnotatedImages):
         if labels.shape != (height, width):
             raise BadDataError(
                 f"{path}: {labels.shape[1]} x {labels.shape[0]} pixels, but its image "
-                f"{self.name(sample)} has {width} x {height}; unpack the dataset again"
+                f"{self.name(sample)} has {width} x {height}; extract the dataset again"
             )
         return SegmentationTarget(self.name(sample), labels)
 
@@ -98,7 +98,7 @@ def _check_files(paths: Sequence[Path], listed_in: Path, boundaries: Sequence[Pa
     if missing:
         raise BadDataError(
             f"{listed_in}: {len(missing):,} of {len(paths):,} images have no label map, the first "
-            f"is {missing[0]}; unpack all of the dataset"
+            f"is {missing[0]}; extract the whole dataset"
         )
     for path in paths if boundaries is not None else ():
         if os.path.islink(path):

@@ -131,7 +131,7 @@ def _read_objects(base: Path, names: Sequence[str]) -> ObjectTable:
                 )
         except (ValueError, OverflowError) as error:
             raise BadDataError(
-                f"{path}: a size or a box is not made of numbers ({error}); unpack the dataset "
+                f"{path}: a size or a box is not made of numbers ({error}); extract the dataset "
                 "again"
             ) from None
     table: NDArray[np.void] = np.array(objects, OBJECT)

@@ -103,7 +103,7 @@ def _more_labels(root: Path, partial: bool) -> dict[str, Path]:
     for split in ("train", "val"):
         path = base / f"{split}.txt"
         if not path.is_file():
-            raise BadDataError(f"{path}: missing; unpack all of SBD")
+            raise BadDataError(f"{path}: missing; extract all of SBD")
         found = read_lines(path)
         check_count("SBD", split, len(found), path, partial=partial)
         ids += found

@@ -86,10 +86,10 @@ def check_fields(path: Path, raw: bytes, page_size: int) -> tuple[Field, ...]:
 def _same_name(path: Path, name: str) -> BadDataError:
     cut = ""
     if len(name) == NAME_BYTES:
-        cut = f": FFCV cuts names to {NAME_BYTES} letters, and two longer ones became the same"
+        cut = f": FFCV cuts names to {NAME_BYTES} characters, and two longer ones became the same"
     return BadDataError(
         f"{path}: two fields are named {name!r}{cut}; write the file again with names that differ "
-        f"in their first {NAME_BYTES} letters"
+        f"in their first {NAME_BYTES} characters"
     )
 
 

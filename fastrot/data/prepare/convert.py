@@ -56,13 +56,14 @@ _MOSTLY = 0.9  # fraction of the files
 def prepare(request: PrepareRequest) -> PrepareReport:
     """Convert a dataset to a ``.beton`` file with a manifest.
 
-    Every image is decoded, turned upright (EXIF) and stored as an RGB JPEG; CIFAR's binary
-    version is stored as raw pixels unless a quality is given. Labels become a field ``label`` of
-    integers, or ``labels`` of shape (K,), int8, where an image can have several of K classes.
+    Every image is decoded, turned upright (EXIF) and stored as an RGB JPEG, unless bytes are
+    copied; CIFAR's binary version is stored as raw pixels unless a quality is given. Labels become
+    a field ``label`` of integers, or ``labels`` of shape (K,), int8, where an image can have
+    several of K classes.
 
     Raises:
         UsageError: a path is wrong, or ``out`` exists.
-        BadDataError: the source is not a dataset, or has a bad image.
+        BadDataError: the source is not a dataset, or has a bad image and these are not skipped.
         MismatchError: another process is writing ``out``, or the run to be resumed was started with
             other settings.
         StorageError: the disk is full, or ``out`` cannot be written.

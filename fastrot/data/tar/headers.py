@@ -130,7 +130,11 @@ def _extension(
 
 def _check_member(window: TarWindow, offset: int, name: str, kind: bytes) -> None:
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        _refuse(window.path, offset, f"a member named {name!r}: absolute, empty, or leading out")
+        _refuse(
+            window.path,
+            offset,
+            f"a member named {name!r}: empty, absolute, with a NUL, or out of the archive",
+        )
     if kind in _REFUSED:
         _refuse(window.path, offset, f"{name!r} is {_REFUSED[kind]}, not a plain file")
     if kind not in _FILES and kind != _FOLDER:

@@ -35,7 +35,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         Args:
             objectness: logits of all A anchors of the batch, of shape (A, 1).
             pred_bbox_deltas: of shape (A, 4).
-            labels: 1, 0 or -1 (not counted) of each anchor, one tensor per image.
+            labels: 1, 0 or -1 (ignored) of each anchor, one tensor per image.
             regression_targets: of shape (anchors of an image, 4), one per image.
         """
         positive, negative = (torch.cat(part).bool() for part in self.fg_bg_sampler(labels))

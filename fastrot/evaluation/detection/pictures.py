@@ -20,7 +20,7 @@ from fastrot.evaluation.dense.pictures import Colour, Picture, Pictures, choose_
 from fastrot.evaluation.detection.predictions import Detections
 
 LEAST_SCORE = 0.5
-"""Least score of a detection that is drawn."""
+"""Minimum score of a detection that is drawn."""
 
 _OPACITY = 0.45  # of a mask
 _MANY = 12  # objects, from which on their names are written smaller

@@ -21,7 +21,7 @@ class Detections:
     Attributes:
         boxes: x1, y1, x2, y2 in pixels of the original image, shape (n, 4), any float type.
         scores: shape (n,), any float type.
-        labels: classes from 0 on, shape (n,), integers.
+        labels: classes, counted from 0, shape (n,), integers.
         masks: in pycocotools' form, see ``encode_masks``; None if only boxes were predicted.
     """
 

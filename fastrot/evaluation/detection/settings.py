@@ -35,7 +35,7 @@ class DetectionConfig(Section):
     box_loss_beta: Annotated[float, Field(ge=0)] = 0.0
     """Where the box loss goes over from a parabola to L1; 0: L1."""
     least_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Least score of a detection."""
+    """Minimum score of a detection."""
     detections: Positive = 100
     """Most detections of an image."""
 

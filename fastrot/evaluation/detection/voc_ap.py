@@ -2,7 +2,7 @@
 
 A detection is right if the object of its class that it overlaps most has an intersection over union
 of at least 0.5 with it and no detection of a higher score has taken that object. If the object is
-difficult, the detection is not counted at all. Of equal scores, the earlier image and then the
+difficult, the detection is ignored. Of equal scores, the earlier image and then the
 earlier detection ranks first.
 
 Two definitions summarise the curve of precision over recall, after each precision is raised to the
@@ -45,7 +45,7 @@ def voc_average_precision(
         dataset: n images with their objects.
         detections: n entries, in the order of the images.
         definition: one of the definitions above.
-        overlap: least intersection over union of a right detection.
+        overlap: minimum intersection over union of a right detection.
 
     Returns:
         Values; NaN for a class without an object that is not difficult: the mean leaves it out.
@@ -56,7 +56,7 @@ def voc_average_precision(
     """
     if definition not in get_args(Definition):
         known = ", ".join(get_args(Definition))
-        raise UsageError(f"average precision {definition!r} is unknown; choose {known}")
+        raise UsageError(f"unknown average precision {definition!r}; choose {known}")
     check_detections(dataset, detections)
     objects = dataset.objects.objects
     counts = [len(found) for found in detections]

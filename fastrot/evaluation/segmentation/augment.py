@@ -135,7 +135,7 @@ def distorted(image: torch.Tensor, draws: Draws) -> torch.Tensor:
 
 
 def _saturated(pixels: torch.Tensor, factor: float) -> torch.Tensor:
-    """Multiply the saturation in HSV, of at most 1: distances from the largest channel grow."""
+    """Multiply the saturation in HSV, capped at 1: scale distances from the largest channel."""
     value = pixels.amax(0, keepdim=True)
     spread = value - pixels.amin(0, keepdim=True)
     most = torch.where(spread > 0, value / spread.clamp_min(1e-6), factor)

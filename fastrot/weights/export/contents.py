@@ -153,7 +153,7 @@ def detectron2_files(what: Contents, name: str) -> Files:
 
 
 def crop_share(what: Contents) -> float:
-    """Return the side of the centre crop, as a share of the short side before it."""
+    """Return the side of the centre crop, as a fraction of the short side before it."""
     data = what.backbone.data
     return 1.0 if data.val_crop == "whole" else min(1.0, data.resolution / data.val_resize)
 

@@ -18,7 +18,7 @@ from fastrot.models.backbones import RotationHead
 from fastrot.weights.export.contents import Contents, Files
 
 TOLERANCE = 1e-4
-"""Largest difference between onnxruntime and torch, as a share of the largest value of an output.
+"""Largest difference between onnxruntime and torch, as a fraction of an output's largest value.
 Both sum in float32 in their own order; a wrong weight or layer is far outside."""
 
 _CHECKED = ((1, 0, 0), (3, 0, 0), (2, 5, 18))

@@ -139,7 +139,7 @@ def export(request: ExportRequest) -> ExportReport:
     if form is None:
         near = difflib.get_close_matches(request.to, FORMATS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"--to {request.to!r} is unknown; choose {', '.join(FORMATS)}{hint}")
+        raise UsageError(f"unknown --to {request.to!r}; choose {', '.join(FORMATS)}{hint}")
     place = find_place(request.out, request.to, form.weights, folder_only=form.folder_only)
     named = [] if request.model is None else [("model.name", request.model)]
     backbone = load_backbone(
@@ -150,9 +150,7 @@ def export(request: ExportRequest) -> ExportReport:
     )
     _check_network(request, form, backbone.config)
     if request.with_head and backbone.head is None:
-        raise UsageError(
-            f"{request.checkpoint}: there is no rotation head in it; leave out --with-head"
-        )
+        raise UsageError(f"{request.checkpoint}: there is no rotation head in it; omit --with-head")
     what = Contents(backbone, backbone.head if request.with_head else None, request.license)
     results = [
         result

@@ -185,7 +185,7 @@ def test_unlabelled_and_one_class_folders_pretrain(
     err = train_briefly(capsys, source, source, tmp_path / "run")
     assert "kNN" not in err
     # The same images on both sides: said at the start, and wherever the numbers are.
-    assert f"warning: {source} is the training data: each test image finds itself" in err
+    assert f"warning: {source} is the training data: every test image" in err
     assert "held-out" not in err and err.count("on the training data") == 2
     (record,) = [
         record

@@ -51,7 +51,7 @@ def test_a_job_repeats_an_evaluation() -> None:
         (["--gpus", "0"], "are for --cluster slurm"),
         (["--cluster", "cloud"], "choose local or slurm"),
         (["--cluster", "slurm", "--slurm", "qos"], "write key=value"),
-        (["--cluster", "slurm", "--json"], "leave --json out"),
+        (["--cluster", "slurm", "--json"], "omit --json"),
         (["--cluster", "slurm", "--mode", "augmented"], "mode 'augmented'"),
         (["--cluster", "slurm", "--set", "knn.no=1"], "knn.no"),
     ],

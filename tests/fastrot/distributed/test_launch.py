@@ -68,7 +68,7 @@ def test_a_lost_rank_starts_all_anew_and_only_so_often(tmp_path: Path, restarts:
     assert len(lines) == 2 * (restarts + 1)
     assert sum("more" in line for line in lines) == 2 * restarts
     assert said == [
-        *(f"{KILLED}; restarting all ranks ({n} of {restarts} restarts)"
+        *(f"{KILLED}; restarting all ranks (restart {n} of {restarts})"
           for n in range(1, restarts + 1)),
         f"fastrot: {KILLED}; {AGAIN}",
     ]  # fmt: skip

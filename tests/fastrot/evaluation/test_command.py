@@ -95,7 +95,7 @@ def test_classes_are_matched_by_name_and_what_is_odd_is_told(
     assert [score.value for score in report.result.scores] == [100.0, 100.0]
     lacking = f"{few} lacks 8 of the 10 classes of {tmp_path / 'train'}: 'n01440764', 'n02102040', "
     assert report.result.notes[0].startswith(lacking) and report.result.notes[0] in said
-    assert "few is the training data: each test image finds itself" in report.result.notes[1]
+    assert "few is the training data: every test image" in report.result.notes[1]
     assert len(report.result.notes) == 2
 
     shutil.move(few / names[8], few / names[8].upper())
@@ -184,8 +184,8 @@ def test_a_folder_named_by_a_number_is_the_class_of_that_number(
         assert isinstance(report, EvalReport)
         assert [score.value for score in report.result.scores] == [100.0, 100.0]
         assert [*report.result.notes] == [
-            f"warning: {test} is the training data: each test image finds itself, so these numbers "
-            "say nothing about other images"
+            f"warning: {test} is the training data: every test image that was checked is also a "
+            "training image, so these numbers say nothing about other images"
         ]
     # By place, 10 would be 1 and 2 would be 10: such parts of earlier versions have another key.
     keys = {path.name for path in (tmp_path / "eval").rglob("parts-*")}

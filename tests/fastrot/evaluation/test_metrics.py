@@ -139,7 +139,7 @@ def test_only_positives_and_infinite_scores(value):
         ([1.0, 0.0], [0.0] * 2, {}, UsageError, "labels of float64: must be bool, or integers"),
         ([True, False], [0.0, np.nan], {}, BadDataError, "a score is NaN"),
         ([False, False], [0.0, np.nan], {}, BadDataError, "a score is NaN"),
-        (np.zeros(1, np.int8), [0.0], {}, BadDataError, "all 1 rows are ignored"),
+        (np.zeros(1, np.int8), [0.0], {}, BadDataError, "all 1 rows are marked as ignored"),
         ([], [], {}, UsageError, "labels of float64"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_memory_map_larger_than_a_block(photos: NDArray[np.float16], tmp_path:
     [
         (np.ones((2, 3)), np.ones((4, 2)), 1, r"bank of shape \(4, 2\) must be"),
         (np.ones(3), np.ones((4, 3)), 1, r"queries of shape \(3,\)"),
-        (np.ones((2, 3)), np.ones((4, 3)), 5, "k=5 must be from 1 to 4, the rows of the bank"),
+        (np.ones((2, 3)), np.ones((4, 3)), 5, "k=5 must be from 1 to 4, the number of rows"),
         (np.ones((2, 3)), np.ones((4, 3)), 0, "k=0 must be from 1"),
         (np.ones((2, 3)), np.array([[1, 1, 1], [1, np.nan, 1]]), 1, "row 1 of 2 .* not finite"),
         (np.array([[np.inf, 1.0]]), np.ones((1, 2)), 1, "row 0 of 1 .* not finite"),

@@ -267,7 +267,7 @@ def test_cut_files_are_refused(name, size, tensors, tmp_path):
 
 def test_files_without_tensors_show_their_keys(tmp_path):
     fails(saved({"epoch": 3, "settings": {"lr": 0.1}}, tmp_path), MismatchError, "epoch, settings")
-    fails(saved([1, 2], tmp_path), MismatchError, "its keys are list")
+    fails(saved([1, 2], tmp_path), MismatchError, "top level holds list")
 
 
 def test_wrong_arguments_are_named(small_run, tmp_path):

@@ -185,7 +185,7 @@ FAULTS = {
     "box outside": (
         triangle(bbox=[32, 6, 10, 8]),
         "annotation 3 of image 'c.png': the box from 32, 6 of 10 x 8 pixels leaves its image of "
-        "40 x 30; correct it, or unpack the dataset again",
+        "40 x 30; correct it, or extract the dataset again",
     ),
     "box before": (triangle(bbox=[5, -2, 10, 8]), "the box from 5, -2 of 10 x 8 pixels leaves"),
     "negative": (triangle(bbox=[5, 6, -1, 8]), "the box from 5, 6 of -1 x 8 pixels is not a box"),

@@ -87,7 +87,7 @@ def test_a_value_without_a_class_is_refused(voc, sbd):
     with pytest.raises(
         BadDataError,
         match=r"2007_000001.png: the pixel in row 3, column 7 has the value 21; valid are 0 to "
-        r"20, and 255 is not counted",
+        r"20, and 255 is ignored",
     ):
         opened(voc).target(0)
 
@@ -160,7 +160,7 @@ def test_what_is_not_there_is_named(voc, sbd, tmp_path):
     with pytest.raises(UsageError, match="contains no VOC2012/ImageSets/"):
         opened(tmp_path / "sbd")
     (sbd / "benchmark_RELEASE" / "dataset" / "val.txt").unlink()
-    with pytest.raises(BadDataError, match=r"val.txt: missing; unpack all of SBD"):
+    with pytest.raises(BadDataError, match=r"val.txt: missing; extract all of SBD"):
         opened(voc, "trainaug", sbd=sbd)
     (voc / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2007_000001.jpg").unlink()
     with pytest.raises(BadDataError, match="names 1 of 2 images that are not there"):

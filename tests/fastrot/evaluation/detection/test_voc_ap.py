@@ -129,7 +129,9 @@ def test_nothing_is_found(three):
 
 
 def test_what_cannot_be_scored_is_refused(three):
-    with pytest.raises(UsageError, match="'12point' is unknown; choose 11point, area"):
+    with pytest.raises(
+        UsageError, match="unknown average precision '12point'; choose 11point, area"
+    ):
         score(three, found(), found(), definition="12point")
     with pytest.raises(BadDataError, match="NaN or infinite"):
         score(three, found((np.nan, *A)), found())

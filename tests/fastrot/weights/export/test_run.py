@@ -230,7 +230,7 @@ def test_weights_of_bgr_images_are_written_for_rgb(narrow, tmp_path):
 
 
 def test_wrong_requests_are_refused_in_one_line(narrow, small_run, tmp_path):
-    with pytest.raises(UsageError, match=r"'torchvison' is unknown.*did you mean 'torchvision'"):
+    with pytest.raises(UsageError, match=r"unknown --to 'torchvison'.*did you mean 'torchvision'"):
         written(narrow, "torchvison", tmp_path / "out")
     for to in ("torchvision", "timm"):
         with pytest.raises(MismatchError, match=r"width 16 \(only .* width 64\); use --to safete"):
@@ -242,7 +242,7 @@ def test_wrong_requests_are_refused_in_one_line(narrow, small_run, tmp_path):
     for to in ("mmdet", "huggingface"):
         with pytest.raises(MismatchError, match=f"{to} has no rotnet_nin with 4 blocks"):
             written(nin, to, tmp_path / "out")
-    with pytest.raises(UsageError, match="no rotation head in it; leave out --with-head"):
+    with pytest.raises(UsageError, match="no rotation head in it; omit --with-head"):
         written(nin, "safetensors", tmp_path / "out", with_head=True)
     with pytest.raises(UsageError, match="no such run, checkpoint or weight file"):
         written(tmp_path / "none", "safetensors", tmp_path / "out")
