@@ -105,7 +105,7 @@ def test_wrong_recipe_is_named_on_one_line(tmp_path: Path, text: str, message: s
 @pytest.mark.parametrize(("name", "what"), [("a.py", "a Python config"), ("a.txt", "not a .yaml")])
 def test_another_file_is_told_from_a_recipe(tmp_path: Path, name: str, what: str) -> None:
     (tmp_path / name).write_text("x = 1")
-    with pytest.raises(UsageError, match=f"{what}.*; a recipe is a YAML file"):
+    with pytest.raises(UsageError, match=f"{what}.*; give a .yaml file or the name"):
         load_config(str(tmp_path / name))
 
 

@@ -158,7 +158,7 @@ def test_training_data_that_is_tested_on_is_a_warning(
         data = {"train": train, "test": tmp_path / "train"}
         report = evaluate(request_of("knn", **data, overrides=SMALL), said.append)
         assert isinstance(report, EvalReport)
-        warning = f"warning: {tmp_path / 'train'} is the training data: each test image finds"
+        warning = f"warning: {tmp_path / 'train'} is the training data: every test image"
         assert [note for note in report.result.notes if note.startswith(warning)]
         assert [line for line in said if line.startswith(warning)]
         said.clear()

@@ -217,7 +217,7 @@ def test_damaged_records_of_unfinished_work_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["../a", "labels"])
 def test_a_layer_must_have_a_name_for_a_file(name, tmp_path):
-    fails(UsageError, f"layer '{name}': a name consists of", begin, tmp_path / "c",
+    fails(UsageError, f"layer '{name}': a name has up to 64 letters", begin, tmp_path / "c",
           layers={name: LayerInfo(2, 1, 2, "average")})  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_an_unknown_id_is_refused(tmp_path, value):
         write_cityscapes(tmp_path, "val", {"ulm/a": labels}), "val", partial=True
     )
     with pytest.raises(
-        BadDataError, match=f"row 0, column 39 has the value {value}; valid are 0 to 33; unpack"
+        BadDataError, match=f"row 0, column 39 has the value {value}; valid are 0 to 33; extract"
     ):
         data.target(0)
 

@@ -190,7 +190,7 @@ FAULTS = {
     "box before": (triangle(bbox=[5, -2, 10, 8]), "the box from 5, -2 of 10 x 8 pixels leaves"),
     "negative": (triangle(bbox=[5, 6, -1, 8]), "the box from 5, 6 of -1 x 8 pixels is not a box"),
     "nan box": (triangle(bbox=[5, 6, float("nan"), 8]), "of nan x 8 pixels is not a box in its"),
-    "short box": (triangle(bbox=[5, 6, 1]), "annotation 3 lacks a value or has one of a wrong"),
+    "short box": (triangle(bbox=[5, 6, 1]), "annotation 3 lacks a value or has one of the wrong"),
     "two points": (
         triangle(segmentation=[[5, 6, 15, 6, 5, 14], [5, 6, 15, 14]]),
         "annotation 3: a polygon of 4 numbers, but at least three points need an x and a y each",
@@ -202,7 +202,7 @@ FAULTS = {
         "annotation 3 of image 'c.png', outline: the box from 5, 6 of 1e[+]12 x 8 pixels leaves",
     ),
     "infinite outline": (triangle(segmentation=[[5, 6, float("inf"), 6, 5, 14]]), "not a box in"),
-    "text": (triangle(segmentation=[["5"] * 6]), "annotation 3 lacks a value or has one of a wron"),
+    "text": (triangle(segmentation=[["5"] * 6]), "annotation 3 lacks a value or has one of the"),
     "area": (triangle(area=float("nan")), "an area is not a number"),
     "crowd": (triangle(iscrowd=2), "iscrowd is neither 0 nor 1"),
     "runs too short": (

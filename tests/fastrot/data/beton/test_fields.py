@@ -236,7 +236,7 @@ def test_names_that_ffcv_cut_to_the_same_letters_are_told(tmp_path):
     second = HEADER.itemsize + DESCRIPTOR.itemsize
     data[second + 1 : second + 17] = b"image_of_the_cam"
     path.write_bytes(data)
-    with pytest.raises(BadDataError, match="FFCV cuts names to 16 letters, and two longer ones"):
+    with pytest.raises(BadDataError, match="FFCV cuts names to 16 characters, and two longer ones"):
         open_dataset(path)
     data[25:41] = data[second + 1 : second + 17] = b"image".ljust(16, b"\0")
     path.write_bytes(data)
